@@ -1,0 +1,82 @@
+"""limbeck: knowledge distillation for PyTorch, exact and composable.
+
+Names are imported when they are first used, so that `limbeck --help` need not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck import data, errors, evaluation, losses, methods, models, schedules, teachers, terms, training
+    from limbeck.batch import UNLABELLED, Batch
+    from limbeck.distiller import Distiller, Teacher
+    from limbeck.errors import LimbeckError
+    from limbeck.evaluation import evaluate
+    from limbeck.objective import Loss, Objective, Part, Term
+    from limbeck.outputs import Outputs, Tap, capture
+    from limbeck.teachers import ModelTeacher, StoredTeacher, store
+    from limbeck.training import Progress, Result, Stage, Training, fit, fit_stages
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "UNLABELLED",
+    "Batch",
+    "Distiller",
+    "LimbeckError",
+    "Loss",
+    "ModelTeacher",
+    "Objective",
+    "Outputs",
+    "Part",
+    "Progress",
+    "Result",
+    "Stage",
+    "StoredTeacher",
+    "Tap",
+    "Teacher",
+    "Term",
+    "Training",
+    "capture",
+    "data",
+    "errors",
+    "evaluate",
+    "evaluation",
+    "fit",
+    "fit_stages",
+    "losses",
+    "methods",
+    "models",
+    "schedules",
+    "store",
+    "teachers",
+    "terms",
+    "training",
+]
+
+_HOMES = {
+    "batch": ("UNLABELLED", "Batch"),
+    "distiller": ("Distiller", "Teacher"),
+    "errors": ("LimbeckError",),
+    "evaluation": ("evaluate",),
+    "objective": ("Loss", "Objective", "Part", "Term"),
+    "outputs": ("Outputs", "Tap", "capture"),
+    "teachers": ("ModelTeacher", "StoredTeacher", "store"),
+    "training": ("Progress", "Result", "Stage", "Training", "fit", "fit_stages"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"limbeck.{_HOME[name]}"), name)
+    elif name in __all__:
+        value = importlib.import_module(f"limbeck.{name}")
+    else:
+        raise AttributeError(f"module 'limbeck' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

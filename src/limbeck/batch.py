@@ -1,0 +1,79 @@
+"""A batch: samples with the identity that makes caching, exact resume and alignment possible."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["UNLABELLED", "Batch"]
+
+UNLABELLED = -100
+"""The label of a sample that has none; no loss ever counts it."""
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _map(item, function) for key, item in value.items()}
+    return value
+
+
+@dataclass
+class Batch:
+    """Samples on their way to teacher and student.
+
+    index: (N,) int64, position of each sample in the set it came from, whatever subset or order it was drawn in.
+    view: (N,) int64, which augmentation of the sample this is; 0 where nothing is augmented.
+    inputs: (N, ...) tensor, or a mapping of named tensors for models that take keywords.
+    labels: (N,) or (N, L) int64 class indices, `UNLABELLED` where there is none; None when the whole batch has none.
+    mask: bool, shaped as the labels, False where a sample or token is padding; None when nothing is padded.
+    views: further versions of the same samples by name (a clean one for the teacher, say).
+    source: identity of the set that `index` counts in; a stored teacher refuses another.
+    augmented: whether `inputs` differ from the stored samples by a random view.
+    extras: anything else that a term may read, by name.
+    """
+
+    index: Tensor
+    view: Tensor
+    inputs: Any
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    views: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    augmented: bool = False
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with every tensor on `device`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            index=move(self.index),
+            view=move(self.view),
+            inputs=_map(self.inputs, move),
+            labels=None if self.labels is None else move(self.labels),
+            mask=None if self.mask is None else move(self.mask),
+            views=_map(self.views, move),
+            extras=_map(self.extras, move),
+        )
+
+    @classmethod
+    def of(cls, inputs: Any, labels: Tensor | None = None, *, mask: Tensor | None = None) -> "Batch":
+        """Wrap plain tensors, for a loop of one's own.
+
+        >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
+        >>> len(batch)
+        4
+        """
+        first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+        index = torch.arange(len(first), device=first.device)
+        return cls(index=index, view=torch.zeros_like(index), inputs=inputs, labels=labels, mask=mask)

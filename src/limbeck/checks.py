@@ -1,0 +1,65 @@
+"""Checks of single values, each with a line that names the value, what was found and what is allowed."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from limbeck.errors import InputError
+
+__all__ = ["at_least", "finite", "non_negative", "positive", "shapes_match", "unit_interval"]
+
+
+def _refuse(name: str, value: Any, allowed: str) -> NoReturn:
+    shown = " ".join(repr(value).split())
+    raise InputError(f"{name}: found {shown if len(shown) <= 60 else shown[:60] + '...'}, expected {allowed}")
+
+
+def _number(name: str, value: Any, allowed: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _refuse(name, value, allowed)
+    try:
+        return float(value)
+    except OverflowError:
+        _refuse(name, value, allowed)
+
+
+def positive(name: str, value: Any) -> None:
+    """Require a finite number above 0."""
+    allowed = "a finite number above 0"
+    number = _number(name, value, allowed)
+    if not (math.isfinite(number) and number > 0):
+        _refuse(name, value, allowed)
+
+
+def non_negative(name: str, value: Any) -> None:
+    """Require a finite number that is 0 or above."""
+    allowed = "a finite number that is 0 or above"
+    number = _number(name, value, allowed)
+    if not (math.isfinite(number) and number >= 0):
+        _refuse(name, value, allowed)
+
+
+def finite(name: str, value: Any) -> None:
+    """Require a finite number."""
+    allowed = "a finite number"
+    if not math.isfinite(_number(name, value, allowed)):
+        _refuse(name, value, allowed)
+
+
+def unit_interval(name: str, value: Any, *, mend: str = "") -> None:
+    """Require a number in [0, 1]."""
+    allowed = f"a number in [0, 1]{mend}"
+    if not 0 <= _number(name, value, allowed) <= 1:
+        _refuse(name, value, allowed)
+
+
+def at_least(name: str, value: Any, minimum: int) -> None:
+    """Require a whole number that is `minimum` or above."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        _refuse(name, value, f"a whole number, {minimum} or above")
+
+
+def shapes_match(a: str, a_shape: Sequence[int], b: str, b_shape: Sequence[int]) -> None:
+    """Require two shapes to be equal."""
+    if tuple(a_shape) != tuple(b_shape):
+        raise InputError(f"{a} has shape {tuple(a_shape)}, {b} has shape {tuple(b_shape)}; they must be the same")

@@ -1,0 +1,40 @@
+"""The command line: one file a verb.  Data goes to stdout, everything else to stderr."""
+
+import os
+import sys
+from importlib import import_module
+
+import typer
+
+from limbeck.errors import LimbeckError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="limbeck",
+    help="Distil large networks into small ones: exactly, measured, from one command.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes = typer.Typer(no_args_is_help=True, help="The packaged recipes: list, show, copy to edit.", rich_markup_mode=None)
+app.add_typer(recipes, name="recipes")
+
+for _verb in ("demo", "packaged", "check", "distill", "reproduce", "env"):
+    import_module(f"limbeck.cli.{_verb}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one line and its exit code, never with a traceback."""
+    try:
+        app(prog_name="limbeck")
+    except LimbeckError as error:
+        print(f"limbeck: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("limbeck: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,29 @@
+"""limbeck demo: the main job on scikit-learn's digits, in under a minute."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.showing import say
+
+__all__ = ["demo"]
+
+
+@app.command()
+def demo(
+    runs: Annotated[Path, typer.Option(help="where the run folder is made")] = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Distil a network on scikit-learn's digits: teacher, student alone, student distilled (under a minute)."""
+    from limbeck.cli.distill import outcome_table, run
+    from limbeck.config import load_recipe
+    from limbeck.recipes import find
+    from limbeck.runs import RunFolder
+
+    recipe = load_recipe(find("digits-kd").recipe)
+    folder = RunFolder.create(runs, "demo", recipe.to_yaml(), sys.argv)
+    outcome_table(recipe, run(recipe, folder, quiet=quiet))
+    say(f"run folder: {folder.path} · next: limbeck recipes cp digits-kd my.yaml, edit it, limbeck distill my.yaml")

@@ -1,0 +1,124 @@
+"""limbeck distill: teacher, student alone and student distilled, and the table of the three."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.showing import data_console, duration, interval, percent, say, table, watching
+
+if TYPE_CHECKING:
+    from limbeck.config import Recipe
+    from limbeck.runs import RunFolder
+    from limbeck.schemes import Outcome
+
+__all__ = ["distill", "outcome_table", "run"]
+
+_MISSED = 3
+
+
+@app.command()
+def distill(
+    recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
+    runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="go on with this run folder")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Train the teacher (or reuse it), the student alone and the student distilled; print the three."""
+    from limbeck.config import load_recipe
+    from limbeck.runs import RunFolder
+
+    loaded = load_recipe(resolve(recipe), overrides or [])
+    if resume is not None:
+        folder = RunFolder.open(resume, loaded.to_yaml())
+    else:
+        folder = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv)
+    outcome = run(loaded, folder, quiet=quiet)
+    if as_json:
+        print(json.dumps({"run": str(folder.path), **outcome.as_dict()}, indent=1))
+    else:
+        outcome_table(loaded, outcome)
+    missed = misses(loaded, outcome)
+    for line in missed:
+        say(f"missed: {line}")
+    say(f"run folder: {folder.path} · repeat it: limbeck distill {folder.path / 'recipe.yaml'}")
+    if missed:
+        raise typer.Exit(_MISSED)
+
+
+def resolve(recipe: Path) -> Path:
+    """Return the file of a recipe that is named by path or by a packaged name."""
+    from limbeck.recipes import find, names
+
+    if not recipe.exists() and str(recipe) in names():
+        return find(str(recipe)).recipe
+    return recipe
+
+
+def run(recipe: "Recipe", folder: "RunFolder", *, quiet: bool = False) -> "Outcome":
+    """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
+    from limbeck.errors import LimbeckError
+    from limbeck.schemes import distil
+
+    def tell(line: str) -> None:
+        folder.log(line)
+        if not quiet:
+            say(line)
+
+    began = time.monotonic()
+    with folder.locked():
+        folder.log("started")
+        try:
+            with watching(quiet=quiet) as watch:
+                outcome = distil(recipe, folder, watch=watch, say=tell)
+        except LimbeckError as error:
+            folder.log(f"stopped: {error}")
+            raise
+        folder.write_json("outcome.json", outcome.as_dict())
+        folder.log(f"done in {duration(time.monotonic() - began)}")
+    return outcome
+
+
+def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
+    """Print the three models side by side, and the share of the gap that was closed."""
+    examples = outcome.seeds[0].teacher.examples
+    seeds = len(outcome.seeds)
+    rows = []
+    for role, name, model in (
+        ("teacher", "teacher", "teacher"),
+        ("alone", "student alone", "student"),
+        ("distilled", "student distilled", "student"),
+    ):
+        errors, accuracy = outcome.errors(role), outcome.accuracy(role)
+        if role == "teacher" and recipe.teacher.seed is not None:
+            errors = type(errors)(errors.mean, None, 1)
+            accuracy = type(accuracy)(accuracy.mean, None, 1)
+        rows.append([name, f"{outcome.parameters[model]:,}", interval(errors), percent(accuracy)])
+    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
+    console = data_console()
+    title = f"{recipe.name}: {examples:,} test examples, {over}"
+    console.print(table(title, ["model", "parameters", "test errors", "accuracy"], rows))
+    gap = outcome.gap_closed()
+    if gap is None:
+        console.print("The student alone is not worse than the teacher: there is no gap to close.")
+    else:
+        console.print(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(gap)}")
+
+
+def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:
+    """Return a line for each of the recipe's expectations that the outcome does not meet."""
+    lines = []
+    for role in ("teacher", "distilled"):
+        most, found = recipe.expect[f"{role}_errors"], outcome.errors(role).mean
+        if most is not None and found > most:
+            lines.append(f"{role}_errors is {found:.1f}, expected at most {most:g}")
+    least, gap = recipe.expect["gap_closed"], outcome.gap_closed()
+    if least is not None and (gap is None or gap.mean < least):
+        lines.append(f"gap_closed is {'undefined' if gap is None else f'{gap.mean:.3f}'}, expected at least {least:g}")
+    return lines

@@ -1,0 +1,26 @@
+"""limbeck env: what a bug report needs."""
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+from limbeck.cli import app
+
+__all__ = ["env"]
+
+
+@app.command()
+def env(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
+    """Print versions, devices and folders, as a bug report needs them."""
+    from limbeck.runs import cache_folder, environment
+
+    found = {**environment(), "cpus": os.cpu_count(), "cache": str(cache_folder())}
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")

@@ -1,0 +1,54 @@
+"""limbeck recipes: list, show and copy the packaged recipes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli import recipes
+from limbeck.cli.showing import data_console, say
+
+__all__ = ["copy", "ls", "show"]
+
+
+@recipes.command("ls")
+def ls(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
+    """List the packaged recipes with one line each."""
+    from limbeck.recipes import find, names
+
+    found = [find(name) for name in names()]
+    if as_json:
+        print(json.dumps([{"name": recipe.name, "summary": recipe.summary} for recipe in found], indent=1))
+        return
+    width = max(len(recipe.name) for recipe in found)
+    for recipe in found:
+        data_console().print(f"{recipe.name:<{width}}  {recipe.summary}", markup=False, soft_wrap=True)
+
+
+@recipes.command("show")
+def show(name: str) -> None:
+    """Print a recipe and its card."""
+    from limbeck.recipes import find
+
+    recipe = find(name)
+    print(recipe.recipe.read_text(encoding="utf-8"))
+    print(recipe.card)
+
+
+@recipes.command("cp")
+def copy(name: str, target: Path = Path()) -> None:
+    """Copy a recipe to a file (or into a folder) to edit it; an existing file is never overwritten."""
+    from limbeck.errors import RunError
+    from limbeck.recipes import find
+
+    recipe = find(name)
+    place = target / f"{name}.yaml" if target.is_dir() else target
+    if place.exists():
+        raise RunError(f"recipes cp: '{place}' exists already; name another file or delete it")
+    try:
+        shutil.copyfile(recipe.recipe, place)
+    except OSError as error:
+        raise RunError(f"recipes cp: cannot write '{place}' ({error.strerror}); name another file") from None
+    say(f"copied to {place} · next: edit it, then limbeck check {place}")

@@ -1,0 +1,47 @@
+"""Sample sets, batches, augmentation, transfer sets and where they come from."""
+
+from collections.abc import Callable
+
+from limbeck.data.augment import Augment
+from limbeck.data.digits import digits
+from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
+from limbeck.data.images import image_folder
+from limbeck.data.lazy import LazySet
+from limbeck.data.loader import Loader
+from limbeck.data.npz import npz
+from limbeck.data.sets import SampleSet, Splits, TensorSet
+from limbeck.data.transfer import Transfer
+
+__all__ = [
+    "Augment",
+    "LazySet",
+    "Loader",
+    "SampleSet",
+    "Splits",
+    "TensorSet",
+    "Transfer",
+    "digits",
+    "fashion_mnist",
+    "idx",
+    "image_folder",
+    "kinds",
+    "mnist",
+    "npz",
+    "read_idx",
+]
+
+
+def kinds() -> dict[str, Callable[..., Splits]]:
+    """Return every source of data by the name that a recipe gives it.
+
+    >>> kinds()["digits"]().name
+    'digits'
+    """
+    return {
+        "digits": digits,
+        "fashion_mnist": fashion_mnist,
+        "idx": idx,
+        "images": image_folder,
+        "mnist": mnist,
+        "npz": npz,
+    }

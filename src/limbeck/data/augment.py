@@ -1,0 +1,99 @@
+"""Augmentation as a pure function of (seed, view, sample index), drawn and applied for a whole batch at once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from limbeck import checks
+from limbeck.errors import DataError, InputError
+from limbeck.randomness import normal, uniform
+
+__all__ = ["Augment"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How each view of a sample differs from the sample.
+
+    shift: every image moves by a whole number of pixels, uniform in [-shift, shift] down and across, zeros filling in.
+    pad_crop: zero padding of this many pixels, then a random crop of the original size; the same distribution as
+        `shift`, under the name that papers on colour images use.  Only one of the two may be given.
+    flip: probability of mirroring an image left to right.
+    noise: standard deviation of Gaussian noise added to every value.
+
+    Applied in the order flip, shift, noise.  Raises InputError for a value outside its range.
+
+    >>> augment = Augment(shift=2)
+    >>> index = torch.arange(3)
+    >>> augment.apply(torch.ones(3, 1, 8, 8), seed=0, view=torch.ones_like(index), index=index).shape
+    torch.Size([3, 1, 8, 8])
+    """
+
+    shift: int = 0
+    pad_crop: int = 0
+    flip: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.at_least("augment.shift", self.shift, 0)
+        checks.at_least("augment.pad_crop", self.pad_crop, 0)
+        checks.unit_interval("augment.flip", self.flip)
+        checks.non_negative("augment.noise", self.noise)
+        if self.shift and self.pad_crop:
+            raise InputError("augment: shift and pad_crop move images in the same way; give one of them")
+
+    @property
+    def active(self) -> bool:
+        """Whether any view differs from the sample."""
+        return bool(self.shift or self.pad_crop or self.flip or self.noise)
+
+    def apply(self, inputs: Tensor, *, seed: int, view: Tensor, index: Tensor) -> Tensor:
+        """Return the given view of each sample; the inputs stay as they are.
+
+        inputs: (N, C, H, W) float, or (N, ...) float when only noise is added.  view, index: (N,) int64.
+        Raises DataError when the inputs cannot be augmented so.
+        """
+        self._check(inputs)
+        if self.flip:
+            flipped = uniform(seed, "augment.flip", view, index) < self.flip
+            inputs = torch.where(flipped[:, :, None, None], inputs.flip(-1), inputs)
+        reach = self.shift + self.pad_crop
+        if reach:
+            places = 2 * reach + 1
+            corner = (uniform(seed, "augment.shift", view, index, 2) * places).to(torch.int64)
+            inputs = _crop(inputs, corner, reach)
+        if self.noise:
+            drawn = normal(seed, "augment.noise", view, index, inputs[0].numel())
+            inputs = torch.add(inputs, drawn.view_as(inputs), alpha=self.noise)
+        return inputs
+
+    def _check(self, inputs: Tensor) -> None:
+        shape = tuple(inputs.shape)
+        if self.active and not inputs.is_floating_point():
+            raise DataError(f"augment: inputs of type {inputs.dtype} cannot be augmented, expected floating point")
+        reach = self.shift + self.pad_crop
+        if (reach or self.flip) and len(shape) != 4:
+            raise DataError(
+                f"augment: shift, pad_crop and flip need images (N, C, H, W), the inputs have shape {shape}"
+            )
+        if reach and reach >= min(shape[2:]):
+            raise DataError(
+                f"augment: a shift of {reach} pixels can empty images of shape {shape[1:]}; use a smaller one"
+            )
+
+
+def _crop(inputs: Tensor, corner: Tensor, reach: int) -> Tensor:
+    """Crop each image, padded by `reach` zeros, at its corner (N, 2).
+
+    Every crop is a view of the padded batch that starts at its own offset, so that one index_select over the
+    overlapping views copies them all.
+    """
+    count, channels, height, width = inputs.shape
+    padded = functional.pad(inputs, (reach, reach, reach, reach)).contiguous()
+    row, plane = width + 2 * reach, (height + 2 * reach) * (width + 2 * reach)
+    start = torch.arange(count, device=inputs.device) * (channels * plane) + corner[:, 0] * row + corner[:, 1]
+    starts = (count - 1) * channels * plane + 2 * reach * row + 2 * reach + 1
+    crops = padded.as_strided((starts, channels, height, width), (1, plane, row, 1))
+    return crops.index_select(0, start)

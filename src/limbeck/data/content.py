@@ -1,0 +1,85 @@
+"""Checks of what a set is made of, each with one line that says what was found and what is allowed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import UNLABELLED
+from limbeck.errors import DataError, InputError
+
+__all__ = ["check_inputs", "checked_labels", "normalisation", "raw_bytes"]
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """Return a tensor's values as bytes, without a copy where they lie in order on the CPU."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def checked_labels(
+    name: str, size: int, labels: Tensor | None, classes: int | None, class_names: Sequence[str] | None
+) -> tuple[Tensor, int, tuple[str, ...]]:
+    """Return labels (n,) int64, the number of classes and their names, or raise DataError saying what is wrong."""
+    if size == 0:
+        raise DataError(f"{name}: it holds 0 samples, expected at least one")
+    if labels is None:
+        labels = torch.full((size,), UNLABELLED)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"{name}: labels are {labels.dtype}, expected whole numbers (int64)")
+    if tuple(labels.shape) != (size,):
+        raise DataError(f"{name}: {size} samples but labels of shape {tuple(labels.shape)}, expected ({size},)")
+    labels = labels.to(torch.int64)
+    if classes is None:
+        classes = max(int(labels.max()) + 1, 0) if class_names is None else len(class_names)
+    names = tuple(str(label) for label in range(classes)) if class_names is None else tuple(class_names)
+    if len(names) != classes:
+        raise DataError(f"{name}: {classes} classes but {len(names)} class names; there must be one each")
+    wrong = ((labels != UNLABELLED) & ((labels < 0) | (labels >= classes))).nonzero()
+    if len(wrong):
+        position = int(wrong[0])
+        raise DataError(
+            f"{name}: sample {position} has label {int(labels[position])}, "
+            f"expected 0 to {classes - 1}, or {UNLABELLED} for none"
+        )
+    return labels, classes, names
+
+
+def check_inputs(name: str, inputs: Tensor) -> None:
+    """Require samples of a kept type, at least one, all finite; raise DataError otherwise."""
+    if inputs.dtype not in (torch.uint8, torch.float32, torch.int64):
+        raise DataError(
+            f"{name}: inputs are {inputs.dtype}, expected uint8 (pixels), float32 or int64 (token ids); convert them"
+        )
+    if inputs.dim() < 2:
+        raise DataError(
+            f"{name}: inputs have shape {tuple(inputs.shape)}, expected (samples, ...) with a sample's shape"
+        )
+    if inputs.numel() == 0:
+        raise DataError(f"{name}: inputs have shape {tuple(inputs.shape)}, which holds nothing; expected some samples")
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        position = int((~torch.isfinite(inputs.flatten(1)).all(dim=1)).nonzero()[0])
+        raise DataError(f"{name}: sample {position} holds a value that is NaN or infinite")
+
+
+def normalisation(
+    name: str,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> tuple[Tensor, Tensor] | None:
+    """Return mean and std as (C, 1, ...) tensors for samples of `shape`, None without them; InputError if wrong."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise InputError(f"{name}: give both mean and std, or neither")
+    if dtype == torch.int64:
+        raise InputError(f"{name}: whole-number inputs (token ids) cannot be normalised; leave mean and std out")
+    if not len(mean) == len(std) == shape[0]:
+        raise InputError(f"{name}: mean has {len(mean)} and std {len(std)} values, expected one for each of {shape[0]}")
+    for value, deviation in zip(mean, std, strict=True):
+        checks.finite(f"{name}: mean", value)
+        checks.positive(f"{name}: std", deviation)
+    ones = (1,) * (len(shape) - 1)
+    return torch.tensor(mean).view(-1, *ones), torch.tensor(std).view(-1, *ones)

@@ -1,0 +1,23 @@
+"""The 8x8 handwritten digits that scikit-learn carries: real data without a download."""
+
+import torch
+
+from limbeck.data.sets import Splits, TensorSet
+
+__all__ = ["digits"]
+
+
+def digits(seed: int = 0, test_share: float = 0.2) -> Splits:
+    """Return scikit-learn's 1,797 digits as float32 (1, 8, 8) images in [0, 1].
+
+    seed: of the split.  test_share: share of each class held out for testing, in (0, 1).
+
+    >>> data = digits()
+    >>> len(data.train), len(data.test)
+    (1438, 359)
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    inputs = torch.tensor(images, dtype=torch.float32).div_(16).view(-1, 1, 8, 8)
+    return Splits.held_out(TensorSet.of(inputs, torch.tensor(labels), name="digits"), test_share, seed)

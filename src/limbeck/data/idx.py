@@ -1,0 +1,180 @@
+"""MNIST, Fashion-MNIST and other sets in the IDX format: read from a folder, or downloaded once and kept."""
+
+import gzip
+import hashlib
+import math
+import os
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limbeck.data.download import download
+from limbeck.data.sets import Splits, TensorSet
+from limbeck.errors import DataError
+
+__all__ = ["fashion_mnist", "idx", "mnist", "read_idx"]
+
+_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+_ADDRESSES = {
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "fashion-mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+}
+
+# SHA-256 of each published file, gzipped and as it is inside.
+_CHECKSUMS = {
+    "mnist": {
+        "train-images-idx3-ubyte": (
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        ),
+        "train-labels-idx1-ubyte": (
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        ),
+        "t10k-images-idx3-ubyte": (
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    },
+    "fashion-mnist": {
+        "train-images-idx3-ubyte": (
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        ),
+        "train-labels-idx1-ubyte": (
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        ),
+        "t10k-images-idx3-ubyte": (
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    },
+}
+
+_FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+def mnist(folder: str | None = None) -> Splits:
+    """Return MNIST (LeCun et al. 1998): 60,000 and 10,000 uint8 images (1, 28, 28) of ten digits.
+
+    folder: where the four IDX files are.  Else $LIMBECK_DATA/mnist where it exists, else a download that is kept under
+    $XDG_CACHE_HOME/limbeck/data/mnist.  Every file must have the published checksum.
+    Raises DataError when the files are damaged or cannot be had.
+    """
+    return _published("mnist", folder, None)
+
+
+def fashion_mnist(folder: str | None = None) -> Splits:
+    """Return Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), found as `mnist` is, under the name fashion-mnist."""
+    return _published("fashion-mnist", folder, _FASHION_CLASSES)
+
+
+def idx(folder: str, classes: int | None = None) -> Splits:
+    """Return a set of one's own in MNIST's four files, each gzipped (.gz) or plain.
+
+    folder: holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte.
+    classes: how many there are; else the largest training label plus one.
+    Raises DataError when a file is missing or damaged.
+    """
+    place = Path(folder).expanduser()
+    return _read(place.name or "idx", _found(place), classes, None)
+
+
+def read_idx(path: str | os.PathLike[str]) -> Tensor:
+    """Read one IDX file of unsigned bytes, gzipped or plain, as uint8 in the shape that its header gives.
+
+    Raises DataError naming the file and what was expected, when it is missing, truncated, corrupt or of another type.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read as an IDX file ({error.strerror or error})") from None
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path}: the gzip stream is truncated or corrupt ({error}); fetch the file again") from None
+    if len(content) < 4 or content[:2] != b"\0\0" or content[3] == 0:
+        raise DataError(
+            f"{path}: begins with {content[:4].hex() or 'nothing'}, expected an IDX header (0000 type rank)"
+        )
+    if content[2] != 0x08:
+        raise DataError(f"{path}: holds IDX type 0x{content[2]:02x}, expected 0x08 (unsigned bytes)")
+    start = 4 + 4 * content[3]
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
+    expected = start + math.prod(shape)
+    if len(content) != expected:
+        raise DataError(f"{path}: holds {len(content)} bytes, expected {expected} for shape {shape}; fetch it again")
+    if math.prod(shape) == 0:
+        raise DataError(f"{path}: has shape {shape}, expected at least one sample")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
+
+
+def _published(name: str, folder: str | None, class_names: tuple[str, ...] | None) -> Splits:
+    own = os.environ.get("LIMBECK_DATA")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limbeck" / "data" / name
+    if folder is not None:
+        paths = _found(Path(folder).expanduser())
+    elif own and (Path(own) / name).is_dir():
+        paths = _found(Path(own) / name)
+    else:
+        for file in _FILES:
+            download(f"{file}.gz", cache, _ADDRESSES[name], _CHECKSUMS[name][file][0])
+        paths = [cache / f"{file}.gz" for file in _FILES]
+    for file, path in zip(_FILES, paths, strict=True):
+        gzipped, plain = _CHECKSUMS[name][file]
+        if hashlib.sha256(path.read_bytes()).hexdigest() != (gzipped if path.suffix == ".gz" else plain):
+            raise DataError(f"{path}: wrong checksum, not the published {name} file; remove it and fetch it again")
+    return _read(name, paths, 10, class_names)
+
+
+def _found(folder: Path) -> list[Path]:
+    """Return the four files' paths, gzipped or plain, or raise DataError naming the first that is missing."""
+    paths = []
+    for file in _FILES:
+        path = next((path for path in (folder / f"{file}.gz", folder / file) if path.is_file()), None)
+        if path is None:
+            raise DataError(f"{folder}: has no file {file}.gz or {file}; place {', '.join(_FILES)} there (or with .gz)")
+        paths.append(path)
+    return paths
+
+
+def _read(name: str, paths: list[Path], classes: int | None, class_names: tuple[str, ...] | None) -> Splits:
+    train_images, train_labels, test_images, test_labels = (read_idx(path) for path in paths)
+    for path, images in ((paths[0], train_images), (paths[2], test_images)):
+        if images.dim() != 3:
+            raise DataError(f"{path}: holds images of rank {images.dim()}, expected 3: samples, rows, columns")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        sizes = f"{tuple(train_images.shape[1:])} and {tuple(test_images.shape[1:])}"
+        raise DataError(f"{name}: training and test images differ in size: {sizes}")
+    train = TensorSet.of(
+        train_images[:, None], train_labels, classes=classes, class_names=class_names, name=f"{name}/train"
+    )
+    test = TensorSet.of(
+        test_images[:, None], test_labels, classes=train.classes, class_names=class_names, name=f"{name}/test"
+    )
+    return Splits(train, test, name)

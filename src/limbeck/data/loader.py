@@ -1,0 +1,146 @@
+"""From a set to batches: the order, the share of each rank and where to resume, all functions of (seed, epoch)."""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck import checks
+from limbeck.batch import Batch
+from limbeck.data.augment import Augment
+from limbeck.data.lazy import LazySet
+from limbeck.data.sets import SampleSet
+from limbeck.errors import InputError, LimbeckError
+from limbeck.randomness import permutation
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    """Batches of a set, epoch by epoch.
+
+    batch_size: samples in a batch of all ranks together.
+    seed: of the order and of the augmentation.
+    clean_view: whether each batch holds the unaugmented samples under `views["clean"]`.
+    drop_last: leave out the last batch of an epoch when it is smaller than the others.
+    workers: processes that fetch the samples of a `LazySet`; other sets are in memory and never need any.
+
+    Raises InputError for a value outside its range.
+
+    >>> from limbeck.data import TensorSet
+    >>> loader = Loader(TensorSet.of(torch.zeros(10, 3)), 4, seed=0)
+    >>> [len(batch) for batch in loader.epoch(0)]
+    [4, 4, 2]
+    """
+
+    def __init__(
+        self,
+        samples: SampleSet,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        augment: Augment | None = None,
+        clean_view: bool = False,
+        drop_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        checks.at_least("batch_size", batch_size, 1)
+        checks.at_least("workers", workers, 0)
+        if drop_last and batch_size > len(samples):
+            raise InputError(
+                f"batch_size: {batch_size} is more than the {len(samples)} samples of '{samples.name}', "
+                "and drop_last leaves no batch; use a smaller batch or keep the last one"
+            )
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.augment = augment
+        self.clean_view = clean_view
+        self.drop_last = drop_last
+        self.workers = workers
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch, the same for every rank."""
+        full, rest = divmod(len(self.samples), self.batch_size)
+        return full + (1 if rest and not self.drop_last else 0)
+
+    def epoch(self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Yield this rank's part of each batch of an epoch, from batch `start` on.
+
+        The ranks' parts of a batch are contiguous and their sizes differ by at most one.  A rank that has no part gets
+        one sample with a mask that is False, so that every rank takes every step.  Samples are augmented with
+        view = epoch + 1.
+        """
+        checks.at_least("epoch", epoch, 0)
+        checks.at_least("start", start, 0)
+        checks.at_least("world", world, 1)
+        checks.at_least("rank", rank, 0)
+        if rank >= world:
+            raise InputError(f"rank: found {rank}, expected 0 to {world - 1}")
+        if start > self.steps:
+            raise InputError(f"start: found {start}, expected 0 to {self.steps}, the batches of an epoch")
+        return self._batches(epoch, start, rank, world)
+
+    def _batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[Batch]:
+        size = len(self.samples)
+        order = permutation(self.seed, "order", epoch, size) if self.shuffle else torch.arange(size)
+        chunks = order.split(self.batch_size)[start : self.steps]
+        parts = [_part(chunk, rank, world) for chunk in chunks]
+        view = epoch + 1 if self.augment is not None and self.augment.active else 0
+        device = self.samples.index.device
+        with closing(_gathered(self.samples, [positions for positions, _ in parts], self.workers)) as gathered:
+            for (positions, present), samples in zip(parts, gathered, strict=True):
+                here = positions.to(device)
+                batch = self.samples.assemble(samples, here, self.augment, self.seed, view, self.clean_view)
+                if not present:
+                    batch.mask = torch.zeros(1, dtype=torch.bool, device=device)
+                yield batch
+
+
+def _part(chunk: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
+    """Return a rank's positions of a batch, and whether they count: one sample that does not where it has none."""
+    least, more = divmod(len(chunk), world)
+    first = rank * least + min(rank, more)
+    part = chunk[first : first + least + (rank < more)]
+    return (part, True) if len(part) else (chunk[:1], False)
+
+
+def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generator[Tensor]:
+    """Yield the stored samples of each part, in order, fetched ahead by worker processes where that can help."""
+    device = samples.index.device
+    if not (isinstance(samples, LazySet) and workers and parts):
+        for positions in parts:
+            yield samples.gather(positions.to(device))
+        return
+    remote = _Remote(samples.to("cpu"))
+    sampler: Any = parts
+    answers: DataLoader[Any] = DataLoader(
+        remote, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+    )
+    for answer in answers:
+        if isinstance(answer, LimbeckError):
+            raise answer
+        yield answer.to(device)
+
+
+class _Remote(Dataset[Tensor | LimbeckError]):
+    """A set as worker processes see it; errors travel back as values, since torch turns raised ones into tracebacks."""
+
+    def __init__(self, samples: SampleSet) -> None:
+        self.samples = samples
+
+    def __getitem__(self, positions: Tensor) -> Tensor | LimbeckError:
+        try:
+            return self.samples.gather(positions)
+        except LimbeckError as error:
+            return error
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

@@ -1,0 +1,113 @@
+"""A set of one's own in one NumPy archive."""
+
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.data.sets import Splits, TensorSet
+from limbeck.errors import DataError, one_of
+
+__all__ = ["npz"]
+
+_KEYS = ("inputs", "labels", "test_inputs", "test_labels", "class_names")
+
+
+def npz(path: str, test_share: float = 0.2, seed: int = 0) -> Splits:
+    """Return the arrays of an .npz archive, which is never unpickled.
+
+    path: the archive, with `inputs` (n, ...) and `labels` (n,), and if it has them `test_inputs`, `test_labels` and
+        `class_names`.  Inputs: uint8 is kept and divided by 255 when batched; floating point becomes float32 and other
+        whole numbers int64 (token ids).
+    test_share, seed: without test arrays, the share of each class that is held out for testing.
+    Raises DataError naming the key or the damage.
+    """
+    path = str(Path(path).expanduser())
+    arrays = _arrays(path)
+    for key in arrays:
+        if key not in _KEYS:
+            raise DataError(f"{path}: unknown array '{key}'; {one_of(key, _KEYS)}")
+    for key in ("inputs", "labels", *(("test_inputs", "test_labels") if _has_test(arrays) else ())):
+        if key not in arrays:
+            raise DataError(f"{path}: has no array '{key}'; it has: {', '.join(sorted(arrays)) or 'none'}")
+    names = _class_names(path, arrays)
+    train = _part(path, "", arrays, None, names)
+    if not _has_test(arrays):
+        return Splits.held_out(replace(train, name=path), test_share, seed)
+    test = _part(path, "test_", arrays, train.classes, names)
+    if train.input_shape != test.input_shape:
+        raise DataError(
+            f"{path}: inputs are {train.input_shape} each, test_inputs {test.input_shape}, expected the same"
+        )
+    return Splits(train, test, path)
+
+
+def _part(
+    path: str, prefix: str, arrays: dict[str, Any], classes: int | None, class_names: list[str] | None
+) -> TensorSet:
+    inputs = _inputs(path, f"{prefix}inputs", arrays)
+    labels = _labels(path, f"{prefix}labels", arrays)
+    return TensorSet.of(inputs, labels, classes=classes, class_names=class_names, name=f"{path}:{prefix}inputs")
+
+
+def _has_test(arrays: dict[str, Any]) -> bool:
+    return "test_inputs" in arrays or "test_labels" in arrays
+
+
+def _arrays(path: str) -> dict[str, Any]:
+    """Read every array of the archive, none of which may hold Python objects."""
+    import numpy as np
+
+    try:
+        with Path(path).open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"{path}: is a single array, expected an .npz archive (numpy.savez)")
+            return {key: _array(path, archive, key) for key in archive.files}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        reason = "pickled data" if "pickle" in str(error) else " ".join(str(error).split())
+        raise DataError(f"{path}: is damaged or no .npz archive ({reason}); write it again with numpy.savez") from None
+
+
+def _array(path: str, archive: Any, key: str) -> Any:
+    try:
+        return archive[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: array '{key}' holds Python objects, which are never unpickled; save it as numbers or text"
+        ) from None
+
+
+def _class_names(path: str, arrays: dict[str, Any]) -> list[str] | None:
+    if "class_names" not in arrays:
+        return None
+    array = arrays["class_names"]
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise DataError(
+            f"{path}: array 'class_names' is {array.dtype} {array.shape}, expected text, one for each class"
+        )
+    return [str(name) for name in array]
+
+
+def _inputs(path: str, key: str, arrays: dict[str, Any]) -> Tensor:
+    array = arrays[key]
+    if array.dtype.kind not in "uif":
+        raise DataError(f"{path}: array '{key}' is {array.dtype}, expected numbers")
+    if array.dtype == "uint8":
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.astype("float32" if array.dtype.kind == "f" else "int64"))
+
+
+def _labels(path: str, key: str, arrays: dict[str, Any]) -> Tensor:
+    array = arrays[key]
+    if array.dtype.kind not in "ui":
+        raise DataError(f"{path}: array '{key}' is {array.dtype}, expected whole numbers (int64)")
+    return torch.from_numpy(array.astype("int64"))

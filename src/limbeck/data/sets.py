@@ -1,0 +1,268 @@
+"""Sets of samples that know who they are: every sample keeps its place in the root set, whatever subset it is in."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import UNLABELLED, Batch
+from limbeck.data.augment import Augment
+from limbeck.data.content import check_inputs, checked_labels, normalisation, raw_bytes
+from limbeck.errors import DataError, InputError
+from limbeck.randomness import permutation
+
+__all__ = ["SampleSet", "Splits", "TensorSet"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SampleSet(ABC):
+    """Samples with identity.
+
+    name: what error lines and reports call the set.
+    classes, class_names: how many classes there are, and their names; 0 where neither labels nor the maker say.
+    source: SHA-256 of the root set's content, the same for all its subsets; `index` counts in that root.
+    index: (n,) int64, position of each sample in the root set.
+    labels: (n,) int64, `UNLABELLED` where there is none.
+    input_shape: shape of one sample.
+    mean, std: (C, 1, ...) normalisation applied after augmentation, or None.
+
+    Subsets are of the same kind and share the root's content.
+    """
+
+    name: str
+    classes: int
+    class_names: tuple[str, ...]
+    source: str
+    index: Tensor
+    labels: Tensor
+    input_shape: tuple[int, ...]
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self)} samples {self.input_shape}, {self.classes} classes)"
+
+    @abstractmethod
+    def gather(self, positions: Tensor) -> Tensor:
+        """Return the stored samples at `positions` within this set: (N, *input_shape) in the type they are kept in."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the set with its tensors on `device`; its batches are made there."""
+        mean = None if self.mean is None else self.mean.to(device)
+        std = None if self.std is None else self.std.to(device)
+        return replace(self, index=self.index.to(device), labels=self.labels.to(device), mean=mean, std=std)
+
+    def batch(
+        self, positions: Tensor, *, augment: Augment | None, seed: int, view: int, clean_view: bool = False
+    ) -> Batch:
+        """Return the samples at `positions` (N,) int64 within this set, as float32 (whole numbers as int64).
+
+        view: which augmentation of each sample; 0 is never augmented.
+        clean_view: whether `batch.views["clean"]` holds the samples as they are without augmentation.
+        """
+        positions = positions.to(self.index.device)
+        return self.assemble(self.gather(positions), positions, augment, seed, view, clean_view)
+
+    def assemble(
+        self, gathered: Tensor, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
+    ) -> Batch:
+        """Return the batch of samples that `gather` gave: scaled, augmented, then normalised.  May reuse `gathered`."""
+        index = self.index.index_select(0, positions)
+        augmented = augment is not None and augment.active and view > 0
+        views = torch.full_like(index, view if augmented else 0)
+        clean = gathered.to(torch.float32).div_(255) if gathered.dtype == torch.uint8 else gathered
+        inputs = clean
+        if augment is not None and augmented:
+            inputs = self._normalised(augment.apply(clean, seed=seed, view=views, index=index))
+        if clean_view or not augmented:
+            clean = self._normalised(clean)
+        return Batch(
+            index=index,
+            view=views,
+            inputs=inputs if augmented else clean,
+            labels=self.labels.index_select(0, positions),
+            views={"clean": clean} if clean_view else {},
+            source=self.source,
+            augmented=augmented,
+        )
+
+    def _normalised(self, inputs: Tensor) -> Tensor:
+        if self.mean is None or self.std is None:
+            return inputs
+        return (inputs - self.mean).div_(self.std)
+
+    def subset(self, positions: Tensor) -> Self:
+        """Return the samples at `positions` (k,) int64 within this set, in that order.
+
+        Raises InputError for positions that are not whole numbers within the set, DataError when there are none.
+        """
+        if positions.dtype != torch.int64 or positions.dim() != 1:
+            raise InputError(f"positions: found {positions.dtype} {tuple(positions.shape)}, expected int64 (k,)")
+        if len(positions) == 0:
+            raise DataError(f"{self.name}: a subset with no samples was asked for; nothing would be left")
+        if positions.min() < 0 or positions.max() >= len(self):
+            raise InputError(f"positions: found {_range(positions)}, expected 0 to {len(self) - 1} in '{self.name}'")
+        positions = positions.to(self.index.device)
+        return replace(self, index=self.index[positions], labels=self.labels[positions])
+
+    def without_labels(self) -> Self:
+        """Return the same samples, unlabelled."""
+        return replace(self, labels=torch.full_like(self.labels, UNLABELLED))
+
+    def fraction(self, share: float, seed: int) -> Self:
+        """Return a random share of each class, at least one sample of each, in the set's order.
+
+        share: in (0, 1].  With one seed, a smaller share is part of a larger one.  Unlabelled samples count as one
+        class.
+
+        >>> samples = TensorSet.of(torch.zeros(8, 2), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
+        >>> samples.fraction(0.5, seed=0).labels
+        tensor([0, 0, 1, 1])
+        """
+        checks.positive("fraction", share)
+        checks.unit_interval("fraction", share)
+        return self.subset(_share_of_each_class(self.labels.cpu(), share, permutation(seed, "fraction", 0, len(self))))
+
+    def without_classes(self, classes: Iterable[int]) -> Self:
+        """Return the samples whose label is none of `classes`; unlabelled ones stay, labels keep their numbers."""
+        return self._where(~self._labelled_as(classes), "no samples outside those classes")
+
+    def only_classes(self, classes: Iterable[int]) -> Self:
+        """Return the samples whose label is one of `classes`; labels keep their numbers."""
+        return self._where(self._labelled_as(classes), "no samples of those classes")
+
+    def split(self, share_or_count: float, seed: int, *, stratify: bool = False) -> tuple[Self, Self]:
+        """Hold out a random part: return (rest, held out), disjoint, each in the set's order.
+
+        share_or_count: a share in (0, 1), or a whole number of samples to hold out.
+        stratify: hold out the share of each class instead of the whole; a class with one sample stays in the rest.
+        Raises InputError when either part would be empty.
+
+        >>> rest, held_out = TensorSet.of(torch.zeros(10, 2)).split(3, seed=0)
+        >>> len(rest), len(held_out)
+        (7, 3)
+        """
+        size = len(self)
+        share = share_or_count if isinstance(share_or_count, float) else share_or_count / size
+        count = round(share * size)
+        if isinstance(share_or_count, bool) or not 0 < share < 1 or not 0 < count < size:
+            raise InputError(
+                f"split: found {share_or_count!r} of {size} samples, "
+                "expected a share in (0, 1) or a whole number that leaves both parts with a sample"
+            )
+        order = permutation(seed, "split", 0, size)
+        held = _share_of_each_class(self.labels.cpu(), share, order, leave=1) if stratify else order[:count]
+        chosen = torch.zeros(size, dtype=torch.bool)
+        chosen[held] = True
+        return self.subset((~chosen).nonzero().squeeze(1)), self.subset(chosen.nonzero().squeeze(1))
+
+    def _labelled_as(self, classes: Iterable[int]) -> Tensor:
+        wanted = tuple(classes)
+        for label in wanted:
+            if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < self.classes:
+                raise InputError(f"class {label!r}: expected 0 to {self.classes - 1} in '{self.name}'")
+        return torch.isin(self.labels, torch.tensor(wanted, dtype=torch.int64, device=self.labels.device))
+
+    def _where(self, chosen: Tensor, otherwise: str) -> Self:
+        positions = chosen.nonzero().squeeze(1)
+        if len(positions) == 0:
+            raise DataError(f"{self.name}: it has {otherwise}; nothing is left")
+        return self.subset(positions)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class TensorSet(SampleSet):
+    """A set whose root is one tensor: uint8 (divided by 255 when batched), float32, or int64 token ids.
+
+    >>> images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
+    >>> samples = TensorSet.of(images, torch.arange(6) % 2)
+    >>> samples.batch(torch.tensor([4, 1]), augment=None, seed=0, view=0).inputs.shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    inputs: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Tensor,
+        labels: Tensor | None = None,
+        *,
+        classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "tensors",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> "TensorSet":
+        """Check and wrap tensors.
+
+        inputs: (n, ...) uint8, float32 or int64.  labels: (n,) whole numbers, `UNLABELLED` where there is none.
+        classes: how many there are; else as many as `class_names`, else the largest label plus one.
+        mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.
+        Raises DataError with one line when the tensors are not such a set, InputError when mean and std are not.
+        """
+        check_inputs(name, inputs)
+        labels, classes, names = checked_labels(name, len(inputs), labels, classes, class_names)
+        shape = tuple(inputs.shape[1:])
+        digest = hashlib.sha256(f"{inputs.dtype} {tuple(inputs.shape)} {mean} {std}".encode())
+        digest.update(raw_bytes(inputs))
+        digest.update(raw_bytes(labels))
+        scale = normalisation(name, inputs.dtype, shape, mean, std)
+        return cls(
+            name=name,
+            classes=classes,
+            class_names=names,
+            source=digest.hexdigest(),
+            index=torch.arange(len(inputs), device=inputs.device),
+            labels=labels.to(inputs.device),
+            input_shape=shape,
+            mean=None if scale is None else scale[0].to(inputs.device),
+            std=None if scale is None else scale[1].to(inputs.device),
+            inputs=inputs.detach(),
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the set with all its tensors, the root's inputs too, on `device`."""
+        return replace(super().to(device), inputs=self.inputs.to(device))
+
+    def gather(self, positions: Tensor) -> Tensor:
+        """Return the stored samples at `positions` within this set."""
+        return self.inputs.index_select(0, self.index.index_select(0, positions))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set as it is published: a part to learn from and a part that no choice may depend on."""
+
+    train: SampleSet
+    test: SampleSet
+    name: str
+
+    @classmethod
+    def held_out(cls, whole: SampleSet, share: float, seed: int) -> "Splits":
+        """Hold out a random share of each class of a set that is published whole; both parts keep its identity."""
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise InputError(f"test_share: found {share!r}, expected a number between 0 and 1")
+        train, test = whole.split(share, seed, stratify=True)
+        return cls(replace(train, name=f"{whole.name}/train"), replace(test, name=f"{whole.name}/test"), whole.name)
+
+
+def _range(positions: Tensor) -> str:
+    return f"{int(positions.min())} to {int(positions.max())}"
+
+
+def _share_of_each_class(labels: Tensor, share: float, order: Tensor, *, leave: int = 0) -> Tensor:
+    """Return sorted positions: of each label the first round(share * count) in `order`, but one at least."""
+    grouped = order[torch.argsort(labels[order], stable=True)]
+    counts = labels.unique(return_counts=True)[1]
+    quota = torch.minimum((share * counts.double() + 0.5).to(torch.int64).clamp_min(1), counts - leave)
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return grouped[rank < quota.repeat_interleave(counts)].sort().values

@@ -1,0 +1,111 @@
+"""The distiller: student, teacher and objective as one module whose forward takes a batch and returns a loss."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import Batch
+from limbeck.errors import InputError, ModelError
+from limbeck.objective import Loss, Objective
+from limbeck.outputs import Outputs, run_model
+
+__all__ = ["Distiller", "Teacher"]
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Anything that answers a batch: no gradient, in eval, the same answer whatever the batch is cut into."""
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Return the outputs for a batch, cut off from any graph."""
+
+    def to(self, device: torch.device | str) -> "Teacher":
+        """Place the teacher on a device and return it."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of everything that decides the answers."""
+
+
+class Distiller(nn.Module):
+    """Train `student` on `objective`, with `teacher` beside it.
+
+    The teacher is held without being registered: it is not in `parameters()` nor in `state_dict()`, no wrapper
+    broadcasts it, and no optimiser sees it.  Without a teacher the objective may only read the student.
+
+    >>> import limbeck as lb
+    >>> student, teacher = nn.Linear(3, 4), nn.Linear(3, 4)
+    >>> distiller = Distiller(student, lb.ModelTeacher(teacher), lb.methods.kd(temperature=2.0))
+    >>> loss = distiller(lb.Batch.of(torch.randn(8, 3), torch.randint(4, (8,))))
+    >>> sorted(loss.parts), len(list(distiller.parameters()))
+    (['hard', 'soft'], 2)
+    """
+
+    def __init__(self, student: nn.Module, teacher: Teacher | None, objective: Objective) -> None:
+        super().__init__()
+        if isinstance(teacher, nn.Module):
+            raise InputError("teacher: found a plain module, expected a teacher; wrap it in limbeck.ModelTeacher(...)")
+        if teacher is not None and not isinstance(teacher, Teacher):
+            raise InputError(
+                f"teacher: found {type(teacher).__name__}, expected a teacher; wrap a model in limbeck.ModelTeacher"
+            )
+        if teacher is None and "teacher" in objective.reads(0):
+            raise InputError("teacher: found None, but the objective reads a teacher; give one")
+        self.student = student
+        self.objective = objective
+        self._teacher = (teacher,)
+        self.step = 0
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher, which is no submodule."""
+        return self._teacher[0]
+
+    def prepare(self, device: torch.device | str) -> "Distiller":
+        """Place student, terms and teacher on a device."""
+        self.to(device)
+        if self.teacher is not None:
+            self.teacher.to(device)
+        return self
+
+    def build(self, batch: Batch, *, classes: int | None = None) -> dict[str, Outputs]:
+        """Let the terms create what depends on the models' shapes, from a first batch, before an optimiser is made.
+
+        classes: how many the data has; ModelError when a model answers another number.  Returns the outputs.
+        """
+        training = [module for module in self.student.modules() if module.training]
+        self.student.eval()
+        try:
+            with torch.no_grad():
+                outputs = self.outputs(batch, self.step)
+                for name, answer in outputs.items():
+                    if classes is not None and answer.logits.shape[-1] != classes:
+                        raise ModelError(
+                            f"{name}: answers {answer.logits.shape[-1]} classes, the data has {classes}; "
+                            f"give the {name} {classes} outputs"
+                        )
+                self.objective.build(outputs)
+        finally:
+            for module in training:
+                module.training = True
+        return outputs
+
+    def outputs(self, batch: Batch, step: int) -> dict[str, Outputs]:
+        """Run the models that the objective reads at `step`."""
+        outputs = {"student": run_model(self.student, batch.inputs, self.objective.taps("student"))}
+        if "teacher" in self.objective.reads(step):
+            if self.teacher is None:
+                raise InputError(f"teacher: found None, but the objective reads a teacher at step {step}; give one")
+            outputs["teacher"] = self.teacher(batch)
+        return outputs
+
+    def forward(self, batch: Batch, step: int | None = None, counts: Mapping[str, Tensor | int] | None = None) -> Loss:
+        """Return the loss of a batch.
+
+        step: what schedules read; by default `self.step`, which a loop of one's own may set.
+        counts: see `Objective.forward`.
+        """
+        step = self.step if step is None else step
+        loss: Loss = self.objective(self.outputs(batch, step), batch, step, counts)
+        return loss

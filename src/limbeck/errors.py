@@ -1,0 +1,89 @@
+"""What limbeck says when something is wrong: one line that names what, where, what is allowed and the mend.
+
+Every error that a user can cause derives from `LimbeckError`; the command line prints its one line and ends with its
+`exit_code`.  Anything else that escapes is a defect of limbeck.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "InputError",
+    "Interrupted",
+    "LimbeckError",
+    "ModelError",
+    "NonFiniteLossError",
+    "RecipeError",
+    "RunError",
+    "nearest",
+    "one_of",
+]
+
+
+class LimbeckError(Exception):
+    """Base of all errors that a user can cause."""
+
+    exit_code = 2
+
+
+class InputError(LimbeckError, ValueError):
+    """A value handed to a function lies outside what the function allows."""
+
+
+class RecipeError(LimbeckError):
+    """A recipe that cannot be run as written."""
+
+
+class DataError(LimbeckError):
+    """Data that is missing, damaged, or not what was declared."""
+
+
+class ModelError(LimbeckError):
+    """A model that cannot be built, called, or fitted to its data or its teacher."""
+
+
+class CheckpointError(LimbeckError):
+    """A checkpoint that is missing, damaged, or belongs to something else."""
+
+
+class RunError(LimbeckError):
+    """A run folder that cannot be written, resumed or found."""
+
+
+class NonFiniteLossError(LimbeckError):
+    """Training stopped because a term of the loss became NaN or infinite."""
+
+    exit_code = 1
+
+
+class Interrupted(LimbeckError):
+    """A signal stopped the run after its state was saved; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name closest to `name`, or None when nothing is close.
+
+    >>> nearest("temprature", ["temperature", "alpha"])
+    'temperature'
+    """
+    matches = get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def one_of(name: str, valid: Iterable[str]) -> str:
+    """Return the tail of an error line: the nearest valid name, or the valid names.
+
+    >>> one_of("temprature", ["alpha", "temperature"])
+    "did you mean 'temperature'?"
+    >>> one_of("x", ["beta", "alpha"])
+    'one of: alpha, beta'
+    """
+    valid = list(valid)
+    close = nearest(name, valid)
+    return f"did you mean '{close}'?" if close else f"one of: {', '.join(sorted(valid))}"

@@ -1,0 +1,80 @@
+"""Intervals over seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from limbeck.errors import InputError
+
+__all__ = ["Interval", "gap_closed", "t_interval"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over n values with the half-width of its confidence interval; None where one value allows none."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        return self.mean - (self.half_width or 0.0)
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return self.mean + (self.half_width or 0.0)
+
+
+def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """Return the mean of independent values with Student's t-interval.
+
+    >>> interval = t_interval([1.0, 2.0, 3.0])
+    >>> round(interval.mean, 3), round(interval.half_width, 3)
+    (2.0, 2.484)
+    """
+    if not values:
+        raise InputError("values: found none, expected at least one")
+    if len(values) == 1:
+        return Interval(float(values[0]), None, 1)
+    return Interval(fmean(values), _quantile(len(values), confidence) * stdev(values) / math.sqrt(len(values)), len(values))
+
+
+def gap_closed(
+    teacher: float, alone: Sequence[float], distilled: Sequence[float], *, confidence: float = 0.95
+) -> Interval | None:
+    """Return the share of the gap between student alone and teacher that distillation closed.
+
+    (alone - distilled)/(alone - teacher) of the mean errors, paired by seed, with a jackknife interval.  None when the
+    student alone is not worse than the teacher: there is no gap to close.
+
+    >>> gap_closed(10.0, [30.0, 30.0], [15.0, 15.0])
+    Interval(mean=0.75, half_width=0.0, n=2)
+    """
+    if len(alone) != len(distilled) or not alone:
+        raise InputError(f"alone, distilled: found {len(alone)} and {len(distilled)} values, expected as many, paired")
+
+    def share(skip: int | None) -> float:
+        kept = [i for i in range(len(alone)) if i != skip]
+        gap = fmean(alone[i] for i in kept) - teacher
+        return (fmean(alone[i] for i in kept) - fmean(distilled[i] for i in kept)) / gap if gap > 0 else math.nan
+
+    whole, n = share(None), len(alone)
+    if math.isnan(whole):
+        return None
+    if n == 1:
+        return Interval(whole, None, 1)
+    parts = [share(skip) for skip in range(n)]
+    if any(math.isnan(part) for part in parts):
+        return Interval(whole, None, n)
+    error = math.sqrt((n - 1) / n * sum((part - fmean(parts)) ** 2 for part in parts))
+    return Interval(whole, _quantile(n, confidence) * error, n)
+
+
+def _quantile(n: int, confidence: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + confidence / 2.0, n - 1))

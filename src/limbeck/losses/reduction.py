@@ -1,0 +1,55 @@
+"""From one loss per example to what the caller wants: nothing done, the sum, or the mean over what counts."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.errors import InputError
+
+__all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "reduce"]
+
+Reduction = Literal["none", "sum", "mean"]
+
+
+def compute_dtype(tensor: Tensor) -> Tensor:
+    """Return the tensor in the precision that losses are computed in: at least float32."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def check_labels(labels: Tensor, leading: Sequence[int]) -> None:
+    """Require class indices: int64, one for each row of logits."""
+    checks.shapes_match("labels", labels.shape, "logits without the class axis", leading)
+    if labels.dtype != torch.int64:
+        raise InputError(f"labels: found {labels.dtype}, expected torch.int64 class indices")
+
+
+def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
+    """Require a bool mask with one entry for each loss; nothing is broadcast."""
+    checks.shapes_match("mask", mask.shape, "the loss per example", shape)
+    if mask.dtype != torch.bool:
+        raise InputError(f"mask: found {mask.dtype}, expected torch.bool; give mask.bool()")
+
+
+def reduce(per_example: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    """Reduce a loss per example.
+
+    per_example: any shape.  mask: bool of the same shape, False where an example does not count; None counts all.
+    Masked examples give 0 under "none".  The mean over nothing is 0.
+
+    >>> reduce(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([True, True, False]), "mean")
+    tensor(2.)
+    """
+    if mask is not None:
+        check_mask(mask, per_example.shape)
+        per_example = torch.where(mask, per_example, 0.0)
+    if reduction == "none":
+        return per_example
+    if reduction == "sum":
+        return per_example.sum()
+    if reduction == "mean":
+        count = per_example.numel() if mask is None else mask.sum()
+        return per_example.sum() / (max(count, 1) if isinstance(count, int) else count.clamp_min(1))
+    raise InputError(f"reduction: found {reduction!r}, expected one of: mean, none, sum")

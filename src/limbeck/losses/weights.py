@@ -1,0 +1,38 @@
+"""The two weights of a distillation loss, and the sugar `alpha` for them."""
+
+import math
+
+from limbeck import checks
+from limbeck.errors import InputError
+
+__all__ = ["kd_weights"]
+
+_DEFAULT_ALPHA = 0.1
+
+
+def kd_weights(
+    alpha: float | None = None, hard_weight: float | None = None, soft_weight: float | None = None
+) -> tuple[float, float]:
+    """Return (hard_weight, soft_weight).
+
+    `alpha` in [0, 1] means hard_weight = alpha and soft_weight = 1 - alpha; the two weights themselves are free, finite
+    and not negative, and a missing one is 0 beside a given one.  With nothing given, alpha is 0.1.
+
+    >>> kd_weights(alpha=0.25), kd_weights(soft_weight=2.0), kd_weights()
+    ((0.25, 0.75), (0.0, 2.0), (0.1, 0.9))
+    """
+    if alpha is not None:
+        if hard_weight is not None or soft_weight is not None:
+            raise InputError("alpha: given together with hard_weight or soft_weight; give alpha, or the two weights")
+        if isinstance(alpha, float) and math.isnan(alpha):
+            raise InputError("alpha: found nan, expected a number in [0, 1]")
+        checks.unit_interval("alpha", alpha, mend="; for free weights give hard_weight and soft_weight")
+        return alpha, 1.0 - alpha
+    if hard_weight is None and soft_weight is None:
+        return _DEFAULT_ALPHA, 1.0 - _DEFAULT_ALPHA
+    hard, soft = hard_weight or 0.0, soft_weight or 0.0
+    checks.non_negative("hard_weight", hard)
+    checks.non_negative("soft_weight", soft)
+    if hard == soft == 0:
+        raise InputError("hard_weight, soft_weight: both are 0, expected at least one above 0")
+    return hard, soft

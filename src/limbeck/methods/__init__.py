@@ -1,0 +1,39 @@
+"""Methods: one file a paper, each with its `CARD` and a builder of an `Objective` that bears the file's name."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from limbeck.errors import InputError, one_of
+from limbeck.methods.card import Card
+from limbeck.methods.hard import hard
+from limbeck.methods.kd import kd
+from limbeck.methods.logit_matching import logit_matching
+from limbeck.objective import Objective
+
+__all__ = ["Card", "builder", "card", "hard", "kd", "logit_matching", "names"]
+
+
+def names() -> list[str]:
+    """Return the names of all methods, found by walking this package.
+
+    >>> "kd" in names()
+    True
+    """
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "card"]
+
+
+def builder(name: str) -> Callable[..., Objective]:
+    """Return the function that builds the objective of a method."""
+    return getattr(_module(name), name)  # type: ignore[no-any-return]
+
+
+def card(name: str) -> Card:
+    """Return the card of a method."""
+    return _module(name).CARD  # type: ignore[attr-defined, no-any-return]
+
+
+def _module(name: str) -> object:
+    if name not in names():
+        raise InputError(f"method: there is no method '{name}'; {one_of(name, names())}")
+    return importlib.import_module(f"{__name__}.{name}")

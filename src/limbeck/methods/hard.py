@@ -1,0 +1,26 @@
+"""Training on hard labels: the student alone, and the teacher itself."""
+
+from limbeck.methods.card import Card
+from limbeck.objective import Objective
+from limbeck.terms import HardLabels
+
+__all__ = ["CARD", "hard"]
+
+CARD = Card(
+    name="hard",
+    summary="hard labels only, optionally smoothed: the student alone",
+    authors="Christian Szegedy, Vincent Vanhoucke, Sergey Ioffe, Jonathon Shlens, Zbigniew Wojna",
+    year=2016,
+    title="Rethinking the Inception Architecture for Computer Vision",
+    source="https://arxiv.org/abs/1512.00567",
+    formula="H(y(1-ε) + ε/K, softmax(z))",
+)
+
+
+def hard(label_smoothing: float = 0.0) -> Objective:
+    """Build cross-entropy on labels smoothed by `label_smoothing` ε in [0, 1], with the one term `hard`.
+
+    >>> sorted(hard(label_smoothing=0.1).terms)
+    ['hard']
+    """
+    return Objective([HardLabels(label_smoothing=label_smoothing)])

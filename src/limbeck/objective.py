@@ -1,0 +1,160 @@
+"""A method as a weighted, scheduled sum of named terms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from limbeck import checks, schedules
+from limbeck.batch import Batch
+from limbeck.errors import InputError
+from limbeck.outputs import Outputs, Tap
+from limbeck.schedules import Schedule
+
+__all__ = ["Loss", "Objective", "Part", "Term"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one term contributed: its sum over examples (cut off from the graph), how many it counted, its weight."""
+
+    sum: Tensor
+    count: Tensor | int
+    weight: float
+
+    @property
+    def mean(self) -> float:
+        """The unweighted mean over what the term counted; 0 when it counted nothing."""
+        return float(self.sum) / max(float(self.count), 1.0)
+
+
+@dataclass
+class Loss:
+    """The loss of a batch: `total` to differentiate, `parts` by term name to look at."""
+
+    total: Tensor
+    parts: dict[str, Part]
+
+
+class Term(nn.Module):
+    """One named part of an objective.  A subclass says what it reads, what it counts, and computes a sum.
+
+    name: the same in recipe, log, progress line and report.
+    weight: a number or schedule, finite and not negative.  A term whose weight is 0 at a step is not computed there.
+    reads: the models whose outputs it needs; a teacher that no active term reads is not run.
+    taps: features it needs, as {model: {feature name: path or Tap}}.
+    """
+
+    reads: frozenset[str] = frozenset({"student"})
+
+    def __init__(self, name: str, weight: Schedule = 1.0) -> None:
+        super().__init__()
+        if not callable(weight):
+            checks.non_negative(f"weight of term '{name}'", weight)
+        self.name = name
+        self.weight = weight
+        self.taps: Mapping[str, Mapping[str, str | Tap]] = {}
+
+    def count(self, batch: Batch) -> Tensor | int:
+        """Return how many examples or tokens of the batch this term counts: a function of the batch alone.
+
+        Examples or tokens are what the mask has entries for, else what the labels have, else the samples.
+        """
+        if batch.mask is not None:
+            return batch.mask.sum()
+        return len(batch) if batch.labels is None else batch.labels.numel()
+
+    def build(self, outputs: Mapping[str, Outputs]) -> None:
+        """Create what depends on the models' shapes (projections), from the outputs on a first batch."""
+
+    def forward(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> tuple[Tensor, Tensor | int]:
+        """Return the term's sum over the batch and its count."""
+        return self.sum(outputs, batch, step), self.count(batch)
+
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+        """Return the sum of the term over what `count` counts: a scalar with gradient."""
+        raise TypeError(f"{type(self).__name__} does not define sum(outputs, batch, step)")
+
+
+class Objective(nn.Module):
+    """The sum over terms of weight(step) · sum/count.
+
+    >>> from limbeck.terms import HardLabels
+    >>> objective = Objective([HardLabels()])
+    >>> batch = Batch.of(torch.zeros(2, 3), torch.tensor([0, 1]))
+    >>> objective({"student": Outputs(torch.zeros(2, 4))}, batch).total
+    tensor(1.3863)
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        super().__init__()
+        names = [term.name for term in terms]
+        if not terms:
+            raise InputError("terms: found none, expected at least one term")
+        if len(set(names)) != len(names):
+            raise InputError(f"terms: found the names {names}, expected each name once; rename one")
+        try:
+            self.terms = nn.ModuleDict({term.name: term for term in terms})
+        except KeyError as error:
+            raise InputError(f"terms: {error.args[0]}; rename the term") from None
+
+    def active(self, step: int) -> list[tuple[Term, float]]:
+        """Return the terms whose weight at `step` is not 0, with that weight."""
+        weighted = [(term, schedules.at(term.weight, step)) for term in self._terms()]
+        for term, weight in weighted:
+            checks.non_negative(f"weight of term '{term.name}' at step {step}", weight)
+        return [(term, weight) for term, weight in weighted if weight != 0]
+
+    def reads(self, step: int) -> frozenset[str]:
+        """Return the models whose outputs are needed at `step`."""
+        return frozenset().union(*(term.reads for term, _ in self.active(step)))
+
+    def taps(self, model: str) -> dict[str, str | Tap]:
+        """Return all features that the terms need of a model."""
+        taps: dict[str, str | Tap] = {}
+        for term in self._terms():
+            for name, tap in term.taps.get(model, {}).items():
+                if taps.setdefault(name, tap) != tap:
+                    raise InputError(
+                        f"feature '{name}' of the {model}: two terms read it from different places, {taps[name]} and "
+                        f"{tap}; name one of them differently"
+                    )
+        return taps
+
+    def build(self, outputs: Mapping[str, Outputs]) -> None:
+        """Let every term create what depends on the models' shapes."""
+        for term in self._terms():
+            term.build(outputs)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor | int]:
+        """Return what each term counts in the batch, to be added up over accumulation and ranks."""
+        return {term.name: term.count(batch) for term in self._terms()}
+
+    def forward(
+        self,
+        outputs: Mapping[str, Outputs],
+        batch: Batch,
+        step: int = 0,
+        counts: Mapping[str, Tensor | int] | None = None,
+    ) -> Loss:
+        """Compute the loss of a batch.
+
+        counts: by term, the counts over the whole optimiser step where this batch is one share of it (gradient
+        accumulation, ranks); by default the batch's own.
+        """
+        total: Tensor | None = None
+        parts = {}
+        for term, weight in self.active(step):
+            value, own = term(outputs, batch, step)
+            if counts is not None and term.name not in counts:
+                raise InputError(f"counts: term '{term.name}' is missing; give what Objective.counts returns, added up")
+            count = own if counts is None else counts[term.name]
+            share = value * (weight / max(count, 1)) if isinstance(count, int) else value * weight / count.clamp_min(1)
+            total = share if total is None else total + share
+            parts[term.name] = Part(value.detach(), own, weight)
+        if total is None:
+            total = outputs["student"].logits[:0].sum()
+        return Loss(total, parts)
+
+    def _terms(self) -> list[Term]:
+        return list(self.terms.values())  # type: ignore[arg-type]

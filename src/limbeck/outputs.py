@@ -1,0 +1,165 @@
+"""What a model gives: logits, named features, exits and state; and `capture`, which reads any module by its path."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from limbeck.errors import InputError, ModelError, one_of
+
+__all__ = ["Outputs", "Tap", "canonical_path", "capture", "run_model"]
+
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+@dataclass
+class Outputs:
+    """What a model said about a batch.
+
+    logits: (N, K), or (N, L, V) for sequences; the class axis is last.
+    features: tensors by the name they were tapped under.
+    heads: logits of further exits by name.
+    state: recurrent hidden state, carried from batch to batch by whoever calls.
+    """
+
+    logits: Tensor
+    features: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    state: Any = None
+
+    def detach(self) -> "Outputs":
+        """Return the same values cut off from the graph (state as it is)."""
+        return Outputs(
+            self.logits.detach(),
+            {name: value.detach() for name, value in self.features.items()},
+            {name: value.detach() for name, value in self.heads.items()},
+            self.state,
+        )
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where to read a feature: a module's path, which side of it, and a function of what is read.
+
+    `function` derives what no module outputs, such as attention scores QK^T/sqrt(d) where attention is fused.
+    """
+
+    path: str
+    function: Callable[[Any], Tensor] | None = None
+    side: Literal["output", "input"] = "output"
+
+    def __post_init__(self) -> None:
+        if self.side not in ("output", "input"):
+            raise InputError(f"side of tap '{self.path}': found {self.side!r}, expected one of: input, output")
+
+
+def canonical_path(path: str) -> str:
+    """Return a module path without the names that DDP, FSDP, compile and checkpoint wrappers insert.
+
+    >>> canonical_path("module._orig_mod.layer1.0")
+    'layer1.0'
+    """
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+
+
+@contextmanager
+def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[dict[str, Tensor]]:
+    """Read named features of `model` while the scope is open.
+
+    taps: name -> path of a module, or a `Tap`.  Yields a dict that each forward pass fills; of a module that is called
+    several times, the last call counts.
+    Raises ModelError when a path names no module (with the nearest one that exists) or a module gives no tensor.
+
+    >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    >>> with capture(model, {"hidden": "1"}) as features:
+    ...     _ = model(torch.zeros(4, 3))
+    >>> features["hidden"].shape
+    torch.Size([4, 5])
+    """
+    features: dict[str, Tensor] = {}
+    if not taps:
+        yield features
+        return
+    modules: dict[str, list[tuple[str, nn.Module]]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        modules.setdefault(canonical_path(path), []).append((path, module))
+    handles = []
+    try:
+        for name, tap in taps.items():
+            tap = Tap(tap) if isinstance(tap, str) else tap
+            handles.append(_find(modules, name, tap.path).register_forward_hook(_reader(name, tap, features)))
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _find(modules: Mapping[str, list[tuple[str, nn.Module]]], name: str, path: str) -> nn.Module:
+    found = modules.get(canonical_path(path), [])
+    if not found:
+        raise ModelError(f"feature '{name}': the model has no module '{path}'; {one_of(path, filter(None, modules))}")
+    outer, module = found[0]  # a wrapper comes before what it wraps
+    for other, _ in found[1:]:
+        if outer and not other.startswith(f"{outer}."):
+            raise ModelError(f"feature '{name}': '{path}' may be '{outer}' or '{other}'; rename one of these modules")
+    return module
+
+
+def _reader(name: str, tap: Tap, features: dict[str, Tensor]) -> Callable[..., None]:
+    def read(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if tap.side == "input" and not inputs:
+            raise ModelError(
+                f"feature '{name}': module '{tap.path}' was called with keywords only, so it has no first input; "
+                "tap the output of the module before it"
+            )
+        value = inputs[0] if tap.side == "input" else output
+        if tap.function is not None:
+            value = tap.function(value)
+        elif isinstance(value, tuple) and value:
+            value = value[0]
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"feature '{name}': module '{tap.path}' gives {type(value).__name__}, expected a tensor; "
+                "add a function to the tap that returns one"
+            )
+        features[name] = value
+
+    return read
+
+
+def run_model(model: nn.Module, inputs: Any, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+    """Call `model` on `inputs` and return `Outputs`, whatever common form the model answers in.
+
+    The model may return logits, `Outputs`, an object or mapping with `logits`, or a tuple (logits, state).
+    """
+    if not taps:
+        return _as_outputs(_call(model, inputs), {})
+    with capture(model, taps) as features:
+        answer = _call(model, inputs)
+    for name, tap in taps.items():
+        if name not in features:
+            path = tap if isinstance(tap, str) else tap.path
+            raise ModelError(f"feature '{name}': module '{path}' was not called in the forward pass; name another")
+    return _as_outputs(answer, features)
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def _as_outputs(answer: Any, features: dict[str, Tensor]) -> Outputs:
+    if isinstance(answer, Outputs):
+        return Outputs(answer.logits, {**answer.features, **features}, answer.heads, answer.state)
+    if isinstance(answer, Tensor):
+        return Outputs(answer, features)
+    logits = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+    if isinstance(logits, Tensor):
+        return Outputs(logits, features)
+    if isinstance(answer, tuple) and answer and isinstance(answer[0], Tensor):
+        return Outputs(answer[0], features, state=answer[1] if len(answer) > 1 else None)
+    raise ModelError(
+        f"the model returned {type(answer).__name__}, expected a tensor of logits, limbeck.Outputs, "
+        "or something with a tensor 'logits'"
+    )

@@ -1,0 +1,6 @@
+"""The packaged recipes: each a folder with recipe.yaml, a card, and the results it is expected to repeat."""
+
+from limbeck.recipes.packaged import Packaged, find, names
+from limbeck.recipes.reproduce import reproduce
+
+__all__ = ["Packaged", "find", "names", "reproduce"]

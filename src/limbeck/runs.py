@@ -1,0 +1,159 @@
+"""The run folder: what exactly ran, kept so that it can be repeated; nothing in it is ever overwritten."""
+
+import datetime
+import fcntl
+import json
+import os
+import platform
+import secrets
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.errors import RunError
+
+__all__ = ["RunFolder", "cache_folder", "environment", "exclusive"]
+
+
+def cache_folder() -> Path:
+    """Return where limbeck keeps what can be made again: $XDG_CACHE_HOME/limbeck, or ~/.cache/limbeck."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "limbeck"
+
+
+def environment() -> dict[str, Any]:
+    """Return what a bug report or a repetition needs to know of the machine."""
+    packages = {}
+    for name in ("limbeck", "torch", "accelerate", "numpy", "safetensors", "pydantic", "scikit-learn"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "threads": torch.get_num_threads(),
+        "devices": devices or ["cpu"],
+    }
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool, busy: str) -> Iterator[None]:
+    """Hold a lock file for the scope.  wait: for another process to let go; otherwise RunError with the line `busy`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        raise RunError(f"cannot write in '{path.parent}' ({error.strerror}); name a folder that can be written") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise RunError(busy) from None
+        yield
+
+
+class RunFolder:
+    """The folder of one run: recipe.yaml (resolved), manifest.json, log.txt, and a folder for each training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, root: Path, name: str, recipe: str, command: Sequence[str]) -> "RunFolder":
+        """Make a new folder root/name/<stamp>-<id>."""
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        path = root / name / f"{stamp}-{secrets.token_hex(3)}"
+        try:
+            path.mkdir(parents=True)
+            (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+        except OSError as error:
+            raise RunError(
+                f"run folder: cannot make '{path}' ({error.strerror}); name a folder that can be written with --runs"
+            ) from None
+        folder = cls(path)
+        manifest = {
+            "command": list(command),
+            "working_directory": str(Path.cwd()),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "environment": environment(),
+            "git": _git_commit(),
+            "test_reads": [],
+        }
+        folder._write_manifest(manifest)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, recipe: str) -> "RunFolder":
+        """Open the folder of an interrupted run of the same recipe; RunError when it is of another one."""
+        kept = path / "recipe.yaml"
+        if not kept.is_file():
+            raise RunError(f"resume: '{path}' is no run folder (it has no recipe.yaml); name one below runs/")
+        text = kept.read_text(encoding="utf-8")
+        if text != recipe:
+            there, here = text.splitlines(), recipe.splitlines()
+            changed = next(((a, b) for a, b in zip(there, here, strict=False) if a != b), ("its length", "another"))
+            raise RunError(
+                f"resume: '{path}' is a run of another recipe: '{changed[0].strip()}' there, '{changed[1].strip()}' here; "
+                "start a new run without --resume"
+            )
+        return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; RunError when another process is running in it."""
+        with exclusive(
+            self.path / ".lock", wait=False, busy=f"run folder: '{self.path}' is in use by another process; wait for it"
+        ):
+            yield
+
+    def note(self, **entries: Any) -> None:
+        """Add entries to the manifest."""
+        self._write_manifest({**self._manifest(), **entries})
+
+    def read_test_set(self, purpose: str) -> None:
+        """Put on record that the test set was read."""
+        manifest = self._manifest()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        manifest["test_reads"].append({"at": now, "for": purpose})
+        self._write_manifest(manifest)
+
+    def log(self, line: str) -> None:
+        """Append a line to log.txt."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {line}\n")
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run: aside, then renamed."""
+        aside = self.path / f".{name}.tmp"
+        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, self.path / name)
+
+    def _manifest(self) -> dict[str, Any]:
+        try:
+            manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"run folder: '{self.path / 'manifest.json'}' is damaged ({error}); start a new run") from None
+        return manifest
+
+    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        self.write_json("manifest.json", manifest)
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+

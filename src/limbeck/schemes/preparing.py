@@ -1,0 +1,93 @@
+"""From a recipe to the sets and the student that a scheme works with."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from limbeck.config import ModelSpec, Recipe
+from limbeck.data import SampleSet
+from limbeck.errors import DataError, ModelError, RecipeError
+from limbeck.outputs import run_model
+from limbeck.randomness import derive_seed
+
+__all__ = ["Parts", "build_student", "prepare", "seeded_build"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sets of a run.
+
+    train, held_out: the training data without and as the validation part; held_out is None when refitting.
+    transfer: what the student sees of `train`, for distillation.  alone: the same with labels, for the student alone.
+    test: for the final figures alone.
+    """
+
+    train: SampleSet
+    held_out: SampleSet | None
+    transfer: SampleSet
+    alone: SampleSet
+    test: SampleSet
+
+
+def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
+    """Load and split a recipe's data.
+
+    refit: use all training data, without a validation part, once every choice is made.
+    """
+    splits = recipe.load_data()
+    train, held_out = splits.train, None
+    if not refit:
+        size = len(splits.train)
+        count = recipe.validation if isinstance(recipe.validation, int) else round(recipe.validation * size)
+        if not 0 < count < size:
+            raise RecipeError(
+                f"validation: found {recipe.validation!r}, which is {count} of {size} training samples;"
+                " expected some to be held out and some left"
+            )
+        train, held_out = splits.train.split(count, seed=0)
+    try:
+        transfer = recipe.transfer.apply(train, seed=0)
+    except DataError as error:
+        raise DataError(f"data.transfer: {error}") from None
+    alone = transfer
+    if not recipe.transfer.labels:
+        alone = train.subset(_positions(train, transfer))
+        if "teacher" not in recipe.objective().reads(0):
+            raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
+    return Parts(train, held_out, transfer, alone, splits.test)
+
+
+def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
+    """Build the student with the initial weights of a seed, the same for the student alone and the distilled one."""
+    return seeded_build(recipe.student, parts.train, seed, "student")
+
+
+def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> nn.Module:
+    """Build a model with initial weights that are a function of (seed, role), and try it on two samples."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, role))
+        model = spec.build(samples.input_shape, samples.classes)
+    batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            classes = run_model(model, batch.inputs).logits.shape[-1]
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shape = tuple(samples.input_shape)
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{role}: cannot take inputs of shape {shape} ({line}); change the model's keys") from None
+    finally:
+        model.train(training)
+    if classes != samples.classes:
+        raise ModelError(
+            f"{role}: answers {classes} classes, the data has {samples.classes}; give the {role} {samples.classes} outputs"
+        )
+    return model
+
+
+def _positions(root: SampleSet, part: SampleSet) -> torch.Tensor:
+    place = torch.full((int(root.index.max()) + 1,), -1, dtype=torch.int64)
+    place[root.index] = torch.arange(len(root))
+    return place[part.index]

@@ -1,0 +1,85 @@
+"""Getting a recipe's teacher: from a checkpoint, from the cache, or by training it once for all who want the same."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from limbeck.config import Recipe
+from limbeck.distiller import Distiller, Teacher
+from limbeck.runs import cache_folder, exclusive
+from limbeck.schemes.preparing import Parts, seeded_build
+from limbeck.teachers import ModelTeacher, store
+from limbeck.training import Observer, fit
+from limbeck.training.progress import ignore
+
+__all__ = ["teacher_key", "train_teacher", "wrap_teacher"]
+
+_FORMAT = 1
+"""Raised whenever the same recipe would train another teacher, so that no older one is reused."""
+
+
+def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
+    """Return the address of a trained teacher: a digest of its part of the recipe, its data and its seed."""
+    digest = hashlib.sha256(parts.train.index.cpu().numpy().tobytes())
+    content = {
+        "format": _FORMAT,
+        "teacher": {key: recipe.keys["teacher"][key] for key in ("model", "training", "method")},
+        "data": parts.train.source,
+        "samples": digest.hexdigest(),
+        "held_out": parts.held_out is not None,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def train_teacher(
+    recipe: Recipe,
+    parts: Parts,
+    seed: int,
+    *,
+    watch: Observer = ignore,
+    say: Callable[[str], None] = lambda line: None,
+    cache: Path | None = None,
+) -> nn.Module:
+    """Return the trained teacher of a recipe.
+
+    A checkpoint in the recipe is loaded.  Otherwise the teacher is trained in the cache under an address made of
+    its recipe, data and seed, and found there the next time; a second process that wants the same waits for the first.
+    """
+    model = seeded_build(recipe.teacher.model, parts.train, seed, "teacher")
+    if recipe.teacher.model.checkpoint is not None:
+        say(f"teacher: read from {recipe.teacher.model.checkpoint}")
+        return model
+    folder = (cache or cache_folder()) / "teachers" / teacher_key(recipe, parts, seed)
+    with exclusive(folder / ".lock", wait=True, busy=""):
+        known = (folder / "result.json").is_file()
+        say(f"teacher: {'found in' if known else 'training in'} {folder}")
+        objective = recipe.teacher.method.build()
+        distiller = Distiller(model, None, objective)
+        fit(
+            distiller,
+            parts.train,
+            parts.held_out,
+            training=recipe.teacher.training,
+            seed=seed,
+            folder=folder,
+            watch=watch,
+            label="teacher",
+        )
+    return model
+
+
+def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
+    """Make a model the teacher of a recipe's transfer set; its answers are computed once wherever that is exact."""
+    clean = recipe.teacher.view == "clean"
+    teacher = ModelTeacher(model, view="clean" if clean else None)
+    exact = clean or not recipe.training.augment.active
+    logits_only = not any(term.taps.get("teacher") for term in recipe.objective().terms.values())
+    if recipe.teacher.store and exact and logits_only:
+        return store(teacher, parts.transfer, clean=clean)
+    return teacher
+
+

@@ -1,0 +1,25 @@
+"""Training: the one loop, its settings, checkpoints and stages."""
+
+from limbeck.training.checkpoints import load_weights, save_weights
+from limbeck.training.loop import fit
+from limbeck.training.optimisers import WeightAverage, constrain_norms
+from limbeck.training.progress import Observer, Progress
+from limbeck.training.settings import Training
+from limbeck.training.stages import Stage, fit_stages
+from limbeck.training.state import Result
+from limbeck.training.transformers import TrainerModel
+
+__all__ = [
+    "Observer",
+    "Progress",
+    "Result",
+    "Stage",
+    "TrainerModel",
+    "Training",
+    "WeightAverage",
+    "constrain_norms",
+    "fit",
+    "fit_stages",
+    "load_weights",
+    "save_weights",
+]

@@ -1,0 +1,202 @@
+"""Checkpoints: safetensors and JSON with checksums, written aside and then renamed, so that none is ever half-written."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from limbeck.errors import CheckpointError, one_of
+
+__all__ = [
+    "load_weights",
+    "newest",
+    "optimiser_tensors",
+    "read",
+    "read_json",
+    "remove",
+    "restore_optimiser",
+    "save_weights",
+    "write",
+    "write_json",
+    "write_text",
+]
+
+_KEEP = 2
+_TENSORS = "tensors.safetensors"
+_STATE = "state.json"
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state as safetensors: aside, then renamed."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: _own(tensor) for name, tensor in model.state_dict().items()}, aside)
+    _sync(aside)
+    os.replace(aside, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from a safetensors file.
+
+    Raises CheckpointError when the file is missing, damaged, a pickle, or of another architecture; the model is then
+    as it was.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: there is no file '{path}'; expected a .safetensors file")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"checkpoint: '{path}' is no .safetensors file; convert it with safetensors.torch.save_file"
+            " (a pickle can run code, so limbeck does not open one)"
+        )
+    loaded = _load_tensors(path)
+    own = model.state_dict()
+    for name in own:
+        if name not in loaded:
+            raise CheckpointError(
+                f"checkpoint: '{path}' is of another architecture: it has no '{name}'; {one_of(name, loaded)}"
+            )
+        if own[name].shape != loaded[name].shape:
+            raise CheckpointError(
+                f"checkpoint: '{path}' is of another architecture: '{name}' is {tuple(loaded[name].shape)} there,"
+                f" {tuple(own[name].shape)} in the model; change the model's keys"
+            )
+    extra = sorted(set(loaded) - set(own))
+    if extra:
+        raise CheckpointError(
+            f"checkpoint: '{path}' is of another architecture: the model has no '{extra[0]}'; {one_of(extra[0], own)}"
+        )
+    model.load_state_dict(loaded)
+
+
+def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of a step and delete all but the newest two."""
+    final = folder / f"step-{step:09d}"
+    aside = folder / f".step-{step:09d}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({name: _own(tensor) for name, tensor in tensors.items()}, aside / _TENSORS)
+    _sync(aside / _TENSORS)
+    content = {"tensors_sha256": _digest(aside / _TENSORS), "state": state}
+    body = json.dumps(content)
+    (aside / _STATE).write_text(json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
+    _sync(aside / _STATE)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(aside, final)
+    _sync(folder)
+    for old in _steps(folder)[:-_KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint in a folder, if there is one."""
+    steps = _steps(folder)
+    return steps[-1] if steps else None
+
+
+def read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the state of a checkpoint, after comparing their checksums."""
+    try:
+        outer = json.loads((checkpoint / _STATE).read_text())
+        body = outer["body"]
+        damaged = hashlib.sha256(body.encode()).hexdigest() != outer["sha256"]
+        content = json.loads(body)
+        damaged = damaged or _digest(checkpoint / _TENSORS) != content["tensors_sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged ({error}); {_mend(checkpoint)}") from None
+    if damaged:
+        raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged (wrong checksum); {_mend(checkpoint)}")
+    return _load_tensors(checkpoint / _TENSORS), content["state"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file: aside, then renamed."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(text)
+    _sync(aside)
+    os.replace(aside, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file: aside, then renamed."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; CheckpointError when it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is damaged ({error}); delete it to start again") from None
+
+
+def remove(folder: Path) -> None:
+    """Delete the checkpoints of a training that has ended."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str = "optimiser.") -> tuple[dict[str, Tensor], Any]:
+    """Split an optimiser's state into named tensors and what JSON can hold."""
+    state = optimiser.state_dict()
+    tensors, rest = {}, {}
+    for number, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{prefix}{number}.{name}"] = value
+            else:
+                rest[f"{number}.{name}"] = value
+    return tensors, {"groups": state["param_groups"], "rest": rest}
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Any, prefix: str = "optimiser."
+) -> None:
+    """Put back what `optimiser_tensors` split."""
+    entries: dict[int, dict[str, Any]] = {}
+    named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    for key, value in {**named, **state["rest"]}.items():
+        number, name = key.split(".", 1)
+        entries.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({"state": entries, "param_groups": state["groups"]})
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
+
+
+def _mend(checkpoint: Path) -> str:
+    older = [path for path in _steps(checkpoint.parent) if path.name < checkpoint.name]
+    return f"delete it to go on from '{older[-1].name}'" if older else "delete it to start again"
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"checkpoint: '{path}' is no readable safetensors file ({error}); make it anew") from None
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

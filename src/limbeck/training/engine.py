@@ -1,0 +1,89 @@
+"""The engine under the loop: Accelerate, for precision, devices and many processes."""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import Interrupted
+from limbeck.randomness import derive_seed
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Signals", "engine", "global_counts", "seeded", "signals", "sum_over_ranks"]
+
+
+def engine(precision: str) -> "Accelerator":
+    """Return an Accelerator of a precision, whatever precision an earlier run in this process had."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+def global_counts(
+    accelerator: "Accelerator", counts: Sequence[Mapping[str, Tensor | int]]
+) -> Mapping[str, Tensor | int] | None:
+    """Add up the counts of a step's micro-batches over all ranks; None where the one batch is the whole step."""
+    if len(counts) == 1 and accelerator.num_processes == 1:
+        return None
+    names = list(counts[0])
+    local = torch.tensor([[int(count[name]) for name in names] for count in counts], device=accelerator.device).sum(0)
+    return dict(zip(names, sum_over_ranks(accelerator, local), strict=True))
+
+
+def sum_over_ranks(accelerator: "Accelerator", tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes."""
+    if accelerator.num_processes == 1:
+        return tensor
+    return accelerator.reduce(tensor, reduction="sum")  # type: ignore[no-any-return]
+
+
+@contextmanager
+def seeded(seed: int, rank: int) -> Iterator[None]:
+    """Give this process its own dropout numbers inside the scope, and the caller's generator back afterwards."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(derive_seed(seed, "dropout", rank))
+        yield
+
+
+class Signals:
+    """Which signal asked the run to stop, if any did."""
+
+    received: int | None = None
+
+    def stop(self, saved: str) -> None:
+        """End the run as the signal asked, after its state was saved."""
+        if self.received is not None:
+            raise Interrupted(f"interrupted by {signal.Signals(self.received).name}; {saved}", self.received)
+
+
+@contextmanager
+def signals(enabled: bool) -> Iterator[Signals]:
+    """Take SIGINT and SIGTERM as a wish to save and stop at the next step; a second one stops at once."""
+    state = Signals()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield state
+        return
+    before: dict[int, Any] = {}
+
+    def receive(number: int, frame: Any) -> None:
+        state.received = number
+        for watched, handler in before.items():
+            signal.signal(watched, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.getsignal(number)
+        signal.signal(number, receive)
+    try:
+        yield state
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,89 @@
+"""The ledger of a training: exact sums of every term, read from the device in blocks, and the guard against NaN."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import NonFiniteLossError
+from limbeck.objective import Loss
+from limbeck.training.engine import sum_over_ranks
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Ledger"]
+
+_BLOCK = 20
+
+
+class Ledger:
+    """Adds up the terms of an epoch in float64, in the order of the steps.
+
+    Losses stay on the device until a block of them is read at once, so that an accelerator need not wait at every step.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}  # by term: sum, count, weighted sum
+        self._pending: list[tuple[int, Loss]] = []
+
+    def add(self, step: int, loss: Loss) -> None:
+        """Note the loss of a micro-batch of optimiser step `step`."""
+        self._pending.append((step, Loss(loss.total.detach(), loss.parts)))
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to read."""
+        return len(self._pending) >= _BLOCK
+
+    def read(self, last_good: str) -> None:
+        """Add the pending losses to the sums.
+
+        Raises NonFiniteLossError with the first step and term that are NaN or infinite.
+        """
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        values: list[Tensor] = []
+        for _, loss in pending:
+            values += [loss.total, *(part.sum for part in loss.parts.values())]
+            values += [part.count for part in loss.parts.values() if isinstance(part.count, Tensor)]
+        numbers = iter(torch.stack([value.double() for value in values]).tolist())
+        for step, loss in pending:
+            total = next(numbers)
+            sums = {name: next(numbers) for name in loss.parts}
+            counts = {
+                name: next(numbers) if isinstance(part.count, Tensor) else float(part.count)
+                for name, part in loss.parts.items()
+            }
+            for name, value in {**sums, "total": total}.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(
+                        f"step {step + 1}: term '{name}' of the loss is {value}; {last_good}; "
+                        "lower training.learning_rate or set training.clip"
+                    )
+            for name, part in loss.parts.items():
+                entry = self.sums.setdefault(name, [0.0, 0.0, 0.0])
+                entry[0] += sums[name]
+                entry[1] += counts[name]
+                entry[2] += part.weight * sums[name]
+
+    def means(self, accelerator: "Accelerator | None" = None) -> dict[str, float]:
+        """Return the mean of each term over what it counted, over all ranks, and `total`, their weighted sum."""
+        names = sorted(self.sums)
+        table = torch.tensor([self.sums[name] for name in names], dtype=torch.float64)
+        if accelerator is not None and accelerator.num_processes > 1:
+            table = sum_over_ranks(accelerator, table.to(accelerator.device))
+        rows = dict(zip(names, table.tolist(), strict=True))
+        means = {name: total / max(count, 1.0) for name, (total, count, _) in rows.items()}
+        return {**means, "total": sum(weighted / max(count, 1.0) for _, count, weighted in rows.values())}
+
+    def clear(self) -> None:
+        """Start a new epoch."""
+        self.sums = {}
+
+    def restore(self, sums: Mapping[str, list[float]]) -> None:
+        """Go on from saved sums."""
+        self.sums = {name: list(entry) for name, entry in sums.items()}

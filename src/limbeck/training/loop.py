@@ -1,0 +1,161 @@
+"""The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from limbeck.data import Loader, SampleSet
+from limbeck.distiller import Distiller
+from limbeck.errors import ModelError
+from limbeck.evaluation import evaluate
+from limbeck.randomness import derive_seed
+from limbeck.training.engine import engine, global_counts, seeded, signals
+from limbeck.training.ledger import Ledger
+from limbeck.training.optimisers import WeightAverage, constrain_norms, learning_rate, optimiser
+from limbeck.training.progress import Observer, Progress, ignore
+from limbeck.training.settings import Training
+from limbeck.training.state import Result, Run, identity
+
+__all__ = ["fit"]
+
+
+def fit(
+    distiller: Distiller,
+    train_set: SampleSet,
+    validation: SampleSet | None = None,
+    *,
+    training: Training | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    watch: Observer = ignore,
+    label: str = "student",
+    **settings: Any,
+) -> Result:
+    """Train a distiller and return the trained student with its history.
+
+    training: the settings, or give them by name (`epochs=30, learning_rate=0.05`).
+    seed: of the order, the augmentation and dropout; the same seed gives the same weights, bit for bit on the CPU.
+    folder: where to keep checkpoints, metrics.jsonl and the student's weights.  A folder that already holds a part of
+        the same training is gone on with, and a finished one is read; another training there raises RunError.
+    watch: called with `Progress` every few steps and at each epoch's end.
+
+    Raises NonFiniteLossError when a term becomes NaN or infinite, Interrupted after a signal when a folder was given,
+    ModelError when the teacher was changed by training.
+
+    >>> import limbeck as lb
+    >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
+    >>> student, teacher = nn.Linear(3, 4), nn.Linear(3, 4)
+    >>> distiller = lb.Distiller(student, lb.ModelTeacher(teacher), lb.methods.kd(temperature=2.0))
+    >>> result = fit(distiller, samples, validation=samples, epochs=2, batch_size=16)
+    >>> result.steps, sorted(result.history[-1]["train"])
+    (8, ['hard', 'soft', 'total'])
+    """
+    training = training or Training(**settings)
+    accelerator = engine(training.precision)
+    rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
+    distiller.prepare(accelerator.device)
+    train_set = train_set.to(accelerator.device)
+    validation = None if validation is None else validation.to(accelerator.device)
+    loader = Loader(
+        train_set,
+        training.batch_size,
+        seed=derive_seed(seed, "data"),
+        augment=training.augment,
+        clean_view=True,
+        workers=training.workers,
+    )
+    rate = learning_rate(training, loader.steps)
+    teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
+    ledger, stopped = Ledger(), False
+
+    with seeded(seed, rank), signals(folder is not None) as signal:
+        distiller.build(next(loader.epoch(0)).to(accelerator.device), classes=train_set.classes)
+        raw_optimizer = optimiser(distiller.parameters(), training)
+        module, optimizer = accelerator.prepare(distiller, raw_optimizer)
+        average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
+        run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
+        run.resume(identity(distiller, train_set, validation, training, seed, teacher_before))
+        began, done_before = time.perf_counter(), run.step
+        distiller.train()
+
+        while run.epoch < training.epochs and not stopped and not run.finished:
+            shares = [
+                loader.epoch(run.epoch, start=run.batch, rank=rank * parts + part, world=world * parts)
+                for part in range(parts)
+            ]
+            for micros in zip(*shares, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(run.step)
+                micros = [micro.to(accelerator.device) for micro in micros]
+                counts = global_counts(accelerator, [distiller.objective.counts(micro) for micro in micros])
+                for part, micro in enumerate(micros):
+                    last = part == parts - 1
+                    with nullcontext() if last else accelerator.no_sync(module):
+                        loss = module(micro, run.step, counts)
+                        accelerator.backward(loss.total * world if world > 1 else loss.total)
+                    ledger.add(run.step, loss)
+                if training.clip is not None:
+                    accelerator.clip_grad_norm_(module.parameters(), training.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                if training.max_norm is not None:
+                    constrain_norms(distiller.student, training.max_norm)
+                if average is not None:
+                    average.update(distiller.student)
+                run.step += 1
+                run.batch += 1
+                if ledger.full:
+                    ledger.read(run.last_good)
+                    speed = (run.step - done_before) / (time.perf_counter() - began)
+                    steps = training.epochs * loader.steps
+                    watch(
+                        Progress(
+                            label=label,
+                            step=run.step,
+                            steps=steps,
+                            epoch=run.epoch + 1,
+                            epochs=training.epochs,
+                            losses=ledger.means(),
+                            metrics=run.metrics,
+                            samples_per_second=speed * min(training.batch_size, len(train_set)),
+                            seconds_left=(steps - run.step) / speed,
+                        )
+                    )
+                if run.due(training.checkpoint_seconds, signal.received is not None):
+                    ledger.read(run.last_good)
+                    run.save()
+                    signal.stop(run.last_good)
+
+            ledger.read(run.last_good)
+            metrics = {}
+            if validation is not None:
+                with run.kept_weights():
+                    metrics = run.agree(evaluate(distiller.student, validation).as_dict())
+            line = {
+                "epoch": run.epoch + 1,
+                "step": run.step,
+                "learning_rate": rate(run.step - 1),
+                "train": ledger.means(accelerator),
+                "validation": metrics,
+            }
+            run.end_epoch(line, keep_best=training.keep == "best")
+            stopped = training.patience is not None and run.stale >= training.patience
+            watch(
+                Progress(
+                    label=label,
+                    step=run.step,
+                    steps=training.epochs * loader.steps,
+                    epoch=run.epoch,
+                    epochs=training.epochs,
+                    losses=line["train"],
+                    metrics=metrics,
+                    epoch_ended=True,
+                )
+            )
+
+        result = run.finish(keep_best=training.keep == "best", seconds=time.perf_counter() - began)
+        accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+    if distiller.teacher is not None and distiller.teacher.fingerprint() != teacher_before:
+        raise ModelError("teacher: its weights changed during training; give the student modules of its own")
+    return result

@@ -1,0 +1,90 @@
+"""What a training run is told: budget, optimiser, schedule, constraints."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from limbeck import checks
+from limbeck.data import Augment
+from limbeck.errors import InputError, one_of
+
+__all__ = ["Training"]
+
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("constant", "cosine", "step", "one_cycle"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "keep": ("last", "best"),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of one training run.
+
+    epochs: passes over the set.
+    batch_size: samples per optimiser step, over all processes and accumulation together.
+    accumulate: in how many parts each process computes its share of a step, to save memory; the result is the same.
+    optimizer: "sgd" (with momentum, nesterov) or "adamw".  learning_rate, weight_decay: as in torch.optim.
+    schedule: of the learning rate: "constant", "cosine" to 0, "step" (times `decay` at each of `milestones`, in epochs)
+        or "one_cycle".  warmup: epochs of linear rise before it.
+    clip: largest norm of the whole gradient.  max_norm: largest norm of the weights into one unit (Hinton 2012).
+    precision: "fp32", or "bf16"/"fp16" autocast (losses are computed in float32 all the same).
+    averaging: decay of an exponential moving average of the weights, which is then what is evaluated and kept.
+    patience: stop after so many epochs without a better validation loss.  keep: the "last" weights or the "best" ones
+        by validation loss.
+    augment: random views of the samples, a function of (seed, view, sample).
+    workers: processes that read sets which do not fit in memory; sets of tensors need none.
+    checkpoint_seconds: time between checkpoints, written at the end of the step that it falls in.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "step", "one_cycle"] = "cosine"
+    warmup: float = 0.0
+    milestones: tuple[float, ...] = ()
+    decay: float = 0.1
+    clip: float | None = None
+    max_norm: float | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    averaging: float | None = None
+    patience: int | None = None
+    keep: Literal["last", "best"] = "last"
+    augment: Augment = field(default_factory=Augment)
+    workers: int = 0
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for key, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0)):
+            checks.at_least(key, getattr(self, key), minimum)
+        if self.patience is not None:
+            checks.at_least("patience", self.patience, 1)
+        for key in ("learning_rate", "decay"):
+            checks.positive(key, getattr(self, key))
+        for key in ("momentum", "weight_decay", "warmup", "checkpoint_seconds"):
+            checks.non_negative(key, getattr(self, key))
+        for key in ("clip", "max_norm"):
+            if getattr(self, key) is not None:
+                checks.positive(key, getattr(self, key))
+        if self.averaging is not None:
+            checks.unit_interval("averaging", self.averaging)
+        for key, allowed in _CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise InputError(f"{key}: found {getattr(self, key)!r}; {one_of(getattr(self, key), allowed)}")
+        if self.momentum >= 1:
+            raise InputError(f"momentum: found {self.momentum!r}, expected a number in [0, 1)")
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov: needs a momentum above 0; set momentum")
+        if self.milestones and self.schedule != "step":
+            raise InputError(f"milestones: given with schedule {self.schedule!r}, expected schedule: step")
+        if self.schedule == "step" and not self.milestones:
+            raise InputError("milestones: found none for schedule: step, expected epochs, such as [15, 25]")
+        if list(self.milestones) != sorted(self.milestones) or any(m <= 0 for m in self.milestones):
+            raise InputError(f"milestones: found {list(self.milestones)}, expected rising epochs above 0")
+        if self.warmup >= self.epochs:
+            raise InputError(f"warmup: found {self.warmup} of {self.epochs} epochs, expected fewer than epochs")

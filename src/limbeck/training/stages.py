@@ -1,0 +1,90 @@
+"""Stages: trainings that follow one another on the same student, each a resumable unit of its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from limbeck.data import SampleSet
+from limbeck.distiller import Distiller, Teacher
+from limbeck.errors import InputError, ModelError, one_of
+from limbeck.objective import Objective
+from limbeck.training.loop import fit
+from limbeck.training.progress import Observer, ignore
+from limbeck.training.settings import Training
+from limbeck.training.state import Result
+
+__all__ = ["Stage", "fit_stages"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what is optimised, how, and which part of the student learns.
+
+    trainable: paths of the student's modules that learn in this stage, with all below them; None: the whole student.
+    """
+
+    name: str
+    objective: Objective
+    training: Training = field(default_factory=Training)
+    trainable: Sequence[str] | None = None
+
+
+def fit_stages(
+    student: nn.Module,
+    teacher: Teacher | None,
+    stages: Sequence[Stage],
+    train_set: SampleSet,
+    validation: SampleSet | None = None,
+    *,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    watch: Observer = ignore,
+) -> list[Result]:
+    """Train a student through stages and return each stage's result.
+
+    folder: each stage gets a folder of its own below it; on a second call, finished stages are read, not run again.
+
+    >>> import limbeck as lb
+    >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
+    >>> student = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+    >>> short = lb.Training(epochs=1)
+    >>> stages = [Stage("body", lb.methods.hard(), short, trainable=["0"]), Stage("all", lb.methods.hard(), short)]
+    >>> [result.steps for result in fit_stages(student, None, stages, samples)]
+    [1, 1]
+    """
+    names = [stage.name for stage in stages]
+    if not stages or len(set(names)) != len(names):
+        raise InputError(f"stages: found the names {names}, expected at least one stage and each name once")
+    wanted = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
+    results = []
+    try:
+        for number, stage in enumerate(stages):
+            _choose(student, stage, wanted)
+            results.append(
+                fit(
+                    Distiller(student, teacher, stage.objective),
+                    train_set,
+                    validation,
+                    training=stage.training,
+                    seed=seed + number,
+                    folder=None if folder is None else Path(folder) / f"{number + 1}-{stage.name}",
+                    watch=watch,
+                    label=stage.name,
+                )
+            )
+    finally:
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(wanted[name])
+    return results
+
+
+def _choose(student: nn.Module, stage: Stage, wanted: dict[str, bool]) -> None:
+    paths = [path for path, _ in student.named_modules() if path]
+    for path in stage.trainable or ():
+        if path not in paths:
+            raise ModelError(f"stage '{stage.name}': the student has no module '{path}'; {one_of(path, paths)}")
+    for name, parameter in student.named_parameters():
+        inside = stage.trainable is None or any(name.startswith(f"{path}.") for path in stage.trainable)
+        parameter.requires_grad_(inside and wanted[name])

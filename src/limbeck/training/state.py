@@ -1,0 +1,316 @@
+"""The state of one training: everything that must survive an interruption, and where it is kept."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import SampleSet
+from limbeck.distiller import Distiller
+from limbeck.errors import RunError
+from limbeck.training import checkpoints
+from limbeck.training.ledger import Ledger
+from limbeck.training.optimisers import WeightAverage
+from limbeck.training.settings import Training
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Result", "Run", "identity"]
+
+
+@dataclass
+class Result:
+    """A finished training.
+
+    student: the trained network, with the weights that were kept.  epoch: the one they are of (counted from 1).
+    metrics: of the kept weights on the validation set.  history: one entry an epoch.  steps: optimiser steps done.
+    seconds: wall time of this call.
+    """
+
+    student: nn.Module
+    epoch: int
+    steps: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def identity(
+    distiller: Distiller,
+    train_set: SampleSet,
+    validation: SampleSet | None,
+    training: Training,
+    seed: int,
+    teacher: str | None,
+) -> dict[str, Any]:
+    """Return what decides a training's outcome, to be compared before one is gone on with."""
+
+    def data(samples: SampleSet) -> str:
+        digest = hashlib.sha256(samples.source.encode())
+        for tensor in (samples.index, samples.labels):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    settings = asdict(training)
+    for key in ("accumulate", "workers", "checkpoint_seconds"):
+        settings.pop(key)
+    shapes = {name: list(tensor.shape) for name, tensor in distiller.state_dict().items()}
+    initial = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+    return {
+        **{f"training.{key}": value for key, value in settings.items()},
+        "seed": seed,
+        "data": data(train_set),
+        "validation": None if validation is None else data(validation),
+        "teacher": teacher,
+        "objective": {name: repr(term) for name, term in distiller.objective.terms.items()},
+        "student": initial,
+    }
+
+
+class Run:
+    """Where a training stands; it is saved to and read from its folder as a whole.
+
+    epoch: epochs done.  batch: optimiser steps done in the current epoch.  step: optimiser steps done in all.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        distiller: Distiller,
+        optimiser: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        ledger: Ledger,
+        accelerator: "Accelerator",
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.distiller, self.optimiser, self.average = distiller, optimiser, average
+        self.ledger, self.accelerator = ledger, accelerator
+        self.epoch = self.batch = self.step = self.stale = 0
+        self.best_epoch, self.best_score = 0, (math.inf, math.inf)
+        self.best: dict[str, Tensor] = {}
+        self.history: list[dict[str, Any]] = []
+        self.finished = False
+        self.last_good = "no checkpoint was written"
+        self._identity: dict[str, Any] = {}
+        self._saved_at = time.monotonic()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last validation."""
+        return dict(self.history[-1]["validation"]) if self.history else {}
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def due(self, seconds: float, interrupted: bool) -> bool:
+        """Whether to save after this step; all processes agree."""
+        if self.folder is None:
+            return False
+        wanted = interrupted or time.monotonic() - self._saved_at >= seconds
+        if self.accelerator.num_processes == 1:
+            return wanted
+        if self.step % 20:
+            return False
+        flag = torch.tensor(int(wanted), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if self.folder is None:
+            return
+        generators = self._generators()
+        if self.accelerator.is_main_process:
+            optimiser_tensors, optimiser_state = checkpoints.optimiser_tensors(self.optimiser)
+            tensors = {
+                **{f"model.{name}": tensor for name, tensor in self.distiller.state_dict().items()},
+                **optimiser_tensors,
+                **{f"best.{name}": tensor for name, tensor in self.best.items()},
+                **{f"generator.{name}": tensor for name, tensor in generators.items()},
+            }
+            if self.average is not None:
+                tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
+            scaler = self.accelerator.scaler
+            state = {
+                "identity": self._identity,
+                "optimiser": optimiser_state,
+                "average_updates": 0 if self.average is None else self.average.updates,
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "sums": self.ledger.sums,
+                "best": [self.best_epoch, *self.best_score],
+                "progress": [self.epoch, self.batch, self.step, self.stale],
+                "history": self.history,
+            }
+            try:
+                path = checkpoints.write(self.folder / "checkpoints", self.step, tensors, state)
+            except OSError as error:
+                raise RunError(
+                    f"run folder: cannot write a checkpoint to '{self.folder}' ({error.strerror or error}); "
+                    "free space or name another folder, then run the same command again"
+                ) from None
+            self.last_good = f"last good checkpoint: {path}"
+        self._saved_at = time.monotonic()
+
+    def resume(self, wanted: Mapping[str, Any]) -> None:
+        """Go on from the folder's newest checkpoint, or from its end, if it holds the same training."""
+        self._identity = json.loads(json.dumps(wanted))
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"run folder: cannot make '{self.folder}' ({error.strerror}); name a folder that can be written"
+            ) from None
+        ended = self.folder / "result.json"
+        if ended.is_file():
+            self._read_result(ended)
+            return
+        newest = checkpoints.newest(self.folder / "checkpoints")
+        if newest is None:
+            self._write_metrics()
+            return
+        tensors, state = checkpoints.read(newest)
+        self._compare(state["identity"], newest)
+        self.distiller.load_state_dict(_under(tensors, "model."))
+        checkpoints.restore_optimiser(self.optimiser, tensors, state["optimiser"])
+        if self.average is not None:
+            device = self.accelerator.device
+            self.average.state = {name: value.to(device) for name, value in _under(tensors, "average.").items()}
+            self.average.updates = state["average_updates"]
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.ledger.restore(state["sums"])
+        self.best = _under(tensors, "best.")
+        self.best_epoch, self.best_score = state["best"][0], tuple(state["best"][1:])
+        self.epoch, self.batch, self.step, self.stale = state["progress"]
+        self.history = state["history"]
+        self.last_good = f"last good checkpoint: {newest}"
+        self._restore_generators(_under(tensors, "generator."))
+        self._write_metrics()
+
+    # -- epochs ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def kept_weights(self) -> Iterator[None]:
+        """Put the averaged weights into the student for the scope, where there are any."""
+        if self.average is None:
+            yield
+            return
+        own = self.average.swap(self.distiller.student)
+        try:
+            yield
+        finally:
+            self.distiller.student.load_state_dict(own)
+
+    def agree(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return the first process's metrics, so that all decide alike."""
+        if self.accelerator.num_processes == 1:
+            return metrics
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([metrics])[0]  # type: ignore[no-any-return]
+
+    def end_epoch(self, line: dict[str, Any], *, keep_best: bool) -> None:
+        """Note an epoch's metrics and whether it is the best so far: fewest errors, then the smallest loss."""
+        self.epoch += 1
+        self.batch = 0
+        self.ledger.clear()
+        self.history.append(line)
+        metrics = line["validation"]
+        score = (metrics["errors"], metrics["nll"]) if metrics else (0.0, -float(self.epoch))
+        if score < self.best_score:
+            self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
+            if keep_best:
+                with self.kept_weights():
+                    own = self.distiller.student.state_dict()
+                    self.best = {name: tensor.detach().clone() for name, tensor in own.items()}
+        else:
+            self.stale += 1
+        if self.folder is not None and self.accelerator.is_main_process:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def finish(self, *, keep_best: bool, seconds: float) -> Result:
+        """Put the weights that are kept into the student, and write them with the result."""
+        student = self.distiller.student
+        if not self.finished:
+            if keep_best:
+                student.load_state_dict(self.best)
+            elif self.average is not None:
+                self.average.swap(student)
+        epoch = self.best_epoch if keep_best else self.epoch
+        metrics = dict(self.history[epoch - 1]["validation"])
+        if self.folder is not None and not self.finished and self.accelerator.is_main_process:
+            checkpoints.save_weights(student, self.folder / "student.safetensors")
+            ended = {
+                "identity": self._identity,
+                "progress": [self.epoch, self.batch, self.step, self.stale],
+                "best": [self.best_epoch, *self.best_score],
+                "history": self.history,
+            }
+            checkpoints.write_json(self.folder / "result.json", ended)
+            checkpoints.remove(self.folder / "checkpoints")
+        return Result(student, epoch, self.step, metrics, self.history, seconds)
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _read_result(self, path: Path) -> None:
+        ended = checkpoints.read_json(path)
+        self._compare(ended["identity"], path)
+        checkpoints.load_weights(self.distiller.student, path.with_name("student.safetensors"))
+        self.epoch, self.batch, self.step, self.stale = ended["progress"]
+        self.best_epoch, self.best_score = ended["best"][0], tuple(ended["best"][1:])
+        self.history = ended["history"]
+        self.finished = True
+
+    def _compare(self, found: Mapping[str, Any], where: Path) -> None:
+        for key, value in self._identity.items():
+            if found.get(key) != value:
+                raise RunError(
+                    f"resume: '{where}' is of another training: {key} was {_short(found.get(key))},"
+                    f" is {_short(value)}; name another folder or put {key} back"
+                )
+
+    def _write_metrics(self) -> None:
+        if self.folder is not None and self.accelerator.is_main_process:
+            lines = "".join(json.dumps(line) + "\n" for line in self.history)
+            checkpoints.write_text(self.folder / "metrics.jsonl", lines)
+
+    def _generators(self) -> dict[str, Tensor]:
+        own = {"cpu": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        if self.accelerator.num_processes == 1:
+            return {f"0.{name}": state for name, state in own.items()}
+        from accelerate.utils import gather_object
+
+        everyone = gather_object([{name: state.tolist() for name, state in own.items()}])
+        return {
+            f"{rank}.{name}": torch.tensor(state, dtype=torch.uint8)
+            for rank, states in enumerate(everyone)
+            for name, state in states.items()
+        }
+
+    def _restore_generators(self, states: Mapping[str, Tensor]) -> None:
+        rank = self.accelerator.process_index
+        if f"{rank}.cpu" in states:
+            torch.set_rng_state(states[f"{rank}.cpu"])
+        if f"{rank}.cuda" in states and self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(states[f"{rank}.cuda"], self.accelerator.device)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,151 @@
+"""Augmentation against per-sample references, its distributions, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from limbeck.data import Augment
+from limbeck.errors import DataError, InputError
+from limbeck.randomness import normal
+
+
+def moved(image: np.ndarray, down: int, across: int) -> np.ndarray:
+    """Roll an image (C, H, W) and put zeros where it came round."""
+    image = np.roll(image, (down, across), axis=(1, 2))
+    height, width = image.shape[1:]
+    rows = np.arange(height)[:, None] - down
+    columns = np.arange(width)[None] - across
+    return image * ((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width))
+
+
+def apply(augment: Augment, inputs: torch.Tensor, *, seed: int = 0, view: int = 1, first: int = 0) -> torch.Tensor:
+    index = torch.arange(first, first + len(inputs))
+    return augment.apply(inputs, seed=seed, view=torch.full_like(index, view), index=index)
+
+
+def moves_of(images: torch.Tensor, found: torch.Tensor, reach: int) -> list[tuple[int, int]]:
+    """Return how far each image moved, by trying every move of the reference."""
+    steps = range(-reach, reach + 1)
+    moves = []
+    for image, result in zip(images.numpy(), found.numpy(), strict=True):
+        fits = [(y, x) for y in steps for x in steps if np.array_equal(moved(image, y, x), result)]
+        assert len(fits) == 1
+        moves += fits
+    return moves
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 7, 9), (40, 3, 8, 6), (1, 2, 5, 5)])
+@pytest.mark.parametrize("reach", [1, 3])
+def test_shift_is_a_roll_with_zeros_within_reach(shape, reach):
+    images = torch.rand(shape) + 0.1
+    moves = moves_of(images, apply(Augment(shift=reach), images), reach)
+    assert len(moves) == len(images)
+
+
+def test_every_shift_is_as_likely():
+    images = torch.rand(1, 1, 6, 6).add(0.1).expand(1500, -1, -1, -1)
+    moves = moves_of(images, apply(Augment(shift=2), images), 2)
+    counts = np.zeros((5, 5))
+    for down, across in moves:
+        counts[down + 2, across + 2] += 1
+    assert stats.chisquare(counts.ravel()).pvalue > 1e-4
+
+
+def test_pad_crop_is_shift_by_another_name():
+    images = torch.rand(20, 3, 8, 8)
+    assert torch.equal(apply(Augment(pad_crop=2), images), apply(Augment(shift=2), images))
+
+
+def test_flip_mirrors_left_to_right_as_often_as_asked():
+    images = torch.rand(2000, 1, 2, 3)
+    found = apply(Augment(flip=0.3), images)
+    mirrored = torch.from_numpy(images.numpy()[..., ::-1].copy())
+    flipped = (found == mirrored).flatten(1).all(1)
+    assert torch.equal(found, torch.where(flipped[:, None, None, None], mirrored, images))
+    assert stats.binomtest(int(flipped.sum()), 2000, 0.3).pvalue > 1e-4
+    assert torch.equal(apply(Augment(flip=1.0), images), mirrored)
+
+
+@pytest.mark.parametrize("shape", [(500, 12), (500, 3, 2, 2)])
+def test_noise_adds_scaled_normal_numbers(shape):
+    inputs = torch.rand(shape)
+    found = apply(Augment(noise=0.25), inputs, seed=4, view=2)
+    index = torch.arange(500)
+    drawn = normal(4, "augment.noise", torch.full_like(index, 2), index, 12).view(shape)
+    torch.testing.assert_close(found, inputs + 0.25 * drawn)
+    assert stats.kstest(((found - inputs) / 0.25).flatten().numpy(), "norm").pvalue > 1e-4
+
+
+def test_flip_comes_before_shift():
+    images = torch.rand(30, 1, 6, 6)
+    both = apply(Augment(shift=1, flip=0.5), images)
+    assert torch.equal(both, apply(Augment(shift=1), apply(Augment(flip=0.5), images)))
+
+
+def test_inputs_and_the_global_generator_stay_as_they_are():
+    images = torch.rand(10, 1, 6, 6)
+    before, state = images.clone(), torch.get_rng_state()
+    apply(Augment(shift=1, flip=0.5, noise=0.1), images)
+    assert torch.equal(images, before)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_memory_layout_does_not_matter():
+    images = torch.rand(10, 3, 6, 6)
+    augment = Augment(shift=2, flip=0.5)
+    expected = apply(augment, images)
+    assert torch.equal(apply(augment, images.to(memory_format=torch.channels_last)), expected)
+    assert torch.equal(apply(augment, images.transpose(2, 3).contiguous().transpose(2, 3)), expected)
+
+
+def test_half_precision_images_keep_their_type():
+    images = torch.rand(10, 1, 6, 6).to(torch.bfloat16)
+    found = apply(Augment(shift=1, flip=0.5), images)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found.float(), apply(Augment(shift=1, flip=0.5), images.float()))
+
+
+def test_active_says_whether_views_differ():
+    assert not Augment().active
+    for augment in (Augment(shift=1), Augment(pad_crop=1), Augment(flip=0.1), Augment(noise=0.1)):
+        assert augment.active
+    inputs = torch.rand(3, 4)
+    assert torch.equal(apply(Augment(), inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"shift": -1},
+        {"shift": 1.5},
+        {"shift": True},
+        {"pad_crop": -2},
+        {"flip": 1.1},
+        {"flip": -0.1},
+        {"flip": float("nan")},
+        {"noise": -0.1},
+        {"noise": float("inf")},
+        {"shift": 1, "pad_crop": 1},
+    ],
+)
+def test_values_out_of_range_are_refused(values):
+    with pytest.raises(InputError, match=r"augment") as caught:
+        Augment(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("augment", [Augment(shift=1), Augment(pad_crop=1), Augment(flip=0.5)])
+def test_what_is_no_image_cannot_be_moved(augment):
+    with pytest.raises(DataError, match=r"\(5, 12\)"):
+        apply(augment, torch.rand(5, 12))
+
+
+def test_whole_numbers_cannot_be_augmented():
+    with pytest.raises(DataError, match=r"torch.int64"):
+        apply(Augment(noise=0.1), torch.zeros(5, 12, dtype=torch.int64))
+
+
+def test_a_shift_that_can_empty_an_image_is_refused():
+    with pytest.raises(DataError, match=r"shift of 4 pixels.*\(1, 4, 9\)"):
+        apply(Augment(shift=4), torch.rand(2, 1, 4, 9))

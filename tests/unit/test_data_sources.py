@@ -1,0 +1,611 @@
+"""Where sets come from: digits, IDX files, downloads, archives and image folders, whole and damaged."""
+
+import gzip
+import hashlib
+import inspect
+import os
+import socket
+import struct
+import threading
+import typing
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.data import (
+    LazySet,
+    Loader,
+    Splits,
+    TensorSet,
+    digits,
+    download,
+    fashion_mnist,
+    idx,
+    image_folder,
+    kinds,
+    mnist,
+    npz,
+    read_idx,
+)
+from limbeck.errors import DataError, InputError
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def one_line(caught) -> str:
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def everything(samples):
+    return samples.batch(torch.arange(len(samples)), augment=None, seed=0, view=0)
+
+
+# --------------------------------------------------------------------------------------------------------- the registry
+
+
+def test_every_kind_has_typed_parameters_and_returns_splits():
+    assert sorted(kinds()) == ["digits", "fashion_mnist", "idx", "images", "mnist", "npz"]
+    for source in kinds().values():
+        types = typing.get_type_hints(source)
+        assert types["return"] is Splits
+        for name, parameter in inspect.signature(source).parameters.items():
+            assert name in types
+            assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+# --------------------------------------------------------------------------------------------------------------- digits
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    data = digits()
+    assert data.name == "digits"
+    assert (data.train.name, data.test.name) == ("digits/train", "digits/test")
+    for part in (data.train, data.test):
+        batch = everything(part)
+        assert batch.inputs.dtype == torch.float32
+        assert np.array_equal(batch.inputs.numpy(), (images / 16).reshape(-1, 1, 8, 8)[batch.index].astype(np.float32))
+        assert np.array_equal(batch.labels.numpy(), labels[batch.index])
+        assert part.classes == 10
+    assert sorted(data.train.index.tolist() + data.test.index.tolist()) == list(range(1797))
+    expected = np.floor(np.bincount(labels) * 0.2 + 0.5)
+    assert np.array_equal(torch.bincount(data.test.labels).numpy(), expected)
+
+
+def test_digits_split_follows_its_seed():
+    assert torch.equal(digits().test.index, digits(seed=0).test.index)
+    assert not torch.equal(digits().test.index, digits(seed=1).test.index)
+    assert len(digits(test_share=0.5).test) == pytest.approx(898, abs=5)
+    for share in (0.0, 1.0, -0.5, "half", True):
+        with pytest.raises(InputError, match="test_share"):
+            digits(test_share=share)
+
+
+# ------------------------------------------------------------------------------------------------------------ IDX files
+
+
+def idx_bytes(array: np.ndarray, kind: int = 8) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, kind, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def idx_content(size: int = 12, test: int = 5, classes: int = 10) -> dict[str, bytes]:
+    generator = np.random.default_rng(0)
+    arrays = (
+        generator.integers(0, 256, (size, 4, 3)),
+        np.arange(size) % classes,
+        generator.integers(0, 256, (test, 4, 3)),
+        np.arange(test) % classes,
+    )
+    return {file: idx_bytes(array) for file, array in zip(FILES, arrays, strict=True)}
+
+
+def written(folder: Path, content: dict[str, bytes], *, gzipped: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, data in content.items():
+        if gzipped:
+            (folder / f"{file}.gz").write_bytes(gzip.compress(data, mtime=0))
+        else:
+            (folder / file).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
+@pytest.mark.parametrize("gzipped", [True, False])
+def test_read_idx(tmp_path, shape, gzipped):
+    array = np.random.default_rng(1).integers(0, 256, shape)
+    data = idx_bytes(array)
+    path = tmp_path / "file"
+    path.write_bytes(gzip.compress(data) if gzipped else data)
+    found = read_idx(path)
+    assert found.dtype == torch.uint8
+    assert np.array_equal(found.numpy(), array)
+
+
+DAMAGED = {
+    "empty": (b"", "begins with nothing"),
+    "no header": (b"\x89PNG\r\n\x1a\n", "begins with 89504e47"),
+    "no dimensions": (b"\0\0\x08\0", "expected an IDX header"),
+    "floats": (idx_bytes(np.zeros((2, 2)), kind=0x0D), "IDX type 0x0d, expected 0x08"),
+    "half a header": (idx_bytes(np.zeros((2, 2)))[:7], "7 bytes, expected"),
+    "truncated": (idx_bytes(np.zeros((2, 2)))[:-1], "15 bytes, expected 16"),
+    "too long": (idx_bytes(np.zeros((2, 2))) + b"\0", "17 bytes, expected 16"),
+    "no samples": (idx_bytes(np.zeros((0, 2))), "at least one sample"),
+    "half a gzip": (gzip.compress(bytes(range(256)) * 9)[:-40], "truncated or corrupt"),
+    "corrupt gzip": (gzip.compress(idx_bytes(np.zeros((2, 2))))[:-8] + bytes(8), "cannot be read|corrupt"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_idx_files_are_named(tmp_path, damage):
+    data, line = DAMAGED[damage]
+    path = tmp_path / "train-images"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=line) as caught:
+        read_idx(path)
+    assert str(path) in one_line(caught)
+
+
+def test_a_missing_idx_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="No such file") as caught:
+        read_idx(tmp_path / "absent")
+    assert "absent" in one_line(caught)
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+def test_idx_folder(tmp_path, gzipped):
+    data = idx(str(written(tmp_path / "own", idx_content(), gzipped=gzipped)))
+    assert data.name == "own"
+    assert (len(data.train), len(data.test)) == (12, 5)
+    assert data.train.input_shape == (1, 4, 3)
+    assert data.train.classes == data.test.classes == 10
+    assert isinstance(data.train, TensorSet)
+    assert data.train.inputs.dtype == torch.uint8
+    assert data.train.labels.tolist() == [*range(10), 0, 1]
+    assert data.train.source != data.test.source
+    raw = np.frombuffer(idx_content()[FILES[2]][16:], np.uint8).reshape(5, 1, 4, 3)
+    assert np.array_equal(everything(data.test).inputs.numpy(), raw.astype(np.float32) / np.float32(255))
+
+
+def test_idx_folder_with_parts_that_do_not_fit(tmp_path):
+    content = idx_content()
+    with pytest.raises(DataError, match="has no file t10k-labels") as caught:
+        idx(str(written(tmp_path / "missing", {file: content[file] for file in FILES[:3]})))
+    one_line(caught)
+    with pytest.raises(DataError, match="12 samples but labels of shape"):
+        idx(str(written(tmp_path / "fewer", {**content, FILES[1]: idx_bytes(np.zeros(11))})))
+    with pytest.raises(DataError, match="rank 1, expected 3"):
+        idx(str(written(tmp_path / "flat", {**content, FILES[0]: idx_bytes(np.zeros(12))})))
+    with pytest.raises(DataError, match="differ in size"):
+        idx(str(written(tmp_path / "sizes", {**content, FILES[2]: idx_bytes(np.zeros((5, 3, 4)))})))
+    with pytest.raises(DataError, match="sample 4 has label 99, expected 0 to 9"):
+        idx(str(written(tmp_path / "label", {**content, FILES[3]: idx_bytes(np.array([0, 1, 2, 3, 99]))})))
+    with pytest.raises(DataError, match="sample 3 has label 3, expected 0 to 2"):
+        idx(str(written(tmp_path / "classes", content)), classes=3)
+
+
+# ------------------------------------------------------------------------------------------------------------ downloads
+
+
+class Publisher(BaseHTTPRequestHandler):
+    """Serves `content` by file name; /broken/ sends half of it, /silent/ nothing in time."""
+
+    content: typing.ClassVar[dict[str, bytes]] = {}
+    asked: typing.ClassVar[list[str]] = []
+    done: typing.ClassVar[threading.Event] = threading.Event()
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path.startswith("/silent/"):
+            self.done.wait(5)
+            return
+        data = self.content.get(Path(self.path).name)
+        if data is None or self.path.startswith("/absent/"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if self.path.startswith("/broken/") else data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def publisher(tmp_path, monkeypatch):
+    """Publish small files as MNIST's on this machine; yield the address."""
+    content = {f"{file}.gz": gzip.compress(data, mtime=0) for file, data in idx_content().items()}
+    sums = {file: (hashlib.sha256(content[f"{file}.gz"]).hexdigest(), "") for file in FILES}
+    monkeypatch.setattr(Publisher, "content", content)
+    monkeypatch.setattr(Publisher, "asked", [])
+    monkeypatch.setattr(Publisher, "done", threading.Event())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Publisher)
+    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
+    thread.start()
+    module = inspect.getmodule(mnist)
+    address = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setitem(module._ADDRESSES, "mnist", (f"{address}files/",))
+    monkeypatch.setitem(module._CHECKSUMS, "mnist", sums)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("LIMBECK_DATA", raising=False)
+
+    def publish_at(*addresses: str) -> None:
+        monkeypatch.setitem(module._ADDRESSES, "mnist", tuple(addresses))
+
+    yield address, publish_at
+    Publisher.done.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def cached(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "cache" / "limbeck" / "data" / "mnist"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_download_is_kept_and_not_repeated(publisher, tmp_path):
+    first = mnist()
+    assert len(first.train) == 12
+    assert cached(tmp_path) == sorted(f"{file}.gz" for file in FILES)
+    assert Publisher.asked == [f"/files/{file}.gz" for file in FILES]
+    assert mnist().train.source == first.train.source
+    assert len(Publisher.asked) == 4
+
+
+def test_a_file_that_is_already_there_is_not_fetched(publisher, tmp_path):
+    folder = tmp_path / "cache" / "limbeck" / "data" / "mnist"
+    written(folder, {FILES[0]: idx_content()[FILES[0]]})
+    mnist()
+    assert len(Publisher.asked) == 3
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_the_next_mirror_is_tried(publisher):
+    address, publish_at = publisher
+    publish_at(f"http://127.0.0.1:{free_port()}/", f"{address}absent/", f"{address}broken/", f"{address}files/")
+    assert len(mnist().test) == 5
+    assert Publisher.asked[:3] == [f"/{place}/{FILES[0]}.gz" for place in ("absent", "broken", "files")]
+
+
+def test_unreachable_publishers_are_named_with_the_mend(publisher, tmp_path):
+    address, publish_at = publisher
+    dead = f"http://127.0.0.1:{free_port()}/"
+    publish_at(dead, f"{address}absent/", f"{address}broken/")
+    with pytest.raises(DataError, match="could not be fetched") as caught:
+        mnist()
+    line = one_line(caught)
+    for part in (dead, "absent/", "Not Found", "broken/", "IncompleteRead", f"place the file in {tmp_path}"):
+        assert part in line
+    assert cached(tmp_path) == []
+
+
+def test_a_wrong_checksum_is_never_kept(publisher, tmp_path):
+    Publisher.content[f"{FILES[1]}.gz"] = gzip.compress(idx_bytes(np.zeros(12)))
+    with pytest.raises(DataError, match="wrong checksum") as caught:
+        mnist()
+    assert FILES[1] in one_line(caught)
+    assert cached(tmp_path) == [f"{FILES[0]}.gz"]
+
+
+def test_a_silent_publisher_is_given_up(publisher, monkeypatch):
+    address, publish_at = publisher
+    publish_at(f"{address}silent/")
+    monkeypatch.setattr(inspect.getmodule(download.download), "_TIMEOUT", 0.2)
+    with pytest.raises(DataError, match="timed out") as caught:
+        mnist()
+    one_line(caught)
+
+
+def test_a_cache_that_cannot_be_written_is_named(publisher, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="cannot be written") as caught:
+        mnist()
+    assert "XDG_CACHE_HOME" in one_line(caught)
+
+
+def test_a_damaged_file_in_the_cache_is_named(publisher, tmp_path):
+    mnist()
+    path = tmp_path / "cache" / "limbeck" / "data" / "mnist" / f"{FILES[2]}.gz"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="wrong checksum") as caught:
+        mnist()
+    assert str(path) in one_line(caught)
+
+
+def test_folder_comes_before_environment_before_cache(publisher, tmp_path, monkeypatch):
+    written(tmp_path / "given", idx_content())
+    written(tmp_path / "own" / "mnist", idx_content())
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path / "own"))
+    mnist()
+    mnist(str(tmp_path / "given"))
+    assert Publisher.asked == []
+    with pytest.raises(DataError, match="has no file"):
+        mnist(folder=str(tmp_path))
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path / "other"))
+    mnist()
+    assert len(Publisher.asked) == 4
+
+
+def test_files_that_are_not_mnist_are_refused(tmp_path):
+    with pytest.raises(DataError, match="wrong checksum") as caught:
+        mnist(str(written(tmp_path, idx_content())))
+    assert FILES[0] in one_line(caught)
+
+
+# ------------------------------------------------------------------------------------------------------- the real thing
+
+
+def real(name: str) -> str:
+    folder = Path(os.environ.get("LIMBECK_DATA", "")) / name
+    if "LIMBECK_DATA" not in os.environ or not folder.is_dir():
+        pytest.skip(f"set LIMBECK_DATA to a folder that holds {name}/ to test against the real files")
+    return str(folder)
+
+
+def test_real_mnist():
+    data = mnist(real("mnist"))
+    assert data.train.inputs.shape == (60000, 1, 28, 28)
+    assert torch.bincount(data.train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(data.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    pixels = data.train.inputs.double() / 255
+    assert pixels.mean().item() == pytest.approx(0.1307, abs=1e-4)
+    assert pixels.std().item() == pytest.approx(0.3081, abs=1e-4)
+    assert len(data.train.fraction(0.01, 0)) == pytest.approx(600, abs=5)
+
+
+def test_real_mnist_may_be_unzipped(tmp_path):
+    folder = Path(real("mnist"))
+    for file in FILES:
+        (tmp_path / file).write_bytes(gzip.decompress((folder / f"{file}.gz").read_bytes()))
+    assert mnist(str(tmp_path)).train.source == mnist(str(folder)).train.source
+
+
+def test_real_fashion_mnist():
+    data = fashion_mnist(real("fashion-mnist"))
+    assert torch.bincount(data.train.labels).tolist() == [6000] * 10
+    assert torch.bincount(data.test.labels).tolist() == [1000] * 10
+    assert data.test.class_names[9] == "Ankle boot"
+    assert (data.train.inputs.double() / 255).mean().item() == pytest.approx(0.2860, abs=1e-4)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("source", [mnist, fashion_mnist])
+def test_the_publishers_still_publish(source, tmp_path, monkeypatch):
+    monkeypatch.delenv("LIMBECK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert len(source().train) == 60000
+
+
+# ------------------------------------------------------------------------------------------------------------- archives
+
+
+def archive(path: Path, **arrays) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+INPUTS = np.random.default_rng(2).random((20, 3))
+LABELS = np.arange(20) % 2
+
+
+def test_npz_with_a_test_part(tmp_path):
+    path = archive(
+        tmp_path / "a.npz",
+        inputs=INPUTS,
+        labels=LABELS.astype(np.uint8),
+        test_inputs=INPUTS[:4],
+        test_labels=LABELS[:4],
+        class_names=np.array(["cat", "dog"]),
+    )
+    data = npz(path)
+    assert (len(data.train), len(data.test)) == (20, 4)
+    assert data.train.class_names == data.test.class_names == ("cat", "dog")
+    assert np.array_equal(everything(data.train).inputs.numpy(), INPUTS.astype(np.float32))
+    assert np.array_equal(everything(data.train).labels.numpy(), LABELS)
+
+
+def test_npz_without_a_test_part_is_split(tmp_path):
+    path = archive(tmp_path / "a.npz", inputs=INPUTS, labels=LABELS)
+    data = npz(path)
+    assert torch.bincount(data.test.labels).tolist() == [2, 2]
+    assert sorted(data.train.index.tolist() + data.test.index.tolist()) == list(range(20))
+    assert data.train.source == data.test.source
+    assert torch.equal(npz(path).test.index, data.test.index)
+    assert not torch.equal(npz(path, seed=1).test.index, data.test.index)
+    assert len(npz(path, test_share=0.5).test) == 10
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [("uint8", torch.uint8), ("float16", torch.float32), (">f8", torch.float32), ("int32", torch.int64)],
+)
+def test_npz_types(tmp_path, dtype, kept):
+    path = archive(tmp_path / "a.npz", inputs=np.ones((10, 4)).astype(dtype), labels=LABELS[:10])
+    assert npz(path).train.inputs.dtype == kept
+
+
+NPZ_WRONG = {
+    "misspelt": ({"input": INPUTS, "labels": LABELS}, "unknown array 'input'; did you mean 'inputs'?"),
+    "missing": ({"inputs": INPUTS}, "has no array 'labels'; it has: inputs"),
+    "half a test": ({"inputs": INPUTS, "labels": LABELS, "test_labels": LABELS}, "has no array 'test_inputs'"),
+    "objects": ({"inputs": np.array([{}], dtype=object), "labels": LABELS[:1]}, "array 'inputs' holds Python objects"),
+    "text": ({"inputs": np.array([["a"], ["b"]]), "labels": LABELS[:2]}, "array 'inputs' is <U1, expected numbers"),
+    "labels": ({"inputs": INPUTS, "labels": LABELS * 1.0}, "array 'labels' is float64, expected whole numbers"),
+    "lengths": ({"inputs": INPUTS, "labels": LABELS[:9]}, "20 samples but labels of shape"),
+    "nan": ({"inputs": INPUTS * np.nan, "labels": LABELS}, "NaN or infinite"),
+    "names": ({"inputs": INPUTS, "labels": LABELS, "class_names": np.array(3)}, "array 'class_names' is int64"),
+    "few names": ({"inputs": INPUTS, "labels": LABELS, "class_names": np.array(["a"])}, "label 1, expected 0 to 0"),
+    "shapes": (
+        {"inputs": INPUTS, "labels": LABELS, "test_inputs": INPUTS[:, :2], "test_labels": LABELS},
+        r"inputs are \(3,\) each, test_inputs \(2,\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", NPZ_WRONG)
+def test_npz_that_is_no_set_is_refused(tmp_path, wrong):
+    arrays, line = NPZ_WRONG[wrong]
+    path = archive(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=line.replace("?", r"\?")) as caught:
+        npz(path)
+    assert path in one_line(caught)
+
+
+def test_npz_files_that_are_damaged_are_named(tmp_path):
+    path = Path(archive(tmp_path / "a.npz", inputs=INPUTS, labels=LABELS))
+    whole = path.read_bytes()
+    corrupt = bytearray(whole)
+    corrupt[200] ^= 0xFF
+    for content in (whole[:-30], whole[:100], b"", b"plain text", b"PK\x03\x04", bytes(corrupt)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"damaged|cannot be read") as caught:
+            npz(str(path))
+        assert str(path) in one_line(caught)
+    with pytest.raises(DataError, match="No such file"):
+        npz(str(tmp_path / "absent.npz"))
+    np.save(tmp_path / "single.npy", INPUTS)
+    with pytest.raises(DataError, match="single array"):
+        npz(str(tmp_path / "single.npy"))
+
+
+def test_npz_never_unpickles(tmp_path):
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (tmp_path / "a.npz").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(DataError, match="pickled data"):
+        npz(str(tmp_path / "a.npz"))
+    path = archive(tmp_path / "b.npz", inputs=np.array([Trap()], dtype=object), labels=LABELS[:1])
+    with pytest.raises(DataError, match="never unpickled"):
+        npz(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+def picture(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (6, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two classes, told by colour, in a train and a test part and in several formats."""
+    for part, count in (("train", 4), ("test", 2)):
+        for number in range(count):
+            ending = ("png", "bmp", "PNG", "webp")[number]
+            picture(tmp_path / part / "red" / f"{number}.{ending}", (200, 0, 0))
+            picture(tmp_path / part / "blue" / f"{number}.{ending}", (0, 0, 100 + number))
+    (tmp_path / "train" / "red" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_image_folder(folder):
+    data = image_folder(str(folder), size=(8, 5))
+    assert data.train.class_names == data.test.class_names == ("blue", "red")
+    assert data.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert data.train.input_shape == (3, 8, 5)
+    assert isinstance(data.train, TensorSet)
+    assert data.train.inputs[0, :, 0, 0].tolist() == [0, 0, 100]
+    assert data.test.inputs[2, :, 7, 4].tolist() == [200, 0, 0]
+
+
+def test_image_folder_in_grey(folder):
+    data = image_folder(str(folder), size=(4, 6), grey=True)
+    assert data.train.input_shape == (1, 4, 6)
+    assert data.test.inputs[2].unique().tolist() == [round(200 * 0.299)]
+
+
+def test_images_keep_their_orientation(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    for part in ("train", "test"):
+        (tmp_path / part / "one").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / part / "one" / "a.png")
+    data = image_folder(str(tmp_path), size=(4, 6))
+    assert np.array_equal(data.train.inputs[0].numpy(), pixels.transpose(2, 0, 1))
+
+
+def test_image_folder_without_parts_is_split(folder):
+    data = image_folder(str(folder / "train"), size=(4, 4), test_share=0.25)
+    assert torch.bincount(data.test.labels).tolist() == [1, 1]
+    assert sorted(data.train.index.tolist() + data.test.index.tolist()) == list(range(8))
+    again = image_folder(str(folder / "train"), size=(4, 4), test_share=0.25)
+    assert torch.equal(again.test.index, data.test.index)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_images_that_do_not_fit_are_read_as_needed(folder):
+    whole = image_folder(str(folder), size=(4, 6))
+    lazy = image_folder(str(folder), size=(4, 6), limit_bytes=100)
+    assert isinstance(lazy.train, LazySet)
+    assert len({lazy.train.source, lazy.test.source, whole.train.source}) == 3
+    assert torch.equal(everything(lazy.train).inputs, everything(whole.train).inputs)
+    helped = list(Loader(lazy.train, 3, seed=0, workers=2).epoch(0))
+    alone = list(Loader(whole.train, 3, seed=0).epoch(0))
+    assert all(torch.equal(one.inputs, two.inputs) for one, two in zip(helped, alone, strict=True))
+    assert image_folder(str(folder), size=(4, 6), limit_bytes=100).train.source == lazy.train.source
+    picture(folder / "train" / "red" / "more.png", (200, 0, 0))
+    assert image_folder(str(folder), size=(4, 6), limit_bytes=100).train.source != lazy.train.source
+
+
+@pytest.mark.parametrize("limit_bytes", [2**31, 0])
+def test_a_damaged_image_is_named(folder, limit_bytes):
+    path = folder / "train" / "red" / "0.png"
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"no image at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read as an image") as caught:
+            everything(image_folder(str(folder), size=(4, 6), limit_bytes=limit_bytes).train)
+        assert str(path) in one_line(caught)
+
+
+def test_images_of_16_bits_are_refused(folder):
+    path = folder / "train" / "red" / "deep.png"
+    Image.fromarray(np.full((4, 6), 40000, dtype=np.uint16)).save(path)
+    with pytest.raises(DataError, match="8 bits a channel") as caught:
+        image_folder(str(folder), size=(4, 6))
+    assert str(path) in one_line(caught)
+
+
+def test_folders_that_are_not_as_they_should_be_are_named(folder):
+    with pytest.raises(DataError, match="is no folder"):
+        image_folder(str(folder / "absent"), size=(4, 4))
+    with pytest.raises(DataError, match="has no class folders"):
+        image_folder(str(folder / "train" / "red"), size=(4, 4))
+    (folder / "half" / "train").mkdir(parents=True)
+    with pytest.raises(DataError, match="has train/ but no test/"):
+        image_folder(str(folder / "half"), size=(4, 4))
+    (folder / "empty" / "one").mkdir(parents=True)
+    with pytest.raises(DataError, match="has no images"):
+        image_folder(str(folder / "empty"), size=(4, 4))
+    picture(folder / "test" / "green" / "0.png", (0, 9, 0))
+    with pytest.raises(DataError, match="green: is a class that"):
+        image_folder(str(folder), size=(4, 4))
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4,), (4, 4, 3), (4.0, 4)])
+def test_sizes_that_are_none_are_refused(folder, size):
+    with pytest.raises(InputError, match="size"):
+        image_folder(str(folder), size=size)

@@ -1,0 +1,392 @@
+"""Student, teacher and objective as one module: who trains, who never does, and what is saved."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from limbeck import methods, schedules
+from limbeck.batch import Batch
+from limbeck.distiller import Distiller, Teacher
+from limbeck.errors import InputError, ModelError
+from limbeck.objective import Objective, Term
+from limbeck.outputs import Outputs
+from limbeck.teachers.model import ModelTeacher, state_digest
+from limbeck.terms import HardLabels, SoftTargets
+
+
+def network(seed=0, width=8):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, 4)
+    )
+
+
+def batch_of(size=6):
+    return Batch.of(torch.randn(size, 3), torch.randint(4, (size,)))
+
+
+def distiller_of(objective=None):
+    return Distiller(network(1), ModelTeacher(network(2, width=16)), objective or methods.kd(temperature=2.0))
+
+
+class Counting:
+    """A teacher that counts how often it is asked."""
+
+    def __init__(self):
+        self.calls, self.device = 0, None
+
+    def __call__(self, batch):
+        self.calls += 1
+        return Outputs(torch.zeros(len(batch), 4))
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def fingerprint(self):
+        return "counting"
+
+
+class Projection(Term):
+    """Regresses the teacher's logits through a layer that is made when shapes are known."""
+
+    reads = frozenset({"student", "teacher"})
+
+    def build(self, outputs):
+        self.layer = nn.Linear(outputs["student"].logits.shape[-1], outputs["teacher"].logits.shape[-1])
+
+    def sum(self, outputs, batch, step):
+        return (self.layer(outputs["student"].logits) - outputs["teacher"].logits).square().sum()
+
+
+# ------------------------------------------------------------------------------------- the teacher is no part of the student
+
+
+def test_the_teacher_is_in_no_state_no_parameters_and_no_modules():
+    distiller = distiller_of()
+    teacher = distiller.teacher.model
+    assert {name.split(".")[0] for name in distiller.state_dict()} == {"student"}
+    assert len(distiller.state_dict()) == len(distiller.student.state_dict())
+    own = {id(parameter) for parameter in distiller.parameters()}
+    assert own == {id(parameter) for parameter in distiller.student.parameters()}
+    assert not own & {id(parameter) for parameter in teacher.parameters()}
+    assert not {id(buffer) for buffer in distiller.buffers()} & {id(buffer) for buffer in teacher.buffers()}
+    assert not {id(module) for module in distiller.modules()} & {id(module) for module in teacher.modules()}
+
+
+def test_the_teacher_needs_no_gradient_and_its_answers_have_no_graph():
+    teacher = ModelTeacher(network())
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    batch = batch_of()
+    batch.inputs.requires_grad_()
+    outputs = teacher(batch)
+    assert not outputs.logits.requires_grad
+    assert outputs.logits.grad_fn is None
+    tapped = ModelTeacher(network(), taps={"hidden": "0"})(batch)
+    assert not tapped.features["hidden"].requires_grad
+
+
+def test_the_teacher_is_untouched_when_the_student_learns():
+    distiller = distiller_of()
+    teacher = distiller.teacher
+    before, student_before = teacher.fingerprint(), state_digest(distiller.student)
+    optimiser = torch.optim.SGD(distiller.parameters(), lr=0.1)
+    distiller.train()
+    for _ in range(5):
+        optimiser.zero_grad()
+        distiller(batch_of()).total.backward()
+        optimiser.step()
+    assert teacher.fingerprint() == before
+    assert state_digest(distiller.student) != student_before
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
+
+
+def test_gradients_reach_every_parameter_of_the_student():
+    distiller = distiller_of()
+    distiller(batch_of(64)).total.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in distiller.student.parameters())
+
+
+# -------------------------------------------------------------------------------------------------------- train and eval
+
+
+def test_the_teacher_stays_in_eval_when_the_distiller_trains_and_the_student_follows_the_distiller():
+    distiller = distiller_of()
+    for mode in (True, False, True):
+        distiller.train(mode)
+        distiller(batch_of())
+        assert all(module.training is mode for module in distiller.student.modules())
+        assert not any(module.training for module in distiller.teacher.model.modules())
+
+
+def test_the_student_still_trains_in_the_second_epoch_after_an_evaluation():
+    distiller = distiller_of()
+    statistics = distiller.student[1].running_mean
+    for _ in range(2):
+        distiller.train()
+        before = statistics.clone()
+        distiller(batch_of())
+        assert distiller.student.training
+        assert not torch.equal(statistics, before)
+        distiller.eval()
+        before = statistics.clone()
+        with torch.no_grad():
+            distiller(batch_of())
+        assert torch.equal(statistics, before)
+
+
+@pytest.mark.parametrize("part", ["the whole", "a layer"])
+def test_a_teacher_with_dropout_gives_one_answer_even_when_someone_put_it_in_train_mode(part):
+    teacher = ModelTeacher(network())
+    batch = batch_of()
+    expected, digest = teacher(batch).logits, teacher.fingerprint()
+    (teacher.model if part == "the whole" else nn.ModuleList([teacher.model[1], teacher.model[3]])).train()
+    for _ in range(3):
+        assert torch.equal(teacher(batch).logits, expected)
+    assert teacher.fingerprint() == digest
+
+
+def test_the_answer_of_a_teacher_does_not_depend_on_how_the_batch_is_cut():
+    teacher = ModelTeacher(network().double())
+    batch = Batch.of(torch.randn(6, 3, dtype=torch.float64))
+    singles = [teacher(Batch.of(row[None])).logits for row in batch.inputs]
+    torch.testing.assert_close(teacher(batch).logits, torch.cat(singles), rtol=1e-12, atol=1e-14)
+
+
+def test_a_part_that_student_and_teacher_share_trains_on_in_the_student():
+    shared = nn.Dropout(0.5)
+    teacher = ModelTeacher(nn.Sequential(nn.Linear(3, 4), shared))
+    distiller = Distiller(nn.Sequential(nn.Linear(3, 4), shared), teacher, methods.kd()).train()
+    answers = [teacher(Batch.of(torch.ones(2, 3))).logits for _ in range(2)]
+    assert torch.equal(*answers)
+    distiller(batch_of())
+    assert shared.training
+
+
+# ------------------------------------------------------------------------------------------------- what is run and refused
+
+
+def test_a_plain_module_as_teacher_is_refused_with_the_mend():
+    with pytest.raises(InputError, match=r"teacher: found a plain module.*limbeck\.ModelTeacher") as caught:
+        Distiller(network(), network(), methods.kd())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("teacher", [lambda batch: None, "teacher", 3], ids=["function", "string", "number"])
+def test_something_that_is_no_teacher_is_refused(teacher):
+    with pytest.raises(InputError, match=r"teacher: found (function|str|int), expected a teacher"):
+        Distiller(network(), teacher, methods.kd())
+
+
+def test_no_teacher_for_an_objective_that_reads_one_is_refused():
+    with pytest.raises(InputError, match="teacher: found None, but the objective reads a teacher"):
+        Distiller(network(), None, methods.kd())
+
+
+def test_no_teacher_for_an_objective_that_reads_one_later_is_refused_at_that_step():
+    objective = Objective([HardLabels(), SoftTargets(schedules.linear(0.0, 1.0, steps=10))])
+    distiller = Distiller(network(), None, objective)
+    distiller(batch_of(), step=0)
+    with pytest.raises(InputError, match="teacher: found None, but the objective reads a teacher at step 1; give one"):
+        distiller(batch_of(), step=1)
+
+
+def test_a_student_on_its_own_needs_no_teacher():
+    distiller = Distiller(network(), None, methods.hard())
+    assert distiller.teacher is None
+    loss = distiller.prepare("cpu")(batch_of())
+    assert set(loss.parts) == {"hard"}
+
+
+def test_a_teacher_that_no_active_term_reads_is_not_run():
+    teacher = Counting()
+    objective = Objective([HardLabels(), SoftTargets(schedules.until(2, 1.0))])
+    distiller = Distiller(network(), teacher, objective)
+    assert isinstance(teacher, Teacher)
+    for step, calls in [(0, 1), (1, 2), (2, 2), (3, 2)]:
+        distiller(batch_of(), step=step)
+        assert teacher.calls == calls
+    Distiller(network(), teacher, methods.hard())(batch_of())
+    assert teacher.calls == 2
+
+
+def test_the_step_of_the_distiller_is_read_where_none_is_given():
+    distiller = Distiller(network(), Counting(), Objective([HardLabels(), SoftTargets(schedules.until(2, 1.0))]))
+    assert set(distiller(batch_of()).parts) == {"hard", "soft"}
+    distiller.step = 2
+    assert set(distiller(batch_of()).parts) == {"hard"}
+    assert set(distiller(batch_of(), step=0).parts) == {"hard", "soft"}
+
+
+def test_counts_given_to_the_distiller_reach_the_objective():
+    distiller = distiller_of().eval()
+    batch = batch_of(6)
+    own, half = distiller(batch), distiller(batch, counts={"hard": 12, "soft": 12})
+    torch.testing.assert_close(half.total, own.total / 2)
+
+
+def test_the_loss_of_a_distiller_is_that_of_its_objective_on_the_logits_of_both():
+    distiller = distiller_of().eval()
+    batch = batch_of()
+    outputs = {
+        "student": Outputs(distiller.student(batch.inputs)),
+        "teacher": Outputs(distiller.teacher.model(batch.inputs)),
+    }
+    torch.testing.assert_close(distiller(batch).total, distiller.objective(outputs, batch).total)
+
+
+def test_prepare_places_the_teacher_too():
+    teacher = Counting()
+    distiller = Distiller(network(), teacher, methods.kd())
+    assert distiller.prepare("cpu") is distiller
+    assert teacher.device == "cpu"
+    meta = Distiller(network(), ModelTeacher(network()), methods.kd()).prepare("meta")
+    assert {parameter.device.type for parameter in meta.parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in meta.teacher.model.parameters()} == {"meta"}
+
+
+# ------------------------------------------------------------------------------------------------------ views of the teacher
+
+
+def test_a_teacher_reads_the_view_that_it_is_told_to():
+    teacher = ModelTeacher(network(), view="clean")
+    batch = batch_of()
+    batch.views["clean"] = torch.randn(6, 3)
+    torch.testing.assert_close(teacher(batch).logits, teacher.model(batch.views["clean"]))
+    assert not torch.equal(teacher(batch).logits, ModelTeacher(teacher.model)(batch).logits)
+
+
+@pytest.mark.parametrize(
+    ("views", "says"),
+    [({}, "it has none"), ({"clean": 0}, r"did you mean 'clean'\?"), ({"noised": 0}, "one of: noised")],
+)
+def test_a_view_that_the_batch_lacks_is_refused(views, says):
+    batch = batch_of()
+    batch.views.update(views)
+    with pytest.raises(InputError, match=f"teacher view: the batch has no view 'cleen'; {says}$"):
+        ModelTeacher(network(), view="cleen")(batch)
+
+
+def test_a_teacher_may_transform_what_it_sees_and_the_student_does_not_see_it():
+    teacher = ModelTeacher(network(), transform=lambda x: 2 * x)
+    batch = batch_of()
+    before = batch.inputs.clone()
+    torch.testing.assert_close(teacher(batch).logits, teacher.model(2 * before))
+    assert torch.equal(batch.inputs, before)
+    both = ModelTeacher(teacher.model, transform=lambda x: -x, view="clean")
+    batch.views["clean"] = torch.ones(6, 3)
+    torch.testing.assert_close(both(batch).logits, teacher.model(-torch.ones(6, 3)))
+
+
+def test_a_teacher_gives_the_features_it_is_asked_for():
+    teacher = ModelTeacher(network(), taps={"hidden": "0"})
+    batch = batch_of()
+    torch.testing.assert_close(teacher(batch).features["hidden"], teacher.model[0](batch.inputs))
+
+
+def test_a_teacher_with_a_misspelt_tap_says_which():
+    with pytest.raises(ModelError, match="feature 'hidden': the model has no module '00'"):
+        ModelTeacher(network(), taps={"hidden": "00"})(batch_of())
+
+
+# --------------------------------------------------------------------------------------------------------------- build
+
+
+def test_build_makes_what_depends_on_shapes_without_training_anything():
+    distiller = distiller_of(Objective([HardLabels(), Projection("projection")])).train()
+    distiller.student[1].eval()  # a frozen normalisation, say
+    modes = {name: module.training for name, module in distiller.student.named_modules()}
+    before = state_digest(distiller.student), distiller.teacher.fingerprint(), torch.get_rng_state()
+    distiller.build(batch_of())
+    assert set(modes.values()) == {True, False}
+    assert {name: module.training for name, module in distiller.student.named_modules()} == modes
+    assert state_digest(distiller.student) == before[0]
+    assert distiller.teacher.fingerprint() == before[1]
+    assert not any(parameter.grad is not None for parameter in distiller.parameters())
+    assert "objective.terms.projection.layer.weight" in distiller.state_dict()
+    distiller(batch_of()).total.backward()
+    assert distiller.objective.terms["projection"].layer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_build_gives_the_student_back_its_mode_even_when_a_model_fails(training):
+    distiller = distiller_of().train(training)
+    with pytest.raises(RuntimeError):
+        distiller.build(Batch.of(torch.randn(2, 99)))
+    assert all(module.training is training for module in distiller.student.modules())
+
+
+# ------------------------------------------------------------------------------------------------------- copy, save, load
+
+
+def test_a_deep_copy_learns_on_its_own_and_has_a_teacher_of_its_own():
+    distiller = distiller_of()
+    twin = copy.deepcopy(distiller)
+    digest = state_digest(distiller.student)
+    assert twin.teacher is not distiller.teacher
+    assert twin.teacher.fingerprint() == distiller.teacher.fingerprint()
+    batch = batch_of()
+    torch.testing.assert_close(twin.eval()(batch).total, distiller.eval()(batch).total, rtol=0, atol=0)
+    optimiser = torch.optim.SGD(twin.parameters(), lr=0.1)
+    twin(batch).total.backward()
+    optimiser.step()
+    assert state_digest(distiller.student) == digest
+    assert state_digest(twin.student) != digest
+
+
+def test_the_state_of_a_distiller_survives_a_file_without_pickle():
+    distiller = distiller_of(Objective([HardLabels(), Projection("projection")]))
+    batch = batch_of()
+    distiller.build(batch)
+    stored = save(distiller.state_dict())
+    other = Distiller(network(7), distiller.teacher, Objective([HardLabels(), Projection("projection")]))
+    other.build(batch)
+    assert state_digest(other) != state_digest(distiller)
+    other.load_state_dict(load(stored))
+    assert state_digest(other) == state_digest(distiller)
+    torch.testing.assert_close(other.eval()(batch).total, distiller.eval()(batch).total, rtol=0, atol=0)
+
+
+def test_the_student_alone_is_what_one_exports():
+    distiller = distiller_of()
+    fresh = network(9)
+    fresh.load_state_dict(distiller.student.state_dict())
+    x = torch.randn(5, 3)
+    assert torch.equal(fresh.eval()(x), distiller.student.eval()(x))
+
+
+# ---------------------------------------------------------------------------------------------------------- the fingerprint
+
+
+@pytest.mark.parametrize("change", ["weight", "buffer", "dtype", "name", "shape"])
+def test_a_fingerprint_changes_with_anything_in_the_state(change):
+    plain, other = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    other.load_state_dict(plain.state_dict())
+    assert state_digest(plain) == state_digest(other)
+    with torch.no_grad():
+        if change == "weight":
+            other[0].weight[1, 1] += 1e-7
+        elif change == "buffer":
+            other[1].num_batches_tracked += 1
+        elif change == "dtype":
+            other.double()
+        elif change == "name":
+            other.add_module("more", nn.Identity())
+            other = nn.Sequential(other)
+        else:
+            other[0].weight = nn.Parameter(other[0].weight.reshape(1, 4))
+    assert state_digest(plain) != state_digest(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.int8])
+def test_a_fingerprint_reads_any_dtype_shape_and_layout(dtype):
+    module = nn.Module()
+    module.register_buffer("scalar", torch.ones((), dtype=dtype))
+    module.register_buffer("empty", torch.ones(0, 3, dtype=dtype))
+    module.register_buffer("strided", torch.ones(3, 2, dtype=dtype).t())
+    digest = state_digest(module)
+    module.strided = module.strided.contiguous()
+    assert state_digest(module) == digest

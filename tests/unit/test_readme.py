@@ -1,0 +1,89 @@
+"""The README does what it says: its Python runs, its recipe and marked commands too, its links and verbs exist."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<marker>[^\n]+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, the marker in the comment before it, and the line that its text begins on."""
+
+    language: str
+    marker: str
+    text: str
+    line: int
+
+
+def blocks() -> list[Block]:
+    return [
+        Block(m["language"], m["marker"] or "", m["text"], README.count("\n", 0, m.start("text")) + 1)
+        for m in BLOCK.finditer(README)
+    ]
+
+
+def shell(text: str, *, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path, "NO_COLOR": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", text]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_python_blocks_run_in_order_as_one_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    python = [block for block in blocks() if block.language == "python"]
+    assert python
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for block in python:
+        exec(compile("\n" * (block.line - 1) + block.text, "README.md", "exec"), namespace)
+
+
+def test_marked_commands_run_on_the_files_shown(tmp_path: Path) -> None:
+    commands = 0
+    for block in blocks():
+        if block.marker.startswith("file: "):
+            (tmp_path / block.marker.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
+        elif block.marker == "run":
+            commands += 1
+            done = shell(block.text, cwd=tmp_path)
+            assert done.returncode == 0, f"README.md:{block.line}\n{done.stdout}{done.stderr}"
+    assert commands
+
+
+def test_recipe_is_short_and_plain_yaml() -> None:
+    (recipe,) = [block for block in blocks() if block.language == "yaml"]
+    assert len(recipe.text.splitlines()) <= 20
+    assert yaml.safe_load(recipe.text)["method"]["name"] == "kd"
+
+
+@pytest.mark.parametrize("name", ["demo", "test"])
+def test_continuous_integration_finds_its_commands(name: str) -> None:
+    (block,) = [block for block in blocks() if block.marker == f"ci:{name}"]
+    assert block.text.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+    assert len(block.text.splitlines()) == 1
+
+
+def test_links_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link.split("#")[0]).is_file()] == []
+
+
+def test_verbs_in_the_table_exist() -> None:
+    named = set(re.findall(r"^\| `limbeck (\w+)", README, flags=re.MULTILINE))
+    assert named
+    done = shell("limbeck --help", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert {verb for verb in named if not re.search(rf"\b{verb}\b", done.stdout)} == set()
