@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError
 from limbeck.objective import Loss, Objective
-from limbeck.outputs import Outputs, run_model
+from limbeck.outputs import Outputs, Tap, run_model
 
 __all__ = ["Distiller", "Teacher"]
 
@@ -18,8 +18,11 @@ __all__ = ["Distiller", "Teacher"]
 class Teacher(Protocol):
     """Anything that answers a batch: no gradient, in eval, the same answer whatever the batch is cut into."""
 
-    def __call__(self, batch: Batch) -> Outputs:
-        """Return the outputs for a batch, cut off from any graph."""
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        """Return the outputs for a batch, cut off from any graph, with the features that `taps` name.
+
+        `taps` is handed over only when the objective reads features of the teacher.
+        """
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Place the teacher on a device and return it."""
@@ -50,7 +53,7 @@ class Distiller(nn.Module):
             raise InputError(
                 f"teacher: found {type(teacher).__name__}, expected a teacher; wrap a model in limbeck.ModelTeacher"
             )
-        if teacher is None and "teacher" in objective.reads(0):
+        if teacher is None and "teacher" in objective.reads():
             raise InputError("teacher: found None, but the objective reads a teacher; give one")
         self.student = student
         self.objective = objective
@@ -78,7 +81,7 @@ class Distiller(nn.Module):
         self.student.eval()
         try:
             with torch.no_grad():
-                outputs = self.outputs(batch, self.step)
+                outputs = self._outputs(batch, self.objective.reads())
                 for name, answer in outputs.items():
                     if classes is not None and answer.logits.shape[-1] != classes:
                         raise ModelError(
@@ -93,12 +96,7 @@ class Distiller(nn.Module):
 
     def outputs(self, batch: Batch, step: int) -> dict[str, Outputs]:
         """Run the models that the objective reads at `step`."""
-        outputs = {"student": run_model(self.student, batch.inputs, self.objective.taps("student"))}
-        if "teacher" in self.objective.reads(step):
-            if self.teacher is None:
-                raise InputError(f"teacher: found None, but the objective reads a teacher at step {step}; give one")
-            outputs["teacher"] = self.teacher(batch)
-        return outputs
+        return self._outputs(batch, self.objective.reads(step))
 
     def forward(self, batch: Batch, step: int | None = None, counts: Mapping[str, Tensor | int] | None = None) -> Loss:
         """Return the loss of a batch.
@@ -109,3 +107,12 @@ class Distiller(nn.Module):
         step = self.step if step is None else step
         loss: Loss = self.objective(self.outputs(batch, step), batch, step, counts)
         return loss
+
+    def _outputs(self, batch: Batch, models: frozenset[str]) -> dict[str, Outputs]:
+        outputs = {"student": run_model(self.student, batch.inputs, self.objective.taps("student"))}
+        if "teacher" in models:
+            if self.teacher is None:
+                raise InputError("teacher: found None, but the objective reads a teacher; give one")
+            taps = self.objective.taps("teacher")
+            outputs["teacher"] = self.teacher(batch, taps) if taps else self.teacher(batch)
+        return outputs

@@ -23,9 +23,13 @@ __all__ = [
 
 
 class LimbeckError(Exception):
-    """Base of all errors that a user can cause."""
+    """Base of all errors that a user can cause; its text is one line, whatever names and reasons went into it."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        line = " ".join(part.strip() for part in super().__str__().splitlines())
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class InputError(LimbeckError, ValueError):

@@ -105,9 +105,10 @@ class Objective(nn.Module):
             checks.non_negative(f"weight of term '{term.name}' at step {step}", weight)
         return [(term, weight) for term, weight in weighted if weight != 0]
 
-    def reads(self, step: int) -> frozenset[str]:
-        """Return the models whose outputs are needed at `step`."""
-        return frozenset().union(*(term.reads for term, _ in self.active(step)))
+    def reads(self, step: int | None = None) -> frozenset[str]:
+        """Return the models whose outputs are needed at `step`; at any step without one."""
+        terms = self._terms() if step is None else [term for term, _ in self.active(step)]
+        return frozenset[str]().union(*(term.reads for term in terms))
 
     def taps(self, model: str) -> dict[str, str | Tap]:
         """Return all features that the terms need of a model."""

@@ -51,7 +51,9 @@ def exclusive(path: Path, *, wait: bool, busy: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a")
     except OSError as error:
-        raise RunError(f"cannot write in '{path.parent}' ({error.strerror}); name a folder that can be written") from None
+        raise RunError(
+            f"cannot write in '{path.parent}' ({error.strerror}); name a folder that can be written"
+        ) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -101,7 +103,8 @@ class RunFolder:
             there, here = text.splitlines(), recipe.splitlines()
             changed = next(((a, b) for a, b in zip(there, here, strict=False) if a != b), ("its length", "another"))
             raise RunError(
-                f"resume: '{path}' is a run of another recipe: '{changed[0].strip()}' there, '{changed[1].strip()}' here; "
+                f"resume: '{path}' is a run of another recipe: '{changed[0].strip()}' there,"
+                f" '{changed[1].strip()}' here; "
                 "start a new run without --resume"
             )
         return cls(path)
@@ -134,13 +137,15 @@ class RunFolder:
         """Write a JSON file of the run: aside, then renamed."""
         aside = self.path / f".{name}.tmp"
         aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, self.path / name)
+        aside.replace(self.path / name)
 
     def _manifest(self) -> dict[str, Any]:
         try:
             manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"run folder: '{self.path / 'manifest.json'}' is damaged ({error}); start a new run") from None
+            raise RunError(
+                f"run folder: '{self.path / 'manifest.json'}' is damaged ({error}); start a new run"
+            ) from None
         return manifest
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -150,10 +155,13 @@ class RunFolder:
 def _git_commit() -> str | None:
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
-
-

@@ -159,7 +159,9 @@ def test_soften_approaches_the_uniform_distribution_and_the_argmax(gap, logits):
 
 
 @given(pairs(), floats(50.0), floats(50.0), temperatures)
-def test_a_constant_added_to_all_logits_of_an_example_changes_no_divergence(logits, on_student, on_teacher, temperature):
+def test_a_constant_added_to_all_logits_of_an_example_changes_no_divergence(
+    logits, on_student, on_teacher, temperature
+):
     z, v = logits
     for loss in (losses.kl, losses.soft_cross_entropy):
         np.testing.assert_allclose(
@@ -239,7 +241,9 @@ def test_value_and_gradient_are_finite_in_any_precision_for_logits_up_to_ten_tho
         assert torch.isfinite(z.grad).all()
     value = losses.kl(z.detach(), v, temperature=temperature).item()
     unit = 1e-14 if dtype == torch.float64 else 1e-6
-    assert value == pytest.approx(reference_kl(*exact, temperature).mean(), rel=unit, abs=unit * (1 + 4e4 / temperature))
+    assert value == pytest.approx(
+        reference_kl(*exact, temperature).mean(), rel=unit, abs=unit * (1 + 4e4 / temperature)
+    )
 
 
 @given(

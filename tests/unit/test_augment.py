@@ -7,7 +7,7 @@ from scipy import stats
 
 from limbeck.data import Augment
 from limbeck.errors import DataError, InputError
-from limbeck.randomness import normal
+from limbeck.randomness import normal, uniform
 
 
 def moved(image: np.ndarray, down: int, across: int) -> np.ndarray:
@@ -50,6 +50,14 @@ def test_every_shift_is_as_likely():
     for down, across in moves:
         counts[down + 2, across + 2] += 1
     assert stats.chisquare(counts.ravel()).pvalue > 1e-4
+
+
+def test_moves_never_change_from_release_to_release():
+    images = torch.rand(12, 1, 6, 6) + 0.1
+    index = torch.arange(12)
+    drawn = uniform(3, "augment.shift", torch.full_like(index, 2), index, 2)
+    expected = [(2 - int(down * 5), 2 - int(across * 5)) for down, across in drawn.tolist()]
+    assert moves_of(images, apply(Augment(shift=2), images, seed=3, view=2), 2) == expected
 
 
 def test_pad_crop_is_shift_by_another_name():
@@ -149,3 +157,14 @@ def test_whole_numbers_cannot_be_augmented():
 def test_a_shift_that_can_empty_an_image_is_refused():
     with pytest.raises(DataError, match=r"shift of 4 pixels.*\(1, 4, 9\)"):
         apply(Augment(shift=4), torch.rand(2, 1, 4, 9))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_accelerator_moves_images_as_the_cpu_does():
+    images, index = torch.rand(64, 3, 9, 8), torch.arange(64)
+    augment = Augment(shift=2, flip=0.5)
+    there = augment.apply(
+        images.cuda(), seed=1, view=torch.full_like(index, 3).cuda(), index=torch.arange(64, device="cuda")
+    )
+    assert torch.equal(there.cpu(), apply(augment, images, seed=1, view=3))

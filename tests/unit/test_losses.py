@@ -37,7 +37,9 @@ def reference_soft_cross_entropy(z, v, temperature=1.0):
 
 def reference_cross_entropy(z, labels):
     rows = np.where(labels == UNLABELLED, 0, labels)
-    return np.where(labels == UNLABELLED, 0.0, -np.take_along_axis(log_softmax(z, axis=-1), rows[..., None], -1)[..., 0])
+    return np.where(
+        labels == UNLABELLED, 0.0, -np.take_along_axis(log_softmax(z, axis=-1), rows[..., None], -1)[..., 0]
+    )
 
 
 def reference_logit_matching(z, v, zero_mean=False):
@@ -81,7 +83,7 @@ SOFT = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------- values
+# --------------------------------------------------------------------------------------------------------------- values
 
 
 @pytest.mark.parametrize("leading", LEADING, ids=str)
@@ -173,7 +175,7 @@ def test_the_soft_cross_entropy_of_equals_is_the_entropy_and_not_zero():
     assert losses.soft_cross_entropy(x, x).item() == pytest.approx(math.log(4))
 
 
-# ---------------------------------------------------------------------------------------------------------- gradients
+# ------------------------------------------------------------------------------------------------------------ gradients
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -251,7 +253,7 @@ def test_targets_are_cut_off_from_the_graph():
     assert not losses.uniform(logits).log_probs.requires_grad
 
 
-# -------------------------------------------------------------------------------------------------------- temperature
+# ---------------------------------------------------------------------------------------------------------- temperature
 
 
 def test_softened_logits_are_the_softmax_of_logits_over_temperature():
@@ -310,7 +312,7 @@ def test_the_soft_term_keeps_its_weight_when_there_are_no_labels():
     assert given.item() == pytest.approx(0.75 * 4 * reference_kl(z, v, 2.0).mean(), rel=1e-12)
 
 
-def test_the_high_temperature_limit_of_the_gradient_is_logit_matching_with_an_error_that_falls_as_one_over_temperature():
+def test_the_high_temperature_limit_of_the_gradient_is_logit_matching_and_its_error_falls_as_one_over_temperature():
     z, v, *_ = drawn((6,), classes=10)
     z, v = z - z.mean(-1, keepdims=True), v - v.mean(-1, keepdims=True)
     matching = gradient(losses.logit_matching, z, tensor(v), reduction="sum")
@@ -341,7 +343,7 @@ def test_a_divergence_declares_its_factor_and_does_not_apply_it(divergence):
         np.testing.assert_allclose(given.numpy(), reference(z, v, temperature), rtol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------- precision and wide logits
+# -------------------------------------------------------------------------------------------- precision and wide logits
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -427,7 +429,7 @@ def test_a_term_of_weight_0_is_not_computed():
     assert losses.kd(torch.zeros(1, 2), torch.zeros(1, 2), out_of_range, alpha=0.0) == 0
 
 
-# ---------------------------------------------------------------------------------------------- what the mean is over
+# ------------------------------------------------------------------------------------------------ what the mean is over
 
 
 @pytest.mark.parametrize("name", [*SOFT, "kd", "cross_entropy"])
@@ -466,6 +468,19 @@ def test_the_mean_over_nothing_is_zero_with_a_zero_gradient():
     assert torch.equal(z.grad, torch.zeros(3, 4))
 
 
+def test_a_masked_example_counts_zero_even_where_its_loss_is_infinite():
+    z, v = torch.tensor([[0.0, 0.0], [-INF, 0.0]], requires_grad=True), torch.zeros(2, 2)
+    mask = torch.tensor([True, False])
+    for reduction in ("none", "sum", "mean"):
+        z.grad = None
+        loss = losses.kl(z, v, mask=mask, reduction=reduction).sum()
+        loss = loss + losses.cross_entropy(z, torch.tensor([0, 0]), mask=mask, reduction=reduction).sum()
+        loss.backward()
+        assert loss.item() == pytest.approx(math.log(2))
+        assert torch.equal(z.grad, torch.tensor([[-0.5, 0.5], [0.0, 0.0]]))
+    assert losses.kl(z, v) == INF
+
+
 def test_unlabelled_examples_count_in_the_soft_term_only():
     z, v, *_ = drawn((4,))
     labels = torch.tensor([1, UNLABELLED, UNLABELLED, UNLABELLED])
@@ -473,7 +488,7 @@ def test_unlabelled_examples_count_in_the_soft_term_only():
     assert given == pytest.approx(-log_softmax(z, -1)[0, 1] + 4 * reference_kl(z, v, 2.0).mean(), rel=1e-12)
 
 
-# ---------------------------------------------------------------------------------------------------- label smoothing
+# ------------------------------------------------------------------------------------------------------ label smoothing
 
 
 @pytest.mark.parametrize("leading", LEADING, ids=str)
@@ -535,7 +550,7 @@ def test_the_uniform_target_is_uniform_in_the_precision_that_losses_are_computed
         torch.testing.assert_close(target.exp(), torch.full((2, 3, 4), 0.25, dtype=target.dtype))
 
 
-# ------------------------------------------------------------------------------------------------------------ weights
+# -------------------------------------------------------------------------------------------------------------- weights
 
 
 @pytest.mark.parametrize(
@@ -556,7 +571,7 @@ def test_weights_are_two_numbers_or_alpha(given, expected):
     assert losses.kd_weights(**given) == pytest.approx(expected)
 
 
-# ------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 Z, Y = torch.zeros(2, 3), torch.tensor([0, 1])
 NO_POSITIVE = [0, 0.0, -1.0, NAN, INF, -INF, "4", None, True, 10**400, torch.tensor([[1.0], [2.0]])]
@@ -610,7 +625,9 @@ def cases():
         for dtype in (torch.int64, torch.float32):
             yield pytest.param("mask", lambda f=loss, d=dtype: f(Z, Z, mask=torch.ones(2).to(d)), id=f"{name} {dtype}")
     for mask in (torch.ones(1).bool(), torch.ones(2, 1).bool(), torch.ones(2).long()):
-        yield pytest.param("mask", lambda m=mask: losses.cross_entropy(Z, Y, mask=m), id=f"CE {mask.shape} {mask.dtype}")
+        yield pytest.param(
+            "mask", lambda m=mask: losses.cross_entropy(Z, Y, mask=m), id=f"CE {mask.shape} {mask.dtype}"
+        )
     yield pytest.param("target", lambda: losses.KL.per_example(Z, losses.uniform(Z[:, :2]), 1.0), id="other target")
     for loss in (losses.kl, losses.logit_matching):
         yield pytest.param("reduction", lambda f=loss: f(Z, Z, reduction="batchmean"), id=f"{loss.__name__} reduction")

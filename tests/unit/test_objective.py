@@ -59,7 +59,7 @@ def outputs_of(z, v=None):
     return {"student": Outputs(z)} | ({} if v is None else {"teacher": Outputs(v)})
 
 
-# ------------------------------------------------------------------------------------------------------------- the sum
+# -------------------------------------------------------------------------------------------------------------- the sum
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -238,7 +238,7 @@ def test_a_method_refuses_an_option_by_its_name(key, build):
     assert "\n" not in str(caught.value)
 
 
-# --------------------------------------------------------------------------------------------------- names, taps, shapes
+# -------------------------------------------------------------------------------------------------- names, taps, shapes
 
 
 def test_an_objective_without_terms_is_refused():
@@ -454,7 +454,9 @@ def test_a_method_that_does_not_exist_gets_the_nearest_name():
     assert methods.builder("kd") is methods.kd
     assert methods.card("kd").name == "kd"
     for call in (methods.builder, methods.card):
-        with pytest.raises(InputError, match=r"method: there is no method 'logit_match'; did you mean 'logit_matching'\?"):
+        with pytest.raises(
+            InputError, match=r"method: there is no method 'logit_match'; did you mean 'logit_matching'\?"
+        ):
             call("logit_match")
     with pytest.raises(InputError, match=r"there is no method 'card'"):
         methods.builder("card")

@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipes = typer.Typer(no_args_is_help=True, help="The packaged recipes: list, show, copy to edit.", rich_markup_mode=None)
+recipes = typer.Typer(
+    no_args_is_help=True, help="The packaged recipes: list, show, copy to edit.", rich_markup_mode=None
+)
 app.add_typer(recipes, name="recipes")
 
 for _verb in ("demo", "packaged", "check", "distill", "reproduce", "env"):

@@ -20,7 +20,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
                     raise RecipeError(f"line {key_node.start_mark.line + 1}: key '{key}' stands twice; delete one")
@@ -52,7 +52,7 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[st
     >>> apply_overrides({"method": {"name": "kd"}}, ["method.temperature=8"])
     {'method': {'name': 'kd', 'temperature': 8}}
     """
-    result = _copy(recipe)
+    result: dict[str, Any] = _copy(recipe)
     for override in overrides:
         path, separator, text = override.partition("=")
         keys = path.split(".")
@@ -80,7 +80,7 @@ def _parse(text: str) -> Any:
         where = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{where}{problem}; expected valid YAML") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:  # what the loader makes of a false tag
         raise RecipeError(f"{error}; expected valid YAML") from None
 
 

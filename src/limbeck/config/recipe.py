@@ -1,5 +1,6 @@
 """The recipe: data, teacher, student, method and training of one distillation."""
 
+import hashlib
 import importlib
 import inspect
 import math
@@ -18,14 +19,14 @@ from limbeck import data, methods, models
 from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
 from limbeck.data import Splits, Transfer
-from limbeck.errors import LimbeckError, ModelError, RecipeError, one_of
+from limbeck.errors import DataError, LimbeckError, ModelError, RecipeError, one_of
 from limbeck.objective import Objective
 from limbeck.training import Training, load_weights
 
 __all__ = ["ModelSpec", "Recipe", "TeacherSpec", "load_recipe"]
 
 _FROM_DATA = frozenset({"input_shape", "classes"})
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class _TeacherKeys(BaseModel):
@@ -33,7 +34,7 @@ class _TeacherKeys(BaseModel):
     model: dict[str, Any]
     training: dict[str, Any] = Field(default_factory=dict)
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "hard"})
-    seed: int | None = 0
+    seed: int | None = Field(default=0, ge=0)
     view: Literal["same", "clean"] = "same"
     store: bool = True
 
@@ -68,11 +69,15 @@ class _RecipeKeys(BaseModel):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as a recipe names it: a kind with its keys, or a factory with arguments; and perhaps its weights."""
+    """A model as a recipe names it: a kind with its keys, or a factory with arguments; and perhaps its weights.
+
+    folder: where the factory's module is looked for first.  base: the folder that the checkpoint's path is of.
+    """
 
     where: str
     section: Section | None = None
     factory: str | None = None
+    folder: Path = Path()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     base: Path = Path()
@@ -80,10 +85,7 @@ class ModelSpec:
     def build(self, input_shape: Sequence[int], classes: int) -> nn.Module:
         """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named."""
         given = {"input_shape": tuple(input_shape), "classes": classes}
-        if self.section is not None:
-            model: nn.Module = self.section.build(**given)
-        else:
-            model = self._from_factory(given)
+        model = self._from_factory(given) if self.section is None else self._from_kind(self.section, given)
         if self.checkpoint is not None:
             try:
                 load_weights(model, self.base / self.checkpoint)
@@ -94,15 +96,32 @@ class ModelSpec:
     def keys(self) -> dict[str, Any]:
         """Return the model as a recipe writes it, defaults included."""
         if self.section is None:
-            keys = {"factory": self.factory, "arguments": dict(self.arguments)}
+            keys = {"factory": self.factory, "folder": str(self.folder.resolve()), "arguments": dict(self.arguments)}
         else:
             keys = {"kind": self.section.function.__name__, **self.section.values}
         return keys | ({} if self.checkpoint is None else {"checkpoint": str((self.base / self.checkpoint).resolve())})
 
-    def _from_factory(self, given: Mapping[str, Any]) -> nn.Module:
-        function = _import_factory(str(self.factory), self.where, self.base)
-        accepted = inspect.signature(function).parameters
+    def code(self) -> str | None:
+        """Return the digest of the file that a factory is written in, where it is written in one; None for a kind."""
+        if self.factory is None:
+            return None
+        module = inspect.getmodule(_import_factory(self.factory, self.where, self.folder))
+        path = Path(getattr(module, "__file__", None) or "")
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+    def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
         try:
+            model: nn.Module = section.build(**given)
+        except ModelError as error:
+            raise ModelError(f"{self.where}.{error}") from None
+        except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+            raise ModelError(f"{self.where}: cannot be built ({_first_line(error)}); change its keys") from None
+        return model
+
+    def _from_factory(self, given: Mapping[str, Any]) -> nn.Module:
+        function = _import_factory(str(self.factory), self.where, self.folder)
+        try:
+            accepted = inspect.signature(function).parameters
             model = function(**{name: value for name, value in given.items() if name in accepted}, **self.arguments)
         except Exception as error:
             raise ModelError(
@@ -153,7 +172,7 @@ class Recipe:
         top = validate(_RecipeKeys, dict(keys), "")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", top["name"]):
             raise RecipeError(
-                f"name: found {top['name']!r}, expected up to 100 letters, digits, '.', '_' or '-', a letter or digit first"
+                f"name: found {top['name']!r}, expected 1 to 100 letters, digits, '.', '_', '-', none of these first"
             )
         source, transfer = _data(dict(top["data"]), base)
         teacher = top["teacher"]
@@ -180,8 +199,10 @@ class Recipe:
             keys={},
             base=base,
         )
-        if "teacher" in recipe.teacher.method.build().reads(0):
-            raise RecipeError(f"teacher.method.name: '{top['teacher']['method']['name']}' needs a teacher itself; use hard")
+        if "teacher" in recipe.teacher.method.build().reads():
+            raise RecipeError(
+                f"teacher.method.name: '{top['teacher']['method']['name']}' needs a teacher itself; use hard"
+            )
         resolved = {
             **top,
             "data": {
@@ -206,7 +227,10 @@ class Recipe:
 
     def load_data(self) -> Splits:
         """Read the data."""
-        splits: Splits = self.data.build()
+        try:
+            splits: Splits = self.data.build()
+        except DataError as error:
+            raise DataError(f"data: {error}") from None
         return splits
 
     def objective(self) -> Objective:
@@ -226,7 +250,9 @@ class Recipe:
         combinations: list[dict[str, Any]] = [{}]
         for path, values in self.search.items():
             if not path.startswith(("training.", "method.")):
-                raise RecipeError(f"search.{path}: expected a key of training or method, such as training.learning_rate")
+                raise RecipeError(
+                    f"search.{path}: expected a key of training or method, such as training.learning_rate"
+                )
             if not values:
                 raise RecipeError(f"search.{path}: found no values, expected a list of them")
             combinations = [{**combination, path: value} for combination in combinations for value in values]
@@ -252,11 +278,11 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
     if "kind" not in keys:
         raise RecipeError(f"data.kind: is missing; one of: {', '.join(sorted(kinds))}")
     kind = keys.pop("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise RecipeError(f"data.kind: found {kind!r}; {one_of(str(kind), kinds)}")
     for key in ("folder", "path"):
         if isinstance(keys.get(key), str):
-            keys[key] = str(base / Path(keys[key]).expanduser())
+            keys[key] = str((base / Path(keys[key]).expanduser()).absolute())
     return parse(kinds[kind], keys, "data"), transfer
 
 
@@ -267,14 +293,20 @@ def _model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     if ("kind" in keys) == ("factory" in keys):
         raise RecipeError(f"{where}: expected either kind (one of: {', '.join(models.names())}) or factory")
     if "factory" in keys:
-        factory, arguments = keys.pop("factory"), keys.pop("arguments", {})
-        if keys:
-            raise RecipeError(f"{where}.{next(iter(keys))}: there is no such key; {one_of(next(iter(keys)), ['factory', 'arguments', 'checkpoint'])}")
+        factory, arguments, folder = keys.pop("factory"), keys.pop("arguments", {}), keys.pop("folder", "")
+        for wrong in keys:
+            known = ["factory", "folder", "arguments", "checkpoint"]
+            raise RecipeError(f"{where}.{wrong}: there is no such key; {one_of(wrong, known)}")
+        if not isinstance(folder, str):
+            raise RecipeError(f"{where}.folder: found {folder!r}, expected the folder that the factory's module is in")
         if not isinstance(factory, str) or not re.fullmatch(r"[\w.]+:[\w.]+", factory):
             raise RecipeError(f"{where}.factory: found {factory!r}, expected 'package.module:function'")
         if not isinstance(arguments, dict):
             raise RecipeError(f"{where}.arguments: found {arguments!r}, expected keys and values for the factory")
-        return ModelSpec(where, factory=factory, arguments=arguments, checkpoint=checkpoint, base=base)
+        place = base / Path(folder).expanduser()
+        return ModelSpec(
+            where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base
+        )
     kind = keys.pop("kind")
     if kind not in models.names():
         raise RecipeError(f"{where}.kind: found {kind!r}; {one_of(str(kind), models.names())}")
@@ -327,15 +359,17 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _import_factory(factory: str, where: str, base: Path) -> Any:
+def _import_factory(factory: str, where: str, folder: Path) -> Any:
     module_name, _, name = factory.partition(":")
-    folder = str(base.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    place = str(folder.resolve())
+    if place not in sys.path:
+        sys.path.insert(0, place)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ModelError(f"{where}.factory: cannot import '{module_name}' ({error}); check the name or install it") from None
+        raise ModelError(
+            f"{where}.factory: cannot import '{module_name}' ({error}); check the name or install it"
+        ) from None
     except Exception as error:
         raise ModelError(
             f"{where}.factory: importing '{module_name}' raised {type(error).__name__}: {_first_line(error)}; mend it"

@@ -39,16 +39,16 @@ class Section:
     def build(self, **more: Any) -> Any:
         """Call the function; what it refuses is named by its place in the recipe."""
         hints = get_type_hints(self.function)
-        arguments = {name: _built(value, hints.get(name), f"{self.where}.{name}") for name, value in self.values.items()}
+        arguments = {
+            name: _built(value, hints.get(name), f"{self.where}.{name}") for name, value in self.values.items()
+        }
         try:
             return self.function(**arguments, **more)
         except InputError as error:
-            raise RecipeError(f"{self.where}.{error}") from None
+            raise RecipeError(_named(self.where, str(error))) from None
 
 
-def parse(
-    function: Callable[..., Any], values: Any, where: str, *, given: frozenset[str] = frozenset()
-) -> Section:
+def parse(function: Callable[..., Any], values: Any, where: str, *, given: frozenset[str] = frozenset()) -> Section:
     """Validate a recipe's mapping against a function's parameters.
 
     where: the section's place in the recipe.  given: parameters that the caller fills in itself.
@@ -82,7 +82,7 @@ def validate(model: type[BaseModel], values: Any, where: str) -> dict[str, Any]:
 
 @cache
 def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
-    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)  # type: ignore[misc]
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name in given:
@@ -99,7 +99,7 @@ def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseMode
 def _annotation(hint: Any) -> Any:
     if hint == Schedule:
         return float | dict[str, Any]
-    return _model(hint, frozenset()) if is_dataclass(hint) else hint
+    return _model(hint, frozenset()) if inspect.isclass(hint) and is_dataclass(hint) else hint
 
 
 def _built(value: Any, hint: Any, where: str) -> Any:
@@ -107,7 +107,7 @@ def _built(value: Any, hint: Any, where: str) -> Any:
         return Section(hint, value, where).build()  # type: ignore[arg-type]
     if hint == Schedule and isinstance(value, Mapping):
         kind = value.get("kind")
-        if kind not in _SCHEDULES:
+        if not isinstance(kind, str) or kind not in _SCHEDULES:
             raise RecipeError(f"{where}.kind: found {kind!r}; {one_of(str(kind), _SCHEDULES)}")
         keys = {key: item for key, item in value.items() if key != "kind"}
         return parse(_SCHEDULES[kind], keys, where).build()
@@ -136,7 +136,13 @@ def _keys(model: type[BaseModel]) -> str:
     return f"its keys are {', '.join(model.model_fields)}" if model.model_fields else "it takes none"
 
 
+def _named(where: str, complaint: str) -> str:
+    """Return a complaint under its place; one that names the section itself, as a class does, names it once."""
+    own = where.rpartition(".")[2]
+    if complaint.startswith((f"{own}.", f"{own}:")):
+        return where + complaint.removeprefix(own)
+    return f"{where}.{complaint}"
+
+
 def _join(where: str, key: object) -> str:
     return f"{where}.{key}" if where else str(key)
-
-

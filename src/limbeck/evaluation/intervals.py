@@ -40,7 +40,9 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
         raise InputError("values: found none, expected at least one")
     if len(values) == 1:
         return Interval(float(values[0]), None, 1)
-    return Interval(fmean(values), _quantile(len(values), confidence) * stdev(values) / math.sqrt(len(values)), len(values))
+    return Interval(
+        fmean(values), _quantile(len(values), confidence) * stdev(values) / math.sqrt(len(values)), len(values)
+    )
 
 
 def gap_closed(

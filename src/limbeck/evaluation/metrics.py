@@ -16,7 +16,7 @@ __all__ = ["Metrics", "evaluate", "measure", "predict"]
 
 @dataclass(frozen=True)
 class Metrics:
-    """examples and errors: counts of labelled samples; accuracy in [0, 1]; nll: mean negative log-likelihood in nats."""
+    """examples, errors: counts of labelled samples; accuracy in [0, 1]; nll: mean negative log-likelihood in nats."""
 
     examples: int
     errors: int

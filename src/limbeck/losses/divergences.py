@@ -24,6 +24,11 @@ class Divergence:
 
     per_example(student_logits (..., K), target, temperature) -> (...), without the factor.
     factor(temperature): what a distillation loss multiplies it with, once.
+
+    >>> from limbeck.losses import soften
+    >>> target = soften(torch.tensor([[0.0, 4.0]]), temperature=2.0)
+    >>> KL.factor(2.0) * KL.per_example(torch.zeros(1, 2), target, 2.0)
+    tensor([1.3113])
     """
 
     name: str

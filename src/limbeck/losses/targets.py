@@ -17,7 +17,11 @@ __all__ = ["Dense", "SoftTarget", "smooth_labels", "soften", "uniform"]
 
 @dataclass(frozen=True)
 class Dense:
-    """A distribution over all classes.  log_probs: (..., K), each row summing to 1 in probability."""
+    """A distribution over all classes.  log_probs: (..., K), each row summing to 1 in probability.
+
+    >>> Dense(torch.tensor([[0.25, 0.75]]).log()).log_probs.shape
+    torch.Size([1, 2])
+    """
 
     log_probs: Tensor
 

@@ -24,12 +24,21 @@ def names() -> list[str]:
 
 
 def builder(name: str) -> Callable[..., Objective]:
-    """Return the function that builds the objective of a method."""
+    """Return the function that builds the objective of a method.
+
+    >>> objective = builder("kd")(temperature=2.0)
+    >>> sorted(objective.terms)
+    ['hard', 'soft']
+    """
     return getattr(_module(name), name)  # type: ignore[no-any-return]
 
 
 def card(name: str) -> Card:
-    """Return the card of a method."""
+    """Return the card of a method.
+
+    >>> card("kd").year
+    2015
+    """
     return _module(name).CARD  # type: ignore[attr-defined, no-any-return]
 
 

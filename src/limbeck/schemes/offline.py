@@ -165,7 +165,7 @@ def _search(
 ) -> tuple[Recipe, dict[str, Any]]:
     """Return the candidate with the fewest held-out errors at the first seed, and what it sets."""
     role = "alone" if model is None else "distilled"
-    scored = []
+    scored: list[tuple[float, float, int, Recipe, dict[str, Any]]] = []
     for number, candidate in enumerate(recipe.candidates()):
         teacher = None if model is None else wrap_teacher(candidate, model, parts)
         values = {path: _value(candidate.keys, path) for path in recipe.search}

@@ -1,5 +1,7 @@
 """From a recipe to the sets and the student that a scheme works with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,7 @@ from limbeck.errors import DataError, ModelError, RecipeError
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 
-__all__ = ["Parts", "build_student", "prepare", "seeded_build"]
+__all__ = ["Parts", "build_student", "initial_weights", "prepare", "seeded_build"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
     alone = transfer
     if not recipe.transfer.labels:
         alone = train.subset(_positions(train, transfer))
-        if "teacher" not in recipe.objective().reads(0):
+        if "teacher" not in recipe.objective().reads():
             raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
     return Parts(train, held_out, transfer, alone, splits.test)
 
@@ -63,10 +65,17 @@ def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
     return seeded_build(recipe.student, parts.train, seed, "student")
 
 
-def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> nn.Module:
-    """Build a model with initial weights that are a function of (seed, role), and try it on two samples."""
+@contextmanager
+def initial_weights(seed: int, role: str) -> Iterator[None]:
+    """Draw what is drawn inside the scope, initial weights above all, as a function of (seed, role)."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, role))
+        yield
+
+
+def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> nn.Module:
+    """Build a model with initial weights that are a function of (seed, role), and try it on two samples."""
+    with initial_weights(seed, role):
         model = spec.build(samples.input_shape, samples.classes)
     batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
     training = model.training
@@ -82,7 +91,8 @@ def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> n
         model.train(training)
     if classes != samples.classes:
         raise ModelError(
-            f"{role}: answers {classes} classes, the data has {samples.classes}; give the {role} {samples.classes} outputs"
+            f"{role}: answers {classes} classes, the data has {samples.classes};"
+            f" give the {role} {samples.classes} outputs"
         )
     return model
 

@@ -32,6 +32,8 @@ def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
         "held_out": parts.held_out is not None,
         "seed": seed,
     }
+    if (code := recipe.teacher.model.code()) is not None:
+        content["code"] = code
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -77,9 +79,7 @@ def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
     clean = recipe.teacher.view == "clean"
     teacher = ModelTeacher(model, view="clean" if clean else None)
     exact = clean or not recipe.training.augment.active
-    logits_only = not any(term.taps.get("teacher") for term in recipe.objective().terms.values())
+    logits_only = not recipe.objective().taps("teacher")
     if recipe.teacher.store and exact and logits_only:
         return store(teacher, parts.transfer, clean=clean)
     return teacher
-
-

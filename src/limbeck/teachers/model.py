@@ -42,7 +42,8 @@ class ModelTeacher:
         self.taps = dict(taps or {})
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        """Return the model's outputs, with the features of its own taps and of `taps`."""
         inputs = batch.inputs
         if self.view is not None:
             if self.view not in batch.views:
@@ -55,7 +56,7 @@ class ModelTeacher:
         for module in training:
             module.training = False
         try:
-            return run_model(self.model, inputs, self.taps).detach()
+            return run_model(self.model, inputs, {**self.taps, **(taps or {})}).detach()
         finally:  # a part shared with the student trains on
             for module in training:
                 module.training = True

@@ -1,6 +1,7 @@
 """A teacher whose answers were computed once and are looked up by sample."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Teacher
 from limbeck.errors import InputError
-from limbeck.outputs import Outputs
+from limbeck.outputs import Outputs, Tap
 
 __all__ = ["StoredTeacher", "store"]
 
@@ -35,9 +36,17 @@ class StoredTeacher:
         self._row[index.cpu()] = torch.arange(len(index))
         self._direct = torch.equal(index.cpu(), torch.arange(len(index)))
 
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        """Return the stored logits of a batch's samples."""
+        if taps:
+            raise InputError(
+                f"stored teacher: it has logits only, the objective also reads the features {sorted(taps)};"
+                " let the teacher answer every batch (store: false)"
+            )
         if batch.source != self.source:
-            raise InputError("stored teacher: the batch comes from another set than the answers; store them for this set")
+            raise InputError(
+                "stored teacher: the batch comes from another set than the answers; store them for this set"
+            )
         if batch.augmented and not self.clean:
             raise InputError(
                 "stored teacher: the batch is augmented, the answers are not; let the teacher see the clean view"
@@ -65,7 +74,12 @@ class StoredTeacher:
 
 
 def store(
-    teacher: Teacher, samples: SampleSet, *, batch_size: int = 1024, device: torch.device | str = "cpu", clean: bool = False
+    teacher: Teacher,
+    samples: SampleSet,
+    *,
+    batch_size: int = 1024,
+    device: torch.device | str = "cpu",
+    clean: bool = False,
 ) -> StoredTeacher:
     """Ask `teacher` once about every sample, unaugmented, and return a teacher that looks the answers up.
 

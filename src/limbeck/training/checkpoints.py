@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON with checksums, written aside and then renamed, so that none is ever half-written."""
+"""Checkpoints: safetensors and JSON with checksums, written aside and then renamed: none is ever half-written."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     aside.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: _own(tensor) for name, tensor in model.state_dict().items()}, aside)
     _sync(aside)
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -90,7 +90,7 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
     _sync(aside / _STATE)
     if final.exists():
         shutil.rmtree(final)
-    os.replace(aside, final)
+    aside.replace(final)
     _sync(folder)
     for old in _steps(folder)[:-_KEEP]:
         shutil.rmtree(old, ignore_errors=True)
@@ -123,7 +123,7 @@ def write_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(text)
     _sync(aside)
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:

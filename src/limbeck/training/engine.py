@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from limbeck.errors import Interrupted
+from limbeck.errors import InputError, Interrupted
 from limbeck.randomness import derive_seed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Signals", "engine", "global_counts", "seeded", "signals", "sum_over_ranks"]
+__all__ = ["Signals", "check_precision", "engine", "global_counts", "seeded", "signals", "sum_over_ranks"]
+
+
+def check_precision(precision: str) -> None:
+    """Require a precision that this machine can train in."""
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("precision: fp16 needs a GPU; use fp32 or bf16 on this machine")
 
 
 def engine(precision: str) -> "Accelerator":
@@ -23,7 +29,8 @@ def engine(precision: str) -> "Accelerator":
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()
+    check_precision(precision)
+    AcceleratorState._reset_state()  # noqa: SLF001 - the one way to change the precision within a process
     return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
 
 
@@ -74,7 +81,7 @@ def signals(enabled: bool) -> Iterator[Signals]:
         return
     before: dict[int, Any] = {}
 
-    def receive(number: int, frame: Any) -> None:
+    def receive(number: int, _frame: Any) -> None:
         state.received = number
         for watched, handler in before.items():
             signal.signal(watched, handler)
@@ -85,5 +92,5 @@ def signals(enabled: bool) -> Iterator[Signals]:
     try:
         yield state
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for watched, handler in before.items():
+            signal.signal(watched, handler)

@@ -84,10 +84,10 @@ def fit(
                 loader.epoch(run.epoch, start=run.batch, rank=rank * parts + part, world=world * parts)
                 for part in range(parts)
             ]
-            for micros in zip(*shares, strict=True):
+            for drawn in zip(*shares, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate(run.step)
-                micros = [micro.to(accelerator.device) for micro in micros]
+                micros = [micro.to(accelerator.device) for micro in drawn]
                 counts = global_counts(accelerator, [distiller.objective.counts(micro) for micro in micros])
                 for part, micro in enumerate(micros):
                     last = part == parts - 1
@@ -132,7 +132,7 @@ def fit(
             if validation is not None:
                 with run.kept_weights():
                     metrics = run.agree(evaluate(distiller.student, validation).as_dict())
-            line = {
+            line: dict[str, Any] = {
                 "epoch": run.epoch + 1,
                 "step": run.step,
                 "learning_rate": rate(run.step - 1),

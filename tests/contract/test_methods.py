@@ -1,0 +1,179 @@
+"""What every method promises, found by walking `limbeck.methods`: a new method is tested by being there."""
+
+import copy
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from limbeck import methods
+from limbeck.batch import Batch
+from limbeck.distiller import Distiller
+from limbeck.objective import Objective
+from limbeck.teachers.model import ModelTeacher, state_digest
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+UNLABELLED = -100
+every_method = pytest.mark.parametrize("name", methods.names())
+
+
+def network(width, seed, dtype=torch.float64):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 4)).to(dtype)
+
+
+def batch_of(size=8, dtype=torch.float64, *, masked=False):
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(size, 3, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(4, (size,), generator=generator)
+    labels[1::4] = UNLABELLED
+    return Batch.of(inputs, labels, mask=torch.arange(size) % 3 > 0 if masked else None)
+
+
+def distiller_of(name, dtype=torch.float64):
+    """A method with the defaults of its builder, on networks of its own."""
+    distiller = Distiller(network(8, 1, dtype), ModelTeacher(network(16, 2, dtype)), methods.builder(name)().to(dtype))
+    torch.manual_seed(3)
+    distiller.build(batch_of(dtype=dtype))
+    return distiller.train()
+
+
+def value_and_gradient(distiller, batch):
+    distiller.zero_grad()
+    loss = distiller(batch)
+    loss.total.backward()
+    gradients = [parameter.grad for parameter in distiller.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    return loss.total.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def test_the_walk_finds_the_methods():
+    assert {"hard", "kd", "logit_matching"} <= set(methods.names())
+    assert set(methods.names()) <= set(methods.__all__)
+    assert methods.names() == sorted(methods.names())
+
+
+@every_method
+def test_the_card_is_complete_and_bears_the_name_of_its_file(name):
+    card = methods.card(name)
+    assert isinstance(card, methods.Card)
+    for field in dataclasses.fields(card):
+        assert getattr(card, field.name), field.name
+    assert card.name == name
+    assert 1950 < card.year < 2100
+    assert card.source.startswith("https://")
+    assert all("\n" not in str(value) for value in dataclasses.astuple(card))
+
+
+@every_method
+def test_the_builder_bears_the_name_of_its_file_and_works_without_arguments(name):
+    builder = methods.builder(name)
+    assert builder.__name__ == name
+    assert builder is getattr(methods, name)
+    assert isinstance(builder(), Objective)
+    assert len(builder().terms) > 0
+    assert len(inspect.signature(builder).parameters) <= 8
+
+
+@pytest.mark.parametrize("name", [name for name in methods.__all__ if inspect.isfunction(getattr(methods, name))])
+def test_every_public_function_has_a_docstring_with_an_example(name):
+    documentation = inspect.getdoc(getattr(methods, name))
+    assert documentation
+    assert ">>> " in documentation
+
+
+@every_method
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_and_gradient_are_finite_in_every_precision(name, masked, dtype):
+    loss, gradient = value_and_gradient(distiller_of(name, dtype), batch_of(dtype=dtype, masked=masked))
+    assert loss.shape == ()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().sum() > 0
+
+
+@every_method
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_empty_batch_has_loss_zero_and_gradient_zero(name, masked):
+    loss, gradient = value_and_gradient(distiller_of(name), batch_of(0, masked=masked))
+    assert loss == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@every_method
+def test_a_batch_of_padding_has_loss_zero_and_gradient_zero(name):
+    batch = batch_of()
+    batch.mask = torch.zeros(8, dtype=torch.bool)
+    loss, gradient = value_and_gradient(distiller_of(name), batch)
+    assert loss == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@every_method
+def test_a_batch_without_labels_has_a_finite_loss(name):
+    for labels in (None, torch.full((8,), UNLABELLED)):
+        batch = batch_of()
+        batch.labels = labels
+        loss, gradient = value_and_gradient(distiller_of(name), batch)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+
+
+@every_method
+def test_the_same_seed_gives_the_same_loss_and_gradient(name):
+    first, second = (value_and_gradient(distiller_of(name), batch_of()) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+@every_method
+def test_the_order_of_the_batch_changes_nothing(name):
+    distiller, batch = distiller_of(name), batch_of(masked=True)
+    order = torch.randperm(8)
+    shuffled = Batch.of(batch.inputs[order], batch.labels[order], mask=batch.mask[order])
+    loss, gradient = value_and_gradient(distiller, batch)
+    other_loss, other_gradient = value_and_gradient(distiller, shuffled)
+    torch.testing.assert_close(other_loss, loss, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(other_gradient, gradient, rtol=1e-12, atol=1e-14)
+
+
+@every_method
+def test_the_batch_is_read_and_not_changed(name):
+    batch = batch_of(masked=True)
+    before = copy.deepcopy(batch)
+    value_and_gradient(distiller_of(name), batch)
+    for field in ("index", "view", "inputs", "labels", "mask"):
+        assert torch.equal(getattr(batch, field), getattr(before, field)), field
+
+
+@every_method
+def test_the_state_of_the_objective_survives_a_file_without_pickle(name):
+    distiller, fresh = distiller_of(name), distiller_of(name)
+    for parameter in fresh.objective.parameters():
+        nn.init.zeros_(parameter)
+    fresh.objective.load_state_dict(load(save(distiller.objective.state_dict())), strict=True)
+    assert state_digest(fresh.objective) == state_digest(distiller.objective)
+    first, second = (value_and_gradient(each, batch_of()) for each in (distiller, fresh))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+@every_method
+def test_training_lowers_the_loss_and_leaves_the_teacher_untouched(name):
+    distiller = distiller_of(name)
+    digest = distiller.teacher.fingerprint()
+    optimiser = torch.optim.Adam(distiller.parameters(), lr=0.02)
+    before, _ = value_and_gradient(distiller, batch_of())
+    for _ in range(30):
+        value_and_gradient(distiller, batch_of())
+        optimiser.step()
+    after, _ = value_and_gradient(distiller, batch_of())
+    assert after < before
+    assert distiller.teacher.fingerprint() == digest
+    assert not any(module.training for module in distiller.teacher.model.modules())
+    assert all(parameter.grad is None for parameter in distiller.teacher.model.parameters())
