@@ -55,6 +55,14 @@ class Tap:
             raise InputError(f"side of tap '{self.path}': found {self.side!r}, expected one of: input, output")
 
 
+class _Features(dict[str, Tensor]):
+    """Features by name, and what torch counted as the changes in place of each when it was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: dict[str, int] = {}
+
+
 def canonical_path(path: str) -> str:
     """Return a module path without the names that DDP, FSDP, compile and checkpoint wrappers insert.
 
@@ -65,7 +73,7 @@ def canonical_path(path: str) -> str:
 
 
 @contextmanager
-def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[dict[str, Tensor]]:
+def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[_Features]:
     """Read named features of `model` while the scope is open.
 
     taps: name -> path of a module, or a `Tap`.  Yields a dict that each forward pass fills; of a module that is called
@@ -78,7 +86,7 @@ def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[dict[st
     >>> features["hidden"].shape
     torch.Size([4, 5])
     """
-    features: dict[str, Tensor] = {}
+    features = _Features()
     if not taps:
         yield features
         return
@@ -107,7 +115,11 @@ def _find(modules: Mapping[str, list[tuple[str, nn.Module]]], name: str, path: s
     return module
 
 
-def _reader(name: str, tap: Tap, features: dict[str, Tensor]) -> Callable[..., None]:
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - it has no public name
+
+
+def _reader(name: str, tap: Tap, features: _Features) -> Callable[..., None]:
     def read(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if tap.side == "input" and not inputs:
             raise ModelError(
@@ -125,6 +137,7 @@ def _reader(name: str, tap: Tap, features: dict[str, Tensor]) -> Callable[..., N
                 "add a function to the tap that returns one"
             )
         features[name] = value
+        features.versions[name] = _version(value)
 
     return read
 
@@ -142,6 +155,12 @@ def run_model(model: nn.Module, inputs: Any, taps: Mapping[str, str | Tap] | Non
         if name not in features:
             path = tap if isinstance(tap, str) else tap.path
             raise ModelError(f"feature '{name}': module '{path}' was not called in the forward pass; name another")
+        if _version(features[name]) != features.versions[name]:
+            path = tap if isinstance(tap, str) else tap.path
+            raise ModelError(
+                f"feature '{name}': a later module changed the output of '{path}' in place (a ReLU with inplace=True,"
+                " say); set inplace=False there, or read a copy: Tap(path, torch.clone)"
+            )
     return _as_outputs(answer, features)
 
 

@@ -41,7 +41,7 @@ def derive_seed(seed: int, *names: object) -> int:
     >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1) != derive_seed(0, "order", 2)
     True
     """
-    text = "/".join(str(name) for name in (seed, *names))
+    text = "/".join(str(name).replace("%", "%25").replace("/", "%2F") for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

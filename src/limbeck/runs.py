@@ -98,7 +98,7 @@ class RunFolder:
         kept = path / "recipe.yaml"
         if not kept.is_file():
             raise RunError(f"resume: '{path}' is no run folder (it has no recipe.yaml); name one below runs/")
-        text = kept.read_text(encoding="utf-8")
+        text = kept.read_text(encoding="utf-8", errors="replace")
         if text != recipe:
             there, here = text.splitlines(), recipe.splitlines()
             changed = next(((a, b) for a, b in zip(there, here, strict=False) if a != b), ("its length", "another"))

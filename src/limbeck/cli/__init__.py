@@ -1,17 +1,32 @@
 """The command line: one file a verb.  Data goes to stdout, everything else to stderr."""
 
 import os
+import signal
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import Interrupted, LimbeckError
 
 __all__ = ["app", "main"]
 
+
+class _Group(TyperGroup):
+    """Commands whose interruption is told apart from a failure, whatever the version of typer makes of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted", signal.SIGINT) from None
+
+
 app = typer.Typer(
     name="limbeck",
+    cls=_Group,
     help="Distil large networks into small ones: exactly, measured, from one command.",
     no_args_is_help=True,
     rich_markup_mode=None,

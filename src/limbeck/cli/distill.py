@@ -1,6 +1,7 @@
 """limbeck distill: teacher, student alone and student distilled, and the table of the three."""
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from limbeck.cli.showing import data_console, duration, interval, percent, say, 
 if TYPE_CHECKING:
     from limbeck.config import Recipe
     from limbeck.runs import RunFolder
-    from limbeck.schemes import Outcome
+    from limbeck.schemes import Outcome, Parts
 
 __all__ = ["distill", "outcome_table", "run"]
 
@@ -33,13 +34,15 @@ def distill(
     """Train the teacher (or reuse it), the student alone and the student distilled; print the three."""
     from limbeck.config import load_recipe
     from limbeck.runs import RunFolder
+    from limbeck.schemes import vet
 
     loaded = load_recipe(resolve(recipe), overrides or [])
+    parts = vet(loaded)
     if resume is not None:
         folder = RunFolder.open(resume, loaded.to_yaml())
     else:
         folder = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv)
-    outcome = run(loaded, folder, quiet=quiet)
+    outcome = run(loaded, folder, parts=parts, quiet=quiet)
     if as_json:
         print(json.dumps({"run": str(folder.path), **outcome.as_dict()}, indent=1))
     else:
@@ -54,16 +57,15 @@ def distill(
 
 def resolve(recipe: Path) -> Path:
     """Return the file of a recipe that is named by path or by a packaged name."""
-    from limbeck.recipes import find, names
+    from limbeck.recipes import find
 
-    if not recipe.exists() and str(recipe) in names():
-        return find(str(recipe)).recipe
-    return recipe
+    packaged = not recipe.exists() and not recipe.suffix and len(recipe.parts) == 1
+    return find(str(recipe)).recipe if packaged else recipe
 
 
-def run(recipe: "Recipe", folder: "RunFolder", *, quiet: bool = False) -> "Outcome":
+def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":
     """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
-    from limbeck.errors import LimbeckError
+    from limbeck.errors import Interrupted, LimbeckError
     from limbeck.schemes import distil
 
     def tell(line: str) -> None:
@@ -76,7 +78,12 @@ def run(recipe: "Recipe", folder: "RunFolder", *, quiet: bool = False) -> "Outco
         folder.log("started")
         try:
             with watching(quiet=quiet) as watch:
-                outcome = distil(recipe, folder, watch=watch, say=tell)
+                outcome = distil(recipe, folder, parts=parts, watch=watch, say=tell)
+        except (Interrupted, KeyboardInterrupt) as error:
+            folder.log(f"stopped: {str(error) or 'interrupted'}")
+            number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+            again = f"limbeck distill {folder.path / 'recipe.yaml'} --resume {folder.path}"
+            raise Interrupted(f"{str(error) or 'interrupted'}; go on: {again}", number) from None
         except LimbeckError as error:
             folder.log(f"stopped: {error}")
             raise

@@ -304,9 +304,7 @@ def _model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
         if not isinstance(arguments, dict):
             raise RecipeError(f"{where}.arguments: found {arguments!r}, expected keys and values for the factory")
         place = base / Path(folder).expanduser()
-        return ModelSpec(
-            where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base
-        )
+        return ModelSpec(where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base)
     kind = keys.pop("kind")
     if kind not in models.names():
         raise RecipeError(f"{where}.kind: found {kind!r}; {one_of(str(kind), models.names())}")

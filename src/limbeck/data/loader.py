@@ -121,7 +121,12 @@ def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generato
     remote = _Remote(samples.to("cpu"))
     sampler: Any = parts
     answers: DataLoader[Any] = DataLoader(
-        remote, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+        remote,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else it takes a number from the framework's, and dropout would depend on workers
     )
     for answer in answers:
         if isinstance(answer, LimbeckError):

@@ -50,6 +50,9 @@ def reproduce(
     for name in only:
         if name not in known:
             raise RecipeError(f"--only: there is no row '{name}'; {one_of(name, known)}")
+    for seed in seeds:
+        if seed < 0:
+            raise RecipeError(f"--seed: found {seed}, expected a whole number from 0 on")
     sizes = paper.budgets[budget]
     root = cache_folder() / "reproductions" / paper.name / budget
     lab = Lab(paper.name, root, sizes, paper.load(folder, sizes), watch, say)

@@ -12,9 +12,10 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller, Teacher
 from limbeck.evaluation import Interval, Metrics, evaluate, gap_closed, t_interval
 from limbeck.runs import RunFolder
-from limbeck.schemes.preparing import Parts, build_student, prepare
+from limbeck.schemes.finished import teacher_file
+from limbeck.schemes.preparing import Parts, build_student, prepare, vet
 from limbeck.schemes.teaching import train_teacher, wrap_teacher
-from limbeck.training import Observer, Result, Training, fit
+from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore
 
 __all__ = ["Outcome", "SeedOutcome", "distil"]
@@ -81,6 +82,7 @@ def distil(
     recipe: Recipe,
     folder: RunFolder,
     *,
+    parts: Parts | None = None,
     watch: Observer = ignore,
     say: Say = lambda line: None,
     cache: Path | None = None,
@@ -88,8 +90,9 @@ def distil(
     """Run a recipe: teacher, student alone and student distilled for every seed, then the test set once.
 
     Every choice is made on the held-out part.  Trainings that the folder already holds are not run again.
+    parts: what `vet` returned, if the recipe was vetted already.
     """
-    parts = prepare(recipe)
+    parts = vet(recipe) if parts is None else parts
     folder.note(data={"source": parts.train.source, "train": len(parts.train), "test": len(parts.test)})
     first = recipe.seeds[0] if recipe.teacher.seed is None else recipe.teacher.seed
     model = train_teacher(recipe, parts, first, watch=watch, say=say, cache=cache)
@@ -108,6 +111,8 @@ def distil(
     for seed in recipe.seeds:
         if recipe.teacher.seed is None and seed != first:
             model = train_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache)
+        own = seed if recipe.teacher.seed is None else recipe.teacher.seed
+        save_weights(model, teacher_file(folder.path, own))
         teacher = wrap_teacher(distilled, model, parts)
         students = {
             "alone": _train(alone, parts, None, seed, folder, watch).student,

@@ -9,11 +9,18 @@ from torch import nn
 
 from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet
-from limbeck.errors import DataError, ModelError, RecipeError
+from limbeck.distiller import Distiller
+from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
+from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
+from limbeck.teachers import ModelTeacher
+from limbeck.training import Training
+from limbeck.training.engine import check_precision
 
-__all__ = ["Parts", "build_student", "initial_weights", "prepare", "seeded_build"]
+__all__ = ["Parts", "build_student", "initial_weights", "prepare", "seeded_build", "vet"]
+
+_TRIED = 8  # samples that each model answers before anything is trained
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
         train, held_out = splits.train.split(count, seed=0)
     try:
         transfer = recipe.transfer.apply(train, seed=0)
-    except DataError as error:
+    except (DataError, InputError) as error:
         raise DataError(f"data.transfer: {error}") from None
     alone = transfer
     if not recipe.transfer.labels:
@@ -58,6 +65,24 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
         if "teacher" not in recipe.objective().reads():
             raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
     return Parts(train, held_out, transfer, alone, splits.test)
+
+
+def vet(recipe: Recipe) -> Parts:
+    """Return a recipe's sets after each of its models has answered some of them under its objective.
+
+    What cannot run is refused here, before anything is trained or written.
+    """
+    parts = prepare(recipe)
+    teacher = seeded_build(recipe.teacher.model, parts.train, 0, "teacher")
+    if recipe.teacher.model.checkpoint is None:
+        objective = recipe.teacher.method.build()
+        _try("teacher", teacher, None, objective, parts.train, recipe.teacher.training, "teacher.training")
+    for candidate in recipe.candidates():
+        student = build_student(candidate, parts, recipe.seeds[0])
+        view = "clean" if recipe.teacher.view == "clean" else None
+        asked = ModelTeacher(teacher, view=view) if "teacher" in candidate.objective().reads() else None
+        _try("student", student, asked, candidate.objective(), parts.transfer, candidate.training, "training")
+    return parts
 
 
 def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
@@ -81,12 +106,8 @@ def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> n
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _answering(role, samples):
             classes = run_model(model, batch.inputs).logits.shape[-1]
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shape = tuple(samples.input_shape)
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{role}: cannot take inputs of shape {shape} ({line}); change the model's keys") from None
     finally:
         model.train(training)
     if classes != samples.classes:
@@ -95,6 +116,44 @@ def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> n
             f" give the {role} {samples.classes} outputs"
         )
     return model
+
+
+def _try(
+    role: str,
+    model: nn.Module,
+    teacher: ModelTeacher | None,
+    objective: Objective,
+    samples: SampleSet,
+    training: Training,
+    where: str,
+) -> None:
+    """Compute the loss of a small augmented batch once, on a model that nothing else uses."""
+    positions = torch.arange(min(_TRIED, len(samples)))
+    gathered = samples.gather(positions)
+    try:
+        check_precision(training.precision)
+        batch = samples.assemble(gathered, positions, training.augment, seed=0, view=1, clean_view=True)
+    except LimbeckError as error:
+        raise type(error)(f"{where}.{error}") from None
+    distiller = Distiller(model, teacher, objective)
+    with torch.random.fork_rng(), _answering(role, samples):
+        distiller.build(batch)
+        distiller(batch)
+
+
+@contextmanager
+def _answering(role: str, samples: SampleSet) -> Iterator[None]:
+    """Name the model whose answer fails in the scope."""
+    try:
+        yield
+    except LimbeckError as error:
+        raise ModelError(f"{role}: {error}") from None
+    except Exception as error:
+        shape = tuple(samples.input_shape)
+        line = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"{role}: cannot take inputs of shape {shape} ({type(error).__name__}: {line}); change the model's keys"
+        ) from error
 
 
 def _positions(root: SampleSet, part: SampleSet) -> torch.Tensor:

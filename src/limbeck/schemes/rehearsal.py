@@ -12,7 +12,7 @@ from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller
 from limbeck.objective import Objective
-from limbeck.schemes.preparing import build_student, prepare, seeded_build
+from limbeck.schemes.preparing import build_student, seeded_build, vet
 from limbeck.teachers import ModelTeacher
 from limbeck.training import Training
 from limbeck.training.optimisers import optimiser
@@ -61,7 +61,7 @@ class Rehearsal:
 
 def rehearse(recipe: Recipe) -> Rehearsal:
     """Build a recipe's data, models and objective, and run a batch through each."""
-    parts = prepare(recipe)
+    parts = vet(recipe)
     seeds, searched = len(recipe.seeds), len(recipe.candidates()) if recipe.search else 0
     refits = 2 if recipe.refit else 1
     models = []
@@ -115,7 +115,7 @@ def _time(
     with torch.random.fork_rng():
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = distiller(batch)
-        losses = {"total": float(loss.total), **{name: part.mean for name, part in loss.parts.items()}}
+        losses = {"total": float(loss.total.detach()), **{name: part.mean for name, part in loss.parts.items()}}
         loss.total.backward()
         optimizer.step()
         began = time.perf_counter()

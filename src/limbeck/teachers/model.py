@@ -1,6 +1,7 @@
 """A network as teacher."""
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,8 +68,11 @@ class ModelTeacher:
         return self
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the model's parameters and buffers."""
-        return state_digest(self.model)
+        """Return the SHA-256 of the model's state and architecture, the transform, the view and the taps."""
+        states = [state_digest(part) for part in (self.model, self.transform) if isinstance(part, nn.Module)]
+        described = repr((states, self.model, self.transform, self.view, self.taps))
+        described = re.sub(r" at 0x[0-9a-fA-F]+", "", described)  # addresses differ from process to process
+        return hashlib.sha256(described.encode()).hexdigest()
 
 
 def state_digest(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Teacher
 from limbeck.errors import InputError
 from limbeck.outputs import Outputs, Tap
+from limbeck.teachers.model import ModelTeacher, state_digest
 
 __all__ = ["StoredTeacher", "store"]
 
@@ -99,5 +100,6 @@ def store(
     for batch in loader.epoch(0):
         answers.append(teacher(batch.to(device)).logits)
         index.append(batch.index)
-    origin = teacher.fingerprint()
+    # The answers are digested too, so that of a network its weights are origin enough.
+    origin = state_digest(teacher.model) if isinstance(teacher, ModelTeacher) else teacher.fingerprint()
     return StoredTeacher(torch.cat(answers), torch.cat(index), source=samples.source, clean=clean, origin=origin)

@@ -38,7 +38,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's state as safetensors: aside, then renamed."""
     aside = path.with_name(f".{path.name}.tmp")
     aside.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: _own(tensor) for name, tensor in model.state_dict().items()}, aside)
+    _save_tensors(model.state_dict(), aside)
     _sync(aside)
     aside.replace(path)
 
@@ -80,9 +80,10 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
     """Write the checkpoint of a step and delete all but the newest two."""
     final = folder / f"step-{step:09d}"
     aside = folder / f".step-{step:09d}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
+    for abandoned in folder.glob(".step-*.tmp"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({name: _own(tensor) for name, tensor in tensors.items()}, aside / _TENSORS)
+    _save_tensors(tensors, aside / _TENSORS)
     _sync(aside / _TENSORS)
     content = {"tensors_sha256": _digest(aside / _TENSORS), "state": state}
     body = json.dumps(content)
@@ -183,6 +184,14 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"checkpoint: '{path}' is no readable safetensors file ({error}); make it anew") from None
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors; OSError when that fails, a full disk included, of which safetensors has an error of its own."""
+    try:
+        save_file({name: _own(tensor) for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def _own(tensor: Tensor) -> Tensor:

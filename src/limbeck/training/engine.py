@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import InputError, Interrupted
 from limbeck.randomness import derive_seed
@@ -15,7 +15,19 @@ from limbeck.randomness import derive_seed
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Signals", "check_precision", "engine", "global_counts", "seeded", "signals", "sum_over_ranks"]
+__all__ = [
+    "Signals",
+    "check_precision",
+    "engine",
+    "global_counts",
+    "seeded",
+    "signals",
+    "stepper",
+    "sum_over_ranks",
+    "unwrapped",
+]
+
+_WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 def check_precision(precision: str) -> None:
@@ -32,6 +44,15 @@ def engine(precision: str) -> "Accelerator":
     check_precision(precision)
     AcceleratorState._reset_state()  # noqa: SLF001 - the one way to change the precision within a process
     return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+def stepper(accelerator: "Accelerator", prepared: Any, raw: torch.optim.Optimizer) -> Any:
+    """Return the optimiser to step: Accelerate's wrapper only where it adds something.
+
+    The wrapper looks for installed packages at every step, which takes 0.2 ms, a tenth of a small network's step.
+    """
+    plain = accelerator.distributed_type.value in ("NO", "MULTI_CPU", "MULTI_GPU")
+    return raw if plain and accelerator.scaler is None else prepared
 
 
 def global_counts(
@@ -53,6 +74,19 @@ def sum_over_ranks(accelerator: "Accelerator", tensor: Tensor) -> Tensor:
 
 
 @contextmanager
+def unwrapped(module: nn.Module) -> Iterator[None]:
+    """Take off a module, when the scope ends, what Accelerate put on it, so that it can be prepared anew."""
+    marks = ("forward", "_original_forward", "_is_accelerate_prepared")
+    before = {mark: module.__dict__[mark] for mark in marks if mark in module.__dict__}
+    try:
+        yield
+    finally:
+        for mark in marks:
+            module.__dict__.pop(mark, None)
+        module.__dict__.update(before)
+
+
+@contextmanager
 def seeded(seed: int, rank: int) -> Iterator[None]:
     """Give this process its own dropout numbers inside the scope, and the caller's generator back afterwards."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
@@ -65,6 +99,14 @@ class Signals:
     """Which signal asked the run to stop, if any did."""
 
     received: int | None = None
+
+    def share(self, accelerator: "Accelerator") -> None:
+        """Let all processes know of a signal that one of them received."""
+        if accelerator.num_processes > 1:
+            flags = torch.tensor([int(self.received == number) for number in _WATCHED], device=accelerator.device)
+            for number, count in zip(_WATCHED, sum_over_ranks(accelerator, flags).tolist(), strict=True):
+                if count:
+                    self.received = number
 
     def stop(self, saved: str) -> None:
         """End the run as the signal asked, after its state was saved."""
@@ -86,7 +128,7 @@ def signals(enabled: bool) -> Iterator[Signals]:
         for watched, handler in before.items():
             signal.signal(watched, handler)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _WATCHED:
         before[number] = signal.getsignal(number)
         signal.signal(number, receive)
     try:

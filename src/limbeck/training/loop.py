@@ -7,10 +7,10 @@ from typing import Any
 
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller
-from limbeck.errors import ModelError
+from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.randomness import derive_seed
-from limbeck.training.engine import engine, global_counts, seeded, signals
+from limbeck.training.engine import engine, global_counts, seeded, signals, stepper, unwrapped
 from limbeck.training.ledger import Ledger
 from limbeck.training.optimisers import WeightAverage, constrain_norms, learning_rate, optimiser
 from limbeck.training.progress import Observer, Progress, ignore
@@ -51,6 +51,8 @@ def fit(
     >>> result.steps, sorted(result.history[-1]["train"])
     (8, ['hard', 'soft', 'total'])
     """
+    if training is not None and settings:
+        raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
     training = training or Training(**settings)
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
@@ -69,10 +71,11 @@ def fit(
     teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
     ledger, stopped = Ledger(), False
 
-    with seeded(seed, rank), signals(folder is not None) as signal:
+    with seeded(seed, rank), signals(folder is not None) as signal, unwrapped(distiller):
         distiller.build(next(loader.epoch(0)).to(accelerator.device), classes=train_set.classes)
         raw_optimizer = optimiser(distiller.parameters(), training)
-        module, optimizer = accelerator.prepare(distiller, raw_optimizer)
+        module, prepared = accelerator.prepare(distiller, raw_optimizer)
+        optimizer = stepper(accelerator, prepared, raw_optimizer)
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
         run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
         run.resume(identity(distiller, train_set, validation, training, seed, teacher_before))
@@ -122,7 +125,7 @@ def fit(
                             seconds_left=(steps - run.step) / speed,
                         )
                     )
-                if run.due(training.checkpoint_seconds, signal.received is not None):
+                if run.due(training.checkpoint_seconds, signal):
                     ledger.read(run.last_good)
                     run.save()
                     signal.stop(run.last_good)
@@ -154,8 +157,9 @@ def fit(
                 )
             )
 
+        if distiller.teacher is not None and distiller.teacher.fingerprint() != teacher_before:
+            raise ModelError("teacher: its weights changed during training; give the student modules of its own")
         result = run.finish(keep_best=training.keep == "best", seconds=time.perf_counter() - began)
-        accelerator.unwrap_model(module, keep_fp32_wrapper=False)
-    if distiller.teacher is not None and distiller.teacher.fingerprint() != teacher_before:
-        raise ModelError("teacher: its weights changed during training; give the student modules of its own")
+        signal.share(accelerator)
+        signal.stop(run.last_good)
     return result

@@ -6,14 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import schedules
+from limbeck.errors import ModelError
 from limbeck.training.settings import Training
 
 __all__ = ["WeightAverage", "constrain_norms", "learning_rate", "optimiser"]
 
 
 def optimiser(parameters: Iterable[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
-    """Build the optimiser; weight decay applies to every parameter."""
+    """Build the optimiser; weight decay applies to every parameter.  Raises ModelError when there is none to train."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trainable:
+        raise ModelError(
+            "student: no parameter requires a gradient, so nothing can learn; a teacher's modules are frozen, "
+            "give the student modules of its own"
+        )
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trainable)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(

@@ -30,8 +30,8 @@ class Training:
     clip: largest norm of the whole gradient.  max_norm: largest norm of the weights into one unit (Hinton 2012).
     precision: "fp32", or "bf16"/"fp16" autocast (losses are computed in float32 all the same).
     averaging: decay of an exponential moving average of the weights, which is then what is evaluated and kept.
-    patience: stop after so many epochs without a better validation loss.  keep: the "last" weights or the "best" ones
-        by validation loss.
+    patience: stop after so many epochs without a better validation.  keep: the "last" weights or the "best" ones.
+        Fewer errors are better, and of equally many the smaller loss.  Without a validation set every epoch is better.
     augment: random views of the samples, a function of (seed, view, sample).
     workers: processes that read sets which do not fit in memory; sets of tensors need none.
     checkpoint_seconds: time between checkpoints, written at the end of the step that it falls in.

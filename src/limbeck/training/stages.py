@@ -1,8 +1,10 @@
 """Stages: trainings that follow one another on the same student, each a resumable unit of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +25,7 @@ class Stage:
     """One stage: what is optimised, how, and which part of the student learns.
 
     trainable: paths of the student's modules that learn in this stage, with all below them; None: the whole student.
+        The rest stays bit for bit as it is: it runs in eval mode, so that no statistics are updated either.
     """
 
     name: str
@@ -62,18 +65,19 @@ def fit_stages(
     try:
         for number, stage in enumerate(stages):
             _choose(student, stage, wanted)
-            results.append(
-                fit(
-                    Distiller(student, teacher, stage.objective),
-                    train_set,
-                    validation,
-                    training=stage.training,
-                    seed=seed + number,
-                    folder=None if folder is None else Path(folder) / f"{number + 1}-{stage.name}",
-                    watch=watch,
-                    label=stage.name,
+            with _resting(student, stage):
+                results.append(
+                    fit(
+                        Distiller(student, teacher, stage.objective),
+                        train_set,
+                        validation,
+                        training=stage.training,
+                        seed=seed + number,
+                        folder=None if folder is None else Path(folder) / f"{number + 1}-{stage.name}",
+                        watch=watch,
+                        label=stage.name,
+                    )
                 )
-            )
     finally:
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(wanted[name])
@@ -81,10 +85,39 @@ def fit_stages(
 
 
 def _choose(student: nn.Module, stage: Stage, wanted: dict[str, bool]) -> None:
-    paths = [path for path, _ in student.named_modules() if path]
+    paths = [path for path, _ in student.named_modules(remove_duplicate=False) if path]
     for path in stage.trainable or ():
         if path not in paths:
             raise ModelError(f"stage '{stage.name}': the student has no module '{path}'; {one_of(path, paths)}")
+    every = student.named_parameters(remove_duplicate=False)  # a tied weight learns where either of its owners does
+    learning = {id(parameter) for name, parameter in every if _inside(name, stage.trainable)}
     for name, parameter in student.named_parameters():
-        inside = stage.trainable is None or any(name.startswith(f"{path}.") for path in stage.trainable)
-        parameter.requires_grad_(inside and wanted[name])
+        parameter.requires_grad_(id(parameter) in learning and wanted[name])
+
+
+@contextmanager
+def _resting(student: nn.Module, stage: Stage) -> Iterator[None]:
+    """Keep the modules that do not learn in eval mode, whatever mode the student is set to."""
+    modules = dict(student.named_modules(remove_duplicate=False))
+    busy = {
+        id(module)
+        for path, module in modules.items()
+        if _inside(path, stage.trainable) or any(_inside(learning, [path]) for learning in stage.trainable or ())
+    }
+    resting = [module for module in student.modules() if id(module) not in busy]
+    handles = [module.register_forward_pre_hook(_rest) for module in resting]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in resting:
+            module.training = student.training
+
+
+def _rest(module: nn.Module, _: Any) -> None:
+    module.training = False
+
+
+def _inside(path: str, outer: Sequence[str] | None) -> bool:
+    return outer is None or any(not above or path == above or path.startswith(f"{above}.") for above in outer)

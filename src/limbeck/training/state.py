@@ -17,6 +17,7 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.training import checkpoints
+from limbeck.training.engine import Signals
 from limbeck.training.ledger import Ledger
 from limbeck.training.optimisers import WeightAverage
 from limbeck.training.settings import Training
@@ -110,15 +111,17 @@ class Run:
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
-    def due(self, seconds: float, interrupted: bool) -> bool:
+    def due(self, seconds: float, signal: Signals) -> bool:
         """Whether to save after this step; all processes agree."""
         if self.folder is None:
             return False
-        wanted = interrupted or time.monotonic() - self._saved_at >= seconds
+        if self.accelerator.num_processes > 1:
+            if self.step % 20:
+                return False
+            signal.share(self.accelerator)
+        wanted = signal.received is not None or time.monotonic() - self._saved_at >= seconds
         if self.accelerator.num_processes == 1:
             return wanted
-        if self.step % 20:
-            return False
         flag = torch.tensor(int(wanted), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
@@ -148,14 +151,10 @@ class Run:
                 "progress": [self.epoch, self.batch, self.step, self.stale],
                 "history": self.history,
             }
-            try:
+            with self._writing("a checkpoint"):
                 path = checkpoints.write(self.folder / "checkpoints", self.step, tensors, state)
-            except OSError as error:
-                raise RunError(
-                    f"run folder: cannot write a checkpoint to '{self.folder}' ({error.strerror or error}); "
-                    "free space or name another folder, then run the same command again"
-                ) from None
             self.last_good = f"last good checkpoint: {path}"
+        self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 
     def resume(self, wanted: Mapping[str, Any]) -> None:
@@ -235,7 +234,7 @@ class Run:
         else:
             self.stale += 1
         if self.folder is not None and self.accelerator.is_main_process:
-            with (self.folder / "metrics.jsonl").open("a") as file:
+            with self._writing("metrics"), (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
     def finish(self, *, keep_best: bool, seconds: float) -> Result:
@@ -249,18 +248,32 @@ class Run:
         epoch = self.best_epoch if keep_best else self.epoch
         metrics = dict(self.history[epoch - 1]["validation"])
         if self.folder is not None and not self.finished and self.accelerator.is_main_process:
-            checkpoints.save_weights(student, self.folder / "student.safetensors")
             ended = {
                 "identity": self._identity,
                 "progress": [self.epoch, self.batch, self.step, self.stale],
                 "best": [self.best_epoch, *self.best_score],
                 "history": self.history,
             }
-            checkpoints.write_json(self.folder / "result.json", ended)
+            with self._writing("the result"):
+                checkpoints.save_weights(student, self.folder / "student.safetensors")
+                checkpoints.write_json(self.folder / "result.json", ended)
             checkpoints.remove(self.folder / "checkpoints")
+        if self.folder is not None:
+            self.accelerator.wait_for_everyone()
+            self.last_good = f"the training had ended: '{self.folder}'"
         return Result(student, epoch, self.step, metrics, self.history, seconds)
 
     # -- parts -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"run folder: cannot write {what} to '{self.folder}' ({error.strerror or error}); "
+                "free space or name another folder, then run the same command again"
+            ) from None
 
     def _read_result(self, path: Path) -> None:
         ended = checkpoints.read_json(path)
@@ -282,7 +295,8 @@ class Run:
     def _write_metrics(self) -> None:
         if self.folder is not None and self.accelerator.is_main_process:
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
-            checkpoints.write_text(self.folder / "metrics.jsonl", lines)
+            with self._writing("metrics"):
+                checkpoints.write_text(self.folder / "metrics.jsonl", lines)
 
     def _generators(self) -> dict[str, Tensor]:
         own = {"cpu": torch.get_rng_state()}

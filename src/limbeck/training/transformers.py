@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch
 from limbeck.distiller import Distiller
+from limbeck.errors import InputError
 
 __all__ = ["TrainerModel"]
 
@@ -14,9 +15,10 @@ __all__ = ["TrainerModel"]
 class TrainerModel(nn.Module):
     """A distiller in the form that `transformers.Trainer` takes: keyword tensors in, a mapping with `loss` out.
 
-    The student receives every keyword except `labels` and `index`.  The loss is the mean over each batch on its own;
-    the Trainer's gradient accumulation therefore averages means, which equals limbeck's own loop when all batches
-    count alike.
+    The student receives every keyword except `labels` and `index`; the Trainer would leave these keywords out unless
+    it is told `remove_unused_columns=False`.  The loss is the mean over each batch on its own; the Trainer's gradient
+    accumulation therefore averages means, which equals limbeck's own loop when all batches count alike.  Schedules
+    read `distiller.step`, which stays 0 unless a callback of the Trainer sets it.
 
     >>> import limbeck as lb
     >>> class Student(nn.Module):
@@ -38,6 +40,8 @@ class TrainerModel(nn.Module):
 
     def forward(self, labels: Tensor | None = None, index: Tensor | None = None, **inputs: Tensor) -> dict[str, Any]:
         """Return the distiller's loss and the student's logits."""
+        if not inputs:
+            raise InputError("inputs: found none for the student; tell the Trainer remove_unused_columns=False")
         first = next(iter(inputs.values()))
         positions = torch.arange(len(first), device=first.device) if index is None else index
         padding = inputs.get("attention_mask") if labels is not None and labels.ndim > 1 else None
