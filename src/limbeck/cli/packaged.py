@@ -28,7 +28,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = 
 
 
 @recipes.command("show")
-def show(name: str) -> None:
+def show(name: Annotated[str, typer.Argument(help="a packaged recipe")]) -> None:
     """Print a recipe and its card."""
     from limbeck.recipes import find
 
@@ -38,7 +38,10 @@ def show(name: str) -> None:
 
 
 @recipes.command("cp")
-def copy(name: str, target: Path = Path()) -> None:
+def copy(
+    name: Annotated[str, typer.Argument(help="a packaged recipe")],
+    target: Annotated[Path, typer.Argument(help="a file, or a folder")] = Path(),
+) -> None:
     """Copy a recipe to a file (or into a folder) to edit it; an existing file is never overwritten."""
     from limbeck.errors import RunError
     from limbeck.recipes import find

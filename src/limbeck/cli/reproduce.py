@@ -27,15 +27,22 @@ def reproduce(
     only: Annotated[list[str] | None, typer.Option(help="run only this row (may be repeated)")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="run only this seed (may be repeated)")] = None,
     record: Annotated[bool, typer.Option("--record", help="merge the results into the packaged expected.json")] = False,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="run nothing: print the recorded results as Markdown")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Run a paper's table and print it beside the paper's; every (row, seed) is kept, so the table can grow."""
     from limbeck.recipes import reproducing
     from limbeck.recipes.reproduction import merge
+    from limbeck.recipes.tables import markdown
 
     found = reproducing.reproduction(paper)
     budget = "full" if full else "reduced"
+    if recorded:
+        print(markdown(found, reproducing.expected(paper), budget), end="")
+        return
     with watching(quiet=quiet) as watch:
         results = reproducing.reproduce(
             found,

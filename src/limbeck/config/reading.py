@@ -1,7 +1,7 @@
 """Reading a recipe's text: YAML without code, without duplicate keys, and `key.path=value` on top."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ _FLOAT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$")
 class _Loader(yaml.SafeLoader):
     """The safe loader, with 1e-3 as a number and without duplicate keys."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):
-                if key in seen:
-                    raise RecipeError(f"line {key_node.start_mark.line + 1}: key '{key}' stands twice; delete one")
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise RecipeError(f"line {key.start_mark.line + 1}: key '{key.value}' stands twice; delete one")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return node
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
@@ -42,7 +41,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe: cannot read '{path}' ({error}); expected a YAML file in UTF-8") from None
     if not isinstance(content, dict):
-        raise RecipeError(f"recipe: '{path}' holds {type(content).__name__}, expected keys such as 'data: ...'")
+        found = "nothing" if content is None else type(content).__name__
+        raise RecipeError(f"recipe: '{path}' holds {found}, expected keys such as 'data: ...'")
     return content
 
 
@@ -74,14 +74,26 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 def _parse(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
+        _refuse_cycles(value, ())
+        return value
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{where}{problem}; expected valid YAML") from None
-    except (ValueError, LookupError, AttributeError, RecursionError) as error:  # what the loader makes of a false tag
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{error}; expected valid YAML") from None
+    except (LookupError, AttributeError):  # what the loader makes of !!bool x
+        raise RecipeError("a value does not fit its tag; expected valid YAML") from None
+
+
+def _refuse_cycles(value: Any, above: tuple[int, ...]) -> None:
+    if isinstance(value, dict | list):
+        if id(value) in above:
+            raise RecipeError("a value refers to itself; write it out")
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_cycles(item, (*above, id(value)))
 
 
 def _copy(value: Any) -> Any:

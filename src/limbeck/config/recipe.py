@@ -259,7 +259,10 @@ class Recipe:
         if not self.search:
             return [self]
         plain = Recipe.parse({**self.keys, "search": {}}, self.base)
-        return [plain.with_values(combination) for combination in combinations]
+        try:
+            return [plain.with_values(combination) for combination in combinations]
+        except RecipeError as error:
+            raise RecipeError(f"search.{error}") from None
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as YAML."""

@@ -25,6 +25,17 @@ _SCHEDULES: dict[str, Callable[..., Schedule]] = {
 _STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
+_IN_YAML = {
+    "an object": "keys and their values",
+    "a valid array": "a list",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+}
+"""What pydantic expects, as a recipe's author would say it."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A function and validated values for its parameters.
@@ -128,8 +139,8 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
         within = nested if inspect.isclass(nested) and issubclass(nested, BaseModel) else within
     if first["type"] == "missing":
         return f"{place}: is missing; add it"
-    expected = first["msg"].replace("Input should be ", "").removeprefix("a valid ").removeprefix("Value error, ")
-    return f"{place}: found {first['input']!r}, expected {expected}"
+    expected = first["msg"].replace("Input should be ", "").removeprefix("Value error, ")
+    return f"{place}: found {first['input']!r}, expected {_IN_YAML.get(expected, expected)}"
 
 
 def _keys(model: type[BaseModel]) -> str:

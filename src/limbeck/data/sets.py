@@ -251,7 +251,10 @@ class Splits:
         """Hold out a random share of each class of a set that is published whole; both parts keep its identity."""
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
             raise InputError(f"test_share: found {share!r}, expected a number between 0 and 1")
-        train, test = whole.split(share, seed, stratify=True)
+        try:
+            train, test = whole.split(share, seed, stratify=True)
+        except InputError as error:
+            raise InputError(str(error).replace("split:", "test_share:", 1)) from None
         return cls(replace(train, name=f"{whole.name}/train"), replace(test, name=f"{whole.name}/test"), whole.name)
 
 

@@ -1,17 +1,59 @@
-"""Evaluation: how good a model is, and how sure one can be of it."""
+"""Evaluation: how good a model is, what it costs, and how sure one can be of it."""
 
+from limbeck.evaluation.assessment import Assessment, assess, assess_scores
 from limbeck.evaluation.bias import fit_bias, with_bias
+from limbeck.evaluation.calibration import Reliability, Temperature, ece, fit_temperature, reliability
+from limbeck.evaluation.cost import Cost, Timing, cost, file_bytes, flops, parameters, peak_memory, time_forward
+from limbeck.evaluation.fidelity import Fidelity, fidelity
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
+from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
+from limbeck.evaluation.pareto import Point, pareto
+from limbeck.evaluation.resampling import Estimate, bootstrap_mean, wilson
+from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
 
 __all__ = [
+    "Assessment",
+    "ClassGain",
+    "Cost",
+    "Estimate",
+    "Fidelity",
     "Interval",
+    "McNemar",
     "Metrics",
+    "Point",
+    "Reliability",
+    "Scores",
+    "Temperature",
+    "Timing",
+    "assess",
+    "assess_scores",
+    "bootstrap_mean",
+    "brier",
+    "class_gains",
+    "confusion_matrix",
+    "cost",
+    "ece",
     "evaluate",
+    "fidelity",
+    "file_bytes",
     "fit_bias",
+    "fit_temperature",
+    "flops",
     "gap_closed",
+    "mcnemar",
     "measure",
+    "paired_difference",
+    "parameters",
+    "pareto",
+    "peak_memory",
+    "per_class_accuracy",
     "predict",
+    "reliability",
+    "score",
     "t_interval",
+    "time_forward",
+    "top_k_accuracy",
+    "wilson",
     "with_bias",
 ]

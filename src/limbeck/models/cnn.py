@@ -27,7 +27,7 @@ def cnn(
     """
     checks.unit_interval("dropout", dropout)
     if len(input_shape) != 3:
-        raise ModelError(f"cnn: found inputs of shape {tuple(input_shape)}, expected images (C, H, W); use an mlp")
+        raise ModelError(f"kind: cnn needs images (C, H, W), found inputs of shape {tuple(input_shape)}; use an mlp")
     depth, height, width = input_shape
     if min(height, width) < 2 ** len(channels):
         raise ModelError(

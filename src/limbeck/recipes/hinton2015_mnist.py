@@ -34,6 +34,8 @@ _FULL = {
     "train": 60000,
     "held_out": 10000,
     "teacher_hidden": [1200, 1200],
+    "teacher_dropout": 0.3,
+    "teacher_batch_size": 128,
     "teacher_epochs": 60,
     "teacher_precision": "bf16",
     "student_epochs": 30,
@@ -87,12 +89,13 @@ def _teacher_model(lab: Lab, seed: int, *, refit: bool, samples: SampleSet | Non
     settings = _training(
         lab,
         epochs=lab.budget["teacher_epochs"],
+        batch_size=lab.budget["teacher_batch_size"],
         precision=lab.budget["teacher_precision"],
         max_norm=3.0,
         warmup=1.0,
         augment=Augment(shift=2),
     )
-    model = _mlp(lab.budget["teacher_hidden"], dropout=0.5)
+    model = _mlp(lab.budget["teacher_hidden"], dropout=lab.budget["teacher_dropout"])
     chosen = lab.sets["train"] if refit else lab.sets["chosen"]
     held_out = None if refit else lab.sets["held_out"]
     return lab.train(

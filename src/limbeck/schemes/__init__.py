@@ -5,4 +5,14 @@ from limbeck.schemes.offline import Outcome, SeedOutcome, distil
 from limbeck.schemes.preparing import Parts, build_student, prepare, vet
 from limbeck.schemes.teaching import train_teacher
 
-__all__ = ["FinishedRun", "Outcome", "Parts", "SeedOutcome", "build_student", "distil", "prepare", "train_teacher", "vet"]
+__all__ = [
+    "FinishedRun",
+    "Outcome",
+    "Parts",
+    "SeedOutcome",
+    "build_student",
+    "distil",
+    "prepare",
+    "train_teacher",
+    "vet",
+]

@@ -15,6 +15,7 @@ from limbeck.runs import RunFolder
 from limbeck.schemes.finished import teacher_file
 from limbeck.schemes.preparing import Parts, build_student, prepare, vet
 from limbeck.schemes.teaching import train_teacher, wrap_teacher
+from limbeck.teachers import state_digest
 from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore
 
@@ -108,11 +109,13 @@ def distil(
         model = train_teacher(recipe, parts, first, watch=watch, say=say, cache=cache)
 
     outcomes = []
+    digests: dict[str, str] = {}
     for seed in recipe.seeds:
         if recipe.teacher.seed is None and seed != first:
             model = train_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache)
         own = seed if recipe.teacher.seed is None else recipe.teacher.seed
         save_weights(model, teacher_file(folder.path, own))
+        digests[str(own)] = state_digest(model)
         teacher = wrap_teacher(distilled, model, parts)
         students = {
             "alone": _train(alone, parts, None, seed, folder, watch).student,
@@ -120,6 +123,7 @@ def distil(
         }
         outcomes.append((seed, model, students))
 
+    folder.note(teachers=digests)
     folder.read_test_set("final figures of teacher, student alone and student distilled")
     return Outcome(
         seeds=tuple(

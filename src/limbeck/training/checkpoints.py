@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from limbeck.errors import CheckpointError, one_of
 
 __all__ = [
+    "digest",
     "load_weights",
     "newest",
     "optimiser_tensors",
@@ -85,7 +86,7 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
     aside.mkdir(parents=True)
     _save_tensors(tensors, aside / _TENSORS)
     _sync(aside / _TENSORS)
-    content = {"tensors_sha256": _digest(aside / _TENSORS), "state": state}
+    content = {"tensors_sha256": digest(aside / _TENSORS), "state": state}
     body = json.dumps(content)
     (aside / _STATE).write_text(json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
     _sync(aside / _STATE)
@@ -111,7 +112,7 @@ def read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         body = outer["body"]
         damaged = hashlib.sha256(body.encode()).hexdigest() != outer["sha256"]
         content = json.loads(body)
-        damaged = damaged or _digest(checkpoint / _TENSORS) != content["tensors_sha256"]
+        damaged = damaged or digest(checkpoint / _TENSORS) != content["tensors_sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged ({error}); {_mend(checkpoint)}") from None
     if damaged:
@@ -198,7 +199,8 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().clone()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
-from limbeck.errors import RunError
+from limbeck.errors import CheckpointError, RunError
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
 from limbeck.training.ledger import Ledger
@@ -248,14 +248,16 @@ class Run:
         epoch = self.best_epoch if keep_best else self.epoch
         metrics = dict(self.history[epoch - 1]["validation"])
         if self.folder is not None and not self.finished and self.accelerator.is_main_process:
-            ended = {
-                "identity": self._identity,
-                "progress": [self.epoch, self.batch, self.step, self.stale],
-                "best": [self.best_epoch, *self.best_score],
-                "history": self.history,
-            }
+            weights = self.folder / "student.safetensors"
             with self._writing("the result"):
-                checkpoints.save_weights(student, self.folder / "student.safetensors")
+                checkpoints.save_weights(student, weights)
+                ended = {
+                    "identity": self._identity,
+                    "progress": [self.epoch, self.batch, self.step, self.stale],
+                    "best": [self.best_epoch, *self.best_score],
+                    "history": self.history,
+                    "weights_sha256": checkpoints.digest(weights),
+                }
                 checkpoints.write_json(self.folder / "result.json", ended)
             checkpoints.remove(self.folder / "checkpoints")
         if self.folder is not None:
@@ -277,11 +279,18 @@ class Run:
 
     def _read_result(self, path: Path) -> None:
         ended = checkpoints.read_json(path)
-        self._compare(ended["identity"], path)
-        checkpoints.load_weights(self.distiller.student, path.with_name("student.safetensors"))
-        self.epoch, self.batch, self.step, self.stale = ended["progress"]
-        self.best_epoch, self.best_score = ended["best"][0], tuple(ended["best"][1:])
-        self.history = ended["history"]
+        weights = path.with_name("student.safetensors")
+        try:
+            self._compare(ended["identity"], path)
+            self.epoch, self.batch, self.step, self.stale = ended["progress"]
+            self.best_epoch, self.best_score = ended["best"][0], tuple(ended["best"][1:])
+            self.history = ended["history"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"'{path}' is damaged ({error!r}); delete it to start again") from None
+        known = ended.get("weights_sha256")
+        if known is not None and weights.is_file() and checkpoints.digest(weights) != known:
+            raise CheckpointError(f"'{weights}' is damaged (wrong checksum); delete '{path.name}' to train again")
+        checkpoints.load_weights(self.distiller.student, weights)
         self.finished = True
 
     def _compare(self, found: Mapping[str, Any], where: Path) -> None:

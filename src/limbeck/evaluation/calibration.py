@@ -1,0 +1,184 @@
+"""Calibration: whether the probabilities mean what they say, and the one temperature that mends them best."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import UNLABELLED
+from limbeck.errors import DataError, InputError
+from limbeck.evaluation.scores import score
+from limbeck.losses.reduction import check_labels
+
+__all__ = ["Reliability", "Scheme", "Temperature", "ece", "fit_temperature", "reliability"]
+
+Scheme = Literal["width", "mass"]
+
+COLDEST, HOTTEST = 1e-2, 1e2
+"""The range that a fitted temperature is looked for in."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram as data, one entry a bin.
+
+    lower, upper: the bin holds the confidences in (lower, upper].  count: how many.
+    confidence, accuracy: their means; None where the bin is empty.
+    """
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    count: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    accuracy: tuple[float | None, ...]
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """|accuracy - confidence| of each bin; 0 where it is empty."""
+        pairs = zip(self.accuracy, self.confidence, strict=True)
+        return tuple(abs(a - c) if a is not None and c is not None else 0.0 for a, c in pairs)
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error: the mean of the gaps over the examples (Naeini et al. 2015)."""
+        return sum(gap * n for gap, n in zip(self.gaps, self.count, strict=True)) / sum(self.count)
+
+    @property
+    def largest_gap(self) -> float:
+        """The maximum calibration error."""
+        return max(self.gaps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the bins as plain lists."""
+        return {name: list(values) for name, values in asdict(self).items()}
+
+
+def reliability(confidence: Tensor, correct: Tensor, *, bins: int = 15, scheme: Scheme = "width") -> Reliability:
+    """Sort predictions into bins of confidence.
+
+    confidence: (n,) in [0, 1].  correct: (n,) bool.
+    scheme: "width", bins of equal width (Guo et al. 2017); "mass", bounded by the quantiles of the confidences, so that
+    the bins hold equally many, up to ties, which are never parted.
+
+    >>> found = reliability(torch.tensor([0.6, 0.9, 0.8]), torch.tensor([False, True, True]), bins=2)
+    >>> found.count, found.accuracy[0], round(found.accuracy[1], 3)
+    ((0, 3), None, 0.667)
+    """
+    checks.at_least("bins", bins, 1)
+    checks.shapes_match("confidence", confidence.shape, "correct", correct.shape)
+    if confidence.dim() != 1 or len(confidence) == 0:
+        raise InputError(f"confidence: found shape {tuple(confidence.shape)}, expected (n,) with at least one value")
+    values = confidence.double()
+    if not bool(((values >= 0) & (values <= 1 + 1e-9)).all()):
+        raise InputError("confidence: found a value outside [0, 1], expected probabilities")
+    steps = torch.arange(bins + 1, dtype=torch.float64, device=values.device) / bins
+    if scheme == "width":
+        edges = steps
+    elif scheme == "mass":
+        edges = _quantiles(values, steps)
+    else:
+        raise InputError(f"scheme: found {scheme!r}, expected one of: mass, width")
+    place = torch.bucketize(values, edges[1:-1].contiguous())
+    count = torch.bincount(place, minlength=bins)
+    sums = [torch.bincount(place, weights=part, minlength=bins) for part in (values, correct.double())]
+    sizes: list[int] = count.tolist()
+    confidences, accuracies = (
+        tuple(total / n if n else None for total, n in zip(part.tolist(), sizes, strict=True)) for part in sums
+    )
+    bounds: list[float] = edges.tolist()
+    return Reliability(tuple(bounds[:-1]), tuple(bounds[1:]), tuple(sizes), confidences, accuracies)
+
+
+def _quantiles(values: Tensor, shares: Tensor) -> Tensor:
+    """Return the linearly interpolated quantiles; torch's own refuses more than 2^24 values."""
+    ordered = values.sort().values
+    place = shares * (len(values) - 1)
+    below = place.floor().long()
+    above = place.ceil().long()
+    return torch.lerp(ordered[below], ordered[above], place - below)
+
+
+def ece(logits: Tensor, labels: Tensor, *, bins: int = 15, scheme: Scheme = "width") -> float:
+    """Return the expected calibration error of the top class: Σ over bins of n_bin/n · |accuracy - confidence|.
+
+    logits: (n, K); for probabilities give their log.  labels: (n,); unlabelled samples do not count.
+    scheme: see `reliability`.  The estimate depends on bins and scheme, and is biased upwards when n is small.
+
+    >>> ece(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+    0.0
+    """
+    scores = score(logits, labels)
+    return reliability(scores.confidence, scores.correct, bins=bins, scheme=scheme).ece
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A fitted temperature, with what certifies it.
+
+    nll_before, nll_after: mean NLL at temperature 1 and at the fitted one, in nats.
+    slope: derivative of the mean NLL by 1/temperature, in nats.  The NLL is convex in 1/temperature, so a slope of 0 is
+    the one optimum.  at_bound: whether the optimum lies beyond the range, so that its end was taken.
+    """
+
+    temperature: float
+    nll_before: float
+    nll_after: float
+    slope: float
+    at_bound: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
+    """Return the temperature that minimises the NLL of softmax(logits / temperature) (Guo et al. 2017, section 4.2).
+
+    logits: (n, K), finite, of samples that neither trained the model nor measure it afterwards.  labels: (n,).
+    Newton's method on 1/temperature in float64, kept inside a bracket, in [1/100, 100].  Where every prediction is
+    right, colder is always better, and where the logits tell less than nothing, hotter is: the range then ends it.
+
+    >>> fitted = fit_temperature(torch.tensor([[6.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1]))
+    >>> round(fitted.temperature, 4), fitted.at_bound  # 3 of 4 are right: p = 3/4 at 6/log 3
+    (5.4614, False)
+    """
+    labels = labels.to(logits.device)
+    check_labels(labels, logits.shape[:-1])
+    known = labels != UNLABELLED
+    if logits.dim() != 2 or not bool(known.any()):
+        raise DataError("temperature: the set has no labels, expected at least one labelled sample")
+    rows = logits[known].double()
+    if not bool(rows.isfinite().all()):
+        raise InputError("logits: found NaN or infinity, expected numbers; look at the model or its data")
+    apart = rows - rows.gather(1, labels[known, None])
+    before = _nll(apart, 1.0)[0]
+    low, high = 1.0 / HOTTEST, 1.0 / COLDEST
+    for bound, beyond in ((low, 1), (high, -1)):
+        nll, slope, _ = _nll(apart, bound)
+        if slope * beyond >= 0:
+            return Temperature(1.0 / bound, before, nll, slope, at_bound=True)
+    inverse = 1.0
+    nll, slope, curvature = _nll(apart, inverse)
+    for _ in range(200):
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        step = inverse - slope / curvature if curvature > 0 else math.nan
+        following = step if low < step < high else math.sqrt(low * high)
+        if slope == 0 or abs(following - inverse) <= 1e-14 * inverse:
+            break
+        inverse = following
+        nll, slope, curvature = _nll(apart, inverse)
+    return Temperature(1.0 / inverse, before, nll, slope, at_bound=False)
+
+
+def _nll(apart: Tensor, inverse: float) -> tuple[float, float, float]:
+    """Return mean NLL and its first two derivatives by 1/temperature.  apart: logits less that of the label."""
+    scaled = apart * inverse
+    log_total = scaled.logsumexp(1)
+    shares = (scaled - log_total[:, None]).exp_()
+    mean = (shares * apart).sum(1)
+    variance = (shares * (apart - mean[:, None]).square()).sum(1)
+    return float(log_total.mean()), float(mean.mean()), float(variance.mean())

@@ -1,0 +1,224 @@
+"""What a model costs: parameters, bytes, floating-point operations, time and memory of a forward pass."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.outputs import run_model
+
+__all__ = ["Cost", "Timing", "cost", "file_bytes", "flops", "parameters", "peak_memory", "time_forward"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Forward passes of one batch size.
+
+    seconds: median of a pass; lower, upper: its quartiles.  passes: how many were timed, after the warm-up.
+    samples_per_second: batch / seconds.
+    """
+
+    batch: int
+    seconds: float
+    lower: float
+    upper: float
+    passes: int
+
+    @property
+    def samples_per_second(self) -> float:
+        """Throughput at the median."""
+        return self.batch / self.seconds
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs.
+
+    parameters: each counted once.  bytes: of its safetensors file.
+    flops: of one forward pass at batch 1; a multiply-add counts 2, element-wise operations are not counted.
+    timings, memory: seconds and peak bytes of a forward pass by batch size.  device, threads: where that was measured.
+    """
+
+    parameters: int
+    bytes: int
+    flops: int
+    timings: tuple[Timing, ...]
+    memory: dict[int, int]
+    device: str
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        timings = [asdict(each) | {"samples_per_second": each.samples_per_second} for each in self.timings]
+        memory = {str(batch): size for batch, size in self.memory.items()}
+        return asdict(self) | {"timings": timings, "memory": memory}
+
+
+def cost(
+    model: nn.Module, inputs: Tensor, *, batches: Sequence[int] = (1, 256), warm_up: int = 5, budget: float = 1.0
+) -> Cost:
+    """Measure what a model costs where it is.
+
+    inputs: (N, ...), samples on the model's device; they are repeated to fill a batch.
+    batches: the sizes to time.  warm_up: passes that are not timed.  budget: seconds to spend on each size.
+
+    >>> found = cost(nn.Linear(3, 4), torch.zeros(1, 3), batches=(1,), budget=0.01)
+    >>> found.parameters, found.flops, found.memory
+    (16, 24, {1: 16})
+    """
+    one = _batch(inputs, 1)
+    timings = tuple(time_forward(model, _batch(inputs, n), warm_up=warm_up, budget=budget) for n in batches)
+    memory = {n: peak_memory(model, _batch(inputs, n)) for n in batches}
+    device = torch.cuda.get_device_name(inputs.device) if inputs.is_cuda else str(inputs.device)
+    return Cost(
+        parameters(model), file_bytes(model), flops(model, one), timings, memory, device, torch.get_num_threads()
+    )
+
+
+def parameters(model: nn.Module) -> int:
+    """Count a model's parameters; one that is shared counts once.
+
+    >>> parameters(nn.Linear(3, 4))
+    16
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Return the size of a model's safetensors file, as limbeck writes it: every entry of the state, and the header.
+
+    >>> file_bytes(nn.Linear(3, 4)) > 4 * 16
+    True
+    """
+    from safetensors.torch import save
+
+    return len(save({name: tensor.detach().cpu().clone() for name, tensor in _state(model)}))
+
+
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in model.state_dict().items():
+        yield name, tensor.contiguous()
+
+
+def flops(model: nn.Module, inputs: Tensor) -> int:
+    """Count the floating-point operations of a forward pass, by torch's counter: a multiply-add is 2.
+
+    Matrix products, convolutions and attention count; element-wise operations, normalisation and pooling do not.
+
+    >>> flops(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.zeros(1, 3))
+    24
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with _answering(model), FlopCounterMode(display=False) as counter:
+        run_model(model, inputs)
+    return int(counter.get_total_flops())
+
+
+def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: float = 1.0) -> Timing:
+    """Time forward passes of one batch, in eval mode and without gradients.
+
+    At least 5 passes are timed, at most 1000, and otherwise as many as fit the budget in seconds.
+
+    >>> time_forward(nn.Linear(3, 4), torch.zeros(8, 3), budget=0.01).passes >= 5
+    True
+    """
+    checks.at_least("warm_up", warm_up, 0)
+    checks.positive("budget", budget)
+    finish = _finisher(inputs)
+    seconds: list[float] = []
+    with _answering(model):
+        for _ in range(warm_up):
+            run_model(model, inputs)
+        finish()
+        start = time.perf_counter()
+        while len(seconds) < 5 or (time.perf_counter() - start < budget and len(seconds) < 1000):
+            began = time.perf_counter()
+            run_model(model, inputs)
+            finish()
+            seconds.append(time.perf_counter() - began)
+    lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
+    return Timing(len(inputs), median, lower, upper, len(seconds))
+
+
+def peak_memory(model: nn.Module, inputs: Tensor) -> int:
+    """Return the most bytes that a forward pass holds at once, beside weights and inputs.
+
+    On CUDA, what the allocator handed out at most.  Elsewhere, the tensors that torch's operations made and that were
+    alive at once; what a kernel allocates for itself is not seen.
+
+    >>> peak_memory(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.zeros(1, 3))  # 4 and 2 float32
+    24
+    """
+    with _answering(model):
+        if inputs.is_cuda:
+            torch.cuda.synchronize(inputs.device)
+            torch.cuda.reset_peak_memory_stats(inputs.device)
+            before = torch.cuda.memory_allocated(inputs.device)
+            run_model(model, inputs)
+            torch.cuda.synchronize(inputs.device)
+            return int(torch.cuda.max_memory_allocated(inputs.device)) - before
+        known = [inputs, *model.parameters(), *model.buffers()]
+        with _Watch(known) as watch:
+            run_model(model, inputs)
+        return watch.peak
+
+
+class _Watch(TorchDispatchMode):
+    """Adds up the storages that operations made and that are alive."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in known}
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                held = StorageWeakRef(storage)
+                if held.cdata not in self._known:
+                    self._alive[held.cdata] = (held, storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return result
+
+
+@contextmanager
+def _answering(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode without gradients for the scope."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _finisher(inputs: Tensor) -> Callable[[], None]:
+    """Return what waits until the device has done its work."""
+    if inputs.is_cuda:
+        return lambda: torch.cuda.synchronize(inputs.device)
+    return torch.mps.synchronize if inputs.device.type == "mps" else lambda: None
+
+
+def _batch(inputs: Tensor, size: int) -> Tensor:
+    checks.at_least("batches", size, 1)
+    if inputs.dim() == 0 or len(inputs) == 0:
+        raise InputError(f"inputs: found shape {tuple(inputs.shape)}, expected (N, ...) with at least one sample")
+    repeats = -(-size // len(inputs))
+    return torch.cat([inputs] * repeats)[:size] if repeats > 1 else inputs[:size]

@@ -1,0 +1,148 @@
+"""Two students on the same examples: does one beat the other, by how much, and on which classes."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.evaluation.resampling import Estimate, bootstrap_mean
+
+__all__ = ["ClassGain", "McNemar", "class_gains", "mcnemar", "paired_difference"]
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's exact test.
+
+    first_better, second_better: examples that only that model gets right (with several seeds: that more of its seeds
+    get right).  equal: the other examples.  p_value: two-sided, the probability of a split at least as uneven if
+    neither model were better.
+    """
+
+    first_better: int
+    second_better: int
+    equal: int
+    p_value: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+def mcnemar(first: Tensor, second: Tensor) -> McNemar:
+    """Test whether two models differ, on the same examples (McNemar 1947, as the exact binomial test).
+
+    first, second: whether each example is right, bool (n,), or (seeds, n) for models of several seeds, whose share of
+    right answers is then compared example by example: the seeds see the same examples, so that counting them apart
+    would feign more evidence than there is.  The test is about these trained models, not about other seeds.
+
+    >>> found = mcnemar(torch.tensor([True, False, False]), torch.tensor([True, True, True]))
+    >>> found.second_better, found.p_value
+    (2, 0.5)
+    """
+    from scipy.stats import binom
+
+    difference = _differences(first, second)
+    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+    changed = better + worse
+    p = min(1.0, 2.0 * float(binom.cdf(min(better, worse), changed, 0.5))) if changed else 1.0
+    return McNemar(worse, better, len(difference) - changed, p)
+
+
+def paired_difference(
+    first: Tensor, second: Tensor, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Return accuracy of the second less that of the first, with its paired bootstrap interval over the examples.
+
+    first, second: as for `mcnemar`.  Both models are resampled together, example by example, seeds included.
+
+    >>> paired_difference(torch.tensor([True, False]), torch.tensor([True, False])).value
+    0.0
+    """
+    difference = _differences(first, second)
+    return bootstrap_mean(difference, resamples=resamples, confidence=confidence, seed=seed, purpose="paired")
+
+
+@dataclass(frozen=True)
+class ClassGain:
+    """What the second model changed on the examples of one class.
+
+    examples: of the class.  first, second: accuracies.  gained: share of examples that the second model mends;
+    harmed: share that it spoils; with several seeds both are means over examples.
+    difference: gained - harmed, with an interval for this class alone: of many classes, some will seem to differ.
+    """
+
+    label: int
+    examples: int
+    first: float
+    second: float
+    gained: float
+    harmed: float
+    difference: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+def class_gains(
+    first: Tensor, second: Tensor, labels: Tensor, classes: int, *, confidence: float = 0.95
+) -> tuple[ClassGain, ...]:
+    """Return the gain and harm of the second model over the first for every class that has examples.
+
+    first, second: as for `mcnemar`.  labels: (n,), each labelled.
+    The interval is that of Agresti & Min 2005 for paired shares (half an example added to each cell), which does not
+    shrink to nothing where no example changed.
+
+    >>> same = torch.tensor([True, True])
+    >>> [found] = class_gains(same, same, torch.tensor([1, 1]), classes=2)
+    >>> found.label, found.gained, found.difference.low < 0 < found.difference.high
+    (1, 0.0, True)
+    """
+    from scipy.stats import norm
+
+    difference = _differences(first, second)
+    checks.shapes_match("labels", labels.shape, "the examples", difference.shape)
+    labels = labels.to(difference.device)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise InputError(f"labels: found {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
+    z = float(norm.ppf(0.5 + confidence / 2.0))
+
+    def total(values: Tensor) -> Tensor:
+        return torch.bincount(labels, weights=values, minlength=classes)
+
+    count = torch.bincount(labels, minlength=classes).double()
+    gained, harmed = total(difference.clamp_min(0)), total(-difference.clamp_max(0))
+    squares = total(difference.square())
+    shift = (gained - harmed) / (count + 2)
+    half = z * ((squares + 1) / (count + 2) - shift.square()).clamp_min(0).sqrt() / (count + 2).sqrt()
+    rights = [total(_shares(values)) for values in (first, second)]
+    columns = torch.stack([count, *rights, gained, harmed, shift - half, shift + half], 1).tolist()
+    found = []
+    for label, (n, right_first, right_second, gain, harm, low, high) in enumerate(columns):
+        if n:
+            interval = Estimate((gain - harm) / n, max(-1.0, low), min(1.0, high))
+            found.append(ClassGain(label, int(n), right_first / n, right_second / n, gain / n, harm / n, interval))
+    return tuple(found)
+
+
+def _shares(correct: Tensor) -> Tensor:
+    """Return the share of seeds that get each example right: (n,) float64."""
+    return correct.double() if correct.dim() == 1 else correct.double().mean(0)
+
+
+def _differences(first: Tensor, second: Tensor) -> Tensor:
+    for name, values in (("first", first), ("second", second)):
+        if values.dtype != torch.bool or values.dim() not in (1, 2) or 0 in values.shape:
+            found = f"{values.dtype} {tuple(values.shape)}"
+            raise InputError(f"{name}: found {found}, expected bool (n,) or (seeds, n), whether each example is right")
+    checks.shapes_match("first", first.shape[-1:], "second", second.shape[-1:])
+    return _exact(_shares(second) - _shares(first.to(second.device)))
+
+
+def _exact(difference: Tensor) -> Tensor:
+    """Round what is equal but for the order of addition, so that it counts as equal."""
+    return (difference * 2**40).round() / 2**40

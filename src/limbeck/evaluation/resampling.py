@@ -1,0 +1,102 @@
+"""Intervals for one set of examples: the bootstrap, and Wilson's for a share."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.randomness import derive_seed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Estimate", "bootstrap_mean", "wilson"]
+
+_FEW = 64  # distinct values up to which resamples are drawn as counts
+_DRAWS_A_CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+def bootstrap_mean(
+    values: Tensor, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0, purpose: str = "bootstrap"
+) -> Estimate:
+    """Return the mean of a value per example with its percentile bootstrap interval (Efron 1979).
+
+    values: (n,).  The interval is over examples like these; it says nothing of other seeds of the training.
+    Values that take few levels (right or wrong) are resampled as counts, which is the same distribution at no cost
+    that grows with n.  seed, purpose: of the random numbers.
+
+    >>> bootstrap_mean(torch.tensor([1.0, 1.0, 1.0]))
+    Estimate(value=1.0, low=1.0, high=1.0)
+    """
+    import numpy as np
+
+    checks.at_least("resamples", resamples, 1)
+    _check_confidence(confidence)
+    if values.dim() != 1 or len(values) == 0:
+        raise InputError(f"values: found shape {tuple(values.shape)}, expected (n,) with at least one value")
+    sample = values.detach().cpu().double()
+    generator = np.random.default_rng(derive_seed(seed, purpose))
+    levels, counts = sample.unique(return_counts=True)
+    if len(levels) <= _FEW:
+        drawn = generator.multinomial(len(sample), (counts / len(sample)).numpy(), size=resamples)
+        means = drawn @ levels.numpy() / len(sample)
+    else:
+        means = np.concatenate(list(_resampled(sample.numpy(), resamples, generator)))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return Estimate(float(sample.mean()), float(low), float(high))
+
+
+def _resampled(
+    sample: "NDArray[np.float64]", resamples: int, generator: "np.random.Generator"
+) -> Iterator["NDArray[np.float64]"]:
+    step = max(1, _DRAWS_A_CHUNK // len(sample))
+    for start in range(0, resamples, step):
+        drawn = generator.integers(len(sample), size=(min(step, resamples - start), len(sample)))
+        yield sample[drawn].mean(axis=1)
+
+
+def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Estimate:
+    """Return a share with Wilson's score interval (Wilson 1927), which is honest at 0 and 1 too.
+
+    >>> found = wilson(10, 10)
+    >>> found.value, round(found.low, 4), found.high
+    (1.0, 0.7225, 1.0)
+    """
+    from scipy.stats import norm
+
+    checks.at_least("trials", trials, 1)
+    checks.at_least("successes", successes, 0)
+    _check_confidence(confidence)
+    if successes > trials:
+        raise InputError(f"successes: found {successes} of {trials} trials, expected no more than all")
+    z = float(norm.ppf(0.5 + confidence / 2.0))
+    share = successes / trials
+    scale = 1.0 + z * z / trials
+    centre = (share + z * z / (2.0 * trials)) / scale
+    half = z * math.sqrt(share * (1.0 - share) / trials + z * z / (4.0 * trials * trials)) / scale
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    return Estimate(share, low, 1.0 if successes == trials else min(1.0, centre + half))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence: found {confidence!r}, expected a number between 0 and 1")

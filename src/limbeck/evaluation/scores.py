@@ -1,0 +1,141 @@
+"""What one pass over the logits tells of every example, and the metrics that follow from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import UNLABELLED
+from limbeck.errors import DataError, InputError
+from limbeck.losses.reduction import check_labels
+
+__all__ = ["Scores", "brier", "chunks", "confusion_matrix", "per_class_accuracy", "score", "top_k_accuracy"]
+
+_NUMBERS_A_CHUNK = 2**18  # 2 MiB in float64, which a processor's cache holds
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The labelled examples one by one, (n,) each, in their order.
+
+    labels, predictions: int64; of equal logits the first class is the prediction.
+    confidence: probability of the prediction.  nll: in nats.  brier: Σ over the classes of (p - y)².
+    rank: how many classes come before the true one; 0 where the prediction is right.  classes: K.
+    """
+
+    labels: Tensor
+    predictions: Tensor
+    confidence: Tensor
+    nll: Tensor
+    brier: Tensor
+    rank: Tensor
+    classes: int
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether each prediction is right."""
+        return self.rank == 0
+
+
+def chunks(rows: int, classes: int) -> Iterator[slice]:
+    """Yield slices of rows whose logits a processor's cache holds in float64."""
+    step = max(1, _NUMBERS_A_CHUNK // max(classes, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+@torch.no_grad()
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """Score logits (n, K) against labels (n,) in float64; unlabelled samples are left out.
+
+    For probabilities give their log: softmax(log p) is p.
+    Raises InputError when shapes, labels or numbers cannot be (a NaN is never scored), DataError without a label.
+
+    >>> score(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).rank
+    tensor([0, 1])
+    """
+    if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
+        raise InputError(f"logits: found {logits.dtype} {tuple(logits.shape)}, expected floating point (n, K)")
+    labels = labels.to(logits.device)
+    check_labels(labels, logits.shape[:1])
+    known = labels != UNLABELLED
+    if not bool(known.any()):
+        raise DataError("evaluation: the set has no labels, expected at least one labelled sample")
+    if not bool(known.all()):
+        logits, labels = logits[known], labels[known]
+    classes = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise InputError(f"labels: found {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
+    parts = [_score_chunk(logits[rows], labels[rows]) for rows in chunks(len(logits), classes)]
+    predictions, confidence, nll, squares, rank = (torch.cat(column) for column in zip(*parts, strict=True))
+    if bool(confidence.isnan().any()):
+        raise InputError("logits: found NaN or infinity, expected numbers; look at the model or its data")
+    return Scores(labels, predictions, confidence, nll, squares, rank, classes)
+
+
+def _score_chunk(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    highest, predictions = logits.max(1)
+    own = logits.gather(1, labels[:, None])
+    rank = (logits > own).sum(1)
+    tied = torch.where((logits >= own).sum(1) - rank > 1)[0]
+    if len(tied):
+        before = torch.arange(logits.shape[1], device=logits.device) < labels[tied, None]
+        rank[tied] += ((logits[tied] == own[tied]) & before).sum(1)
+        predictions[tied] = (logits[tied] == highest[tied, None]).to(torch.uint8).argmax(1)
+    distance = own.squeeze(1).double() - highest.double()
+    powers = logits.double().sub_(highest[:, None]).exp_()
+    total = powers.sum(1)
+    share = distance.exp() / total
+    squares = powers.square_().sum(1) / total.square() - 2.0 * share + 1.0
+    return predictions, 1.0 / total, total.log() - distance, squares.clamp_min_(0.0), rank
+
+
+def brier(logits: Tensor, labels: Tensor) -> float:
+    """Return the Brier score: the mean of Σ over all K classes of (p - y)², from 0 (best) to 2.
+
+    logits: (n, K).  labels: (n,).  This is the score as Brier 1950 wrote it; for K = 2 it is twice the score that
+    counts only the one class.
+
+    >>> brier(torch.zeros(1, 2), torch.tensor([0]))
+    0.5
+    """
+    return float(score(logits, labels).brier.mean())
+
+
+def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Return the share of samples whose label is among the k highest logits (n, K); of equal logits the first count.
+
+    >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([1, 2]), 2)
+    0.5
+    """
+    checks.at_least("k", k, 1)
+    return float((score(logits, labels).rank < k).double().mean())
+
+
+def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Count the samples of each label (row) and prediction (column): (K, K) int64; unlabelled ones do not count.
+
+    >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), 2)
+    tensor([[1, 1],
+            [0, 1]])
+    """
+    checks.at_least("classes", classes, 1)
+    checks.shapes_match("predictions", predictions.shape, "labels", labels.shape)
+    known = labels != UNLABELLED
+    for name, values in (("predictions", predictions[known]), ("labels", labels[known])):
+        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < classes:
+            found = f"{int(values.min())} to {int(values.max())}"
+            raise InputError(f"{name}: found {found}, expected 0 to {classes - 1}")
+    cells = labels[known] * classes + predictions[known]
+    return torch.bincount(cells, minlength=classes * classes).view(classes, classes)
+
+
+def per_class_accuracy(confusion: Tensor) -> Tensor:
+    """Return the share of each class that is right, (K,) float64, from a confusion matrix; NaN for an absent class.
+
+    >>> per_class_accuracy(torch.tensor([[1, 1], [0, 1]]))
+    tensor([0.5000, 1.0000], dtype=torch.float64)
+    """
+    return confusion.diagonal().double() / confusion.sum(1).double()

@@ -1,0 +1,177 @@
+"""Charts as plain data: what is drawn, apart from how.  `svg` draws them into the page, `figures` into files."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Axis", "Bar", "Chart", "Dot", "Interval", "Line", "Matrix", "Plane", "Point", "Rows", "spanning", "ticks"]
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`; `log` makes it logarithmic, `share` writes its ticks in percent."""
+
+    label: str
+    low: float
+    high: float
+    log: bool = False
+    share: bool = False
+
+    def place(self, value: float) -> float:
+        """Return where a value lies between the axis' ends, 0 to 1; beyond them it is put on the nearer end.
+
+        >>> Axis("T", 1.0, 100.0, log=True).place(10.0)
+        0.5
+        """
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        at = math.log(max(value, self.low)) if self.log else value
+        return min(max((at - low) / (high - low), 0.0), 1.0) if high > low else 0.5
+
+    def ticks(self, most: int = 6) -> list[tuple[float, str]]:
+        """Return the axis' ticks with their texts."""
+        return [
+            (value, f"{100 * value:g} %" if self.share else short(value))
+            for value in ticks(self.low, self.high, log=self.log, most=most)
+        ]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve.  colour: a name of the page's palette.  band: lower and upper ends over x.  dash: as in SVG."""
+
+    name: str
+    colour: str
+    points: Sequence[Point]
+    band: Sequence[tuple[float, float, float]] = ()
+    dash: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar from `left` to `right` on the x axis, up to `height`."""
+
+    left: float
+    right: float
+    height: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A marked point with its name beside it."""
+
+    x: float
+    y: float
+    colour: str
+    name: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What every chart has.
+
+    key: its name as a file.  title: above it.  alternative: what it shows, for those who cannot see it.
+    """
+
+    key: str
+    title: str
+    alternative: str
+
+
+@dataclass(frozen=True)
+class Plane(Chart):
+    """A chart over two number axes.  colour: of the bars.  marker: an x where a movable upright line begins."""
+
+    x: Axis
+    y: Axis
+    lines: Sequence[Line] = ()
+    bars: Sequence[Bar] = ()
+    dots: Sequence[Dot] = ()
+    colour: str = "ink"
+    marker: float | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval, in the colour of a series."""
+
+    series: str
+    colour: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rows(Chart):
+    """Names down the side, and for each the values of some series along one axis."""
+
+    x: Axis
+    rows: Sequence[tuple[str, Sequence[Interval]]]
+
+
+@dataclass(frozen=True)
+class Matrix(Chart):
+    """Counts by row (true class) and column (answer).  The diagonal is what is right and is drawn apart."""
+
+    names: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    colour: str = field(default="ink")
+
+
+def short(value: float) -> str:
+    """Return a number as a tick shows it.
+
+    >>> [short(value) for value in (0.0, 0.001, 0.25, 1.5, 12000.0, 2e-7)]
+    ['0', '0.001', '0.25', '1.5', '12k', '2e-07']
+    """
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if letter == 'k' else limit):.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[float]:
+    """Return round numbers between two ends: 1, 2 and 5 times powers of ten.
+
+    >>> ticks(0.0, 23.0), ticks(0.5, 20.0, log=True)
+    ([0.0, 5.0, 10.0, 15.0, 20.0], [0.5, 1.0, 2.0, 5.0, 10.0, 20.0])
+    """
+    if not high > low:
+        return [low]
+    if log:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        for steps in ((1, 2, 5), (1, 3), (1,)):
+            every = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
+            found = [value for value in every if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+            if len(found) <= most:
+                return found
+        return found[:: math.ceil(len(found) / most)]
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * factor for factor in (1, 2, 5, 10) if (high - low) / (size * factor) <= most)
+    return [
+        round(step * number, 12) for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
+
+
+def spanning(
+    label: str, values: Sequence[float], *, log: bool = False, zero: bool = False, share: bool = False
+) -> Axis:
+    """Return an axis that holds all values with some room.  zero: let it begin at 0.
+
+    >>> spanning("errors", [3.0, 20.0], zero=True).low
+    0.0
+    """
+    finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
+    low, high = min(finite), max(finite)
+    if log:
+        room = (high / low) ** 0.05 if high > low else 2.0
+        return Axis(label, low / room, high * room, log=True, share=share)
+    room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    top = high + room
+    if share:
+        top = min(top, 1.0)
+    return Axis(label, 0.0 if zero else low - room, top, share=share)

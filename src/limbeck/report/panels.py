@@ -1,0 +1,238 @@
+"""The charts of a report, each made from what was gathered; None or nothing where a run has not what it needs."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from limbeck.evaluation.calibration import reliability
+from limbeck.evaluation.pareto import Point, pareto
+from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
+from limbeck.losses import soften
+from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, spanning
+from limbeck.report.gather import Curve, Gathered, Model
+from limbeck.report.story import ModelRow, number
+
+__all__ = ["calibration", "class_chart", "confusions", "cost_plot", "errors_chart", "softening", "training"]
+
+_DASHES = {"teacher": "2 3", "alone": "7 3", "distilled": ""}
+_EXTRA = ("third", "fourth", "fifth")
+_MOST_CLASSES = 20  # that a confusion matrix stays legible with
+_MOST_POINTS = 300
+A1_LOGITS = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0)
+
+
+def colour_of(role: str) -> str:
+    """Return the palette's name for a role's colour."""
+    return role if role in _DASHES else "other"
+
+
+def errors_chart(rows: Sequence[ModelRow]) -> Rows:
+    """Draw the errors of the models with their intervals."""
+    entries = [
+        (
+            row.model.name,
+            (Interval(row.model.name, colour_of(row.model.role), row.model.errors.mean, row.low, row.high),),
+        )
+        for row in rows
+    ]
+    said = "; ".join(f"{row.model.name}: {row.errors}" for row in rows)
+    axis = spanning("test errors (fewer is better)", [0.0, *(row.high for row in rows)], zero=True)
+    return Rows("errors", "Test errors, with 95 % intervals", f"Dot plot of test errors. {said}.", axis, entries)
+
+
+def training(gathered: Gathered) -> list[Chart]:
+    """Draw the terms of the distilled student's loss, the errors and loss on held-out data, and the learning rate."""
+    charts: list[Chart] = []
+    distilled = gathered.curves.get("distilled", {})
+    terms = {name.removeprefix("train."): curve for name, curve in distilled.items() if name.startswith("train.")}
+    if terms:
+        order = sorted(terms, key=lambda name: (name != "total", name))
+        colours = dict(zip(order, ("ink", "distilled", "alone", "teacher", *_EXTRA * 9), strict=False))
+        lines = [_line(name, colours[name], terms[name], "" if name == "total" else "7 3") for name in order]
+        title = "Loss of the distilled student, term by term"
+        charts.append(_over_epochs("terms", title, "mean loss on the training set", lines, log=True))
+    for key, title, label, name, log in (
+        ("validation-errors", "Errors on held-out training data", "errors", "validation.errors", False),
+        ("validation-loss", "Loss on held-out training data", "negative log-likelihood, nats", "validation.nll", True),
+    ):
+        lines = [
+            _line(model.name, colour_of(model.role), curve, _DASHES.get(model.role, "1 2"))
+            for model in gathered.students
+            if (curve := gathered.curves.get(model.role, {}).get(name)) is not None
+        ]
+        if lines:
+            charts.append(_over_epochs(key, title, label, lines, log=log))
+    if (rate := distilled.get("learning_rate")) is not None:
+        lines = [_line("learning rate", "ink", rate, "")]
+        charts.append(_over_epochs("learning-rate", "Learning rate", "learning rate", lines, zero=True))
+    return charts
+
+
+def _line(name: str, colour: str, curve: Curve, dash: str) -> Line:
+    step = max(1, math.ceil(len(curve.epochs) / _MOST_POINTS))
+    kept = [i for i in range(len(curve.epochs)) if i % step == 0 or i == len(curve.epochs) - 1]
+    points = [(float(curve.epochs[i]), curve.mean[i]) for i in kept]
+    spread = any(high > low for low, high in zip(curve.low, curve.high, strict=True))
+    band = [(float(curve.epochs[i]), curve.low[i], curve.high[i]) for i in kept] if spread else []
+    return Line(name, colour, points, band, dash)
+
+
+def _over_epochs(
+    key: str, title: str, label: str, lines: Sequence[Line], *, log: bool = False, zero: bool = False
+) -> Plane:
+    values = [value for line in lines for _, value in line.points]
+    ends = [value for line in lines for _, low, high in line.band for value in (low, high)]
+    log = log and min(values) > 0
+    epochs = [at for line in lines for at, _ in line.points]
+    ended = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
+    x = Axis("epoch", min(epochs), max(max(epochs), min(epochs) + 1))
+    y = spanning(f"{label} (log scale)" if log else label, [*values, *ends], log=log, zero=zero or not log)
+    return Plane(key, title, f"Line chart over {max(epochs):.0f} epochs: {ended}.", x, y, lines)
+
+
+def softening(marker: float) -> Plane:
+    """Draw softmax of the logits -10, -5, 0, 5, 10, 15 over the temperature: what softening does to any answer."""
+    steps = [0.5 * 40 ** (i / 120) for i in range(121)]
+    logits = torch.tensor(A1_LOGITS, dtype=torch.float64)
+    table = torch.stack([soften(logits, at).log_probs.exp() for at in steps])
+    colours = ("third", "fourth", "fifth", "alone", "distilled", "teacher")
+    lines = [
+        Line(f"{logit:g}", colour, [(at, float(table[i, column])) for i, at in enumerate(steps)])
+        for column, (logit, colour) in enumerate(zip(A1_LOGITS, colours, strict=True))
+    ]
+    x = Axis("temperature T (log scale)", 0.5, 20.0, log=True)
+    y = Axis("probability", 0.0, 1.0, share=True)
+    cold, hot = (soften(logits, at).log_probs.exp() for at in (1.0, 20.0))
+    said = f"logit 15 falls from {float(cold[-1]):.1%} at T = 1 to {float(hot[-1]):.1%} at T = 20"
+    rises = f"logit -10 rises from {float(cold[0]):.1g} to {float(hot[0]):.1%}"
+    alternative = f"Line chart of softmax probabilities of six logits over the temperature: {said}, {rises}."
+    return Plane("softening", "What a temperature does to six logits", alternative, x, y, lines, marker=marker)
+
+
+def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
+    """Draw the accuracy on each class; with many classes, the ones where the students differ most."""
+    table = class_accuracies(gathered)
+    models = [model for model in gathered.models if model.role in table]
+    if not models:
+        return None
+    names = gathered.run.parts.test.class_names
+    classes = [label for label in range(len(names)) if all(math.isfinite(float(table[m.role][label])) for m in models)]
+    title = "Accuracy on each class"
+    if len(classes) > most and {"alone", "distilled"} <= set(table):
+        difference = (table["distilled"] - table["alone"]).abs()
+        classes = sorted(sorted(classes, key=lambda label: -float(difference[label]))[:most])
+        title = f"Accuracy on the {most} classes where the students differ most"
+    rows = [
+        (names[label], [_on_class(model, float(table[model.role][label])) for model in models]) for label in classes
+    ]
+    values = [entry.value for _, entries in rows for entry in entries]
+    if not values:
+        return None
+    low = max(0.0, math.floor(20 * (min(values) - 0.02)) / 20)
+    worst = min(classes, key=lambda label: float(table[models[-1].role][label]))
+    said = f"the {models[-1].name.lower()} is worst on {names[worst]}, {float(table[models[-1].role][worst]):.0%}"
+    axis = Axis("accuracy", low, 1.0, share=True)
+    return Rows("classes", title, f"Dot plot of the accuracy on {len(rows)} classes: {said}.", axis, rows)
+
+
+def _on_class(model: Model, value: float) -> Interval:
+    return Interval(model.name, colour_of(model.role), value, value, value)
+
+
+def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:
+    """Return the accuracy of each class (K,) by role, over all seeds."""
+    answers = gathered.answers
+    if answers is None:
+        return {}
+    roles = [model.role for model in gathered.models if answers.has(model.role)]
+    return {role: per_class_accuracy(confusion(gathered, role)) for role in roles}
+
+
+def confusion(gathered: Gathered, role: str) -> Tensor:
+    """Return the confusion matrix (K, K) of a role, added up over its seeds."""
+    answers = gathered.answers
+    if answers is None:
+        raise ValueError("a run without answers has no confusions")
+    classes = gathered.run.parts.test.classes
+    return torch.stack(
+        [confusion_matrix(logits.argmax(1), answers.labels, classes) for logits in answers.logits[role]]
+    ).sum(0)
+
+
+def confusions(gathered: Gathered) -> list[Chart]:
+    """Draw the confusion matrices of the students, where there are few enough classes."""
+    names = gathered.run.parts.test.class_names
+    if gathered.answers is None or not 2 <= len(names) <= _MOST_CLASSES:
+        return []
+    charts: list[Chart] = []
+    for model in gathered.students:
+        if not gathered.answers.has(model.role):
+            continue
+        counts = confusion(gathered, model.role)
+        wrong = counts.clone().fill_diagonal_(0)
+        i, j = divmod(int(wrong.argmax()), len(names))
+        said = f"{int(wrong.sum())} errors; most often {names[i]} is taken for {names[j]}, {int(wrong[i, j])} times"
+        title = f"Confusions, {model.name.lower()}"
+        key, colour = f"confusion-{model.role}", colour_of(model.role)
+        charts.append(Matrix(key, title, f"Confusion matrix: {said}.", names, counts.tolist(), colour))
+    return charts
+
+
+def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, float]]:
+    """Draw a reliability diagram of each model, over all its seeds, with the expected calibration error."""
+    answers = gathered.answers
+    found = []
+    for model in gathered.models:
+        if answers is None or not answers.has(model.role):
+            continue
+        scores = [score(logits, answers.labels) for logits in answers.logits[model.role]]
+        confidence, right = (torch.cat([getattr(each, name) for each in scores]) for name in ("confidence", "correct"))
+        diagram = reliability(confidence, right, bins=bins)
+        bars = [
+            Bar(low, high, accuracy, f"confidence {low:.0%} to {high:.0%}: {accuracy:.1%} right of {count:,}")
+            for low, high, count, accuracy in zip(
+                diagram.lower, diagram.upper, diagram.count, diagram.accuracy, strict=True
+            )
+            if accuracy is not None
+        ]
+        mean, share = float(confidence.mean()), float(right.double().mean())
+        trend = "too sure of itself" if mean > share else "not sure enough of itself"
+        alternative = f"Reliability diagram: mean confidence {mean:.1%}, accuracy {share:.1%}, so it is {trend};"
+        perfect = Line("", "ink", [(0.0, 0.0), (1.0, 1.0)], dash="3 3")
+        axes = Axis("confidence", 0.0, 1.0, share=True), Axis("share right", 0.0, 1.0, share=True)
+        alternative = f"{alternative} expected calibration error {diagram.ece:.3f}."
+        key, colour = f"reliability-{model.role}", colour_of(model.role)
+        chart = Plane(key, model.name, alternative, *axes, lines=[perfect], bars=bars, colour=colour)
+        found.append((chart, diagram.ece))
+    return found
+
+
+def cost_plot(runs: Sequence[Gathered]) -> Plane:
+    """Draw accuracy over parameters for all models of all runs, with the front of those worth their cost."""
+    many = len(runs) > 1
+    marks = []
+    for number_, gathered in enumerate(runs, start=1):
+        for model in gathered.models:
+            name = f"{model.name} ({number_})" if many else model.name
+            marks.append((Point(name, 100 * model.accuracy.mean, float(model.parameters)), model))
+    front = pareto([point for point, _ in marks])
+    worth = {id(point) for point in front}
+    dots = [
+        Dot(
+            point.cost,
+            point.accuracy,
+            colour_of(model.role),
+            point.name if id(point) in worth or len(marks) <= 6 else "",
+            f"{point.name}: {point.accuracy:.2f} %, {number(point.cost)} parameters",
+        )
+        for point, model in marks
+    ]
+    line = Line("", "ink", [(point.cost, point.accuracy) for point in front], dash="3 3")
+    x = spanning("parameters (log scale)", [point.cost for point, _ in marks], log=True)
+    x = Axis(x.label, x.low / 1.3, x.high * 1.3, log=True)
+    y = spanning("test accuracy, %", [point.accuracy for point, _ in marks])
+    said = "; ".join(f"{point.name}, {point.accuracy:.2f} % at {number(point.cost)} parameters" for point in front)
+    alternative = f"Scatter plot of accuracy over parameters. No other model beats: {said}."
+    return Plane("cost", "Accuracy and cost", alternative, x, y, lines=[line], dots=dots)

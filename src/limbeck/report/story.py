@@ -1,0 +1,151 @@
+"""What a run came to, in plain words; numbers are written the same way everywhere on the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limbeck.evaluation import Interval, t_interval
+from limbeck.evaluation.paired import mcnemar
+from limbeck.evaluation.resampling import wilson
+from limbeck.evaluation.scores import score
+from limbeck.report.gather import Gathered, Model
+
+__all__ = ["Fact", "ModelRow", "bytes_in_words", "facts", "model_rows", "verdict"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number that stands out, with what it says."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model's line in the first table, as text.  low, high: the ends of the interval of its errors."""
+
+    model: Model
+    errors: str
+    accuracy: str
+    low: float
+    high: float
+    over: str
+
+
+def number(value: float, digits: int = 1) -> str:
+    """Return a number with its thousands set apart, without decimals that are 0.
+
+    >>> number(1234.0), number(15.64)
+    ('1,234', '15.6')
+    """
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.{digits}f}"
+
+
+def bytes_in_words(size: int | None) -> str:
+    """Return a size on disk.
+
+    >>> bytes_in_words(9920), bytes_in_words(None)
+    ('9.9 kB', '')
+    """
+    if size is None:
+        return ""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= limit:
+            return f"{size / limit:.3g} {unit}"
+    return f"{size} bytes"
+
+
+def model_rows(gathered: Gathered) -> list[ModelRow]:
+    """Return the models with the intervals of their errors: over the seeds; over the examples where there is one."""
+    rows = []
+    examples = examples_of(gathered)
+    for model in gathered.models:
+        errors, accuracy = model.errors, model.accuracy
+        if errors.half_width is not None:
+            text = f"{number(errors.mean)} ± {number(errors.half_width)}"
+            share = f"{100 * accuracy.mean:.2f} % ± {100 * (accuracy.half_width or 0):.2f}"
+            rows.append(ModelRow(model, text, share, max(errors.low, 0.0), errors.high, "seeds"))
+            continue
+        within = wilson(examples - round(errors.mean), examples)
+        low, high = (1 - within.high) * examples, (1 - within.low) * examples
+        text = f"{number(errors.mean)} ({low:.0f} to {high:.0f})"
+        share = f"{100 * accuracy.mean:.2f} % ({100 * within.low:.1f} to {100 * within.high:.1f})"
+        rows.append(ModelRow(model, text, share, low, high, "examples"))
+    return rows
+
+
+def examples_of(gathered: Gathered) -> int:
+    """Return how many test examples the figures are over."""
+    return int(gathered.run.outcome["seeds"][0]["distilled"]["examples"])
+
+
+def verdict(gathered: Gathered) -> list[str]:
+    """Return whether it worked, and how sure that is: one sentence each."""
+    teacher, alone, distilled = (gathered.model(role) for role in ("teacher", "alone", "distilled"))
+    if teacher is None or alone is None or distilled is None:
+        return []
+    examples = examples_of(gathered)
+    errors = (
+        f"of {examples:,} test examples the student gets {number(distilled.errors.mean)} wrong when distilled,"
+        f" {number(alone.errors.mean)} when trained alone; the teacher gets {number(teacher.errors.mean)} wrong"
+    )
+    if gathered.gap is None:
+        first = f"There was no gap to close: {errors}."
+    elif gathered.gap.mean > 0:
+        first = f"Distillation closed {100 * gathered.gap.mean:.0f} % of the gap to the teacher: {errors}."
+    else:
+        first = f"Distillation did not help: {errors}."
+    return [first, _certainty(gathered)]
+
+
+def _certainty(gathered: Gathered) -> str:
+    """Say whether the difference between the students may be chance."""
+    seeds = gathered.run.outcome["seeds"]
+    if len(seeds) > 1:
+        saved = t_interval([float(seed["alone"]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
+        kind = "fewer" if saved.mean >= 0 else "more"
+        said = (
+            f"Seed by seed, over {len(seeds)} seeds, that is {number(abs(saved.mean))} ± {number(saved.half_width or 0)}"
+            f" errors {kind} (95 % interval)"
+        )
+        return f"{said}, {'which is more than chance.' if _apart(saved) else 'which may be chance: run more seeds.'}"
+    answers = gathered.answers
+    if answers is not None and answers.has("alone", "distilled"):
+        right = [score(answers.logits[role][0], answers.labels).correct for role in ("alone", "distilled")]
+        test = mcnemar(right[0], right[1])
+        said = f"On the same examples, distillation mends {test.second_better} and spoils {test.first_better}"
+        return f"{said} (McNemar's exact test: p = {test.p_value:.2g}); one seed says nothing of other seeds."
+    return "One seed was run, so this may be chance: run more seeds."
+
+
+def _apart(difference: Interval) -> bool:
+    return difference.low > 0 or difference.high < 0
+
+
+def facts(gathered: Gathered) -> list[Fact]:
+    """Return the few numbers that stand above everything else."""
+    teacher, alone, distilled = (gathered.model(role) for role in ("teacher", "alone", "distilled"))
+    found = []
+    if gathered.gap is not None:
+        width = gathered.gap.half_width
+        found.append(Fact(f"{100 * gathered.gap.mean:.0f} %", f"of the gap closed{_plus(width)}"))
+    if alone is not None and distilled is not None:
+        before, after = (100 * model.accuracy.mean for model in (alone, distilled))
+        found.append(Fact(f"{after:.1f} %", f"accuracy distilled, {before:.1f} % alone"))
+    if teacher is not None and distilled is not None:
+        times = teacher.parameters / max(distilled.parameters, 1)
+        found.append(Fact(f"{times:.1f}×", f"fewer parameters: {distilled.parameters:,} of {teacher.parameters:,}"))
+    return found
+
+
+def _plus(half_width: float | None) -> str:
+    return "" if half_width is None else f", ± {100 * half_width:.0f} over the seeds"
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """Return the seeds as a list.
+
+    >>> seeds_in_words([0, 1])
+    '0, 1'
+    """
+    return ", ".join(str(seed) for seed in seeds)

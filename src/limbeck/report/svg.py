@@ -1,0 +1,186 @@
+"""Charts as inline SVG, in the colours of the page's style sheet, so that they are legible on light and dark."""
+
+from collections.abc import Callable, Iterable
+from html import escape
+
+from limbeck.report.charts import Axis, Chart, Line, Matrix, Plane, Rows
+
+__all__ = ["draw", "legend"]
+
+_Scale = Callable[[float], float]
+
+_WIDTH, _HEIGHT = 360.0, 240.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 40.0
+_ROW = 24.0
+_LETTER = 6.3  # mean width of a letter, to place names
+
+
+def draw(chart: Chart) -> str:
+    """Return a chart as one <svg>; everything that a run named is escaped.
+
+    >>> from limbeck.report.charts import Axis, Plane
+    >>> draw(Plane("k", "title", "a <b>", Axis("x", 0, 1), Axis("y", 0, 1)))[:44]
+    '<svg class="chart" viewBox="0 0 360 240" rol'
+    """
+    match chart:
+        case Plane():
+            return _plane(chart)
+        case Rows():
+            return _rows(chart)
+        case Matrix():
+            return _matrix(chart)
+    raise TypeError(f"chart: found {type(chart).__name__}, expected Plane, Rows or Matrix")
+
+
+def legend(chart: Chart) -> list[tuple[str, str, str]]:
+    """Return the series of a chart with more than one: name, colour and dash."""
+    found: dict[str, tuple[str, str, str]] = {}
+    if isinstance(chart, Plane):
+        found = {line.name: (line.name, line.colour, line.dash) for line in chart.lines if line.name}
+    elif isinstance(chart, Rows):
+        found = {each.series: (each.series, each.colour, "") for _, entries in chart.rows for each in entries}
+    return list(found.values()) if len(found) > 1 else []
+
+
+def _svg(chart: Chart, height: float, content: Iterable[str], width: float = _WIDTH) -> str:
+    return (
+        f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(chart.alternative)}">'
+        f"{''.join(content)}</svg>"
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle", more: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(text)}</text>'
+
+
+def _plane(chart: Plane) -> str:
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+
+    def x(value: float) -> float:
+        return _LEFT + chart.x.place(value) * (right - _LEFT)
+
+    def y(value: float) -> float:
+        return bottom - chart.y.place(value) * (bottom - _TOP)
+
+    parts = [_text(2, 12, chart.y.label, "start", ' class="label"')]
+    for value, label in chart.y.ticks(5):
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(_text(_LEFT - 6, y(value) + 4, label, "end"))
+    parts += [_text(x(value), bottom + 16, label) for value, label in _fitting(chart.x, x)]
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(_text((_LEFT + right) / 2, _HEIGHT - 6, chart.x.label, more=' class="label"'))
+    for bar in chart.bars:
+        left, width = x(bar.left), max(x(bar.right) - x(bar.left) - 1.5, 1.0)
+        parts.append(
+            f'<rect class="fill-{chart.colour} bar" x="{left:.1f}" y="{y(bar.height):.1f}" width="{width:.1f}"'
+            f' height="{bottom - y(bar.height):.1f}"><title>{escape(bar.note)}</title></rect>'
+        )
+    parts += [_curve(line, x, y) for line in chart.lines]
+    for dot in chart.dots:
+        at, side = (x(dot.x) + 8, "start") if x(dot.x) < 0.62 * _WIDTH else (x(dot.x) - 8, "end")
+        parts.append(
+            f'<circle class="fill-{dot.colour}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="5">'
+            f"<title>{escape(dot.note)}</title></circle>{_text(at, y(dot.y) + 4, dot.name, side)}"
+        )
+    if chart.marker is not None:
+        at = x(chart.marker)
+        parts.append(
+            f'<line class="marker" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"'
+            f' data-left="{_LEFT}" data-right="{right}" data-low="{chart.x.low}" data-high="{chart.x.high}"/>'
+        )
+    return _svg(chart, _HEIGHT, parts)
+
+
+def _curve(line: Line, x: _Scale, y: _Scale) -> str:
+    drawn = ""
+    if line.band:
+        edge = [f"{x(at):.1f},{y(high):.1f}" for at, _, high in line.band]
+        edge += [f"{x(at):.1f},{y(low):.1f}" for at, low, _ in reversed(line.band)]
+        drawn = f'<polygon class="fill-{line.colour} band" points="{" ".join(edge)}"/>'
+    points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in line.points)
+    dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
+    return f'{drawn}<polyline class="line-{line.colour}" points="{points}"{dash}/>'
+
+
+def _fitting(axis: Axis, place: _Scale) -> list[tuple[float, str]]:
+    """Return the ticks whose texts do not run into each other."""
+    kept: list[tuple[float, str]] = []
+    for value, label in axis.ticks(7):
+        if not kept or place(value) - place(kept[-1][0]) > _LETTER * (len(label) + len(kept[-1][1])) / 2 + 8:
+            kept.append((value, label))
+    return kept
+
+
+def _rows(chart: Rows) -> str:
+    longest = max((len(_clipped(name)) for name, _ in chart.rows), default=0)
+    left, right = min(max(longest * _LETTER + 14, 40.0), 150.0), _WIDTH - 18.0
+    top = 6.0
+    bottom = top + _ROW * len(chart.rows)
+    height = bottom + 40
+
+    def x(value: float) -> float:
+        return left + chart.x.place(value) * (right - left)
+
+    parts = []
+    for value, label in _fitting(chart.x, x):
+        parts.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{bottom}"/>')
+        parts.append(_text(x(value), bottom + 16, label))
+    parts.append(_text((left + right) / 2, height - 6, chart.x.label, more=' class="label"'))
+    for number, (name, entries) in enumerate(chart.rows):
+        middle = top + _ROW * (number + 0.5)
+        parts.append(_text(left - 8, middle + 4, _clipped(name), "end"))
+        for place, entry in enumerate(entries):
+            at = middle + (place - (len(entries) - 1) / 2) * min(6.0, 16.0 / max(len(entries), 1))
+            note = f"{name}, {entry.series}: {entry.value:.4g}"
+            if entry.high > entry.low:
+                parts.append(
+                    f'<line class="line-{entry.colour} whisker" x1="{x(entry.low):.1f}" x2="{x(entry.high):.1f}"'
+                    f' y1="{at:.1f}" y2="{at:.1f}"/>'
+                )
+            parts.append(
+                f'<circle class="fill-{entry.colour}" cx="{x(entry.value):.1f}" cy="{at:.1f}" r="4">'
+                f"<title>{escape(note)}</title></circle>"
+            )
+    return _svg(chart, height, parts)
+
+
+def _matrix(chart: Matrix) -> str:
+    size = len(chart.names)
+    longest = max((len(_clipped(name, 10)) for name in chart.names), default=0)
+    left = min(longest * _LETTER + 26, 90.0)
+    cell = (_WIDTH - left - 4) / max(size, 1)
+    upright = longest * _LETTER > cell
+    top = 6.0
+    below = (longest * _LETTER if upright else 14.0) + 26
+    most = max((n for i, row in enumerate(chart.counts) for j, n in enumerate(row) if i != j), default=0)
+    parts = []
+    for i, row in enumerate(chart.counts):
+        y = top + cell * i
+        parts.append(_text(left - 6, y + cell / 2 + 4, _clipped(chart.names[i], 10), "end"))
+        for j, count in enumerate(row):
+            x = left + cell * j
+            # The diagonal would drown what is wrong, so it is drawn apart and has a scale of its own.
+            depth = count / max(sum(row), 1) * 0.25 if i == j else count / max(most, 1) * 0.85
+            colour = "ink" if i == j else chart.colour
+            note = f"{chart.names[i]} taken for {chart.names[j]}: {count}" if i != j else f"{chart.names[i]}: {count}"
+            parts.append(
+                f'<rect class="cell fill-{colour}" x="{x + 0.75:.2f}" y="{y + 0.75:.2f}" width="{cell - 1.5:.2f}"'
+                f' height="{cell - 1.5:.2f}" fill-opacity="{depth:.3f}"><title>{escape(note)}</title></rect>'
+            )
+            if count and cell >= 15:
+                strong = ' class="strong"' if i != j and depth > 0.45 else ""
+                parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), more=strong))
+    bottom = top + cell * size
+    for j, name in enumerate(chart.names):
+        x = left + cell * (j + 0.5)
+        turn = f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"' if upright else ""
+        anchor, y = ("end", bottom + 12) if upright else ("middle", bottom + 15)
+        parts.append(_text(x, y, _clipped(name, 10), anchor, turn))
+    parts.append(_text(left + cell * size / 2, bottom + below - 6, "answer", more=' class="label"'))
+    middle = top + cell * size / 2
+    parts.append(_text(11, middle, "true class", more=f' class="label" transform="rotate(-90 11 {middle:.1f})"'))
+    return _svg(chart, bottom + below, parts)
+
+
+def _clipped(name: str, most: int = 20) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
