@@ -8,7 +8,7 @@ by hand: the tensors in memory, the teacher's logits computed once, a loop writt
 limbeck: `limbeck.fit` with `limbeck.store`.
 
 Teacher 784-1200-1200-10, student 784-800-800-10, batch 256, SGD with momentum, T = 4, alpha = 0.1, 60,000 images.
-Each round runs one epoch of each, in turn, from the same weights; the figures are medians over rounds, and ratios of medians.
+Each round runs one epoch of each, in turn, from the same weights; the figures are medians over rounds and their ratios.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Two of the reasons that Ba & Caruana (2014) give for the use of a teacher's logits, planted in scikit-learn's digits."""
+"""Two of the reasons that Ba & Caruana (2014) give for matching a teacher's logits, planted in digits."""
 
 from dataclasses import replace
 from statistics import fmean

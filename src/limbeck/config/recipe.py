@@ -19,9 +19,10 @@ from limbeck import data, methods, models
 from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
 from limbeck.data import Splits, Transfer
-from limbeck.errors import DataError, LimbeckError, ModelError, RecipeError, one_of
+from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, one_of
 from limbeck.objective import Objective
 from limbeck.training import Training, load_weights
+from limbeck.training.trackers import check_trackers
 
 __all__ = ["ModelSpec", "Recipe", "TeacherSpec", "load_recipe"]
 
@@ -64,6 +65,7 @@ class _RecipeKeys(BaseModel):
     search: dict[str, list[Any]] = Field(default_factory=dict)
     refit: bool = False
     seeds: list[int] = Field(default_factory=lambda: [0])
+    trackers: list[str] = Field(default_factory=list)
     expect: _ExpectKeys = Field(default_factory=_ExpectKeys)
 
 
@@ -162,6 +164,7 @@ class Recipe:
     search: Mapping[str, Sequence[Any]]
     refit: bool
     seeds: tuple[int, ...]
+    trackers: tuple[str, ...]
     expect: Mapping[str, float | None]
     keys: Mapping[str, Any]
     base: Path
@@ -195,6 +198,7 @@ class Recipe:
             search=top["search"],
             refit=top["refit"],
             seeds=_seeds(top["seeds"]),
+            trackers=_trackers(top["trackers"]),
             expect=top["expect"],
             keys={},
             base=base,
@@ -339,6 +343,14 @@ def _seeds(seeds: list[int]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise RecipeError(f"seeds: found {seeds!r}, expected at least one whole number from 0 on, each once")
     return tuple(seeds)
+
+
+def _trackers(names: list[str]) -> tuple[str, ...]:
+    try:
+        check_trackers(names)
+    except InputError as error:
+        raise RecipeError(str(error)) from None
+    return tuple(names)
 
 
 def _replaced(keys: Mapping[str, Any], path: Sequence[str], value: Any, whole: str) -> dict[str, Any]:

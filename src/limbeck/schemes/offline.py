@@ -18,6 +18,7 @@ from limbeck.schemes.teaching import train_teacher, wrap_teacher
 from limbeck.teachers import state_digest
 from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore
+from limbeck.training.trackers import tracking
 
 __all__ = ["Outcome", "SeedOutcome", "distil"]
 
@@ -94,6 +95,11 @@ def distil(
     parts: what `vet` returned, if the recipe was vetted already.
     """
     parts = vet(recipe) if parts is None else parts
+    with tracking(recipe.trackers, folder.path, recipe.name, watch) as observed:
+        return _distil(recipe, folder, parts, observed, say, cache)
+
+
+def _distil(recipe: Recipe, folder: RunFolder, parts: Parts, watch: Observer, say: Say, cache: Path | None) -> Outcome:
     folder.note(data={"source": parts.train.source, "train": len(parts.train), "test": len(parts.test)})
     first = recipe.seeds[0] if recipe.teacher.seed is None else recipe.teacher.seed
     model = train_teacher(recipe, parts, first, watch=watch, say=say, cache=cache)
