@@ -6,12 +6,21 @@ from typing import Any, NoReturn
 
 from limbeck.errors import InputError
 
-__all__ = ["at_least", "finite", "non_negative", "positive", "shapes_match", "unit_interval"]
+__all__ = ["at_least", "finite", "non_negative", "positive", "shapes_match", "shown", "unit_interval"]
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error line shows it: on one line, cut short where it is long.
+
+    >>> shown("a" * 100)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def _refuse(name: str, value: Any, allowed: str) -> NoReturn:
-    shown = " ".join(repr(value).split())
-    raise InputError(f"{name}: found {shown if len(shown) <= 60 else shown[:60] + '...'}, expected {allowed}")
+    raise InputError(f"{name}: found {shown(value)}, expected {allowed}")
 
 
 def _number(name: str, value: Any, allowed: str) -> float:

@@ -1,5 +1,6 @@
 """A method as a weighted, scheduled sum of named terms."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from limbeck import checks, schedules
 from limbeck.batch import Batch
 from limbeck.errors import InputError
+from limbeck.losses import Divergence
 from limbeck.outputs import Outputs, Tap
 from limbeck.schedules import Schedule
 
@@ -54,6 +56,12 @@ class Term(nn.Module):
         self.name = name
         self.weight = weight
         self.taps: Mapping[str, Mapping[str, str | Tap]] = {}
+
+    def extra_repr(self) -> str:
+        """Return the term's settings, schedules by their values: what tells two trainings apart."""
+        settings = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        plain = {key: _shown(value) for key, value in settings.items() if key not in ("training", "name")}
+        return ", ".join(f"{key}={value}" for key, value in sorted(plain.items()) if value != "{}")
 
     def count(self, batch: Batch) -> Tensor | int:
         """Return how many examples or tokens of the batch this term counts: a function of the batch alone.
@@ -159,3 +167,17 @@ class Objective(nn.Module):
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]
+
+
+_LOOKED_AT = (*range(2**14), *(2**power for power in range(14, 31)))
+
+
+def _shown(value: object) -> str:
+    """Return a setting as text that is the same in every process; a schedule is a digest of its values."""
+    if isinstance(value, Divergence):
+        return value.name
+    if callable(value) and not isinstance(value, nn.Module | type):
+        values = [float(value(step)) for step in _LOOKED_AT]
+        digest = hashlib.sha256(repr(values).encode()).hexdigest()[:12]
+        return f"schedule({values[0]:g} to {values[-1]:g}, {digest})"
+    return repr(value)

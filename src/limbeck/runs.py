@@ -53,6 +53,7 @@ def exclusive(path: Path, *, wait: bool, busy: str) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write in '{path.parent}' ({error.strerror}); name a folder that can be written"
+            " (of the cache: set XDG_CACHE_HOME)"
         ) from None
     with handle:
         try:

@@ -64,7 +64,7 @@ def edited(keys: Mapping[str, Any]) -> dict[str, Any]:
     return recipe
 
 
-# --------------------------------------------------------------------------------------------- what lies beside a recipe
+# -------------------------------------------------------------------------------------------- what lies beside a recipe
 
 
 def arrays(size: int = 60, classes: int = 10) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def resumable(folder: Path) -> None:
     (folder / "begun" / "manifest.json").write_text('{"test_reads": []}')
 
 
-# --------------------------------------------------------------------------------------------------- calls from Python
+# ---------------------------------------------------------------------------------------------------- calls from Python
 
 
 def samples(size: int = 6) -> lb.data.TensorSet:
@@ -941,7 +941,7 @@ def test_wrong_usage_is_told_on_stderr_with_exit_code_2(command, said, limbeck, 
     assert not (tmp_path / "runs").exists()
 
 
-# -------------------------------------------------------------------------------- what the cases differ from does work
+# --------------------------------------------------------------------------------- what the cases differ from does work
 
 VALID = [
     Case("plain", "", ""),
@@ -983,7 +983,7 @@ def test_the_base_recipe_runs(limbeck, tmp_path):
     assert len(json.loads(answer.out)["seeds"]) == 1
 
 
-# --------------------------------------------------------------------------------------------- damage of every kind
+# ------------------------------------------------------------------------------------------------- damage of every kind
 
 
 @pytest.mark.parametrize("kind", ["npz", "idx", "safetensors"])

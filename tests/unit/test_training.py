@@ -6,6 +6,7 @@ import math
 import random
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from limbeck import methods, schedules
 from limbeck.batch import UNLABELLED
 from limbeck.data import Augment, LazySet, Loader, TensorSet
 from limbeck.distiller import Distiller
-from limbeck.errors import InputError, ModelError, NonFiniteLossError
+from limbeck.errors import InputError, ModelError, NonFiniteLossError, RunError
 from limbeck.evaluation import Metrics, evaluate
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
@@ -842,3 +843,30 @@ def test_a_teacher_of_ones_own_needs_no_module():
             return "uniform"
 
     assert train(Distiller(network(), Uniform(), methods.kd())).steps == 8
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        (lb.methods.kd(temperature=1.0), lb.methods.kd(temperature=20.0)),
+        (lb.methods.kd(alpha=0.1), lb.methods.kd(alpha=0.2)),
+        (
+            lb.methods.kd(temperature=lb.schedules.linear(4.0, 1.0, steps=8)),
+            lb.methods.kd(temperature=lb.schedules.linear(4.0, 1.0, steps=9)),
+        ),
+        (lb.methods.logit_matching(), lb.methods.logit_matching(zero_mean=True)),
+    ],
+    ids=["temperature", "weights", "schedule", "zero_mean"],
+)
+def test_a_folder_of_another_objective_is_refused(there, here, tmp_path: Path) -> None:
+    samples = lb.data.TensorSet.of(torch.randn(16, 3), torch.arange(16) % 4, classes=4)
+    teacher = lb.ModelTeacher(lb.models.mlp(3, 4, hidden=(4,)))
+
+    def run(objective: lb.Objective) -> None:
+        student = lb.models.mlp(3, 4, hidden=(4,))
+        lb.fit(lb.Distiller(student, teacher, objective), samples, epochs=1, batch_size=8, folder=tmp_path / "run")
+
+    run(there)
+    run(there)
+    with pytest.raises(RunError, match="is of another training: objective was"):
+        run(here)

@@ -15,10 +15,12 @@ __all__ = ["demo"]
 @app.command()
 def demo(
     runs: Annotated[Path, typer.Option(help="where the run folder is made")] = Path("runs"),
+    page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Distil a network on scikit-learn's digits: teacher, student alone, student distilled (under a minute)."""
     from limbeck.cli.distill import outcome_table, run
+    from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.recipes import find
     from limbeck.runs import RunFolder
@@ -26,4 +28,6 @@ def demo(
     recipe = load_recipe(find("digits-kd").recipe)
     folder = RunFolder.create(runs, "demo", recipe.to_yaml(), sys.argv)
     outcome_table(recipe, run(recipe, folder, quiet=quiet))
-    say(f"run folder: {folder.path} · next: limbeck recipes cp digits-kd my.yaml, edit it, limbeck distill my.yaml")
+    made = reported(folder) if page else ""
+    following = "limbeck recipes cp digits-kd my.yaml, edit it, limbeck distill my.yaml"
+    say(f"run folder: {folder.path} · next: {following}{made}")

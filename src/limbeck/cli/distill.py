@@ -29,9 +29,11 @@ def distill(
     runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
     resume: Annotated[Path | None, typer.Option(help="go on with this run folder")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Train the teacher (or reuse it), the student alone and the student distilled; print the three."""
+    from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.runs import RunFolder
     from limbeck.schemes import vet
@@ -50,7 +52,8 @@ def distill(
     missed = misses(loaded, outcome)
     for line in missed:
         say(f"missed: {line}")
-    say(f"run folder: {folder.path} · repeat it: limbeck distill {folder.path / 'recipe.yaml'}")
+    made = reported(folder) if page else ""
+    say(f"run folder: {folder.path} · repeat it: limbeck distill {folder.path / 'recipe.yaml'}{made}")
     if missed:
         raise typer.Exit(_MISSED)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from limbeck.checks import shown
 from limbeck.errors import RecipeError
 
 __all__ = ["apply_overrides", "read_yaml"]
@@ -67,7 +68,9 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[st
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 found = ".".join(keys[: depth + 1])
-                raise RecipeError(f"override '{override}': '{found}' is {place!r}, which has no keys; set it whole")
+                raise RecipeError(
+                    f"override '{override}': '{found}' is {shown(place)}, which has no keys; set it whole"
+                )
         place[keys[-1]] = value
     return result
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from limbeck import data, methods, models
+from limbeck.checks import shown
 from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
 from limbeck.data import Splits, Transfer
@@ -175,7 +176,8 @@ class Recipe:
         top = validate(_RecipeKeys, dict(keys), "")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", top["name"]):
             raise RecipeError(
-                f"name: found {top['name']!r}, expected 1 to 100 letters, digits, '.', '_', '-', none of these first"
+                f"name: found {shown(top['name'])}, expected 1 to 100 letters, digits, '.', '_', '-', a letter or"
+                " digit first"
             )
         source, transfer = _data(dict(top["data"]), base)
         teacher = top["teacher"]
@@ -286,7 +288,7 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
         raise RecipeError(f"data.kind: is missing; one of: {', '.join(sorted(kinds))}")
     kind = keys.pop("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise RecipeError(f"data.kind: found {kind!r}; {one_of(str(kind), kinds)}")
+        raise RecipeError(f"data.kind: found {shown(kind)}; {one_of(str(kind), kinds)}")
     for key in ("folder", "path"):
         if isinstance(keys.get(key), str):
             keys[key] = str((base / Path(keys[key]).expanduser()).absolute())
@@ -296,7 +298,7 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
 def _model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     checkpoint = keys.pop("checkpoint", None)
     if checkpoint is not None and not isinstance(checkpoint, str):
-        raise RecipeError(f"{where}.checkpoint: found {checkpoint!r}, expected the path of a .safetensors file")
+        raise RecipeError(f"{where}.checkpoint: found {shown(checkpoint)}, expected the path of a .safetensors file")
     if ("kind" in keys) == ("factory" in keys):
         raise RecipeError(f"{where}: expected either kind (one of: {', '.join(models.names())}) or factory")
     if "factory" in keys:
@@ -305,24 +307,28 @@ def _model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
             known = ["factory", "folder", "arguments", "checkpoint"]
             raise RecipeError(f"{where}.{wrong}: there is no such key; {one_of(wrong, known)}")
         if not isinstance(folder, str):
-            raise RecipeError(f"{where}.folder: found {folder!r}, expected the folder that the factory's module is in")
+            raise RecipeError(
+                f"{where}.folder: found {shown(folder)}, expected the folder that the factory's module is in"
+            )
         if not isinstance(factory, str) or not re.fullmatch(r"[\w.]+:[\w.]+", factory):
-            raise RecipeError(f"{where}.factory: found {factory!r}, expected 'package.module:function'")
+            raise RecipeError(f"{where}.factory: found {shown(factory)}, expected 'package.module:function'")
         if not isinstance(arguments, dict):
-            raise RecipeError(f"{where}.arguments: found {arguments!r}, expected keys and values for the factory")
+            raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
         place = base / Path(folder).expanduser()
         return ModelSpec(where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base)
     kind = keys.pop("kind")
     if kind not in models.names():
-        raise RecipeError(f"{where}.kind: found {kind!r}; {one_of(str(kind), models.names())}")
+        raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), models.names())}")
     section = parse(models.builder(kind), keys, where, given=_FROM_DATA)
     return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
 
 
 def _method(keys: dict[str, Any], where: str) -> Section:
-    name = keys.pop("name", None)
+    if "name" not in keys:
+        raise RecipeError(f"{where}.name: is missing; one of: {', '.join(methods.names())}")
+    name = keys.pop("name")
     if name not in methods.names():
-        raise RecipeError(f"{where}.name: found {name!r}; {one_of(str(name), methods.names())}")
+        raise RecipeError(f"{where}.name: found {shown(name)}; {one_of(str(name), methods.names())}")
     section = parse(methods.builder(name), keys, where)
     section.build()
     return section
@@ -341,7 +347,7 @@ def _validation(value: float | int) -> float | int:
 
 def _seeds(seeds: list[int]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise RecipeError(f"seeds: found {seeds!r}, expected at least one whole number from 0 on, each once")
+        raise RecipeError(f"seeds: found {shown(seeds)}, expected at least one whole number from 0 on, each once")
     return tuple(seeds)
 
 

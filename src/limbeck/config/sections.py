@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from limbeck import schedules
+from limbeck.checks import shown
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.schedules import Schedule
 
@@ -78,7 +79,7 @@ def parse(function: Callable[..., Any], values: Any, where: str, *, given: froze
 def validate(model: type[BaseModel], values: Any, where: str) -> dict[str, Any]:
     """Return the values that a pydantic model makes of a mapping; RecipeError with one line otherwise."""
     if not isinstance(values, dict):
-        raise RecipeError(f"{where or 'recipe'}: found {values!r}, expected keys; {_keys(model)}")
+        raise RecipeError(f"{where or 'recipe'}: found {shown(values)}, expected keys; {_keys(model)}")
     for key in values:
         if key not in model.model_fields:
             raise RecipeError(f"{_join(where, key)}: there is no such key; {one_of(str(key), model.model_fields)}")
@@ -117,9 +118,11 @@ def _built(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(hint) and isinstance(value, Mapping):
         return Section(hint, value, where).build()  # type: ignore[arg-type]
     if hint == Schedule and isinstance(value, Mapping):
-        kind = value.get("kind")
+        if "kind" not in value:
+            raise RecipeError(f"{where}.kind: is missing; one of: {', '.join(sorted(_SCHEDULES))}")
+        kind = value["kind"]
         if not isinstance(kind, str) or kind not in _SCHEDULES:
-            raise RecipeError(f"{where}.kind: found {kind!r}; {one_of(str(kind), _SCHEDULES)}")
+            raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), _SCHEDULES)}")
         keys = {key: item for key, item in value.items() if key != "kind"}
         return parse(_SCHEDULES[kind], keys, where).build()
     return value
@@ -140,7 +143,7 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
     if first["type"] == "missing":
         return f"{place}: is missing; add it"
     expected = first["msg"].replace("Input should be ", "").removeprefix("Value error, ")
-    return f"{place}: found {first['input']!r}, expected {_IN_YAML.get(expected, expected)}"
+    return f"{place}: found {shown(first['input'])}, expected {_IN_YAML.get(expected, expected)}"
 
 
 def _keys(model: type[BaseModel]) -> str:

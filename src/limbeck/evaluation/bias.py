@@ -19,7 +19,7 @@ def with_bias(logits: Tensor, classes: Sequence[int], bias: float) -> Tensor:
     if any(not 0 <= label < logits.shape[-1] for label in classes):
         raise InputError(f"classes: found {list(classes)}, expected 0 to {logits.shape[-1] - 1}")
     raised = logits.clone()
-    raised[:, list(classes)] += bias
+    raised[..., list(classes)] += bias
     return raised
 
 

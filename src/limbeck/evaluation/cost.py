@@ -169,7 +169,8 @@ def peak_memory(model: nn.Module, inputs: Tensor) -> int:
             torch.cuda.synchronize(inputs.device)
             return int(torch.cuda.max_memory_allocated(inputs.device)) - before
         known = [inputs, *model.parameters(), *model.buffers()]
-        with _Watch(known) as watch:
+        watch = _Watch(known)
+        with watch:
             run_model(model, inputs)
         return watch.peak
 

@@ -79,4 +79,7 @@ def gap_closed(
 def _quantile(n: int, confidence: float) -> float:
     from scipy.stats import t
 
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence: found {confidence!r}, expected a number between 0 and 1")
+
     return float(t.ppf(0.5 + confidence / 2.0, n - 1))

@@ -1,5 +1,6 @@
 """Two students on the same examples: does one beat the other, by how much, and on which classes."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,14 +18,14 @@ __all__ = ["ClassGain", "McNemar", "class_gains", "mcnemar", "paired_difference"
 class McNemar:
     """McNemar's exact test.
 
-    first_better, second_better: examples that only that model gets right (with several seeds: that more of its seeds
-    get right).  equal: the other examples.  p_value: two-sided, the probability of a split at least as uneven if
-    neither model were better.
+    examples: how many both models saw.  first_better, second_better: examples that only that model gets right; with
+    several seeds, the sum over examples of how much larger its share of right seeds is.
+    p_value: two-sided, the probability of a difference at least as large if neither model were better.
     """
 
-    first_better: int
-    second_better: int
-    equal: int
+    examples: int
+    first_better: float
+    second_better: float
     p_value: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -35,21 +36,52 @@ class McNemar:
 def mcnemar(first: Tensor, second: Tensor) -> McNemar:
     """Test whether two models differ, on the same examples (McNemar 1947, as the exact binomial test).
 
-    first, second: whether each example is right, bool (n,), or (seeds, n) for models of several seeds, whose share of
-    right answers is then compared example by example: the seeds see the same examples, so that counting them apart
-    would feign more evidence than there is.  The test is about these trained models, not about other seeds.
+    first, second: whether each example is right, bool (n,), or (seeds, n) for models of several seeds.  Over seeds it
+    is the exact randomisation test that McNemar's is for one: were neither model better, each example's difference in
+    the share of right seeds would be as likely of either sign.  Seeds see the same examples; to count them as further
+    examples would feign more evidence than there is.  The test is about these trained models, not about other seeds.
+    Over seeds, a p-value below 1e-12 is given as that.
 
     >>> found = mcnemar(torch.tensor([True, False, False]), torch.tensor([True, True, True]))
     >>> found.second_better, found.p_value
     (2, 0.5)
     """
+    difference = _differences(first, second)
+    scale = math.lcm(len(first) if first.dim() == 2 else 1, len(second) if second.dim() == 2 else 1)
+    steps = (difference * scale).round().long()
+    return McNemar(
+        examples=len(difference),
+        first_better=_sum(-steps.clamp_max(0), scale),
+        second_better=_sum(steps.clamp_min(0), scale),
+        p_value=_randomised(steps[steps != 0]),
+    )
+
+
+def _sum(steps: Tensor, scale: int) -> float:
+    total = int(steps.sum())
+    return total if scale == 1 else total / scale
+
+
+def _randomised(steps: Tensor) -> float:
+    """Return P(|Σ ±step| >= |Σ step|) over fair signs; steps: (m,) whole numbers other than 0."""
+    import numpy as np
+    from scipy.signal import fftconvolve
     from scipy.stats import binom
 
-    difference = _differences(first, second)
-    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
-    changed = better + worse
-    p = min(1.0, 2.0 * float(binom.cdf(min(better, worse), changed, 0.5))) if changed else 1.0
-    return McNemar(worse, better, len(difference) - changed, p)
+    sizes, counts = steps.abs().unique(return_counts=True)
+    observed = abs(int(steps.sum()))
+    if len(sizes) == 0 or observed == 0:
+        return 1.0
+    if len(sizes) == 1:  # the sum of m equal steps is a binomial count
+        m = int(counts[0])
+        return min(1.0, 2.0 * float(binom.cdf((m - observed // int(sizes[0])) // 2, m, 0.5)))
+    law = np.ones(1)
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        part = np.zeros(2 * size * count + 1)
+        part[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        law = fftconvolve(law, part)
+    centre = len(law) // 2
+    return float(min(1.0, max(1e-12, 2.0 * law[centre + observed :].sum())))
 
 
 def paired_difference(

@@ -85,7 +85,7 @@ def _score_chunk(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor
         rank[tied] += ((logits[tied] == own[tied]) & before).sum(1)
         predictions[tied] = (logits[tied] == highest[tied, None]).to(torch.uint8).argmax(1)
     distance = own.squeeze(1).double() - highest.double()
-    powers = logits.double().sub_(highest[:, None]).exp_()
+    powers = (logits.double() - highest[:, None]).exp_()
     total = powers.sum(1)
     share = distance.exp() / total
     squares = powers.square_().sum(1) / total.square() - 2.0 * share + 1.0

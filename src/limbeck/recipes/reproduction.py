@@ -105,9 +105,7 @@ class Lab:
             "train",
             {
                 "model": dict(model),
-                "terms": {
-                    name: [_constant(term.weight), type(term).__name__] for name, term in objective.terms.items()
-                },
+                "terms": {name: repr(term) for name, term in objective.terms.items()},
                 "samples": [samples.source, _digest(samples.index.tolist()), _digest(samples.labels.tolist())],
                 "held_out": None if held_out is None else len(held_out),
                 "training": _changed(training),
@@ -207,7 +205,3 @@ def _changed(training: Training) -> dict[str, Any]:
     """Return the settings that are not the defaults, so that a new setting leaves old addresses as they are."""
     usual = asdict(Training())
     return {key: value for key, value in asdict(training).items() if value != usual[key]}
-
-
-def _constant(weight: Any) -> Any:
-    return "schedule" if callable(weight) else weight

@@ -50,12 +50,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from `left` to `right` on the x axis, up to `height`."""
+    """A bar from `left` to `right` on the x axis, up to `height`.  strength: of its colour, 0 to 1."""
 
     left: float
     right: float
     height: float
     note: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,13 @@ class Matrix(Chart):
 def short(value: float) -> str:
     """Return a number as a tick shows it.
 
-    >>> [short(value) for value in (0.0, 0.001, 0.25, 1.5, 12000.0, 2e-7)]
-    ['0', '0.001', '0.25', '1.5', '12k', '2e-07']
+    >>> [short(value) for value in (0.0, 0.001, -0.25, 1.5, 4740.0, 2e-7)]
+    ['0', '0.001', '−0.25', '1.5', '4.74k', '2e−07']
     """
-    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
-            return f"{value / (1e3 if letter == 'k' else limit):.3g}{letter}"
-    return f"{value:.3g}"
+            return f"{value / limit:.3g}{letter}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")
 
 
 def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[float]:

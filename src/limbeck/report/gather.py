@@ -1,5 +1,6 @@
 """What a report tells of a run, gathered from its folder as plain numbers."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,21 +8,29 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import Interval, predict, t_interval
-from limbeck.runs import RunFolder
+from limbeck.evaluation.calibration import Temperature, fit_temperature
+from limbeck.evaluation.cost import Timing, flops, time_forward
+from limbeck.runs import RunFolder, exclusive
 from limbeck.schemes.finished import FinishedRun, teacher_file
 
-__all__ = ["Answers", "Curve", "Gathered", "Model", "gather", "temperature_of"]
+__all__ = ["Answers", "Curve", "Gathered", "Model", "Taught", "gather", "temperature_of"]
 
 _NAMES = {"teacher": "Teacher", "alone": "Student alone", "distilled": "Student distilled"}
+_SECONDS_OF_TIMING = 0.2
+_ASKED = 2000  # training samples that the teacher is asked about
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the models of a run, over its seeds.  bytes: of its weights on disk."""
+    """One of the models of a run, over its seeds.
+
+    bytes: of its weights on disk.  flops: of a forward pass of one sample.  timing: of such a pass, on this machine.
+    """
 
     role: str
     name: str
@@ -30,14 +39,20 @@ class Model:
     nll: Interval
     parameters: int
     bytes: int | None
+    flops: int | None
+    timing: Timing | None
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits (n, K) on the test set by role, one tensor a seed, and the labels (n,)."""
+    """Logits (n, K) on the test set by role, one tensor a seed, and the labels (n,).
+
+    fitted: the temperature that held-out data asks for, for each model; nothing where a refit has left no such data.
+    """
 
     labels: Tensor
     logits: Mapping[str, Sequence[Tensor]]
+    fitted: Mapping[str, Sequence[Temperature]]
 
     def has(self, *roles: str) -> bool:
         """Whether all these roles have answered."""
@@ -47,6 +62,14 @@ class Answers:
         """Return the answers of the teacher and of a student, seed by seed; they share one teacher or have each one."""
         teachers, students = list(self.logits["teacher"]), list(self.logits[role])
         return list(zip(teachers * len(students) if len(teachers) == 1 else teachers, students, strict=False))
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher of the first seed says of training samples: logits (n, K) at positions (n,) of the set."""
+
+    positions: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,7 @@ class Gathered:
     """A run as its report sees it.
 
     curves: by student and quantity ("train.soft", "validation.errors", "learning_rate").
+    digests: SHA-256 of the files of weights, by role.
     notes: what had to be left out, and why.
     """
 
@@ -71,9 +95,11 @@ class Gathered:
     models: tuple[Model, ...]
     gap: Interval | None
     answers: Answers | None
+    taught: Taught | None
     curves: Mapping[str, Mapping[str, Curve]]
     manifest: Mapping[str, Any]
     recipe: str
+    digests: Mapping[str, Sequence[str]]
     notes: list[str] = field(default_factory=list)
 
     def model(self, role: str) -> Model | None:
@@ -90,25 +116,39 @@ def gather(folder: Path) -> Gathered:
     """Read a finished run and let its models answer the test set, which is put on record; RunError when it is none."""
     run = FinishedRun.read(folder)
     notes: list[str] = []
-    manifest = _manifest(folder, notes)
-    answers = _answers(run, notes)
-    if answers is not None and manifest:
-        try:
-            RunFolder(folder).read_test_set("report: where the models differ, and their calibration")
-            manifest = _manifest(folder, notes)
-        except OSError:
-            notes.append("The run folder cannot be written, so this report's reading of the test set is not on record.")
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = {role: [model.to(place) for model in models] for role, models in _networks(run, notes).items()}
+    if networks:
+        _put_on_record(folder, notes)
+    test = run.parts.test
+    logits = {role: [predict(model, test).float().cpu() for model in models] for role, models in networks.items()}
+    held_out = run.parts.held_out
+    fitted = {
+        role: [fit_temperature(predict(model, held_out).cpu(), held_out.labels) for model in models]
+        for role, models in networks.items()
+        if held_out is not None
+    }
     gap = run.outcome.get("gap_closed")
     return Gathered(
         run=run,
-        models=_models(run),
+        models=_models(run, networks),
         gap=None if gap is None else Interval(**gap),
-        answers=answers,
+        answers=Answers(test.labels.cpu(), logits, fitted) if logits else None,
+        taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
         curves={role: _curves(run, role, notes) for role in _roles(run) if role != "teacher"},
-        manifest=manifest,
+        manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
+        digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in _roles(run)},
         notes=notes,
     )
+
+
+def _put_on_record(folder: Path, notes: list[str]) -> None:
+    try:
+        with exclusive(folder / ".lock", wait=True, busy=""):
+            RunFolder(folder).read_test_set("report: where the models differ, and their calibration")
+    except (OSError, LimbeckError):
+        notes.append("The run's manifest cannot be written, so that this reading of the test set is not on record.")
 
 
 def temperature_of(keys: Mapping[str, Any]) -> float:
@@ -128,13 +168,17 @@ def _roles(run: FinishedRun) -> list[str]:
     return [role for role in ("teacher", "alone", *others, "distilled") if role in found]
 
 
-def _models(run: FinishedRun) -> tuple[Model, ...]:
+def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tuple[Model, ...]:
+    costs: dict[str, tuple[int | None, Timing | None]] = {}
     models = []
     for role in _roles(run):
         found = [seed[role] for seed in run.outcome["seeds"]]
         # A teacher that all seeds share was measured once.
         found = found[:1] if role == "teacher" and run.recipe.teacher.seed is not None else found
         of = "teacher" if role == "teacher" else "student"
+        if of not in costs and role in networks:
+            costs[of] = _cost(networks[role][0], run)
+        operations, timing = costs.get(of, (None, None))
         models.append(
             Model(
                 role=role,
@@ -143,40 +187,56 @@ def _models(run: FinishedRun) -> tuple[Model, ...]:
                 accuracy=t_interval([metrics["accuracy"] for metrics in found]),
                 nll=t_interval([metrics["nll"] for metrics in found]),
                 parameters=run.outcome["parameters"][of],
-                bytes=_size(_weights(run, role)),
+                bytes=_size(_weights(run, role)[0]),
+                flops=operations,
+                timing=timing,
             )
         )
     return tuple(models)
 
 
-def _weights(run: FinishedRun, role: str) -> Path:
-    seed = run.seeds[0]
-    if role == "teacher":
-        return teacher_file(run.folder, seed if run.recipe.teacher.seed is None else run.recipe.teacher.seed)
-    return run.folder / f"{role}-{seed}" / "student.safetensors"
+def _cost(model: nn.Module, run: FinishedRun) -> tuple[int | None, Timing | None]:
+    one = run.parts.test.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0).inputs
+    if not isinstance(one, Tensor):
+        return None, None
+    one = one.to(next((parameter.device for parameter in model.parameters()), one.device))
+    return flops(model, one), time_forward(model, one, budget=_SECONDS_OF_TIMING)
+
+
+def _taught(run: FinishedRun, teacher: nn.Module) -> Taught:
+    """Ask the teacher about training samples, spread over the set."""
+    size = len(run.parts.train)
+    positions = torch.linspace(0, size - 1, min(size, _ASKED), dtype=torch.float64).round().to(torch.int64).unique()
+    return Taught(positions, predict(teacher, run.parts.train.subset(positions)).float().cpu())
+
+
+def _weights(run: FinishedRun, role: str) -> list[Path]:
+    """Return the files of weights of a role, one a seed, or one if all seeds share it."""
+    if role != "teacher":
+        return [run.folder / f"{role}-{seed}" / "student.safetensors" for seed in run.seeds]
+    own = run.recipe.teacher.seed
+    return [teacher_file(run.folder, seed) for seed in (run.seeds if own is None else [own])]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+    return path.stat().st_size if path.is_file() else None
 
 
-def _answers(run: FinishedRun, notes: list[str]) -> Answers | None:
-    """Let every model that can be read answer the test set."""
-    logits: dict[str, list[Tensor]] = {}
-    seeds = run.seeds
+def _networks(run: FinishedRun, notes: list[str]) -> dict[str, list[nn.Module]]:
+    """Return the trained models of each role whose weights can be read."""
+    networks: dict[str, list[nn.Module]] = {}
     for role in _roles(run):
-        own = seeds[:1] if role == "teacher" and run.recipe.teacher.seed is not None else seeds
+        own = run.seeds[:1] if role == "teacher" and run.recipe.teacher.seed is not None else run.seeds
         try:
-            models = [run.teacher(seed) if role == "teacher" else run.student(role, seed) for seed in own]
+            networks[role] = [run.teacher(seed) if role == "teacher" else run.student(role, seed) for seed in own]
         except LimbeckError as error:
             notes.append(f"What the {_NAMES.get(role, role).lower()} answers is left out: {error}")
-            continue
-        logits[role] = [predict(model, run.parts.test).float().cpu() for model in models]
-    labels = run.parts.test.labels.cpu()
-    return Answers(labels, logits) if logits else None
+    return networks
 
 
 def _curves(run: FinishedRun, role: str, notes: list[str]) -> dict[str, Curve]:

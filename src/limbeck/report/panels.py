@@ -2,30 +2,36 @@
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from limbeck.evaluation.calibration import reliability
+from limbeck.evaluation.calibration import Reliability, reliability
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
 from limbeck.losses import soften
-from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, spanning
+from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, short, spanning
 from limbeck.report.gather import Curve, Gathered, Model
-from limbeck.report.story import ModelRow, number
+from limbeck.report.story import ModelRow, colour_of, number
 
-__all__ = ["calibration", "class_chart", "confusions", "cost_plot", "errors_chart", "softening", "training"]
+__all__ = [
+    "calibration",
+    "class_chart",
+    "confusions",
+    "cost_plot",
+    "entropies",
+    "errors_chart",
+    "listed",
+    "softening",
+    "training",
+]
 
 _DASHES = {"teacher": "2 3", "alone": "7 3", "distilled": ""}
-_EXTRA = ("third", "fourth", "fifth")
+_TERMS = ("third", "fourth", "fifth", "other")
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 _MOST_POINTS = 300
 A1_LOGITS = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0)
-
-
-def colour_of(role: str) -> str:
-    """Return the palette's name for a role's colour."""
-    return role if role in _DASHES else "other"
 
 
 def errors_chart(rows: Sequence[ModelRow]) -> Rows:
@@ -49,12 +55,12 @@ def training(gathered: Gathered) -> list[Chart]:
     terms = {name.removeprefix("train."): curve for name, curve in distilled.items() if name.startswith("train.")}
     if terms:
         order = sorted(terms, key=lambda name: (name != "total", name))
-        colours = dict(zip(order, ("ink", "distilled", "alone", "teacher", *_EXTRA * 9), strict=False))
+        colours = dict(zip(order, ("ink", *_TERMS * 9), strict=False))
         lines = [_line(name, colours[name], terms[name], "" if name == "total" else "7 3") for name in order]
         title = "Loss of the distilled student, term by term"
         charts.append(_over_epochs("terms", title, "mean loss on the training set", lines, log=True))
     for key, title, label, name, log in (
-        ("validation-errors", "Errors on held-out training data", "errors", "validation.errors", False),
+        ("validation-errors", "Errors on held-out training data", "errors", "validation.errors", True),
         ("validation-loss", "Loss on held-out training data", "negative log-likelihood, nats", "validation.nll", True),
     ):
         lines = [
@@ -87,7 +93,7 @@ def _over_epochs(
     log = log and min(values) > 0
     epochs = [at for line in lines for at, _ in line.points]
     ended = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
-    x = Axis("epoch", min(epochs), max(max(epochs), min(epochs) + 1))
+    x = Axis("epoch", min(epochs), max(*epochs, min(epochs) + 1))
     y = spanning(f"{label} (log scale)" if log else label, [*values, *ends], log=log, zero=zero or not log)
     return Plane(key, title, f"Line chart over {max(epochs):.0f} epochs: {ended}.", x, y, lines)
 
@@ -99,7 +105,7 @@ def softening(marker: float) -> Plane:
     table = torch.stack([soften(logits, at).log_probs.exp() for at in steps])
     colours = ("third", "fourth", "fifth", "alone", "distilled", "teacher")
     lines = [
-        Line(f"{logit:g}", colour, [(at, float(table[i, column])) for i, at in enumerate(steps)])
+        Line(short(logit), colour, [(at, float(table[i, column])) for i, at in enumerate(steps)])
         for column, (logit, colour) in enumerate(zip(A1_LOGITS, colours, strict=True))
     ]
     x = Axis("temperature T (log scale)", 0.5, 20.0, log=True)
@@ -109,6 +115,33 @@ def softening(marker: float) -> Plane:
     rises = f"logit -10 rises from {float(cold[0]):.1g} to {float(hot[0]):.1%}"
     alternative = f"Line chart of softmax probabilities of six logits over the temperature: {said}, {rises}."
     return Plane("softening", "What a temperature does to six logits", alternative, x, y, lines, marker=marker)
+
+
+def entropies(gathered: Gathered, marker: float) -> Plane | None:
+    """Draw the entropy of the teacher's targets on training samples over the temperature: how much they tell."""
+    if gathered.taught is None:
+        return None
+    logits = gathered.taught.logits.double()
+    steps = [0.5 * 40 ** (i / 40) for i in range(41)]
+    spread = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    lows, medians, highs = zip(*(_entropy(logits, at).quantile(spread).tolist() for at in steps), strict=True)
+    most = math.log(logits.shape[1])
+    line = Line("median", "teacher", list(zip(steps, medians, strict=True)), list(zip(steps, lows, highs, strict=True)))
+    bound = Line("all classes alike", "ink", [(0.5, most), (20.0, most)], dash="3 3")
+    now = float(_entropy(logits, marker).median())
+    said = f"the median rises from {medians[0]:.2f} nats at T = 0.5 to {medians[-1]:.2f} at T = 20"
+    alternative = (
+        f"Line chart of the teacher's entropy over the temperature: {said}; it is {now:.2f} at T = {marker:g}."
+    )
+    x = Axis("temperature T (log scale)", 0.5, 20.0, log=True)
+    y = Axis("entropy, nats", 0.0, most * 1.06)
+    title = "How much the teacher's targets tell"
+    return Plane("entropy", title, alternative, x, y, [line, bound], marker=marker)
+
+
+def _entropy(logits: Tensor, temperature: float) -> Tensor:
+    log_probs = soften(logits, temperature).log_probs
+    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
@@ -180,33 +213,64 @@ def confusions(gathered: Gathered) -> list[Chart]:
     return charts
 
 
-def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, float]]:
-    """Draw a reliability diagram of each model, over all its seeds, with the expected calibration error."""
+def listed(gathered: Gathered, most: int = 10) -> list[list[str]]:
+    """Return the students' most frequent confusions: true class, answer, and how often for each student."""
+    answers = gathered.answers
+    students = [model for model in gathered.students if answers is not None and answers.has(model.role)]
+    if not students:
+        return []
+    tables = [confusion(gathered, model.role).fill_diagonal_(0) for model in students]
+    whole = torch.stack(tables).sum(0)
+    names = gathered.run.parts.test.class_names
+    order = whole.flatten().argsort(descending=True, stable=True)[:most].tolist()
+    pairs = [divmod(place, len(names)) for place in order]
+    return [[names[i], names[j], *(str(int(each[i, j])) for each in tables)] for i, j in pairs if whole[i, j]]
+
+
+def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
+    """Draw a reliability diagram of each model, over all its seeds; with each, its expected calibration error."""
     answers = gathered.answers
     found = []
     for model in gathered.models:
         if answers is None or not answers.has(model.role):
             continue
-        scores = [score(logits, answers.labels) for logits in answers.logits[model.role]]
-        confidence, right = (torch.cat([getattr(each, name) for each in scores]) for name in ("confidence", "correct"))
-        diagram = reliability(confidence, right, bins=bins)
+        logits, labels = answers.logits[model.role], answers.labels
+        diagram = _reliability(logits, labels, bins)
+        note = f"ECE {diagram.ece:.3f}"
+        fitted = answers.fitted.get(model.role, ())
+        if any(each.at_bound for each in fitted):
+            note += "; no temperature can be fitted: the held-out data shows no error"
+        elif fitted:
+            mended = [row / each.temperature for row, each in zip(logits, fitted, strict=True)]
+            after, mean = _reliability(mended, labels, bins).ece, fmean(each.temperature for each in fitted)
+            note += f"; {after:.3f} at T = {mean:.2f}, fitted on held-out data"
         bars = [
-            Bar(low, high, accuracy, f"confidence {low:.0%} to {high:.0%}: {accuracy:.1%} right of {count:,}")
+            Bar(
+                low,
+                high,
+                accuracy,
+                f"confidence {low:.0%} to {high:.0%}: {accuracy:.1%} right of {count:,}",
+                # A bin with few examples says little, so it is drawn pale.
+                strength=0.25 + 0.6 * min(1.0, count / 30),
+            )
             for low, high, count, accuracy in zip(
                 diagram.lower, diagram.upper, diagram.count, diagram.accuracy, strict=True
             )
             if accuracy is not None
         ]
-        mean, share = float(confidence.mean()), float(right.double().mean())
-        trend = "too sure of itself" if mean > share else "not sure enough of itself"
-        alternative = f"Reliability diagram: mean confidence {mean:.1%}, accuracy {share:.1%}, so it is {trend};"
         perfect = Line("", "ink", [(0.0, 0.0), (1.0, 1.0)], dash="3 3")
         axes = Axis("confidence", 0.0, 1.0, share=True), Axis("share right", 0.0, 1.0, share=True)
-        alternative = f"{alternative} expected calibration error {diagram.ece:.3f}."
-        key, colour = f"reliability-{model.role}", colour_of(model.role)
-        chart = Plane(key, model.name, alternative, *axes, lines=[perfect], bars=bars, colour=colour)
-        found.append((chart, diagram.ece))
+        title, key = f"Reliability, {model.name.lower()}", f"reliability-{model.role}"
+        alternative = f"Reliability diagram of the {model.name.lower()}: expected calibration error {diagram.ece:.3f}."
+        chart = Plane(key, title, alternative, *axes, lines=[perfect], bars=bars, colour=colour_of(model.role))
+        found.append((chart, note))
     return found
+
+
+def _reliability(logits: Sequence[Tensor], labels: Tensor, bins: int) -> Reliability:
+    scores = [score(each, labels) for each in logits]
+    confidence, right = (torch.cat([getattr(each, name) for each in scores]) for name in ("confidence", "correct"))
+    return reliability(confidence, right, bins=bins)
 
 
 def cost_plot(runs: Sequence[Gathered]) -> Plane:

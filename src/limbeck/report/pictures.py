@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,12 @@ import torch
 from torch import Tensor
 
 from limbeck.data import SampleSet
-from limbeck.evaluation import predict
 from limbeck.losses import KL, soften
 from limbeck.report.gather import Gathered
 
-__all__ = ["Disagreement", "disagreements", "picture", "pictured", "taught"]
+__all__ = ["Disagreement", "disagreements", "percent", "picture", "pictured", "taught", "temperatures"]
 
 _LARGEST = 64  # pixels, to keep the page small
-_LOOKED_AT = 4000  # training samples that the teacher is asked about
 _BARS = 10
 
 
@@ -57,18 +56,17 @@ def picture(sample: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def taught(gathered: Gathered, count: int = 12) -> dict[str, Any] | None:
+def taught(gathered: Gathered, temperature: float, count: int = 8) -> dict[str, Any] | None:
     """Return what the teacher says of some training images: of the most uncertain ones, and of others for comparison.
 
-    {"classes": names, "examples": [{"image", "label", "ids", "logits", "rest", "unsure"}]}: `ids` are the classes with
-    the highest `logits`, `rest` holds the others' logits.  None for inputs that are no pictures.
+    {"classes": names, "temperatures": of the slider, "start": where it begins, "position": which of them that is,
+    "examples": [{"image", "label", "ids", "logits", "rest", ...}]}: `ids` are the classes with the highest `logits`,
+    `rest` holds the others' logits.  None for inputs that are no pictures.
     """
-    run = gathered.run
-    samples = run.parts.train
-    if not pictured(samples) or gathered.answers is None or not gathered.answers.has("teacher"):
+    samples = gathered.run.parts.train
+    if gathered.taught is None or not pictured(samples):
         return None
-    some = torch.linspace(0, len(samples) - 1, min(len(samples), _LOOKED_AT)).round().to(torch.int64).unique()
-    logits = predict(run.teacher(run.seeds[0]), samples.subset(some)).float().cpu()
+    some, logits = gathered.taught.positions, gathered.taught.logits
     log_probs = soften(logits).log_probs
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     order = entropy.argsort(descending=True, stable=True)
@@ -76,22 +74,67 @@ def taught(gathered: Gathered, count: int = 12) -> dict[str, Any] | None:
     others = order[torch.linspace(len(order) // 4, len(order) - 1, count - len(unsure)).long()].unique().tolist()
     others = [number for number in others if number not in unsure]
     images = samples.gather(some[unsure + others])
-    examples = []
-    for number, image in zip(unsure + others, images, strict=True):
-        row = logits[number]
-        ids = row.argsort(descending=True, stable=True)
-        label = int(samples.labels[some[number]])
-        examples.append(
-            {
-                "image": picture(image),
-                "label": samples.class_names[label] if label >= 0 else "",
-                "ids": ids[:_BARS].tolist(),
-                "logits": [round(float(row[i]), 5) for i in ids[:_BARS]],
-                "rest": [round(float(row[i]), 3) for i in ids[_BARS:]],
-                "unsure": number in unsure,
-            }
-        )
-    return {"classes": list(samples.class_names), "examples": examples}
+    labels = samples.labels[some].tolist()
+    examples = [
+        {
+            "image": picture(image),
+            "label": samples.class_names[labels[number]] if labels[number] >= 0 else "",
+            "unsure": number in unsure,
+            **_softened(logits[number], samples.class_names, temperature),
+        }
+        for number, image in zip(unsure + others, images, strict=True)
+    ]
+    steps = temperatures(temperature)
+    start = min(steps, key=lambda step: abs(step - temperature))
+    return {
+        "classes": list(samples.class_names),
+        "temperatures": steps,
+        "start": start,
+        "position": steps.index(start),
+        "examples": examples,
+    }
+
+
+def temperatures(own: float) -> list[float]:
+    """Return the slider's temperatures: round ones from 0.5 to 20, evenly spaced on a log scale, and the recipe's own.
+
+    >>> found = temperatures(4.2)
+    >>> found[0], found[-1], 4.2 in found
+    (0.5, 20.0, True)
+    """
+    steps = [(0.5, 0.05, 10), (1.0, 0.1, 10), (2.0, 0.25, 12), (5.0, 0.5, 10), (10.0, 1.0, 11)]
+    grid = {round(start + i * step, 2) for start, step, count in steps for i in range(count)}
+    return sorted(grid | ({own} if 0.5 <= own <= 20 else set()))
+
+
+def _softened(row: Tensor, names: Sequence[str], temperature: float) -> dict[str, Any]:
+    """Return an example's highest logits, and what the page shows of it until its script runs."""
+    order = row.argsort(descending=True, stable=True)
+    ids = order[:_BARS].tolist()
+    logits, rest = ([round(float(row[i]), 5) for i in part] for part in (order[:_BARS], order[_BARS:]))
+    log_probs = soften(torch.tensor(logits + rest, dtype=torch.float64), temperature).log_probs
+    shares = log_probs.exp()
+    nats = float(-(shares * log_probs).sum())
+    top = ", ".join(f"{names[i]} {percent(float(p))}" for i, p in zip(ids[:3], shares, strict=False))
+    return {
+        "ids": ids,
+        "logits": logits,
+        "rest": rest,
+        "probabilities": shares[: len(ids)].tolist(),
+        "others": float(shares[len(ids) :].sum()),
+        "entropy": nats,
+        "spread": math.exp(nats),
+        "said": f"At temperature {temperature:g}: {top}; entropy {nats:.2f} nats",
+    }
+
+
+def percent(share: float) -> str:
+    """Return a probability as the page and its script write it.
+
+    >>> percent(1.0), percent(0.1234), percent(1e-5)
+    ('100 %', '12.3 %', '<0.1 %')
+    """
+    return "100 %" if share >= 0.9995 else f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"
 
 
 @dataclass(frozen=True)

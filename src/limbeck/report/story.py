@@ -1,15 +1,34 @@
 """What a run came to, in plain words; numbers are written the same way everywhere on the page."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
+
+import torch
 
 from limbeck.evaluation import Interval, t_interval
+from limbeck.evaluation.cost import Timing
+from limbeck.evaluation.fidelity import fidelity
 from limbeck.evaluation.paired import mcnemar
 from limbeck.evaluation.resampling import wilson
 from limbeck.evaluation.scores import score
 from limbeck.report.gather import Gathered, Model
 
-__all__ = ["Fact", "ModelRow", "bytes_in_words", "facts", "model_rows", "verdict"]
+__all__ = [
+    "Fact",
+    "ModelRow",
+    "bytes_in_words",
+    "colour_of",
+    "examples_of",
+    "facts",
+    "faithful",
+    "footnote",
+    "model_rows",
+    "number",
+    "provenance",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -22,14 +41,19 @@ class Fact:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A model's line in the first table, as text.  low, high: the ends of the interval of its errors."""
+    """A model's line in the first table, as text.
+
+    low, high: the ends of the interval of its errors.  over: what the interval is over, "seeds" or "examples".
+    """
 
     model: Model
+    colour: str
     errors: str
     accuracy: str
     low: float
     high: float
     over: str
+    latency: str
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -45,7 +69,7 @@ def bytes_in_words(size: int | None) -> str:
     """Return a size on disk.
 
     >>> bytes_in_words(9920), bytes_in_words(None)
-    ('9.9 kB', '')
+    ('9.92 kB', '')
     """
     if size is None:
         return ""
@@ -53,6 +77,20 @@ def bytes_in_words(size: int | None) -> str:
         if size >= limit:
             return f"{size / limit:.3g} {unit}"
     return f"{size} bytes"
+
+
+def colour_of(role: str) -> str:
+    """Return the palette's name for a role's colour."""
+    return role if role in ("teacher", "alone", "distilled") else "other"
+
+
+def latency(timing: Timing | None) -> str:
+    """Return the time of a forward pass.
+
+    >>> latency(Timing(1, 0.00031, 0.0003, 0.00032, 10))
+    '0.31 ms'
+    """
+    return "" if timing is None else f"{1e3 * timing.seconds:.3g} ms"
 
 
 def model_rows(gathered: Gathered) -> list[ModelRow]:
@@ -64,13 +102,13 @@ def model_rows(gathered: Gathered) -> list[ModelRow]:
         if errors.half_width is not None:
             text = f"{number(errors.mean)} ± {number(errors.half_width)}"
             share = f"{100 * accuracy.mean:.2f} % ± {100 * (accuracy.half_width or 0):.2f}"
-            rows.append(ModelRow(model, text, share, max(errors.low, 0.0), errors.high, "seeds"))
-            continue
-        within = wilson(examples - round(errors.mean), examples)
-        low, high = (1 - within.high) * examples, (1 - within.low) * examples
-        text = f"{number(errors.mean)} ({low:.0f} to {high:.0f})"
-        share = f"{100 * accuracy.mean:.2f} % ({100 * within.low:.1f} to {100 * within.high:.1f})"
-        rows.append(ModelRow(model, text, share, low, high, "examples"))
+            low, high, over = max(errors.low, 0.0), min(errors.high, float(examples)), "seeds"
+        else:
+            within = wilson(examples - round(errors.mean), examples)
+            low, high, over = (1 - within.high) * examples, (1 - within.low) * examples, "examples"
+            text = f"{number(errors.mean)} ({low:.0f} to {high:.0f})"
+            share = f"{100 * accuracy.mean:.2f} % ({100 * within.low:.1f} to {100 * within.high:.1f})"
+        rows.append(ModelRow(model, colour_of(model.role), text, share, low, high, over, latency(model.timing)))
     return rows
 
 
@@ -105,8 +143,8 @@ def _certainty(gathered: Gathered) -> str:
         saved = t_interval([float(seed["alone"]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
         kind = "fewer" if saved.mean >= 0 else "more"
         said = (
-            f"Seed by seed, over {len(seeds)} seeds, that is {number(abs(saved.mean))} ± {number(saved.half_width or 0)}"
-            f" errors {kind} (95 % interval)"
+            f"Seed by seed, over {len(seeds)} seeds, that is {number(abs(saved.mean))} ±"
+            f" {number(saved.half_width or 0)} errors {kind} (95 % interval)"
         )
         return f"{said}, {'which is more than chance.' if _apart(saved) else 'which may be chance: run more seeds.'}"
     answers = gathered.answers
@@ -128,7 +166,7 @@ def facts(gathered: Gathered) -> list[Fact]:
     found = []
     if gathered.gap is not None:
         width = gathered.gap.half_width
-        found.append(Fact(f"{100 * gathered.gap.mean:.0f} %", f"of the gap closed{_plus(width)}"))
+        found.append(Fact(whole_percent(gathered.gap.mean), f"of the gap closed{_plus(width)}"))
     if alone is not None and distilled is not None:
         before, after = (100 * model.accuracy.mean for model in (alone, distilled))
         found.append(Fact(f"{after:.1f} %", f"accuracy distilled, {before:.1f} % alone"))
@@ -138,14 +176,74 @@ def facts(gathered: Gathered) -> list[Fact]:
     return found
 
 
+def whole_percent(share: float) -> str:
+    """Return a share in whole percent.
+
+    >>> whole_percent(0.333), whole_percent(-0.1)
+    ('33 %', '−10 %')
+    """
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
 def _plus(half_width: float | None) -> str:
     return "" if half_width is None else f", ± {100 * half_width:.0f} over the seeds"
 
 
-def seeds_in_words(seeds: Sequence[int]) -> str:
-    """Return the seeds as a list.
+def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
+    """Say what the table's figures are over."""
+    seeds = len(gathered.run.outcome["seeds"])
+    kinds = {row.over for row in rows}
+    said = [f"{examples_of(gathered):,} test examples."]
+    if "seeds" in kinds:
+        said.append(f"±: 95 % t-interval over {seeds} seeds.")
+    if "examples" in kinds:
+        said.append("In brackets: Wilson's 95 % interval over the test examples, for what was trained once.")
+    said.append("NLL: mean negative log-likelihood in nats.")
+    timing = next((model.timing for model in gathered.models if model.timing is not None), None)
+    if timing is not None:
+        said.append(
+            "FLOPs and latency (median) are of one forward pass of one example, timed on the machine that made this"
+            f" page, with {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}."
+        )
+    return " ".join(said)
 
-    >>> seeds_in_words([0, 1])
-    '0, 1'
-    """
-    return ", ".join(str(seed) for seed in seeds)
+
+def faithful(gathered: Gathered) -> list[tuple[Model, float, float]]:
+    """Return each student's agreement with its teacher and their mean divergence on the test set, over its seeds."""
+    answers = gathered.answers
+    if answers is None or not answers.has("teacher"):
+        return []
+    rows = []
+    for model in gathered.students:
+        if answers.has(model.role):
+            found = [fidelity(student, teacher) for teacher, student in answers.pairs(model.role)]
+            rows.append((model, fmean(each.agreement for each in found), fmean(each.kl for each in found)))
+    return rows
+
+
+def provenance(gathered: Gathered) -> list[tuple[str, str]]:
+    """Return what exactly ran, as names and values; what is not known is left out."""
+    manifest, run = gathered.manifest, gathered.run
+    known = manifest.get("environment", {})
+    packages = [f"{name} {version}" for name, version in known.get("packages", {}).items()]
+    reads = [f"{read.get('at', '')}: {read.get('for', '')}" for read in manifest.get("test_reads", [])]
+    chosen = [f"{role}: {values}" for role, values in run.outcome.get("chosen", {}).items() if values]
+    found = {
+        "Command": shlex.join(manifest.get("command", [])),
+        "To repeat it": f"limbeck distill {shlex.quote(str(run.folder / 'recipe.yaml'))}",
+        "Started": manifest.get("started", ""),
+        "Seeds": ", ".join(str(seed) for seed in run.seeds),
+        "Chosen by search": "\n".join(chosen),
+        "Samples": f"{len(run.parts.train):,} to train the teacher, {len(run.parts.transfer):,} of them for the"
+        f" student, {0 if run.parts.held_out is None else len(run.parts.held_out):,} held out for choices,"
+        f" {len(run.parts.test):,} to test",
+        "Data, SHA-256": run.parts.train.source,
+        "Teacher's weights, SHA-256": "\n".join(gathered.digests.get("teacher", ())),
+        "Distilled weights, SHA-256": "\n".join(gathered.digests.get("distilled", ())),
+        "Versions": ", ".join([f"Python {known['python']}", *packages] if "python" in known else packages),
+        "Machine": ", ".join([known.get("platform", ""), *known.get("devices", [])]).strip(", "),
+        "Threads": str(known.get("threads", "")),
+        "Commit": manifest.get("git") or "",
+        "Readings of the test set": "\n".join(reads),
+    }
+    return [(name, value) for name, value in found.items() if value]

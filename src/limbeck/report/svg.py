@@ -38,7 +38,8 @@ def legend(chart: Chart) -> list[tuple[str, str, str]]:
     if isinstance(chart, Plane):
         found = {line.name: (line.name, line.colour, line.dash) for line in chart.lines if line.name}
     elif isinstance(chart, Rows):
-        found = {each.series: (each.series, each.colour, "") for _, entries in chart.rows for each in entries}
+        rows = [(name, each) for name, entries in chart.rows for each in entries]
+        found = {each.series: (each.series, each.colour, "") for name, each in rows if name != each.series}
     return list(found.values()) if len(found) > 1 else []
 
 
@@ -73,15 +74,11 @@ def _plane(chart: Plane) -> str:
         left, width = x(bar.left), max(x(bar.right) - x(bar.left) - 1.5, 1.0)
         parts.append(
             f'<rect class="fill-{chart.colour} bar" x="{left:.1f}" y="{y(bar.height):.1f}" width="{width:.1f}"'
-            f' height="{bottom - y(bar.height):.1f}"><title>{escape(bar.note)}</title></rect>'
+            f' height="{bottom - y(bar.height):.1f}" fill-opacity="{bar.strength:.2f}">'
+            f"<title>{escape(bar.note)}</title></rect>"
         )
     parts += [_curve(line, x, y) for line in chart.lines]
-    for dot in chart.dots:
-        at, side = (x(dot.x) + 8, "start") if x(dot.x) < 0.62 * _WIDTH else (x(dot.x) - 8, "end")
-        parts.append(
-            f'<circle class="fill-{dot.colour}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="5">'
-            f"<title>{escape(dot.note)}</title></circle>{_text(at, y(dot.y) + 4, dot.name, side)}"
-        )
+    parts += _dots(chart, x, y)
     if chart.marker is not None:
         at = x(chart.marker)
         parts.append(
@@ -89,6 +86,25 @@ def _plane(chart: Plane) -> str:
             f' data-left="{_LEFT}" data-right="{right}" data-low="{chart.x.low}" data-high="{chart.x.high}"/>'
         )
     return _svg(chart, _HEIGHT, parts)
+
+
+def _dots(chart: Plane, x: _Scale, y: _Scale) -> list[str]:
+    """Draw points and their names; a name that would lie on the one above it moves down."""
+    parts, placed = [], list[tuple[float, float, str]]()
+    for dot in sorted(chart.dots, key=lambda each: y(each.y)):
+        parts.append(
+            f'<circle class="fill-{dot.colour}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="5">'
+            f"<title>{escape(dot.note)}</title></circle>"
+        )
+        side = "start" if x(dot.x) < 0.62 * _WIDTH else "end"
+        at, height = x(dot.x) + (9 if side == "start" else -9), y(dot.y) + 4
+        for other, above, of in placed:
+            if of == side and abs(other - at) < 110 and height - above < 13:
+                height = max(height, above + 13)
+        if dot.name:
+            placed.append((at, height, side))
+            parts.append(_text(at, height, dot.name, side, ' class="named"'))
+    return parts
 
 
 def _curve(line: Line, x: _Scale, y: _Scale) -> str:

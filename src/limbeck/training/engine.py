@@ -1,5 +1,6 @@
 """The engine under the loop: Accelerate, for precision, devices and many processes."""
 
+import atexit
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.batch import Batch
 from limbeck.errors import InputError, Interrupted
+from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
 
 if TYPE_CHECKING:
@@ -40,10 +43,25 @@ def engine(precision: str) -> "Accelerator":
     """Return an Accelerator of a precision, whatever precision an earlier run in this process had."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs
 
     check_precision(precision)
     AcceleratorState._reset_state()  # noqa: SLF001 - the one way to change the precision within a process
-    return Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+    # Without being told so, Accelerate takes each of several processes on CPUs for the only one.
+    cpu = not torch.accelerator.is_available()
+    # What no active term reaches has no gradient: a layer above a hint, a projection whose weight has come to 0.
+    idle = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision), kwargs_handlers=[idle])
+    if accelerator.num_processes > 1:
+        atexit.unregister(_part)
+        atexit.register(_part)
+    return accelerator
+
+
+def _part() -> None:
+    """Part from the other processes; a process that ends without it may be aborted by its communication threads."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def stepper(accelerator: "Accelerator", prepared: Any, raw: torch.optim.Optimizer) -> Any:
@@ -56,11 +74,12 @@ def stepper(accelerator: "Accelerator", prepared: Any, raw: torch.optim.Optimize
 
 
 def global_counts(
-    accelerator: "Accelerator", counts: Sequence[Mapping[str, Tensor | int]]
+    accelerator: "Accelerator", objective: Objective, micros: Sequence[Batch]
 ) -> Mapping[str, Tensor | int] | None:
     """Add up the counts of a step's micro-batches over all ranks; None where the one batch is the whole step."""
-    if len(counts) == 1 and accelerator.num_processes == 1:
+    if len(micros) == 1 and accelerator.num_processes == 1:
         return None
+    counts = [objective.counts(micro) for micro in micros]
     names = list(counts[0])
     local = torch.tensor([[int(count[name]) for name in names] for count in counts], device=accelerator.device).sum(0)
     return dict(zip(names, sum_over_ranks(accelerator, local), strict=True))
@@ -78,6 +97,7 @@ def unwrapped(module: nn.Module) -> Iterator[None]:
     """Take off a module, when the scope ends, what Accelerate put on it, so that it can be prepared anew."""
     marks = ("forward", "_original_forward", "_is_accelerate_prepared")
     before = {mark: module.__dict__[mark] for mark in marks if mark in module.__dict__}
+    module.__dict__.pop(marks[-1], None)  # else another Accelerator's precision would stay
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """The ledger of a training: exact sums of every term, read from the device in blocks, and the guard against NaN."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,6 +84,13 @@ class Ledger:
         """Start a new epoch."""
         self.sums = {}
 
-    def restore(self, sums: Mapping[str, list[float]]) -> None:
-        """Go on from saved sums."""
-        self.sums = {name: list(entry) for name, entry in sums.items()}
+    def restore(self, saved: Sequence[Mapping[str, list[float]]], rank: int, world: int) -> None:
+        """Go on from the sums that each process had; where there were more or fewer, the first takes them all."""
+        if len(saved) == world:
+            self.sums = {name: list(entry) for name, entry in saved[rank].items()}
+            return
+        everyone = {name: [entries[name] for entries in saved] for name in saved[0]}
+        self.sums = {
+            name: [sum(values) if rank == 0 else 0.0 for values in zip(*entries, strict=True)]
+            for name, entries in everyone.items()
+        }

@@ -91,7 +91,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = rate(run.step)
                 micros = [micro.to(accelerator.device) for micro in drawn]
-                counts = global_counts(accelerator, [distiller.objective.counts(micro) for micro in micros])
+                counts = global_counts(accelerator, distiller.objective, micros)
                 for part, micro in enumerate(micros):
                     last = part == parts - 1
                     with nullcontext() if last else accelerator.no_sync(module):

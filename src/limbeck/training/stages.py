@@ -104,7 +104,10 @@ def _resting(student: nn.Module, stage: Stage) -> Iterator[None]:
         for path, module in modules.items()
         if _inside(path, stage.trainable) or any(_inside(learning, [path]) for learning in stage.trainable or ())
     }
-    resting = [module for module in student.modules() if id(module) not in busy]
+    resting: dict[nn.Module, None] = {}
+    for module in student.modules():
+        if id(module) not in busy and module.state_dict():  # dropout between parts that learn goes on
+            resting |= dict.fromkeys(module.modules())
     handles = [module.register_forward_pre_hook(_rest) for module in resting]
     try:
         yield

@@ -129,7 +129,7 @@ class Run:
         """Write a checkpoint."""
         if self.folder is None:
             return
-        generators = self._generators()
+        generators, sums = self._generators(), self._sums()
         if self.accelerator.is_main_process:
             optimiser_tensors, optimiser_state = checkpoints.optimiser_tensors(self.optimiser)
             tensors = {
@@ -146,7 +146,7 @@ class Run:
                 "optimiser": optimiser_state,
                 "average_updates": 0 if self.average is None else self.average.updates,
                 "scaler": None if scaler is None else scaler.state_dict(),
-                "sums": self.ledger.sums,
+                "sums": sums[0] if len(sums) == 1 else sums,
                 "best": [self.best_epoch, *self.best_score],
                 "progress": [self.epoch, self.batch, self.step, self.stale],
                 "history": self.history,
@@ -186,7 +186,8 @@ class Run:
             self.average.updates = state["average_updates"]
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.ledger.restore(state["sums"])
+        sums = state["sums"] if isinstance(state["sums"], list) else [state["sums"]]
+        self.ledger.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
         self.best = _under(tensors, "best.")
         self.best_epoch, self.best_score = state["best"][0], tuple(state["best"][1:])
         self.epoch, self.batch, self.step, self.stale = state["progress"]
@@ -291,6 +292,8 @@ class Run:
         if known is not None and weights.is_file() and checkpoints.digest(weights) != known:
             raise CheckpointError(f"'{weights}' is damaged (wrong checksum); delete '{path.name}' to train again")
         checkpoints.load_weights(self.distiller.student, weights)
+        if self.accelerator.is_main_process:  # a process that was killed right after its result may have left some
+            checkpoints.remove(path.with_name("checkpoints"))
         self.finished = True
 
     def _compare(self, found: Mapping[str, Any], where: Path) -> None:
@@ -306,6 +309,13 @@ class Run:
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
             with self._writing("metrics"):
                 checkpoints.write_text(self.folder / "metrics.jsonl", lines)
+
+    def _sums(self) -> list[dict[str, list[float]]]:
+        if self.accelerator.num_processes == 1:
+            return [self.ledger.sums]
+        from accelerate.utils import gather_object
+
+        return gather_object([self.ledger.sums])  # type: ignore[no-any-return]
 
     def _generators(self) -> dict[str, Tensor]:
         own = {"cpu": torch.get_rng_state()}

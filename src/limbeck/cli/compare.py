@@ -1,0 +1,170 @@
+"""limbeck compare: finished runs side by side."""
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.evaluate import mcnemar_line
+from limbeck.cli.showing import data_console, interval, percent, say, table
+
+if TYPE_CHECKING:
+    from limbeck.schemes.comparing import ComparedRun, Comparison
+
+__all__ = ["compare"]
+
+_COLUMNS = (
+    ("teacher", "teacher", "errors", "{:.1f}"),
+    ("alone", "alone", "errors", "{:.1f}"),
+    ("distilled", "distilled", "errors", "{:.1f}"),
+    ("its top-1", "distilled", "accuracy", ""),
+    ("its NLL", "distilled", "nll", "{:.4f}"),
+    ("its ECE", "distilled", "ece", "{:.4f}"),
+    ("its agreement", "distilled", "agreement", ""),
+)
+_LONGEST = 60
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; }}
+caption {{ text-align: left; font-weight: 600; padding: .5rem 0; }}
+th, td {{ border-bottom: 1px solid GrayText; padding: .3rem .7rem; text-align: right; vertical-align: top; }}
+th:first-child, td:first-child {{ text-align: left; }}
+</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{body}
+</main>
+</body>
+</html>
+"""
+
+Grid = tuple[str, Sequence[str], list[list[str]]]
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="run folders, folders of runs, or globs of them")],
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="write the comparison to this file, too")] = None,
+    device: Annotated[str | None, typer.Option(help="where models run that are not evaluated yet")] = None,
+) -> None:
+    """Set finished runs side by side: figures with intervals, paired differences, and what differs in the recipes."""
+    from limbeck.errors import RunError
+    from limbeck.schemes.comparing import compare_runs, find_runs
+
+    if page is not None and page.exists():
+        raise RunError(f"compare: '{page}' exists already; name another file or delete it")
+    folders, passed = find_runs(runs)
+    for line in passed:
+        say(line)
+    found = compare_runs(folders, device=device, say=say)
+    if page is not None:
+        _write(page, found)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        console = data_console()
+        for title, columns, rows in _grids(found):
+            console.print(table(title, columns, rows))
+        for line in _lines(found):
+            console.print(line, markup=False)
+    written = "" if page is None else f"written to {page} · "
+    say(f"{written}next: limbeck report {' '.join(str(run.folder) for run in found.runs)}")
+
+
+def _grids(found: "Comparison") -> list[Grid]:
+    """Return the tables: title, columns, rows."""
+    columns = ["run", "seeds", *(title for title, *_ in _COLUMNS), "parameters"]
+    rows = [
+        [
+            run.label,
+            str(len([model for model in run.evaluation["models"] if model["role"] == "distilled"])),
+            *(_cell(run, role, name, pattern) for _, role, name, pattern in _COLUMNS),
+            f"{run.evaluation['parameters']['student']:,}",
+        ]
+        for run in found.runs
+    ]
+    title = "test errors of teacher, student alone and student distilled; mean ± 95 % t-interval over seeds"
+    grids: list[Grid] = [(title, columns, rows)]
+    if found.differing:
+        shown = [[key, *(_value(value) for value in values)] for key, values in found.differing.items()]
+        grids.append(("what differs in the recipes", ["key", *(run.label for run in found.runs)], shown))
+    return grids
+
+
+def _lines(found: "Comparison") -> list[str]:
+    """Return what there is to say in words: the paired differences, and the models that none beats."""
+    seeds = {run.label: len(run.correct("distilled")) for run in found.runs}
+    lines = []
+    for pair in found.pairs:
+        names = (f"the student of {pair.first}", f"the student of {pair.second}")
+        several = seeds[pair.first] > 1 or seeds[pair.second] > 1
+        lines.append(mcnemar_line(pair.test, pair.difference, names, seeds=several))
+    if len({run.evaluation["test"]["digest"] for run in found.runs}) > 1:
+        lines.append(
+            "Runs with other test samples are not paired; their figures cannot be compared one with the other."
+        )
+    else:
+        points = (f"{each.name} ({100 * each.accuracy:.1f} %, {each.cost:,.0f} parameters)" for each in found.frontier)
+        lines.append(f"Not beaten in accuracy and parameters: {'; '.join(points)}.")
+    if not found.differing:
+        lines.append("The recipes are the same.")
+    return lines
+
+
+def _cell(run: "ComparedRun", role: str, name: str, pattern: str) -> str:
+    value = run.figure(role, name)
+    if value is None:
+        return ""
+    return interval(value, pattern) if pattern else percent(value)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _write(page: Path, found: "Comparison") -> None:
+    """Write a self-contained page; everything that it shows is escaped."""
+    from limbeck.errors import RunError
+
+    tables = [_table(*grid) for grid in _grids(found)]
+    lines = [f"<p>{html.escape(line)}</p>" for line in _lines(found)]
+    title = html.escape("limbeck: comparison of " + ", ".join(run.label for run in found.runs))
+    aside = page.with_name(f".{page.name}.tmp")
+    try:
+        aside.write_text(_PAGE.format(title=title, body="\n".join(tables + lines)), encoding="utf-8")
+        aside.replace(page)
+    except OSError as error:
+        raise RunError(f"compare: cannot write '{page}' ({error.strerror}); name another file") from None
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    title = html.escape(title)
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table><caption>{title}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table></div>"
+    )
+
+
+def _row(row: Sequence[str]) -> str:
+    first, *others = (html.escape(cell) for cell in row)
+    cells = "".join(f"<td>{cell}</td>" for cell in others)
+    return f'<tr><th scope="row">{first}</th>{cells}</tr>'

@@ -1,0 +1,172 @@
+"""limbeck evaluate: every measure of a finished run's models, on the sets and seeds of the run."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.showing import data_console, interval, percent, say, table
+
+if TYPE_CHECKING:
+    from limbeck.evaluation import ClassGain, Estimate, Interval, McNemar
+    from limbeck.schemes import RunAssessment
+
+__all__ = ["evaluate"]
+
+_FIGURES = (
+    ("test errors", "errors", "{:.1f}"),
+    ("top-1", "accuracy", ""),
+    ("top-5", "top5", ""),
+    ("NLL, nats", "nll", "{:.4f}"),
+    ("Brier score", "brier", "{:.4f}"),
+    ("ECE, 15 bins of equal width", "ece", "{:.4f}"),
+    ("ECE, 15 bins of equal mass", "ece_mass", "{:.4f}"),
+    ("temperature fitted on validation", "temperature", "{:.3f}"),
+    ("NLL at that temperature", "scaled_nll", "{:.4f}"),
+    ("ECE at that temperature", "scaled_ece", "{:.4f}"),
+    ("agreement with the teacher", "agreement", ""),
+    ("  on the validation part", "agreement_validation", ""),
+    ("  on the transfer set", "agreement_transfer", ""),
+    ("  where the teacher is wrong", "agreement_where_wrong", ""),
+    ("KL(teacher ‖ student), nats", "kl", "{:.4f}"),
+    ("  on the validation part", "kl_validation", "{:.4f}"),
+    ("  on the transfer set", "kl_transfer", "{:.4f}"),
+)
+_SHOWN_CLASSES = 3
+_UNLIKELY = 0.05
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    with_cost: Annotated[bool, typer.Option("--cost/--no-cost", help="measure time and memory")] = True,
+    device: Annotated[str | None, typer.Option(help="where the models run; else CUDA where there is one")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Measure a finished run: errors, calibration, fidelity, gain and harm by class, and cost."""
+    from limbeck.schemes import FinishedRun, assess_run
+    from limbeck.schemes.keeping import keep
+
+    found = assess_run(
+        FinishedRun.read(run), with_cost=with_cost, device=device, say=(lambda line: None) if quiet else say
+    )
+    path = keep(found.as_dict(), run)
+    if as_json:
+        print(json.dumps({"run": str(run), "file": str(path), **found.as_dict()}, indent=1))
+    else:
+        _figures_table(found)
+        _cost_table(found)
+        console = data_console()
+        names = ("the student alone", "the distilled student")
+        told = mcnemar_line(found.pooled, found.difference, names, seeds=len(found.paired) > 1)
+        for line in filter(None, (_temperature_line(found), told, *_class_lines(found))):
+            console.print(line, markup=False)
+    say(f"written to {path} · next: limbeck report {run}")
+
+
+def _figures_table(found: "RunAssessment") -> None:
+    rows = []
+    for title, name, pattern in _FIGURES:
+        cells = [found.figure(role, name) for role in ("teacher", "alone", "distilled")]
+        if any(cell is not None for cell in cells):
+            change = _change(found.advantage(name), pattern)
+            rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
+    seeds = len(found.paired)
+    over = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval over seeds"
+    title = f"{found.name}: {found.test['examples']:,} test examples; {over}"
+    columns = ["on the test set", "teacher", "student alone", "student distilled", "distilled - alone"]
+    data_console().print(table(title, columns, rows))
+
+
+def _cell(value: "Interval | None", pattern: str) -> str:
+    if value is None:
+        return ""
+    return interval(value, pattern) if pattern else percent(value)
+
+
+def _change(value: "Interval | None", pattern: str) -> str:
+    """Return a difference with its sign; of shares in points, which are percent of the whole."""
+    if value is None:
+        return ""
+    if pattern:
+        return interval(value, pattern.replace("{:", "{:+")).replace("± +", "± ")
+    half = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
+    return f"{100 * value.mean:+.1f}{half} points"
+
+
+def _temperature_line(found: "RunAssessment") -> str | None:
+    """Say for which models no temperature could be fitted, and why."""
+    if any(model.temperature is None for model in found.models):
+        return "No temperature is fitted: the refit left no validation part to fit it on."
+    told = [model for model in found.models if model.temperature is not None and model.temperature.at_bound]
+    if not told:
+        return None
+    names = ", ".join(f"{model.role} (seed {model.seed})" for model in told)
+    return f"The validation part tells no temperature for: {names}. It is fitted only where some predictions are wrong."
+
+
+def _cost_table(found: "RunAssessment") -> None:
+    if not found.cost:
+        return
+    teacher, student = found.cost["teacher"], found.cost["student"]
+    rows = [
+        _cost_row("parameters", "{:,.0f}", teacher.parameters, student.parameters),
+        _cost_row("bytes on disk", "{:,.0f}", teacher.bytes, student.bytes),
+        _cost_row("FLOPs of one sample", "{:,.0f}", teacher.flops, student.flops),
+    ]
+    for slow, fast in zip(teacher.timings, student.timings, strict=True):
+        row = _cost_row(f"latency at batch {slow.batch}, ms", "{:.3f}", 1000 * slow.seconds, 1000 * fast.seconds)
+        for cell, timing in ((1, slow), (2, fast)):
+            row[cell] += f" ({1000 * timing.lower:.3f} to {1000 * timing.upper:.3f})"
+        speeds = [f"{timing.samples_per_second:,.0f}" for timing in (slow, fast)]
+        rows += [row, [f"samples/s at batch {slow.batch}", *speeds, ""]]
+    for batch, size in teacher.memory.items():
+        rows.append(
+            _cost_row(f"peak memory at batch {batch}, KiB", "{:,.1f}", size / 1024, student.memory[batch] / 1024)
+        )
+    threads = "1 thread" if student.threads == 1 else f"{student.threads} threads"
+    title = f"cost on {student.device}, {threads}; times are medians (and quartiles) after a warm-up"
+    data_console().print(table(title, ["a forward pass", "teacher", "student", "teacher / student"], rows))
+
+
+def _cost_row(name: str, pattern: str, teacher: float, student: float) -> list[str]:
+    return [name, pattern.format(teacher), pattern.format(student), f"{teacher / student:.1f}" if student else ""]
+
+
+def mcnemar_line(test: "McNemar", difference: "Estimate", names: tuple[str, str], *, seeds: bool) -> str:
+    """Return McNemar's test in plain words.  names: first model, second model.  seeds: whether there are several."""
+    first, second = names
+    pattern, over = ("{:,.1f}", " on the average of its seeds") if seeds else ("{:,.0f}", "")
+    change = f"{100 * difference.value:+.2f} points of accuracy"
+    within = f"[{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    verdict = "more than chance would give" if test.p_value < _UNLIKELY else "which chance alone may give"
+    p = "p < 1e-12" if seeds and test.p_value <= 1e-12 else f"p = {test.p_value:.2g}"
+    mended, spoiled = pattern.format(test.second_better), pattern.format(test.first_better)
+    return (
+        f"Of {test.examples:,} test examples, {second} gets {mended} right that {first} gets wrong, and {spoiled} wrong"
+        f" that it gets right{over}: {change} {within}, {verdict} (McNemar's exact test, {p})."
+    )
+
+
+def _class_lines(found: "RunAssessment") -> list[str]:
+    ordered = sorted(found.classes, key=lambda gain: (gain.difference.value, gain.label))
+    harmed = [gain for gain in ordered if gain.difference.value < 0][:_SHOWN_CLASSES]
+    helped = [gain for gain in reversed(ordered) if gain.difference.value > 0][:_SHOWN_CLASSES]
+    lines = []
+    for title, gains in (("Classes that gain most", helped), ("Classes harmed most", harmed)):
+        if gains:
+            lines.append(f"{title}: " + "; ".join(_class_words(found, gain) for gain in gains) + ".")
+    if lines:
+        lines.append("Each interval is for its class alone; of many classes some will seem to differ by chance.")
+    return lines
+
+
+def _class_words(found: "RunAssessment", gain: "ClassGain") -> str:
+    change = gain.difference
+    return (
+        f"{found.class_names[gain.label]} {100 * change.value:+.1f} points "
+        f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}] of {gain.examples:,} examples"
+    )

@@ -1,0 +1,46 @@
+"""limbeck report: the page of one or several finished runs."""
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.showing import say
+from limbeck.errors import LimbeckError
+
+if TYPE_CHECKING:
+    from limbeck.runs import RunFolder
+
+__all__ = ["report", "reported"]
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of finished runs")],
+    out: Annotated[
+        Path | None, typer.Option(help="the page; by default report.html in the run's folder (several: here)")
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="write the figures as SVG and PNG beside each run, too")] = True,
+) -> None:
+    """Write one self-contained HTML page that shows what finished runs came to; print its place."""
+    from limbeck.report import build
+
+    print(build(runs, out, files=figures))
+
+
+def reported(folder: "RunFolder") -> str:
+    """Write the page of a run that has just ended, and return what the last line says of it.
+
+    Whatever goes wrong here is told and logged: the run itself has ended well.
+    """
+    from limbeck.report import build
+
+    try:
+        return f" · report: {build([folder.path], files=False)}"
+    except Exception as error:  # noqa: BLE001 - the outcome is safe, and a page can be made again
+        folder.log(f"no report:\n{traceback.format_exc()}")
+        reason = str(error) if isinstance(error, LimbeckError) else f"{type(error).__name__}: {error}"
+        say(f"no report: {' '.join(reason.split())}; make it with: limbeck report {folder.path}")
+        return ""

@@ -1,0 +1,55 @@
+"use strict";
+// The temperature slider: softmax(logits / T) for every example of its section.
+(() => {
+  const percent = (p) => (p >= 0.9995 ? "100 %" : p >= 0.0005 ? (100 * p).toFixed(1) + " %" : "<0.1 %");
+
+  const softmax = (logits, temperature) => {
+    const highest = Math.max(...logits);
+    const parts = logits.map((logit) => Math.exp((logit - highest) / temperature));
+    const total = parts.reduce((sum, part) => sum + part, 0);
+    return parts.map((part) => part / total);
+  };
+
+  const entropy = (shares) => shares.reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0);
+
+  const show = (example, temperature) => {
+    const logits = JSON.parse(example.dataset.logits);
+    const shares = softmax(logits.concat(JSON.parse(example.dataset.rest)), temperature);
+    const nats = entropy(shares);
+    const said = [];
+    example.querySelectorAll(".bar").forEach((bar, i) => {
+      const others = bar.classList.contains("others");
+      const share = others ? shares.slice(logits.length).reduce((sum, p) => sum + p, 0) : shares[i];
+      bar.dataset.probability = share;
+      bar.querySelector(".fill").style.width = (100 * share).toFixed(2) + "%";
+      bar.querySelector(".value").textContent = percent(share);
+      if (i < 3) said.push(bar.dataset.name + " " + percent(share));
+    });
+    example.querySelector(".nats").textContent = nats.toFixed(2);
+    example.querySelector(".spread").textContent = Math.exp(nats).toFixed(1);
+    example
+      .querySelector(".bars")
+      .setAttribute("aria-label", `At temperature ${temperature}: ${said.join(", ")}; entropy ${nats.toFixed(2)} nats`);
+  };
+
+  document.querySelectorAll(".explorer").forEach((explorer) => {
+    const slider = explorer.querySelector("input");
+    const steps = JSON.parse(slider.dataset.temperatures);
+    const markers = explorer.closest("section").querySelectorAll(".marker");
+    const update = () => {
+      const temperature = steps[Number(slider.value)];
+      slider.setAttribute("aria-valuetext", "temperature " + temperature);
+      explorer.querySelector(".reading strong").textContent = temperature;
+      explorer.querySelectorAll(".example").forEach((example) => show(example, temperature));
+      markers.forEach((marker) => {
+        const { left, right, low, high } = marker.dataset;
+        const place = Math.log(temperature / low) / Math.log(high / low);
+        const at = Number(left) + Math.min(Math.max(place, 0), 1) * (right - left);
+        marker.setAttribute("x1", at);
+        marker.setAttribute("x2", at);
+      });
+    };
+    slider.addEventListener("input", update);
+    update();
+  });
+})();

@@ -1,0 +1,177 @@
+"""The page: what was gathered, put into one self-contained HTML file."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from limbeck import methods
+from limbeck.errors import InputError, RunError
+from limbeck.report import figures, panels, pictures, story, svg
+from limbeck.report.charts import Chart, Matrix, Plane, Rows, short
+from limbeck.report.gather import Gathered, gather, temperature_of
+
+__all__ = ["build", "render", "section"]
+
+_MARK = '<meta name="generator" content="limbeck">'
+_ROWS = 12  # of the table below a curve
+
+
+def build(folders: Sequence[Path], out: Path | None = None, *, files: bool = True) -> Path:
+    """Write the report of one or several finished runs and return its place.
+
+    out: by default report.html in the folder of one run, or in the current folder for several.
+    files: whether the figures are also written as SVG and PNG into `figures/` of each run.
+    Raises RunError when a folder is no finished run, or the page cannot be written.
+    """
+    if not folders:
+        raise InputError("report: found no run folder, expected at least one")
+    path = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
+    if out is not None or path.exists():
+        _check(path)
+    runs = [gather(folder) for folder in folders]
+    sections = [section(gathered, number) for number, gathered in enumerate(runs, start=1)]
+    _write(path, render(runs, sections))
+    if files:
+        for gathered, each in zip(runs, sections, strict=True):
+            figures.save(_charts(each), gathered.run.folder / "figures")
+    return path
+
+
+def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page of some runs and their sections."""
+    with resources.as_file(resources.files("limbeck.report")) as folder:
+        environment = Environment(
+            loader=FileSystemLoader(folder),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {
+            "draw": lambda chart: Markup(svg.draw(chart)),
+            "legend": svg.legend,
+            "numbers": numbers,
+            "share": lambda value: f"{100 * value:.1f} %",
+            "percent": pictures.percent,
+            "bytes": story.bytes_in_words,
+            "quantity": lambda value: "" if value is None else short(float(value)),
+        }
+        template = environment.get_template("page.html.j2")
+        inlined = {name: Markup((folder / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
+    page = template.render(
+        mark=Markup(_MARK),
+        title=runs[0].run.recipe.name if len(runs) == 1 else f"{len(runs)} runs compared",
+        version=version("limbeck"),
+        sections=sections,
+        cost=panels.cost_plot(runs) if len(runs) > 1 else None,
+        overview=[_overview(gathered, number) for number, gathered in enumerate(runs, start=1)],
+        **inlined,
+    )
+    return page.strip() + "\n"
+
+
+def section(gathered: Gathered, number: int) -> dict[str, Any]:
+    """Return what the template shows of a run.  number: tells the runs of a page apart."""
+    rows = story.model_rows(gathered)
+    temperature = temperature_of(gathered.run.recipe.keys)
+    keys = gathered.run.recipe.keys
+    students = [model.name for model in gathered.students if gathered.answers and gathered.answers.has(model.role)]
+    return {
+        "number": number,
+        "name": gathered.run.recipe.name,
+        "summary": keys.get("summary") or "",
+        "card": methods.card(keys["method"]["name"]),
+        "facts": story.facts(gathered),
+        "verdict": story.verdict(gathered),
+        "rows": rows,
+        "footnote": story.footnote(gathered, rows),
+        "errors": panels.errors_chart(rows),
+        "cost": panels.cost_plot([gathered]),
+        "training": panels.training(gathered),
+        "explorer": pictures.taught(gathered, temperature),
+        "softening": panels.softening(temperature),
+        "entropies": panels.entropies(gathered, temperature),
+        "faithful": story.faithful(gathered),
+        "confusions": panels.confusions(gathered),
+        "listed_head": ["True class", "Answer", *students],
+        "listed": panels.listed(gathered),
+        "disagreements": pictures.disagreements(gathered),
+        "classes": panels.class_chart(gathered),
+        "calibration": panels.calibration(gathered),
+        "recipe": gathered.recipe,
+        "provenance": story.provenance(gathered),
+        "notes": gathered.notes,
+    }
+
+
+def _overview(gathered: Gathered, number: int) -> list[str]:
+    """Return a run's line in the table of several runs."""
+    errors = [row.errors for row in story.model_rows(gathered) if row.model.role in ("teacher", "alone", "distilled")]
+    gap = "no gap" if gathered.gap is None else story.whole_percent(gathered.gap.mean)
+    return [f"{number}. {gathered.run.recipe.name}", str(gathered.run.folder), *errors, gap]
+
+
+def _charts(section: dict[str, Any]) -> list[Chart]:
+    found = [section["errors"], section["cost"], *section["training"], section["softening"], *section["confusions"]]
+    found += [chart for chart, _ in section["calibration"]]
+    return [*found, *(chart for chart in (section["entropies"], section["classes"]) if chart is not None)]
+
+
+def numbers(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
+    """Return a chart's numbers as a table: its head and its rows; None where the chart itself shows them."""
+    match chart:
+        case Plane(lines=lines, bars=bars) if bars:
+            rows = [
+                [f"{bar.left:.2f} to {bar.right:.2f}", f"{bar.height:.3f}", bar.note.rsplit(" ", 1)[-1]] for bar in bars
+            ]
+            return ["confidence", "share right", "examples"], rows
+        case Plane(x=x, lines=lines, dots=dots) if not dots:
+            at = [point[0] for point in lines[0].points]
+            kept = sorted({round(i * (len(at) - 1) / (_ROWS - 1)) for i in range(_ROWS)}) if len(at) > _ROWS else None
+            values = [dict(line.points) for line in lines]
+            chosen = [at[i] for i in kept] if kept else at
+            head = [x.label.removesuffix(" (log scale)"), *(line.name for line in lines)]
+            return head, [
+                [f"{place:.3g}", *(f"{v[place]:.4g}" if place in v else "" for v in values)] for place in chosen
+            ]
+        case Rows(rows=rows) if rows and len(rows[0][1]) > 1:
+            head = ["class", *(entry.series for entry in rows[0][1])]
+            return head, [[name, *(f"{entry.value:.3f}" for entry in entries)] for name, entries in rows]
+        case Matrix(names=names, counts=counts):
+            return ["true class", *names], [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)]
+    return None
+
+
+def _check(path: Path) -> None:
+    """Refuse a place that cannot hold the page before anything is computed, and any file that is no report."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"lies in '{path.parent}', which is no folder"
+        raise RunError(f"report: '{path}' {what}; name a file in a folder that exists with --out")
+    if path.exists():
+        with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+            if _MARK in file.read(1000):
+                return
+        raise RunError(f"report: '{path}' exists and is no report of limbeck; name another file with --out")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(aside).chmod(0o644)
+            Path(aside).replace(path)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(f"report: cannot write '{path}' ({error.strerror or error}); name another with --out") from None

@@ -1,0 +1,261 @@
+"""A finished run under every measure: teacher, student alone and student distilled, on every set and seed."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import UNLABELLED
+from limbeck.data import SampleSet
+from limbeck.errors import InputError
+from limbeck.evaluation import (
+    Assessment,
+    ClassGain,
+    Cost,
+    Estimate,
+    Fidelity,
+    Interval,
+    McNemar,
+    Temperature,
+    assess_scores,
+    class_gains,
+    cost,
+    fidelity,
+    fit_temperature,
+    mcnemar,
+    paired_difference,
+    predict,
+    score,
+    t_interval,
+)
+from limbeck.runs import RunFolder
+from limbeck.schemes.finished import FinishedRun
+from limbeck.schemes.keeping import FORMAT, held
+
+__all__ = ["ROLES", "AssessedModel", "RunAssessment", "assess_run"]
+
+ROLES = ("teacher", "alone", "distilled")
+_STUDENTS = ROLES[1:]
+_SCALED = ("nll", "brier", "ece", "ece_mass")
+_TIMED = 256  # samples of the larger batch whose time is taken
+
+
+@dataclass(frozen=True, eq=False)
+class AssessedModel:
+    """One model of a run.
+
+    sets: by "transfer" (what the student learnt from, unaugmented), "validation" (absent after a refit) and "test".
+    fidelity: of a student to its teacher, by the same names.
+    temperature: fitted on the validation part.  scaled: the test set at that temperature: nll, brier, ece, ece_mass;
+    empty where the validation part tells no temperature, as when every prediction there is right.
+    correct: (n,) bool, whether each labelled test sample is right.
+    """
+
+    role: str
+    seed: int
+    sets: Mapping[str, Assessment]
+    fidelity: Mapping[str, Fidelity]
+    temperature: Temperature | None
+    scaled: Mapping[str, float]
+    correct: Tensor
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures that a table shows, by name, of the test set where nothing else is said."""
+        test = self.sets["test"]
+        found: dict[str, float | None] = {
+            name: getattr(test, name) for name in ("errors", "accuracy", "top5", "nll", "brier", "ece", "ece_mass")
+        }
+        found |= {f"scaled_{name}": value for name, value in self.scaled.items()}
+        if self.temperature is not None and not self.temperature.at_bound:
+            found["temperature"] = self.temperature.temperature
+        for name, near in self.fidelity.items():
+            suffix = "" if name == "test" else f"_{name}"
+            found[f"agreement{suffix}"], found[f"kl{suffix}"] = near.agreement, near.kl
+            found[f"agreement_where_wrong{suffix}"] = near.agreement_where_wrong
+        found |= {f"accuracy_{name}": each.accuracy for name, each in self.sets.items() if name != "test"}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; test_errors are positions among the labelled test samples."""
+        return {
+            "role": self.role,
+            "seed": self.seed,
+            "sets": {name: found.as_dict() for name, found in self.sets.items()},
+            "fidelity": {name: found.as_dict() for name, found in self.fidelity.items()},
+            "temperature": None if self.temperature is None else self.temperature.as_dict(),
+            "scaled": dict(self.scaled),
+            "test_errors": torch.where(~self.correct)[0].tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class RunAssessment:
+    """A run under every measure.
+
+    models: of every role and seed.  test: identity and size of the test set.  class_names: as the data names them.
+    paired: student alone (first) against distilled (second) on the test samples, by seed; pooled: of all seeds, sample
+    by sample; difference: in accuracy, over the samples.  classes: the gain and harm of distillation by class.
+    cost: of teacher and student; empty when it was not measured.
+    """
+
+    name: str
+    models: tuple[AssessedModel, ...]
+    test: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    parameters: Mapping[str, int]
+    paired: Mapping[int, McNemar]
+    pooled: McNemar
+    difference: Estimate
+    classes: tuple[ClassGain, ...]
+    cost: Mapping[str, Cost]
+
+    def of(self, role: str) -> list[AssessedModel]:
+        """Return the models of a role, in the order of their seeds."""
+        return [model for model in self.models if model.role == role]
+
+    def figure(self, role: str, name: str) -> Interval | None:
+        """Return a figure of a role with its t-interval over the seeds; None where a model has it not."""
+        values = [model.figures().get(name) for model in self.of(role)]
+        known = [value for value in values if value is not None]
+        return t_interval(known) if known and len(known) == len(values) else None
+
+    def advantage(self, name: str) -> Interval | None:
+        """Return a figure of the student distilled less that of the student alone, paired by seed."""
+        pairs = zip(self.of("alone"), self.of("distilled"), strict=True)
+        values = [(one.figures().get(name), two.figures().get(name)) for one, two in pairs]
+        known = [two - one for one, two in values if one is not None and two is not None]
+        return t_interval(known) if known and len(known) == len(values) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; what is not finite is None."""
+        names = list(dict.fromkeys(name for model in self.models for name in model.figures()))
+        content = {
+            "format": FORMAT,
+            "name": self.name,
+            "test": dict(self.test),
+            "class_names": list(self.class_names),
+            "parameters": dict(self.parameters),
+            "summary": {
+                role: {name: vars(found) for name in names if (found := self.figure(role, name)) is not None}
+                for role in ROLES
+            },
+            "advantage": {name: vars(found) for name in names if (found := self.advantage(name)) is not None},
+            "models": [model.as_dict() for model in self.models],
+            "paired": {str(seed): found.as_dict() for seed, found in self.paired.items()},
+            "pooled": self.pooled.as_dict(),
+            "difference": self.difference.as_dict(),
+            "classes": [found.as_dict() for found in self.classes],
+            "cost": {role: found.as_dict() for role, found in self.cost.items()},
+        }
+        plain: dict[str, Any] = _finite(content)
+        return plain
+
+
+def assess_run(
+    run: FinishedRun,
+    *,
+    with_cost: bool = True,
+    device: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> RunAssessment:
+    """Assess every model of a finished run; the test set's reading is put on record first.
+
+    No choice is made on the test set: the temperature comes from the validation part, and where a refit left none, no
+    temperature is fitted.  device: where the models run; by default CUDA where there is one.
+    """
+    place = _place(device)
+    with held(run.folder):
+        RunFolder(run.folder).read_test_set("evaluation of teacher, student alone and student distilled")
+    parts = run.parts
+    sets: dict[str, SampleSet] = {"transfer": parts.alone, "test": parts.test}
+    if parts.held_out is not None:
+        sets = {"transfer": parts.alone, "validation": parts.held_out, "test": parts.test}
+    models: list[AssessedModel] = []
+    answers: dict[str, Tensor] = {}
+    for role, seed, model in _models(run):
+        say(f"evaluating: {role} (seed {seed})")
+        found = {name: predict(model.to(place), samples).cpu() for name, samples in sets.items()}
+        answers = found if role == "teacher" else answers
+        models.append(_assessed(role, seed, found, answers, sets))
+    costs: dict[str, Cost] = {}
+    if with_cost:
+        inputs = parts.train.batch(torch.arange(min(_TIMED, len(parts.train))), augment=None, seed=0, view=0).inputs
+        for role, model in (
+            ("teacher", run.teacher(run.seeds[0])),
+            ("student", run.student("distilled", run.seeds[0])),
+        ):
+            say(f"measuring the cost of the {role}")
+            costs[role] = cost(model.to(place), inputs.to(place), batches=(1, _TIMED))
+    alone, distilled = (torch.stack([model.correct for model in models if model.role == role]) for role in _STUDENTS)
+    labels = parts.test.labels[parts.test.labels != UNLABELLED]
+    return RunAssessment(
+        name=run.recipe.name,
+        models=tuple(models),
+        test=_identity(parts.test),
+        class_names=tuple(parts.test.class_names) or tuple(str(label) for label in range(parts.test.classes)),
+        parameters=run.outcome["parameters"],
+        paired={seed: mcnemar(alone[i], distilled[i]) for i, seed in enumerate(run.seeds)},
+        pooled=mcnemar(alone, distilled),
+        difference=paired_difference(alone, distilled),
+        classes=class_gains(alone, distilled, labels, parts.test.classes),
+        cost=costs,
+    )
+
+
+def _place(device: str | None) -> torch.device:
+    """Return the device of a name, after a number was put there."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device: found '{name}' ({str(error).splitlines()[0]}), expected cpu or cuda:0, say"
+        ) from None
+
+
+def _models(run: FinishedRun) -> Iterator[tuple[str, int, nn.Module]]:
+    """Yield role, seed and model, each teacher before its students."""
+    shared = run.recipe.teacher.seed
+    for number, seed in enumerate(run.seeds):
+        if shared is None or number == 0:
+            yield "teacher", seed if shared is None else shared, run.teacher(seed)
+        for role in _STUDENTS:
+            yield role, seed, run.student(role, seed)
+
+
+def _assessed(
+    role: str, seed: int, logits: Mapping[str, Tensor], teacher: Mapping[str, Tensor], sets: Mapping[str, SampleSet]
+) -> AssessedModel:
+    test_labels = sets["test"].labels
+    scores = {name: score(logits[name], samples.labels) for name, samples in sets.items()}
+    near = {}
+    if role != "teacher":
+        near = {name: fidelity(logits[name], teacher[name], samples.labels) for name, samples in sets.items()}
+    temperature, scaled = None, {}
+    if "validation" in sets:
+        temperature = fit_temperature(logits["validation"], sets["validation"].labels)
+    if temperature is not None and not temperature.at_bound:
+        after = assess_scores(score(logits["test"].double() / temperature.temperature, test_labels))
+        scaled = {name: getattr(after, name) for name in _SCALED}
+    assessed = {name: assess_scores(found) for name, found in scores.items()}
+    return AssessedModel(role, seed, assessed, near, temperature, scaled, scores["test"].correct)
+
+
+def _identity(samples: SampleSet) -> dict[str, Any]:
+    """Return what tells whether two runs were measured on the same samples in the same order."""
+    digest = hashlib.sha256(samples.source.encode())
+    digest.update(samples.index.cpu().numpy().tobytes())
+    labelled = int((samples.labels != UNLABELLED).sum())
+    return {"name": samples.name, "examples": labelled, "classes": samples.classes, "digest": digest.hexdigest()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,78 @@
+"""limbeck report, and the page that ends every run."""
+
+import pytest
+
+RECIPE = """
+name: small
+data: {kind: digits}
+teacher: {model: {kind: mlp, hidden: [16]}, training: {epochs: 1}}
+student: {model: {kind: mlp, hidden: [4]}}
+training: {epochs: 1}
+"""
+
+
+@pytest.fixture
+def run(limbeck, tmp_path):
+    """Return a finished run without its page."""
+    (tmp_path / "small.yaml").write_text(RECIPE, encoding="utf-8")
+    answer = limbeck("distill", "small.yaml", "--quiet", "--no-report")
+    assert answer.code == 0, answer.err
+    [folder] = (tmp_path / "runs" / "small").iterdir()
+    assert not (folder / "report.html").exists()
+    assert "report" not in answer.err
+    return folder.relative_to(tmp_path)
+
+
+def test_report_writes_the_page_and_the_figures_and_prints_its_place(limbeck, run):
+    answer = limbeck("report", run)
+    assert (answer.code, answer.out, answer.err) == (0, f"{run}/report.html\n", "")
+    assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (run / "figures" / "errors.png").is_file()
+    elsewhere = limbeck("report", run, run, "--out", "two.html", "--no-figures")
+    assert (elsewhere.code, elsewhere.out) == (0, "two.html\n")
+
+
+def test_distill_ends_with_the_page(limbeck, tmp_path):
+    (tmp_path / "small.yaml").write_text(RECIPE, encoding="utf-8")
+    answer = limbeck("distill", "small.yaml", "--quiet")
+    [folder] = (tmp_path / "runs" / "small").iterdir()
+    assert answer.code == 0, answer.err
+    assert answer.lines[-1].endswith(f" · report: {folder.relative_to(tmp_path)}/report.html")
+    assert (folder / "report.html").is_file()
+
+
+def test_a_page_that_cannot_be_made_does_not_spoil_the_run(limbeck, tmp_path, monkeypatch):
+    def broken(*arguments, **more):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("limbeck.report.build", broken)
+    (tmp_path / "small.yaml").write_text(RECIPE, encoding="utf-8")
+    answer = limbeck("distill", "small.yaml", "--quiet")
+    [folder] = (tmp_path / "runs" / "small").iterdir()
+    assert answer.code == 0
+    again = f"limbeck report {folder.relative_to(tmp_path)}"
+    assert answer.lines[0] == f"no report: ZeroDivisionError: division by zero; make it with: {again}"
+    assert "ZeroDivisionError" in (folder / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "'nowhere' is no run folder (it has no recipe.yaml); name one below runs/"),
+        (["{run}", "."], "'.' is no run folder (it has no recipe.yaml); name one below runs/"),
+        (["{run}", "--out", "no/page.html"], "report: 'no/page.html' lies in 'no', which is no folder; name a file in"),
+        (["{run}", "--out", "small.yaml"], "report: 'small.yaml' exists and is no report of limbeck; name another"),
+    ],
+)
+def test_what_is_no_run_or_no_place_is_one_line(limbeck, run, arguments, said):
+    answer = limbeck("report", *(each.format(run=run) for each in arguments))
+    assert answer.code == 2
+    assert answer.out == ""
+    assert len(answer.lines) == 1
+    assert answer.lines[0].startswith(f"limbeck: {said}")
+
+
+def test_report_without_a_run_is_wrong_usage(limbeck):
+    answer = limbeck("report")
+    assert answer.code == 2
+    assert "RUN" in answer.err

@@ -1,0 +1,176 @@
+"""Trainings that tests/faults/test_processes.py runs in one process and, through a launcher, in two.
+
+python -m torch.distributed.run --standalone --nproc_per_node=2 processes.py FOLDER
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck import schedules
+from limbeck.batch import UNLABELLED
+from limbeck.data import Augment, TensorSet
+from limbeck.distiller import Distiller
+from limbeck.errors import Interrupted
+from limbeck.objective import Objective, Term
+from limbeck.teachers import ModelTeacher
+from limbeck.terms import HardLabels, SoftTargets
+from limbeck.training import Result, Training, fit, save_weights
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def samples_of(size: int, seed: int, unlabelled: int = 0) -> TensorSet:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (size,), generator=generator)
+    labels[torch.randperm(size, generator=generator)[:unlabelled]] = UNLABELLED
+    return TensorSet.of(torch.rand(size, 1, 4, 4, generator=generator), labels, classes=4)
+
+
+class Hint(Term):
+    """Regresses a hidden layer of the teacher from one of the student through a projection of its own."""
+
+    reads = frozenset({"student", "teacher"})
+
+    def __init__(self, weight: schedules.Schedule) -> None:
+        super().__init__("hint", weight)
+        self.taps = {"student": {"hidden": "1"}, "teacher": {"hidden": "1"}}
+
+    def build(self, outputs: Any) -> None:
+        self.layer = nn.Linear(*(outputs[model].features["hidden"].shape[-1] for model in ("student", "teacher")))
+        with torch.no_grad():  # the same whatever numbers a process draws
+            for parameter in self.layer.parameters():
+                parameter.copy_(torch.linspace(-0.5, 0.5, parameter.numel()).view_as(parameter))
+
+    def sum(self, outputs: Any, batch: Any, step: int) -> torch.Tensor:
+        return (
+            (self.layer(outputs["student"].features["hidden"]) - outputs["teacher"].features["hidden"]).square().sum()
+        )
+
+
+class Tripwire(Term):
+    """Zero; calls `act(step)` at every step."""
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        super().__init__("tripwire")
+        self.act = act
+
+    def sum(self, outputs: Any, batch: Any, step: int) -> torch.Tensor:
+        self.act(step)
+        return outputs["student"].logits.sum() * 0
+
+
+def network(seed: int, width: int, dropout: float = 0.0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Dropout(dropout), nn.Tanh(), nn.Linear(width, 4))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "even": {"size": 48},
+    "uneven": {"size": 33},  # of the last batch of one sample, one process has nothing
+    "unlabelled": {"size": 46, "unlabelled": 38, "optimizer": "adamw", "learning_rate": 0.01},
+    "accumulated": {"size": 33, "accumulate": 2, "unlabelled": 12},
+    "everything": {
+        "size": 45,
+        "optimizer": "adamw",
+        "learning_rate": 0.02,
+        "averaging": 0.8,
+        "keep": "best",
+        "clip": 0.5,
+        "max_norm": 0.7,
+        "augment": Augment(shift=1, noise=0.1),
+    },
+    "hint": {"size": 45, "hint": schedules.until(4, 0.05)},  # its layer is idle from step 4 on
+    "long": {"size": 46, "batch_size": 4, "epochs": 3},
+    "long with dropout": {"size": 46, "batch_size": 4, "epochs": 3, "dropout": 0.3},
+}
+
+
+def train(kind: str, folder: Path, act: Callable[[int], None] = lambda step: None) -> Result:
+    """Run one of the trainings; in a second process the student begins as another."""
+    given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None} | SETTINGS[kind]
+    size, unlabelled, dropout, hint = (given.pop(key) for key in ("size", "unlabelled", "dropout", "hint"))
+    terms = [HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Tripwire(act)] + ([Hint(hint)] if hint else [])
+    return fit(
+        Distiller(network(RANK, 8, dropout), ModelTeacher(network(9, 6)), Objective(terms)),
+        samples_of(size, 0, unlabelled),
+        samples_of(30, 1),
+        training=Training(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "checkpoint_seconds": 0.0} | given),
+        folder=folder,
+    )
+
+
+def hint_alone(folder: Path) -> Result:
+    """Train only what lies below the hint: the rest of the student has no gradient."""
+    distiller = Distiller(network(RANK, 8), ModelTeacher(network(9, 6)), Objective([Hint(0.05)]))
+    return fit(distiller, samples_of(45, 0), epochs=2, batch_size=16, learning_rate=0.1, folder=folder)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(step: int) -> Callable[[int], None]:
+    def act(now: int) -> None:
+        if now == step:
+            raise Crash
+
+    return act
+
+
+def kill_at(step: int, rank: int) -> Callable[[int], None]:
+    def act(now: int) -> None:
+        if now == step and rank == RANK:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return act
+
+
+def main(folder: Path) -> None:
+    told: dict[str, Any] = {}
+
+    def tell(name: str, result: Result, **more: Any) -> None:
+        told[name] = {"history": result.history, "steps": result.steps, "epoch": result.epoch, **more}
+        save_weights(result.student, folder / f"{name} of rank {RANK}.safetensors")
+
+    for kind in SETTINGS:
+        tell(kind, train(kind, folder / kind))
+    tell("hint alone", hint_alone(folder / "hint alone"))
+
+    for kind in ("long", "long with dropout"):  # broken in both processes, then gone on with
+        name = f"{kind}, broken"
+        try:
+            train(kind, folder / name, crash_at(30))
+        except Crash:
+            tell(name, train(kind, folder / name))
+
+    name = "long, terminated in one"
+    try:
+        train("long", folder / name, kill_at(9, rank=1))
+    except Interrupted as caught:
+        tell(name, train("long", folder / name), code=caught.exit_code)
+    name = "long, terminated at the end"
+    try:
+        train("long", folder / name, kill_at(35, rank=1))
+    except Interrupted as caught:
+        tell(name, train("long", folder / name, crash_at(0)), code=caught.exit_code)  # it is read, no step is taken
+
+    tell("long, begun by one", train("long", folder / "begun by one"))
+    try:
+        train("long", folder / "begun by two", crash_at(25))
+    except Crash:
+        told["long, begun by two"] = "broken"
+    (folder / f"rank {RANK}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

@@ -1,0 +1,131 @@
+"""Two processes train what one trains: the same losses, the same weights, and they go on from where they stood."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).parent / "scripts" / "processes.py"
+_spec = importlib.util.spec_from_file_location("limbeck_processes", SCRIPT)
+processes = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(processes)
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Run the whole script in two processes, once, on a free port; return its folder and what each process told."""
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.raises(processes.Crash):  # a training that one process has begun
+        processes.train("long", folder / "begun by one", processes.crash_at(25))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launcher, str(SCRIPT), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return folder, [json.loads((folder / f"rank {rank}.json").read_text()) for rank in (0, 1)]
+
+
+def weights(tensors):
+    return torch.cat([tensors[name].double().flatten() for name in sorted(tensors)])
+
+
+def distance(first, second):
+    return float((weights(first) - weights(second)).norm() / weights(second).norm())
+
+
+def numbers(history):
+    return [
+        {f"{part}.{name}": value for part in ("train", "validation") for name, value in line[part].items()}
+        | {"epoch": line["epoch"], "step": line["step"], "rate": line["learning_rate"]}
+        for line in history
+    ]
+
+
+def agree(folder, told, name, result):
+    """Compare what both processes found with one process's result."""
+    for rank in (0, 1):
+        found = load_file(folder / f"{name} of rank {rank}.safetensors")
+        assert distance(found, result.student.state_dict()) < TOLERANCE
+        assert told[rank][name]["steps"] == result.steps
+        assert told[rank][name]["epoch"] == result.epoch
+        for line, expected in zip(numbers(told[rank][name]["history"]), numbers(result.history), strict=True):
+            assert line == pytest.approx(expected, rel=TOLERANCE)
+    return True
+
+
+@pytest.mark.parametrize("kind", [kind for kind in processes.SETTINGS if "dropout" not in kind])
+def test_two_processes_train_what_one_trains(two, tmp_path, kind):
+    assert agree(*two, kind, processes.train(kind, tmp_path))
+
+
+def test_a_part_of_the_student_that_no_term_reaches_does_not_hold_up_two_processes(two, tmp_path):
+    result = processes.hint_alone(tmp_path)
+    assert agree(*two, "hint alone", result)
+
+
+def test_both_processes_end_with_the_very_same_weights_and_one_writes_them(two):
+    folder, told = two
+    for name in processes.SETTINGS:
+        mine, theirs, kept = (
+            hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (
+                folder / f"{name} of rank 0.safetensors",
+                folder / f"{name} of rank 1.safetensors",
+                folder / name / "student.safetensors",
+            )
+        )
+        assert mine == theirs == kept, name
+        lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == told[0][name]["history"] == told[1][name]["history"]
+
+
+def bits(folder):
+    return [
+        hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in ("student.safetensors", "metrics.jsonl")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["long", "long with dropout"])
+def test_two_processes_go_on_bit_for_bit_from_where_they_were_broken(two, kind):
+    folder, told = two
+    assert bits(folder / f"{kind}, broken") == bits(folder / kind)
+    assert told[1][f"{kind}, broken"]["history"] == told[0][kind]["history"]
+
+
+def test_dropout_is_anothers_in_each_process(two, tmp_path):
+    folder, _ = two
+    one = processes.train("long with dropout", tmp_path).student.state_dict()
+    found = load_file(folder / "long with dropout of rank 0.safetensors")
+    assert distance(found, one) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["long, terminated in one", "long, terminated at the end"])
+def test_a_signal_to_one_process_stops_both(two, name):
+    folder, told = two
+    assert [report[name]["code"] for report in told] == [143, 143]
+    assert bits(folder / name) == bits(folder / "long")
+
+
+def test_one_and_two_processes_go_on_with_each_others_trainings(two, tmp_path):
+    folder, told = two
+    whole = processes.train("long", tmp_path)
+    assert agree(folder, told, "long, begun by one", whole)
+    assert [report["long, begun by two"] for report in told] == ["broken", "broken"]
+    taken_over = processes.train("long", folder / "begun by two")
+    assert distance(taken_over.student.state_dict(), whole.student.state_dict()) < TOLERANCE
+    for line, expected in zip(numbers(taken_over.history), numbers(whole.history), strict=True):
+        assert line == pytest.approx(expected, rel=TOLERANCE)

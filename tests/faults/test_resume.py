@@ -1,0 +1,585 @@
+"""A training that is stopped, killed or broken anywhere goes on to the very same end."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck import methods, schedules
+from limbeck.batch import UNLABELLED
+from limbeck.config import Recipe
+from limbeck.data import Augment, TensorSet
+from limbeck.distiller import Distiller
+from limbeck.errors import Interrupted, LimbeckError, RunError
+from limbeck.objective import Objective, Term
+from limbeck.schemes import prepare, train_teacher
+from limbeck.teachers import ModelTeacher, store
+from limbeck.teachers.model import state_digest
+from limbeck.terms import HardLabels, LogitMatching, SoftTargets
+from limbeck.training import Stage, Training, checkpoints, fit, fit_stages
+
+# Python 3.12 warns of any fork in a process with threads; these children only compute and end.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+def samples_of(size, seed, unlabelled=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (size,), generator=generator)
+    labels[:unlabelled] = UNLABELLED
+    return TensorSet.of(torch.rand(size, 1, 4, 4, generator=generator), labels, classes=4)
+
+
+SAMPLES, HELD_OUT = samples_of(46, 0, unlabelled=7), samples_of(30, 1)  # 46 in batches of 16: 16, 16, 14
+
+
+class Tripwire(Term):
+    """Zero; calls `act(step)` at every step."""
+
+    def __init__(self, act=lambda step: None):
+        super().__init__("tripwire")
+        self.act = act
+
+    def sum(self, outputs, batch, step):
+        self.act(step)
+        return outputs["student"].logits.sum() * 0
+
+
+class Regression(Term):
+    """A projection of the student's logits onto the teacher's, made when shapes are known."""
+
+    reads = frozenset({"student", "teacher"})
+
+    def __init__(self):
+        super().__init__("regression", schedules.linear(1.0, 0.5, steps=9))
+
+    def build(self, outputs):
+        self.layer = nn.Linear(outputs["student"].logits.shape[-1], outputs["teacher"].logits.shape[-1])
+
+    def sum(self, outputs, batch, step):
+        return (self.layer(outputs["student"].logits) - outputs["teacher"].logits).square().sum()
+
+
+def networks(seed, width=8):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(16, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Dropout(0.4),
+            nn.Linear(width, 4),
+        )
+        teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+    return student, teacher
+
+
+SETTINGS = {
+    "everything": {
+        "optimizer": "adamw",
+        "learning_rate": 0.01,
+        "weight_decay": 0.05,
+        "accumulate": 2,
+        "averaging": 0.8,
+        "keep": "best",
+        "patience": 5,
+        "clip": 1.0,
+        "max_norm": 1.0,
+        "schedule": "one_cycle",
+        "augment": Augment(shift=1, noise=0.1),
+    },
+    "momentum": {"momentum": 0.9, "schedule": "cosine", "warmup": 0.5, "augment": Augment(flip=0.5)},
+    "bf16": {"precision": "bf16", "optimizer": "adamw", "learning_rate": 0.01, "keep": "best", "max_norm": 0.7},
+    "early stop": {"learning_rate": 0.1, "patience": 1, "keep": "best", "schedule": "constant", "epochs": 9},
+    "plain": {"momentum": 0.0, "schedule": "step", "milestones": (1.0, 2.0), "averaging": 0.9},
+}
+
+
+def run(folder, kind="everything", act=lambda step: None, *, watch=lambda look: None, seed=3, initial=0, **changes):
+    """Train a student from scratch or go on: every call makes everything anew, as a new process would."""
+    student, teacher = (
+        networks(initial)[0],
+        ModelTeacher(networks(0)[1], view="clean" if kind == "everything" else None),
+    )
+    objective = Objective([HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Regression(), Tripwire(act)])
+    settings = Training(**{"epochs": 3, "batch_size": 16, "checkpoint_seconds": 0.0} | SETTINGS[kind] | changes)
+    return fit(
+        Distiller(student, teacher, objective),
+        SAMPLES,
+        HELD_OUT,
+        training=settings,
+        seed=seed,
+        folder=folder,
+        watch=watch,
+    )
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def ended(folder):
+    """Return everything that a finished training leaves, to be compared bit for bit."""
+    result = json.loads((folder / "result.json").read_text())
+    return {
+        "student": sha256(folder / "student.safetensors"),
+        "metrics": (folder / "metrics.jsonl").read_text(),
+        **{key: result[key] for key in ("progress", "best", "history")},
+        "files": sorted(path.name for path in folder.iterdir()),
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return what an uninterrupted training of a kind comes to."""
+    known = {}
+
+    def of(kind):
+        if kind not in known:
+            folder = tmp_path_factory.mktemp("whole")
+            result = run(folder, kind)
+            known[kind] = ended(folder), result
+        return known[kind]
+
+    return of
+
+
+def same(folder, kind, result, uninterrupted):
+    expected, whole = uninterrupted(kind)
+    assert ended(folder) == expected
+    assert result.history == whole.history
+    assert (result.epoch, result.steps, result.metrics) == (whole.epoch, whole.steps, whole.metrics)
+    assert state_digest(result.student) == state_digest(whole.student)
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------- every step
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_stopped_by_a_signal_after_every_single_step(tmp_path, kind, uninterrupted):
+    def interrupt(step):
+        if step not in stopped:
+            stopped.append(step)
+            send(signal.SIGINT)
+
+    stopped, interruptions, said, lines = [], 0, [], []
+    while True:
+        try:
+            # Whatever weights a process starts with, those of the checkpoint count.
+            result = run(tmp_path, kind, interrupt, initial=interruptions)
+            break
+        except Interrupted as error:
+            interruptions += 1
+            newest = checkpoints.newest(tmp_path / "checkpoints")
+            said.append((str(error), error.exit_code, newest.name))
+            lines.append((f"interrupted by SIGINT; last good checkpoint: {newest}", 130, f"step-{interruptions:09d}"))
+    assert same(tmp_path, kind, result, uninterrupted)
+    assert stopped == list(range(result.steps))
+    assert interruptions == result.steps
+    assert said == lines
+    assert (len(result.history) < 9) is (kind == "early stop") or len(result.history) == 3
+
+
+class Crash(Exception):
+    pass
+
+
+def once(at, work):
+    """Return an `act` that does `work` the first time that it is called at a step."""
+    done = []
+
+    def act(step):
+        if step == at and not done:
+            done.append(step)
+            work()
+
+    return act
+
+
+def send(*numbers):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+def crash():
+    raise Crash
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9], ids=["a checkpoint a step", "no checkpoint"])
+def test_broken_in_the_middle_of_every_single_step(tmp_path, every, uninterrupted):
+    def act(step):
+        calls.append(step)
+        if step not in crashed and calls.count(step) % 2 == 0:  # in the second half of the accumulated step
+            crashed.add(step)
+            raise Crash
+
+    calls, crashed, crashes = [], set(), 0
+    while True:
+        try:
+            result = run(tmp_path, "everything", act, checkpoint_seconds=every)
+            break
+        except Crash:
+            crashes += 1
+    assert same(tmp_path, "everything", result, uninterrupted)
+    assert crashes == 9
+    if every:  # each time from the start
+        assert len(calls) == sum(2 * (step + 1) for step in range(9)) + 18
+    else:  # one step again
+        assert len(calls) == 9 * 2 + 18
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("where", ["validation", "watch", "metrics"])
+def test_broken_between_two_epochs(tmp_path, monkeypatch, where, epoch, uninterrupted):
+    def watch(look):
+        if where == "watch" and look.epoch_ended and look.epoch == epoch:
+            raise Crash
+
+    calls = []
+    target = {"validation": "limbeck.training.loop.evaluate", "metrics": "limbeck.training.state.Run.end_epoch"}
+    with monkeypatch.context() as patch:
+        if where != "watch":
+            owner, name = target[where].rsplit(".", 1)
+            module = __import__("limbeck.training.state", fromlist=["Run"])
+            real = module.Run.end_epoch if where == "metrics" else sys.modules[owner].evaluate
+
+            def broken(*args, **options):
+                calls.append(1)
+                answer = real(*args, **options)
+                if len(calls) == epoch:
+                    raise Crash
+                return answer
+
+            patch.setattr(module.Run if where == "metrics" else sys.modules[owner], name, broken)
+        with pytest.raises(Crash):
+            run(tmp_path, watch=watch)
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+@pytest.mark.parametrize("where", ["save_weights", "write_json", "remove"])
+def test_broken_while_the_result_is_written(tmp_path, monkeypatch, where, uninterrupted):
+    def broken(*args, **options):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, where, broken)
+        with pytest.raises(Crash):
+            run(tmp_path)
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_older_one_leads_to_the_same_end(tmp_path, uninterrupted):
+    with pytest.raises(Crash):
+        run(tmp_path, act=once(5, crash))
+    newest = checkpoints.newest(tmp_path / "checkpoints")
+    data = bytearray((newest / "tensors.safetensors").read_bytes())
+    data[-3] ^= 4
+    (newest / "tensors.safetensors").write_bytes(data)
+    with pytest.raises(LimbeckError, match=r"step-000000005' is damaged .*; delete it to go on from 'step-000000004'"):
+        run(tmp_path)
+    checkpoints.remove(newest)
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+def test_stored_answers_go_on_as_well(tmp_path):
+    def trained(folder, act=lambda step: None):
+        student, teacher = networks(0)
+        distiller = Distiller(
+            student, store(ModelTeacher(teacher), SAMPLES), Objective([LogitMatching(), Tripwire(act)])
+        )
+        return fit(distiller, SAMPLES, epochs=2, batch_size=16, folder=folder, checkpoint_seconds=0.0)
+
+    trained(tmp_path / "whole")
+    with pytest.raises(Crash):
+        trained(tmp_path / "broken", once(3, crash))
+    trained(tmp_path / "broken")
+    assert ended(tmp_path / "broken") == ended(tmp_path / "whole")
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_ends_with_its_exit_code(tmp_path, number, code, uninterrupted):
+    with pytest.raises(
+        Interrupted, match=f"^interrupted by {number.name}; last good checkpoint: .*step-000000005"
+    ) as caught:
+        run(tmp_path, act=once(4, lambda: send(number)), checkpoint_seconds=1e9)
+    assert caught.value.exit_code == code
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+def test_a_signal_at_the_very_end_is_not_forgotten(tmp_path, uninterrupted):
+    def interrupt(look):
+        if look.epoch_ended and look.epoch == 3:
+            send(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=r"^interrupted by SIGTERM; the training had ended") as caught:
+        run(tmp_path, watch=interrupt)
+    assert caught.value.exit_code == 143
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+def test_a_signal_between_stages_stops_before_the_next(tmp_path):
+    def interrupt(look):
+        if look.label == "first" and look.epoch_ended:
+            send(signal.SIGINT)
+
+    def stages():
+        return [Stage(name, methods.hard(), Training(epochs=1, batch_size=16)) for name in ("first", "second")]
+
+    with pytest.raises(Interrupted):
+        fit_stages(networks(0)[0], None, stages(), SAMPLES, folder=tmp_path / "broken", watch=interrupt)
+    assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == ["1-first"]
+    fit_stages(networks(0)[0], None, stages(), SAMPLES, folder=tmp_path / "broken")
+    fit_stages(networks(0)[0], None, stages(), SAMPLES, folder=tmp_path / "whole")
+    for name in ("1-first", "2-second"):
+        assert ended(tmp_path / "broken" / name) == ended(tmp_path / "whole" / name)
+
+
+def test_a_second_signal_stops_at_once_and_what_was_saved_is_good(tmp_path, uninterrupted):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, act=once(4, lambda: send(signal.SIGINT, signal.SIGINT)))
+    assert checkpoints.newest(tmp_path / "checkpoints").name == "step-000000004"
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+def test_without_a_folder_a_signal_does_what_it_always_did():
+    with pytest.raises(KeyboardInterrupt):
+        run(None, act=once(1, lambda: send(signal.SIGINT)))
+
+
+# ------------------------------------------------------------------------------------------------------ other processes
+
+
+def forked(work):
+    """Start a process that does `work` and ends as the command line would; return its id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        work()
+        code = 0
+    except LimbeckError as error:
+        code = error.exit_code
+    except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as a second pytest
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def end_of(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def has_ended(child):
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def killed_often(folder, kills, uninterrupted, moments):
+    """Kill a training again and again at random moments; return at how many different steps it then stood."""
+    stood, killed = set(), 0
+    for _ in range(10 * kills):
+        child = forked(lambda: run(folder))
+        # What there is to see of its progress says when it has begun; then any moment is as good as another.
+        seen = mark(folder)
+        while mark(folder) == seen and not has_ended(child):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.08))
+        os.kill(child, signal.SIGKILL)
+        code = end_of(child)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        killed += 1
+        stood.add(checkpoints.newest(folder / "checkpoints"))
+        if killed == kills:
+            break
+    assert same(folder, "everything", run(folder), uninterrupted)
+    return killed, stood - {None}
+
+
+def mark(folder):
+    newest = checkpoints.newest(folder / "checkpoints")
+    return newest, (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path, kills, uninterrupted):
+    moments, killed, stood, trainings = random.Random(kills), 0, set(), 0
+    while killed < kills:
+        more, where = killed_often(tmp_path / str(trainings), kills - killed, uninterrupted, moments)
+        killed, stood, trainings = killed + more, stood | {path.name for path in where}, trainings + 1
+        assert trainings < 10 * kills
+    assert len(stood) >= 3
+
+
+def test_a_terminated_process_ends_with_143(tmp_path, uninterrupted):
+    child = forked(lambda: run(tmp_path, act=lambda step: time.sleep(0.05)))
+    while checkpoints.newest(tmp_path / "checkpoints") is None:
+        time.sleep(0.005)
+    os.kill(child, signal.SIGTERM)
+    assert end_of(child) == 143
+    assert checkpoints.newest(tmp_path / "checkpoints") is not None
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def recipe_and_parts():
+    recipe = Recipe.parse(
+        {
+            "name": "shared-teacher",
+            "data": {"kind": "digits"},
+            "teacher": {
+                "model": {"kind": "mlp", "hidden": [16], "dropout": 0.2},
+                "training": {"epochs": 3, "checkpoint_seconds": 0.0},
+            },
+            "student": {"model": {"kind": "mlp", "hidden": [4]}},
+        }
+    )
+    return recipe, prepare(recipe)
+
+
+def teaching(recipe_and_parts, cache, report):
+    recipe, parts = recipe_and_parts
+    said, looks = [], []
+    model = train_teacher(recipe, parts, 0, cache=cache, say=said.append, watch=looks.append)
+    report.write_text(json.dumps({"said": said, "digest": state_digest(model), "looks": len(looks)}))
+
+
+def test_two_processes_that_want_one_teacher_train_it_once(tmp_path, recipe_and_parts):
+    reports = [tmp_path / "0.json", tmp_path / "1.json"]
+    children = [
+        forked(lambda report=report: teaching(recipe_and_parts, tmp_path / "cache", report)) for report in reports
+    ]
+    assert [end_of(child) for child in children] == [0, 0]
+    told = [json.loads(report.read_text()) for report in reports]
+    trainer, reader = sorted(told, key=lambda report: report["said"][0].startswith("teacher: found"))
+    assert trainer["said"][0].startswith("teacher: training in")
+    assert reader["said"][0].startswith("teacher: found in")
+    assert trainer["looks"] >= 3
+    assert reader["looks"] == 0
+    assert trainer["digest"] == reader["digest"]
+
+
+def test_the_process_that_waits_goes_on_where_the_killed_one_stood(tmp_path, recipe_and_parts):
+    teaching(recipe_and_parts, tmp_path / "whole", tmp_path / "whole.json")
+    first = forked(lambda: teaching(recipe_and_parts, tmp_path / "cache", tmp_path / "0.json"))
+    while not list((tmp_path / "cache").glob("teachers/*/checkpoints/step-*")):
+        time.sleep(0.002)
+    second = forked(lambda: teaching(recipe_and_parts, tmp_path / "cache", tmp_path / "1.json"))
+    os.kill(first, signal.SIGKILL)
+    assert end_of(first) == -signal.SIGKILL
+    assert end_of(second) == 0
+    whole, told = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "1.json"))
+    assert told["digest"] == whole["digest"]
+    (made,) = (tmp_path / "cache" / "teachers").iterdir()
+    (expected,) = (tmp_path / "whole" / "teachers").iterdir()
+    assert sha256(made / "metrics.jsonl") == sha256(expected / "metrics.jsonl")
+
+
+# ------------------------------------------------------------------------------------------ what a folder already holds
+
+
+def test_a_finished_folder_is_read_without_training(tmp_path, uninterrupted):
+    def never(step):
+        raise AssertionError("a step was taken")
+
+    run(tmp_path)
+    before = {path: (path.stat().st_mtime_ns, sha256(path)) for path in tmp_path.iterdir()}
+    looks = []
+    result = run(tmp_path, act=never, watch=looks.append, initial=7)
+    assert same(tmp_path, "everything", result, uninterrupted)
+    assert {path: (path.stat().st_mtime_ns, sha256(path)) for path in tmp_path.iterdir()} == before
+    assert looks == []
+
+
+CHANGES = {
+    "training.learning_rate": {"learning_rate": 0.02},
+    "training.epochs": {"epochs": 4},
+    "training.batch_size": {"batch_size": 8},
+    "training.keep": {"keep": "last"},
+    "training.averaging": {"averaging": None},
+    "training.augment": {"augment": Augment(shift=1)},
+    "seed": {"seed": 4},
+}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("key", CHANGES)
+def test_another_training_is_refused_by_the_first_key_that_differs(tmp_path, key, finished):
+    if finished:
+        run(tmp_path)
+    else:
+        with pytest.raises(Crash):
+            run(tmp_path, act=once(2, crash))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunError) as caught:
+        run(tmp_path, **CHANGES[key])
+    line = str(caught.value)
+    assert line.startswith("resume: '")
+    assert f"is of another training: {key} was " in line
+    assert line.endswith(f"; name another folder or put {key} back")
+    assert "\n" not in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def small(folder, *, student=8, teacher=0, objective=None, samples=SAMPLES, held_out=HELD_OUT):
+    return fit(
+        Distiller(networks(0, student)[0], ModelTeacher(networks(teacher)[1]), objective or methods.kd(2.0)),
+        samples,
+        held_out,
+        epochs=1,
+        batch_size=16,
+        folder=folder,
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("data", {"samples": SAMPLES.subset(torch.arange(45))}),
+        ("data", {"samples": SAMPLES.subset(torch.arange(46).flip(0))}),
+        ("data", {"samples": samples_of(46, 2)}),
+        ("data", {"samples": SAMPLES.without_labels()}),
+        ("validation", {"held_out": None}),
+        ("validation", {"held_out": HELD_OUT.subset(torch.arange(5))}),
+        ("teacher", {"teacher": 1}),
+        ("objective", {"objective": Objective([HardLabels()])}),
+        ("student", {"student": 9}),
+    ],
+)
+def test_other_data_models_and_terms_are_refused_too(tmp_path, key, changes):
+    small(tmp_path)
+    with pytest.raises(RunError, match=rf"is of another training: {key} was .*; name another folder or put {key} back"):
+        small(tmp_path, **changes)
+
+
+@pytest.mark.xfail(strict=True, reason="the identity knows of a term its class and layers, not its numbers")
+@pytest.mark.parametrize("objective", [methods.kd(9.0), methods.kd(2.0, alpha=0.7)], ids=["temperature", "weight"])
+def test_other_numbers_of_a_term_are_refused_too(tmp_path, objective):
+    small(tmp_path)
+    with pytest.raises(RunError, match="is of another training: objective"):
+        small(tmp_path, objective=objective)
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 1}, {"workers": 1}, {"checkpoint_seconds": 5.0}])
+def test_what_does_not_decide_the_outcome_may_change(tmp_path, changes):
+    with pytest.raises(Crash):
+        run(tmp_path, act=once(2, crash))
+    assert run(tmp_path, **changes).steps == 9

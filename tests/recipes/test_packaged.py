@@ -1,0 +1,158 @@
+"""Every packaged recipe is valid, repeats itself from its resolved form, is described, and runs when shrunk."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from limbeck import recipes
+from limbeck.config import Recipe, load_recipe
+from limbeck.errors import RecipeError
+from limbeck.recipes import find, names, reproducing
+from limbeck.runs import RunFolder
+from limbeck.schemes import distil
+from limbeck.schemes.rehearsal import rehearse
+
+FOLDERS = sorted(path.parent for path in Path(recipes.__file__).parent.glob("*/recipe.yaml"))
+DATA = os.environ.get("LIMBECK_DATA")
+PUBLISHED = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
+
+every_recipe = pytest.mark.parametrize("name", names())
+every_paper = pytest.mark.parametrize("name", reproducing.reproducible())
+
+
+def shrunk(keys: Mapping[str, Any]) -> list[str]:
+    """Overrides that make a recipe small: narrow models, one epoch, one seed, a small transfer set, no search."""
+    overrides = ["seeds=[0]", "search={}", "refit=false", "expect={}", "training.workers=0"]
+    for where in ("training", "teacher.training"):
+        overrides += [f"{where}.epochs=1", f"{where}.warmup=0", f"{where}.patience=null", f"{where}.keep=last"]
+        overrides += [f"{where}.batch_size=256", f"{where}.precision=fp32"]
+        overrides += [f"{where}.schedule=cosine", f"{where}.milestones=[]"]
+    for where, model in (("teacher", keys["teacher"]["model"]), ("student", keys["student"]["model"])):
+        for layers in ("hidden", "channels"):
+            if layers in model:
+                overrides.append(f"{where}.model.{layers}={[8] * len(model[layers])}")
+    if not keys["data"]["transfer"]["only"]:
+        overrides.append("data.transfer.fraction=0.1")
+    return overrides
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_recipes_are_found():
+    assert FOLDERS
+    assert names() == [folder.name for folder in FOLDERS]
+    assert {"digits-kd", "hinton2015-mnist"} <= set(names())
+    for name in names():
+        assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", name)
+
+
+@every_recipe
+def test_a_recipe_is_valid_and_bears_the_name_of_its_folder(name):
+    assert load_recipe(find(name).recipe).name == name
+
+
+@every_recipe
+def test_a_resolved_recipe_is_its_own_resolved_form_from_any_folder(name, tmp_path):
+    first = load_recipe(find(name).recipe).to_yaml()
+    again = Recipe.parse(yaml.safe_load(first), tmp_path)
+    assert again.to_yaml() == first
+    (tmp_path / "resolved.yaml").write_text(first, encoding="utf-8")
+    assert load_recipe(tmp_path / "resolved.yaml").to_yaml() == first
+
+
+@every_recipe
+def test_a_recipe_has_a_summary_and_a_card(name):
+    packaged = find(name)
+    assert 20 < len(packaged.summary) <= 160
+    assert packaged.summary == load_recipe(packaged.recipe).keys["summary"]
+    card = packaged.card
+    assert card.startswith(f"# {name}\n")
+    for part in ("**Source**", "https://", "**Data**"):
+        assert part in card, part
+
+
+@every_recipe
+def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path):
+    path = find(name).recipe
+    kind = load_recipe(path).keys["data"]["kind"]
+    if kind in PUBLISHED and not (DATA and (Path(DATA) / PUBLISHED[kind]).is_dir()):
+        pytest.skip(f"needs {PUBLISHED[kind]}: set LIMBECK_DATA to the folder that holds {PUBLISHED[kind]}/")
+    recipe = load_recipe(path, shrunk(load_recipe(path).keys))
+    found = rehearse(recipe)
+    assert [model.role for model in found.models][-2:] == ["student alone", "student distilled"]
+    assert all(value == value for value in found.losses.values())
+    folder = RunFolder.create(tmp_path / "runs", name, recipe.to_yaml(), ["test"])
+    outcome = distil(recipe, folder)
+    assert len(outcome.seeds) == 1
+    assert outcome.seeds[0].distilled.examples > 100
+    assert 0 < outcome.seeds[0].distilled.accuracy <= 1
+    assert json.loads((folder.path / "manifest.json").read_text())["test_reads"]
+
+
+# --------------------------------------------------------------------------------------------------------------- papers
+
+
+def test_the_papers_are_packaged_recipes_with_a_module_of_their_name():
+    assert "hinton2015-mnist" in reproducing.reproducible()
+    assert set(reproducing.reproducible()) <= set(names())
+
+
+@every_paper
+def test_a_papers_rows_and_figures_are_told_apart_and_its_budgets_are_complete(name):
+    paper = reproducing.reproduction(name)
+    assert paper.name == name
+    assert "(" in paper.title
+    rows = [row.name for row in paper.rows]
+    assert len(set(rows)) == len(rows)
+    assert len({row.title for row in paper.rows}) == len(rows)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", row) for row in rows)
+    assert set(paper.budgets) == set(paper.seeds) == {"reduced", "full"}
+    assert set(paper.budgets["reduced"]) == set(paper.budgets["full"])
+    assert json.loads(json.dumps(dict(paper.budgets["full"]))) == dict(paper.budgets["full"])
+    for seeds in paper.seeds.values():
+        assert seeds
+        assert len(set(seeds)) == len(seeds)
+    for row in paper.rows:
+        figures = [figure.name for figure in row.figures]
+        assert figures
+        assert len(set(figures)) == len(figures), row.name
+        for figure in row.figures:
+            assert figure.aim in (None, "at most", "at least")
+            assert (figure.aim is None) == (figure.bound is None)
+        assert paper.row(row.name) is row
+
+
+@every_paper
+def test_what_is_recorded_is_of_known_rows_and_agrees_with_itself(name):
+    paper = reproducing.reproduction(name)
+    recorded = reproducing.expected(name)
+    known = {row.name: row for row in paper.rows}
+    assert set(recorded.get("rows", {})) <= set(known)
+    for row, entry in recorded.get("rows", {}).items():
+        figures = [figure.name for figure in known[row].figures]
+        assert entry["title"] == known[row].title
+        assert entry["paper"] == {figure.name: figure.paper for figure in known[row].figures}
+        budgets = set(entry) - {"title", "paper"}
+        assert budgets <= set(paper.budgets)
+        for budget in budgets:
+            ours = entry[budget]
+            assert ours["budget"] == paper.budgets[budget], f"{row}: recorded at another budget; run it again"
+            assert list(ours["ours"]) == figures
+            for figure in figures:
+                values = [seed[figure] for seed in ours["seeds"].values()]
+                assert ours["ours"][figure]["mean"] == pytest.approx(sum(values) / len(values), abs=1e-4)
+                assert (ours["ours"][figure]["sd"] is None) == (len(values) == 1)
+
+
+def test_a_paper_that_is_not_there_is_named_with_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'hinton2015-mnist'"):
+        reproducing.reproduction("hinton-mnist")

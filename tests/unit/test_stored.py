@@ -1,0 +1,306 @@
+"""Stored answers: the right row for each sample, or an error; never a wrong target."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck import methods
+from limbeck.batch import Batch
+from limbeck.data import Augment, LazySet, Loader, TensorSet
+from limbeck.distiller import Distiller, Teacher
+from limbeck.errors import InputError
+from limbeck.outputs import Outputs, Tap
+from limbeck.teachers import ModelTeacher, StoredTeacher, store
+from limbeck.training import fit
+
+SIZE = 23
+
+
+def numbered(size=SIZE, first=0, labels=True):
+    """A set whose sample i is the number i, so that an answer tells which sample it was given to."""
+    inputs = torch.arange(first, first + size, dtype=torch.float32)[:, None]
+    return TensorSet.of(inputs, torch.arange(size) % 3 if labels else None, classes=3)
+
+
+def telling():
+    """A teacher that answers i·(1, 2, -3) to the number i, exactly."""
+    model = nn.Linear(1, 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0], [2.0], [-3.0]]))
+    return ModelTeacher(model)
+
+
+def answers(index):
+    return index[:, None] * torch.tensor([1.0, 2.0, -3.0])
+
+
+def images(size=SIZE):
+    generator = torch.Generator().manual_seed(0)
+    return TensorSet.of(torch.randn(size, 2, 4, 4, generator=generator), torch.arange(size) % 3)
+
+
+def network(seed=0, width=8):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(32, width), nn.Dropout(0.5), nn.ReLU(), nn.Linear(width, 3))
+
+
+# --------------------------------------------------------------------------------------------------- which row for whom
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 1000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_sample_gets_its_own_answer_in_whatever_order_it_comes(batch_size, seed):
+    stored = store(telling(), numbered(), batch_size=batch_size)
+    for epoch in range(2):
+        for batch in Loader(numbered(), 4, seed=seed).epoch(epoch):
+            assert torch.equal(stored(batch).logits, answers(batch.index))
+            assert torch.equal(batch.inputs[:, 0], batch.index.float())
+
+
+@pytest.mark.parametrize("positions", [[3, 22, 0, 7], [22], list(range(22, -1, -1)), [5, 5, 6]], ids=str)
+def test_answers_stored_for_a_part_belong_to_the_samples_of_that_part(positions):
+    part = numbered().subset(torch.tensor(positions))
+    stored = store(telling(), part, batch_size=3)
+    assert torch.equal(stored.logits, answers(torch.tensor(positions)))
+    again = numbered().subset(torch.tensor(sorted(set(positions))))  # the same samples in another order
+    for batch in Loader(again, 2, seed=0).epoch(0):
+        assert torch.equal(stored(batch).logits, answers(batch.index))
+
+
+def test_a_part_of_a_part_keeps_its_places():
+    stored = store(telling(), numbered())
+    held, rest = numbered().split(9, seed=3)
+    tiny = rest.fraction(0.5, seed=1).without_classes([1])
+    for samples in (held, rest, tiny, tiny.without_labels()):
+        for batch in Loader(samples, 2, seed=0).epoch(0):
+            assert torch.equal(stored(batch).logits, answers(batch.index))
+
+
+def test_answers_to_sequences_are_looked_up_whole():
+    table = torch.randn(4, 5, 7)
+    stored = StoredTeacher(table, torch.tensor([2, 0, 3, 1]), source="here")
+    batch = replace(Batch.of(torch.zeros(3, 5)), index=torch.tensor([1, 1, 2]), source="here")
+    assert torch.equal(stored(batch).logits, table[[3, 3, 0]])
+
+
+def test_answers_have_no_graph_and_are_a_teachers():
+    stored = store(telling(), numbered())
+    outputs = stored(next(Loader(numbered(), 4, seed=0).epoch(0)))
+    assert isinstance(stored, Teacher)
+    assert isinstance(outputs, Outputs)
+    assert not outputs.logits.requires_grad
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    "other",
+    [numbered(first=1), numbered(size=SIZE + 1), numbered(labels=False), images()],
+    ids=["other numbers", "more", "other labels", "images"],
+)
+def test_a_batch_of_another_set_is_refused(other):
+    stored = store(telling(), numbered())
+    with pytest.raises(InputError, match="the batch comes from another set than the answers; store them for this set"):
+        stored(next(Loader(other, 4, seed=0).epoch(0)))
+
+
+def test_a_batch_that_says_not_where_it_comes_from_is_refused():
+    with pytest.raises(InputError, match="another set"):
+        store(telling(), numbered())(Batch.of(torch.zeros(2, 1)))
+
+
+@pytest.mark.parametrize("stored_for", [[0, 1, 2, 3], [2, 5, 22], [22, 0]], ids=str)
+def test_a_sample_without_an_answer_is_refused(stored_for):
+    stored = store(telling(), numbered().subset(torch.tensor(stored_for)))
+    for missing in sorted(set(range(SIZE)) - set(stored_for)):
+        batch = numbered().batch(torch.tensor([stored_for[0], missing]), augment=None, seed=0, view=0)
+        with pytest.raises(InputError, match="samples without a stored answer; store them for the whole set"):
+            stored(batch)
+
+
+def test_an_augmented_batch_is_refused_unless_the_answers_are_to_the_clean_view():
+    samples, augment = images(), Augment(shift=1)
+    batch = samples.batch(torch.arange(6), augment=augment, seed=0, view=3, clean_view=True)
+    teacher = ModelTeacher(network(), view="clean")
+    with pytest.raises(InputError, match=r"the batch is augmented, the answers are not; .*view: clean.*store: false"):
+        store(ModelTeacher(network()), samples)(batch)
+    stored = store(teacher, samples, clean=True)
+    torch.testing.assert_close(stored(batch).logits, teacher(batch).logits)
+    seen = ModelTeacher(network())(batch).logits
+    assert (stored(batch).logits - seen).abs().max() > 1e-3
+
+
+def test_the_view_of_no_augmentation_is_the_sample_itself():
+    samples = images()
+    batch = samples.batch(torch.arange(6), augment=Augment(shift=1), seed=0, view=0)
+    stored = store(ModelTeacher(network()), samples)
+    torch.testing.assert_close(stored(batch).logits, ModelTeacher(network())(batch).logits)
+
+
+def test_features_are_refused():
+    stored = store(telling(), numbered())
+    batch = next(Loader(numbered(), 4, seed=0).epoch(0))
+    with pytest.raises(InputError, match=r"it has logits only, the objective also reads the features \['hint'\]"):
+        stored(batch, {"hint": "0"})
+    assert torch.equal(stored(batch, {}).logits, stored(batch).logits)
+
+
+@pytest.mark.parametrize(
+    ("logits", "index"), [(torch.zeros(3, 2), torch.arange(2)), (torch.zeros(3), torch.arange(3))], ids=["rows", "flat"]
+)
+def test_a_table_that_does_not_fit_its_index_is_refused(logits, index):
+    with pytest.raises(InputError, match=r"expected \(n, K\) and \(n,\)"):
+        StoredTeacher(logits, index, source="here")
+
+
+# ----------------------------------------------------------------------------------------------------- the live teacher
+
+
+def test_stored_answers_are_the_live_teachers():
+    samples, teacher = images(), ModelTeacher(network().train())
+    before = teacher.fingerprint()
+    stored = store(teacher, samples)
+    whole = samples.batch(torch.arange(SIZE), augment=None, seed=0, view=0)
+    assert torch.equal(stored(whole).logits, teacher(whole).logits)
+    for batch in Loader(samples, 5, seed=0).epoch(0):  # other batches, other rounding
+        torch.testing.assert_close(stored(batch).logits, teacher(batch).logits, rtol=1e-6, atol=1e-6)
+    assert teacher.fingerprint() == before
+
+
+def test_a_lazy_set_can_be_answered_too():
+    samples = numbered()
+    lazy = LazySet.of([(samples.inputs[i], int(samples.labels[i])) for i in range(SIZE)])
+    stored = store(telling(), lazy, batch_size=4)
+    assert torch.equal(stored.logits, answers(torch.arange(SIZE)))
+    with pytest.raises(InputError, match="another set"):
+        stored(next(Loader(samples, 4, seed=0).epoch(0)))
+
+
+def test_any_teacher_can_be_stored():
+    class Constant:
+        def __call__(self, batch, taps=None):
+            return Outputs(torch.ones(len(batch), 3))
+
+        def to(self, device):
+            return self
+
+        def fingerprint(self):
+            return "constant"
+
+    stored = store(Constant(), numbered())
+    assert stored.origin == "constant"
+    assert torch.equal(stored.logits, torch.ones(SIZE, 3))
+
+
+def whole_numbers(seed, inputs, outputs):
+    """A network whose answers to whole numbers have no rounding, so that they depend on no batch."""
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, outputs))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randint(-2, 3, parameter.shape, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("transfer", ["all", "part", "unlabelled"])
+@pytest.mark.parametrize("method", [methods.kd, methods.logit_matching], ids=["kd", "logit_matching"])
+@pytest.mark.parametrize("augment", [Augment(), Augment(shift=1)], ids=["plain", "augmented"])
+def test_distilling_from_stored_answers_is_distilling_from_the_live_teacher(transfer, method, augment):
+    pixels = torch.randint(-1, 2, (SIZE, 2, 4, 4), generator=torch.Generator().manual_seed(1)).float()
+    samples = TensorSet.of(pixels, torch.arange(SIZE) % 3)
+    part = {
+        "all": lambda: samples,
+        "part": lambda: samples.subset(torch.tensor([20, 3, 8, 1, 15, 2, 9])),
+        "unlabelled": samples.without_labels,
+    }[transfer]()
+    clean = augment.active
+    live = ModelTeacher(whole_numbers(1, 32, 3), view="clean" if clean else None)
+    results = [
+        fit(
+            Distiller(network(5), teacher, method()),
+            part,
+            epochs=3,
+            batch_size=4,
+            learning_rate=1e-3,
+            accumulate=2,
+            augment=augment,
+        )
+        for teacher in (live, store(live, samples, clean=clean), store(live, part, clean=clean, batch_size=3))
+    ]
+    expected = results[0].student.state_dict()
+    for result in results[1:]:
+        assert result.history == results[0].history
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in result.student.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------------ the fingerprint
+
+
+def test_the_fingerprint_changes_with_anything_that_decides_an_answer():
+    logits, index = torch.arange(6.0).view(3, 2), torch.tensor([4, 0, 2])
+    nudged, swapped = logits.clone(), logits[[1, 0, 2]]
+    nudged[2, 1] = torch.nextafter(nudged[2, 1], torch.tensor(9.0))
+    teachers = [
+        StoredTeacher(logits, index, source="a"),
+        StoredTeacher(nudged, index, source="a"),
+        StoredTeacher(swapped, index, source="a"),
+        StoredTeacher(logits, index[[1, 0, 2]], source="a"),
+        StoredTeacher(logits, index, source="b"),
+        StoredTeacher(logits, index, source="a", clean=True),
+        StoredTeacher(logits, index, source="a", origin="o"),
+        StoredTeacher(logits.double(), index, source="a"),
+    ]
+    assert len({teacher.fingerprint() for teacher in teachers}) == len(teachers)
+    twin = StoredTeacher(logits.clone(), index.clone(), source="a")
+    assert twin.fingerprint() == teachers[0].fingerprint()
+
+
+def test_the_fingerprint_of_stored_answers_stays_what_it_was():
+    # What is kept of long trainings is found by it.
+    stored = store(ModelTeacher(whole_numbers(0, 1, 3)), numbered())
+    assert stored.origin == "22404ab7f1beb56dc7bca96ae4bdd41fc3b2f6ad8e479bc15951bc3ce0c15210"
+    assert stored.fingerprint() == "8a180f9e419542ea334dd46404ca9c5da017032a788983bb2723325734d54747"
+
+
+STABLE = """
+import torch
+from torch import nn
+from limbeck.outputs import Tap
+from limbeck.teachers import ModelTeacher
+
+def halve(inputs):
+    return inputs / 2
+
+model = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.LSTM(3, 2))
+with torch.no_grad():
+    for parameter in model.parameters():
+        parameter.fill_(0.5)
+print(ModelTeacher(model, transform=halve, view="clean", taps={"a": Tap("0", torch.clone), "b": "1"}).fingerprint())
+"""
+
+
+def halve(inputs):
+    return inputs / 2
+
+
+def test_the_fingerprint_of_a_network_is_the_same_in_every_process():
+    done = subprocess.run(
+        [sys.executable, "-c", STABLE],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    model = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.LSTM(3, 2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    taps = {"a": Tap("0", torch.clone), "b": "1"}
+    assert ModelTeacher(model, transform=halve, view="clean", taps=taps).fingerprint() == done.stdout.strip()
