@@ -15,7 +15,10 @@ def shown(value: Any) -> str:
     >>> shown("a" * 100)
     "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
     """
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a whole number of more digits than Python writes out
+        text = f"{'a whole number' if isinstance(value, int) else type(value).__name__} too large to show"
     return text if len(text) <= 60 else text[:60] + "..."
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "nearest",
+    "one_line",
     "one_of",
 ]
 
@@ -68,6 +69,17 @@ class Interrupted(LimbeckError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def one_line(error: Exception) -> str:
+    r"""Return an exception's reason on one line; of what pydantic refused, the place of the first.
+
+    >>> one_line(ValueError("no such\n thing"))
+    'no such thing'
+    """
+    if hasattr(error, "errors") and (first := next(iter(error.errors()), None)):
+        return f"{'.'.join(map(str, first['loc'][:3])) or 'all of it'}: {first['msg']}"
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

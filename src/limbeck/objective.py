@@ -1,7 +1,8 @@
 """A method as a weighted, scheduled sum of named terms."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -176,8 +177,16 @@ def _shown(value: object) -> str:
     """Return a setting as text that is the same in every process; a schedule is a digest of its values."""
     if isinstance(value, Divergence):
         return value.name
-    if callable(value) and not isinstance(value, nn.Module | type):
+    if callable(value) and not isinstance(value, nn.Module | type) and _is_schedule(value):
         values = [float(value(step)) for step in _LOOKED_AT]
         digest = hashlib.sha256(repr(values).encode()).hexdigest()[:12]
         return f"schedule({values[0]:g} to {values[-1]:g}, {digest})"
-    return repr(value)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # of a tap's function, say; addresses differ
+
+
+def _is_schedule(function: Callable[[int], object]) -> bool:
+    """Return whether a function gives a number for a step; a term may hold others, which know nothing of steps."""
+    try:
+        return isinstance(function(0), int | float)
+    except Exception:  # noqa: BLE001 - whatever it says to a step, it is no schedule
+        return False

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
-from limbeck.errors import RunError
+from limbeck.errors import RunError, one_line
 
-__all__ = ["RunFolder", "cache_folder", "environment", "exclusive"]
+__all__ = ["RunFolder", "cache_folder", "environment", "exclusive", "read_manifest"]
 
 
 def cache_folder() -> Path:
     """Return where limbeck keeps what can be made again: $XDG_CACHE_HOME/limbeck, or ~/.cache/limbeck."""
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "limbeck"
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "limbeck"
+    except RuntimeError as error:
+        raise RunError(f"cache: there is no home folder ({error}); set XDG_CACHE_HOME") from None
 
 
 def environment() -> dict[str, Any]:
@@ -61,6 +65,29 @@ def exclusive(path: Path, *, wait: bool, busy: str) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(busy) from None
         yield
+
+
+class _Manifest(BaseModel):
+    """What readers of a manifest take for granted; a key may be missing, as from a run that was broken early."""
+
+    model_config = ConfigDict(strict=True)
+    command: list[str] = []
+    started: str = ""
+    environment: dict[str, str | int | list[str] | dict[str, str]] = {}
+    git: str | None = None
+    test_reads: list[dict[str, str]] = []
+    teachers: dict[str, str] = {}
+    data: dict[str, str | int] = {}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a run; ValueError, RecursionError or OSError when it is damaged."""
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    _Manifest.model_validate(manifest)
+    for key, kind in (("packages", dict), ("devices", list)):
+        if not isinstance(manifest.get("environment", {}).get(key, kind()), kind):
+            raise ValueError(f"environment.{key} is no {kind.__name__}")
+    return {"test_reads": [], **manifest}
 
 
 class RunFolder:
@@ -131,23 +158,36 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """Append a line to log.txt."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with self.writing("log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {line}\n")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run: aside, then renamed."""
         aside = self.path / f".{name}.tmp"
-        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        aside.replace(self.path / name)
+        with self.writing(name):
+            aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            aside.replace(self.path / name)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Tell of a file of the run that cannot be written in the scope: RunError with the mend."""
+        if not self.path.is_dir():  # writing must not make it again
+            raise RunError(f"run folder: '{self.path}' is gone, so '{name}' cannot be written; start a new run")
+        try:
+            yield
+        except OSError as error:
+            again = f"mend that and go on: limbeck distill {self.path / 'recipe.yaml'} --resume {self.path}"
+            raise RunError(
+                f"run folder: cannot write '{self.path / name}' ({error.strerror or error}); {again}"
+            ) from None
 
     def _manifest(self) -> dict[str, Any]:
         try:
-            manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return read_manifest(self.path)
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(
-                f"run folder: '{self.path / 'manifest.json'}' is damaged ({error}); start a new run"
+                f"run folder: '{self.path / 'manifest.json'}' is damaged ({one_line(error)}); start a new run"
             ) from None
-        return manifest
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
         self.write_json("manifest.json", manifest)

@@ -73,10 +73,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hostile(root):
-    """Return a run whose class names, summary and command are HTML; its inputs are colour images."""
+    """Return a run with its report, whose class names, summary and command are HTML; its inputs are colour images."""
     archive(root / "hostile.npz", (3, 12, 10), [HOSTILE, IMAGE, "{{ 7 * 7 }}", "</style></script>"])
     data = {"kind": "npz", "path": "hostile.npz"}
-    return finished(root, "hostile", data, summary=f"{HOSTILE} {IMAGE} {{{{ 7 * 7 }}}}", seeds=[0, 1])
+    folder = finished(root, "hostile", data, summary=f"{HOSTILE} {IMAGE} {{{{ 7 * 7 }}}}", seeds=[0, 1])
+    build([folder])
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def rows(root):
 
 @pytest.fixture(scope="module")
 def page(hostile):
-    return Page(build([hostile]).read_text(encoding="utf-8"))
+    return Page((hostile / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -170,6 +172,14 @@ def test_the_page_tells_the_run(page, hostile):
     assert [read["for"][:6] for read in manifest["test_reads"]][:2] == ["final ", "report"]
     for read in manifest["test_reads"][:2]:
         assert f"{read['at']}: {read['for']}" in page.text
+
+
+def test_repeated_readings_of_the_test_set_are_counted(copy):
+    before = len(json.loads((copy / "manifest.json").read_text())["test_reads"])
+    for _ in range(2):
+        text = Page(build([copy], files=False).read_text(encoding="utf-8")).text
+    assert len(json.loads((copy / "manifest.json").read_text())["test_reads"]) == before + 2
+    assert "calibration (2 times, last " in text or f"({before + 1} times, last " in text
 
 
 def test_the_embedded_logits_are_the_teachers(hostile):
@@ -269,6 +279,12 @@ def test_only_a_report_is_overwritten(copy, tmp_path):
     assert not list(copy.glob(".report*"))
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(copy, tmp_path):
+    (copy / "figures").write_text("in the way")
+    with pytest.raises(RunError, match=r"report: cannot write '.*figures' .*leave the figures out with --no-figures"):
+        build([copy])
+
+
 @pytest.mark.parametrize("out", ["nowhere/page.html", "."])
 def test_a_place_that_cannot_hold_the_page_is_named_before_anything_is_computed(copy, tmp_path, out):
     reads = (copy / "manifest.json").read_text()
@@ -337,3 +353,34 @@ def test_pictures_keep_their_pixels(shape, mode, dtype):
     if max(shape) <= 64:
         expected = sample.permute(1, 2, 0).squeeze(-1) if len(shape) == 3 else sample
         assert list(image.tobytes()) == expected.flatten().tolist()
+
+
+# What axe cannot see, since it knows no background of SVG text: every colour of the page has enough contrast.
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_the_colours_have_enough_contrast(scheme):
+    css = (Path(svg.__file__).parent / "page.css").read_text(encoding="utf-8")
+    block = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme]
+    found = re.findall(r"--([a-z]+): #([0-9a-f]{6});", block)
+    colours = {name: tuple(int(value[i : i + 2], 16) / 255 for i in (0, 2, 4)) for name, value in found}
+    assert len(colours) == 15
+    paper, panel = colours.pop("paper"), colours.pop("panel")
+    for name in ("rule", "grid"):
+        del colours[name]
+    for name, colour in colours.items():
+        assert contrast(colour, paper) >= 4.5, name
+        assert contrast(colour, panel) >= 4.5, name
+    for name in ("alone", "distilled", "other"):
+        tint = tuple(svg._DEEPEST * a + (1 - svg._DEEPEST) * b for a, b in zip(colours[name], paper, strict=True))
+        assert contrast(colours["ink"], tint) >= 4.5, name

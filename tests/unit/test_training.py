@@ -513,6 +513,17 @@ def test_a_distiller_can_be_trained_again_in_another_precision():
     assert torch.equal(weights(again.student), weights(train(precision="bf16").student))
 
 
+def test_a_distiller_that_was_prepared_for_another_precision_is_trained_in_the_one_asked_for():
+    from accelerate import Accelerator
+
+    distiller = distiller_of()
+    Accelerator(cpu=True).prepare(distiller)
+    marks = dict(vars(distiller))
+    train(distiller, precision="bf16")
+    assert torch.equal(weights(distiller.student), weights(train(precision="bf16").student))
+    assert vars(distiller).keys() == marks.keys()
+
+
 @pytest.mark.parametrize("spoilt", [False, True])
 def test_nothing_of_the_engine_stays_on_the_distiller(spoilt):
     distiller = distiller_of(Objective([HardLabels(), Spoiling(3 if spoilt else -1)]))

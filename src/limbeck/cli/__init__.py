@@ -55,3 +55,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # the machine's refusal, wherever it came from, is no defect
+        where = f" '{error.filename}'" if error.filename else ""
+        print(f"limbeck: the system refused{where} ({error.strerror or error}); mend that and repeat", file=sys.stderr)
+        sys.exit(2)

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,12 +84,14 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
             with watching(quiet=quiet) as watch:
                 outcome = distil(recipe, folder, parts=parts, watch=watch, say=tell)
         except (Interrupted, KeyboardInterrupt) as error:
-            folder.log(f"stopped: {str(error) or 'interrupted'}")
+            with suppress(LimbeckError):
+                folder.log(f"stopped: {str(error) or 'interrupted'}")
             number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
             again = f"limbeck distill {folder.path / 'recipe.yaml'} --resume {folder.path}"
             raise Interrupted(f"{str(error) or 'interrupted'}; go on: {again}", number) from None
         except LimbeckError as error:
-            folder.log(f"stopped: {error}")
+            with suppress(LimbeckError):  # the disk may be full, the folder gone: the first reason is the one to tell
+                folder.log(f"stopped: {error}")
             raise
         folder.write_json("outcome.json", outcome.as_dict())
         folder.log(f"done in {duration(time.monotonic() - began)}")

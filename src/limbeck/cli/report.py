@@ -1,6 +1,7 @@
 """limbeck report: the page of one or several finished runs."""
 
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,8 @@ def reported(folder: "RunFolder") -> str:
     try:
         return f" · report: {build([folder.path], files=False)}"
     except Exception as error:  # noqa: BLE001 - the outcome is safe, and a page can be made again
-        folder.log(f"no report:\n{traceback.format_exc()}")
+        with suppress(LimbeckError):
+            folder.log(f"no report:\n{traceback.format_exc()}")
         reason = str(error) if isinstance(error, LimbeckError) else f"{type(error).__name__}: {error}"
         say(f"no report: {' '.join(reason.split())}; make it with: limbeck report {folder.path}")
         return ""

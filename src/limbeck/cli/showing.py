@@ -36,8 +36,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for number, column in enumerate(columns):
         result.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*(Text(plain(cell)) for cell in row))
     return result
+
+
+def plain(text: str) -> str:
+    r"""Return a text as a terminal may show it: what is no character of it, such as an escape, is written out.
+
+    >>> plain("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def interval(value: "Interval", pattern: str = "{:.1f}") -> str:

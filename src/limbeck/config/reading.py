@@ -12,7 +12,9 @@ from limbeck.errors import RecipeError
 
 __all__ = ["apply_overrides", "read_yaml"]
 
-_FLOAT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$")
+_FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)$")
+_MOST_BYTES = 2**18
+_MOST_VALUES, _DEEPEST = 100_000, 50  # with every alias written out
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,6 +38,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"recipe: there is no file '{path}'; 'limbeck recipes ls' lists the packaged ones")
     try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise RecipeError(
+                f"it holds {size:,} bytes, expected at most {_MOST_BYTES:,}; put data into files of its own"
+            )
         content = _parse(path.read_text(encoding="utf-8"))
     except RecipeError as error:
         raise RecipeError(f"recipe '{path}', {error}") from None
@@ -77,9 +84,13 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 def _parse(text: str) -> Any:
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of the safe loader
-        _refuse_cycles(value, ())
-        return value
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}, 0) > _MOST_VALUES:
+            raise RecipeError(f"its aliases expand to more than {_MOST_VALUES:,} values; write out what is meant")
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
@@ -87,16 +98,29 @@ def _parse(text: str) -> Any:
         raise RecipeError(f"{where}{problem}; expected valid YAML") from None
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{error}; expected valid YAML") from None
-    except (LookupError, AttributeError):  # what the loader makes of !!bool x
+    except (LookupError, AttributeError, TypeError, OverflowError):  # what the loader makes of !!bool x
         raise RecipeError("a value does not fit its tag; expected valid YAML") from None
 
 
-def _refuse_cycles(value: Any, above: tuple[int, ...]) -> None:
-    if isinstance(value, dict | list):
-        if id(value) in above:
+def _size(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
+    """Return how many values a node stands for, every alias written out; each node is visited once.
+
+    known: the sizes of the nodes visited; None while one is being visited.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value) // 64
+    if id(node) in known:
+        size = known[id(node)]
+        if size is None:
             raise RecipeError("a value refers to itself; write it out")
-        for item in value.values() if isinstance(value, dict) else value:
-            _refuse_cycles(item, (*above, id(value)))
+        return size
+    if depth == _DEEPEST:
+        raise RecipeError(f"line {node.start_mark.line + 1}: nested deeper than {_DEEPEST} levels; expected fewer")
+    known[id(node)] = None
+    items = node.value if isinstance(node, yaml.SequenceNode) else [item for pair in node.value for item in pair]
+    size = 1 + sum(_size(item, known, depth + 1) for item in items)
+    known[id(node)] = size
+    return size
 
 
 def _copy(value: Any) -> Any:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,10 @@ from limbeck.training.trackers import check_trackers
 
 __all__ = ["ModelSpec", "Recipe", "TeacherSpec", "load_recipe"]
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 2000
 _FROM_DATA = frozenset({"input_shape", "classes"})
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_MOST_CANDIDATES = 1000
 
 
 class _TeacherKeys(BaseModel):
@@ -261,6 +264,10 @@ class Recipe:
                 )
             if not values:
                 raise RecipeError(f"search.{path}: found no values, expected a list of them")
+            if len(combinations) * len(values) > _MOST_CANDIDATES:
+                raise RecipeError(
+                    f"search.{path}: more than {_MOST_CANDIDATES:,} combinations; expected fewer values to search"
+                )
             combinations = [{**combination, path: value} for combination in combinations for value in values]
         if not self.search:
             return [self]
@@ -291,7 +298,7 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
         raise RecipeError(f"data.kind: found {shown(kind)}; {one_of(str(kind), kinds)}")
     for key in ("folder", "path"):
         if isinstance(keys.get(key), str):
-            keys[key] = str((base / Path(keys[key]).expanduser()).absolute())
+            keys[key] = str((base / _path(keys[key], f"data.{key}")).absolute())
     return parse(kinds[kind], keys, "data"), transfer
 
 
@@ -299,6 +306,8 @@ def _model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     checkpoint = keys.pop("checkpoint", None)
     if checkpoint is not None and not isinstance(checkpoint, str):
         raise RecipeError(f"{where}.checkpoint: found {shown(checkpoint)}, expected the path of a .safetensors file")
+    if checkpoint is not None:
+        _path(checkpoint, f"{where}.checkpoint")
     if ("kind" in keys) == ("factory" in keys):
         raise RecipeError(f"{where}: expected either kind (one of: {', '.join(models.names())}) or factory")
     if "factory" in keys:
@@ -314,13 +323,25 @@ def _model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
             raise RecipeError(f"{where}.factory: found {shown(factory)}, expected 'package.module:function'")
         if not isinstance(arguments, dict):
             raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
-        place = base / Path(folder).expanduser()
+        place = base / _path(folder, f"{where}.folder")
         return ModelSpec(where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base)
     kind = keys.pop("kind")
     if kind not in models.names():
         raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), models.names())}")
     section = parse(models.builder(kind), keys, where, given=_FROM_DATA)
     return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
+
+
+def _path(text: str, where: str) -> Path:
+    """Return the path that a recipe names, ~ expanded; RecipeError for what no file can be called."""
+    try:
+        path = Path(text).expanduser()
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"{where}: found {shown(text)} ({error}); write the path out") from None
+    if "\0" in text or longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
+        raise RecipeError(f"{where}: found {shown(text)}, which no file can be called; expected a path")
+    return path
 
 
 def _method(keys: dict[str, Any], where: str) -> Section:

@@ -1,5 +1,6 @@
 """Checks of what a set is made of, each with one line that says what was found and what is allowed."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,14 @@ from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
 
-__all__ = ["check_inputs", "checked_labels", "normalisation", "raw_bytes"]
+__all__ = ["check_fits", "check_inputs", "checked_labels", "normalisation", "raw_bytes"]
+
+
+def check_fits(name: str, size: int) -> None:
+    """Require that so many bytes, as a file's header promises them, fit into this machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise DataError(f"{name}: holds {size:,} bytes unpacked, this machine's memory {memory:,}; use a smaller part")
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

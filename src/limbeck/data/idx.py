@@ -6,10 +6,12 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from limbeck.data.content import check_fits
 from limbeck.data.download import download
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError
@@ -66,6 +68,8 @@ _CHECKSUMS = {
     },
 }
 
+_MOST_AXES = 8
+
 _FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -112,26 +116,41 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
     Raises DataError naming the file and what was expected, when it is missing, truncated, corrupt or of another type.
     """
     try:
-        raw = Path(path).read_bytes()
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with Path(path).open("rb") as file:
+            gzipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            content = _content(path, gzip.GzipFile(fileobj=file) if gzipped else file)
     except OSError as error:
         raise DataError(f"{path}: cannot be read as an IDX file ({error.strerror or error})") from None
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: the gzip stream is truncated or corrupt ({error}); fetch the file again") from None
-    if len(content) < 4 or content[:2] != b"\0\0" or content[3] == 0:
-        raise DataError(
-            f"{path}: begins with {content[:4].hex() or 'nothing'}, expected an IDX header (0000 type rank)"
-        )
-    if content[2] != 0x08:
-        raise DataError(f"{path}: holds IDX type 0x{content[2]:02x}, expected 0x08 (unsigned bytes)")
-    start = 4 + 4 * content[3]
-    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
-    expected = start + math.prod(shape)
-    if len(content) != expected:
-        raise DataError(f"{path}: holds {len(content)} bytes, expected {expected} for shape {shape}; fetch it again")
-    if math.prod(shape) == 0:
-        raise DataError(f"{path}: has shape {shape}, expected at least one sample")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)
+    return content
+
+
+def _content(path: str | os.PathLike[str], file: BinaryIO | gzip.GzipFile) -> Tensor:
+    """Read the header, then as much as it promises and no more, whatever a stream may unpack to."""
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[3] == 0:
+        raise DataError(f"{path}: begins with {magic.hex() or 'nothing'}, expected an IDX header (0000 type rank)")
+    if magic[2] != 0x08:
+        raise DataError(f"{path}: holds IDX type 0x{magic[2]:02x}, expected 0x08 (unsigned bytes)")
+    header = file.read(4 * magic[3])
+    shape = tuple(int.from_bytes(header[at : at + 4], "big") for at in range(0, 4 * magic[3], 4))
+    start, size = 4 + 4 * magic[3], math.prod(shape)
+    shown = shape if len(shape) <= 8 else f"of {len(shape)} axes"
+    check_fits(str(path), size)
+    content = bytearray()
+    while len(content) <= size and (more := file.read(min(2**20, size + 1 - len(content)))):
+        content += more
+    found = 4 + len(header) + len(content)
+    if found != start + size:
+        over = "at least " if len(content) > size else ""
+        raise DataError(f"{path}: holds {over}{found} bytes, expected {start + size} for shape {shown}; fetch it again")
+    if size == 0:
+        raise DataError(f"{path}: has shape {shown}, expected at least one sample")
+    if len(shape) > _MOST_AXES:
+        raise DataError(f"{path}: has shape {shown}, expected at most {_MOST_AXES}")
+    return torch.frombuffer(content, dtype=torch.uint8).view(shape)
 
 
 def _published(name: str, folder: str | None, class_names: tuple[str, ...] | None) -> Splits:

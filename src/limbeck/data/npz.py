@@ -1,5 +1,9 @@
 """A set of one's own in one NumPy archive."""
 
+import lzma
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import replace
@@ -9,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.data.content import check_fits
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, one_of
 
@@ -64,15 +69,47 @@ def _arrays(path: str) -> dict[str, Any]:
 
     try:
         with Path(path).open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise DataError(f"{path}: is a single array, expected an .npz archive (numpy.savez)")
+            file.seek(0)
+            with zipfile.ZipFile(file) as unread:
+                _check_sizes(path, unread)
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
             return {key: _array(path, archive, key) for key in archive.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, TypeError, LookupError, SyntaxError),
+        *(
+            NotImplementedError,
+            RuntimeError,
+            OverflowError,
+            RecursionError,
+            MemoryError,
+            struct.error,
+            tokenize.TokenError,
+        ),
+    ) as error:
         reason = "pickled data" if "pickle" in str(error) else " ".join(str(error).split())
         raise DataError(f"{path}: is damaged or no .npz archive ({reason}); write it again with numpy.savez") from None
+
+
+def _check_sizes(path: str, archive: zipfile.ZipFile) -> None:
+    """Require that the arrays fit into memory, and that each is as long as its header promises before it is read."""
+    from numpy.lib import format as npy
+
+    check_fits(path, sum(entry.file_size for entry in archive.infolist()))
+    for entry in archive.infolist():
+        with archive.open(entry) as file:
+            if file.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+                continue
+            version = (*file.read(2), 0, 0)[:2]
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read(file)
+            size = math.prod(shape) * dtype.itemsize
+            if not dtype.hasobject and size != entry.file_size - file.tell():
+                raise ValueError(f"'{entry.filename}' promises {size} bytes and has {entry.file_size - file.tell()}")
 
 
 def _array(path: str, archive: Any, key: str) -> Any:

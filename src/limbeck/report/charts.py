@@ -11,13 +11,17 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from `low` to `high`; `log` makes it logarithmic, `share` writes its ticks in percent."""
+    """An axis from `low` to `high`.
+
+    log: logarithmic.  share: its ticks are in percent.  whole: only whole numbers are ticks.
+    """
 
     label: str
     low: float
     high: float
     log: bool = False
     share: bool = False
+    whole: bool = False
 
     def place(self, value: float) -> float:
         """Return where a value lies between the axis' ends, 0 to 1; beyond them it is put on the nearer end.
@@ -34,6 +38,7 @@ class Axis:
         return [
             (value, f"{100 * value:g} %" if self.share else short(value))
             for value in ticks(self.low, self.high, log=self.log, most=most)
+            if not self.whole or value == round(value)
         ]
 
 

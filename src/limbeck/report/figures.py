@@ -56,7 +56,7 @@ def save(charts: list[Chart], folder: Path) -> list[Path]:
                     written.append(path)
     except OSError as error:
         raise RunError(
-            f"report: cannot write '{folder}' ({error.strerror or error}); name a folder with --out"
+            f"report: cannot write '{folder}' ({error.strerror or error}); leave the figures out with --no-figures"
         ) from None
     return written
 

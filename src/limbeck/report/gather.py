@@ -1,7 +1,6 @@
 """What a report tells of a run, gathered from its folder as plain numbers."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evaluation import Interval, predict, t_interval
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
-from limbeck.runs import RunFolder, exclusive
+from limbeck.runs import RunFolder, exclusive, read_manifest
 from limbeck.schemes.finished import FinishedRun, teacher_file
 
 __all__ = ["Answers", "Curve", "Gathered", "Model", "Taught", "gather", "temperature_of"]
@@ -275,10 +274,9 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def _manifest(folder: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_manifest(folder)
+    except (OSError, ValueError, RecursionError):
         line = "The manifest cannot be read, so versions, hashes and the command are left out."
         if line not in notes:
             notes.append(line)
         return {}
-    return manifest if isinstance(manifest, dict) else {}

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from limbeck import methods
 from limbeck.errors import InputError, RunError
-from limbeck.report import figures, panels, pictures, story, svg
+from limbeck.report import figures, panels, pictures, softness, story, svg
 from limbeck.report.charts import Chart, Matrix, Plane, Rows, short
 from limbeck.report.gather import Gathered, gather, temperature_of
 
@@ -97,8 +97,8 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "cost": panels.cost_plot([gathered]),
         "training": panels.training(gathered),
         "explorer": pictures.taught(gathered, temperature),
-        "softening": panels.softening(temperature),
-        "entropies": panels.entropies(gathered, temperature),
+        "softening": softness.softening(temperature),
+        "entropies": softness.entropies(gathered, temperature),
         "faithful": story.faithful(gathered),
         "confusions": panels.confusions(gathered),
         "listed_head": ["True class", "Answer", *students],

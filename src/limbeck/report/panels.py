@@ -10,8 +10,7 @@ from torch import Tensor
 from limbeck.evaluation.calibration import Reliability, reliability
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
-from limbeck.losses import soften
-from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, short, spanning
+from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, spanning
 from limbeck.report.gather import Curve, Gathered, Model
 from limbeck.report.story import ModelRow, colour_of, number
 
@@ -20,10 +19,8 @@ __all__ = [
     "class_chart",
     "confusions",
     "cost_plot",
-    "entropies",
     "errors_chart",
     "listed",
-    "softening",
     "training",
 ]
 
@@ -31,7 +28,6 @@ _DASHES = {"teacher": "2 3", "alone": "7 3", "distilled": ""}
 _TERMS = ("third", "fourth", "fifth", "other")
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 _MOST_POINTS = 300
-A1_LOGITS = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0)
 
 
 def errors_chart(rows: Sequence[ModelRow]) -> Rows:
@@ -93,55 +89,9 @@ def _over_epochs(
     log = log and min(values) > 0
     epochs = [at for line in lines for at, _ in line.points]
     ended = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
-    x = Axis("epoch", min(epochs), max(*epochs, min(epochs) + 1))
+    x = Axis("epoch", min(epochs), max(*epochs, min(epochs) + 1), whole=True)
     y = spanning(f"{label} (log scale)" if log else label, [*values, *ends], log=log, zero=zero or not log)
     return Plane(key, title, f"Line chart over {max(epochs):.0f} epochs: {ended}.", x, y, lines)
-
-
-def softening(marker: float) -> Plane:
-    """Draw softmax of the logits -10, -5, 0, 5, 10, 15 over the temperature: what softening does to any answer."""
-    steps = [0.5 * 40 ** (i / 120) for i in range(121)]
-    logits = torch.tensor(A1_LOGITS, dtype=torch.float64)
-    table = torch.stack([soften(logits, at).log_probs.exp() for at in steps])
-    colours = ("third", "fourth", "fifth", "alone", "distilled", "teacher")
-    lines = [
-        Line(short(logit), colour, [(at, float(table[i, column])) for i, at in enumerate(steps)])
-        for column, (logit, colour) in enumerate(zip(A1_LOGITS, colours, strict=True))
-    ]
-    x = Axis("temperature T (log scale)", 0.5, 20.0, log=True)
-    y = Axis("probability", 0.0, 1.0, share=True)
-    cold, hot = (soften(logits, at).log_probs.exp() for at in (1.0, 20.0))
-    said = f"logit 15 falls from {float(cold[-1]):.1%} at T = 1 to {float(hot[-1]):.1%} at T = 20"
-    rises = f"logit -10 rises from {float(cold[0]):.1g} to {float(hot[0]):.1%}"
-    alternative = f"Line chart of softmax probabilities of six logits over the temperature: {said}, {rises}."
-    return Plane("softening", "What a temperature does to six logits", alternative, x, y, lines, marker=marker)
-
-
-def entropies(gathered: Gathered, marker: float) -> Plane | None:
-    """Draw the entropy of the teacher's targets on training samples over the temperature: how much they tell."""
-    if gathered.taught is None:
-        return None
-    logits = gathered.taught.logits.double()
-    steps = [0.5 * 40 ** (i / 40) for i in range(41)]
-    spread = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    lows, medians, highs = zip(*(_entropy(logits, at).quantile(spread).tolist() for at in steps), strict=True)
-    most = math.log(logits.shape[1])
-    line = Line("median", "teacher", list(zip(steps, medians, strict=True)), list(zip(steps, lows, highs, strict=True)))
-    bound = Line("all classes alike", "ink", [(0.5, most), (20.0, most)], dash="3 3")
-    now = float(_entropy(logits, marker).median())
-    said = f"the median rises from {medians[0]:.2f} nats at T = 0.5 to {medians[-1]:.2f} at T = 20"
-    alternative = (
-        f"Line chart of the teacher's entropy over the temperature: {said}; it is {now:.2f} at T = {marker:g}."
-    )
-    x = Axis("temperature T (log scale)", 0.5, 20.0, log=True)
-    y = Axis("entropy, nats", 0.0, most * 1.06)
-    title = "How much the teacher's targets tell"
-    return Plane("entropy", title, alternative, x, y, [line, bound], marker=marker)
-
-
-def _entropy(logits: Tensor, temperature: float) -> Tensor:
-    log_probs = soften(logits, temperature).log_probs
-    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
@@ -239,7 +189,7 @@ def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
         note = f"ECE {diagram.ece:.3f}"
         fitted = answers.fitted.get(model.role, ())
         if any(each.at_bound for each in fitted):
-            note += "; no temperature can be fitted: the held-out data shows no error"
+            note += "; the held-out data does not determine a temperature"
         elif fitted:
             mended = [row / each.temperature for row, each in zip(logits, fitted, strict=True)]
             after, mean = _reliability(mended, labels, bins).ece, fmean(each.temperature for each in fitted)

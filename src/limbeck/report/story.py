@@ -141,7 +141,9 @@ def _certainty(gathered: Gathered) -> str:
     seeds = gathered.run.outcome["seeds"]
     if len(seeds) > 1:
         saved = t_interval([float(seed["alone"]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
-        kind = "fewer" if saved.mean >= 0 else "more"
+        if saved.mean == 0:
+            return f"Over {len(seeds)} seeds, both students make equally many errors."
+        kind = "fewer" if saved.mean > 0 else "more"
         said = (
             f"Seed by seed, over {len(seeds)} seeds, that is {number(abs(saved.mean))} ±"
             f" {number(saved.half_width or 0)} errors {kind} (95 % interval)"
@@ -226,7 +228,13 @@ def provenance(gathered: Gathered) -> list[tuple[str, str]]:
     manifest, run = gathered.manifest, gathered.run
     known = manifest.get("environment", {})
     packages = [f"{name} {version}" for name, version in known.get("packages", {}).items()]
-    reads = [f"{read.get('at', '')}: {read.get('for', '')}" for read in manifest.get("test_reads", [])]
+    reads: dict[str, list[str]] = {}
+    for read in manifest.get("test_reads", []):
+        reads.setdefault(read.get("for", ""), []).append(read.get("at", ""))
+    told = [
+        f"{at[0]}: {purpose}" + (f" ({len(at)} times, last {at[-1]})" if len(at) > 1 else "")
+        for purpose, at in reads.items()
+    ]
     chosen = [f"{role}: {values}" for role, values in run.outcome.get("chosen", {}).items() if values]
     found = {
         "Command": shlex.join(manifest.get("command", [])),
@@ -244,6 +252,6 @@ def provenance(gathered: Gathered) -> list[tuple[str, str]]:
         "Machine": ", ".join([known.get("platform", ""), *known.get("devices", [])]).strip(", "),
         "Threads": str(known.get("threads", "")),
         "Commit": manifest.get("git") or "",
-        "Readings of the test set": "\n".join(reads),
+        "Readings of the test set": "\n".join(told),
     }
     return [(name, value) for name, value in found.items() if value]

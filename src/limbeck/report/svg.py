@@ -12,6 +12,7 @@ _Scale = Callable[[float], float]
 _WIDTH, _HEIGHT = 360.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 40.0
 _ROW = 24.0
+_DEEPEST = 0.5  # opacity of a matrix's cell
 _LETTER = 6.3  # mean width of a letter, to place names
 
 
@@ -175,8 +176,9 @@ def _matrix(chart: Matrix) -> str:
         parts.append(_text(left - 6, y + cell / 2 + 4, _clipped(chart.names[i], 10), "end"))
         for j, count in enumerate(row):
             x = left + cell * j
-            # The diagonal would drown what is wrong, so it is drawn apart and has a scale of its own.
-            depth = count / max(sum(row), 1) * 0.25 if i == j else count / max(most, 1) * 0.85
+            # The diagonal would drown what is wrong, so it is drawn apart and has a scale of its own.  No cell is so
+            # dark that its number could not be read.
+            depth = _DEEPEST * (count / max(sum(row), 1) / 2 if i == j else count / max(most, 1))
             colour = "ink" if i == j else chart.colour
             note = f"{chart.names[i]} taken for {chart.names[j]}: {count}" if i != j else f"{chart.names[i]}: {count}"
             parts.append(
@@ -184,8 +186,7 @@ def _matrix(chart: Matrix) -> str:
                 f' height="{cell - 1.5:.2f}" fill-opacity="{depth:.3f}"><title>{escape(note)}</title></rect>'
             )
             if count and cell >= 15:
-                strong = ' class="strong"' if i != j and depth > 0.45 else ""
-                parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), more=strong))
+                parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), more=' class="label"'))
     bottom = top + cell * size
     for j, name in enumerate(chart.names):
         x = left + cell * (j + 0.5)

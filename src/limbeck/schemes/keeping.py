@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import RunError
+from pydantic import BaseModel, ConfigDict, Field
+
+from limbeck.errors import RunError, one_line
 from limbeck.runs import RunFolder, exclusive
 
 __all__ = ["FORMAT", "held", "keep", "kept"]
@@ -55,12 +57,65 @@ def kept(folder: Path) -> Mapping[str, Any] | None:
     for key in _NEEDED:
         if key not in content:
             raise RunError(f"'{files[-1]}' is damaged (it has no '{key}'); {mend}")
+    try:
+        checked = _Evaluation.model_validate(content)
+        for model in checked.models:
+            if not all(0 <= position < checked.test.examples for position in model.test_errors):
+                raise ValueError("models.test_errors: there are not so many test examples")
+    except ValueError as error:
+        raise RunError(f"'{files[-1]}' is damaged ({one_line(error)}); {mend}") from None
     return content
+
+
+class _Interval(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    mean: float
+    half_width: float | None
+    n: int
+
+
+class _Test(BaseModel):
+    model_config = ConfigDict(strict=True)
+    examples: int = Field(ge=1, le=10**8)
+    digest: str
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True)
+    role: str
+    seed: int
+    test_errors: list[int]
+
+
+class _Roles(BaseModel):
+    model_config = ConfigDict(strict=True)
+    teacher: dict[str, _Interval]
+    alone: dict[str, _Interval]
+    distilled: dict[str, _Interval]
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(strict=True)
+    teacher: int = Field(ge=0, lt=2**63)
+    student: int = Field(ge=0, lt=2**63)
+
+
+class _Evaluation(BaseModel):
+    """What readers of an evaluation take for granted."""
+
+    model_config = ConfigDict(strict=True)
+    test: _Test
+    parameters: _Parameters
+    summary: _Roles
+    models: list[_Model] = Field(min_length=1, max_length=10_000)
+    cost: dict[str, dict[str, Any]]
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a run folder to write in it, after whoever holds it now."""
+    if not folder.is_dir():  # the lock must not make it again
+        raise RunError(f"'{folder}' is no run folder; name one below runs/")
     with exclusive(folder / ".lock", wait=True, busy=""):
         try:
             yield
@@ -71,7 +126,7 @@ def held(folder: Path) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -79,5 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _timeless(content: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Return what does not depend on the clock; without the cost where the other has none."""
     costs = content.get("cost") or {}
+    if not isinstance(costs, Mapping) or not all(isinstance(each, Mapping) for each in costs.values()):
+        return {**content}
     kept = {role: {k: v for k, v in each.items() if k not in ("timings", "memory")} for role, each in costs.items()}
     return {**content, "cost": kept if other.get("cost") else {}}

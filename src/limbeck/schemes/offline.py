@@ -120,7 +120,8 @@ def _distil(recipe: Recipe, folder: RunFolder, parts: Parts, watch: Observer, sa
         if recipe.teacher.seed is None and seed != first:
             model = train_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache)
         own = seed if recipe.teacher.seed is None else recipe.teacher.seed
-        save_weights(model, teacher_file(folder.path, own))
+        with folder.writing(teacher_file(folder.path, own).name):
+            save_weights(model, teacher_file(folder.path, own))
         digests[str(own)] = state_digest(model)
         teacher = wrap_teacher(distilled, model, parts)
         students = {

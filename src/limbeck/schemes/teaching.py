@@ -17,7 +17,7 @@ from limbeck.training.progress import ignore
 
 __all__ = ["teacher_key", "train_teacher", "wrap_teacher"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised whenever the same recipe would train another teacher, so that no older one is reused."""
 
 

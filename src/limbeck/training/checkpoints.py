@@ -18,6 +18,7 @@ from limbeck.errors import CheckpointError, one_of
 __all__ = [
     "digest",
     "load_weights",
+    "mend",
     "newest",
     "optimiser_tensors",
     "read",
@@ -37,11 +38,13 @@ _STATE = "state.json"
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's state as safetensors: aside, then renamed."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    _save_tensors(model.state_dict(), aside)
-    _sync(aside)
-    aside.replace(path)
+    aside = path.with_name(f".{path.name}.aside")  # a folder: safetensors too writes to a file of another name first
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _save_tensors(model.state_dict(), aside / path.name)
+    _sync(aside / path.name)
+    (aside / path.name).replace(path)
+    aside.rmdir()
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -68,6 +71,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
             raise CheckpointError(
                 f"checkpoint: '{path}' is of another architecture: '{name}' is {tuple(loaded[name].shape)} there,"
                 f" {tuple(own[name].shape)} in the model; change the model's keys"
+            )
+        if own[name].is_floating_point() != loaded[name].is_floating_point() or loaded[name].is_complex():
+            raise CheckpointError(
+                f"checkpoint: '{path}' does not fit: '{name}' is {loaded[name].dtype} there, {own[name].dtype} in the"
+                " model; save it in the model's type"
             )
     extra = sorted(set(loaded) - set(own))
     if extra:
@@ -113,10 +121,12 @@ def read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         damaged = hashlib.sha256(body.encode()).hexdigest() != outer["sha256"]
         content = json.loads(body)
         damaged = damaged or digest(checkpoint / _TENSORS) != content["tensors_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged ({error}); {_mend(checkpoint)}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged ({error}); {mend(checkpoint)}") from None
     if damaged:
-        raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged (wrong checksum); {_mend(checkpoint)}")
+        raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged (wrong checksum); {mend(checkpoint)}")
+    if not isinstance(content.get("state"), dict):
+        raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged (it has no state); {mend(checkpoint)}")
     return _load_tensors(checkpoint / _TENSORS), content["state"]
 
 
@@ -137,7 +147,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; CheckpointError when it is damaged."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); delete it to start again") from None
 
 
@@ -168,6 +178,15 @@ def restore_optimiser(
     for key, value in {**named, **state["rest"]}.items():
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value
+    known = optimiser.state_dict()["param_groups"]
+    shapes = [parameter.shape for group in optimiser.param_groups for parameter in group["params"]]
+    for own, kept in zip(json.loads(json.dumps(known)), state["groups"], strict=True):
+        if any(kept[key] != own[key] for key in own.keys() & kept.keys() - {"lr"}):
+            raise ValueError("the optimiser's settings are not those of the training")
+    for number, entry in entries.items():
+        sizes = [value.shape for value in entry.values() if isinstance(value, Tensor) and value.dim() > 0]
+        if any(size != shapes[number] for size in sizes):
+            raise ValueError("the optimiser's state is not of the model's shapes")
     optimiser.load_state_dict({"state": entries, "param_groups": state["groups"]})
 
 
@@ -175,7 +194,8 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
 
 
-def _mend(checkpoint: Path) -> str:
+def mend(checkpoint: Path) -> str:
+    """Return what to do about a checkpoint that cannot be gone on with."""
     older = [path for path in _steps(checkpoint.parent) if path.name < checkpoint.name]
     return f"delete it to go on from '{older[-1].name}'" if older else "delete it to start again"
 
@@ -183,7 +203,7 @@ def _mend(checkpoint: Path) -> str:
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint: '{path}' is no readable safetensors file ({error}); make it anew") from None
 
 

@@ -25,7 +25,7 @@ from limbeck.training.settings import Training
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Result", "Run", "identity"]
+__all__ = ["Result", "Run", "checked_history", "identity"]
 
 
 @dataclass
@@ -177,7 +177,24 @@ class Run:
             self._write_metrics()
             return
         tensors, state = checkpoints.read(newest)
-        self._compare(state["identity"], newest)
+        try:
+            self._compare(state["identity"], newest)
+            self._restore(tensors, state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            line = (str(error).splitlines() or [""])[0]
+            raise CheckpointError(
+                f"checkpoint: '{newest}' is damaged ({type(error).__name__}: {line}); {checkpoints.mend(newest)}"
+            ) from None
+        self.last_good = f"last good checkpoint: {newest}"
+        self._write_metrics()
+
+    def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint holds; any of several errors when it is not what `save` writes."""
+        self.history = checked_history(state["history"])
+        self.epoch, self.batch, self.step, self.stale = _whole(state["progress"], 4)
+        self.best_epoch, self.best_score = _whole(state["best"][:1], 1)[0], _score(state["best"][1:])
+        if len(self.history) != self.epoch or self.best_epoch > self.epoch:
+            raise ValueError(f"{len(self.history)} epochs of {self.epoch}")
         self.distiller.load_state_dict(_under(tensors, "model."))
         checkpoints.restore_optimiser(self.optimiser, tensors, state["optimiser"])
         if self.average is not None:
@@ -189,12 +206,13 @@ class Run:
         sums = state["sums"] if isinstance(state["sums"], list) else [state["sums"]]
         self.ledger.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
         self.best = _under(tensors, "best.")
-        self.best_epoch, self.best_score = state["best"][0], tuple(state["best"][1:])
-        self.epoch, self.batch, self.step, self.stale = state["progress"]
-        self.history = state["history"]
-        self.last_good = f"last good checkpoint: {newest}"
+        own = self.distiller.student.state_dict()
+        for kept in (self.best, {} if self.average is None else self.average.state):
+            if kept and {name: tensor.shape for name, tensor in kept.items()} != {
+                name: tensor.shape for name, tensor in own.items()
+            }:
+                raise ValueError("the weights that are kept are not the student's")
         self._restore_generators(_under(tensors, "generator."))
-        self._write_metrics()
 
     # -- epochs ------------------------------------------------------------------------------------------------------
 
@@ -270,6 +288,8 @@ class Run:
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
+        if self.folder is not None and not self.folder.is_dir():  # nothing may look like a run that is only its end
+            raise RunError(f"run folder: '{self.folder}' is gone, so {what} cannot be written; start a new run")
         try:
             yield
         except OSError as error:
@@ -283,10 +303,12 @@ class Run:
         weights = path.with_name("student.safetensors")
         try:
             self._compare(ended["identity"], path)
-            self.epoch, self.batch, self.step, self.stale = ended["progress"]
-            self.best_epoch, self.best_score = ended["best"][0], tuple(ended["best"][1:])
-            self.history = ended["history"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.history = checked_history(ended["history"])
+            self.epoch, self.batch, self.step, self.stale = _whole(ended["progress"], 4)
+            self.best_epoch, self.best_score = _whole(ended["best"][:1], 1)[0], _score(ended["best"][1:])
+            if not 0 < self.best_epoch <= self.epoch == len(self.history):
+                raise ValueError(f"the best epoch is {self.best_epoch} of {len(self.history)}")
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"'{path}' is damaged ({error!r}); delete it to start again") from None
         known = ended.get("weights_sha256")
         if known is not None and weights.is_file() and checkpoints.digest(weights) != known:
@@ -338,6 +360,38 @@ class Run:
             torch.set_rng_state(states[f"{rank}.cpu"])
         if f"{rank}.cuda" in states and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(states[f"{rank}.cuda"], self.accelerator.device)
+
+
+def checked_history(history: Any) -> list[dict[str, Any]]:
+    """Return the entries of a history, one an epoch; ValueError where they are not what a training writes."""
+    if not isinstance(history, list):
+        raise ValueError("the history is no list")
+    for number, entry in enumerate(history, start=1):
+        if not isinstance(entry, dict) or entry.get("epoch") != number:
+            raise ValueError(f"the history has no epoch {number}")
+        _whole([entry["epoch"], entry.get("step", 0)], 2)
+        parts = [entry.get("train"), entry.get("validation"), {"rate": entry.get("learning_rate", 0.0)}]
+        if not all(isinstance(part, dict) and all(map(_is_number, part.values())) for part in parts):
+            raise ValueError(f"the history's epoch {number} does not hold numbers")
+    return history
+
+
+def _whole(values: Any, count: int) -> list[int]:
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError(f"found {_short(values)}, expected {count} whole numbers")
+    if any(isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53 for value in values):
+        raise ValueError(f"found {_short(values)}, expected whole numbers from 0 on")
+    return values
+
+
+def _score(values: Any) -> tuple[float, float]:
+    if not isinstance(values, list) or len(values) != 2 or not all(map(_is_number, values)):
+        raise ValueError(f"found {_short(values)}, expected two numbers")
+    return float(values[0]), float(values[1])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

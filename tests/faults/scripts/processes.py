@@ -60,10 +60,10 @@ class Tripwire(Term):
 
     def __init__(self, act: Callable[[int], None]) -> None:
         super().__init__("tripwire")
-        self.act = act
+        self._act = act
 
     def sum(self, outputs: Any, batch: Any, step: int) -> torch.Tensor:
-        self.act(step)
+        self._act(step)
         return outputs["student"].logits.sum() * 0
 
 
