@@ -27,7 +27,6 @@ from limbeck.training import Training
 __all__ = ["REPRODUCTION"]
 
 _TEMPERATURE = 20.0
-_RATES = (0.03, 0.1, 0.3)
 _NOISE = 0.2
 
 _FULL = {
@@ -39,6 +38,8 @@ _FULL = {
     "teacher_epochs": 60,
     "teacher_precision": "bf16",
     "student_epochs": 30,
+    "student_clip": 1.0,  # without it, a learning rate of 0.1 at T = 20 kills the student in its first epoch
+    "learning_rates": [0.03, 0.1, 0.3],
     "small_epochs": 400,
     "batch_size": 256,
     "student": [800, 800],
@@ -144,7 +145,7 @@ def _student(
         _mlp(hidden or lab.budget["student"]),
         built,
         samples,
-        _training(lab, **settings),
+        _training(lab, clip=lab.budget["student_clip"], **settings),
         seed,
         teacher=_teacher(lab, seed, refit=refit) if "teacher" in built.reads() else None,
         held_out=None if refit else lab.sets["held_out"],
@@ -157,7 +158,7 @@ def _learning_rate(lab: Lab, label: str, objective: Callable[[], Objective], **h
 
     def search() -> float:
         scores = []
-        for rate in _RATES:
+        for rate in lab.budget["learning_rates"]:
             try:
                 model = _student(lab, 0, label, objective, refit=False, learning_rate=rate, **how)
                 metrics = measure(predict(model, lab.sets["held_out"]), lab.sets["held_out"].labels)
@@ -234,7 +235,7 @@ def _run_small(lab: Lab, seed: int, *, label: str, objective: Callable[[], Objec
     seen = part(lab.sets["train"])
     on_train = measure(predict(model, seen), seen.labels)
     try:
-        high = _errors(lab, _student(lab, seed, label, objective, learning_rate=10 * _RATES[1], **how))
+        high = _errors(lab, _student(lab, seed, label, objective, learning_rate=1.0, **how))
     except NonFiniteLossError:
         high = float(len(lab.sets["test"]))
     test = len(lab.sets["test"])
@@ -306,7 +307,7 @@ def _run_planted(
         _mlp(lab.budget["student"]),
         built,
         samples(lab.sets["train"]),
-        _training(lab),
+        _training(lab, clip=lab.budget["student_clip"]),
         seed,
         teacher=teacher,
         wrap=wrap,
