@@ -69,6 +69,8 @@ def at_least(name: str, value: Any, minimum: int) -> None:
     """Require a whole number that is `minimum` or above."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         _refuse(name, value, f"a whole number, {minimum} or above")
+    if value >= 2**63:
+        _refuse(name, value, "a whole number of at most 63 bits")
 
 
 def shapes_match(a: str, a_shape: Sequence[int], b: str, b_shape: Sequence[int]) -> None:

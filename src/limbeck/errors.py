@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+_LONGEST = 1000
+"""Of a line; what is longer is cut in the middle, for the place stands first and the mend last."""
+
+
 class LimbeckError(Exception):
     """Base of all errors that a user can cause; its text is one line, whatever names and reasons went into it."""
 
@@ -30,7 +34,8 @@ class LimbeckError(Exception):
 
     def __str__(self) -> str:
         line = " ".join(part.strip() for part in super().__str__().splitlines())
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} ... {line[-295:]}"
 
 
 class InputError(LimbeckError, ValueError):

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,6 +106,7 @@ class RunFolder:
             path.mkdir(parents=True)
             (path / "recipe.yaml").write_text(recipe, encoding="utf-8")
         except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
             raise RunError(
                 f"run folder: cannot make '{path}' ({error.strerror}); name a folder that can be written with --runs"
             ) from None
@@ -117,7 +119,11 @@ class RunFolder:
             "git": _git_commit(),
             "test_reads": [],
         }
-        folder._write_manifest(manifest)
+        try:
+            folder._write_manifest(manifest)
+        except RunError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise RunError(f"{str(error).split('; mend')[0]}; name a folder that can be written with --runs") from None
         return folder
 
     @classmethod
@@ -171,11 +177,14 @@ class RunFolder:
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
         """Tell of a file of the run that cannot be written in the scope: RunError with the mend."""
+        gone = f"run folder: '{self.path}' is gone, so '{name}' cannot be written; start a new run"
         if not self.path.is_dir():  # writing must not make it again
-            raise RunError(f"run folder: '{self.path}' is gone, so '{name}' cannot be written; start a new run")
+            raise RunError(gone)
         try:
             yield
         except OSError as error:
+            if not self.path.is_dir():
+                raise RunError(gone) from None
             again = f"mend that and go on: limbeck distill {self.path / 'recipe.yaml'} --resume {self.path}"
             raise RunError(
                 f"run folder: cannot write '{self.path / name}' ({error.strerror or error}); {again}"

@@ -515,9 +515,11 @@ def test_a_distiller_can_be_trained_again_in_another_precision():
 
 def test_a_distiller_that_was_prepared_for_another_precision_is_trained_in_the_one_asked_for():
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     distiller = distiller_of()
-    Accelerator(cpu=True).prepare(distiller)
+    AcceleratorState._reset_state()
+    Accelerator(cpu=True, mixed_precision="no").prepare(distiller)
     marks = dict(vars(distiller))
     train(distiller, precision="bf16")
     assert torch.equal(weights(distiller.student), weights(train(precision="bf16").student))

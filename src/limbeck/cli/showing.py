@@ -32,9 +32,9 @@ def say(line: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Return a table; the first column is text, the others are numbers."""
-    result = Table(title=title, title_justify="left", title_style="bold")
+    result = Table(title=Text(plain(title)), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        result.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        result.add_column(Text(plain(column)), justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         result.add_row(*(Text(plain(cell)) for cell in row))
     return result

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -21,6 +22,7 @@ from limbeck.checks import shown
 from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
 from limbeck.data import Splits, Transfer
+from limbeck.data.content import check_fits
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, one_of
 from limbeck.objective import Objective
 from limbeck.training import Training, load_weights
@@ -39,7 +41,7 @@ class _TeacherKeys(BaseModel):
     model: dict[str, Any]
     training: dict[str, Any] = Field(default_factory=dict)
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "hard"})
-    seed: int | None = Field(default=0, ge=0)
+    seed: int | None = Field(default=0, ge=0, lt=2**63)
     view: Literal["same", "clean"] = "same"
     store: bool = True
 
@@ -117,7 +119,12 @@ class ModelSpec:
 
     def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
         try:
+            with torch.device("meta"):  # of shapes alone, to know the size before memory is asked for
+                size = sum(each.numel() * each.element_size() for each in section.build(**given).parameters())
+            check_fits(f"{self.where}: the model", size)
             model: nn.Module = section.build(**given)
+        except DataError as error:
+            raise ModelError(str(error)) from None
         except ModelError as error:
             raise ModelError(f"{self.where}.{error}") from None
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
@@ -367,7 +374,7 @@ def _validation(value: float | int) -> float | int:
 
 
 def _seeds(seeds: list[int]) -> tuple[int, ...]:
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
         raise RecipeError(f"seeds: found {shown(seeds)}, expected at least one whole number from 0 on, each once")
     return tuple(seeds)
 

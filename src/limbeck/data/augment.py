@@ -12,6 +12,8 @@ from limbeck.randomness import normal, uniform
 
 __all__ = ["Augment"]
 
+_MOST_NOISE = 1e30
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -41,6 +43,8 @@ class Augment:
         checks.at_least("augment.pad_crop", self.pad_crop, 0)
         checks.unit_interval("augment.flip", self.flip)
         checks.non_negative("augment.noise", self.noise)
+        if self.noise > _MOST_NOISE:
+            raise InputError(f"augment.noise: found {self.noise!r}, expected at most {_MOST_NOISE:g}, as float32 holds")
         if self.shift and self.pad_crop:
             raise InputError("augment: shift and pad_crop move images in the same way; give one of them")
 

@@ -14,10 +14,10 @@ __all__ = ["check_fits", "check_inputs", "checked_labels", "normalisation", "raw
 
 
 def check_fits(name: str, size: int) -> None:
-    """Require that so many bytes, as a file's header promises them, fit into this machine's memory."""
+    """Require that so many bytes, of which a file or a recipe only tells as yet, fit into this machine's memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
-        raise DataError(f"{name}: holds {size:,} bytes unpacked, this machine's memory {memory:,}; use a smaller part")
+        raise DataError(f"{name}: takes {size:,} bytes, this machine has {memory:,}; make it smaller")
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

@@ -129,28 +129,29 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
 
 def _content(path: str | os.PathLike[str], file: BinaryIO | gzip.GzipFile) -> Tensor:
     """Read the header, then as much as it promises and no more, whatever a stream may unpack to."""
-    magic = file.read(4)
+    content = bytearray(file.read(2**20))
+    magic = content[:4]
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[3] == 0:
         raise DataError(f"{path}: begins with {magic.hex() or 'nothing'}, expected an IDX header (0000 type rank)")
     if magic[2] != 0x08:
         raise DataError(f"{path}: holds IDX type 0x{magic[2]:02x}, expected 0x08 (unsigned bytes)")
-    header = file.read(4 * magic[3])
-    shape = tuple(int.from_bytes(header[at : at + 4], "big") for at in range(0, 4 * magic[3], 4))
-    start, size = 4 + 4 * magic[3], math.prod(shape)
+    start = 4 + 4 * magic[3]
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4))
+    expected = start + math.prod(shape)
     shown = shape if len(shape) <= 8 else f"of {len(shape)} axes"
-    check_fits(str(path), size)
-    content = bytearray()
-    while len(content) <= size and (more := file.read(min(2**20, size + 1 - len(content)))):
+    check_fits(str(path), expected)
+    while len(content) <= expected and (more := file.read(min(2**20, expected + 1 - len(content)))):
         content += more
-    found = 4 + len(header) + len(content)
-    if found != start + size:
-        over = "at least " if len(content) > size else ""
-        raise DataError(f"{path}: holds {over}{found} bytes, expected {start + size} for shape {shown}; fetch it again")
-    if size == 0:
+    if len(content) != expected:
+        over = "at least " if len(content) > expected else ""
+        raise DataError(
+            f"{path}: holds {over}{len(content)} bytes, expected {expected} for shape {shown}; fetch it again"
+        )
+    if expected == start:
         raise DataError(f"{path}: has shape {shown}, expected at least one sample")
     if len(shape) > _MOST_AXES:
         raise DataError(f"{path}: has shape {shown}, expected at most {_MOST_AXES}")
-    return torch.frombuffer(content, dtype=torch.uint8).view(shape)
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start).view(shape)
 
 
 def _published(name: str, folder: str | None, class_names: tuple[str, ...] | None) -> Splits:

@@ -69,11 +69,12 @@ def _arrays(path: str) -> dict[str, Any]:
 
     try:
         with Path(path).open("rb") as file:
-            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            start = file.read(6)
+            if start == np.lib.format.MAGIC_PREFIX:
                 raise DataError(f"{path}: is a single array, expected an .npz archive (numpy.savez)")
-            file.seek(0)
-            with zipfile.ZipFile(file) as unread:
-                _check_sizes(path, unread)
+            if start.startswith(b"PK"):
+                with zipfile.ZipFile(file) as unread:
+                    _check_sizes(path, unread)
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
             return {key: _array(path, archive, key) for key in archive.files}

@@ -146,7 +146,7 @@ def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: 
             began = time.perf_counter()
             run_model(model, inputs)
             finish()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(max(time.perf_counter() - began, 1e-9))  # a coarse clock may stand still
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
     return Timing(len(inputs), median, lower, upper, len(seconds))
 

@@ -77,16 +77,16 @@ class FinishedRun:
 
 class _Metrics(BaseModel):
     model_config = ConfigDict(strict=True)
-    examples: int = Field(ge=1)
-    errors: int = Field(ge=0)
+    examples: int = Field(ge=1, lt=2**63)
+    errors: int = Field(ge=0, lt=2**63)
     accuracy: float
     nll: float
 
 
 class _Parameters(BaseModel):
     model_config = ConfigDict(strict=True)
-    teacher: int = Field(ge=0)
-    student: int = Field(ge=0)
+    teacher: int = Field(ge=0, lt=2**63)
+    student: int = Field(ge=0, lt=2**63)
 
 
 class _Interval(BaseModel):

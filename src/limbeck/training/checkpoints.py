@@ -91,7 +91,8 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
     aside = folder / f".step-{step:09d}.tmp"
     for abandoned in folder.glob(".step-*.tmp"):
         shutil.rmtree(abandoned, ignore_errors=True)
-    aside.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)  # not those above: a run that is gone is not begun anew in the middle
+    aside.mkdir()
     _save_tensors(tensors, aside / _TENSORS)
     _sync(aside / _TENSORS)
     content = {"tensors_sha256": digest(aside / _TENSORS), "state": state}

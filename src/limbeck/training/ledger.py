@@ -85,7 +85,14 @@ class Ledger:
         self.sums = {}
 
     def restore(self, saved: Sequence[Mapping[str, list[float]]], rank: int, world: int) -> None:
-        """Go on from the sums that each process had; where there were more or fewer, the first takes them all."""
+        """Go on from the sums that each process had; where there were more or fewer, the first takes them all.
+
+        ValueError where they are no sums.
+        """
+        for entries in saved:
+            for entry in entries.values():
+                if len(entry) != 3 or not all(isinstance(value, float) for value in entry):
+                    raise ValueError("the sums of the losses are no numbers")
         if len(saved) == world:
             self.sums = {name: list(entry) for name, entry in saved[rank].items()}
             return

@@ -110,7 +110,7 @@ def fit(
                 run.batch += 1
                 if ledger.full:
                     ledger.read(run.last_good)
-                    speed = (run.step - done_before) / (time.perf_counter() - began)
+                    speed = (run.step - done_before) / max(time.perf_counter() - began, 1e-9)
                     steps = training.epochs * loader.steps
                     watch(
                         Progress(

@@ -1,5 +1,6 @@
 """What a training run is told: budget, optimiser, schedule, constraints."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,7 @@ from limbeck.errors import InputError, one_of
 
 __all__ = ["Training"]
 
+_MOST_WORKERS, _MOST_GROWTH = 1024, 300
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "cosine", "step", "one_cycle"),
@@ -62,6 +64,10 @@ class Training:
     def __post_init__(self) -> None:
         for key, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0)):
             checks.at_least(key, getattr(self, key), minimum)
+        if self.workers > _MOST_WORKERS:
+            raise InputError(f"workers: found {self.workers}, expected at most {_MOST_WORKERS}")
+        if self.accumulate > self.batch_size:
+            raise InputError(f"accumulate: found {self.accumulate} parts of {self.batch_size} samples; expected fewer")
         if self.patience is not None:
             checks.at_least("patience", self.patience, 1)
         for key in ("learning_rate", "decay"):
@@ -84,7 +90,9 @@ class Training:
             raise InputError(f"milestones: given with schedule {self.schedule!r}, expected schedule: step")
         if self.schedule == "step" and not self.milestones:
             raise InputError("milestones: found none for schedule: step, expected epochs, such as [15, 25]")
-        if list(self.milestones) != sorted(self.milestones) or any(m <= 0 for m in self.milestones):
+        if list(self.milestones) != sorted(self.milestones) or any(not 0 < m < 2**53 for m in self.milestones):
             raise InputError(f"milestones: found {list(self.milestones)}, expected rising epochs above 0")
+        if self.decay > 1 and len(self.milestones) * math.log10(self.decay) > _MOST_GROWTH:
+            raise InputError(f"decay: found {self.decay!r} for {len(self.milestones)} milestones, expected less growth")
         if self.warmup >= self.epochs:
             raise InputError(f"warmup: found {self.warmup} of {self.epochs} epochs, expected fewer than epochs")

@@ -195,6 +195,8 @@ class Run:
         self.best_epoch, self.best_score = _whole(state["best"][:1], 1)[0], _score(state["best"][1:])
         if len(self.history) != self.epoch or self.best_epoch > self.epoch:
             raise ValueError(f"{len(self.history)} epochs of {self.epoch}")
+        if any(tensor.is_complex() for tensor in tensors.values()):
+            raise ValueError("a tensor is complex")
         self.distiller.load_state_dict(_under(tensors, "model."))
         checkpoints.restore_optimiser(self.optimiser, tensors, state["optimiser"])
         if self.average is not None:
@@ -391,7 +393,7 @@ def _score(values: Any) -> tuple[float, float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
