@@ -382,19 +382,17 @@ def test_killed_while_a_run_is_judged(place, whole, share):
 # ------------------------------------------------------------------------------------------------------ the folder gone
 
 
-@pytest.mark.parametrize("share", [*moments(4, 25)[1:-25], *moments(4, 25)[-25:]])
+@pytest.mark.parametrize("share", moments(4, 25))
 def test_a_run_folder_that_vanishes_is_one_line_and_no_ruin_is_left(place, whole, share):
     def vanish(path: str) -> None:
-        if (run := run_of(place)) is not None:
-            gone.append(run)
+        for run in (place / "runs").glob("small/*"):
             shutil.rmtree(run)
 
-    gone: list[Path] = []
-    changes = Changes(place, max(8, at(whole, "distill", share)), vanish, once=True)
+    changes = Changes(place, max(6, at(whole, "distill", share)), vanish, once=True)
     answer = command(place, *DISTILL, prepare=changes.watch)
     line = answer.refused()
     assert "is gone" in line or "No such file or directory" in line
-    assert "start a new run" in line or "name another folder" in line
+    assert any(mend in line for mend in ("start a new run", "name another folder", "name a folder"))
     assert not any((path / "outcome.json").exists() for path in (place / "runs").glob("small/*"))
     assert command(place, *DISTILL).code == 0
     assert any((path / "outcome.json").exists() and bits(path) == whole.bits for path in place.glob("runs/small/*"))

@@ -5,6 +5,7 @@ The cases are drawn from numbered seeds, so that a failure names the one that ma
 
 import contextlib
 import copy
+import functools
 import gzip
 import hashlib
 import io
@@ -366,10 +367,14 @@ TAGS = [
 ]
 
 
+@functools.cache
+def packaged() -> list[dict[str, Any]]:
+    return [yaml.safe_load(find(name).recipe.read_text()) for name in names()]
+
+
 def recipe_file(draw: random.Random) -> bytes:
     """Draw the content of a recipe's file."""
-    packaged = [load for name in names() if (load := yaml.safe_load(find(name).recipe.read_text()))]
-    base = copy.deepcopy(draw.choice([MAXIMAL, MAXIMAL, MAXIMAL, *packaged]))
+    base = copy.deepcopy(draw.choice([MAXIMAL, MAXIMAL, MAXIMAL, *packaged()]))
     base["data"] |= draw.choice([{}, {}, {}, {}, {}, SOURCES[0], *SOURCES])
     if draw.random() < 0.7:
         base.pop("search", None)
