@@ -863,7 +863,7 @@ def test_the_report_and_the_comparison_escape_what_they_show(run, tmp_path):
     outcome["chosen"] = {"alone": {HOSTILE: HOSTILE}, "distilled": {}}
     (run / "outcome.json").write_text(json.dumps(outcome))
     manifest = json.loads((run / "manifest.json").read_text())
-    manifest |= {"command": [HOSTILE], "started": HOSTILE, "git": HOSTILE}
+    manifest |= {"command": [HOSTILE], "started": HOSTILE, "git": f"{HOSTILE}\ud800"}
     manifest["environment"] |= {"packages": {HOSTILE: HOSTILE}, "devices": [HOSTILE], "platform": HOSTILE}
     manifest["test_reads"].append({"at": HOSTILE, "for": HOSTILE})
     (run / "manifest.json").write_text(json.dumps(manifest))

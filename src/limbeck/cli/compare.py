@@ -149,7 +149,8 @@ def _write(page: Path, found: "Comparison") -> None:
     title = html.escape("limbeck: comparison of " + ", ".join(run.label for run in found.runs))
     aside = page.with_name(f".{page.name}.tmp")
     try:
-        aside.write_text(_PAGE.format(title=title, body="\n".join(tables + lines)), encoding="utf-8")
+        content = _PAGE.format(title=title, body="\n".join(tables + lines))
+        aside.write_text(content, encoding="utf-8", errors="backslashreplace")
         aside.replace(page)
     except OSError as error:
         raise RunError(f"compare: cannot write '{page}' ({error.strerror}); name another file") from None

@@ -132,7 +132,7 @@ def _class_names(path: str, arrays: dict[str, Any]) -> list[str] | None:
         raise DataError(
             f"{path}: array 'class_names' is {array.dtype} {array.shape}, expected text, one for each class"
         )
-    return [str(name) for name in array]
+    return [str(name).encode(errors="backslashreplace").decode() for name in array]
 
 
 def _inputs(path: str, key: str, arrays: dict[str, Any]) -> Tensor:

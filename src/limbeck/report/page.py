@@ -166,7 +166,7 @@ def _write(path: Path, text: str) -> None:
     try:
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
             Path(aside).chmod(0o644)
             Path(aside).replace(path)
