@@ -1,7 +1,7 @@
 """The MNIST experiments of Hinton, Vinyals & Dean (2015), section 3, and of Ba & Caruana (2014) on the same data.
 
 Choices (learning rates, biases) are made on 10,000 held-out training images, with a teacher that has not seen them;
-then teacher and students are trained on all 60,000 for the fixed budget.  The test set chooses nothing.
+then teacher and students are trained on all 60,000 for the fixed budget.
 """
 
 from collections.abc import Callable, Mapping, Sequence
