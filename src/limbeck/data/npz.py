@@ -81,16 +81,21 @@ def _arrays(path: str) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (
-        *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, TypeError, LookupError, SyntaxError),
-        *(
-            NotImplementedError,
-            RuntimeError,
-            OverflowError,
-            RecursionError,
-            MemoryError,
-            struct.error,
-            tokenize.TokenError,
-        ),
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        SyntaxError,
+        NotImplementedError,
+        RuntimeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        struct.error,
+        tokenize.TokenError,
     ) as error:
         reason = "pickled data" if "pickle" in str(error) else " ".join(str(error).split())
         raise DataError(f"{path}: is damaged or no .npz archive ({reason}); write it again with numpy.savez") from None
