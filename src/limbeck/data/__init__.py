@@ -10,6 +10,7 @@ from limbeck.data.lazy import LazySet
 from limbeck.data.loader import Loader
 from limbeck.data.npz import npz
 from limbeck.data.sets import SampleSet, Splits, TensorSet
+from limbeck.data.synthetic import synthetic
 from limbeck.data.transfer import Transfer
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "mnist",
     "npz",
     "read_idx",
+    "synthetic",
 ]
 
 
@@ -44,4 +46,5 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "images": image_folder,
         "mnist": mnist,
         "npz": npz,
+        "synthetic": synthetic,
     }

@@ -10,7 +10,7 @@ from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
 
-__all__ = ["check_fits", "check_inputs", "checked_labels", "normalisation", "raw_bytes"]
+__all__ = ["check_fits", "check_inputs", "checked_groups", "checked_labels", "normalisation", "raw_bytes"]
 
 
 def check_fits(name: str, size: int) -> None:
@@ -53,6 +53,18 @@ def checked_labels(
     return labels, classes, names
 
 
+def checked_groups(name: str, groups: Sequence[int] | None, classes: int) -> tuple[int, ...] | None:
+    """Return the group of each class, or raise DataError when they are not one whole number from 0 on for each."""
+    if groups is None:
+        return None
+    if len(groups) != classes:
+        raise DataError(f"{name}: {classes} classes but groups for {len(groups)}; there must be one each")
+    for label, group in enumerate(groups):
+        if isinstance(group, bool) or not isinstance(group, int) or group < 0:
+            raise DataError(f"{name}: class {label} has group {group!r}, expected a whole number from 0 on")
+    return tuple(groups)
+
+
 def check_inputs(name: str, inputs: Tensor) -> None:
     """Require samples of a kept type, at least one, all finite; raise DataError otherwise."""
     if inputs.dtype not in (torch.uint8, torch.float32, torch.int64):
@@ -65,7 +77,7 @@ def check_inputs(name: str, inputs: Tensor) -> None:
         )
     if inputs.numel() == 0:
         raise DataError(f"{name}: inputs have shape {tuple(inputs.shape)}, which holds nothing; expected some samples")
-    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+    if inputs.is_floating_point() and not bool(torch.isfinite(torch.stack(inputs.aminmax())).all()):
         position = int((~torch.isfinite(inputs.flatten(1)).all(dim=1)).nonzero()[0])
         raise DataError(f"{name}: sample {position} holds a value that is NaN or infinite")
 

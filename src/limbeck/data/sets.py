@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.data.augment import Augment
-from limbeck.data.content import check_inputs, checked_labels, normalisation, raw_bytes
+from limbeck.data.content import check_inputs, checked_groups, checked_labels, normalisation, raw_bytes
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import permutation
 
@@ -30,6 +30,7 @@ class SampleSet(ABC):
     labels: (n,) int64, `UNLABELLED` where there is none.
     input_shape: shape of one sample.
     mean, std: (C, 1, ...) normalisation applied after augmentation, or None.
+    groups: the number of the group that each class belongs to (its super-class), or None where none are known.
 
     Subsets are of the same kind and share the root's content.
     """
@@ -43,6 +44,7 @@ class SampleSet(ABC):
     input_shape: tuple[int, ...]
     mean: Tensor | None = None
     std: Tensor | None = None
+    groups: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -201,12 +203,14 @@ class TensorSet(SampleSet):
         name: str = "tensors",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        groups: Sequence[int] | None = None,
     ) -> "TensorSet":
         """Check and wrap tensors.
 
         inputs: (n, ...) uint8, float32 or int64.  labels: (n,) whole numbers, `UNLABELLED` where there is none.
         classes: how many there are; else as many as `class_names`, else the largest label plus one.
         mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.
+        groups: for each class, the number of its group, from 0 on.
         Raises DataError with one line when the tensors are not such a set, InputError when mean and std are not.
         """
         check_inputs(name, inputs)
@@ -226,6 +230,7 @@ class TensorSet(SampleSet):
             input_shape=shape,
             mean=None if scale is None else scale[0].to(inputs.device),
             std=None if scale is None else scale[1].to(inputs.device),
+            groups=checked_groups(name, groups, classes),
             inputs=inputs.detach(),
         )
 
