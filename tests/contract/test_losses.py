@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from limbeck import losses
-from limbeck.losses import Divergence
+from limbeck.losses import Divergence, divergences
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 CLASSES = 5
 
 NO_LOSSES = {"Dense", "Divergence", "Reduction", "SoftTarget"}
 """Types."""
-HELPERS = {"kd_weights", "reduce", "smooth_labels", "soften", "uniform"}
-"""Functions that make targets, weights or reductions: tensors in, no loss out."""
+HELPERS = {"divergence", "jensen_shannon", "kd_weights", "reduce", "skewed", "smooth_labels", "soften", "uniform"}
+"""Functions that make targets, divergences, weights or reductions: no loss out."""
 
 
 def public():
@@ -26,7 +26,9 @@ def is_loss(value):
 
 
 FUNCTIONS = {name: value for name, value in public().items() if is_loss(value) and name not in HELPERS}
-DIVERGENCES = {name: value for name, value in public().items() if isinstance(value, Divergence)}
+CONSTANTS = {name: value for name, value in public().items() if isinstance(value, Divergence)}
+KINDS = {kind: losses.divergence(kind) for kind in divergences.kinds()}
+DIVERGENCES = CONSTANTS | {f"divergence {kind}": made for kind, made in KINDS.items()}
 
 
 def as_loss(divergence):
@@ -71,17 +73,35 @@ def value_and_gradient(name, chosen, student):
 
 def test_the_walk_finds_every_public_name_as_a_loss_or_a_declared_helper():
     assert {"cross_entropy", "kd", "kl", "logit_matching", "soft_cross_entropy"} <= set(FUNCTIONS)
-    assert {"CROSS_ENTROPY", "KL"} <= set(DIVERGENCES)
+    assert {"CROSS_ENTROPY", "KL", "REVERSE_KL", "TOTAL_VARIATION"} <= set(CONSTANTS)
+    assert {"cross_entropy", "js", "kl", "reverse_kl", "skewed_kl", "total_variation"} <= set(KINDS)
     unknown = set(public()) - set(LOSSES) - NO_LOSSES - HELPERS
     assert not unknown, f"{unknown}: neither a loss that takes logits nor a declared helper"
     assert not (NO_LOSSES | HELPERS) - set(public()), "a declared helper is not public"
 
 
-def test_every_divergence_bears_its_name_and_declares_a_factor():
-    for name, divergence in DIVERGENCES.items():
+def test_every_divergence_bears_its_name_and_a_recipe_can_name_it():
+    for name, divergence in CONSTANTS.items():
         assert divergence.name == name.lower()
-        assert divergence.factor(1.0) == 1.0
-        assert divergence.factor(3.0) > 0
+        assert divergence in KINDS.values()
+    for kind, divergence in KINDS.items():
+        assert divergence.name.partition("(")[0] == kind
+    assert len({divergence.name for divergence in KINDS.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_factor_of_a_divergence_keeps_its_gradient_finite_and_above_zero_as_temperature_grows(kind):
+    divergence = KINDS[kind]
+    assert divergence.factor(1.0) == 1.0
+    norms = []
+    for temperature in (1e2, 1e3, 1e4):
+        student, teacher = 3.0 * torch.randn(2, 6, 5, generator=torch.manual_seed(1), dtype=torch.float64)
+        student.requires_grad_()
+        divergence.per_example(student, losses.soften(teacher, temperature), temperature).sum().backward()
+        norms.append(divergence.factor(temperature) * float(student.grad.norm()))
+    assert norms[-1] > 1e-3
+    assert norms[2] == pytest.approx(norms[1], rel=1e-2)
+    assert abs(norms[2] / norms[1] - 1) < abs(norms[1] / norms[0] - 1)
 
 
 @pytest.mark.parametrize("name", sorted(name for name in public() if name != "Reduction"))

@@ -268,3 +268,44 @@ def test_alpha_is_the_weight_of_the_labels_and_leaves_the_rest_to_the_teacher(al
     hard, soft = losses.kd_weights(alpha=alpha)
     assert hard == alpha
     assert hard + soft == pytest.approx(1.0)
+
+
+RELATIVES = {
+    "reverse_kl": losses.REVERSE_KL,
+    "js": losses.jensen_shannon(0.5),
+    "skewed_kl": losses.skewed(0.3),
+    "total_variation": losses.TOTAL_VARIATION,
+}
+
+
+@given(pairs(), temperatures, st.sampled_from(sorted(RELATIVES)))
+def test_a_divergence_is_not_negative_and_the_same_whatever_constant_or_order_the_logits_have(
+    logits, temperature, kind
+):
+    z, v = (torch.tensor(x) for x in logits)
+
+    def value(z, v):
+        return RELATIVES[kind].per_example(z, losses.soften(v, temperature), temperature)
+
+    given_value = value(z, v)
+    unit = 1e-10 / min(temperature, 1.0)
+    assert (given_value >= -unit).all()
+    torch.testing.assert_close(value(z + 7.0, v - 3.0), given_value, rtol=1e-9, atol=unit)
+    torch.testing.assert_close(value(z.flip(-1), v.flip(-1)), given_value, rtol=1e-10, atol=unit)
+    assert value(z, z).abs().max() <= unit
+
+
+@given(pairs(), temperatures, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_the_divergences_keep_their_bounds_and_their_order(logits, temperature, beta, skew):
+    z, v = (torch.tensor(x) for x in logits)
+    target, slack = losses.soften(v, temperature), 1e-9 / min(temperature, 1.0)
+
+    def value(divergence):
+        return divergence.per_example(z, target, temperature)
+
+    kl, variation, mixed = value(losses.KL), value(losses.TOTAL_VARIATION), value(losses.jensen_shannon(beta))
+    assert (variation <= 1 + slack).all()
+    assert (2 * variation**2 <= kl + slack).all()  # Pinsker
+    assert (mixed <= -beta * math.log(beta) - (1 - beta) * math.log1p(-beta) + slack).all()
+    assert (mixed <= beta * (1 - beta) * (kl + value(losses.REVERSE_KL)) + slack).all()
+    assert (value(losses.skewed(skew)) <= torch.clamp((1 - skew) * kl, max=-math.log(skew)) + slack).all()

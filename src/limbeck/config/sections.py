@@ -8,21 +8,26 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, Union, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from limbeck import schedules
 from limbeck.checks import shown
 from limbeck.errors import InputError, RecipeError, one_of
+from limbeck.losses import Divergence, divergences
 from limbeck.schedules import Schedule
 
 __all__ = ["Section", "parse"]
 
-_SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    function.__name__: function
-    for function in (schedules.linear, schedules.cosine, schedules.piecewise, schedules.until)
-}
+_Kinds = Mapping[str, Callable[..., Any]]
+_SCHEDULES = (schedules.linear, schedules.cosine, schedules.piecewise, schedules.until)
+_FAMILIES: tuple[tuple[Any, _Kinds], ...] = (
+    (Schedule, {function.__name__: function for function in _SCHEDULES}),
+    (Divergence, divergences.kinds()),
+)
+"""Types whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind."""
+
 _STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
@@ -73,7 +78,8 @@ def parse(function: Callable[..., Any], values: Any, where: str, *, given: froze
     Traceback (most recent call last):
     limbeck.errors.RecipeError: method.temprature: there is no such key; did you mean 'temperature'?
     """
-    return Section(function, validate(_model(function, given), values, where), where)
+    checked = validate(_model(function, given), values, where)
+    return Section(function, _resolved(function, checked, where), where)
 
 
 def validate(model: type[BaseModel], values: Any, where: str) -> dict[str, Any]:
@@ -102,6 +108,8 @@ def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseMode
         default = parameter.default
         if default is inspect.Parameter.empty:
             default = ...
+        elif (kinds := _family(hints[name])) is not None:
+            default = _as_written(default, kinds)
         elif is_dataclass(default) or callable(default) or type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
             default = _model(hints[name], frozenset())()
         fields[name] = (_annotation(hints[name]), default)
@@ -111,21 +119,74 @@ def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseMode
 def _annotation(hint: Any) -> Any:
     if hint == Schedule:
         return float | dict[str, Any]
+    if _family(hint) is not None:
+        return Any
     return _model(hint, frozenset()) if inspect.isclass(hint) and is_dataclass(hint) else hint
 
 
+def _family(hint: Any) -> _Kinds | None:
+    """Return the kinds that a parameter of a type, or of that type or None, may be; None where it is of no family."""
+    rest = tuple(each for each in get_args(hint) if each is not type(None))
+    for family, kinds in _FAMILIES:
+        if hint == family or (rest and Union[rest] == family):  # noqa: UP007 - of a tuple
+            return kinds
+    return None
+
+
+def _as_written(default: Any, kinds: _Kinds) -> Any:
+    """Return the default of a parameter of a family as a recipe writes it."""
+    if default is None or isinstance(default, int | float):
+        return default
+    for kind, function in kinds.items():
+        needed = [each for each in inspect.signature(function).parameters.values() if each.default is each.empty]
+        if not needed and function() == default:
+            return _shortest(kind, parse(function, {}, kind).values)
+    raise TypeError(f"the default {default!r} is none of the kinds {', '.join(kinds)} with their own defaults")
+
+
+def _shortest(kind: str, values: Mapping[str, Any]) -> Any:
+    return {"kind": kind, **values} if values else kind
+
+
+def _resolved(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a function's values, those named by a kind with their own defaults too."""
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    resolved = dict(values)
+    for name, value in values.items():
+        hint = hints.get(name)
+        kinds = _family(hint)
+        if is_dataclass(hint) and kinds is None and isinstance(value, Mapping):
+            resolved[name] = _resolved(hint, value, f"{where}.{name}")  # type: ignore[arg-type]
+        elif kinds is not None and not _is_plain(value, hint):
+            kind, section = _of_kind(value, kinds, f"{where}.{name}")
+            resolved[name] = _shortest(kind, section.values)
+    return resolved
+
+
+def _is_plain(value: Any, hint: Any) -> bool:
+    """Return whether a value of a family is no kind: a number where a schedule may be one, nothing where it may be."""
+    return isinstance(value, int | float) if hint == Schedule else value is None and type(None) in get_args(hint)
+
+
+def _of_kind(value: Any, kinds: _Kinds, where: str) -> tuple[str, Section]:
+    """Return the kind that a recipe names, and its section."""
+    keys = dict(value) if isinstance(value, Mapping) else {"kind": value}
+    if "kind" not in keys:
+        raise RecipeError(f"{where}.kind: is missing; one of: {', '.join(sorted(kinds))}")
+    kind = keys.pop("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        place = f"{where}.kind" if isinstance(value, Mapping) else where
+        raise RecipeError(f"{place}: found {shown(kind)}; {one_of(str(kind), kinds)}")
+    return kind, parse(kinds[kind], keys, where)
+
+
 def _built(value: Any, hint: Any, where: str) -> Any:
-    if is_dataclass(hint) and isinstance(value, Mapping):
+    if is_dataclass(hint) and isinstance(value, Mapping) and _family(hint) is None:
         return Section(hint, value, where).build()  # type: ignore[arg-type]
-    if hint == Schedule and isinstance(value, Mapping):
-        if "kind" not in value:
-            raise RecipeError(f"{where}.kind: is missing; one of: {', '.join(sorted(_SCHEDULES))}")
-        kind = value["kind"]
-        if not isinstance(kind, str) or kind not in _SCHEDULES:
-            raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), _SCHEDULES)}")
-        keys = {key: item for key, item in value.items() if key != "kind"}
-        return parse(_SCHEDULES[kind], keys, where).build()
-    return value
+    kinds = _family(hint)
+    if kinds is None or _is_plain(value, hint):
+        return value
+    return _of_kind(value, kinds, where)[1].build()
 
 
 def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:

@@ -7,12 +7,30 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
-from limbeck.losses.divergences import CROSS_ENTROPY, KL, Divergence
+from limbeck.losses.divergences import (
+    CROSS_ENTROPY,
+    KL,
+    REVERSE_KL,
+    TOTAL_VARIATION,
+    Divergence,
+    jensen_shannon,
+    skewed,
+)
 from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, reduce
 from limbeck.losses.targets import soften
 from limbeck.losses.weights import kd_weights
 
-__all__ = ["cross_entropy", "kd", "kl", "logit_matching", "soft_cross_entropy"]
+__all__ = [
+    "cross_entropy",
+    "js",
+    "kd",
+    "kl",
+    "logit_matching",
+    "reverse_kl",
+    "skewed_kl",
+    "soft_cross_entropy",
+    "total_variation",
+]
 
 
 def cross_entropy(
@@ -80,6 +98,83 @@ def kl(
     tensor(0.)
     """
     return _divergence(KL, student_logits, teacher_logits, temperature, mask, reduction)
+
+
+def reverse_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute KL(q̃ ‖ p̃), with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
+
+    Both logits: (..., K).  No factor T²: `REVERSE_KL` declares it.  It is infinite where a class is -inf for
+    the teacher alone.
+
+    >>> reverse_kl(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
+    tensor(0.4338)
+    """
+    return _divergence(REVERSE_KL, student_logits, teacher_logits, temperature, mask, reduction)
+
+
+def js(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃ (Agarwal et al. 2024).
+
+    Both logits: (..., K).  beta: above 0 and below 1; JSD_β/β → KL(p̃ ‖ q̃) as β → 0, and JSD_β/(1-β) → KL(q̃ ‖ p̃) as
+    β → 1.  No factor T²: `jensen_shannon` declares it.
+
+    >>> js(torch.tensor([[0.0, 100.0]]), torch.tensor([[100.0, 0.0]]))
+    tensor(0.6931)
+    """
+    return _divergence(jensen_shannon(beta), student_logits, teacher_logits, temperature, mask, reduction)
+
+
+def skewed_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    skew: float = 0.1,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute KL(p̃ ‖ a·p̃ + (1-a)·q̃), a being `skew` (Lee 1999; Ko et al. 2024).
+
+    Both logits: (..., K).  skew: in [0, 1); at 0 it is KL.  No factor T²: `skewed` declares it.
+
+    >>> skewed_kl(torch.tensor([[0.0, 100.0]]), torch.tensor([[100.0, 0.0]]), skew=0.5)
+    tensor(0.6931)
+    """
+    return _divergence(skewed(skew), student_logits, teacher_logits, temperature, mask, reduction)
+
+
+def total_variation(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute ½·Σ |p̃ - q̃|, in [0, 1], with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
+
+    Both logits: (..., K).  No factor T: `TOTAL_VARIATION` declares it.  Where p̃ = q̃, the gradient of |p̃ - q̃| is
+    taken as 0.
+
+    >>> total_variation(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
+    tensor(0.3808)
+    """
+    return _divergence(TOTAL_VARIATION, student_logits, teacher_logits, temperature, mask, reduction)
 
 
 def kd(

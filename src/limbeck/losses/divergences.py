@@ -1,27 +1,43 @@
 """Divergences between a target and the student: one loss per example, and the factor each declares for temperature.
 
-Softening by T shrinks the gradient of KL and cross-entropy with respect to the logits as 1/T², so that their factor T²
-keeps the balance with the hard labels when T changes (Hinton, Vinyals & Dean 2015, section 2).
+Softening by T shrinks the gradient with respect to the logits: that of KL, cross-entropy, reverse KL, Jensen-Shannon
+and skewed KL as 1/T², that of total variation as 1/T.  The factor that a divergence declares undoes it, which keeps the
+balance with the hard labels when T changes (Hinton, Vinyals & Dean 2015, section 2).
 """
 
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.errors import InputError, one_of
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.targets import SoftTarget
 
-__all__ = ["CROSS_ENTROPY", "KL", "Divergence"]
+__all__ = [
+    "CROSS_ENTROPY",
+    "KL",
+    "REVERSE_KL",
+    "TOTAL_VARIATION",
+    "Divergence",
+    "divergence",
+    "jensen_shannon",
+    "kinds",
+    "skewed",
+]
 
 
 @dataclass(frozen=True)
 class Divergence:
     """A divergence and its temperature factor.
 
+    name: with the values of its parameters, so that two that differ have different names.
     per_example(student_logits (..., K), target, temperature) -> (...), without the factor.
     factor(temperature): what a distillation loss multiplies it with, once.
 
@@ -36,10 +52,94 @@ class Divergence:
     factor: Callable[[float], float]
 
 
+def jensen_shannon(beta: float = 0.5) -> Divergence:
+    """Make JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃ (Agarwal et al. 2024).
+
+    beta: above 0 and below 1.  JSD_β/β → KL(p̃ ‖ q̃) as β → 0, and JSD_β/(1-β) → KL(q̃ ‖ p̃) as β → 1; it is 0 at both
+    ends.  At β = ½ it lies in [0, log 2] and is symmetric.
+
+    >>> from limbeck.losses import soften
+    >>> jensen_shannon(0.5).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)
+    tensor(0.6931)
+    """
+    _open_unit_interval("beta", beta, "at 0 and 1 the divergence is 0; their limits are kl and reverse_kl")
+
+    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+        log_q = _student_log_probs(student_logits, target, temperature)
+        log_p = target.log_probs
+        log_m = _log_mixture(beta, log_p, log_q)
+        return beta * _mean_difference(log_p, log_p, log_m) + (1.0 - beta) * _mean_difference(log_q, log_q, log_m)
+
+    return Divergence(f"js(beta={beta!r})", per_example, _square)
+
+
+def skewed(skew: float = 0.1) -> Divergence:
+    """Make the skewed KL_a = KL(p̃ ‖ a·p̃ + (1-a)·q̃), a being `skew` (Lee 1999; Ko et al. 2024).
+
+    skew: in [0, 1).  At 0 it is KL; above, it is at most log(1/a), however far apart student and target are.
+
+    >>> from limbeck.losses import soften
+    >>> skewed(0.1).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)
+    tensor(2.3026)
+    """
+    checks.unit_interval("skew", skew)
+    if skew == 1:
+        raise InputError("skew: found 1, expected a number in [0, 1); at 1 the student has no part in it")
+
+    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+        log_q = _student_log_probs(student_logits, target, temperature)
+        log_p = target.log_probs
+        return _mean_difference(log_p, log_p, _log_mixture(skew, log_p, log_q))
+
+    return Divergence(f"skewed_kl(skew={skew!r})", per_example, _square)
+
+
+def divergence(kind: str, **parameters: Any) -> Divergence:
+    """Return a divergence by the name that a recipe gives it, with its parameters.
+
+    >>> divergence("js", beta=0.25).name
+    'js(beta=0.25)'
+    >>> divergence("reversed_kl")
+    Traceback (most recent call last):
+    limbeck.errors.InputError: divergence: there is no 'reversed_kl'; did you mean 'reverse_kl'?
+    """
+    if kind not in _KINDS:
+        raise InputError(f"divergence: there is no '{kind}'; {one_of(kind, _KINDS)}")
+    accepted = inspect.signature(_KINDS[kind]).parameters
+    for name in parameters:
+        if name not in accepted:
+            allowed = one_of(name, accepted) if accepted else "it takes none"
+            raise InputError(f"divergence: '{kind}' has no parameter '{name}'; {allowed}")
+    return _KINDS[kind](**parameters)
+
+
+def kinds() -> Mapping[str, Callable[..., Divergence]]:
+    """Return what makes each divergence, by the name that a recipe gives it."""
+    return _KINDS
+
+
 def _student_log_probs(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
     checks.positive("temperature", temperature)
     checks.shapes_match("student_logits", student_logits.shape, "the target", target.log_probs.shape)
     return F.log_softmax(compute_dtype(student_logits) / temperature, dim=-1)
+
+
+def _mean_difference(log_weights: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
+    """Return Σ w·(log a - log b) over the classes with a weight w above 0; the others have no gradient either."""
+    weights = log_weights.exp()
+    present = weights > 0
+    difference = torch.where(present, log_a, 0.0) - torch.where(present, log_b, 0.0)
+    return (weights * difference).sum(-1)
+
+
+def _log_mixture(share: float, log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return log(share·p + (1-share)·q), with -inf and no gradient where both are 0."""
+    absent = torch.isneginf(log_p) & torch.isneginf(log_q)
+    log_share = math.log(share) if share > 0 else -math.inf
+    mixed = torch.logaddexp(
+        torch.where(absent, 0.0, log_p) + log_share, torch.where(absent, 0.0, log_q) + math.log1p(-share)
+    )
+    return torch.where(absent, -math.inf, mixed)
 
 
 def _kl(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
@@ -55,8 +155,28 @@ def _cross_entropy(student_logits: Tensor, target: SoftTarget, temperature: floa
     return -torch.where(p == 0, 0.0, p * log_q).sum(-1)
 
 
+def _reverse_kl(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+    log_q = _student_log_probs(student_logits, target, temperature)
+    return _mean_difference(log_q, log_q, target.log_probs)
+
+
+def _total_variation(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+    q = _student_log_probs(student_logits, target, temperature).exp()
+    return 0.5 * (target.log_probs.exp() - q).abs().sum(-1)
+
+
 def _square(temperature: float) -> float:
     return temperature * temperature
+
+
+def _linear(temperature: float) -> float:
+    return temperature
+
+
+def _open_unit_interval(name: str, value: float, reason: str) -> None:
+    checks.finite(name, value)
+    if not 0 < value < 1:
+        raise InputError(f"{name}: found {value!r}, expected a number above 0 and below 1; {reason}")
 
 
 KL = Divergence("kl", _kl, _square)
@@ -64,3 +184,18 @@ KL = Divergence("kl", _kl, _square)
 
 CROSS_ENTROPY = Divergence("cross_entropy", _cross_entropy, _square)
 """H(p̃, q̃) = -Σ p̃ log q̃ = H(p̃) + KL(p̃ ‖ q̃): the same gradients as KL, another value."""
+
+REVERSE_KL = Divergence("reverse_kl", _reverse_kl, _square)
+"""KL(q̃ ‖ p̃) = Σ q̃ (log q̃ - log p̃): infinite where the student gives a class what the target gives exactly 0."""
+
+TOTAL_VARIATION = Divergence("total_variation", _total_variation, _linear)
+"""½·Σ |p̃ - q̃|, in [0, 1]."""
+
+_KINDS: Mapping[str, Callable[..., Divergence]] = {
+    "kl": lambda: KL,
+    "cross_entropy": lambda: CROSS_ENTROPY,
+    "reverse_kl": lambda: REVERSE_KL,
+    "js": jensen_shannon,
+    "skewed_kl": skewed,
+    "total_variation": lambda: TOTAL_VARIATION,
+}

@@ -1,6 +1,6 @@
 """Distillation with soft targets at a temperature."""
 
-from limbeck.losses import kd_weights
+from limbeck.losses import KL, Divergence, kd_weights
 from limbeck.methods.card import Card
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
@@ -24,11 +24,13 @@ def kd(
     alpha: float | None = None,
     hard_weight: float | None = None,
     soft_weight: float | None = None,
+    divergence: Divergence = KL,
 ) -> Objective:
     """Build the distillation objective of Hinton, Vinyals & Dean (2015), with the terms `hard` and `soft`.
 
     temperature: above 0, a number or schedule.  alpha in [0, 1]: hard_weight = alpha, soft_weight = 1 - alpha; the
     default is 0.1.  The two weights may be given freely instead.  A term of weight 0 is left out.
+    divergence: of the soft term, which multiplies it with the factor that it declares (T² for KL).
 
     >>> sorted(kd(temperature=4.0, alpha=0.1).terms)
     ['hard', 'soft']
@@ -38,5 +40,5 @@ def kd(
     if hard:
         terms.append(HardLabels(hard))
     if soft:
-        terms.append(SoftTargets(soft, temperature=temperature))
+        terms.append(SoftTargets(soft, temperature=temperature, divergence=divergence))
     return Objective(terms)
