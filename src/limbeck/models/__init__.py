@@ -1,6 +1,21 @@
 """The papers' small networks: one file a family, each with a builder that bears the file's name.
 
 Every builder takes `input_shape` and `classes`, which a recipe fills in from its data, then its own keys.
+
+The networks for images name their parts alike, so that a hint can name them by short paths that stay: `stem`, `stage1`,
+`stage2` and so on, where there is one a `neck`, then `pool`, whose output (N, d) is the penultimate feature, and `fc`.
+A stage is a sequence of blocks: `stage2.0` is a path too.  `mlp` and `cnn` are plain sequences with numbered parts.
+
+The networks of the CIFAR tables of the distillation literature:
+
+| there | here |
+|---|---|
+| resnet8, 14, 20, 32, 44, 56, 110 | `resnet` with that depth |
+| resnet8x4, resnet32x4 | `resnet` with depth 8 or 32 and widths [32, 64, 128, 256] |
+| wrn_16_1, 16_2, 40_1, 40_2 | `wrn` with depth 16 or 40 and width 1 or 2 |
+| vgg8, 11, 13, 16, 19 | `vgg` with that depth |
+| MobileNetV2 | `mobilenet_v2` |
+| ShuffleV1, ShuffleV2 | `shufflenet_v1`, `shufflenet_v2` |
 """
 
 import importlib
@@ -12,17 +27,36 @@ from torch import nn
 from limbeck.errors import ModelError, one_of
 from limbeck.models.cnn import cnn
 from limbeck.models.mlp import mlp
+from limbeck.models.mobilenet_v2 import mobilenet_v2
+from limbeck.models.residual_tanh import residual_tanh
+from limbeck.models.resnet import resnet
+from limbeck.models.shufflenet_v1 import shufflenet_v1
+from limbeck.models.shufflenet_v2 import shufflenet_v2
+from limbeck.models.vgg import vgg
+from limbeck.models.wrn import wrn
 
-__all__ = ["builder", "cnn", "mlp", "names"]
+__all__ = [
+    "builder",
+    "cnn",
+    "mlp",
+    "mobilenet_v2",
+    "names",
+    "residual_tanh",
+    "resnet",
+    "shufflenet_v1",
+    "shufflenet_v2",
+    "vgg",
+    "wrn",
+]
 
 
 def names() -> list[str]:
-    """Return the names of all model families, found by walking this package.
+    """Return the names of all model families, found by walking this package; what they share lies in packages below.
 
     >>> "mlp" in names()
     True
     """
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
 
 
 def builder(name: str) -> Callable[..., nn.Module]:

@@ -20,11 +20,13 @@ def cnn(
     """Build 3×3 convolutions, each with ReLU and 2×2 max-pooling, then global average pooling and a linear layer.
 
     Inputs (N, *input_shape) with input_shape (C, H, W), logits (N, classes).  channels: of each convolution.
+    batch_norm: after each convolution.  dropout: before the linear layer, in [0, 1].
     Raises ModelError when the image is too small for so many poolings.
 
     >>> cnn((1, 8, 8), 10, channels=(8, 16))(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
+    checks.at_least("classes", classes, 1)
     checks.unit_interval("dropout", dropout)
     if len(input_shape) != 3:
         raise ModelError(f"kind: cnn needs images (C, H, W), found inputs of shape {tuple(input_shape)}; use an mlp")

@@ -1,0 +1,19 @@
+"""What several of the networks are made of."""
+
+from limbeck.models.layers.convolution import convolution, he_normal, shuffled
+from limbeck.models.layers.images import GlobalAverage, check_images
+from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
+from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
+
+__all__ = [
+    "GlobalAverage",
+    "NormalisedLinear",
+    "StochasticDepth",
+    "UnitLength",
+    "check_images",
+    "check_survival",
+    "convolution",
+    "he_normal",
+    "shuffled",
+    "survivals",
+]

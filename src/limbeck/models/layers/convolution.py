@@ -1,0 +1,33 @@
+"""Convolutions without bias in front of batch normalisation, their initial weights, and the channel shuffle."""
+
+from torch import Tensor, nn
+
+__all__ = ["convolution", "he_normal", "shuffled"]
+
+
+def convolution(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias that keeps height and width at stride 1.
+
+    >>> convolution(3, 8)(torch.zeros(2, 3, 9, 9)).shape
+    torch.Size([2, 8, 9, 9])
+    """
+    return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
+
+
+def he_normal(model: nn.Module) -> None:
+    """Draw all convolutions' weights from a normal of variance 2 / (size² · outputs) (He 2015, fan-out); biases 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def shuffled(maps: Tensor, groups: int) -> Tensor:
+    """Deal the channels of (N, C, H, W) out over `groups` in turn, so that groups exchange them (Zhang 2018).
+
+    >>> shuffled(torch.arange(6.0).view(1, 6, 1, 1), 2).flatten().tolist()
+    [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+    """
+    dealt: Tensor = maps.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    return dealt

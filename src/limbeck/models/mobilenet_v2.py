@@ -1,0 +1,89 @@
+"""MobileNetV2 (Sandler 2018) in the form of the CIFAR-100 tables of the distillation literature."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from limbeck import checks
+from limbeck.models.layers import GlobalAverage, check_images, convolution, he_normal
+
+__all__ = ["InvertedResidual", "mobilenet_v2"]
+
+# Of each stage its runs of blocks: channels at width 1, blocks, stride of the first.  The very first does not widen.
+_STAGES = (
+    ((16, 1, 1), (24, 2, 1)),
+    ((32, 3, 2),),
+    ((64, 4, 2), (96, 3, 1)),
+    ((160, 3, 2), (320, 1, 1)),
+)
+_STEM, _LAST = 32, 1280
+
+
+class InvertedResidual(nn.Module):
+    """1×1 convolution that widens, 3×3 depthwise, 1×1 that narrows without activation; plus x where shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.widen = nn.Sequential(convolution(inputs, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU())
+        self.depthwise = nn.Sequential(
+            convolution(hidden, hidden, stride=stride, groups=hidden), nn.BatchNorm2d(hidden), nn.ReLU()
+        )
+        self.narrow = nn.Sequential(convolution(hidden, outputs, 1), nn.BatchNorm2d(outputs))
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, maps: Tensor) -> Tensor:
+        branch: Tensor = self.narrow(self.depthwise(self.widen(maps)))
+        return maps + branch if self.adds else branch
+
+
+def mobilenet_v2(
+    input_shape: Sequence[int],
+    classes: int,
+    width: float = 0.5,
+    expansion: int = 6,
+) -> nn.Sequential:
+    """Build MobileNetV2 with the strides of the CIFAR tables; by default the "half" one, T=6, of 812,836 parameters.
+
+    Inputs (N, C, H, W) of at least 16×16 pixels, logits (N, classes).  Parts: stem (stride 2), stage1 to stage4, neck
+    (1×1 convolution to 1,280 channels), pool, fc.  The second of the paper's stages has stride 1 here, and the
+    activations are ReLU, not ReLU6.
+    width: factor of all channels but the neck's, which grow with it only above 1.  expansion: T.
+    Weights start as in He 2015 (normal, fan-out), the last layer's at 0.01.
+
+    >>> mobilenet_v2((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 100])
+    """
+    checks.at_least("classes", classes, 1)
+    checks.positive("width", width)
+    checks.at_least("expansion", expansion, 1)
+    channels = check_images("mobilenet_v2", input_shape, halvings=4)
+
+    def scaled(count: int) -> int:
+        return max(1, int(count * width))
+
+    before = scaled(_STEM)
+    parts: list[tuple[str, nn.Module]] = [
+        ("stem", nn.Sequential(convolution(channels, before, stride=2), nn.BatchNorm2d(before), nn.ReLU()))
+    ]
+    for stage, runs in enumerate(_STAGES, start=1):
+        blocks = []
+        for run, (count, repeats, stride) in enumerate(runs):
+            widening = 1 if (stage, run) == (1, 0) else expansion
+            for block in range(repeats):
+                blocks.append(InvertedResidual(before, scaled(count), stride if block == 0 else 1, widening))
+                before = scaled(count)
+        parts.append((f"stage{stage}", nn.Sequential(*blocks)))
+    wide = _LAST if width <= 1 else scaled(_LAST)
+    last = nn.Linear(wide, classes)
+    parts += [
+        ("neck", nn.Sequential(convolution(before, wide, 1), nn.BatchNorm2d(wide), nn.ReLU())),
+        ("pool", GlobalAverage()),
+        ("fc", last),
+    ]
+    model = nn.Sequential(OrderedDict(parts))
+    he_normal(model)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    return model

@@ -1,0 +1,67 @@
+"""The networks of the synthetic experiment of Tang et al. (2020): tanh, residual, normalised at the end."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.models.layers import NormalisedLinear, UnitLength
+
+__all__ = ["TanhLayer", "residual_tanh"]
+
+
+class TanhLayer(nn.Module):
+    """shortcut(x) + tanh(norm(W·x)); the shortcut is the identity, or a matrix where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.norm = nn.BatchNorm1d(outputs)
+        self.tanh = nn.Tanh()
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        summed: Tensor = self.shortcut(features) + self.tanh(self.norm(self.linear(features)))
+        return summed
+
+
+def residual_tanh(
+    input_shape: int | Sequence[int],
+    classes: int,
+    hidden: Sequence[int] = (64, 64),
+    scale: float = 16.0,
+    learn_scale: bool = False,
+) -> nn.Sequential:
+    """Build residual tanh layers with batch norm, features and class weights of unit length at the end (Tang 2020).
+
+    Inputs (N, *input_shape), logits (N, classes) = scale · cosine of features and class vectors, within ±scale.
+    Parts: flatten, stage1, stage2 and so on, pool (the features of unit length), fc.
+    hidden: units of each layer; the paper has two layers and does not state their widths.
+    scale: of the logits, above 0; with `learn_scale` it is where a trained parameter starts.
+    Weights start as in Glorot 2010.
+
+    >>> model = residual_tanh(500, 50, hidden=(32, 32))
+    >>> model.fc.class_vectors.norm(dim=1).allclose(torch.ones(50))
+    True
+    """
+    checks.at_least("classes", classes, 1)
+    width = input_shape if isinstance(input_shape, int) else math.prod(input_shape)
+    if not hidden:
+        raise InputError("hidden: found none, expected the units of at least one layer, such as [64, 64]")
+    parts: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
+    for layer, units in enumerate(hidden, start=1):
+        checks.at_least("hidden", units, 1)
+        parts.append((f"stage{layer}", TanhLayer(width, units)))
+        width = units
+    parts += [
+        ("pool", UnitLength()),
+        ("fc", NormalisedLinear(width, classes, scale=scale, learn_scale=learn_scale)),
+    ]
+    model = nn.Sequential(OrderedDict(parts))
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+    return model

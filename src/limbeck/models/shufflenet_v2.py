@@ -1,0 +1,100 @@
+"""ShuffleNetV2 (Ma, Zhang, Zheng & Sun 2018) in the form of the CIFAR-100 tables of the distillation literature."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.models.layers import GlobalAverage, check_images, convolution, shuffled
+
+__all__ = ["DownUnit", "SplitUnit", "shufflenet_v2"]
+
+_STEM = 24
+_BLOCKS = (4, 8, 4)
+# Channels of the stages and of the neck by width (table 5 of the paper).
+_WIDTHS = {
+    0.5: (48, 96, 192, 1024),
+    1.0: (116, 232, 464, 1024),
+    1.5: (176, 352, 704, 1024),
+    2.0: (244, 488, 976, 2048),
+}
+
+
+def _branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """1×1, 3×3 depthwise, 1×1 convolution; the depthwise one is not activated."""
+    return nn.Sequential(
+        convolution(inputs, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        convolution(outputs, outputs, stride=stride, groups=outputs),
+        nn.BatchNorm2d(outputs),
+        convolution(outputs, outputs, 1),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class SplitUnit(nn.Module):
+    """Half of the channels pass, the others go through the branch; then the halves are shuffled."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = _branch(channels // 2, channels // 2, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        passed, changed = maps.chunk(2, dim=1)
+        return shuffled(torch.cat([passed, self.branch(changed)], dim=1), 2)
+
+
+class DownUnit(nn.Module):
+    """All channels go through both branches, each at stride 2 and each giving half of the outputs."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.side = nn.Sequential(
+            convolution(inputs, inputs, stride=2, groups=inputs),
+            nn.BatchNorm2d(inputs),
+            convolution(inputs, half, 1),
+            nn.BatchNorm2d(half),
+            nn.ReLU(),
+        )
+        self.branch = _branch(inputs, half, 2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return shuffled(torch.cat([self.side(maps), self.branch(maps)], dim=1), 2)
+
+
+def shufflenet_v2(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Sequential:
+    """Build ShuffleNetV2 with a 1×1 stem at the images' size; 1,355,528 parameters at width 1 for 100 classes.
+
+    Inputs (N, C, H, W) of at least 8×8 pixels, logits (N, classes).  Parts: stem, stage1, stage2, stage3, neck, pool,
+    fc; each stage begins with stride 2.
+    width: 0.5, 1, 1.5 or 2.
+
+    >>> shufflenet_v2((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 100])
+    """
+    checks.at_least("classes", classes, 1)
+    checks.positive("width", width)
+    if width not in _WIDTHS:
+        raise InputError(f"width: found {width!r}, expected one of: {', '.join(f'{key:g}' for key in _WIDTHS)}")
+    channels = check_images("shufflenet_v2", input_shape, halvings=3)
+    *widths, last = _WIDTHS[width]
+    parts: list[tuple[str, nn.Module]] = [
+        ("stem", nn.Sequential(convolution(channels, _STEM, 1), nn.BatchNorm2d(_STEM), nn.ReLU()))
+    ]
+    before = _STEM
+    for stage, (count, outputs) in enumerate(zip(_BLOCKS, widths, strict=True), start=1):
+        units = [DownUnit(before, outputs), *(SplitUnit(outputs) for _ in range(count - 1))]
+        parts.append((f"stage{stage}", nn.Sequential(*units)))
+        before = outputs
+    parts += [
+        ("neck", nn.Sequential(convolution(before, last, 1), nn.BatchNorm2d(last), nn.ReLU())),
+        ("pool", GlobalAverage()),
+        ("fc", nn.Linear(last, classes)),
+    ]
+    return nn.Sequential(OrderedDict(parts))

@@ -1,0 +1,65 @@
+"""VGG networks in the form that small images are classified with: no hidden fully connected layers."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.models.layers import GlobalAverage, check_images, he_normal
+
+__all__ = ["vgg"]
+
+# Convolutions of the stem and of each stage.
+_CONVOLUTIONS = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+_LARGE = 64  # pixels, from which on the last stage halves its maps too
+
+
+def vgg(
+    input_shape: Sequence[int],
+    classes: int,
+    depth: int = 8,
+    widths: Sequence[int] = (64, 128, 256, 512, 512),
+    batch_norm: bool = True,
+) -> nn.Sequential:
+    """Build a VGG network (Simonyan & Zisserman 2015) that ends in one linear layer on the pooled last maps.
+
+    Inputs (N, C, H, W) of at least 8×8 pixels, logits (N, classes).  Parts: stem, stage1 to stage4, pool, fc.
+    Stages 1, 2 and 3 begin with 2×2 max-pooling; stage 4 does so for images of 64 pixels and more.
+    depth: 8, 11, 13, 16 or 19; the 3×3 convolutions, and three.  widths: channels of the stem and of each stage.
+    batch_norm: after every convolution.  Weights start as in He 2015 (normal, fan-out), the last layer's at 0.01.
+
+    >>> sum(p.numel() for p in vgg((3, 32, 32), 100, depth=8).parameters())
+    3965028
+    """
+    checks.at_least("classes", classes, 1)
+    if depth not in _CONVOLUTIONS or isinstance(depth, bool):
+        raise InputError(f"depth: found {checks.shown(depth)}, expected one of: {', '.join(map(str, _CONVOLUTIONS))}")
+    if len(widths) != 5:
+        raise InputError(f"widths: found {len(widths)}, expected 5: of the stem and of each stage")
+    for width in widths:
+        checks.at_least("widths", width, 1)
+    channels = check_images("vgg", input_shape, halvings=3)
+    pooled = (1, 2, 3, 4) if min(input_shape[1:]) >= _LARGE else (1, 2, 3)
+    parts: list[tuple[str, nn.Module]] = []
+    for stage, (count, width) in enumerate(zip(_CONVOLUTIONS[depth], widths, strict=True)):
+        layers: list[nn.Module] = [nn.MaxPool2d(2)] if stage in pooled else []
+        for _ in range(count):
+            layers.append(nn.Conv2d(channels, width, 3, padding=1))
+            layers += [nn.BatchNorm2d(width), nn.ReLU()] if batch_norm else [nn.ReLU()]
+            channels = width
+        parts.append((f"stage{stage}" if stage else "stem", nn.Sequential(*layers)))
+    last = nn.Linear(channels, classes)
+    parts += [("pool", GlobalAverage()), ("fc", last)]
+    model = nn.Sequential(OrderedDict(parts))
+    he_normal(model)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    return model

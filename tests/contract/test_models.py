@@ -1,0 +1,162 @@
+"""What every network promises, found by walking `limbeck.models`: a new family is tested by being there."""
+
+import inspect
+import typing
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from limbeck import models
+from limbeck.errors import InputError, ModelError
+from limbeck.outputs import run_model
+from limbeck.teachers.model import ModelTeacher, state_digest
+
+IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh"})
+STAGED = sorted(set(models.names()) - {"mlp", "cnn"})
+every_model = pytest.mark.parametrize("name", models.names())
+every_image_model = pytest.mark.parametrize("name", IMAGES)
+
+
+def built(name, shape=(3, 16, 16), classes=5, seed=1, **keys):
+    torch.manual_seed(seed)
+    return models.builder(name)(shape, classes, **keys)
+
+
+def images(count=4, shape=(3, 16, 16)):
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(2))
+
+
+def test_the_walk_finds_the_families():
+    assert {"mlp", "cnn", "resnet", "wrn", "vgg", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2"} <= set(
+        models.names()
+    )
+    assert "layers" not in models.names()
+    assert models.names() == sorted(models.names())
+    assert set(models.names()) == set(models.__all__) - {"builder", "names"}
+    with pytest.raises(ModelError, match="did you mean 'resnet'"):
+        models.builder("resnets")
+
+
+@every_model
+def test_a_recipe_can_name_every_key(name):
+    builder = models.builder(name)
+    types = typing.get_type_hints(builder)
+    first, second, *keys = inspect.signature(builder).parameters.values()
+    assert (first.name, second.name) == ("input_shape", "classes")
+    assert issubclass(types["return"], nn.Module)
+    for key in keys:
+        assert key.default is not inspect.Parameter.empty
+        assert f"{key.name}:" in inspect.getdoc(builder) or f"`{key.name}`" in inspect.getdoc(builder), key.name
+
+
+@every_model
+def test_all_weights_learn(name):
+    model = built(name)
+    logits = model(images())
+    assert logits.shape == (4, 5)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
+    for path, parameter in model.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), path
+        assert parameter.grad.any(), path
+
+
+@every_model
+def test_weights_follow_the_frameworks_generator(name):
+    digest = state_digest(built(name))
+    assert state_digest(built(name)) == digest != state_digest(built(name, seed=2))
+
+
+@every_model
+def test_an_answer_does_not_depend_on_the_rest_of_the_batch(name):
+    model = built(name).double()
+    for _ in range(2):
+        model(images(16).double())  # running statistics that are not the initial ones
+    model.eval()
+    inputs = images().double()
+    with torch.no_grad():
+        whole = model(inputs)
+        parts = torch.cat([model(part) for part in inputs.split([1, 3])])
+    torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
+
+
+@every_model
+def test_saved_and_loaded_it_answers_the_same(name):
+    model, other = built(name), built(name, seed=2)
+    model(images(16))
+    other.load_state_dict(load(save({key: value.contiguous() for key, value in model.state_dict().items()})))
+    assert torch.equal(other.eval()(images()), model.eval()(images()))
+
+
+@every_model
+def test_a_fingerprint_tells_architectures_apart_and_not_processes(name):
+    assert ModelTeacher(built(name)).fingerprint() == ModelTeacher(built(name)).fingerprint()
+    assert " at 0x" not in repr(built(name))
+
+
+@every_model
+def test_bf16_answers_are_near_the_full_ones(name):
+    model = built(name).eval()
+    with torch.no_grad():
+        full = model(images())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = model(images())
+    scale = float(full.abs().max())
+    assert float((half.float() - full).abs().max()) < 0.1 * scale
+
+
+@every_model
+def test_every_module_can_be_tapped(name):
+    model = built(name)
+    paths = {path: path for path, _ in model.named_modules() if path}
+    outputs = run_model(model, images(), paths)
+    assert set(outputs.features) == set(paths)
+
+
+@every_image_model
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 32), (4, 19, 33)])
+def test_images_of_any_sensible_size_are_taken(name, shape):
+    assert built(name, shape).eval()(images(2, shape)).shape == (2, 5)
+
+
+@every_image_model
+def test_channels_last_answers_are_the_same(name):
+    model = built(name).double().eval()
+    inputs = images().double()
+    with torch.no_grad():
+        expected = model(inputs)
+        found = model.to(memory_format=torch.channels_last)(inputs.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@every_image_model
+def test_what_is_no_image_and_what_is_too_small_is_refused_in_one_line(name):
+    for shape in ((12,), (3, 16, 16, 16), (3, 1, 1), (3, 1, 32)):
+        with pytest.raises(ModelError, match=r"kind: |channels: ") as caught:
+            built(name, shape)
+        assert "\n" not in str(caught.value)
+
+
+@every_model
+def test_no_classes_are_refused(name):
+    for classes in (0, -1):
+        with pytest.raises(InputError, match="classes: found"):
+            built(name, classes=classes)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_parts_bear_the_documented_names(name):
+    names = [path for path, _ in built(name).named_children()]
+    assert names[0] in ("stem", "flatten")
+    stages = [path for path in names if path.startswith("stage")]
+    assert stages == [f"stage{number}" for number in range(1, len(stages) + 1)]
+    assert names[1 : len(stages) + 1] == stages
+    rest = names[len(stages) + 1 :]
+    assert rest in (["pool", "fc"], ["neck", "pool", "fc"])
+    taps = {path: path for path in names}
+    features = run_model(built(name), images(), taps).features
+    assert features["pool"].dim() == 2
+    model = built(name)
+    assert isinstance(model.fc, nn.Linear)
+    assert features["pool"].shape == (4, model.fc.in_features)
