@@ -440,6 +440,19 @@ def test_a_terminated_process_ends_with_143(tmp_path, uninterrupted):
     assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
 
 
+def test_a_second_process_on_a_bare_folder_is_refused_until_the_first_is_gone(tmp_path, uninterrupted):
+    child = forked(lambda: run(tmp_path, act=once(5, lambda: time.sleep(60))))
+    try:
+        while checkpoints.newest(tmp_path / "checkpoints") is None:
+            time.sleep(0.005)
+        with pytest.raises(RunError, match=r"^run folder: '.*' is in use by another training; wait for it, or name"):
+            run(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        assert end_of(child) == -signal.SIGKILL
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
 @pytest.fixture(scope="module")
 def recipe_and_parts():
     recipe = Recipe.parse(

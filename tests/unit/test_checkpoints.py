@@ -18,6 +18,7 @@ from limbeck import methods
 from limbeck.data import TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError
+from limbeck.runs import exclusive
 from limbeck.teachers.model import state_digest
 from limbeck.training import checkpoints as kept
 from limbeck.training import fit, load_weights, save_weights
@@ -470,6 +471,64 @@ def test_damaged_weights_of_a_finished_training_are_named(tmp_path, damage):
 def test_a_result_of_before_the_checksum_is_read(tmp_path):
     first = train(tmp_path)
     ended = json.loads((tmp_path / "result.json").read_text())
-    del ended["weights_sha256"]
+    del ended["weights_sha256"], ended["sha256"]
     (tmp_path / "result.json").write_text(json.dumps(ended))
     assert state_digest(train(tmp_path).student) == state_digest(first.student)
+
+
+def test_no_bit_of_a_result_can_flip_unnoticed(tmp_path):
+    kept.write_sealed(tmp_path / "result.json", {"history": [{"errors": 12, "nll": 0.25}], "none": None, "é": [1e-9]})
+    content, path = kept.read_sealed(tmp_path / "result.json"), tmp_path / "flipped.json"
+    whole = (tmp_path / "result.json").read_bytes()
+    lines = []
+    for bit in range(8 * len(whole)):
+        path.write_bytes(whole)
+        flip(path, bit)
+        try:
+            found = kept.read_sealed(path)
+        except CheckpointError as error:
+            lines.append(str(error))
+        else:  # a space that became another, or the name of the checksum's own key
+            assert {name: value for name, value in found.items() if len(name) != len("sha256")} == content
+    assert len(lines) > 0.9 * 8 * len(whole)
+    assert all(line.startswith(f"'{path}' is damaged (") for line in lines)
+
+
+def test_a_result_that_says_something_else_is_refused(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "result.json"
+    text = path.read_text()
+    path.write_text(text.replace('"errors": ', '"errors": 1', 1))
+    assert path.read_text() != text
+    with pytest.raises(CheckpointError, match=r"result\.json' is damaged \(wrong checksum\); delete it to start again"):
+        train(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------- one at a time
+
+
+def test_a_folder_belongs_to_one_training_at_a_time(tmp_path):
+    lines = []
+
+    def intrude(progress):
+        if not lines:
+            before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+            with pytest.raises(RunError) as caught:
+                train(tmp_path)
+            lines.append(str(caught.value))
+            assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+    first = train(tmp_path, watch=intrude)
+    assert lines == [
+        f"run folder: '{tmp_path}' is in use by another training; wait for it, or name another folder",
+    ]
+    assert state_digest(train(tmp_path).student) == state_digest(first.student)
+
+
+def test_a_training_that_has_ended_may_be_read_while_it_is_held(tmp_path):
+    first = train(tmp_path)
+    with exclusive(tmp_path / ".training.lock", wait=False, busy="busy"):
+        assert state_digest(train(tmp_path).student) == state_digest(first.student)
+        (tmp_path / "result.json").unlink()
+        with pytest.raises(RunError, match="is in use by another training"):
+            train(tmp_path)

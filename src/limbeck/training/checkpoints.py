@@ -23,11 +23,13 @@ __all__ = [
     "optimiser_tensors",
     "read",
     "read_json",
+    "read_sealed",
     "remove",
     "restore_optimiser",
     "save_weights",
     "write",
     "write_json",
+    "write_sealed",
     "write_text",
 ]
 
@@ -150,6 +152,29 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); delete it to start again") from None
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself, as the key "sha256": aside, then renamed."""
+    write_json(path, {**content, "sha256": _seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed` wrote, without its checksum; CheckpointError when it is damaged.
+
+    A file of an older version has no checksum, and is read as it is.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' is damaged (it holds no keys); delete it to start again")
+    seal = content.pop("sha256", None)
+    if seal is not None and seal != _seal(content):
+        raise CheckpointError(f"'{path}' is damaged (wrong checksum); delete it to start again")
+    return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def remove(folder: Path) -> None:

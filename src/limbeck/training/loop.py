@@ -15,7 +15,7 @@ from limbeck.training.ledger import Ledger
 from limbeck.training.optimisers import WeightAverage, constrain_norms, learning_rate, optimiser
 from limbeck.training.progress import Observer, Progress, ignore
 from limbeck.training.settings import Training
-from limbeck.training.state import Result, Run, identity
+from limbeck.training.state import Result, Run, held, identity
 
 __all__ = ["fit"]
 
@@ -37,7 +37,8 @@ def fit(
     training: the settings, or give them by name (`epochs=30, learning_rate=0.05`).
     seed: of the order, the augmentation and dropout; the same seed gives the same weights, bit for bit on the CPU.
     folder: where to keep checkpoints, metrics.jsonl and the student's weights.  A folder that already holds a part of
-        the same training is gone on with, and a finished one is read; another training there raises RunError.
+        the same training is gone on with, and a finished one is read; another training there raises RunError, and
+        so does one that goes on there at this moment.
     watch: called with `Progress` every few steps and at each epoch's end.
 
     Raises NonFiniteLossError when a term becomes NaN or infinite, Interrupted after a signal when a folder was given,
@@ -71,7 +72,12 @@ def fit(
     teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
     ledger, stopped = Ledger(), False
 
-    with seeded(seed, rank), signals(folder is not None) as signal, unwrapped(distiller):
+    with (
+        seeded(seed, rank),
+        signals(folder is not None) as signal,
+        unwrapped(distiller),
+        held(folder, accelerator),
+    ):
         distiller.build(next(loader.epoch(0)).to(accelerator.device), classes=train_set.classes)
         raw_optimizer = optimiser(distiller.parameters(), training)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError
+from limbeck.runs import exclusive
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
 from limbeck.training.ledger import Ledger
@@ -25,7 +26,9 @@ from limbeck.training.settings import Training
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Result", "Run", "checked_history", "identity"]
+__all__ = ["Result", "Run", "checked_history", "held", "identity"]
+
+_ENDED = "result.json"
 
 
 @dataclass
@@ -75,6 +78,27 @@ def identity(
         "objective": {name: repr(term) for name, term in distiller.objective.terms.items()},
         "student": initial,
     }
+
+
+@contextmanager
+def held(folder: str | Path | None, accelerator: "Accelerator") -> Iterator[None]:
+    """Make a training's folder and hold it for the scope; RunError when another process trains in it.
+
+    A training that has ended is only read, which any number of processes may do.
+    """
+    if folder is None or not accelerator.is_main_process or (Path(folder) / _ENDED).is_file():
+        yield
+        return
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"run folder: cannot make '{path}' ({error.strerror}); name a folder that can be written"
+        ) from None
+    busy = f"run folder: '{path}' is in use by another training; wait for it, or name another folder"
+    with exclusive(path / ".training.lock", wait=False, busy=busy):
+        yield
 
 
 class Run:
@@ -162,13 +186,7 @@ class Run:
         self._identity = json.loads(json.dumps(wanted))
         if self.folder is None:
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(
-                f"run folder: cannot make '{self.folder}' ({error.strerror}); name a folder that can be written"
-            ) from None
-        ended = self.folder / "result.json"
+        ended = self.folder / _ENDED
         if ended.is_file():
             self._read_result(ended)
             return
@@ -279,7 +297,7 @@ class Run:
                     "history": self.history,
                     "weights_sha256": checkpoints.digest(weights),
                 }
-                checkpoints.write_json(self.folder / "result.json", ended)
+                checkpoints.write_sealed(self.folder / _ENDED, ended)
             checkpoints.remove(self.folder / "checkpoints")
         if self.folder is not None:
             self.accelerator.wait_for_everyone()
@@ -301,7 +319,7 @@ class Run:
             ) from None
 
     def _read_result(self, path: Path) -> None:
-        ended = checkpoints.read_json(path)
+        ended = checkpoints.read_sealed(path)
         weights = path.with_name("student.safetensors")
         try:
             self._compare(ended["identity"], path)
