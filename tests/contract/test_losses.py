@@ -13,7 +13,18 @@ CLASSES = 5
 
 NO_LOSSES = {"Dense", "Divergence", "Reduction", "SoftTarget"}
 """Types."""
-HELPERS = {"divergence", "jensen_shannon", "kd_weights", "reduce", "skewed", "smooth_labels", "soften", "uniform"}
+HELPERS = {
+    "correlation",
+    "divergence",
+    "jensen_shannon",
+    "kd_weights",
+    "reduce",
+    "skewed",
+    "smooth_labels",
+    "soften",
+    "standardise",
+    "uniform",
+}
 """Functions that make targets, divergences, weights or reductions: no loss out."""
 
 

@@ -5,6 +5,8 @@ computed in float32, float32 and float64 stay what they are; the mean is over ex
 what the teacher says is a constant, so no gradient flows into it.
 """
 
+from limbeck.losses.correlation import dist, inter_class, intra_class
+from limbeck.losses.decoupled import dkd
 from limbeck.losses.distillation import (
     cross_entropy,
     js,
@@ -22,11 +24,13 @@ from limbeck.losses.divergences import (
     REVERSE_KL,
     TOTAL_VARIATION,
     Divergence,
+    correlation,
     divergence,
     jensen_shannon,
     skewed,
 )
 from limbeck.losses.reduction import Reduction, reduce
+from limbeck.losses.standardisation import standardise
 from limbeck.losses.targets import Dense, SoftTarget, smooth_labels, soften, uniform
 from limbeck.losses.weights import kd_weights
 
@@ -39,8 +43,13 @@ __all__ = [
     "Divergence",
     "Reduction",
     "SoftTarget",
+    "correlation",
     "cross_entropy",
+    "dist",
     "divergence",
+    "dkd",
+    "inter_class",
+    "intra_class",
     "jensen_shannon",
     "js",
     "kd",
@@ -54,6 +63,7 @@ __all__ = [
     "smooth_labels",
     "soft_cross_entropy",
     "soften",
+    "standardise",
     "total_variation",
     "uniform",
 ]

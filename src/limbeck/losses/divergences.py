@@ -1,12 +1,12 @@
 """Divergences between a target and the student: one loss per example, and the factor each declares for temperature.
 
 Softening by T shrinks the gradient with respect to the logits: that of KL, cross-entropy, reverse KL, Jensen-Shannon
-and skewed KL as 1/T², that of total variation as 1/T.  The factor that a divergence declares undoes it, which keeps the
-balance with the hard labels when T changes (Hinton, Vinyals & Dean 2015, section 2).
+and skewed KL as 1/T², that of total variation as 1/T, that of a correlation not at all.  The factor that a divergence
+declares undoes it, which keeps the balance with the hard labels when T changes (Hinton, Vinyals & Dean 2015, section
+2).
 """
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.errors import InputError, one_of
+from limbeck.losses.correlation import row_loss
+from limbeck.losses.logspace import log_mixture, mean_difference
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.targets import SoftTarget
 
@@ -26,6 +28,7 @@ __all__ = [
     "REVERSE_KL",
     "TOTAL_VARIATION",
     "Divergence",
+    "correlation",
     "divergence",
     "jensen_shannon",
     "kinds",
@@ -67,8 +70,8 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
     def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
         log_q = _student_log_probs(student_logits, target, temperature)
         log_p = target.log_probs
-        log_m = _log_mixture(beta, log_p, log_q)
-        return beta * _mean_difference(log_p, log_p, log_m) + (1.0 - beta) * _mean_difference(log_q, log_q, log_m)
+        log_m = log_mixture(beta, log_p, log_q)
+        return beta * mean_difference(log_p, log_p, log_m) + (1.0 - beta) * mean_difference(log_q, log_q, log_m)
 
     return Divergence(f"js(beta={beta!r})", per_example, _square)
 
@@ -89,9 +92,27 @@ def skewed(skew: float = 0.1) -> Divergence:
     def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
         log_q = _student_log_probs(student_logits, target, temperature)
         log_p = target.log_probs
-        return _mean_difference(log_p, log_p, _log_mixture(skew, log_p, log_q))
+        return mean_difference(log_p, log_p, log_mixture(skew, log_p, log_q))
 
     return Divergence(f"skewed_kl(skew={skew!r})", per_example, _square)
+
+
+def correlation(tau_squared: bool = False) -> Divergence:
+    """Make 1 - Pearson's correlation of p̃ and q̃ over the classes, the inter-class part of DIST (Huang et al. 2022).
+
+    tau_squared: declare the factor T² that the paper's published code multiplies with, instead of 1.
+    A distribution that is the same for all classes correlates with nothing: 0, without gradient.
+
+    >>> from limbeck.losses import soften
+    >>> correlation().per_example(torch.tensor([0.0, 5.0]), soften(torch.tensor([1.0, 2.0])), 1.0).round()
+    tensor(0.)
+    """
+
+    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+        return row_loss(_student_log_probs(student_logits, target, temperature), target.log_probs)
+
+    name = f"correlation(tau_squared={tau_squared!r})"
+    return Divergence(name, per_example, _square if tau_squared else _constant)
 
 
 def divergence(kind: str, **parameters: Any) -> Divergence:
@@ -124,24 +145,6 @@ def _student_log_probs(student_logits: Tensor, target: SoftTarget, temperature: 
     return F.log_softmax(compute_dtype(student_logits) / temperature, dim=-1)
 
 
-def _mean_difference(log_weights: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    """Return Σ w·(log a - log b) over the classes with a weight w above 0; the others have no gradient either."""
-    weights = log_weights.exp()
-    present = weights > 0
-    difference = torch.where(present, log_a, 0.0) - torch.where(present, log_b, 0.0)
-    return (weights * difference).sum(-1)
-
-
-def _log_mixture(share: float, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return log(share·p + (1-share)·q), with -inf and no gradient where both are 0."""
-    absent = torch.isneginf(log_p) & torch.isneginf(log_q)
-    log_share = math.log(share) if share > 0 else -math.inf
-    mixed = torch.logaddexp(
-        torch.where(absent, 0.0, log_p) + log_share, torch.where(absent, 0.0, log_q) + math.log1p(-share)
-    )
-    return torch.where(absent, -math.inf, mixed)
-
-
 def _kl(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
     log_q = _student_log_probs(student_logits, target, temperature)
     log_p = target.log_probs
@@ -157,7 +160,7 @@ def _cross_entropy(student_logits: Tensor, target: SoftTarget, temperature: floa
 
 def _reverse_kl(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
     log_q = _student_log_probs(student_logits, target, temperature)
-    return _mean_difference(log_q, log_q, target.log_probs)
+    return mean_difference(log_q, log_q, target.log_probs)
 
 
 def _total_variation(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
@@ -171,6 +174,10 @@ def _square(temperature: float) -> float:
 
 def _linear(temperature: float) -> float:
     return temperature
+
+
+def _constant(_: float) -> float:
+    return 1.0
 
 
 def _open_unit_interval(name: str, value: float, reason: str) -> None:
@@ -198,4 +205,5 @@ _KINDS: Mapping[str, Callable[..., Divergence]] = {
     "js": jensen_shannon,
     "skewed_kl": skewed,
     "total_variation": lambda: TOTAL_VARIATION,
+    "correlation": correlation,
 }

@@ -1,0 +1,35 @@
+"""Logits without their scale, so that the student is not asked to reach the teacher's (Sun et al. 2024)."""
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.losses.reduction import compute_dtype
+
+__all__ = ["standardise"]
+
+
+def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
+    """Compute the z-score (z_i - mean z)/(σ(z) + eps) of each example over its classes (Sun et al. 2024).
+
+    logits: (..., K).  σ: the standard deviation over the K classes (divided by K, as in the paper; its published code
+    divides by K-1, which is the same as a temperature higher by √(K/(K-1))).  A class at -inf stays there and counts in
+    neither mean nor σ.  Logits that are all the same, up to rounding, become 0 and keep the gradient of z - mean z.
+    Half precision is computed in float32.
+
+    >>> standardise(torch.tensor([[1.0, 3.0], [100.0, 300.0], [5.0, 5.0]])).round()
+    tensor([[-1.,  1.],
+            [-1.,  1.],
+            [ 0.,  0.]])
+    """
+    checks.positive("eps", eps)
+    logits = compute_dtype(logits)
+    present = ~torch.isneginf(logits)
+    count = present.sum(-1, keepdim=True).clamp_min(1)
+    known = torch.where(present, logits, 0.0)
+    centred = torch.where(present, known - known.sum(-1, keepdim=True) / count, 0.0)
+    variance = (centred * centred).sum(-1, keepdim=True) / count
+    rounding = 8 * torch.finfo(logits.dtype).eps * known.detach().abs().sum(-1, keepdim=True) / count
+    flat = variance <= rounding * rounding
+    deviation = torch.where(flat, 1.0, variance).sqrt() + eps
+    return torch.where(present, torch.where(flat, centred, centred / deviation), -torch.inf)
