@@ -261,7 +261,9 @@ def made_by(name: str, **arguments: Any) -> dict[str, Any]:
 
 UNKNOWN_KEYS = [
     recipe_case("top-misspelt", {"metod": {}}, "metod: there is no such key", "did you mean 'method'?"),
-    recipe_case("top-unknown", {"zzz": 1}, "zzz: there is no such key", "one of: data, expect, method, name"),
+    recipe_case(
+        "top-unknown", {"zzz": 1}, "zzz: there is no such key", "one of: alone_budget, data, expect, method, name"
+    ),
     recipe_case("data-misspelt", {"data.test_shar": 0.2}, "data.test_shar:", "did you mean 'test_share'?"),
     recipe_case("transfer-misspelt", {"data.transfer.fractoin": 0.5}, "data.transfer.fractoin:", "'fraction'?"),
     recipe_case("teacher-misspelt", {"teacher.modle": {}}, "teacher.modle:", "did you mean 'model'?"),
@@ -305,7 +307,7 @@ UNKNOWN_KEYS = [
         "did you mean 'arguments'?",
         own_models,
     ),
-    recipe_case("key-of-two-lines", {"a\nb": 1}, "a b: there is no such key", "one of: data"),
+    recipe_case("key-of-two-lines", {"a\nb": 1}, "a b: there is no such key", "one of: alone_budget, data"),
 ]
 
 TYPES = [
@@ -420,7 +422,10 @@ VALUES = [
     recipe_case("name-empty", {"name": ""}, "name: found ''", "1 to 100 letters"),
     recipe_case("search-empty", {"search": {"training.learning_rate": []}}, "search.training.learning_rate:", "a list"),
     recipe_case(
-        "search-elsewhere", {"search": {"data.seed": [1, 2]}}, "search.data.seed:", "a key of training or method"
+        "search-elsewhere",
+        {"search": {"data.seed": [1, 2]}},
+        "search.data.seed:",
+        "a key of training, method or scheme",
     ),
     recipe_case(
         "search-no-list", {"search": {"training.epochs": 3}}, "search.training.epochs: found 3", "expected a list"

@@ -18,7 +18,7 @@ from limbeck import runs
 from limbeck.config import load_recipe
 from limbeck.recipes import names
 from limbeck.runs import RunFolder
-from limbeck.schemes import offline
+from limbeck.schemes import distilling
 
 VERBS = ("demo", "recipes", "check", "distill", "evaluate", "compare", "report", "reproduce", "env")
 TRAINED = ("alone-0", "alone-1", "distilled-0", "distilled-1")
@@ -328,7 +328,7 @@ def test_an_interruption_between_trainings_ends_alike(limbeck, recipe, monkeypat
     def interrupt(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(offline, "evaluate", interrupt)
+    monkeypatch.setattr(distilling, "evaluate", interrupt)
     answer = limbeck("distill", recipe, "--quiet")
     folder = only_run(tmp_path / "runs").relative_to(tmp_path)
     assert (answer.code, answer.out) == (130, "")

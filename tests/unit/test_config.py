@@ -384,7 +384,7 @@ def test_candidates_are_the_grid_of_the_search_in_its_order():
     ("search", "said"),
     [
         ({"training.learning_rate": []}, "search.training.learning_rate: found no values"),
-        ({"data.seed": [1]}, "search.data.seed: expected a key of training or method"),
+        ({"data.seed": [1]}, "search.data.seed: expected a key of training, method or scheme"),
         ({"training.rate": [1]}, "search.training.rate: there is no such key"),
         ({"training.": [1]}, "search.training.: there is no such key"),
         ({"method.alpha": [0.1, 3.0]}, "search.method.alpha: found 3.0, expected a number in [0, 1]"),

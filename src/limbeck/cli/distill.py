@@ -1,4 +1,4 @@
-"""limbeck distill: teacher, student alone and student distilled, and the table of the three."""
+"""limbeck distill: teacher, student alone and what the recipe's scheme trains, and the table of them."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ def distill(
     page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
-    """Train the teacher (or reuse it), the student alone and the student distilled; print the three."""
+    """Train the teacher (or reuse it), the student alone and the student distilled; print them side by side."""
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.runs import RunFolder
@@ -99,24 +99,24 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
 
 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
-    """Print the three models side by side, and the share of the gap that was closed."""
+    """Print the models side by side, and the share of the gap that was closed."""
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
     rows = []
-    for role, name, model in (
-        ("teacher", "teacher", "teacher"),
-        ("alone", "student alone", "student"),
-        ("distilled", "student distilled", "student"),
-    ):
+    for role, found in outcome.roles.items():
         errors, accuracy = outcome.errors(role), outcome.accuracy(role)
         if role == "teacher" and recipe.teacher.seed is not None:
             errors = type(errors)(errors.mean, None, 1)
             accuracy = type(accuracy)(accuracy.mean, None, 1)
-        rows.append([name, f"{outcome.parameters[model]:,}", interval(errors), percent(accuracy)])
+        compute = "" if found.relative is None else f"{found.relative:.2f}"
+        rows.append([found.label, f"{found.parameters:,}", compute, interval(errors), percent(accuracy)])
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     console = data_console()
     title = f"{recipe.name}: {examples:,} test examples, {over}"
-    console.print(table(title, ["model", "parameters", "test errors", "accuracy"], rows))
+    console.print(table(title, ["model", "parameters", "compute", "test errors", "accuracy"], rows))
+    console.print("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
+    for note in outcome.notes:
+        console.print(note, markup=False)
     gap = outcome.gap_closed()
     if gap is None:
         console.print("The student alone is not worse than the teacher: there is no gap to close.")

@@ -70,14 +70,14 @@ def evaluate(
 def _figures_table(found: "RunAssessment") -> None:
     rows = []
     for title, name, pattern in _FIGURES:
-        cells = [found.figure(role, name) for role in ("teacher", "alone", "distilled")]
+        cells = [found.figure(role, name) for role in found.labels]
         if any(cell is not None for cell in cells):
             change = _change(found.advantage(name), pattern)
             rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
     seeds = len(found.paired)
     over = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval over seeds"
     title = f"{found.name}: {found.test['examples']:,} test examples; {over}"
-    columns = ["on the test set", "teacher", "student alone", "student distilled", "distilled - alone"]
+    columns = ["on the test set", *found.labels.values(), "distilled - alone"]
     data_console().print(table(title, columns, rows))
 
 

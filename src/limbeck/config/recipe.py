@@ -1,37 +1,29 @@
-"""The recipe: data, teacher, student, method and training of one distillation."""
+"""The recipe: data, teacher, student, method, scheme and training of one distillation."""
 
-import hashlib
-import importlib
-import inspect
 import math
-import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
 
-from limbeck import data, methods, models
+from limbeck import checks, data, methods, plans
 from limbeck.checks import shown
+from limbeck.config.networks import ModelSpec, path_of, read_model
 from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
 from limbeck.data import Splits, Transfer
-from limbeck.data.content import check_fits
-from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, one_of
+from limbeck.errors import DataError, InputError, RecipeError, one_of
 from limbeck.objective import Objective
-from limbeck.training import Training, load_weights
+from limbeck.plans import Scheme
+from limbeck.training import Training
 from limbeck.training.trackers import check_trackers
 
-__all__ = ["ModelSpec", "Recipe", "TeacherSpec", "load_recipe"]
+__all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe"]
 
-_LONGEST_NAME, _LONGEST_PATH = 255, 2000
-_FROM_DATA = frozenset({"input_shape", "classes"})
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
 
@@ -63,9 +55,11 @@ class _RecipeKeys(BaseModel):
     name: str
     summary: str = ""
     data: dict[str, Any]
-    teacher: _TeacherKeys
+    teacher: _TeacherKeys | None = None
     student: _StudentKeys
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "kd"})
+    scheme: dict[str, Any] = Field(default_factory=lambda: {"name": "offline"})
+    alone_budget: Any = False
     training: dict[str, Any] = Field(default_factory=dict)
     validation: float | int = 0.1
     search: dict[str, list[Any]] = Field(default_factory=dict)
@@ -73,79 +67,6 @@ class _RecipeKeys(BaseModel):
     seeds: list[int] = Field(default_factory=lambda: [0])
     trackers: list[str] = Field(default_factory=list)
     expect: _ExpectKeys = Field(default_factory=_ExpectKeys)
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model as a recipe names it: a kind with its keys, or a factory with arguments; and perhaps its weights.
-
-    folder: where the factory's module is looked for first.  base: the folder that the checkpoint's path is of.
-    """
-
-    where: str
-    section: Section | None = None
-    factory: str | None = None
-    folder: Path = Path()
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: str | None = None
-    base: Path = Path()
-
-    def build(self, input_shape: Sequence[int], classes: int) -> nn.Module:
-        """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named."""
-        given = {"input_shape": tuple(input_shape), "classes": classes}
-        model = self._from_factory(given) if self.section is None else self._from_kind(self.section, given)
-        if self.checkpoint is not None:
-            try:
-                load_weights(model, self.base / self.checkpoint)
-            except LimbeckError as error:
-                raise type(error)(f"{self.where}.{error}") from None
-        return model
-
-    def keys(self) -> dict[str, Any]:
-        """Return the model as a recipe writes it, defaults included."""
-        if self.section is None:
-            keys = {"factory": self.factory, "folder": str(self.folder.resolve()), "arguments": dict(self.arguments)}
-        else:
-            keys = {"kind": self.section.function.__name__, **self.section.values}
-        return keys | ({} if self.checkpoint is None else {"checkpoint": str((self.base / self.checkpoint).resolve())})
-
-    def code(self) -> str | None:
-        """Return the digest of the file that a factory is written in, where it is written in one; None for a kind."""
-        if self.factory is None:
-            return None
-        module = inspect.getmodule(_import_factory(self.factory, self.where, self.folder))
-        path = Path(getattr(module, "__file__", None) or "")
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-    def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
-        try:
-            with torch.device("meta"):  # of shapes alone, to know the size before memory is asked for
-                size = sum(each.numel() * each.element_size() for each in section.build(**given).parameters())
-            check_fits(f"{self.where}: the model", size)
-            model: nn.Module = section.build(**given)
-        except DataError as error:
-            raise ModelError(str(error)) from None
-        except ModelError as error:
-            raise ModelError(f"{self.where}.{error}") from None
-        except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
-            raise ModelError(f"{self.where}: cannot be built ({_first_line(error)}); change its keys") from None
-        return model
-
-    def _from_factory(self, given: Mapping[str, Any]) -> nn.Module:
-        function = _import_factory(str(self.factory), self.where, self.folder)
-        try:
-            accepted = inspect.signature(function).parameters
-            model = function(**{name: value for name, value in given.items() if name in accepted}, **self.arguments)
-        except Exception as error:
-            raise ModelError(
-                f"{self.where}.factory: '{self.factory}' raised {type(error).__name__}: {_first_line(error)}; "
-                "mend it or its arguments"
-            ) from error
-        if not isinstance(model, nn.Module):
-            raise ModelError(
-                f"{self.where}.factory: '{self.factory}' returned {type(model).__name__}, expected a torch.nn.Module"
-            )
-        return model
 
 
 @dataclass(frozen=True)
@@ -161,8 +82,29 @@ class TeacherSpec:
 
 
 @dataclass(frozen=True)
+class AloneBudget:
+    """The student alone, trained for as much compute as the distillation took.
+
+    teachers: whether the training of what taught it is counted (other networks of the scheme are in any case).
+    at_most: the longest such training, as a multiple of the epochs of the student alone.
+    """
+
+    teachers: bool = True
+    at_most: float = 20.0
+
+    def __post_init__(self) -> None:
+        checks.finite("at_most", self.at_most)
+        if self.at_most < 1:
+            raise InputError(f"at_most: found {self.at_most!r}, expected 1 or above")
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A validated recipe; `keys` is the whole of it with every default, which repeats the run."""
+    """A validated recipe; `keys` is the whole of it with every default, which repeats the run.
+
+    networks: those that the scheme's own keys name, under `scheme.models`.
+    alone_budget: None where no student is trained alone for the compute of the distillation.
+    """
 
     name: str
     data: Section
@@ -170,6 +112,9 @@ class Recipe:
     teacher: TeacherSpec
     student: ModelSpec
     method: Section
+    scheme: Scheme
+    networks: tuple[ModelSpec, ...]
+    alone_budget: AloneBudget | None
     training: Training
     validation: float | int
     search: Mapping[str, Sequence[Any]]
@@ -190,22 +135,30 @@ class Recipe:
                 " digit first"
             )
         source, transfer = _data(dict(top["data"]), base)
-        teacher = top["teacher"]
+        student = read_model(dict(top["student"]["model"]), "student.model", base)
+        training = parse(Training, top["training"], "training")
+        teacher = top["teacher"] or _like_the_student(student, training)
+        taught_by = parse(Training, teacher["training"], "teacher.training")
+        scheme, networks = _scheme(dict(top["scheme"]), base)
+        budget = _alone_budget(top["alone_budget"])
         recipe = cls(
             name=top["name"],
             data=source,
             transfer=transfer.build(),
             teacher=TeacherSpec(
-                model=_model(dict(teacher["model"]), "teacher.model", base),
-                training=parse(Training, teacher["training"], "teacher.training").build(),
+                model=read_model(dict(teacher["model"]), "teacher.model", base),
+                training=taught_by.build(),
                 method=_method(dict(teacher["method"]), "teacher.method"),
                 seed=teacher["seed"],
                 view=teacher["view"],
                 store=teacher["store"],
             ),
-            student=_model(dict(top["student"]["model"]), "student.model", base),
+            student=student,
             method=_method(dict(top["method"]), "method"),
-            training=parse(Training, top["training"], "training").build(),
+            scheme=scheme.build(),
+            networks=networks,
+            alone_budget=None if budget is None else budget.build(),
+            training=training.build(),
             validation=_validation(top["validation"]),
             search=top["search"],
             refit=top["refit"],
@@ -216,9 +169,7 @@ class Recipe:
             base=base,
         )
         if "teacher" in recipe.teacher.method.build().reads():
-            raise RecipeError(
-                f"teacher.method.name: '{top['teacher']['method']['name']}' needs a teacher itself; use hard"
-            )
+            raise RecipeError(f"teacher.method.name: '{teacher['method']['name']}' needs a teacher itself; use hard")
         resolved = {
             **top,
             "data": {
@@ -229,13 +180,18 @@ class Recipe:
             "teacher": {
                 **teacher,
                 "model": _plain(recipe.teacher.model.keys()),
-                "training": _plain(parse(Training, teacher["training"], "teacher.training").values),
+                "training": _plain(taught_by.values),
                 "method": _method_keys(recipe.teacher.method),
             },
             "student": {"model": _plain(recipe.student.keys())},
             "method": _method_keys(recipe.method),
-            "training": _plain(parse(Training, top["training"], "training").values),
+            "scheme": _scheme_keys(recipe.scheme, scheme, networks),
+            "alone_budget": budget is not None and _plain(budget.values),
+            "training": _plain(training.values),
         }
+        for key, plain in (("scheme", {"name": "offline"}), ("alone_budget", False)):
+            if resolved[key] == plain:  # so that a run of before there were schemes can be gone on with
+                del resolved[key]
         object.__setattr__(recipe, "keys", resolved)
         for candidate in recipe.candidates()[1:]:
             candidate.method.build()
@@ -265,9 +221,9 @@ class Recipe:
         """Return one recipe for each combination of the search's values; the recipe itself without a search."""
         combinations: list[dict[str, Any]] = [{}]
         for path, values in self.search.items():
-            if not path.startswith(("training.", "method.")):
+            if not path.startswith(("training.", "method.", "scheme.")):
                 raise RecipeError(
-                    f"search.{path}: expected a key of training or method, such as training.learning_rate"
+                    f"search.{path}: expected a key of training, method or scheme, such as training.learning_rate"
                 )
             if not values:
                 raise RecipeError(f"search.{path}: found no values, expected a list of them")
@@ -305,50 +261,41 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
         raise RecipeError(f"data.kind: found {shown(kind)}; {one_of(str(kind), kinds)}")
     for key in ("folder", "path"):
         if isinstance(keys.get(key), str):
-            keys[key] = str((base / _path(keys[key], f"data.{key}")).absolute())
+            keys[key] = str((base / path_of(keys[key], f"data.{key}")).absolute())
     return parse(kinds[kind], keys, "data"), transfer
 
 
-def _model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
-    checkpoint = keys.pop("checkpoint", None)
-    if checkpoint is not None and not isinstance(checkpoint, str):
-        raise RecipeError(f"{where}.checkpoint: found {shown(checkpoint)}, expected the path of a .safetensors file")
-    if checkpoint is not None:
-        _path(checkpoint, f"{where}.checkpoint")
-    if ("kind" in keys) == ("factory" in keys):
-        raise RecipeError(f"{where}: expected either kind (one of: {', '.join(models.names())}) or factory")
-    if "factory" in keys:
-        factory, arguments, folder = keys.pop("factory"), keys.pop("arguments", {}), keys.pop("folder", "")
-        for wrong in keys:
-            known = ["factory", "folder", "arguments", "checkpoint"]
-            raise RecipeError(f"{where}.{wrong}: there is no such key; {one_of(wrong, known)}")
-        if not isinstance(folder, str):
-            raise RecipeError(
-                f"{where}.folder: found {shown(folder)}, expected the folder that the factory's module is in"
-            )
-        if not isinstance(factory, str) or not re.fullmatch(r"[\w.]+:[\w.]+", factory):
-            raise RecipeError(f"{where}.factory: found {shown(factory)}, expected 'package.module:function'")
-        if not isinstance(arguments, dict):
-            raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
-        place = base / _path(folder, f"{where}.folder")
-        return ModelSpec(where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base)
-    kind = keys.pop("kind")
-    if kind not in models.names():
-        raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), models.names())}")
-    section = parse(models.builder(kind), keys, where, given=_FROM_DATA)
-    return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
+def _like_the_student(student: ModelSpec, training: Section) -> dict[str, Any]:
+    """Return the keys of a teacher of the student's kind and training, for a recipe that names none."""
+    model = {key: value for key, value in student.keys().items() if key != "checkpoint"}
+    return _TeacherKeys(model=_plain(model), training=_plain(training.values)).model_dump()
 
 
-def _path(text: str, where: str) -> Path:
-    """Return the path that a recipe names, ~ expanded; RecipeError for what no file can be called."""
-    try:
-        path = Path(text).expanduser()
-        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
-    except (RuntimeError, ValueError) as error:
-        raise RecipeError(f"{where}: found {shown(text)} ({error}); write the path out") from None
-    if "\0" in text or longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
-        raise RecipeError(f"{where}: found {shown(text)}, which no file can be called; expected a path")
-    return path
+def _scheme(keys: dict[str, Any], base: Path) -> tuple[Section, tuple[ModelSpec, ...]]:
+    """Return the section of a scheme and the networks that its key `models` names."""
+    name = keys.pop("name", None)
+    if name is None:
+        raise RecipeError(f"scheme.name: is missing; one of: {', '.join(plans.names())}")
+    if not isinstance(name, str) or name not in plans.names():
+        raise RecipeError(f"scheme.name: found {shown(name)}; {one_of(str(name), plans.names())}")
+    section = parse(plans.builder(name), keys, "scheme")
+    named = section.values.get("models") or ()
+    return section, tuple(read_model(dict(each), f"scheme.models[{i}]", base) for i, each in enumerate(named))
+
+
+def _scheme_keys(scheme: Scheme, section: Section, networks: Sequence[ModelSpec]) -> dict[str, Any]:
+    keys = {"name": plans.name_of(scheme), **_plain(section.values)}
+    return keys | ({"models": [_plain(network.keys()) for network in networks]} if networks else {})
+
+
+def _alone_budget(value: Any) -> Section | None:
+    if value is False:
+        return None
+    if value is not True and not isinstance(value, Mapping):
+        raise RecipeError(f"alone_budget: found {shown(value)}, expected true, false, or the keys teachers and at_most")
+    section = parse(AloneBudget, {} if value is True else dict(value), "alone_budget")
+    section.build()
+    return section
 
 
 def _method(keys: dict[str, Any], where: str) -> Section:
@@ -404,36 +351,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _import_factory(factory: str, where: str, folder: Path) -> Any:
-    module_name, _, name = factory.partition(":")
-    place = str(folder.resolve())
-    if place not in sys.path:
-        sys.path.insert(0, place)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(
-            f"{where}.factory: cannot import '{module_name}' ({error}); check the name or install it"
-        ) from None
-    except Exception as error:
-        raise ModelError(
-            f"{where}.factory: importing '{module_name}' raised {type(error).__name__}: {_first_line(error)}; mend it"
-        ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ModelError(f"{where}.factory: '{module_name}' has no '{part}'; {one_of(part, _public(found))}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ModelError(f"{where}.factory: '{factory}' is {type(found).__name__}, expected a function")
-    return found
-
-
-def _public(module: Any) -> list[str]:
-    return [name for name in dir(module) if not name.startswith("_")]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

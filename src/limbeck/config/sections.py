@@ -200,7 +200,8 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
             return f"{_join(place, key)}: there is no such key; {one_of(str(key), within.model_fields)}"
         place = f"{place}[{key}]" if isinstance(key, int) else _join(place, key)
         nested = within.model_fields[key].annotation if key in within.model_fields else None
-        within = nested if inspect.isclass(nested) and issubclass(nested, BaseModel) else within
+        options = (nested, *get_args(nested))  # of X | None, X
+        within = next((each for each in options if inspect.isclass(each) and issubclass(each, BaseModel)), within)
     if first["type"] == "missing":
         return f"{place}: is missing; add it"
     expected = first["msg"].replace("Input should be ", "").removeprefix("Value error, ")

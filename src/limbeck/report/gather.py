@@ -162,9 +162,7 @@ def temperature_of(keys: Mapping[str, Any]) -> float:
 
 def _roles(run: FinishedRun) -> list[str]:
     """Return the run's roles: teacher, alone, any others, distilled."""
-    found = [role for role, value in run.outcome["seeds"][0].items() if isinstance(value, dict) and "errors" in value]
-    others = [role for role in found if role not in _NAMES]
-    return [role for role in ("teacher", "alone", *others, "distilled") if role in found]
+    return run.roles
 
 
 def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tuple[Model, ...]:
@@ -174,18 +172,18 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
         found = [seed[role] for seed in run.outcome["seeds"]]
         # A teacher that all seeds share was measured once.
         found = found[:1] if role == "teacher" and run.recipe.teacher.seed is not None else found
-        of = "teacher" if role == "teacher" else "student"
+        of = role if role in run.recipe.scheme.roles() or role == "teacher" else "student"
         if of not in costs and role in networks:
             costs[of] = _cost(networks[role][0], run)
         operations, timing = costs.get(of, (None, None))
         models.append(
             Model(
                 role=role,
-                name=_NAMES.get(role) or f"Student {role.replace('_', ' ')}",
+                name=_NAMES.get(role) or _capital(run.label(role)),
                 errors=t_interval([float(metrics["errors"]) for metrics in found]),
                 accuracy=t_interval([metrics["accuracy"] for metrics in found]),
                 nll=t_interval([metrics["nll"] for metrics in found]),
-                parameters=run.outcome["parameters"][of],
+                parameters=run.parameters(role),
                 bytes=_size(_weights(run, role)[0]),
                 flops=operations,
                 timing=timing,
@@ -200,6 +198,10 @@ def _cost(model: nn.Module, run: FinishedRun) -> tuple[int | None, Timing | None
         return None, None
     one = one.to(next((parameter.device for parameter in model.parameters()), one.device))
     return flops(model, one), time_forward(model, one, budget=_SECONDS_OF_TIMING)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _taught(run: FinishedRun, teacher: nn.Module) -> Taught:

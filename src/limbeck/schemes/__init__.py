@@ -1,18 +1,23 @@
-"""Schemes: who teaches whom, and when."""
+"""Schemes: a recipe carried out: who teaches whom, and when, is said by its plan (`limbeck.plans`)."""
 
 from limbeck.schemes.assessing import AssessedModel, RunAssessment, assess_run
+from limbeck.schemes.distilling import distil
 from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.offline import Outcome, SeedOutcome, distil
+from limbeck.schemes.outcome import Outcome, RoleOutcome, SeedOutcome
 from limbeck.schemes.preparing import Parts, build_student, prepare, vet
 from limbeck.schemes.teaching import train_teacher
+from limbeck.schemes.work import Shop, Work
 
 __all__ = [
     "AssessedModel",
     "FinishedRun",
     "Outcome",
     "Parts",
+    "RoleOutcome",
     "RunAssessment",
     "SeedOutcome",
+    "Shop",
+    "Work",
     "assess_run",
     "build_student",
     "distil",

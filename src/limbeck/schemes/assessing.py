@@ -1,4 +1,4 @@
-"""A finished run under every measure: teacher, student alone and student distilled, on every set and seed."""
+"""A finished run under every measure: the models of every role, on every set and seed."""
 
 import hashlib
 import math
@@ -36,10 +36,9 @@ from limbeck.runs import RunFolder
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.keeping import FORMAT, held
 
-__all__ = ["ROLES", "AssessedModel", "RunAssessment", "assess_run"]
+__all__ = ["AssessedModel", "RunAssessment", "assess_run"]
 
-ROLES = ("teacher", "alone", "distilled")
-_STUDENTS = ROLES[1:]
+_STUDENTS = ("alone", "distilled")
 _SCALED = ("nll", "brier", "ece", "ece_mass")
 _TIMED = 256  # samples of the larger batch whose time is taken
 
@@ -96,7 +95,8 @@ class AssessedModel:
 class RunAssessment:
     """A run under every measure.
 
-    models: of every role and seed.  test: identity and size of the test set.  class_names: as the data names them.
+    models: of every role and seed.  labels: what a table calls each role, in its order.
+    test: identity and size of the test set.  class_names: as the data names them.
     paired: student alone (first) against distilled (second) on the test samples, by seed; pooled: of all seeds, sample
     by sample; difference: in accuracy, over the samples.  classes: the gain and harm of distillation by class.
     cost: of teacher and student; empty when it was not measured.
@@ -104,6 +104,7 @@ class RunAssessment:
 
     name: str
     models: tuple[AssessedModel, ...]
+    labels: Mapping[str, str]
     test: Mapping[str, Any]
     class_names: tuple[str, ...]
     parameters: Mapping[str, int]
@@ -139,9 +140,10 @@ class RunAssessment:
             "test": dict(self.test),
             "class_names": list(self.class_names),
             "parameters": dict(self.parameters),
+            "roles": {role: {"label": label} for role, label in self.labels.items()},
             "summary": {
                 role: {name: vars(found) for name in names if (found := self.figure(role, name)) is not None}
-                for role in ROLES
+                for role in self.labels
             },
             "advantage": {name: vars(found) for name in names if (found := self.advantage(name)) is not None},
             "models": [model.as_dict() for model in self.models],
@@ -169,7 +171,8 @@ def assess_run(
     """
     place = _place(device)
     with held(run.folder):
-        RunFolder(run.folder).read_test_set("evaluation of teacher, student alone and student distilled")
+        names = [run.label(role) for role in run.roles]
+        RunFolder(run.folder).read_test_set(f"evaluation of {', '.join(names[:-1])} and {names[-1]}")
     parts = run.parts
     sets: dict[str, SampleSet] = {"transfer": parts.alone, "test": parts.test}
     if parts.held_out is not None:
@@ -195,6 +198,7 @@ def assess_run(
     return RunAssessment(
         name=run.recipe.name,
         models=tuple(models),
+        labels={role: run.label(role) for role in run.roles},
         test=_identity(parts.test),
         class_names=tuple(parts.test.class_names) or tuple(str(label) for label in range(parts.test.classes)),
         parameters=run.outcome["parameters"],
@@ -223,7 +227,7 @@ def _models(run: FinishedRun) -> Iterator[tuple[str, int, nn.Module]]:
     for number, seed in enumerate(run.seeds):
         if shared is None or number == 0:
             yield "teacher", seed if shared is None else shared, run.teacher(seed)
-        for role in _STUDENTS:
+        for role in run.roles[1:]:
             yield role, seed, run.student(role, seed)
 
 

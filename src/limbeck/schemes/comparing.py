@@ -37,7 +37,7 @@ class ComparedRun:
 
     def figure(self, role: str, name: str) -> Interval | None:
         """Return a figure of a role with its interval over seeds, if the run has it."""
-        found = self.evaluation["summary"][role].get(name)
+        found = self.evaluation["summary"].get(role, {}).get(name)
         return None if found is None else Interval(**found)
 
     def correct(self, role: str) -> Tensor:

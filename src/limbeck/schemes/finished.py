@@ -10,7 +10,10 @@ from torch import nn
 
 from limbeck.config import Recipe, load_recipe
 from limbeck.errors import RunError, one_line
-from limbeck.schemes.preparing import Parts, build_student, prepare, seeded_build
+from limbeck.schemes.outcome import FIXED_ROLES, ordered
+from limbeck.schemes.preparing import Parts, prepare, seeded_build
+from limbeck.schemes.work import Shop
+from limbeck.teachers import MeanOfModels
 from limbeck.training import load_weights
 from limbeck.training.state import checked_history
 
@@ -60,9 +63,35 @@ class FinishedRun:
         load_weights(model, teacher_file(self.folder, own))
         return model
 
+    @property
+    def roles(self) -> list[str]:
+        """The roles that were measured, in the order of a table: teacher, student alone, others, distilled."""
+        return ordered([role for role, value in self.outcome["seeds"][0].items() if isinstance(value, dict)])
+
+    def label(self, role: str) -> str:
+        """Return what a table calls a role."""
+        known = self.outcome.get("roles", {}).get(role, {}).get("label")
+        return FIXED_ROLES.get(role) or known or f"student {role.replace('_', ' ')}"
+
+    def parameters(self, role: str) -> int:
+        """Return how many parameters the model of a role has."""
+        known = self.outcome.get("roles", {}).get(role, {}).get("parameters")
+        of: int = self.outcome["parameters"]["teacher" if role == "teacher" else "student"]
+        return of if known is None else int(known)
+
+    def model(self, role: str, seed: int) -> nn.Module:
+        """Return the trained model of any role and a student's seed."""
+        return self.teacher(seed) if role == "teacher" else self.student(role, seed)
+
     def student(self, role: str, seed: int) -> nn.Module:
-        """Return the trained student of a role, "alone" or "distilled", and a seed."""
-        model = build_student(self.recipe, self.parts, seed)
+        """Return the trained model of a role that is not the teacher's: "alone", "distilled", the scheme's own."""
+        scheme, shop = self.recipe.scheme, Shop(self.recipe, self.parts, seed)
+        if role in ("alone", "alone_budget"):
+            model = shop.student()
+        elif members := scheme.means(role):
+            return MeanOfModels([self.student(member, seed) for member in members])
+        else:
+            model = scheme.build(role, shop)
         load_weights(model, self.folder / f"{role}-{seed}" / "student.safetensors")
         return model
 
@@ -96,6 +125,14 @@ class _Interval(BaseModel):
     n: int
 
 
+class _Role(BaseModel):
+    model_config = ConfigDict(strict=True)
+    label: str = Field(max_length=100)
+    parameters: int = Field(ge=0, lt=2**63)
+    compute: dict[str, float] = {}
+    relative: float | None = None
+
+
 class _Outcome(BaseModel):
     """What readers of an outcome take for granted; roles become names of files, so they are plain words."""
 
@@ -104,6 +141,8 @@ class _Outcome(BaseModel):
     parameters: _Parameters
     gap_closed: _Interval | None = None
     chosen: dict[str, dict[str, Any]] = {}
+    roles: dict[str, _Role] = {}
+    notes: list[str] = []
 
 
 def _check_outcome(outcome: Any, recipe: Recipe) -> None:

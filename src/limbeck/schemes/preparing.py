@@ -82,6 +82,8 @@ def vet(recipe: Recipe) -> Parts:
         view = "clean" if recipe.teacher.view == "clean" else None
         asked = ModelTeacher(teacher, view=view) if "teacher" in candidate.objective().reads() else None
         _try("student", student, asked, candidate.objective(), parts.transfer, candidate.training, "training")
+        if complaint := candidate.scheme.check(candidate, parts):
+            raise RecipeError(f"scheme.{complaint}")
     return parts
 
 

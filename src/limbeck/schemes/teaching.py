@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -10,15 +11,24 @@ from torch import nn
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller, Teacher
 from limbeck.runs import cache_folder, exclusive
+from limbeck.schemes.costing import Compute, spent
 from limbeck.schemes.preparing import Parts, seeded_build
 from limbeck.teachers import ModelTeacher, store
 from limbeck.training import Observer, fit
 from limbeck.training.progress import ignore
 
-__all__ = ["teacher_key", "train_teacher", "wrap_teacher"]
+__all__ = ["TrainedTeacher", "teacher_key", "train_teacher", "trained_teacher", "wrap_teacher"]
 
 _FORMAT = 2
 """Raised whenever the same recipe would train another teacher, so that no older one is reused."""
+
+
+@dataclass(frozen=True)
+class TrainedTeacher:
+    """A trained teacher, and what its training took, whoever trained it; nothing where it was read from a file."""
+
+    model: nn.Module
+    compute: Compute
 
 
 def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
@@ -51,18 +61,30 @@ def train_teacher(
     A checkpoint in the recipe is loaded.  Otherwise the teacher is trained in the cache under an address made of
     its recipe, data and seed, and found there the next time; a second process that wants the same waits for the first.
     """
+    return trained_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache).model
+
+
+def trained_teacher(
+    recipe: Recipe,
+    parts: Parts,
+    seed: int,
+    *,
+    watch: Observer = ignore,
+    say: Callable[[str], None] = lambda line: None,
+    cache: Path | None = None,
+) -> TrainedTeacher:
+    """Return the trained teacher of a recipe, as `train_teacher` does, and the compute of its training."""
     model = seeded_build(recipe.teacher.model, parts.train, seed, "teacher")
     if recipe.teacher.model.checkpoint is not None:
         say(f"teacher: read from {recipe.teacher.model.checkpoint}")
-        return model
+        return TrainedTeacher(model, Compute())
     folder = (cache or cache_folder()) / "teachers" / teacher_key(recipe, parts, seed)
     with exclusive(folder / ".lock", wait=True, busy=""):
         known = (folder / "result.json").is_file()
         say(f"teacher: {'found in' if known else 'training in'} {folder}")
         objective = recipe.teacher.method.build()
-        distiller = Distiller(model, None, objective)
-        fit(
-            distiller,
+        result = fit(
+            Distiller(model, None, objective),
             parts.train,
             parts.held_out,
             training=recipe.teacher.training,
@@ -71,7 +93,7 @@ def train_teacher(
             watch=watch,
             label="teacher",
         )
-    return model
+    return TrainedTeacher(model, spent(model, None, objective, result, parts.train))
 
 
 def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:

@@ -1,0 +1,57 @@
+"""What every scheme says of itself."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+if TYPE_CHECKING:  # by whoever carries a scheme out; nothing of it is known here when limbeck runs
+    from limbeck.config import Recipe
+    from limbeck.schemes.preparing import Parts
+    from limbeck.schemes.work import Shop, Work
+
+__all__ = ["Scheme"]
+
+
+class Scheme(ABC):
+    """Who teaches whom, and when.  A subclass is a frozen dataclass, whose fields are the keys of `scheme` in a recipe.
+
+    A field called `models` (tuple[dict[str, Any], ...]) names networks as a recipe does; `shop.model(i, role)` builds
+    them.
+
+    uses_teacher: whether the student learns from the recipe's teacher; where it does not, that teacher is trained for
+        reference alone, and its training is not counted as a cost of the scheme.
+    needs_held_out: whether something besides the number of epochs is chosen on the held-out part; when refitting, the
+        scheme is then first run with such a part, and its `Work.choose` answers are kept.
+    """
+
+    uses_teacher: ClassVar[bool] = True
+    needs_held_out: ClassVar[bool] = False
+
+    def roles(self) -> Mapping[str, str]:
+        """Return the models that the scheme ends with beside the distilled student: role -> label, in their order.
+
+        A role is small letters, digits and underscores, a letter first.
+        """
+        return {}
+
+    def check(self, recipe: "Recipe", parts: "Parts") -> str | None:
+        """Return the line that says why the scheme cannot run a recipe, before anything is trained; None if it can."""
+        return None
+
+    def build(self, role: str, shop: "Shop") -> nn.Module:
+        """Return the network of a role before any training; its trained weights are loaded into it later."""
+        return shop.student()
+
+    def means(self, role: str) -> Sequence[str]:
+        """Return the roles whose average answer a role is, an ensemble; none for a network of its own."""
+        return ()
+
+    @abstractmethod
+    def train(self, work: "Work") -> dict[str, nn.Module]:
+        """Train one seed, each training by `work.fit` as a unit of its own, and return the models by role.
+
+        "distilled" is the student that the scheme ends with; the others are those of `roles`.  The last unit of a role
+        bears the role's name; a network that no unit wrote is kept by `work.keep`.
+        """

@@ -1,0 +1,74 @@
+"""The compute of trainings, in floating-point operations, so that gains can be set against what they cost.
+
+A sample that a network learns from costs three forward passes (one forward, and backward twice as much); a sample that
+a teacher answers costs one, once if its answers are stored.  Validation is not counted: it is the same for all.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.data import SampleSet
+from limbeck.distiller import Teacher
+from limbeck.evaluation.cost import flops
+from limbeck.objective import Objective
+from limbeck.teachers import ModelTeacher
+from limbeck.training import Result
+
+__all__ = ["LEARNING", "Compute", "forward_flops", "spent"]
+
+LEARNING = 3
+"""Forward passes that a sample costs the network that learns from it."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """FLOPs: of learning networks, of the forward passes of what taught them, and of what had taught those.
+
+    >>> (Compute(learning=3.0) + Compute(answers=1.0, teachers=2.0)).total()
+    6.0
+    """
+
+    learning: float = 0.0
+    answers: float = 0.0
+    teachers: float = 0.0
+
+    def __add__(self, other: "Compute") -> "Compute":
+        return Compute(self.learning + other.learning, self.answers + other.answers, self.teachers + other.teachers)
+
+    def total(self, *, teachers: bool = True) -> float:
+        """Return the sum, with or without the training of the teachers."""
+        return self.learning + self.answers + (self.teachers if teachers else 0.0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return {"learning": self.learning, "answers": self.answers, "teachers": self.teachers, "total": self.total()}
+
+
+def forward_flops(model: nn.Module, samples: SampleSet) -> int:
+    """Return the FLOPs of a forward pass of one sample of a set."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
+    return flops(model, one.to(device).inputs)
+
+
+def spent(
+    student: nn.Module, teacher: Teacher | None, objective: Objective, result: Result, samples: SampleSet
+) -> Compute:
+    """Return what a training took."""
+    seen = len(result.history) * len(samples)
+    learning = LEARNING * forward_flops(student, samples) * seen
+    if not isinstance(teacher, ModelTeacher):  # answers that are looked up were paid for when they were stored
+        return Compute(learning)
+    return Compute(learning, forward_flops(teacher.model, samples) * seen * _share_read(objective, result.steps))
+
+
+def _share_read(objective: Objective, steps: int) -> float:
+    """Return the share of the steps at which the teacher is asked; the objective's schedules tell."""
+    if "teacher" not in objective.reads():
+        return 0.0
+    if not any(callable(term.weight) for term in objective.terms.values()):
+        return float("teacher" in objective.reads(0))
+    return sum("teacher" in objective.reads(step) for step in range(steps)) / max(steps, 1)

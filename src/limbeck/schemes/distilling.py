@@ -1,0 +1,255 @@
+"""A recipe carried out: teacher, student alone and the scheme's students, on the same budget and search."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import nn
+
+from limbeck import methods
+from limbeck.config import AloneBudget, Recipe
+from limbeck.distiller import Distiller
+from limbeck.evaluation import evaluate
+from limbeck.runs import RunFolder
+from limbeck.schemes.costing import LEARNING, Compute, forward_flops
+from limbeck.schemes.finished import teacher_file
+from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, ordered
+from limbeck.schemes.preparing import Parts, prepare, vet
+from limbeck.schemes.teaching import TrainedTeacher, trained_teacher
+from limbeck.schemes.work import Decisions, Work
+from limbeck.teachers import state_digest
+from limbeck.training import Observer, Training, save_weights
+from limbeck.training.progress import ignore
+from limbeck.training.trackers import tracking
+
+__all__ = ["distil"]
+
+Say = Callable[[str], None]
+Role = Callable[[Work], dict[str, nn.Module]]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A recipe with its choices made.  decisions: of the units, where the final run has no held-out part."""
+
+    recipe: Recipe
+    values: dict[str, Any]
+    decisions: Decisions | None = None
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """The models of a seed by role, and what each took."""
+
+    seed: int
+    models: dict[str, nn.Module]
+    compute: dict[str, Compute]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all trainings of a run share.
+
+    choosing: the sets that choices are made with.  final: those of the final trainings, the same without a refit.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    choosing: Parts
+    final: Parts
+    watch: Observer
+    say: Say
+    cache: Path | None
+
+    def taught(self, parts: Parts, seed: int) -> TrainedTeacher:
+        """Return the teacher of a student's seed."""
+        own = seed if self.recipe.teacher.seed is None else self.recipe.teacher.seed
+        return trained_teacher(self.recipe, parts, own, watch=self.watch, say=self.say, cache=self.cache)
+
+    def work(self, recipe: Recipe, parts: Parts, seed: int, taught: TrainedTeacher | None, **more: Any) -> Work:
+        """Return what a role of a seed is trained with."""
+        return Work(recipe, parts, seed, self.folder, taught, self.watch, self.say, **more)
+
+
+def distil(
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    parts: Parts | None = None,
+    watch: Observer = ignore,
+    say: Say = lambda line: None,
+    cache: Path | None = None,
+) -> Outcome:
+    """Run a recipe: teacher, student alone and the scheme's students for every seed, then the test set once.
+
+    Every choice is made on the held-out part.  Trainings that the folder already holds are not run again.
+    parts: what `vet` returned, if the recipe was vetted already.
+    """
+    parts = vet(recipe) if parts is None else parts
+    with tracking(recipe.trackers, folder.path, recipe.name, watch) as observed:
+        final = prepare(recipe, refit=True) if recipe.refit else parts
+        return _distil(_Run(recipe, folder, parts, final, observed, say, cache))
+
+
+def _distil(run: _Run) -> Outcome:
+    recipe, folder = run.recipe, run.folder
+    folder.note(
+        data={"source": run.choosing.train.source, "train": len(run.choosing.train), "test": len(run.choosing.test)}
+    )
+    taught = run.taught(run.choosing, recipe.seeds[0])
+    chosen = {"alone": _choose(run, "alone", recipe, None), "distilled": _choose(run, "distilled", recipe, taught)}
+    seeds = []
+    digests: dict[str, str] = {}
+    for number, seed in enumerate(recipe.seeds):
+        if recipe.refit if number == 0 else recipe.teacher.seed is None:
+            taught = run.taught(run.final, seed)
+        own = seed if recipe.teacher.seed is None else recipe.teacher.seed
+        with folder.writing(teacher_file(folder.path, own).name):
+            save_weights(taught.model, teacher_file(folder.path, own))
+        digests[str(own)] = state_digest(taught.model)
+        found = _Seed(seed, {"teacher": taught.model}, {"teacher": taught.compute})
+        _train(run, "alone", chosen["alone"], found, None)
+        _train(run, "distilled", chosen["distilled"], found, taught)
+        seeds.append(found)
+    notes: list[str] = []
+    if recipe.alone_budget is not None:
+        longer = _longer(run, recipe.alone_budget, seeds, notes)
+        chosen["alone_budget"] = _choose(run, "alone_budget", longer, None)
+        for found in seeds:
+            _train(run, "alone_budget", chosen["alone_budget"], found, None)
+
+    folder.note(teachers=digests)
+    names = [_label(recipe, role) for role in ordered(list(seeds[0].models))]
+    folder.read_test_set(f"final figures of {', '.join(names[:-1])} and {names[-1]}")
+    return Outcome(
+        seeds=tuple(
+            SeedOutcome(
+                found.seed,
+                {role: evaluate(found.models[role], run.final.test) for role in ordered(list(found.models))},
+            )
+            for found in seeds
+        ),
+        roles=_roles(recipe, seeds),
+        parameters={
+            "teacher": _parameters(seeds[0].models["teacher"]),
+            "student": _parameters(seeds[0].models["distilled"]),
+        },
+        chosen={role: {**choice.values} for role, choice in chosen.items()},
+        notes=notes,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- roles
+
+
+def _alone(role: str) -> Role:
+    def train(work: Work) -> dict[str, nn.Module]:
+        distiller = Distiller(work.student(), None, methods.hard())
+        return {role: work.fit(role, distiller, work.parts.alone).student}
+
+    return train
+
+
+def _trainer(recipe: Recipe, role: str) -> Role:
+    return recipe.scheme.train if role == "distilled" else _alone(role)
+
+
+def _train(run: _Run, role: str, chosen: _Chosen, found: _Seed, taught: TrainedTeacher | None) -> None:
+    """Train a role of a seed in full, and what its scheme trains beside it."""
+    work = run.work(chosen.recipe, run.final, found.seed, taught, role=role, keep_to=chosen.decisions)
+    models = _trainer(chosen.recipe, role)(work)
+    found.models.update(models)
+    found.compute.update({name: work.compute(name) for name in models})
+
+
+def _choose(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None) -> _Chosen:
+    """Make the choices of a role on the held-out part: the search's, and the budget of a refit."""
+    chosen = _search(run, role, recipe, taught) if recipe.search else _Chosen(recipe, {})
+    if not recipe.refit:
+        return chosen
+    training: Training = chosen.recipe.training
+    fixed = training.patience is None and training.keep == "last"
+    if fixed and not (role == "distilled" and recipe.scheme.needs_held_out):
+        return chosen
+    work = run.work(chosen.recipe, run.choosing, recipe.seeds[0], taught, role=role, trial=f"budget-{role}")
+    _trainer(recipe, role)(work)
+    return replace(chosen, decisions=work.decided)
+
+
+def _search(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None) -> _Chosen:
+    """Return the candidate with the fewest held-out errors at the first seed, and what it sets."""
+    scored: list[tuple[float, float, int, _Chosen]] = []
+    for number, candidate in enumerate(recipe.candidates()):
+        values = {path: _value(candidate.keys, path) for path in recipe.search}
+        if role != "distilled":
+            values = {path: value for path, value in values.items() if path.startswith("training.")}
+            if any(values == known.values for *_, known in scored):
+                continue
+        name = f"search-{role}-{number}"
+        work = run.work(candidate, run.choosing, recipe.seeds[0], taught, role=role, trial=name)
+        models = _trainer(candidate, role)(work)
+        if run.choosing.held_out is None:
+            raise ValueError("choices are made with a held-out part")
+        metrics = evaluate(models[role], run.choosing.held_out).as_dict()
+        scored.append((metrics["errors"], metrics["nll"], number, _Chosen(candidate, values)))
+        run.say(f"search, {FIXED_ROLES[role]}: {values} gives {metrics['errors']} held-out errors")
+    *_, best = min(scored, key=lambda entry: entry[:3])
+    run.say(f"search, {FIXED_ROLES[role]}: chose {best.values} out of {len(scored)}")
+    return best
+
+
+def _value(keys: Any, path: str) -> Any:
+    for key in path.split("."):
+        keys = keys.get(key)
+    return keys
+
+
+# -------------------------------------------------------------------------------------------------------------- compute
+
+
+def _longer(run: _Run, budget: AloneBudget, seeds: Sequence[_Seed], notes: list[str]) -> Recipe:
+    """Return the recipe with as many epochs of the student alone as the distillation's compute pays for."""
+    recipe, planned = run.recipe, run.recipe.training.epochs
+    epoch = LEARNING * forward_flops(seeds[0].models["alone"], run.final.alone) * len(run.final.alone)
+    total = fmean(found.compute["distilled"].total(teachers=budget.teachers) for found in seeds)
+    epochs, most = max(1, round(total / epoch)) if epoch else planned, max(1, round(budget.at_most * planned))
+    line = f"student alone, equal compute: {epochs:,} epochs of it take as many FLOPs as the distillation"
+    if epochs > most:
+        line += f"; cut at {most:,}, which is alone_budget.at_most, {budget.at_most:g}, times its {planned:,} epochs"
+        notes.append(line)
+    run.say(line)
+    epochs = min(epochs, most)
+    milestones = [milestone * epochs / planned for milestone in recipe.training.milestones]
+    fixed = ("training.epochs", "training.milestones")
+    return recipe.with_values(
+        {
+            "search": {path: values for path, values in recipe.search.items() if path not in fixed},
+            "training.epochs": epochs,
+            "training.milestones": milestones,
+        }
+    )
+
+
+def _roles(recipe: Recipe, seeds: Sequence[_Seed]) -> Mapping[str, RoleOutcome]:
+    alone = fmean(found.compute["alone"].total() for found in seeds)
+    roles = {}
+    for role in ordered(list(seeds[0].models)):
+        each = [found.compute[role].as_dict() for found in seeds]
+        compute = {kind: fmean(one[kind] for one in each) for kind in each[0]}
+        roles[role] = RoleOutcome(
+            label=_label(recipe, role),
+            parameters=_parameters(seeds[0].models[role]),
+            compute=compute,
+            relative=compute["total"] / alone if alone else None,
+        )
+    return roles
+
+
+def _label(recipe: Recipe, role: str) -> str:
+    return FIXED_ROLES.get(role) or recipe.scheme.roles()[role]
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,121 @@
+"""What a distillation came to: the test figures of every role and seed, and what each role cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from limbeck.evaluation import Interval, Metrics, gap_closed, t_interval
+
+__all__ = ["FIXED_ROLES", "Outcome", "RoleOutcome", "SeedOutcome", "ordered"]
+
+FIXED_ROLES = {
+    "teacher": "teacher",
+    "alone": "student alone",
+    "alone_budget": "student alone, equal compute",
+    "distilled": "student distilled",
+}
+"""The roles that are no scheme's own, with their labels."""
+
+
+@dataclass(frozen=True)
+class SeedOutcome:
+    """The models of one seed on the test set, by role."""
+
+    seed: int
+    metrics: Mapping[str, Metrics]
+
+    @property
+    def teacher(self) -> Metrics:
+        """The teacher's figures."""
+        return self.metrics["teacher"]
+
+    @property
+    def alone(self) -> Metrics:
+        """The figures of the student alone."""
+        return self.metrics["alone"]
+
+    @property
+    def distilled(self) -> Metrics:
+        """The figures of the student that the scheme ended with."""
+        return self.metrics["distilled"]
+
+
+@dataclass(frozen=True)
+class RoleOutcome:
+    """A role over all seeds.
+
+    compute: FLOPs of all trainings that led to it, by kind (mean over the seeds).
+    relative: their sum as a multiple of the student alone's; None where that is not known.
+    """
+
+    label: str
+    parameters: int
+    compute: Mapping[str, float]
+    relative: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return {
+            "label": self.label,
+            "parameters": self.parameters,
+            "compute": dict(self.compute),
+            "relative": self.relative,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a distillation came to.
+
+    seeds: the figures of each seed.  roles: what is known of each role, in the order of a table.
+    parameters: of teacher and student.  chosen: what the search chose for each.
+    notes: lines on what was cut short.
+    """
+
+    seeds: tuple[SeedOutcome, ...]
+    roles: Mapping[str, RoleOutcome]
+    parameters: dict[str, int]
+    chosen: dict[str, dict[str, Any]]
+    notes: Sequence[str] = field(default=())
+
+    def errors(self, role: str) -> Interval:
+        """Return the test errors of a role over the seeds."""
+        return t_interval([float(seed.metrics[role].errors) for seed in self.seeds])
+
+    def accuracy(self, role: str) -> Interval:
+        """Return the test accuracy of a role over the seeds."""
+        return t_interval([seed.metrics[role].accuracy for seed in self.seeds])
+
+    def gap_closed(self) -> Interval | None:
+        """Return the share of the gap to the teacher that distillation closed; None without a gap."""
+        return gap_closed(
+            self.errors("teacher").mean,
+            [float(seed.alone.errors) for seed in self.seeds],
+            [float(seed.distilled.errors) for seed in self.seeds],
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        gap = self.gap_closed()
+        return {
+            "seeds": [
+                {"seed": seed.seed, **{role: seed.metrics[role].as_dict() for role in self.roles}}
+                for seed in self.seeds
+            ],
+            "errors": {role: vars(self.errors(role)) for role in self.roles},
+            "gap_closed": None if gap is None else vars(gap),
+            "parameters": self.parameters,
+            "chosen": self.chosen,
+            "roles": {role: found.as_dict() for role, found in self.roles.items()},
+            "notes": list(self.notes),
+        }
+
+
+def ordered(roles: Sequence[str]) -> list[str]:
+    """Return roles in the order of a table: teacher, student alone, the scheme's own, distilled.
+
+    >>> ordered(["distilled", "assistant_1", "teacher", "alone"])
+    ['teacher', 'alone', 'assistant_1', 'distilled']
+    """
+    own = [role for role in roles if role not in FIXED_ROLES]
+    return [role for role in ("teacher", "alone", "alone_budget", *own, "distilled") if role in roles]

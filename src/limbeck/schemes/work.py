@@ -1,0 +1,181 @@
+"""What a scheme works with: the recipe's networks, sets and teacher, and trainings that are units of their own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.config import Recipe
+from limbeck.data import SampleSet
+from limbeck.distiller import Distiller, Teacher
+from limbeck.objective import Objective
+from limbeck.runs import RunFolder
+from limbeck.schemes.costing import Compute, forward_flops, spent
+from limbeck.schemes.preparing import Parts, build_student, seeded_build
+from limbeck.schemes.teaching import TrainedTeacher, wrap_teacher
+from limbeck.teachers import StoredTeacher
+from limbeck.training import Observer, Result, Training, fit, save_weights
+from limbeck.training.progress import ignore
+
+__all__ = ["Decisions", "Shop", "Work"]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where the networks of a seed are built, with initial weights that are a function of (seed, role)."""
+
+    recipe: Recipe
+    parts: Parts
+    seed: int
+
+    def student(self) -> nn.Module:
+        """Build the recipe's student, with the initial weights that the student alone has as well."""
+        return build_student(self.recipe, self.parts, self.seed)
+
+    def student_as(self, role: str) -> nn.Module:
+        """Build the recipe's student with initial weights of its own."""
+        return seeded_build(self.recipe.student, self.parts.train, self.seed, role)
+
+    def model(self, number: int, role: str) -> nn.Module:
+        """Build one of the networks that the scheme's key `models` names."""
+        return seeded_build(self.recipe.networks[number], self.parts.train, self.seed, role)
+
+
+@dataclass
+class Decisions:
+    """What a scheme chose on held-out data, to be kept to when it is run again on all of the training data.
+
+    epochs: by unit.  answers: by name.
+    """
+
+    epochs: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work(Shop):
+    """One seed of a recipe, as its scheme carries it out.
+
+    role: that it ends with.  trial: the name of a run that is made to choose something; None for the final one.
+    keep_to: decisions of such a trial, which this run makes again.  decided, costs: filled while the scheme runs.
+    """
+
+    folder: RunFolder
+    taught: TrainedTeacher | None = None
+    watch: Observer = ignore
+    say: Callable[[str], None] = lambda line: None
+    role: str = "distilled"
+    trial: str | None = None
+    keep_to: Decisions | None = None
+    decided: Decisions = field(default_factory=Decisions)
+    costs: dict[str, Compute] = field(default_factory=dict)
+
+    @property
+    def training(self) -> Training:
+        """The recipe's training of the student."""
+        return self.recipe.training
+
+    def objective(self) -> Objective:
+        """Build the recipe's method."""
+        return self.recipe.objective()
+
+    @property
+    def teacher_model(self) -> nn.Module:
+        """The recipe's trained teacher, as a network."""
+        if self.taught is None:
+            raise ValueError("this scheme has declared that it uses no teacher")
+        return self.taught.model
+
+    @cached_property
+    def _recipes_teacher(self) -> Teacher:
+        return self.teach(self.teacher_model)
+
+    def teacher(self) -> Teacher:
+        """Return the recipe's teacher of the transfer set; its answers are computed once wherever that is exact."""
+        return self._recipes_teacher
+
+    def teach(self, model: nn.Module, *, name: str = "teacher") -> Teacher:
+        """Make a trained network a teacher of the transfer set, as the recipe says of its own; its answers count."""
+        teacher = wrap_teacher(self.recipe, model, self.parts)
+        if isinstance(teacher, StoredTeacher):
+            once = forward_flops(model, self.parts.train) * len(self.parts.transfer)
+            self._count(f"answers of {name}", Compute(answers=float(once)))
+        return teacher
+
+    def place(self, unit: str) -> Path:
+        """Return the folder of a unit."""
+        return self.folder.path / self._name(unit)
+
+    def fit(
+        self,
+        unit: str,
+        distiller: Distiller,
+        samples: SampleSet,
+        *,
+        training: Training | None = None,
+        seed: int | None = None,
+        extra: float = 0.0,
+    ) -> Result:
+        """Train a unit: found finished, it is read; found begun, it is gone on with.
+
+        unit: its name; the last unit of a role bears the role's.  training: the recipe's by default.
+        seed: of order, augmentation and dropout, by default the work's own.
+        extra: FLOPs of each sample besides the student's learning and the distiller's teacher.
+        """
+        training = training or self.training
+        if self.keep_to is not None and unit in self.keep_to.epochs:
+            training = replace(training, epochs=self.keep_to.epochs[unit], patience=None, keep="last")
+        result = fit(
+            distiller,
+            samples,
+            self.parts.held_out,
+            training=training,
+            seed=self.seed if seed is None else seed,
+            folder=self.place(unit),
+            watch=self.watch,
+            label=self._name(unit) if self.trial else f"{unit} (seed {self.seed})",
+        )
+        if training.patience is not None or training.keep == "best":
+            self.decided.epochs[unit] = result.epoch
+        cost = spent(distiller.student, distiller.teacher, distiller.objective, result, samples)
+        self._count(unit, cost + Compute(answers=extra * len(result.history) * len(samples)))
+        return result
+
+    def keep(self, role: str, model: nn.Module) -> nn.Module:
+        """Keep the weights of a role that no unit bears the name of; the report and later readers find them there."""
+        path = self.place(role) / "student.safetensors"
+        with self.folder.writing(str(path.relative_to(self.folder.path))):
+            path.parent.mkdir(exist_ok=True)
+            save_weights(model, path)
+        return model
+
+    def choose(self, name: str, decide: Callable[[], Any]) -> Any:
+        """Return what is decided on the held-out part; when refitting, what was decided with such a part before.
+
+        decide: gives a plain value, the same whenever it is called with the same finished units.
+        """
+        chosen = self.keep_to.answers[name] if self.keep_to and name in self.keep_to.answers else decide()
+        self.decided.answers[name] = chosen
+        return chosen
+
+    def compute(self, role: str) -> Compute:
+        """Return what it took to have a role: all units up to the one of its name, and the teacher's training."""
+        total = Compute()
+        if self.recipe.scheme.uses_teacher and self.taught is not None:
+            total = Compute(teachers=self.taught.compute.total())
+        for unit, cost in self.costs.items():
+            total += cost
+            if unit == role:
+                break
+        return total
+
+    def _name(self, unit: str) -> str:
+        if self.trial is None:
+            return f"{unit}-{self.seed}"
+        return self.trial if unit == self.role else f"{self.trial}-{unit}"
+
+    def _count(self, unit: str, cost: Compute) -> None:
+        self.costs[unit] = self.costs.get(unit, Compute()) + cost

@@ -1,0 +1,63 @@
+"""The average answer of several networks, as a network: an ensemble that is evaluated like any model."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import checks
+from limbeck.errors import InputError, ModelError
+from limbeck.outputs import run_model
+
+__all__ = ["MeanOfModels"]
+
+
+class MeanOfModels(nn.Module):
+    """Answer log of the mean of the members' distributions, arithmetic or geometric, weighted.
+
+    members: networks with logits of one shape (N, K).  weights: one number each, not negative; equal by default.
+
+    >>> members = [nn.Linear(3, 4), nn.Linear(3, 4)]
+    >>> MeanOfModels(members)(torch.zeros(2, 3)).exp().sum(-1)
+    tensor([1.0000, 1.0000], grad_fn=<SumBackward1>)
+    """
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        *,
+        weights: Sequence[float] | None = None,
+        mean: Literal["arithmetic", "geometric"] = "arithmetic",
+    ) -> None:
+        super().__init__()
+        if not members:
+            raise InputError("members: found none, expected at least one network")
+        weights = [1.0] * len(members) if weights is None else list(weights)
+        if len(weights) != len(members):
+            raise InputError(f"weights: found {len(weights)} for {len(members)} members, expected one each")
+        for weight in weights:
+            checks.non_negative("weights", weight)
+        if not math.fsum(weights) > 0:
+            raise InputError("weights: found no weight above 0, expected at least one")
+        if mean not in ("arithmetic", "geometric"):
+            raise InputError(f"mean: found {mean!r}, expected arithmetic or geometric")
+        self.members = nn.ModuleList(members)
+        self.weights = [weight / math.fsum(weights) for weight in weights]
+        self.mean = mean
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return (N, K) logarithms of probabilities, in float32 at least."""
+        given = named or inputs[0]
+        each = [run_model(member, given).logits for member in self.members]
+        if any(logits.shape != each[0].shape for logits in each):
+            shapes = [tuple(logits.shape) for logits in each]
+            raise ModelError(f"members: they answer {shapes}; give all the same classes")
+        logs = torch.stack(
+            [torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1) for logits in each]
+        )
+        share = logs.new_tensor(self.weights).reshape(-1, *[1] * each[0].ndim)
+        if self.mean == "geometric":
+            return torch.log_softmax((share * logs).sum(0), -1)
+        return torch.logsumexp(logs + share.log(), 0)
