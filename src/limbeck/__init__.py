@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck import data, errors, evaluation, losses, methods, models, schedules, teachers, terms, training
+    from limbeck import data, errors, evaluation, losses, methods, models, schedules, targets, teachers, terms, training
     from limbeck.batch import UNLABELLED, Batch
     from limbeck.distiller import Distiller, Teacher
     from limbeck.errors import LimbeckError
@@ -49,6 +49,7 @@ __all__ = [
     "models",
     "schedules",
     "store",
+    "targets",
     "teachers",
     "terms",
     "training",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["UNLABELLED", "Batch"]
+__all__ = ["UNLABELLED", "Batch", "Legend"]
 
 UNLABELLED = -100
 """The label of a sample that has none; no loss ever counts it."""
@@ -19,6 +19,20 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Mapping):
         return {key: _map(item, function) for key, item in value.items()}
     return value
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the labels of a set mean.
+
+    names: of the classes, by number; empty where it is not known how many there are.
+    groups: the group of each class, where the set has a hierarchy of them.
+    labelled: whether any sample has a label.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[int, ...] | None = None
+    labelled: bool = True
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from limbeck.errors import InputError
 
-__all__ = ["at_least", "finite", "non_negative", "positive", "shapes_match", "shown", "unit_interval"]
+__all__ = ["at_least", "finite", "non_negative", "positive", "shapes_match", "shares", "shown", "unit_interval"]
 
 
 def shown(value: Any) -> str:
@@ -71,6 +71,17 @@ def at_least(name: str, value: Any, minimum: int) -> None:
         _refuse(name, value, f"a whole number, {minimum} or above")
     if value >= 2**63:
         _refuse(name, value, "a whole number of at most 63 bits")
+
+
+def shares(name: str, values: Sequence[Any], *, count: int) -> None:
+    """Require `count` numbers that are 0 or above and add up to 1 (to a millionth)."""
+    if len(values) != count:
+        raise InputError(f"{name}: found {shown(list(values))}, {len(values)} in all, expected {count}")
+    for value in values:
+        non_negative(name, value)
+    total = math.fsum(values)
+    if abs(total - 1) > 1e-6:
+        raise InputError(f"{name}: found {shown(list(values))}, which add up to {total:.6g}, expected 1")
 
 
 def shapes_match(a: str, a_shape: Sequence[int], b: str, b_shape: Sequence[int]) -> None:

@@ -1,17 +1,19 @@
 """The distiller: student, teacher and objective as one module whose forward takes a batch and returns a loss."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError
+from limbeck.losses import class_cosines
 from limbeck.objective import Loss, Objective
 from limbeck.outputs import Outputs, Tap, run_model
 
-__all__ = ["Distiller", "Teacher"]
+__all__ = ["ClassVectors", "Distiller", "Teacher"]
 
 
 @runtime_checkable
@@ -29,6 +31,14 @@ class Teacher(Protocol):
 
     def fingerprint(self) -> str:
         """Return a digest of everything that decides the answers."""
+
+
+@runtime_checkable
+class ClassVectors(Protocol):
+    """A teacher that can also say by which vectors it tells the classes apart."""
+
+    def class_vectors(self, classes: int) -> Tensor:
+        """Return the rows of the last linear layer, (classes, d); ModelError where there is no such layer."""
 
 
 class Distiller(nn.Module):
@@ -58,6 +68,7 @@ class Distiller(nn.Module):
         self.student = student
         self.objective = objective
         self._teacher = (teacher,)
+        self._cosines: Tensor | None = None
         self.step = 0
 
     @property
@@ -72,18 +83,25 @@ class Distiller(nn.Module):
             self.teacher.to(device)
         return self
 
-    def build(self, batch: Batch, *, classes: int | None = None) -> dict[str, Outputs]:
+    def build(self, batch: Batch, *, classes: int | None = None, legend: Legend | None = None) -> dict[str, Outputs]:
         """Let the terms create what depends on the models' shapes, from a first batch, before an optimiser is made.
 
-        classes: how many the data has; ModelError when a model answers another number.  Returns the outputs.
+        classes: how many the data has; ModelError when a model answers another number.  legend: what the data's labels
+        mean, for the terms that ask.  Returns the outputs.
         """
+        if legend is not None:
+            self.objective.settle(legend)
         training = [module for module in self.student.modules() if module.training]
         self.student.eval()
         try:
             with torch.no_grad():
                 outputs = self._outputs(batch, self.objective.reads())
                 for name, answer in outputs.items():
-                    if classes is not None and answer.logits.shape[-1] != classes:
+                    if (
+                        classes is not None
+                        and self.objective.shares_classes(name)
+                        and answer.logits.shape[-1] != classes
+                    ):
                         raise ModelError(
                             f"{name}: answers {answer.logits.shape[-1]} classes, the data has {classes}; "
                             f"give the {name} {classes} outputs"
@@ -114,5 +132,20 @@ class Distiller(nn.Module):
             if self.teacher is None:
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")
             taps = self.objective.taps("teacher")
-            outputs["teacher"] = self.teacher(batch, taps) if taps else self.teacher(batch)
+            answer = self.teacher(batch, taps) if taps else self.teacher(batch)
+            if self.objective.reads_class_cosines:
+                answer = replace(answer, class_cosines=self._class_cosines(self.teacher, answer.logits))
+            outputs["teacher"] = answer
         return outputs
+
+    def _class_cosines(self, teacher: Teacher, logits: Tensor) -> Tensor:
+        """Return the similarity of the teacher's classes, read from it once, where its logits are."""
+        if self._cosines is None:
+            if not isinstance(teacher, ClassVectors):
+                raise ModelError(
+                    f"teacher: a term reads the class vectors of its last linear layer, and {type(teacher).__name__} "
+                    "offers none; give it a method class_vectors(classes)"
+                )
+            self._cosines = class_cosines(teacher.class_vectors(logits.shape[-1]))
+        self._cosines = self._cosines.to(logits.device)
+        return self._cosines

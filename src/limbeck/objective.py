@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from limbeck import checks, schedules
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses import Divergence
 from limbeck.outputs import Outputs, Tap
@@ -46,9 +46,16 @@ class Term(nn.Module):
     weight: a number or schedule, finite and not negative.  A term whose weight is 0 at a step is not computed there.
     reads: the models whose outputs it needs; a teacher that no active term reads is not run.
     taps: features it needs, as {model: {feature name: path or Tap}}.
+    any_classes: the models that may answer other classes than the student does.
+    reads_class_cosines: whether it needs the teacher's outputs with their `class_cosines`.
+    relational: whether it relates the examples of a batch to each other, so that its value depends on how the samples
+        were cut into batches: with batch normalisation, the exception to invariance under accumulation and ranks.
     """
 
     reads: frozenset[str] = frozenset({"student"})
+    any_classes: frozenset[str] = frozenset()
+    reads_class_cosines: bool = False
+    relational: bool = False
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
         super().__init__()
@@ -72,6 +79,9 @@ class Term(nn.Module):
         if batch.mask is not None:
             return batch.mask.sum()
         return len(batch) if batch.labels is None else batch.labels.numel()
+
+    def settle(self, legend: Legend) -> None:
+        """Take note of what the data's labels mean; InputError when the term cannot do with them."""
 
     def build(self, outputs: Mapping[str, Outputs]) -> None:
         """Create what depends on the models' shapes (projections), from the outputs on a first batch."""
@@ -130,6 +140,20 @@ class Objective(nn.Module):
                         f"{tap}; name one of them differently"
                     )
         return taps
+
+    def shares_classes(self, model: str) -> bool:
+        """Return whether a model must answer the student's classes for some term that reads it."""
+        return any(model in term.reads and model not in term.any_classes for term in self._terms())
+
+    @property
+    def reads_class_cosines(self) -> bool:
+        """Whether any term needs the similarity of the classes in the teacher's last layer."""
+        return any(term.reads_class_cosines for term in self._terms())
+
+    def settle(self, legend: Legend) -> None:
+        """Let every term take note of what the data's labels mean, before anything runs."""
+        for term in self._terms():
+            term.settle(legend)
 
     def build(self, outputs: Mapping[str, Outputs]) -> None:
         """Let every term create what depends on the models' shapes."""

@@ -2,40 +2,59 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, ModelError, one_of
 
-__all__ = ["Outputs", "Tap", "canonical_path", "capture", "run_model"]
+__all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "run_model"]
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+@dataclass(frozen=True)
+class Members:
+    """What each member of an ensemble said.
+
+    logits: (M, N, K) or (M, N, L, V).  weights: M numbers that add up to 1.
+    mean: of the members' distributions at the temperature that is asked for, not of their logits.
+    """
+
+    logits: Tensor
+    weights: tuple[float, ...]
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
 
 
 @dataclass
 class Outputs:
     """What a model said about a batch.
 
-    logits: (N, K), or (N, L, V) for sequences; the class axis is last.
+    logits: (N, K), or (N, L, V) for sequences; the class axis is last.  Of an ensemble, the logarithm of its mean at
+        temperature 1; at another temperature `members` must be asked, as `targets.softened` does.
     features: tensors by the name they were tapped under.
     heads: logits of further exits by name.
     state: recurrent hidden state, carried from batch to batch by whoever calls.
+    members: of an ensemble.
+    class_cosines: (K, K) similarity of the classes in the model's last layer, where the objective asks for it.
     """
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Tensor] = field(default_factory=dict)
     state: Any = None
+    members: Members | None = None
+    class_cosines: Tensor | None = None
 
     def detach(self) -> "Outputs":
         """Return the same values cut off from the graph (state as it is)."""
-        return Outputs(
-            self.logits.detach(),
-            {name: value.detach() for name, value in self.features.items()},
-            {name: value.detach() for name, value in self.heads.items()},
-            self.state,
+        return replace(
+            self,
+            logits=self.logits.detach(),
+            features={name: value.detach() for name, value in self.features.items()},
+            heads={name: value.detach() for name, value in self.heads.items()},
+            members=None if self.members is None else replace(self.members, logits=self.members.logits.detach()),
         )
 
 
@@ -170,7 +189,7 @@ def _call(model: nn.Module, inputs: Any) -> Any:
 
 def _as_outputs(answer: Any, features: dict[str, Tensor]) -> Outputs:
     if isinstance(answer, Outputs):
-        return Outputs(answer.logits, {**answer.features, **features}, answer.heads, answer.state)
+        return replace(answer, features={**answer.features, **features})
     if isinstance(answer, Tensor):
         return Outputs(answer, features)
     logits = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from limbeck import checks, schedules
-from limbeck.batch import UNLABELLED, Batch
+from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.errors import InputError, ModelError
-from limbeck.losses import CROSS_ENTROPY, KL, Divergence, SoftTarget, cross_entropy, logit_matching, reduce, soften
+from limbeck.losses import CROSS_ENTROPY, KL, Divergence, cross_entropy, logit_matching, reduce
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype
 from limbeck.losses.targets import smooth_labels
 from limbeck.objective import Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
+from limbeck.targets import PLAIN, Target
 
 __all__ = ["HardLabels", "LogitMatching", "SoftTargets"]
 
@@ -26,10 +27,7 @@ class HardLabels(Term):
         self.label_smoothing = label_smoothing
 
     def count(self, batch: Batch) -> Tensor | int:
-        if batch.labels is None:
-            return 0
-        labelled = batch.labels != UNLABELLED
-        return (labelled if batch.mask is None else labelled & batch.mask).sum()
+        return _count_labelled(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         logits = outputs["student"].logits
@@ -42,24 +40,22 @@ class HardLabels(Term):
             check_mask(batch.mask, batch.labels.shape)
         dtype = compute_dtype(logits).dtype
         target = smooth_labels(batch.labels, logits.shape[-1], self.label_smoothing, dtype=dtype)
-        labelled = batch.labels != UNLABELLED
-        mask = labelled if batch.mask is None else labelled & batch.mask
-        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), mask, "sum")
+        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), _labelled(batch.labels, batch.mask), "sum")
 
 
 class SoftTargets(Term):
-    """A divergence between the teacher's softened distribution and the student's, times the factor it declares.
+    """A divergence between a target and the student's softened distribution, times the factor it declares.
 
-    temperature: above 0, a number or schedule.
+    temperature: above 0, a number or schedule.  target: what of the teacher's distribution, or of what is known of the
+    classes, the student is asked to match; one that needs labels counts labelled examples alone.
     """
-
-    reads = frozenset({"student", "teacher"})
 
     def __init__(
         self,
         weight: Schedule = 1.0,
         *,
         temperature: Schedule = 4.0,
+        target: Target = PLAIN,
         divergence: Divergence = KL,
         name: str = "soft",
     ) -> None:
@@ -67,18 +63,57 @@ class SoftTargets(Term):
         if not callable(temperature):
             checks.positive("temperature", temperature)
         self.temperature = temperature
+        self.target = target
         self.divergence = divergence
+        self._as_given = target
 
-    def target(self, outputs: Outputs, batch: Batch, temperature: float) -> SoftTarget:
-        """Return what the student is asked to match."""
-        return soften(outputs.logits, temperature)
+    @property
+    def reads(self) -> frozenset[str]:  # type: ignore[override]
+        """The student, and the teacher where the target is made of its answers."""
+        return frozenset({"student", "teacher"} if self.target.reads_teacher else {"student"})
+
+    @property
+    def any_classes(self) -> frozenset[str]:  # type: ignore[override]
+        """The teacher, where the target is of a subset of its classes."""
+        return frozenset({"teacher"} if self.target.changes_classes else ())
+
+    @property
+    def reads_class_cosines(self) -> bool:  # type: ignore[override]
+        """Whether the target is made of the similarity of the classes."""
+        return self.target.reads_class_cosines
+
+    def extra_repr(self) -> str:
+        """Return the term's settings; the plain target, which had none before there were others, goes without."""
+        said = super().extra_repr()
+        return said.replace(", target=Softmax()", "") if self.target == PLAIN else said
+
+    def settle(self, legend: Legend) -> None:
+        kind = self._as_given.kind
+        if self._as_given.needs_labels and not legend.labelled:
+            raise InputError(f"target {kind}: it is made of the true class, and no sample has a label; use another")
+        try:
+            self.target = self._as_given.settled(legend)
+        except InputError as error:
+            raise InputError(f"target {kind}, {error}") from None
+
+    def count(self, batch: Batch) -> Tensor | int:
+        if not self.target.needs_labels:
+            return super().count(batch)
+        return _count_labelled(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
-        student, _ = _logits(outputs, batch)
+        student = outputs["student"]
+        if self.target.needs_labels and batch.labels is None:
+            return compute_dtype(student.logits[:0]).sum()
         temperature = schedules.at(self.temperature, step)
-        target = self.target(outputs["teacher"], batch, temperature)
-        per_example = self.divergence.per_example(student, target, temperature)
-        return self.divergence.factor(temperature) * reduce(per_example, batch.mask, "sum")
+        answers = outputs["teacher"] if self.target.reads_teacher else student.detach()
+        target = self.target(answers, batch, temperature)
+        _check_shapes(student.logits, "teacher" if self.target.reads_teacher else "target", target.log_probs, batch)
+        per_example = self.divergence.per_example(student.logits, target, temperature)
+        counted = batch.mask
+        if self.target.needs_labels and batch.labels is not None:
+            counted = _labelled(batch.labels, batch.mask)
+        return self.divergence.factor(temperature) * reduce(per_example, counted, "sum")
 
 
 class LogitMatching(Term):
@@ -91,16 +126,26 @@ class LogitMatching(Term):
         self.zero_mean = zero_mean
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
-        student, teacher = _logits(outputs, batch)
+        student, teacher = outputs["student"].logits, outputs["teacher"].logits
+        _check_shapes(student, "teacher", teacher, batch)
         return logit_matching(student, teacher, zero_mean=self.zero_mean, mask=batch.mask, reduction="sum")
 
 
-def _logits(outputs: Mapping[str, Outputs], batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the logits of student and teacher, when they agree with each other and with what the batch counts."""
-    student, teacher = outputs["student"].logits, outputs["teacher"].logits
-    if student.shape != teacher.shape:
+def _count_labelled(batch: Batch) -> Tensor | int:
+    return 0 if batch.labels is None else _labelled(batch.labels, batch.mask).sum()
+
+
+def _labelled(labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Return which examples or tokens have a label and are no padding."""
+    labelled = labels != UNLABELLED
+    return labelled if mask is None else labelled & mask
+
+
+def _check_shapes(student: Tensor, name: str, other: Tensor, batch: Batch) -> None:
+    """Require that the student agrees with what it is compared to, and with what the batch counts."""
+    if student.shape != other.shape:
         raise ModelError(
-            f"logits: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}; give both models the same classes"
+            f"logits: student {tuple(student.shape)}, {name} {tuple(other.shape)}; give both models the same classes"
         )
     counted = (batch.mask if batch.mask is not None else batch.index if batch.labels is None else batch.labels).shape
     if student.shape[:-1] != counted:
@@ -108,4 +153,3 @@ def _logits(outputs: Mapping[str, Outputs], batch: Batch) -> tuple[Tensor, Tenso
             f"logits: student {tuple(student.shape)}, but the batch counts {tuple(counted)} examples or tokens; "
             f"give it a mask of shape {tuple(student.shape[:-1])}"
         )
-    return student, teacher

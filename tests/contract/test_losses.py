@@ -14,16 +14,27 @@ CLASSES = 5
 NO_LOSSES = {"Dense", "Divergence", "Reduction", "SoftTarget"}
 """Types."""
 HELPERS = {
+    "class_cosines",
     "correlation",
     "divergence",
+    "geometric_mean",
     "jensen_shannon",
     "kd_weights",
+    "label_positions",
+    "mixture",
+    "permute",
     "reduce",
+    "related_classes",
+    "restrict",
+    "similar_classes",
     "skewed",
     "smooth_labels",
     "soften",
     "standardise",
+    "top_k",
+    "true_class",
     "uniform",
+    "virtual_teacher",
 }
 """Functions that make targets, divergences, weights or reductions: no loss out."""
 

@@ -8,15 +8,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from limbeck import schedules
+from limbeck import schedules, targets
 from limbeck.checks import shown
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.losses import Divergence, divergences
 from limbeck.schedules import Schedule
+from limbeck.targets import Target
 
 __all__ = ["Section", "parse"]
 
@@ -25,8 +26,11 @@ _SCHEDULES = (schedules.linear, schedules.cosine, schedules.piecewise, schedules
 _FAMILIES: tuple[tuple[Any, _Kinds], ...] = (
     (Schedule, {function.__name__: function for function in _SCHEDULES}),
     (Divergence, divergences.kinds()),
+    (Target, targets.kinds()),
 )
-"""Types whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind."""
+"""Types whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind.
+
+A parameter may also be a `tuple[TYPE, ...]` of one of them, which a recipe writes as a list."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -121,6 +125,8 @@ def _annotation(hint: Any) -> Any:
         return float | dict[str, Any]
     if _family(hint) is not None:
         return Any
+    if _member(hint) is not None:
+        return list[Any]
     return _model(hint, frozenset()) if inspect.isclass(hint) and is_dataclass(hint) else hint
 
 
@@ -133,6 +139,13 @@ def _family(hint: Any) -> _Kinds | None:
     return None
 
 
+def _member(hint: Any) -> Any:
+    """Return the type of the members of a tuple of a family; None for any other type."""
+    members = get_args(hint)
+    of_a_family = get_origin(hint) is tuple and members[1:] == (...,) and _family(members[0]) is not None
+    return members[0] if of_a_family else None
+
+
 def _as_written(default: Any, kinds: _Kinds) -> Any:
     """Return the default of a parameter of a family as a recipe writes it."""
     if default is None or isinstance(default, int | float):
@@ -140,12 +153,12 @@ def _as_written(default: Any, kinds: _Kinds) -> Any:
     for kind, function in kinds.items():
         needed = [each for each in inspect.signature(function).parameters.values() if each.default is each.empty]
         if not needed and function() == default:
-            return _shortest(kind, parse(function, {}, kind).values)
+            return _shortest(kind, parse(function, {}, kind))
     raise TypeError(f"the default {default!r} is none of the kinds {', '.join(kinds)} with their own defaults")
 
 
-def _shortest(kind: str, values: Mapping[str, Any]) -> Any:
-    return {"kind": kind, **values} if values else kind
+def _shortest(kind: str, section: Section) -> Any:
+    return {"kind": kind, **section.values} if section.values else kind
 
 
 def _resolved(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -158,8 +171,10 @@ def _resolved(function: Callable[..., Any], values: Mapping[str, Any], where: st
         if is_dataclass(hint) and kinds is None and isinstance(value, Mapping):
             resolved[name] = _resolved(hint, value, f"{where}.{name}")  # type: ignore[arg-type]
         elif kinds is not None and not _is_plain(value, hint):
-            kind, section = _of_kind(value, kinds, f"{where}.{name}")
-            resolved[name] = _shortest(kind, section.values)
+            resolved[name] = _shortest(*_of_kind(value, kinds, f"{where}.{name}"))
+        elif (kinds := _family(_member(hint))) is not None:
+            places = enumerate(value)
+            resolved[name] = [_shortest(*_of_kind(each, kinds, f"{where}.{name}[{i}]")) for i, each in places]
     return resolved
 
 
@@ -183,6 +198,8 @@ def _of_kind(value: Any, kinds: _Kinds, where: str) -> tuple[str, Section]:
 def _built(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(hint) and isinstance(value, Mapping) and _family(hint) is None:
         return Section(hint, value, where).build()  # type: ignore[arg-type]
+    if (member := _member(hint)) is not None:
+        return tuple(_built(each, member, f"{where}[{i}]") for i, each in enumerate(value))
     kinds = _family(hint)
     if kinds is None or _is_plain(value, hint):
         return value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
-from limbeck.batch import UNLABELLED, Batch
+from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.data.augment import Augment
 from limbeck.data.content import check_inputs, checked_groups, checked_labels, normalisation, raw_bytes
 from limbeck.errors import DataError, InputError
@@ -51,6 +51,11 @@ class SampleSet(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self)} samples {self.input_shape}, {self.classes} classes)"
+
+    @property
+    def legend(self) -> Legend:
+        """What the labels mean."""
+        return Legend(self.class_names, self.groups, labelled=bool((self.labels != UNLABELLED).any()))
 
     @abstractmethod
     def gather(self, positions: Tensor) -> Tensor:

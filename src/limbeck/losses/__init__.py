@@ -31,7 +31,24 @@ from limbeck.losses.divergences import (
 )
 from limbeck.losses.reduction import Reduction, reduce
 from limbeck.losses.standardisation import standardise
-from limbeck.losses.targets import Dense, SoftTarget, smooth_labels, soften, uniform
+from limbeck.losses.targets import (
+    Dense,
+    SoftTarget,
+    class_cosines,
+    geometric_mean,
+    label_positions,
+    mixture,
+    permute,
+    related_classes,
+    restrict,
+    similar_classes,
+    smooth_labels,
+    soften,
+    top_k,
+    true_class,
+    uniform,
+    virtual_teacher,
+)
 from limbeck.losses.weights import kd_weights
 
 __all__ = [
@@ -43,11 +60,13 @@ __all__ = [
     "Divergence",
     "Reduction",
     "SoftTarget",
+    "class_cosines",
     "correlation",
     "cross_entropy",
     "dist",
     "divergence",
     "dkd",
+    "geometric_mean",
     "inter_class",
     "intra_class",
     "jensen_shannon",
@@ -55,15 +74,24 @@ __all__ = [
     "kd",
     "kd_weights",
     "kl",
+    "label_positions",
     "logit_matching",
+    "mixture",
+    "permute",
     "reduce",
+    "related_classes",
+    "restrict",
     "reverse_kl",
+    "similar_classes",
     "skewed",
     "skewed_kl",
     "smooth_labels",
     "soft_cross_entropy",
     "soften",
     "standardise",
+    "top_k",
     "total_variation",
+    "true_class",
     "uniform",
+    "virtual_teacher",
 ]

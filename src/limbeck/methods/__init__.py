@@ -4,8 +4,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from limbeck.card import Card
 from limbeck.errors import InputError, one_of
-from limbeck.methods.card import Card
 from limbeck.methods.hard import hard
 from limbeck.methods.kd import kd
 from limbeck.methods.logit_matching import logit_matching
@@ -20,7 +20,7 @@ def names() -> list[str]:
     >>> "kd" in names()
     True
     """
-    return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "card"]
+    return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 def builder(name: str) -> Callable[..., Objective]:

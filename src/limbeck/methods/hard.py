@@ -1,6 +1,6 @@
 """Training on hard labels: the student alone, and the teacher itself."""
 
-from limbeck.methods.card import Card
+from limbeck.card import Card
 from limbeck.objective import Objective
 from limbeck.terms import HardLabels
 

@@ -1,9 +1,10 @@
 """Distillation with soft targets at a temperature."""
 
+from limbeck.card import Card
 from limbeck.losses import KL, Divergence, kd_weights
-from limbeck.methods.card import Card
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
+from limbeck.targets import PLAIN, Target
 from limbeck.terms import HardLabels, SoftTargets
 
 __all__ = ["CARD", "kd"]
@@ -25,12 +26,14 @@ def kd(
     hard_weight: float | None = None,
     soft_weight: float | None = None,
     divergence: Divergence = KL,
+    target: Target = PLAIN,
 ) -> Objective:
     """Build the distillation objective of Hinton, Vinyals & Dean (2015), with the terms `hard` and `soft`.
 
     temperature: above 0, a number or schedule.  alpha in [0, 1]: hard_weight = alpha, soft_weight = 1 - alpha; the
     default is 0.1.  The two weights may be given freely instead.  A term of weight 0 is left out.
     divergence: of the soft term, which multiplies it with the factor that it declares (T² for KL).
+    target: what of the teacher's distribution is taught; the whole of it by default (see `limbeck.targets`).
 
     >>> sorted(kd(temperature=4.0, alpha=0.1).terms)
     ['hard', 'soft']
@@ -40,5 +43,5 @@ def kd(
     if hard:
         terms.append(HardLabels(hard))
     if soft:
-        terms.append(SoftTargets(soft, temperature=temperature, divergence=divergence))
+        terms.append(SoftTargets(soft, temperature=temperature, target=target, divergence=divergence))
     return Objective(terms)

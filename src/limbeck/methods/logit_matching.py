@@ -1,7 +1,7 @@
 """Regression of the teacher's logits."""
 
 from limbeck import checks
-from limbeck.methods.card import Card
+from limbeck.card import Card
 from limbeck.objective import Objective, Term
 from limbeck.terms import HardLabels, LogitMatching
 

@@ -78,6 +78,7 @@ def vet(recipe: Recipe) -> Parts:
         objective = recipe.teacher.method.build()
         _try("teacher", teacher, None, objective, parts.train, recipe.teacher.training, "teacher.training")
     for candidate in recipe.candidates():
+        _settle(candidate.objective(), parts.transfer)
         student = build_student(candidate, parts, recipe.seeds[0])
         view = "clean" if recipe.teacher.view == "clean" else None
         asked = ModelTeacher(teacher, view=view) if "teacher" in candidate.objective().reads() else None
@@ -118,6 +119,14 @@ def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> n
             f" give the {role} {samples.classes} outputs"
         )
     return model
+
+
+def _settle(objective: Objective, samples: SampleSet) -> None:
+    """Require that the method can do with what the labels of its set mean."""
+    try:
+        objective.settle(samples.legend)
+    except InputError as error:
+        raise RecipeError(f"method: {error}") from None
 
 
 def _try(

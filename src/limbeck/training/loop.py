@@ -78,7 +78,8 @@ def fit(
         unwrapped(distiller),
         held(folder, accelerator),
     ):
-        distiller.build(next(loader.epoch(0)).to(accelerator.device), classes=train_set.classes)
+        first = next(loader.epoch(0)).to(accelerator.device)
+        distiller.build(first, classes=train_set.classes, legend=train_set.legend)
         raw_optimizer = optimiser(distiller.parameters(), training)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
         optimizer = stepper(accelerator, prepared, raw_optimizer)

@@ -1,0 +1,55 @@
+"""DKPP: the teacher's confidence and its most probable class, its dark knowledge shuffled."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from limbeck import checks
+from limbeck.batch import Batch, Legend
+from limbeck.card import Card
+from limbeck.losses import Dense, permute
+from limbeck.outputs import Outputs
+from limbeck.targets.softmax import PLAIN
+from limbeck.targets.target import Target
+
+__all__ = ["CARD", "Permuted"]
+
+CARD = Card(
+    name="dkpp",
+    summary="dark knowledge with permuted predictions: all but the largest probability shuffled for each sample",
+    authors="Tommaso Furlanello, Zachary C. Lipton, Michael Tschannen, Laurent Itti, Anima Anandkumar",
+    year=2018,
+    title="Born-Again Neural Networks",
+    source="https://arxiv.org/abs/1805.04770",
+    formula="ρ_max = p̃_max, ρ_i = p̃_π(i), π a permutation of the others by (seed, sample)",
+)
+
+
+@dataclass(frozen=True)
+class Permuted(Target):
+    """Every probability but the largest permuted among its classes (DKPP, Furlanello et al. 2018).
+
+    seed: of the permutations; each sample keeps its own through the training, in whatever batch or view it is seen.
+    of: the target whose probabilities are permuted.
+
+    >>> import torch
+    >>> batch = Batch.of(torch.zeros(1, 3))
+    >>> teacher = Outputs(torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).log())
+    >>> Permuted()(teacher, batch, temperature=1.0).log_probs.exp()
+    tensor([[0.0700, 0.6000, 0.2000, 0.0300, 0.1000]])
+    """
+
+    seed: int = 0
+    of: Target = PLAIN
+
+    def __post_init__(self) -> None:
+        checks.at_least("seed", self.seed, 0)
+
+    def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
+        return permute(self.of(outputs, batch, temperature), batch.index, self.seed)
+
+    @property
+    def made_of(self) -> tuple[Target, ...]:
+        return (self.of,)
+
+    def settled(self, legend: Legend) -> Self:
+        return replace(self, of=self.of.settled(legend))

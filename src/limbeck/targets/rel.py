@@ -1,0 +1,113 @@
+"""KD-rel: a given hierarchy of the classes, and no teacher."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from limbeck import checks
+from limbeck.batch import Batch, Legend
+from limbeck.card import Card
+from limbeck.errors import InputError, one_of
+from limbeck.losses import Dense, related_classes
+from limbeck.losses.reduction import compute_dtype
+from limbeck.outputs import Outputs
+from limbeck.targets.target import Target, labels_of
+
+__all__ = ["CARD", "RelatedClasses"]
+
+CARD = Card(
+    name="rel",
+    summary="a given hierarchy of the classes alone: siblings of the true class before the rest",
+    authors="Jiaxi Tang, Rakesh Shivanna, Zhe Zhao, Dong Lin, Anima Singh, Ed H. Chi, Sagar Jain",
+    year=2020,
+    title="Understanding and Improving Knowledge Distillation",
+    source="https://arxiv.org/abs/2002.03532",
+    formula="ρ_t = β1, β2 shared by the siblings of t, β3 by the other classes",
+)
+
+
+@dataclass(frozen=True)
+class RelatedClasses(Target):
+    """Mass β1 on the true class, β2 shared by its siblings, β3 by the rest (KD-rel, Tang et al. 2020).
+
+    groups: which classes are siblings: {group: classes} with the classes by name or number, or the group of each class
+    in the classes' order, or "coarse" for the hierarchy that the data has.
+    masses: β1, β2, β3, 0 or above, adding up to 1.  A class without siblings leaves β2 to the rest, and one without a
+    rest leaves β3 to its siblings, so that the true class has β1 in any case.
+
+    >>> import torch
+    >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
+    >>> target = RelatedClasses({"pets": [0, 1], "cars": [2, 3]}, masses=(0.6, 0.3, 0.1))
+    >>> target(Outputs(torch.zeros(1, 4)), batch, temperature=4.0).log_probs.exp()
+    tensor([[0.6000, 0.3000, 0.0500, 0.0500]])
+    """
+
+    groups: Any = "coarse"
+    masses: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+    def __post_init__(self) -> None:
+        checks.shares("masses", self.masses, count=3)
+        plain = isinstance(self.groups, Sequence) and not isinstance(self.groups, str)
+        if plain and all(isinstance(group, int) and not isinstance(group, bool) for group in self.groups):
+            object.__setattr__(self, "groups", tuple(self.groups))
+        elif plain or not (isinstance(self.groups, Mapping) or self.groups == "coarse"):
+            raise InputError(
+                f"groups: found {checks.shown(self.groups)}, expected {{group: [classes]}}, the number of the group of"
+                " each class, or coarse"
+            )
+
+    def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
+        labels, dtype = labels_of(batch, self.kind), compute_dtype(outputs.logits[:0]).dtype
+        groups = _group_of_each(self.groups, outputs.logits.shape[-1], (), None)
+        return related_classes(labels, groups, self.masses, dtype=dtype)
+
+    @property
+    def needs_labels(self) -> bool:
+        return True
+
+    def settled(self, legend: Legend) -> Self:
+        if not legend.names:
+            return self
+        return replace(self, groups=_group_of_each(self.groups, len(legend.names), legend.names, legend.groups))
+
+
+def _group_of_each(groups: Any, classes: int, names: Sequence[str], coarse: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the number of the group of each class; InputError for a hierarchy that misses or repeats one."""
+    if groups == "coarse":
+        if coarse is None:
+            raise InputError(
+                "groups: found coarse, but the data has no hierarchy of its classes; write it: {group: [classes]}"
+            )
+        return tuple(coarse)
+    if not isinstance(groups, Mapping):
+        if len(groups) != classes:
+            raise InputError(f"groups: found the group of {len(groups)} classes, expected one for each of {classes}")
+        return tuple(groups)
+    found: dict[int, tuple[int, str]] = {}
+    for number, (group, members) in enumerate(groups.items()):
+        if not isinstance(members, Sequence) or isinstance(members, str):
+            raise InputError(f"groups.{group}: found {checks.shown(members)}, expected a list of classes")
+        for member in members:
+            each = _number_of(member, str(group), classes, names)
+            if each in found:
+                raise InputError(
+                    f"groups.{group}: class {member!r} is in '{found[each][1]}' already, expected each class once"
+                )
+            found[each] = number, str(group)
+    missing = [each for each in range(classes) if each not in found]
+    if missing:
+        shown = repr(names[missing[0]]) if names else str(missing[0])
+        raise InputError(f"groups: {len(missing)} of {classes} classes are in no group, class {shown} first; add them")
+    return tuple(found[each][0] for each in range(classes))
+
+
+def _number_of(member: Any, group: str, classes: int, names: Sequence[str]) -> int:
+    if isinstance(member, int) and not isinstance(member, bool):
+        if not 0 <= member < classes:
+            raise InputError(f"groups.{group}: found class {member}, expected 0 to {classes - 1}")
+        return member
+    if isinstance(member, str) and not names:
+        raise InputError(f"groups.{group}: found the name {member!r}, but the classes have numbers only; give those")
+    if member not in names:
+        raise InputError(f"groups.{group}: found class {checks.shown(member)}; {one_of(str(member), names)}")
+    return list(names).index(member)

@@ -1,0 +1,49 @@
+"""Labels, smoothed."""
+
+from dataclasses import dataclass
+
+from limbeck import checks
+from limbeck.batch import Batch
+from limbeck.card import Card
+from limbeck.losses import Dense, smooth_labels
+from limbeck.losses.reduction import compute_dtype
+from limbeck.outputs import Outputs
+from limbeck.targets.target import Target, labels_of
+
+__all__ = ["CARD", "SmoothedLabels"]
+
+CARD = Card(
+    name="smoothing",
+    summary="labels smoothed by ε, no teacher needed",
+    authors="Christian Szegedy, Vincent Vanhoucke, Sergey Ioffe, Jonathon Shlens, Zbigniew Wojna",
+    year=2016,
+    title="Rethinking the Inception Architecture for Computer Vision",
+    source="https://arxiv.org/abs/1512.00567",
+    formula="y(1-ε) + ε/K",
+)
+
+
+@dataclass(frozen=True)
+class SmoothedLabels(Target):
+    """Hard labels smoothed by `epsilon` ε in [0, 1], without a teacher (Szegedy et al. 2016).
+
+    The temperature does not touch it: the labels have no logits to soften.
+
+    >>> import torch
+    >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([1]))
+    >>> SmoothedLabels(0.4)(Outputs(torch.zeros(1, 4)), batch, temperature=1.0).log_probs.exp()
+    tensor([[0.1000, 0.7000, 0.1000, 0.1000]])
+    """
+
+    epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        checks.unit_interval("epsilon", self.epsilon)
+
+    def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
+        labels, dtype = labels_of(batch, self.kind), compute_dtype(outputs.logits[:0]).dtype
+        return smooth_labels(labels, outputs.logits.shape[-1], self.epsilon, dtype=dtype)
+
+    @property
+    def needs_labels(self) -> bool:
+        return True

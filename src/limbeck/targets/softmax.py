@@ -1,0 +1,43 @@
+"""The teacher's own distribution."""
+
+from dataclasses import dataclass
+
+from limbeck.batch import Batch
+from limbeck.card import Card
+from limbeck.losses import Dense
+from limbeck.outputs import Outputs
+from limbeck.targets.target import Target, softened
+
+__all__ = ["CARD", "PLAIN", "Softmax"]
+
+CARD = Card(
+    name="softmax",
+    summary="the teacher's probabilities at the temperature; of an ensemble, their mean",
+    authors="Geoffrey Hinton, Oriol Vinyals, Jeff Dean",
+    year=2015,
+    title="Distilling the Knowledge in a Neural Network",
+    source="https://arxiv.org/abs/1503.02531",
+    formula="softmax(v/T)",
+)
+
+
+@dataclass(frozen=True)
+class Softmax(Target):
+    """The teacher's probabilities at the temperature (Hinton, Vinyals & Dean 2015).
+
+    >>> import torch
+    >>> batch = Batch.of(torch.zeros(1, 3))
+    >>> Softmax()(Outputs(torch.tensor([[0.0, 2.0]])), batch, temperature=2.0).log_probs.exp()
+    tensor([[0.2689, 0.7311]])
+    """
+
+    def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
+        return softened(outputs, temperature)
+
+    @property
+    def reads_teacher(self) -> bool:
+        return True
+
+
+PLAIN = Softmax()
+"""The teacher's distribution as it is: the target where nothing else is said."""
