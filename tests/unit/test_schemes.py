@@ -43,7 +43,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.distiller import Distiller
-from limbeck.methods.card import Card
+from limbeck.card import Card
 from limbeck.plans.scheme import Scheme
 from limbeck.teachers import MeanOfModels
 

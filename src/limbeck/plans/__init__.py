@@ -7,8 +7,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from limbeck.card import Card
 from limbeck.errors import InputError, one_of
-from limbeck.methods.card import Card
 from limbeck.plans.scheme import Scheme
 
 __all__ = ["Scheme", "builder", "card", "name_of", "names"]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from limbeck.card import Card
 from limbeck.distiller import Distiller
-from limbeck.methods.card import Card
 from limbeck.plans.scheme import Scheme
 
 if TYPE_CHECKING:
