@@ -51,7 +51,17 @@ def everything(samples):
 
 
 def test_every_kind_has_typed_parameters_and_returns_splits():
-    assert sorted(kinds()) == ["digits", "fashion_mnist", "idx", "images", "mnist", "npz", "synthetic"]
+    assert sorted(kinds()) == [
+        "cifar10",
+        "cifar100",
+        "digits",
+        "fashion_mnist",
+        "idx",
+        "images",
+        "mnist",
+        "npz",
+        "synthetic",
+    ]
     for source in kinds().values():
         types = typing.get_type_hints(source)
         assert types["return"] is Splits

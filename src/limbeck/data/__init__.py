@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from limbeck.data.augment import Augment
+from limbeck.data.cifar import cifar10, cifar100
 from limbeck.data.digits import digits
 from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
 from limbeck.data.images import image_folder
@@ -21,6 +22,8 @@ __all__ = [
     "Splits",
     "TensorSet",
     "Transfer",
+    "cifar10",
+    "cifar100",
     "digits",
     "fashion_mnist",
     "idx",
@@ -40,6 +43,8 @@ def kinds() -> dict[str, Callable[..., Splits]]:
     'digits'
     """
     return {
+        "cifar10": cifar10,
+        "cifar100": cifar100,
         "digits": digits,
         "fashion_mnist": fashion_mnist,
         "idx": idx,

@@ -10,7 +10,15 @@ from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
 
-__all__ = ["check_fits", "check_inputs", "checked_groups", "checked_labels", "normalisation", "raw_bytes"]
+__all__ = [
+    "check_fits",
+    "check_inputs",
+    "checked_group_names",
+    "checked_groups",
+    "checked_labels",
+    "normalisation",
+    "raw_bytes",
+]
 
 
 def check_fits(name: str, size: int) -> None:
@@ -63,6 +71,18 @@ def checked_groups(name: str, groups: Sequence[int] | None, classes: int) -> tup
         if isinstance(group, bool) or not isinstance(group, int) or group < 0:
             raise DataError(f"{name}: class {label} has group {group!r}, expected a whole number from 0 on")
     return tuple(groups)
+
+
+def checked_group_names(
+    name: str, group_names: Sequence[str] | None, groups: tuple[int, ...] | None
+) -> tuple[str, ...]:
+    """Return the groups' names, or raise DataError when they are not one for each group; empty where none are given."""
+    if group_names is None:
+        return ()
+    count = 0 if groups is None else max(groups) + 1
+    if len(group_names) != count:
+        raise DataError(f"{name}: {count} groups but {len(group_names)} group names; there must be one each")
+    return tuple(group_names)
 
 
 def check_inputs(name: str, inputs: Tensor) -> None:

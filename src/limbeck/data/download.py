@@ -7,7 +7,7 @@ from pathlib import Path
 
 from limbeck.errors import DataError
 
-__all__ = ["download"]
+__all__ = ["download", "kept_under"]
 
 _TIMEOUT = 20.0  # seconds of silence before an address is given up
 
@@ -34,6 +34,11 @@ def download(file: str, folder: Path, addresses: Sequence[str], checksum: str) -
         _write(path, content)
         return
     raise DataError(f"{file}: could not be fetched from {', '.join(failures)}; place the file in {folder}")
+
+
+def kept_under(name: str) -> Path:
+    """Return the folder in the cache that the downloaded files of a set are kept in."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limbeck" / "data" / name
 
 
 def _fetched(address: str) -> bytes:

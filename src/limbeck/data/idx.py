@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.data.content import check_fits
-from limbeck.data.download import download
+from limbeck.data.download import download, kept_under
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError
 
@@ -156,7 +156,7 @@ def _content(path: str | os.PathLike[str], file: BinaryIO | gzip.GzipFile) -> Te
 
 def _published(name: str, folder: str | None, class_names: tuple[str, ...] | None) -> Splits:
     own = os.environ.get("LIMBECK_DATA")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limbeck" / "data" / name
+    cache = kept_under(name)
     if folder is not None:
         paths = _found(Path(folder).expanduser())
     elif own and (Path(own) / name).is_dir():

@@ -12,7 +12,14 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.data.augment import Augment
-from limbeck.data.content import check_inputs, checked_groups, checked_labels, normalisation, raw_bytes
+from limbeck.data.content import (
+    check_inputs,
+    checked_group_names,
+    checked_groups,
+    checked_labels,
+    normalisation,
+    raw_bytes,
+)
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import permutation
 
@@ -31,6 +38,7 @@ class SampleSet(ABC):
     input_shape: shape of one sample.
     mean, std: (C, 1, ...) normalisation applied after augmentation, or None.
     groups: the number of the group that each class belongs to (its super-class), or None where none are known.
+    group_names: of the groups; empty where they have none.
 
     Subsets are of the same kind and share the root's content.
     """
@@ -45,6 +53,7 @@ class SampleSet(ABC):
     mean: Tensor | None = None
     std: Tensor | None = None
     groups: tuple[int, ...] | None = None
+    group_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -209,13 +218,14 @@ class TensorSet(SampleSet):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         groups: Sequence[int] | None = None,
+        group_names: Sequence[str] | None = None,
     ) -> "TensorSet":
         """Check and wrap tensors.
 
         inputs: (n, ...) uint8, float32 or int64.  labels: (n,) whole numbers, `UNLABELLED` where there is none.
         classes: how many there are; else as many as `class_names`, else the largest label plus one.
         mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.
-        groups: for each class, the number of its group, from 0 on.
+        groups: for each class, the number of its group, from 0 on.  group_names: for each group.
         Raises DataError with one line when the tensors are not such a set, InputError when mean and std are not.
         """
         check_inputs(name, inputs)
@@ -224,6 +234,7 @@ class TensorSet(SampleSet):
         digest = hashlib.sha256(f"{inputs.dtype} {tuple(inputs.shape)} {mean} {std}".encode())
         digest.update(raw_bytes(inputs))
         digest.update(raw_bytes(labels))
+        groups = checked_groups(name, groups, classes)
         scale = normalisation(name, inputs.dtype, shape, mean, std)
         return cls(
             name=name,
@@ -235,7 +246,8 @@ class TensorSet(SampleSet):
             input_shape=shape,
             mean=None if scale is None else scale[0].to(inputs.device),
             std=None if scale is None else scale[1].to(inputs.device),
-            groups=checked_groups(name, groups, classes),
+            groups=groups,
+            group_names=checked_group_names(name, group_names, groups),
             inputs=inputs.detach(),
         )
 

@@ -1,0 +1,228 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): read from a folder in any of their forms, or downloaded once and kept."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from limbeck.data.cifar_files import Archive, Part, read_archive
+from limbeck.data.cifar_sheets import has_sheets, read_sheets
+from limbeck.data.download import download, kept_under
+from limbeck.data.sets import Splits, TensorSet
+from limbeck.errors import DataError, InputError, one_of
+
+__all__ = ["cifar10", "cifar100"]
+
+_ADDRESSES = ("https://www.cs.toronto.edu/~kriz/",)
+
+_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_GROUPS = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+_GROUP_NAMES = tuple(_GROUPS)
+_FINE = tuple(sorted(name for names in _GROUPS.values() for name in names))
+_GROUP_OF = tuple(next(number for number, names in enumerate(_GROUPS.values()) if name in names) for name in _FINE)
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A set as it is published: its name, the images of its parts, its archives, and its pixels' mean and deviation."""
+
+    name: str
+    counts: tuple[int, int]
+    archives: tuple[Archive, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+
+_CIFAR10 = _Published(
+    name="cifar-10",
+    counts=(50_000, 10_000),
+    archives=(
+        Archive(
+            file="cifar-10-binary.tar.gz",
+            folder="cifar-10-batches-bin",
+            train=tuple(f"{batch}.bin" for batch in _BATCHES),
+            test=("test_batch.bin",),
+            pickled=False,
+            keys=("labels",),
+            checksums={
+                "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+                "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+                "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+                "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+                "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+                "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+            },
+        ),
+        Archive(
+            file="cifar-10-python.tar.gz",
+            folder="cifar-10-batches-py",
+            train=_BATCHES,
+            test=("test_batch",),
+            pickled=True,
+            keys=("labels",),
+            checksums={
+                "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+                "data_batch_1": "c99cafc152244af753f735de768cd75f",
+                "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                "data_batch_4": "634d18415352ddfa80567beed471001a",
+                "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                "test_batch": "40351d587109b95175f43aff81a1287e",
+            },
+        ),
+    ),
+    mean=(0.49139968, 0.48215841, 0.44653091),
+    std=(0.24703223, 0.24348513, 0.26158784),
+)
+
+_CIFAR100 = _Published(
+    name="cifar-100",
+    counts=(50_000, 10_000),
+    archives=(
+        Archive(
+            file="cifar-100-binary.tar.gz",
+            folder="cifar-100-binary",
+            train=("train.bin",),
+            test=("test.bin",),
+            pickled=False,
+            keys=("coarse_labels", "fine_labels"),
+            checksums={
+                "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+                "train.bin": "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29",
+                "test.bin": "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
+            },
+        ),
+        Archive(
+            file="cifar-100-python.tar.gz",
+            folder="cifar-100-python",
+            train=("train",),
+            test=("test",),
+            pickled=True,
+            keys=("coarse_labels", "fine_labels"),
+            checksums={
+                "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+                "train": "16019d7e3df5f24257cddd939b257f8d",
+                "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            },
+        ),
+    ),
+    mean=(0.5070751592, 0.4865488733, 0.4409178434),
+    std=(0.2673342859, 0.2564384629, 0.2761504713),
+)
+
+
+def cifar10(folder: str | None = None, normalise: bool = True) -> Splits:
+    """Return CIFAR-10: 50,000 and 10,000 uint8 images (3, 32, 32) of ten classes.
+
+    folder: where the published binary or python version is, as .tar.gz or unpacked; pickles are read without running
+        anything.  Else $LIMBECK_DATA/cifar-10 where it exists, else a download that is kept under
+        $XDG_CACHE_HOME/limbeck/data/cifar-10.  Every file must have the published checksum.
+    normalise: by the training images' mean and standard deviation of each channel, after augmentation.
+    Raises DataError when the files are damaged or cannot be had.
+    """
+    train, test = _parts(_CIFAR10, folder)
+    return _splits(_CIFAR10, train, test, 0, _CLASSES, normalise)
+
+
+def cifar100(folder: str | None = None, labels: Literal["fine", "coarse"] = "fine", normalise: bool = True) -> Splits:
+    """Return CIFAR-100: 50,000 and 10,000 uint8 images (3, 32, 32) of 100 classes in 20 groups of five.
+
+    folder: as for `cifar10`, under the name cifar-100; or of lossless WebP sheets of 32×32 tiles, row by row,
+        {train,test}-images-NN.webp, with {train,test}-{fine,coarse}-labels-idx1-ubyte.gz.
+    labels: "fine" for the 100 classes, whose set then knows the `groups`, or "coarse" for the groups as classes.
+    normalise: by the training images' mean and standard deviation of each channel, after augmentation.
+    Raises DataError when the files are damaged or cannot be had.
+    """
+    if labels not in ("fine", "coarse"):
+        raise InputError(f"labels: found {labels!r}; {one_of(str(labels), ('fine', 'coarse'))}")
+    train, test = _parts(_CIFAR100, folder)
+    for name, part in (("train", train), ("test", test)):
+        coarse, fine = part.labels.long().unbind(1)
+        if int(fine.max()) >= len(_FINE) or not torch.equal(torch.tensor(_GROUP_OF)[fine], coarse):
+            raise DataError(f"cifar-100/{name}: fine and coarse labels do not agree; fetch the set again")
+    if labels == "coarse":
+        return _splits(_CIFAR100, train, test, 0, _GROUP_NAMES, normalise)
+    return _splits(_CIFAR100, train, test, 1, _FINE, normalise, _GROUP_OF, _GROUP_NAMES)
+
+
+def _parts(published: _Published, folder: str | None) -> tuple[Part, Part]:
+    """Read both parts from the first form that the folder holds, or from a download."""
+    own = os.environ.get("LIMBECK_DATA")
+    if folder is not None:
+        place = Path(folder).expanduser()
+    elif own and (Path(own) / published.name).is_dir():
+        place = Path(own) / published.name
+    else:
+        place = kept_under(published.name)
+        archive = published.archives[0]
+        download(archive.file, place, _ADDRESSES, archive.checksums[archive.file])
+    if has_sheets(place) and published is _CIFAR100:
+        kinds = ("coarse", "fine")
+        return _counted(published, read_sheets(place, "train", kinds), read_sheets(place, "test", kinds))
+    for archive in published.archives:
+        found = archive.find(place)
+        if found is not None:
+            return read_archive(archive, found, published.counts)
+    files = " or ".join(archive.file for archive in published.archives)
+    raise DataError(f"{place}: holds no {published.name}; place {files} there, or what they hold")
+
+
+def _counted(published: _Published, train: Part, test: Part) -> tuple[Part, Part]:
+    for name, part, count in zip(("train", "test"), (train, test), published.counts, strict=True):
+        if len(part.labels) != count:
+            raise DataError(f"{published.name}/{name}: holds {len(part.labels):,} images, expected {count:,}")
+    return train, test
+
+
+def _splits(
+    published: _Published,
+    train: Part,
+    test: Part,
+    column: int,
+    names: Sequence[str],
+    normalise: bool,
+    groups: Sequence[int] | None = None,
+    group_names: Sequence[str] | None = None,
+) -> Splits:
+    made = [
+        TensorSet.of(
+            part.images,
+            part.labels[:, column],
+            class_names=names,
+            name=f"{published.name}/{name}",
+            mean=published.mean if normalise else None,
+            std=published.std if normalise else None,
+            groups=groups,
+            group_names=group_names,
+        )
+        for name, part in (("train", train), ("test", test))
+    ]
+    return Splits(made[0], made[1], published.name)

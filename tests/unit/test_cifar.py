@@ -1,0 +1,501 @@
+"""CIFAR in all its forms: small sets of its kind, whole, damaged and hostile; and the real one where it is at hand."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import struct
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.config.sections import parse
+from limbeck.data import TensorSet, cifar, cifar10, cifar100
+from limbeck.data.cifar_files import read_archive
+from limbeck.errors import DataError, InputError, RecipeError
+
+COUNTS = (20, 10)
+SHEETS = Path(os.environ.get("LIMBECK_DATA", "")) / "cifar-100"
+
+
+class Small:
+    """A small set of CIFAR's kind, in the bytes of each of its files."""
+
+    def __init__(self, published):
+        generator = np.random.default_rng(0)
+        self.hundred = published.name == "cifar-100"
+        self.images = [generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8) for count in COUNTS]
+        top = 100 if self.hundred else 10
+        self.fine = [generator.integers(0, top, count) for count in COUNTS]
+        self.coarse = [np.array(cifar._GROUP_OF)[labels % 100] for labels in self.fine]
+
+    def rows(self, part, start, stop):
+        kinds = (self.coarse, self.fine) if self.hundred else (self.fine,)
+        labels = np.stack([kind[part][start:stop] for kind in kinds], 1).astype(np.uint8)
+        pixels = self.images[part][start:stop].reshape(stop - start, -1)
+        return np.concatenate([labels, pixels], 1).tobytes()
+
+    def batch(self, part, start, stop, **changes):
+        value = {"data": self.images[part][start:stop].reshape(stop - start, -1), "filenames": ["a"] * (stop - start)}
+        kinds = {"coarse_labels": self.coarse, "fine_labels": self.fine} if self.hundred else {"labels": self.fine}
+        value.update({key: kind[part][start:stop].tolist() for key, kind in kinds.items()})
+        value.update(changes)
+        return pickle.dumps({key: item for key, item in value.items() if item is not None}, protocol=3)
+
+    def files(self, archive, make=None):
+        make = make or (self.batch if archive.pickled else self.rows)
+        content = {}
+        for part, names in enumerate((archive.train, archive.test)):
+            share = COUNTS[part] // len(names)
+            content.update({name: make(part, n * share, (n + 1) * share) for n, name in enumerate(names)})
+        return content
+
+
+def tar_bytes(folder, content, extra=()):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for member, data in extra:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, data in reversed(content.items()):  # not in the order in which they are read
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def write(place, content):
+    place.mkdir(parents=True, exist_ok=True)
+    for name, data in content.items():
+        (place / name).write_bytes(data)
+    return str(place)
+
+
+def published_as(monkeypatch, name, number, content):
+    """Let the form with this number be published with this content of files and .tar.gz."""
+    published = getattr(cifar, name)
+    archives = list(published.archives)
+    sums = {file: hashlib.sha256(data).hexdigest() for file, data in content.items()}
+    archives[number] = replace(archives[number], checksums={**archives[number].checksums, **sums})
+    monkeypatch.setattr(cifar, name, replace(published, counts=COUNTS, archives=tuple(archives)))
+    return getattr(cifar, name).archives[number]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_at_hand(monkeypatch, tmp_path):
+    monkeypatch.delenv("LIMBECK_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cifar, "_ADDRESSES", (f"{(tmp_path / 'publisher').as_uri()}/",))
+
+
+FORMS = [(name, number) for name in ("_CIFAR10", "_CIFAR100") for number in (0, 1)]
+every_form = pytest.mark.parametrize(("name", "number"), FORMS)
+READERS = {"_CIFAR10": cifar10, "_CIFAR100": cifar100}
+
+
+def check(found, small, *, labels="fine"):
+    for part, samples in enumerate((found.train, found.test)):
+        assert samples.inputs.dtype == torch.uint8
+        assert samples.inputs.is_contiguous()
+        assert np.array_equal(samples.inputs.numpy(), small.images[part])
+        assert np.array_equal(samples.labels.numpy(), getattr(small, labels)[part])
+
+
+# --------------------------------------------------------------------------------------------------------------- forms
+
+
+@every_form
+@pytest.mark.parametrize("lies", ["beside", "in its folder", "in its archive"])
+def test_every_published_form_gives_the_same_set(tmp_path, monkeypatch, name, number, lies):
+    small = Small(getattr(cifar, name))
+    archive = getattr(cifar, name).archives[number]
+    content = small.files(archive)
+    whole = tar_bytes(archive.folder, content)
+    published_as(monkeypatch, name, number, {**content, archive.file: whole})
+    if lies == "beside":
+        place = write(tmp_path / "own", content)
+    elif lies == "in its folder":
+        write(tmp_path / "own" / archive.folder, content)
+        place = str(tmp_path / "own")
+    else:
+        place = write(tmp_path / "own", {archive.file: whole})
+    before = sorted(path.name for path in (tmp_path / "own").rglob("*"))
+    found = READERS[name](place)
+    check(found, small)
+    assert found.name == getattr(cifar, name).name
+    assert found.train.name == f"{found.name}/train"
+    assert sorted(path.name for path in (tmp_path / "own").rglob("*")) == before  # nothing was unpacked
+
+
+def idx_gz(labels):
+    return gzip.compress(struct.pack(">HBBI", 0, 8, 1, len(labels)) + labels.astype(np.uint8).tobytes())
+
+
+def webp(tiles, columns):
+    """Return lossless WebP of tiles (n, 3, 32, 32), row by row."""
+    rows = len(tiles) // columns
+    sheet = Image.new("RGB", (32 * columns, 32 * rows))
+    for number, tile in enumerate(tiles):
+        sheet.paste(Image.fromarray(tile.transpose(1, 2, 0)), (number % columns * 32, number // columns * 32))
+    file = io.BytesIO()
+    sheet.save(file, "WEBP", lossless=True, exact=True)
+    return file.getvalue()
+
+
+def sheets(small):
+    train, test = small.images
+    content = {
+        "train-images-00.webp": webp(train[:8], 4),
+        "train-images-01.webp": webp(train[8:16], 4),
+        "train-images-02.webp": webp(train[16:], 2),
+        "test-images-00.webp": webp(test, 5),
+    }
+    for part, name in enumerate(("train", "test")):
+        content[f"{name}-fine-labels-idx1-ubyte.gz"] = idx_gz(small.fine[part])
+        content[f"{name}-coarse-labels-idx1-ubyte.gz"] = idx_gz(small.coarse[part])
+    return content
+
+
+@pytest.fixture
+def hundred(monkeypatch):
+    monkeypatch.setattr(cifar, "_CIFAR100", replace(cifar._CIFAR100, counts=COUNTS))
+    return Small(cifar._CIFAR100)
+
+
+def test_sheets_are_cut_row_by_row(tmp_path, hundred):
+    check(cifar100(write(tmp_path / "own", sheets(hundred))), hundred)
+
+
+def test_a_set_is_found_in_the_folder_of_data_sets(tmp_path, monkeypatch, hundred):
+    write(tmp_path / "sets" / "cifar-100", sheets(hundred))
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path / "sets"))
+    check(cifar100(), hundred)
+
+
+@pytest.mark.parametrize("name", ["_CIFAR10", "_CIFAR100"])
+def test_a_download_is_kept_and_not_repeated(tmp_path, monkeypatch, name):
+    small = Small(getattr(cifar, name))
+    archive = getattr(cifar, name).archives[0]
+    whole = tar_bytes(archive.folder, small.files(archive))
+    published_as(monkeypatch, name, 0, {archive.file: whole})
+    publisher = Path(write(tmp_path / "publisher", {archive.file: whole}))
+    check(READERS[name](), small)
+    (publisher / archive.file).unlink()
+    check(READERS[name](), small)
+    kept = tmp_path / "cache" / "limbeck" / "data" / getattr(cifar, name).name
+    assert [path.name for path in kept.iterdir()] == [archive.file]
+
+
+def test_what_cannot_be_fetched_is_named_with_the_mend():
+    with pytest.raises(
+        DataError, match=r"cifar-100-binary.tar.gz: could not be fetched from .*; place the file in "
+    ) as caught:
+        cifar100()
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------ labels and keys
+
+
+def test_fine_labels_know_their_groups_and_keep_them(tmp_path, hundred):
+    data = cifar100(write(tmp_path / "own", sheets(hundred)))
+    for part, samples in enumerate((data.train, data.test)):
+        assert samples.classes == 100
+        assert samples.class_names[:3] == ("apple", "aquarium_fish", "baby")
+        assert samples.class_names[-1] == "worm"
+        assert samples.group_names[0] == "aquatic_mammals"
+        assert samples.group_names[-1] == "vehicles_2"
+        for one in (samples, samples.subset(torch.tensor([1, 0])), samples.to("cpu"), samples.without_labels()):
+            assert one.groups == samples.groups
+            assert one.group_names == samples.group_names
+        groups = torch.tensor(samples.groups)
+        assert np.array_equal(groups[samples.labels].numpy(), hundred.coarse[part])
+        assert groups.bincount().tolist() == [5] * 20
+
+
+def test_coarse_labels_are_the_groups(tmp_path, hundred):
+    data = cifar100(write(tmp_path / "own", sheets(hundred)), labels="coarse")
+    check(data, hundred, labels="coarse")
+    assert data.train.classes == 20
+    assert data.train.class_names[4] == "fruit_and_vegetables"
+    assert data.train.groups is None
+    assert data.train.group_names == ()
+    fine = cifar100(str(tmp_path / "own"))
+    assert data.train.source != fine.train.source
+
+
+def test_classes_are_five_to_a_group_and_in_the_order_of_the_alphabet():
+    assert list(cifar._FINE) == sorted(set(cifar._FINE))
+    assert list(cifar._GROUP_NAMES) == sorted(cifar._GROUP_NAMES)
+    assert len(cifar._FINE) == 100
+    assert cifar._GROUP_OF[cifar._FINE.index("cattle")] == 11
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_batches_are_normalised_unless_told_not_to(tmp_path, hundred, normalise):
+    data = cifar100(write(tmp_path / "own", sheets(hundred)), normalise=normalise)
+    found = data.train.batch(torch.arange(20), augment=None, seed=0, view=0).inputs
+    expected = torch.from_numpy(hundred.images[0]).double() / 255
+    if normalise:
+        for channel, (mean, std) in enumerate(
+            zip((0.5070752, 0.4865489, 0.4409178), (0.2673343, 0.2564385, 0.2761505), strict=True)
+        ):
+            expected[:, channel] = (expected[:, channel] - mean) / std
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_other_labels_are_refused():
+    with pytest.raises(InputError, match="labels: found 'fin'; did you mean 'fine'"):
+        cifar100(labels="fin")
+    with pytest.raises(RecipeError, match=r"data.labels: found 'fin', expected 'fine' or 'coarse'"):
+        parse(cifar100, {"labels": "fin"}, "data")
+
+
+def test_group_names_are_one_for_each_group():
+    inputs, labels = torch.zeros(4, 2), torch.arange(4)
+    samples = TensorSet.of(inputs, labels, groups=[0, 1, 1, 0], group_names=["a", "b"])
+    assert samples.group_names == ("a", "b")
+    for groups, names in (([0, 1, 1, 0], ["a"]), (None, ["a"]), ([0, 1, 2, 0], ["a", "b"])):
+        with pytest.raises(DataError, match="there must be one each"):
+            TensorSet.of(inputs, labels, groups=groups, group_names=names)
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
+
+
+def refusal(name, place):
+    with pytest.raises(DataError) as caught:
+        READERS[name](str(place))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_without_a_set_says_what_to_place_there(tmp_path):
+    line = refusal("_CIFAR10", tmp_path)
+    assert "holds no cifar-10; place cifar-10-binary.tar.gz or cifar-10-python.tar.gz there" in line
+    (tmp_path / "train").mkdir()  # a folder of that name is no file of the python version
+    assert "holds no cifar-100" in refusal("_CIFAR100", tmp_path)
+    assert "holds no cifar-10;" in refusal("_CIFAR10", tmp_path / "absent")
+
+
+@every_form
+def test_a_missing_file_is_named(tmp_path, monkeypatch, name, number):
+    archive = getattr(cifar, name).archives[number]
+    content = Small(getattr(cifar, name)).files(archive)
+    del content[archive.test[0]]
+    whole = tar_bytes(archive.folder, content)
+    published_as(monkeypatch, name, number, {**content, archive.file: whole})
+    assert f"has no file {archive.test[0]}" in refusal(name, write(tmp_path / "files", content))
+    assert f"has no file {archive.test[0]}" in refusal(name, write(tmp_path / "tar", {archive.file: whole}))
+
+
+@every_form
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, monkeypatch, name, number):
+    archive = getattr(cifar, name).archives[number]
+    content = Small(getattr(cifar, name)).files(archive)
+    whole = tar_bytes(archive.folder, content)
+    published_as(monkeypatch, name, number, {**content, archive.file: whole})
+    other = {**content, archive.train[0]: content[archive.train[0]][:-1] + b"\0"}
+    assert f"{archive.train[0]}: wrong checksum" in refusal(name, write(tmp_path / "files", other))
+    assert f"{archive.file}: wrong checksum" in refusal(name, write(tmp_path / "tar", {archive.file: whole[:-1]}))
+
+
+@every_form
+def test_a_truncated_archive_is_named_whatever_its_checksum(tmp_path, monkeypatch, name, number):
+    archive = getattr(cifar, name).archives[number]
+    whole = tar_bytes(archive.folder, Small(getattr(cifar, name)).files(archive))
+    for damaged in (whole[: len(whole) // 2], whole[:5], b"", b"no archive at all"):
+        published_as(monkeypatch, name, number, {archive.file: damaged})
+        line = refusal(name, write(tmp_path / "own", {archive.file: damaged}))
+        assert archive.file in line
+        assert "fetch it again" in line
+
+
+@pytest.mark.parametrize("name", ["_CIFAR10", "_CIFAR100"])
+def test_rows_of_another_length_are_named(tmp_path, monkeypatch, name):
+    archive = getattr(cifar, name).archives[0]
+    content = Small(getattr(cifar, name)).files(archive)
+    for data in (content[archive.test[0]][:-1], content[archive.test[0]] + b"\0", b""):
+        damaged = {**content, archive.test[0]: data}
+        published_as(monkeypatch, name, 0, damaged)
+        assert f"holds {len(data):,} bytes, expected " in refusal(name, write(tmp_path / "own", damaged))
+
+
+def test_a_file_much_too_long_is_not_read(tmp_path, monkeypatch):
+    archive = cifar._CIFAR100.archives[1]
+    content = Small(cifar._CIFAR100).files(archive)
+    published_as(monkeypatch, "_CIFAR100", 1, content)
+    place = Path(write(tmp_path / "own", content))
+    with (place / "train").open("r+b") as file:
+        file.truncate(2**40)  # without taking room on the disk
+    assert "train: holds 1,099,511,627,776 bytes" in refusal("_CIFAR100", place)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"data": None}, "has no 'data'; it has: coarse_labels"),
+        ({"fine_labels": None}, "has no 'fine_labels'"),
+        ({"data": np.zeros((10, 3071), np.uint8)}, r"'data' is (10, 3071), expected an array of 10 rows"),
+        ({"data": [1, 2]}, "'data' is list"),
+        ({"fine_labels": [1] * 9}, "'fine_labels' is 9 items, expected a list of 10 labels"),
+        ({"fine_labels": 3}, "'fine_labels' is int"),
+        ({"fine_labels": [-1] * 10}, "'fine_labels' holds what is no label"),
+        ({"fine_labels": [256] * 10}, "'fine_labels' holds what is no label"),
+        ({"fine_labels": ["a"] * 10}, "'fine_labels' holds what is no label"),
+        ({"fine_labels": [True] * 10}, "'fine_labels' holds what is no label"),
+        ({"fine_labels": [100] * 10}, "fine and coarse labels do not agree"),
+        ({"coarse_labels": [19] * 10, "fine_labels": [0] * 10}, "fine and coarse labels do not agree"),
+    ],
+)
+def test_dicts_that_are_no_batches_are_named(tmp_path, monkeypatch, changes, line):
+    archive, small = cifar._CIFAR100.archives[1], Small(cifar._CIFAR100)
+    content = small.files(archive)
+    content["test"] = small.batch(1, 0, 10, **changes)
+    published_as(monkeypatch, "_CIFAR100", 1, content)
+    assert line in refusal("_CIFAR100", write(tmp_path / "own", content))
+
+
+def test_a_pickle_that_is_no_dict_is_named(tmp_path, monkeypatch):
+    archive = cifar._CIFAR10.archives[1]
+    content = {**Small(cifar._CIFAR10).files(archive), "test_batch": pickle.dumps([1], protocol=2)}
+    published_as(monkeypatch, "_CIFAR10", 1, content)
+    assert "test_batch: holds list, expected a dict" in refusal("_CIFAR10", write(tmp_path / "own", content))
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("form", ["files", "tar"])
+@pytest.mark.parametrize("name", ["_CIFAR10", "_CIFAR100"])
+def test_a_hostile_pickle_is_not_run(tmp_path, monkeypatch, name, form):
+    """Even one that has the published checksum."""
+    archive, small = getattr(cifar, name).archives[1], Small(getattr(cifar, name))
+    marker = tmp_path / "ran"
+    content = small.files(archive)
+    content[archive.train[0]] = small.batch(0, 0, COUNTS[0] // len(archive.train), more=Hostile(marker))
+    whole = tar_bytes(archive.folder, content)
+    published_as(monkeypatch, name, 1, {**content, archive.file: whole})
+    place = write(tmp_path / "own", content if form == "files" else {archive.file: whole})
+    assert f"{archive.train[0]}: names posix.system" in refusal(name, place)
+    assert not marker.exists()
+    pickle.loads(content[archive.train[0]])  # noqa: S301 - the usual reader does run it
+    assert marker.exists()
+
+
+def test_of_an_archive_only_plain_files_of_the_known_names_are_read(tmp_path, monkeypatch):
+    small, archive = Small(cifar._CIFAR100), cifar._CIFAR100.archives[0]
+    content = small.files(archive)
+    wrong = bytes(len(content["train.bin"]))
+    extra = [
+        (tarfile.TarInfo(name), wrong)
+        for name in ("../cifar-100-binary/train.bin", "/cifar-100-binary/train.bin", "train.bin")
+    ]
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
+        member = tarfile.TarInfo("cifar-100-binary/train.bin")
+        member.type, member.linkname = kind, "/etc/passwd"
+        extra.append((member, b""))
+    whole = tar_bytes(archive.folder, content, extra)
+    published_as(monkeypatch, "_CIFAR100", 0, {archive.file: whole})
+    check(cifar100(write(tmp_path / "own", {archive.file: whole})), small)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["cifar-100-binary.tar.gz", "own"]
+
+
+def test_a_member_much_too_long_is_not_read(tmp_path, monkeypatch):
+    archive = cifar._CIFAR100.archives[0]
+    whole = tar_bytes(archive.folder, {"train.bin": bytes(2**27)})
+    assert len(whole) < 2**20
+    archive = published_as(monkeypatch, "_CIFAR100", 0, {archive.file: whole})
+    write(tmp_path, {archive.file: whole})
+    with pytest.raises(DataError, match=r"train.bin: holds 134,217,728 bytes"):
+        read_archive(archive, tmp_path / archive.file, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"train-images-01.webp": None}, "has no file train-images-01.webp; sheets are numbered from 00"),
+        ({"test-images-00.webp": None}, "has no file test-images-00.webp"),
+        ({"train-fine-labels-idx1-ubyte.gz": None}, "train-fine-labels-idx1-ubyte.gz: cannot be read"),
+        ({"train-fine-labels-idx1-ubyte.gz": idx_gz(np.zeros(19))}, "train has 20 images and 19 fine labels"),
+        ({"test-coarse-labels-idx1-ubyte.gz": idx_gz(np.zeros(11))}, "test has 10 images and 11 coarse labels"),
+        ({"test-images-00.webp": b"RIFF"}, "test-images-00.webp: cannot be read as a WebP image"),
+        (
+            {"test-images-00.webp": webp(np.zeros((12, 3, 32, 32), np.uint8), 4)},
+            "test has 12 images and 10 coarse labels",
+        ),
+    ],
+)
+def test_damaged_sheets_are_named(tmp_path, hundred, change, line):
+    content = {name: data for name, data in {**sheets(hundred), **change}.items() if data is not None}
+    assert line in refusal("_CIFAR100", write(tmp_path / "own", content))
+
+
+def test_a_sheet_that_is_cut_off_or_of_broken_tiles_is_named(tmp_path, hundred):
+    content = sheets(hundred)
+    cut = content["test-images-00.webp"][:-200]
+    assert "test-images-00.webp: " in refusal(
+        "_CIFAR100", write(tmp_path / "cut", {**content, "test-images-00.webp": cut})
+    )
+    file = io.BytesIO()
+    Image.new("RGB", (100, 64)).save(file, "WEBP", lossless=True)
+    line = refusal("_CIFAR100", write(tmp_path / "odd", {**content, "test-images-00.webp": file.getvalue()}))
+    assert "is 100×64 pixels, expected whole tiles of 32×32" in line
+
+
+def test_fewer_images_than_published_are_refused(tmp_path, monkeypatch, hundred):
+    place = write(tmp_path / "own", sheets(hundred))
+    monkeypatch.setattr(cifar, "_CIFAR100", replace(cifar._CIFAR100, counts=(21, 10)))
+    assert "cifar-100/train: holds 20 images, expected 21" in refusal("_CIFAR100", place)
+
+
+# ------------------------------------------------------------------------------------------------------------ the real
+
+
+@pytest.fixture(scope="module")
+def real():
+    if not (SHEETS / "train-images-00.webp").is_file():
+        pytest.skip("needs cifar-100: set LIMBECK_DATA to the folder that holds cifar-100/")
+    return cifar100(str(SHEETS))
+
+
+def test_the_real_set_has_the_published_counts_and_moments(real):
+    assert (len(real.train), len(real.test)) == (50_000, 10_000)
+    assert real.train.labels.bincount().tolist() == [500] * 100
+    assert real.test.labels.bincount().tolist() == [100] * 100
+    shades = torch.arange(256, dtype=torch.float64) / 255
+    for channel in range(3):
+        counts = real.train.inputs[:, channel].flatten().bincount(minlength=256).double()
+        mean = (counts * shades).sum() / counts.sum()
+        assert float(mean) == pytest.approx(cifar._CIFAR100.mean[channel], abs=1e-9)
+        assert float((counts * (shades - mean) ** 2).sum() / counts.sum()) ** 0.5 == pytest.approx(
+            cifar._CIFAR100.std[channel], abs=1e-9
+        )
+
+
+def test_the_real_set_has_the_classes_of_its_file_names(real):
+    for part, samples in (("train", real.train), ("test", real.test)):
+        lines = gzip.decompress((SHEETS / f"{part}-filenames.txt.gz").read_bytes()).decode().split()
+        assert [samples.class_names[label] for label in samples.labels.tolist()] == [
+            line.split("/")[0] for line in lines
+        ]
+
+
+def test_the_real_set_holds_the_first_image_of_the_published_one(real):
+    lines = gzip.decompress((SHEETS / "train-filenames.txt.gz").read_bytes()).decode().split()
+    image = real.train.inputs[lines.index("cattle/bos_taurus_s_000507.png")].permute(1, 2, 0)
+    assert image[0, :2].tolist() == [[255, 255, 255], [255, 255, 255]]
+    assert image[0, -3:].tolist() == [[195, 205, 193], [212, 224, 204], [182, 194, 167]]
+    assert image[-3, :3].tolist() == [[148, 185, 79], [142, 182, 57], [140, 179, 60]]
+    assert image[-3, -3:].tolist() == [[30, 17, 1], [65, 62, 15], [76, 77, 20]]
