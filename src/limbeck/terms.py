@@ -1,13 +1,23 @@
 """The terms that objectives are made of: thin holders around the pure losses."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
 from limbeck import checks, schedules
 from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.errors import InputError, ModelError
-from limbeck.losses import CROSS_ENTROPY, KL, Divergence, cross_entropy, logit_matching, reduce
+from limbeck.losses import (
+    CROSS_ENTROPY,
+    KL,
+    Dense,
+    Divergence,
+    cross_entropy,
+    logit_matching,
+    reduce,
+    standardise,
+)
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype
 from limbeck.losses.targets import smooth_labels
 from limbeck.objective import Term
@@ -48,6 +58,7 @@ class SoftTargets(Term):
 
     temperature: above 0, a number or schedule.  target: what of the teacher's distribution, or of what is known of the
     classes, the student is asked to match; one that needs labels counts labelled examples alone.
+    standardise: replace the logits of both by their z-scores first (Sun et al. 2024).
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class SoftTargets(Term):
         temperature: Schedule = 4.0,
         target: Target = PLAIN,
         divergence: Divergence = KL,
+        standardise: bool = False,
         name: str = "soft",
     ) -> None:
         super().__init__(name, weight)
@@ -65,7 +77,13 @@ class SoftTargets(Term):
         self.temperature = temperature
         self.target = target
         self.divergence = divergence
+        self.standardise = standardise
         self._as_given = target
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it says nothing of an unlabelled example."""
+        return self.target.needs_labels
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]
@@ -83,8 +101,9 @@ class SoftTargets(Term):
         return self.target.reads_class_cosines
 
     def extra_repr(self) -> str:
-        """Return the term's settings; the plain target, which had none before there were others, goes without."""
+        """Return the term's settings; those that came to be later go without where they are as they always were."""
         said = super().extra_repr()
+        said = said if self.standardise else said.replace(", standardise=False", "")
         return said.replace(", target=Softmax()", "") if self.target == PLAIN else said
 
     def settle(self, legend: Legend) -> None:
@@ -97,22 +116,27 @@ class SoftTargets(Term):
             raise InputError(f"target {kind}, {error}") from None
 
     def count(self, batch: Batch) -> Tensor | int:
-        if not self.target.needs_labels:
-            return super().count(batch)
-        return _count_labelled(batch)
+        return _count_labelled(batch) if self.needs_labels else super().count(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         student = outputs["student"]
-        if self.target.needs_labels and batch.labels is None:
+        if self.needs_labels and batch.labels is None:
             return compute_dtype(student.logits[:0]).sum()
         temperature = schedules.at(self.temperature, step)
         answers = outputs["teacher"] if self.target.reads_teacher else student.detach()
-        target = self.target(answers, batch, temperature)
+        target = self.target(_standardised(answers) if self.standardise else answers, batch, temperature)
         _check_shapes(student.logits, "teacher" if self.target.reads_teacher else "target", target.log_probs, batch)
-        per_example = self.divergence.per_example(student.logits, target, temperature)
         counted = batch.mask
-        if self.target.needs_labels and batch.labels is not None:
+        if self.needs_labels and batch.labels is not None:
             counted = _labelled(batch.labels, batch.mask)
+        logits = standardise(student.logits) if self.standardise else student.logits
+        return self.compare(logits, target, batch, counted, temperature)
+
+    def compare(
+        self, logits: Tensor, target: Dense, batch: Batch, counted: Tensor | None, temperature: float
+    ) -> Tensor:
+        """Return the loss of the student's logits (..., K), summed over what is counted; None counts all."""
+        per_example = self.divergence.per_example(logits, target, temperature)
         return self.divergence.factor(temperature) * reduce(per_example, counted, "sum")
 
 
@@ -129,6 +153,13 @@ class LogitMatching(Term):
         student, teacher = outputs["student"].logits, outputs["teacher"].logits
         _check_shapes(student, "teacher", teacher, batch)
         return logit_matching(student, teacher, zero_mean=self.zero_mean, mask=batch.mask, reduction="sum")
+
+
+def _standardised(outputs: Outputs) -> Outputs:
+    """Return a teacher's outputs with z-scores for logits, each member's of an ensemble."""
+    members = outputs.members
+    members = None if members is None else replace(members, logits=standardise(members.logits))
+    return replace(outputs, logits=standardise(outputs.logits), members=members)
 
 
 def _count_labelled(batch: Batch) -> Tensor | int:

@@ -143,6 +143,27 @@ def test_the_order_of_the_batch_changes_nothing(name):
 
 
 @every_method
+def test_cutting_the_batch_changes_nothing_unless_a_term_declares_to_relate_examples(name):
+    distiller, batch = distiller_of(name), batch_of(masked=True)
+    loss, gradient = value_and_gradient(distiller, batch)
+    parts = [
+        Batch.of(batch.inputs[rows], batch.labels[rows], mask=batch.mask[rows])
+        for rows in (slice(0, 3), slice(3, 4), slice(4, 8))
+    ]
+    counts = [distiller.objective.counts(part) for part in parts]
+    whole = {term: sum(int(count[term]) for count in counts) for term in counts[0]}
+    distiller.zero_grad()
+    losses = [distiller(part, counts=whole) for part in parts]
+    for part in losses:
+        part.total.backward()
+    cut = torch.cat([parameter.grad.flatten() for parameter in distiller.parameters()])
+    same = torch.allclose(cut, gradient, rtol=1e-10, atol=1e-13)
+    assert same != any(term.relates_examples for term in distiller.objective.terms.values())
+    if same:
+        torch.testing.assert_close(sum(part.total.detach() for part in losses), loss, rtol=1e-12, atol=1e-14)
+
+
+@every_method
 def test_the_batch_is_read_and_not_changed(name):
     batch = batch_of(masked=True)
     before = copy.deepcopy(batch)

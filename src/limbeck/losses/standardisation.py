@@ -32,4 +32,4 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
     rounding = 8 * torch.finfo(logits.dtype).eps * known.detach().abs().sum(-1, keepdim=True) / count
     flat = variance <= rounding * rounding
     deviation = torch.where(flat, 1.0, variance).sqrt() + eps
-    return torch.where(present, torch.where(flat, centred, centred / deviation), -torch.inf)
+    return torch.where(present, centred / deviation, -torch.inf)

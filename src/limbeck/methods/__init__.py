@@ -6,12 +6,26 @@ from collections.abc import Callable
 
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
+from limbeck.methods.dist import dist
+from limbeck.methods.dkd import dkd
 from limbeck.methods.hard import hard
 from limbeck.methods.kd import kd
 from limbeck.methods.logit_matching import logit_matching
+from limbeck.methods.logit_standardisation import logit_standardisation
 from limbeck.objective import Objective
 
-__all__ = ["Card", "builder", "card", "hard", "kd", "logit_matching", "names"]
+__all__ = [
+    "Card",
+    "builder",
+    "card",
+    "dist",
+    "dkd",
+    "hard",
+    "kd",
+    "logit_matching",
+    "logit_standardisation",
+    "names",
+]
 
 
 def names() -> list[str]:

@@ -27,6 +27,7 @@ def kd(
     soft_weight: float | None = None,
     divergence: Divergence = KL,
     target: Target = PLAIN,
+    standardise: bool = False,
 ) -> Objective:
     """Build the distillation objective of Hinton, Vinyals & Dean (2015), with the terms `hard` and `soft`.
 
@@ -34,6 +35,7 @@ def kd(
     default is 0.1.  The two weights may be given freely instead.  A term of weight 0 is left out.
     divergence: of the soft term, which multiplies it with the factor that it declares (T² for KL).
     target: what of the teacher's distribution is taught; the whole of it by default (see `limbeck.targets`).
+    standardise: compare z-scores instead of logits (see `logit_standardisation`).
 
     >>> sorted(kd(temperature=4.0, alpha=0.1).terms)
     ['hard', 'soft']
@@ -43,5 +45,7 @@ def kd(
     if hard:
         terms.append(HardLabels(hard))
     if soft:
-        terms.append(SoftTargets(soft, temperature=temperature, target=target, divergence=divergence))
+        terms.append(
+            SoftTargets(soft, temperature=temperature, target=target, divergence=divergence, standardise=standardise)
+        )
     return Objective(terms)

@@ -19,6 +19,7 @@ from limbeck.batch import UNLABELLED
 from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted
+from limbeck.methods.dist import IntraClass
 from limbeck.objective import Objective, Term
 from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
@@ -89,6 +90,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "augment": Augment(shift=1, noise=0.1),
     },
     "hint": {"size": 45, "hint": schedules.until(4, 0.05)},  # its layer is idle from step 4 on
+    "dist": {
+        "size": 33,
+        "unlabelled": 5,
+        "dist": True,
+    },  # its rows are gathered, of the last batch one process has none
     "long": {"size": 46, "batch_size": 4, "epochs": 3},
     "long with dropout": {"size": 46, "batch_size": 4, "epochs": 3, "dropout": 0.3},
 }
@@ -96,9 +102,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def train(kind: str, folder: Path, act: Callable[[int], None] = lambda step: None) -> Result:
     """Run one of the trainings; in a second process the student begins as another."""
-    given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None} | SETTINGS[kind]
+    given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None, "dist": False} | SETTINGS[kind]
     size, unlabelled, dropout, hint = (given.pop(key) for key in ("size", "unlabelled", "dropout", "hint"))
     terms = [HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Tripwire(act)] + ([Hint(hint)] if hint else [])
+    terms += [IntraClass(0.7, temperature=2.0)] if given.pop("dist") else []
     return fit(
         Distiller(network(RANK, 8, dropout), ModelTeacher(network(9, 6)), Objective(terms)),
         samples_of(size, 0, unlabelled),
