@@ -1,8 +1,8 @@
 """The distiller: student, teacher and objective as one module whose forward takes a batch and returns a loss."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,17 @@ class Distiller(nn.Module):
             for module in training:
                 module.training = True
         return outputs
+
+    def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return what to note of an epoch beside the student's metrics, from the batches of the validation set."""
+        return {}
+
+    def observe(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Hear of the epochs so far, as the loop's history has them: before the first step, and at each epoch's end.
+
+        What a distiller makes of them must be a function of the history alone, since that is what a resumed training
+        finds again.
+        """
 
     def outputs(self, batch: Batch, step: int) -> dict[str, Outputs]:
         """Run the models that the objective reads at `step`."""

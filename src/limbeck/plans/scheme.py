@@ -23,11 +23,16 @@ class Scheme(ABC):
     uses_teacher: whether the student learns from the recipe's teacher; where it does not, that teacher is trained for
         reference alone, and its training is not counted as a cost of the scheme.
     needs_held_out: whether something besides the number of epochs is chosen on the held-out part; when refitting, the
-        scheme is then first run with such a part, and its `Work.choose` answers are kept.
+        scheme is then first run with such a part, and what it noted there is recalled.
     """
 
     uses_teacher: ClassVar[bool] = True
     needs_held_out: ClassVar[bool] = False
+
+    @property
+    def along(self) -> Sequence[int]:
+        """The epochs of the teacher's training after which its weights are kept, for `Work.teachers_along`."""
+        return ()
 
     def roles(self) -> Mapping[str, str]:
         """Return the models that the scheme ends with beside the distilled student: role -> label, in their order.

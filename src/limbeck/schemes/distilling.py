@@ -1,7 +1,7 @@
 """A recipe carried out: teacher, student alone and the scheme's students, on the same budget and search."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,11 +41,12 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class _Seed:
-    """The models of a seed by role, and what each took."""
+    """The models of a seed by role, what each took, and what the scheme decided."""
 
     seed: int
     models: dict[str, nn.Module]
     compute: dict[str, Compute]
+    decided: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ def _distil(run: _Run) -> Outcome:
         digests[str(own)] = state_digest(taught.model)
         found = _Seed(seed, {"teacher": taught.model}, {"teacher": taught.compute})
         _train(run, "alone", chosen["alone"], found, None)
-        _train(run, "distilled", chosen["distilled"], found, taught)
+        decided = _train(run, "distilled", chosen["distilled"], found, taught)
+        if chosen["distilled"].decisions is None:  # the first seed chooses for all, as it does in a search
+            chosen["distilled"] = replace(chosen["distilled"], decisions=Decisions(answers=decided.answers))
         seeds.append(found)
     notes: list[str] = []
     if recipe.alone_budget is not None:
@@ -137,6 +140,7 @@ def _distil(run: _Run) -> Outcome:
             "student": _parameters(seeds[0].models["distilled"]),
         },
         chosen={role: {**choice.values} for role, choice in chosen.items()},
+        decided={found.seed: found.decided for found in seeds if found.decided},
         notes=notes,
     )
 
@@ -156,12 +160,14 @@ def _trainer(recipe: Recipe, role: str) -> Role:
     return recipe.scheme.train if role == "distilled" else _alone(role)
 
 
-def _train(run: _Run, role: str, chosen: _Chosen, found: _Seed, taught: TrainedTeacher | None) -> None:
+def _train(run: _Run, role: str, chosen: _Chosen, found: _Seed, taught: TrainedTeacher | None) -> Decisions:
     """Train a role of a seed in full, and what its scheme trains beside it."""
     work = run.work(chosen.recipe, run.final, found.seed, taught, role=role, keep_to=chosen.decisions)
     models = _trainer(chosen.recipe, role)(work)
     found.models.update(models)
     found.compute.update({name: work.compute(name) for name in models})
+    found.decided.update(work.decided.answers)
+    return work.decided
 
 
 def _choose(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None) -> _Chosen:

@@ -69,14 +69,15 @@ class Outcome:
 
     seeds: the figures of each seed.  roles: what is known of each role, in the order of a table.
     parameters: of teacher and student.  chosen: what the search chose for each.
-    notes: lines on what was cut short.
+    decided: what the scheme decided on held-out data, by seed.  notes: lines on what was cut short.
     """
 
     seeds: tuple[SeedOutcome, ...]
     roles: Mapping[str, RoleOutcome]
     parameters: dict[str, int]
     chosen: dict[str, dict[str, Any]]
-    notes: Sequence[str] = field(default=())
+    decided: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def errors(self, role: str) -> Interval:
         """Return the test errors of a role over the seeds."""
@@ -107,6 +108,7 @@ class Outcome:
             "parameters": self.parameters,
             "chosen": self.chosen,
             "roles": {role: found.as_dict() for role, found in self.roles.items()},
+            "decided": {str(seed): dict(answers) for seed, answers in self.decided.items()},
             "notes": list(self.notes),
         }
 

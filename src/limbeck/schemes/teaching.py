@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller, Teacher
+from limbeck.errors import RunError
 from limbeck.runs import cache_folder, exclusive
 from limbeck.schemes.costing import Compute, spent
 from limbeck.schemes.preparing import Parts, seeded_build
 from limbeck.teachers import ModelTeacher, store
-from limbeck.training import Observer, fit
-from limbeck.training.progress import ignore
+from limbeck.training import Observer, fit, load_weights, save_weights
+from limbeck.training.progress import Progress, ignore
 
 __all__ = ["TrainedTeacher", "teacher_key", "train_teacher", "trained_teacher", "wrap_teacher"]
 
@@ -25,10 +26,14 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class TrainedTeacher:
-    """A trained teacher, and what its training took, whoever trained it; nothing where it was read from a file."""
+    """A trained teacher, and what its training took, whoever trained it; nothing where it was read from a file.
+
+    along: the network as it was after the epochs of its training that the recipe's scheme asks for.
+    """
 
     model: nn.Module
     compute: Compute
+    along: Mapping[int, nn.Module] = field(default_factory=dict)
 
 
 def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
@@ -42,6 +47,8 @@ def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
         "held_out": parts.held_out is not None,
         "seed": seed,
     }
+    if recipe.scheme.along:
+        content["along"] = list(recipe.scheme.along)
     if (code := recipe.teacher.model.code()) is not None:
         content["code"] = code
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
@@ -90,10 +97,41 @@ def trained_teacher(
             training=recipe.teacher.training,
             seed=seed,
             folder=folder,
-            watch=watch,
+            watch=_keeping(recipe.scheme.along, model, folder, watch),
             label="teacher",
         )
-    return TrainedTeacher(model, spent(model, None, objective, result, parts.train))
+    along = {epoch: _along(recipe, parts, seed, folder, epoch) for epoch in recipe.scheme.along}
+    return TrainedTeacher(model, spent(model, None, objective, result, parts.train), along)
+
+
+def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Observer) -> Observer:
+    """Return an observer that keeps the model's weights after some epochs."""
+
+    def look(progress: Progress) -> None:
+        if progress.epoch_ended and progress.epoch in epochs:
+            aside = folder / f".{_after(progress.epoch)}.tmp"
+            save_weights(model, aside)
+            aside.replace(folder / _after(progress.epoch))
+        watch(progress)
+
+    return look if epochs else watch
+
+
+def _along(recipe: Recipe, parts: Parts, seed: int, folder: Path, epoch: int) -> nn.Module:
+    """Return the teacher as it was after an epoch."""
+    path = folder / _after(epoch)
+    if not path.is_file():
+        raise RunError(
+            f"teacher: it ended before epoch {epoch}, or '{path}' was taken away; name earlier epochs, or delete "
+            f"'{folder}' to train it again"
+        )
+    model = seeded_build(recipe.teacher.model, parts.train, seed, "teacher")
+    load_weights(model, path)
+    return model
+
+
+def _after(epoch: int) -> str:
+    return f"after-epoch-{epoch}.safetensors"
 
 
 def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:

@@ -1,6 +1,7 @@
 """What a scheme works with: the recipe's networks, sets and teacher, and trainings that are units of their own."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from limbeck.runs import RunFolder
 from limbeck.schemes.costing import Compute, forward_flops, spent
 from limbeck.schemes.preparing import Parts, build_student, seeded_build
 from limbeck.schemes.teaching import TrainedTeacher, wrap_teacher
-from limbeck.teachers import StoredTeacher
+from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore
 
@@ -60,7 +61,8 @@ class Work(Shop):
     """One seed of a recipe, as its scheme carries it out.
 
     role: that it ends with.  trial: the name of a run that is made to choose something; None for the final one.
-    keep_to: decisions of such a trial, which this run makes again.  decided, costs: filled while the scheme runs.
+    keep_to: decisions made before, which this run makes again.
+    decided, costs, copied: filled while the scheme runs.
     """
 
     folder: RunFolder
@@ -72,6 +74,7 @@ class Work(Shop):
     keep_to: Decisions | None = None
     decided: Decisions = field(default_factory=Decisions)
     costs: dict[str, Compute] = field(default_factory=dict)
+    copied: set[str] = field(default_factory=set)
 
     @property
     def training(self) -> Training:
@@ -89,6 +92,18 @@ class Work(Shop):
             raise ValueError("this scheme has declared that it uses no teacher")
         return self.taught.model
 
+    @property
+    def teachers_along(self) -> Mapping[int, nn.Module]:
+        """The recipe's teacher as it was after the epochs of its training that the scheme's `along` names."""
+        return {} if self.taught is None else self.taught.along
+
+    @property
+    def held_out(self) -> SampleSet:
+        """The held-out part, where choices are made; a refit has none."""
+        if self.parts.held_out is None:
+            raise ValueError("a refit has no held-out part; recall what was decided before")
+        return self.parts.held_out
+
     @cached_property
     def _recipes_teacher(self) -> Teacher:
         return self.teach(self.teacher_model)
@@ -104,6 +119,13 @@ class Work(Shop):
             once = forward_flops(model, self.parts.train) * len(self.parts.transfer)
             self._count(f"answers of {name}", Compute(answers=float(once)))
         return teacher
+
+    def judge(self, model: nn.Module) -> Teacher:
+        """Make a trained network a teacher that answers for the held-out part."""
+        teacher = ModelTeacher(model)
+        if self.parts.held_out is None or self.objective().taps("teacher"):
+            return teacher
+        return store(teacher, self.parts.held_out)
 
     def place(self, unit: str) -> Path:
         """Return the folder of a unit."""
@@ -140,6 +162,8 @@ class Work(Shop):
         )
         if training.patience is not None or training.keep == "best":
             self.decided.epochs[unit] = result.epoch
+        if unit in self.copied:
+            return result
         cost = spent(distiller.student, distiller.teacher, distiller.objective, result, samples)
         self._count(unit, cost + Compute(answers=extra * len(result.history) * len(samples)))
         return result
@@ -152,14 +176,38 @@ class Work(Shop):
             save_weights(model, path)
         return model
 
+    def copy(self, unit: str, role: str) -> None:
+        """Let a role be a unit that was trained already, if it was: `fit` reads it, and it costs nothing more."""
+        made, copy = self.place(unit), self.place(role)
+        if not (made / "result.json").is_file():
+            return
+        if not (copy / "result.json").is_file():
+            aside = copy.with_name(f".{copy.name}.tmp")
+            with self.folder.writing(copy.name):
+                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(made, aside)
+                aside.replace(copy)
+        self.copied.add(role)
+
     def choose(self, name: str, decide: Callable[[], Any]) -> Any:
-        """Return what is decided on the held-out part; when refitting, what was decided with such a part before.
+        """Return what is decided on the held-out part, at the first seed: other seeds and a refit keep to it.
 
         decide: gives a plain value, the same whenever it is called with the same finished units.
         """
-        chosen = self.keep_to.answers[name] if self.keep_to and name in self.keep_to.answers else decide()
-        self.decided.answers[name] = chosen
-        return chosen
+        known = self.keep_to is not None and name in self.keep_to.answers
+        return self.note(name, self.recall(name) if known else decide())
+
+    def note(self, name: str, value: Any) -> Any:
+        """Put on record what came out on the held-out part, a plain value, and return it."""
+        self.decided.answers[name] = value
+        return value
+
+    def recall(self, name: str) -> Any:
+        """Return what was noted or chosen under a name before, where there was a held-out part."""
+        if self.keep_to is None:
+            raise ValueError(f"'{name}' was never decided")
+        return self.note(name, self.keep_to.answers[name])
 
     def compute(self, role: str) -> Compute:
         """Return what it took to have a role: all units up to the one of its name, and the teacher's training."""

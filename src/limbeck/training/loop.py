@@ -86,6 +86,7 @@ def fit(
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
         run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
         run.resume(identity(distiller, train_set, validation, training, seed, teacher_before))
+        distiller.observe(run.history)
         began, done_before = time.perf_counter(), run.step
         distiller.train()
 
@@ -141,7 +142,9 @@ def fit(
             metrics = {}
             if validation is not None:
                 with run.kept_weights():
-                    metrics = run.agree(evaluate(distiller.student, validation).as_dict())
+                    batches = Loader(validation, training.batch_size, seed=0, shuffle=False, clean_view=True)
+                    own = distiller.measure(batches.epoch(0))
+                    metrics = run.agree({**evaluate(distiller.student, validation).as_dict(), **own})
             line: dict[str, Any] = {
                 "epoch": run.epoch + 1,
                 "step": run.step,
@@ -150,6 +153,7 @@ def fit(
                 "validation": metrics,
             }
             run.end_epoch(line, keep_best=training.keep == "best")
+            distiller.observe(run.history)
             stopped = training.patience is not None and run.stale >= training.patience
             watch(
                 Progress(
