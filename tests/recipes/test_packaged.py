@@ -22,6 +22,9 @@ FOLDERS = sorted(path.parent for path in Path(recipes.__file__).parent.glob("*/r
 DATA = os.environ.get("LIMBECK_DATA")
 PUBLISHED = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 
+SMALL = {"teacher_epochs": []}
+"""Keys of schemes as they suit trainings of one epoch."""
+
 every_recipe = pytest.mark.parametrize("name", names())
 every_paper = pytest.mark.parametrize("name", reproducing.reproducible())
 
@@ -39,6 +42,7 @@ def shrunk(keys: Mapping[str, Any]) -> list[str]:
                 overrides.append(f"{where}.model.{layers}={[8] * len(model[layers])}")
     if not keys["data"]["transfer"]["only"]:
         overrides.append("data.transfer.fraction=0.1")
+    overrides += [f"scheme.{key}={value}" for key, value in SMALL.items() if key in keys.get("scheme", {})]
     return overrides
 
 
