@@ -10,12 +10,11 @@ from torch import nn
 
 from limbeck import checks, schedules
 from limbeck.batch import Batch
+from limbeck.card import Card
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
-from limbeck.methods.card import Card
 from limbeck.objective import Objective, Term
-from limbeck.outputs import run_model
 from limbeck.plans.scheme import Scheme
 from limbeck.schedules import Schedule
 from limbeck.terms import HardLabels
@@ -134,15 +133,12 @@ class EndingDistiller(Distiller):
             return {}
         terms: list[Term] = [term for term in self.objective.terms.values() if "teacher" in term.reads]  # type: ignore[misc,operator]
         sums, counts = {term.name: 0.0 for term in terms}, {term.name: 0 for term in terms}
+        judging = Distiller(self.student, self._judge[0], self.objective)
         training = self.student.training
         self.student.eval()
         try:
             for batch in batches:
-                taps = self.objective.taps("teacher")
-                outputs = {
-                    "student": run_model(self.student, batch.inputs, self.objective.taps("student")),
-                    "teacher": self._judge[0](batch, taps) if taps else self._judge[0](batch),
-                }
+                outputs = judging.outputs(batch, 0)
                 for term in terms:
                     value, count = term(outputs, batch, 0)
                     sums[term.name] += float(value)
