@@ -10,7 +10,7 @@ import torch
 from limbeck import data, methods
 from limbeck.errors import CheckpointError, RecipeError
 from limbeck.recipes import reproducing
-from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row, merge
+from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row, _changed, merge
 from limbeck.teachers import ModelTeacher, store
 from limbeck.training import Training, load_weights
 from limbeck.training.progress import ignore
@@ -193,6 +193,15 @@ def test_a_training_that_differs_in_anything_is_another(change, fake, tmp_path):
     for what in (given, given, {**given, **changed}):
         lab.train("network", **what)
     assert len(watch.epochs) == 4
+
+
+def test_addresses_stay_when_a_setting_is_added():
+    assert _changed(Training()) == {}
+    assert _changed(Training(epochs=3, augment=data.Augment(shift=2))) == {
+        "epochs": 3,
+        "augment": {"shift": 2, "pad_crop": 0, "flip": 0.0, "noise": 0.0},
+    }
+    assert _changed(Training(augment=data.Augment(contrast=0.2)))["augment"]["contrast"] == 0.2
 
 
 def test_a_choice_is_made_once_and_kept_across_processes(fake, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from limbeck.data import Augment
+from limbeck.data import Augment, colours
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
 
@@ -116,7 +116,8 @@ def test_half_precision_images_keep_their_type():
 
 def test_active_says_whether_views_differ():
     assert not Augment().active
-    for augment in (Augment(shift=1), Augment(pad_crop=1), Augment(flip=0.1), Augment(noise=0.1)):
+    colours = (Augment(brightness=0.1), Augment(contrast=0.1), Augment(saturation=0.1))
+    for augment in (Augment(shift=1), Augment(pad_crop=1), Augment(flip=0.1), Augment(noise=0.1), *colours):
         assert augment.active
     inputs = torch.rand(3, 4)
     assert torch.equal(apply(Augment(), inputs), inputs)
@@ -134,6 +135,10 @@ def test_active_says_whether_views_differ():
         {"flip": float("nan")},
         {"noise": -0.1},
         {"noise": float("inf")},
+        {"brightness": -0.1},
+        {"contrast": float("nan")},
+        {"saturation": 101.0},
+        {"saturation": True},
         {"shift": 1, "pad_crop": 1},
     ],
 )
@@ -157,6 +162,100 @@ def test_whole_numbers_cannot_be_augmented():
 def test_a_shift_that_can_empty_an_image_is_refused():
     with pytest.raises(DataError, match=r"shift of 4 pixels.*\(1, 4, 9\)"):
         apply(Augment(shift=4), torch.rand(2, 1, 4, 9))
+
+
+# -------------------------------------------------------------------------------------------------------------- colours
+
+
+def coloured(name: str, image: np.ndarray, factor: float) -> np.ndarray:
+    """One image (C, H, W) in float64, pixel by pixel, written as the formulas are."""
+    channels, height, width = image.shape
+    weights = (0.299, 0.587, 0.114) if channels == 3 else (1 / channels,) * channels
+    greys = np.array(
+        [[sum(w * image[c, y, x] for c, w in enumerate(weights)) for x in range(width)] for y in range(height)]
+    )
+    target = {"brightness": 0.0, "contrast": greys.mean(), "saturation": greys}[name]
+    return np.clip(image * factor + (1 - factor) * target, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("reach", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_colours_change_as_their_formulas_say(name, reach, channels):
+    if name == "saturation" and channels != 3:
+        return
+    images = torch.rand(30, channels, 4, 5)
+    found = apply(Augment(**{name: reach}), images, seed=3, view=2)
+    index = torch.arange(30)
+    drawn = uniform(3, f"augment.{name}", torch.full_like(index, 2), index)[:, 0].double()
+    low = max(0.0, 1 - reach)
+    factors = low + drawn * (1 + reach - low)
+    for image, result, factor in zip(images.double().numpy(), found.numpy(), factors.tolist(), strict=True):
+        np.testing.assert_allclose(result, coloured(name, image, factor), rtol=0, atol=2e-6)
+
+
+def test_factors_are_uniform_and_each_images_own():
+    flat = torch.full((4000, 1, 1, 1), 0.25)
+    factors = apply(Augment(brightness=0.4), flat).flatten() / 0.25
+    assert stats.kstest(factors.numpy(), "uniform", args=(0.6, 0.8)).pvalue > 1e-4
+    widest = apply(Augment(brightness=3.0), flat).flatten() / 0.25
+    assert float(widest.min()) < 0.01
+    assert stats.kstest(widest.numpy(), "uniform", args=(0, 4)).pvalue > 1e-4
+
+
+def test_a_factor_of_one_changes_nothing_and_of_none_takes_all():
+    images, one, none = torch.rand(5, 3, 4, 4), torch.ones(5, 1, 1, 1), torch.zeros(5, 1, 1, 1)
+    for change in (colours.brightness, colours.contrast, colours.saturation):
+        torch.testing.assert_close(change(images, one), images)
+    assert not colours.brightness(images, none).any()
+    assert float(colours.contrast(images, none).flatten(1).std(1).max()) < 1e-6
+    plain = colours.saturation(images, none)
+    assert torch.equal(plain, colours.grey(images).expand_as(images))
+
+
+def test_colours_come_after_moves_in_their_order_and_before_noise():
+    images = torch.rand(20, 3, 6, 6)
+    whole = Augment(pad_crop=1, flip=0.5, brightness=0.5, contrast=0.5, saturation=0.5, noise=0.1)
+    steps = images
+    for one in (
+        Augment(flip=0.5),
+        Augment(pad_crop=1),
+        Augment(brightness=0.5),
+        Augment(contrast=0.5),
+        Augment(saturation=0.5),
+        Augment(noise=0.1),
+    ):
+        steps = apply(one, steps)
+    torch.testing.assert_close(apply(whole, images), steps, rtol=0, atol=0)
+
+
+def test_colours_of_a_sample_do_not_depend_on_its_batch():
+    images = torch.rand(9, 3, 5, 5)
+    augment = Augment(brightness=0.4, contrast=0.4, saturation=0.4)
+    whole = apply(augment, images)
+    torch.testing.assert_close(apply(augment, images[4:], first=4), whole[4:])
+    assert not torch.allclose(apply(augment, images, view=2), whole)
+
+
+def test_colours_leave_inputs_and_types_as_they_are():
+    images = torch.rand(6, 3, 5, 5)
+    before = images.clone()
+    augment = Augment(brightness=0.4, contrast=0.4, saturation=0.4)
+    found = apply(augment, images)
+    assert torch.equal(images, before)
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert apply(augment, images.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_colours_of_what_is_no_picture_are_refused():
+    with pytest.raises(DataError, match=r"augment.contrast: pixels lie in \[-1, 2\], expected \[0, 1\]"):
+        apply(Augment(contrast=0.5), torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1))
+    with pytest.raises(DataError, match=r"augment.brightness: pixels lie in \[nan, nan\]"):
+        apply(Augment(brightness=0.5), torch.full((2, 1, 1, 1), float("nan")))
+    with pytest.raises(DataError, match=r"augment.saturation: images of shape \(1, 4, 4\) have no three channels"):
+        apply(Augment(saturation=0.5), torch.rand(2, 1, 4, 4))
+    with pytest.raises(DataError, match=r"\(5, 12\)"):
+        apply(Augment(brightness=0.5), torch.rand(5, 12))
 
 
 @pytest.mark.gpu

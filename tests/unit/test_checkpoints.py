@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limbeck import methods
-from limbeck.data import TensorSet
+from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError
 from limbeck.runs import exclusive
@@ -474,6 +474,20 @@ def test_a_result_of_before_the_checksum_is_read(tmp_path):
     del ended["weights_sha256"], ended["sha256"]
     (tmp_path / "result.json").write_text(json.dumps(ended))
     assert state_digest(train(tmp_path).student) == state_digest(first.student)
+
+
+def test_a_setting_that_a_result_does_not_know_yet_had_its_default(tmp_path):
+    first = train(tmp_path)
+    ended = json.loads((tmp_path / "result.json").read_text())
+    del ended["sha256"], ended["identity"]["training.clip"], ended["identity"]["training.augment"]["noise"]
+    (tmp_path / "result.json").write_text(json.dumps(ended))
+    assert state_digest(train(tmp_path).student) == state_digest(first.student)
+    with pytest.raises(RunError, match=r"is of another training: training.clip was null, is 1.0"):
+        train(tmp_path, clip=1.0)
+    with pytest.raises(RunError, match=r"is of another training: training.augment was "):
+        train(tmp_path, augment=Augment(noise=0.5))
+    with pytest.raises(RunError, match=r"is of another training: training.epochs was 2, is 30"):
+        train(tmp_path, epochs=30)
 
 
 def test_no_bit_of_a_result_can_flip_unnoticed(tmp_path):

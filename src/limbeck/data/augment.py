@@ -7,12 +7,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck import checks
+from limbeck.data import colours
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
 
 __all__ = ["Augment"]
 
 _MOST_NOISE = 1e30
+_MOST_COLOUR = 100
+_COLOURS = {"brightness": colours.brightness, "contrast": colours.contrast, "saturation": colours.saturation}
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,12 @@ class Augment:
     pad_crop: zero padding of this many pixels, then a random crop of the original size; the same distribution as
         `shift`, under the name that papers on colour images use.  Only one of the two may be given.
     flip: probability of mirroring an image left to right.
+    brightness, contrast, saturation: for pixels in [0, 1], the reach r of a factor that is drawn for each image,
+        uniform in [max(0, 1-r), 1+r]; `limbeck.data.colours` has the formulas.
     noise: standard deviation of Gaussian noise added to every value.
 
-    Applied in the order flip, shift, noise.  Raises InputError for a value outside its range.
+    Applied in the order flip, shift, brightness, contrast, saturation, noise, and before a set's normalisation.
+    Raises InputError for a value outside its range.
 
     >>> augment = Augment(shift=2)
     >>> index = torch.arange(3)
@@ -37,6 +43,9 @@ class Augment:
     pad_crop: int = 0
     flip: float = 0.0
     noise: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
 
     def __post_init__(self) -> None:
         checks.at_least("augment.shift", self.shift, 0)
@@ -45,13 +54,21 @@ class Augment:
         checks.non_negative("augment.noise", self.noise)
         if self.noise > _MOST_NOISE:
             raise InputError(f"augment.noise: found {self.noise!r}, expected at most {_MOST_NOISE:g}, as float32 holds")
+        for key in _COLOURS:
+            checks.non_negative(f"augment.{key}", getattr(self, key))
+            if getattr(self, key) > _MOST_COLOUR:
+                raise InputError(f"augment.{key}: found {getattr(self, key)!r}, expected at most {_MOST_COLOUR}")
         if self.shift and self.pad_crop:
             raise InputError("augment: shift and pad_crop move images in the same way; give one of them")
 
     @property
     def active(self) -> bool:
         """Whether any view differs from the sample."""
-        return bool(self.shift or self.pad_crop or self.flip or self.noise)
+        return bool(self.shift or self.pad_crop or self.flip or self.noise or self._colours)
+
+    @property
+    def _colours(self) -> list[str]:
+        return [key for key in _COLOURS if getattr(self, key)]
 
     def apply(self, inputs: Tensor, *, seed: int, view: Tensor, index: Tensor) -> Tensor:
         """Return the given view of each sample; the inputs stay as they are.
@@ -63,11 +80,15 @@ class Augment:
         if self.flip:
             flipped = uniform(seed, "augment.flip", view, index) < self.flip
             inputs = torch.where(flipped[:, :, None, None], inputs.flip(-1), inputs)
-        reach = self.shift + self.pad_crop
-        if reach:
+        if reach := self.shift + self.pad_crop:
             places = 2 * reach + 1
             corner = (uniform(seed, "augment.shift", view, index, 2) * places).to(torch.int64)
             inputs = _crop(inputs, corner, reach)
+        for key in self._colours:
+            reach = getattr(self, key)
+            low = max(0.0, 1.0 - reach)
+            factor = low + uniform(seed, f"augment.{key}", view, index) * (1.0 + reach - low)
+            inputs = _COLOURS[key](inputs, factor[:, :, None, None].to(inputs.dtype))
         if self.noise:
             drawn = normal(seed, "augment.noise", view, index, inputs[0].numel())
             inputs = torch.add(inputs, drawn.view_as(inputs), alpha=self.noise)
@@ -78,14 +99,23 @@ class Augment:
         if self.active and not inputs.is_floating_point():
             raise DataError(f"augment: inputs of type {inputs.dtype} cannot be augmented, expected floating point")
         reach = self.shift + self.pad_crop
-        if (reach or self.flip) and len(shape) != 4:
+        if (reach or self.flip or self._colours) and len(shape) != 4:
             raise DataError(
-                f"augment: shift, pad_crop and flip need images (N, C, H, W), the inputs have shape {shape}"
+                f"augment: moves, flips and colours need images (N, C, H, W), the inputs have shape {shape}"
             )
         if reach and reach >= min(shape[2:]):
             raise DataError(
                 f"augment: a shift of {reach} pixels can empty images of shape {shape[1:]}; use a smaller one"
             )
+        if self.saturation and shape[1] != 3:
+            raise DataError(f"augment.saturation: images of shape {shape[1:]} have no three channels; leave it out")
+        if self._colours:
+            low, high = inputs.aminmax()
+            if not (low >= 0 and high <= 1):
+                raise DataError(
+                    f"augment.{self._colours[0]}: pixels lie in [{float(low):.4g}, {float(high):.4g}], expected [0, 1];"
+                    " leave normalisation to the set, or leave colours out"
+                )
 
 
 def _crop(inputs: Tensor, corner: Tensor, reach: int) -> Tensor:

@@ -197,6 +197,9 @@ def merge(
     return result
 
 
+_FIRST_AUGMENTATIONS = ("shift", "pad_crop", "flip", "noise")  # an address names them all where it names one
+
+
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -204,4 +207,11 @@ def _digest(content: Any) -> str:
 def _changed(training: Training) -> dict[str, Any]:
     """Return the settings that are not the defaults, so that a new setting leaves old addresses as they are."""
     usual = asdict(Training())
-    return {key: value for key, value in asdict(training).items() if value != usual[key]}
+    changed = {key: value for key, value in asdict(training).items() if value != usual[key]}
+    if "augment" in changed:
+        changed["augment"] = {
+            key: value
+            for key, value in changed["augment"].items()
+            if key in _FIRST_AUGMENTATIONS or value != usual["augment"][key]
+        }
+    return changed

@@ -339,10 +339,16 @@ class Run:
         self.finished = True
 
     def _compare(self, found: Mapping[str, Any], where: Path) -> None:
+        """Refuse what is of another training.  A setting that was not there yet when it began had its default."""
+        settings = json.loads(json.dumps(asdict(Training())))
         for key, value in self._identity.items():
-            if found.get(key) != value:
+            usual = settings.get(key.removeprefix("training."))
+            before = found.get(key, usual)
+            if isinstance(before, dict) and isinstance(usual, dict):
+                before = {**usual, **before}
+            if before != value:
                 raise RunError(
-                    f"resume: '{where}' is of another training: {key} was {_short(found.get(key))},"
+                    f"resume: '{where}' is of another training: {key} was {_short(before)},"
                     f" is {_short(value)}; name another folder or put {key} back"
                 )
 
