@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from limbeck.evaluation import evaluate
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
-    from limbeck.teachers import ModelTeacher, StoredTeacher, store
+    from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, StoredTeacher, store
     from limbeck.training import Progress, Result, Stage, Training, fit, fit_stages
 
 __version__ = "0.1.0"
 
 __all__ = [
     "UNLABELLED",
+    "ArrayTeacher",
     "Batch",
     "Distiller",
+    "EnsembleTeacher",
     "LimbeckError",
     "Loss",
     "ModelTeacher",
@@ -62,7 +64,7 @@ _HOMES = {
     "evaluation": ("evaluate",),
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
-    "teachers": ("ModelTeacher", "StoredTeacher", "store"),
+    "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "StoredTeacher", "store"),
     "training": ("Progress", "Result", "Stage", "Training", "fit", "fit_stages"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

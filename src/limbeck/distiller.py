@@ -37,8 +37,8 @@ class Teacher(Protocol):
 class ClassVectors(Protocol):
     """A teacher that can also say by which vectors it tells the classes apart."""
 
-    def class_vectors(self, classes: int) -> Tensor:
-        """Return the rows of the last linear layer, (classes, d); ModelError where there is no such layer."""
+    def class_vectors(self, classes: int | None = None) -> Tensor:
+        """Return the rows of the last linear layer, (K, d); ModelError where there is none, or none of `classes`."""
 
 
 class Distiller(nn.Module):
@@ -154,8 +154,8 @@ class Distiller(nn.Module):
         if self._cosines is None:
             if not isinstance(teacher, ClassVectors):
                 raise ModelError(
-                    f"teacher: a term reads the class vectors of its last linear layer, and {type(teacher).__name__} "
-                    "offers none; give it a method class_vectors(classes)"
+                    f"teacher: a term reads the vectors of the classes in its last linear layer, and this one "
+                    f"({type(teacher).__name__}) offers none; let a network teach, or use another target"
                 )
             self._cosines = class_cosines(teacher.class_vectors(logits.shape[-1]))
         self._cosines = self._cosines.to(logits.device)

@@ -25,7 +25,7 @@ from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target
 
-__all__ = ["HardLabels", "LogitMatching", "SoftTargets"]
+__all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "labelled"]
 
 
 class HardLabels(Term):
@@ -37,7 +37,7 @@ class HardLabels(Term):
         self.label_smoothing = label_smoothing
 
     def count(self, batch: Batch) -> Tensor | int:
-        return _count_labelled(batch)
+        return count_labelled(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         logits = outputs["student"].logits
@@ -50,7 +50,7 @@ class HardLabels(Term):
             check_mask(batch.mask, batch.labels.shape)
         dtype = compute_dtype(logits).dtype
         target = smooth_labels(batch.labels, logits.shape[-1], self.label_smoothing, dtype=dtype)
-        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), _labelled(batch.labels, batch.mask), "sum")
+        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), labelled(batch.labels, batch.mask), "sum")
 
 
 class SoftTargets(Term):
@@ -116,7 +116,7 @@ class SoftTargets(Term):
             raise InputError(f"target {kind}, {error}") from None
 
     def count(self, batch: Batch) -> Tensor | int:
-        return _count_labelled(batch) if self.needs_labels else super().count(batch)
+        return count_labelled(batch) if self.needs_labels else super().count(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         student = outputs["student"]
@@ -128,7 +128,7 @@ class SoftTargets(Term):
         _check_shapes(student.logits, "teacher" if self.target.reads_teacher else "target", target.log_probs, batch)
         counted = batch.mask
         if self.needs_labels and batch.labels is not None:
-            counted = _labelled(batch.labels, batch.mask)
+            counted = labelled(batch.labels, batch.mask)
         logits = standardise(student.logits) if self.standardise else student.logits
         return self.compare(logits, target, batch, counted, temperature)
 
@@ -162,14 +162,14 @@ def _standardised(outputs: Outputs) -> Outputs:
     return replace(outputs, logits=standardise(outputs.logits), members=members)
 
 
-def _count_labelled(batch: Batch) -> Tensor | int:
-    return 0 if batch.labels is None else _labelled(batch.labels, batch.mask).sum()
+def count_labelled(batch: Batch) -> Tensor | int:
+    return 0 if batch.labels is None else labelled(batch.labels, batch.mask).sum()
 
 
-def _labelled(labels: Tensor, mask: Tensor | None) -> Tensor:
+def labelled(labels: Tensor, mask: Tensor | None) -> Tensor:
     """Return which examples or tokens have a label and are no padding."""
-    labelled = labels != UNLABELLED
-    return labelled if mask is None else labelled & mask
+    known = labels != UNLABELLED
+    return known if mask is None else known & mask
 
 
 def _check_shapes(student: Tensor, name: str, other: Tensor, batch: Batch) -> None:

@@ -75,6 +75,7 @@ def arguments(name, leading=(6,), dtype=torch.float64, *, with_mask=True):
         "mask": torch.rand(leading, generator=generator) < 0.7,
     }
     made["logits"] = made["student_logits"]
+    made["confidence"] = torch.rand(leading, generator=generator, dtype=torch.float64)
     parameters = inspect.signature(LOSSES[name]).parameters
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in made]
     assert not missing, f"{name} takes {missing}: teach this test to make them"

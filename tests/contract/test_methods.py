@@ -17,25 +17,33 @@ from limbeck.teachers.model import ModelTeacher, state_digest
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 UNLABELLED = -100
+GIVEN = {"class_subset": {"classes": (3, 1)}, "kd_rel": {"groups": (0, 0, 1, 2)}}
+"""What a builder has to be given, or would ask the data for."""
 every_method = pytest.mark.parametrize("name", methods.names())
 
 
-def network(width, seed, dtype=torch.float64):
+def network(width, seed, dtype=torch.float64, classes=4):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 4)).to(dtype)
+    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, classes)).to(dtype)
+
+
+def objective_of(name):
+    return methods.builder(name)(**GIVEN.get(name, {}))
 
 
 def batch_of(size=8, dtype=torch.float64, *, masked=False):
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(size, 3, generator=generator, dtype=torch.float64).to(dtype)
-    labels = torch.randint(4, (size,), generator=generator)
+    labels = torch.randint(2, (size,), generator=generator)
     labels[1::4] = UNLABELLED
     return Batch.of(inputs, labels, mask=torch.arange(size) % 3 > 0 if masked else None)
 
 
 def distiller_of(name, dtype=torch.float64):
     """A method with the defaults of its builder, on networks of its own."""
-    distiller = Distiller(network(8, 1, dtype), ModelTeacher(network(16, 2, dtype)), methods.builder(name)().to(dtype))
+    objective = objective_of(name).to(dtype)
+    classes = 2 if name == "class_subset" else 4
+    distiller = Distiller(network(8, 1, dtype, classes), ModelTeacher(network(16, 2, dtype)), objective)
     torch.manual_seed(3)
     distiller.build(batch_of(dtype=dtype))
     return distiller.train()
@@ -69,12 +77,14 @@ def test_the_card_is_complete_and_bears_the_name_of_its_file(name):
 
 
 @every_method
-def test_the_builder_bears_the_name_of_its_file_and_works_without_arguments(name):
+def test_the_builder_bears_the_name_of_its_file_and_works_with_few_arguments(name):
     builder = methods.builder(name)
     assert builder.__name__ == name
     assert builder is getattr(methods, name)
-    assert isinstance(builder(), Objective)
-    assert len(builder().terms) > 0
+    needed = [each.name for each in inspect.signature(builder).parameters.values() if each.default is each.empty]
+    assert set(needed) <= set(GIVEN.get(name, {})), f"{name} takes {needed}: teach this test to give them"
+    assert isinstance(objective_of(name), Objective)
+    assert len(objective_of(name).terms) > 0
     assert len(inspect.signature(builder).parameters) <= 8
 
 
@@ -135,11 +145,40 @@ def test_the_same_seed_gives_the_same_loss_and_gradient(name):
 def test_the_order_of_the_batch_changes_nothing(name):
     distiller, batch = distiller_of(name), batch_of(masked=True)
     order = torch.randperm(8)
-    shuffled = Batch.of(batch.inputs[order], batch.labels[order], mask=batch.mask[order])
+    shuffled = part_of(batch, order)
     loss, gradient = value_and_gradient(distiller, batch)
     other_loss, other_gradient = value_and_gradient(distiller, shuffled)
     torch.testing.assert_close(other_loss, loss, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(other_gradient, gradient, rtol=1e-12, atol=1e-14)
+
+
+def part_of(batch, rows):
+    mask = None if batch.mask is None else batch.mask[rows]
+    return dataclasses.replace(
+        batch,
+        index=batch.index[rows],
+        view=batch.view[rows],
+        inputs=batch.inputs[rows],
+        labels=batch.labels[rows],
+        mask=mask,
+    )
+
+
+@every_method
+def test_the_cut_into_micro_batches_changes_nothing_unless_a_term_is_relational(name):
+    distiller, batch = distiller_of(name), batch_of(masked=True)
+    whole, gradient = value_and_gradient(distiller, batch)
+    counts = distiller.objective.counts(batch)
+    distiller.zero_grad()
+    total = 0.0
+    for rows in ([0, 1, 2], [3], [4, 5, 6, 7]):
+        loss = distiller(part_of(batch, rows), counts=counts)
+        loss.total.backward()
+        total = total + loss.total.detach()
+    added = torch.cat([parameter.grad.flatten() for parameter in distiller.parameters()])
+    relational = any(term.relational for term in distiller.objective.terms.values())
+    assert torch.allclose(total, whole, rtol=1e-12, atol=1e-14) != relational
+    assert torch.allclose(added, gradient, rtol=1e-12, atol=1e-14) != relational
 
 
 @every_method

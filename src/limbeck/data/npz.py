@@ -17,7 +17,7 @@ from limbeck.data.content import check_fits
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, one_of
 
-__all__ = ["npz"]
+__all__ = ["npz", "read_arrays"]
 
 _KEYS = ("inputs", "labels", "test_inputs", "test_labels", "class_names")
 
@@ -32,7 +32,7 @@ def npz(path: str, test_share: float = 0.2, seed: int = 0) -> Splits:
     Raises DataError naming the key or the damage.
     """
     path = str(Path(path).expanduser())
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     for key in arrays:
         if key not in _KEYS:
             raise DataError(f"{path}: unknown array '{key}'; {one_of(key, _KEYS)}")
@@ -63,7 +63,7 @@ def _has_test(arrays: dict[str, Any]) -> bool:
     return "test_inputs" in arrays or "test_labels" in arrays
 
 
-def _arrays(path: str) -> dict[str, Any]:
+def read_arrays(path: str) -> dict[str, Any]:
     """Read every array of the archive, none of which may hold Python objects."""
     import numpy as np
 

@@ -20,7 +20,8 @@ from limbeck.data.content import (
     normalisation,
     raw_bytes,
 )
-from limbeck.errors import DataError, InputError
+from limbeck.errors import DataError, InputError, one_of
+from limbeck.losses import label_positions
 from limbeck.randomness import permutation
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
@@ -155,6 +156,26 @@ class SampleSet(ABC):
         """Return the samples whose label is one of `classes`; labels keep their numbers."""
         return self._where(self._labelled_as(classes), "no samples of those classes")
 
+    def relabelled(self, classes: Sequence[int | str]) -> Self:
+        """Return the same samples for a model of a subset of the classes: labels are positions in `classes`.
+
+        classes: by number or name, each once, in the order of the model's outputs.  A sample of another class is left
+        without a label (`only_classes` leaves it out).  Raises InputError for none, or one that the set has not.
+
+        >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 1]), class_names=["cat", "dog", "eel"])
+        >>> part = samples.relabelled(["eel", "dog"])
+        >>> part.labels, part.class_names
+        (tensor([-100,    1,    0,    1]), ('eel', 'dog'))
+        """
+        numbers = [self._number_of(each) for each in classes]
+        return replace(
+            self,
+            classes=len(numbers),
+            class_names=tuple(self.class_names[number] for number in numbers),
+            groups=None if self.groups is None else tuple(self.groups[number] for number in numbers),
+            labels=label_positions(self.labels, numbers, self.classes),
+        )
+
     def split(self, share_or_count: float, seed: int, *, stratify: bool = False) -> tuple[Self, Self]:
         """Hold out a random part: return (rest, held out), disjoint, each in the set's order.
 
@@ -179,6 +200,11 @@ class SampleSet(ABC):
         chosen = torch.zeros(size, dtype=torch.bool)
         chosen[held] = True
         return self.subset((~chosen).nonzero().squeeze(1)), self.subset(chosen.nonzero().squeeze(1))
+
+    def _number_of(self, name: int | str) -> int:
+        if isinstance(name, str) and name not in self.class_names:
+            raise InputError(f"classes: '{self.name}' has no class {name!r}; {one_of(name, self.class_names)}")
+        return self.class_names.index(name) if isinstance(name, str) else name
 
     def _labelled_as(self, classes: Iterable[int]) -> Tensor:
         wanted = tuple(classes)

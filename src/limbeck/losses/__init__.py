@@ -5,6 +5,7 @@ computed in float32, float32 and float64 stay what they are; the mean is over ex
 what the teacher says is a constant, so no gradient flows into it.
 """
 
+from limbeck.losses.confidence import confidence_weighted
 from limbeck.losses.correlation import dist, inter_class, intra_class
 from limbeck.losses.decoupled import dkd
 from limbeck.losses.distillation import (
@@ -61,6 +62,7 @@ __all__ = [
     "Reduction",
     "SoftTarget",
     "class_cosines",
+    "confidence_weighted",
     "correlation",
     "cross_entropy",
     "dist",

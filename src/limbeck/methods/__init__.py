@@ -8,23 +8,43 @@ from limbeck.card import Card
 from limbeck.errors import InputError, one_of
 from limbeck.methods.dist import dist
 from limbeck.methods.dkd import dkd
+from limbeck.methods.class_subset import class_subset
+from limbeck.methods.cwtm import cwtm
+from limbeck.methods.dkpp import dkpp
 from limbeck.methods.hard import hard
 from limbeck.methods.kd import kd
+from limbeck.methods.kd_pt import kd_pt
+from limbeck.methods.kd_rel import kd_rel
+from limbeck.methods.kd_sim import kd_sim
+from limbeck.methods.kd_topk import kd_topk
+from limbeck.methods.label_smoothing import label_smoothing
 from limbeck.methods.logit_matching import logit_matching
 from limbeck.methods.logit_standardisation import logit_standardisation
+from limbeck.methods.tf_kd import tf_kd
+from limbeck.methods.tf_kd_self import tf_kd_self
 from limbeck.objective import Objective
 
 __all__ = [
     "Card",
     "builder",
     "card",
+    "class_subset",
+    "cwtm",
     "dist",
     "dkd",
+    "dkpp",
     "hard",
     "kd",
+    "kd_pt",
+    "kd_rel",
+    "kd_sim",
+    "kd_topk",
+    "label_smoothing",
     "logit_matching",
     "logit_standardisation",
     "names",
+    "tf_kd",
+    "tf_kd_self",
 ]
 
 

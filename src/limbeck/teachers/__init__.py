@@ -1,7 +1,9 @@
 """Teachers: anything that answers a batch with `Outputs`, without gradient, in eval."""
 
+from limbeck.teachers.arrays import ArrayTeacher
+from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.mean import MeanOfModels
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.teachers.stored import StoredTeacher, store
 
-__all__ = ["MeanOfModels", "ModelTeacher", "StoredTeacher", "state_digest", "store"]
+__all__ = ["ArrayTeacher", "EnsembleTeacher", "MeanOfModels", "ModelTeacher", "StoredTeacher", "state_digest", "store"]

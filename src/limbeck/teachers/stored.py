@@ -1,17 +1,19 @@
 """A teacher whose answers were computed once and are looked up by sample."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Teacher
-from limbeck.errors import InputError
-from limbeck.outputs import Outputs, Tap
+from limbeck.distiller import ClassVectors, Teacher
+from limbeck.errors import InputError, ModelError
+from limbeck.outputs import Members, Outputs, Tap
 from limbeck.teachers.model import ModelTeacher, state_digest
+from limbeck.teachers.rows import Rows
 
 __all__ = ["StoredTeacher", "store"]
 
@@ -20,56 +22,84 @@ class StoredTeacher:
     """Logits kept by sample index.
 
     logits: (n, K).  index: (n,) int64, the position of each row's sample in the set `source`.
+    members: of an ensemble, what each member said: logits (M, n, K).
+    class_vectors: (K, d), the rows of the last linear layer of the network that answered.
     clean: the answers were given to unaugmented samples, whatever the student sees; otherwise an augmented batch is
     refused, because a stored answer to another view would silently be a wrong target.  A batch from another set than
     `source`, or a sample that was not stored, is refused too.
+    origin: says whose answers these are, class vectors included, for the fingerprint.
     """
 
-    def __init__(self, logits: Tensor, index: Tensor, *, source: str, clean: bool = False, origin: str = "") -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        index: Tensor,
+        *,
+        source: str,
+        clean: bool = False,
+        origin: str = "",
+        members: Members | None = None,
+        class_vectors: Tensor | None = None,
+    ) -> None:
         if logits.ndim < 2 or len(logits) != len(index):
             raise InputError(f"logits {tuple(logits.shape)}, index {tuple(index.shape)}: expected (n, K) and (n,)")
+        if members is not None and members.logits.shape[1:] != logits.shape:
+            raise InputError(
+                f"members' logits {tuple(members.logits.shape)}, logits {tuple(logits.shape)}: expected (M, n, K) and"
+                " (n, K)"
+            )
         self.logits = logits
-        self.index = index
-        self.source = source
-        self.clean = clean
         self.origin = origin
-        self._row = torch.full((int(index.max()) + 1,), len(index), dtype=torch.int64)
-        self._row[index.cpu()] = torch.arange(len(index))
-        self._direct = torch.equal(index.cpu(), torch.arange(len(index)))
+        self.rows = Rows(index, source=source, clean=clean)
+        self._mean = members
+        self._members = None if members is None else members.logits.transpose(0, 1)
+        self._vectors = class_vectors
+
+    @property
+    def index(self) -> Tensor:
+        """The position of each row's sample in its set: (n,)."""
+        return self.rows.index
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the stored logits of a batch's samples."""
+        """Return the stored logits of a batch's samples, and of an ensemble those of its members."""
         if taps:
             raise InputError(
                 f"stored teacher: it has logits only, the objective also reads the features {sorted(taps)};"
                 " let the teacher answer every batch (store: false)"
             )
-        if batch.source != self.source:
-            raise InputError(
-                "stored teacher: the batch comes from another set than the answers; store them for this set"
+        if self._mean is None or self._members is None:
+            (logits,) = self.rows.look_up(batch, [self.logits])
+            return Outputs(logits)
+        logits, members = self.rows.look_up(batch, [self.logits, self._members])
+        return Outputs(logits, members=replace(self._mean, logits=members.transpose(0, 1)))
+
+    def class_vectors(self, classes: int | None = None) -> Tensor:
+        """Return the class vectors that were stored with the answers; ModelError where there are none."""
+        if self._vectors is None or classes not in (None, len(self._vectors)):
+            raise ModelError(
+                f"stored teacher: it has no class vectors of {classes or 'its'} classes; store the answers of a network"
+                " whose last layer is linear, and name the layer (last_linear) where it is not found"
             )
-        if batch.augmented and not self.clean:
-            raise InputError(
-                "stored teacher: the batch is augmented, the answers are not; let the teacher see the clean view"
-                " (view: clean), or let it answer every batch (store: false)"
-            )
-        try:
-            rows = batch.index if self._direct else self._row.index_select(0, batch.index)
-            return Outputs(self.logits.index_select(0, rows))
-        except IndexError:
-            raise InputError(
-                "stored teacher: the batch has samples without a stored answer; store them for the whole set"
-            ) from None
+        return self._vectors
 
     def to(self, device: torch.device | str) -> "StoredTeacher":
-        """Place the table on a device."""
-        self.logits, self._row = self.logits.to(device), self._row.to(device)
+        """Place the tables on a device."""
+        self.logits = self.logits.to(device)
+        self._members = None if self._members is None else self._members.to(device)
+        self._vectors = None if self._vectors is None else self._vectors.to(device)
+        self.rows.to(device)
         return self
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 over the table and what it belongs to."""
-        digest = hashlib.sha256(f"{self.source} {self.origin} {self.clean}".encode())
-        for tensor in (self.index, self.logits):
+        """Return the SHA-256 over the tables and what they belong to."""
+        digest = hashlib.sha256(f"{self.rows.source} {self.origin} {self.rows.clean}".encode())
+        tables = [self.index, self.logits]
+        if self._mean is not None and self._members is not None:
+            digest.update(f" {self._mean.mean} {self._mean.weights}".encode())
+            tables.append(self._members)
+        if self._vectors is not None and not self.origin:
+            tables.append(self._vectors)
+        for tensor in tables:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
@@ -85,21 +115,52 @@ def store(
     """Ask `teacher` once about every sample, unaugmented, and return a teacher that looks the answers up.
 
     clean: promise the answers to students of augmented samples as well (the teacher sees the clean view).
+    Of an ensemble the members' answers are kept, and of a network whose last layer is linear its class vectors.
 
     >>> import limbeck as lb
     >>> samples = lb.data.TensorSet.of(torch.randn(20, 3), torch.randint(4, (20,)), classes=4)
     >>> teacher = lb.ModelTeacher(nn.Linear(3, 4))
     >>> stored = store(teacher, samples)
-    >>> stored.logits.shape
-    torch.Size([20, 4])
+    >>> stored.logits.shape, stored.class_vectors().shape
+    (torch.Size([20, 4]), torch.Size([4, 3]))
     """
     teacher.to(device)
     samples = samples.to(device)
     loader = Loader(samples, batch_size, seed=0, shuffle=False, clean_view=clean)
     answers, index = [], []
     for batch in loader.epoch(0):
-        answers.append(teacher(batch.to(device)).logits)
+        answers.append(teacher(batch.to(device)))
         index.append(batch.index)
-    # The answers are digested too, so that of a network its weights are origin enough.
-    origin = state_digest(teacher.model) if isinstance(teacher, ModelTeacher) else teacher.fingerprint()
-    return StoredTeacher(torch.cat(answers), torch.cat(index), source=samples.source, clean=clean, origin=origin)
+    logits = torch.cat([answer.logits for answer in answers])
+    return StoredTeacher(
+        logits,
+        torch.cat(index),
+        source=samples.source,
+        clean=clean,
+        origin=_origin(teacher),
+        members=_joined([answer.members for answer in answers]),
+        class_vectors=_class_vectors(teacher, logits.shape[-1]),
+    )
+
+
+def _origin(teacher: Teacher) -> str:
+    """Return who answered; the answers are digested too, so that of a network its weights are origin enough."""
+    if not isinstance(teacher, ModelTeacher):
+        return teacher.fingerprint()
+    weights = state_digest(teacher.model)
+    return weights if teacher.last_linear is None else f"{weights} {teacher.last_linear}"
+
+
+def _joined(parts: Sequence[Members | None]) -> Members | None:
+    known = [part for part in parts if part is not None]
+    return replace(known[0], logits=torch.cat([part.logits for part in known], dim=1)) if known else None
+
+
+def _class_vectors(teacher: Teacher, classes: int) -> Tensor | None:
+    """Return a copy of a teacher's class vectors; None where it has none, which a term that reads them refuses."""
+    if not isinstance(teacher, ClassVectors):
+        return None
+    try:
+        return teacher.class_vectors(classes).detach().clone()
+    except ModelError:
+        return None

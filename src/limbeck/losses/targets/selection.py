@@ -99,6 +99,7 @@ def _checked_classes(classes: Sequence[int] | Tensor, total: int) -> Tensor:
     for number in given:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < total:
             raise InputError(f"classes: found {checks.shown(number)}, expected numbers from 0 to {total - 1}")
-        if given.count(number) > 1:
-            raise InputError(f"classes: {number} stands more than once, expected each class once")
+    if len(set(given)) < len(given):
+        twice = next(number for number in given if given.count(number) > 1)
+        raise InputError(f"classes: {twice} stands more than once, expected each class once")
     return torch.tensor(given)

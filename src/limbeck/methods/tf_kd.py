@@ -1,0 +1,38 @@
+"""Teacher-free distillation: a virtual teacher that is always right."""
+
+from limbeck.card import Card
+from limbeck.methods.kd import kd
+from limbeck.objective import Objective
+from limbeck.schedules import Schedule
+from limbeck.targets import VirtualTeacher
+
+__all__ = ["CARD", "tf_kd"]
+
+CARD = Card(
+    name="tf_kd",
+    summary="a virtual teacher that is always right, softened; no network teaches",
+    authors="Li Yuan, Francis E. H. Tay, Guilin Li, Tao Wang, Jiashi Feng",
+    year=2020,
+    title="Revisiting Knowledge Distillation via Label Smoothing Regularization",
+    source="https://arxiv.org/abs/1909.11723",
+    formula=(
+        "hard_weight·H(y, softmax(z)) + soft_weight·T²·KL(ρ ‖ softmax(z/T)), ρ_t ∝ u^(1/T), ρ_i ∝ ((1-u)/(K-1))^(1/T)"
+    ),
+)
+
+
+def tf_kd(
+    temperature: Schedule = 20.0,
+    alpha: float | None = None,
+    hard_weight: float | None = None,
+    soft_weight: float | None = None,
+    confidence: float = 0.99,
+) -> Objective:
+    """Build Tf-KD_reg (Yuan et al. 2020), with the terms `hard` and `soft`; both count labelled examples.
+
+    temperature, alpha, hard_weight, soft_weight: as for `kd`.  confidence: u in [0.9, 1), of the true class.
+
+    >>> sorted(tf_kd().reads())
+    ['student']
+    """
+    return kd(temperature, alpha, hard_weight, soft_weight, target=VirtualTeacher(confidence))

@@ -1,0 +1,107 @@
+"""Several teachers as one."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import Batch
+from limbeck.distiller import ClassVectors, Teacher
+from limbeck.errors import InputError, ModelError
+from limbeck.losses.reduction import compute_dtype
+from limbeck.outputs import Members, Outputs, Tap
+from limbeck.targets import softened
+
+__all__ = ["EnsembleTeacher"]
+
+
+class EnsembleTeacher:
+    """The mean of several teachers' distributions, at whatever temperature a target asks for (Hinton 2015).
+
+    members: teachers of the same classes.  weights: 0 or above, adding up to 1; equal ones by default.
+    mean: "arithmetic", Σ w_m·softmax(v_m/T), or "geometric", softmax(Σ w_m·v_m/T).
+
+    The outputs' logits are the logarithm of the mean at T=1.  At another temperature a mean of softened distributions
+    is not the softened mean, so the members' logits are in the outputs too, and `targets.softened` reads those.
+
+    >>> from torch import nn
+    >>> import limbeck as lb
+    >>> ensemble = EnsembleTeacher([lb.ModelTeacher(nn.Linear(3, 4)) for _ in range(5)])
+    >>> outputs = ensemble(Batch.of(torch.ones(2, 3)))
+    >>> outputs.logits.shape, outputs.members.logits.shape
+    (torch.Size([2, 4]), torch.Size([5, 2, 4]))
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Teacher],
+        *,
+        weights: Sequence[float] | None = None,
+        mean: Literal["arithmetic", "geometric"] = "arithmetic",
+    ) -> None:
+        if not members:
+            raise InputError("members: found none, expected at least one teacher")
+        for number, member in enumerate(members):
+            if isinstance(member, torch.nn.Module) or not isinstance(member, Teacher):
+                raise InputError(
+                    f"members: found {type(member).__name__} at {number}, expected a teacher; wrap a model in"
+                    " limbeck.ModelTeacher"
+                )
+        if mean not in ("arithmetic", "geometric"):
+            raise InputError(f"mean: found {mean!r}, expected one of: arithmetic, geometric")
+        if weights is not None:
+            checks.shares("weights", weights, count=len(members))
+        self.members = list(members)
+        self.weights = tuple(float(w) for w in weights) if weights else (1.0 / len(members),) * len(members)
+        self.mean: Literal["arithmetic", "geometric"] = mean
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        """Return the members' logits, and the logarithm of their mean at T=1."""
+        if taps:
+            raise InputError(
+                f"ensemble: the objective reads the features {sorted(taps)} of the teacher, and an ensemble has none"
+                " in common; give one network as the teacher"
+            )
+        answers = [member(batch) for member in self.members]
+        for number, answer in enumerate(answers):
+            if answer.members is not None:
+                raise InputError(
+                    f"ensemble: member {number} is an ensemble itself; give its members, each with a weight of its own"
+                )
+            if answer.logits.shape != answers[0].logits.shape:
+                raise ModelError(
+                    f"ensemble: member {number} answers {tuple(answer.logits.shape)}, member 0"
+                    f" {tuple(answers[0].logits.shape)}; give all members the same classes"
+                )
+        logits = torch.stack([compute_dtype(answer.logits) for answer in answers])
+        members = Members(logits, self.weights, self.mean)
+        return Outputs(softened(Outputs(logits[0], members=members), 1.0).log_probs, members=members)
+
+    def class_vectors(self, classes: int | None = None) -> Tensor:
+        """Return the members' class vectors side by side, so that their cosine is the weighted mean of the members'.
+
+        Each member's are scaled to length √w_m.  ModelError where a member has none.
+        """
+        parts = []
+        for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
+            if not isinstance(member, ClassVectors):
+                raise ModelError(f"ensemble: member {number} ({type(member).__name__}) offers no class vectors")
+            vectors = F.normalize(compute_dtype(member.class_vectors(classes).detach()), dim=1)
+            parts.append(math.sqrt(weight) * vectors)
+        return torch.cat(parts, dim=1)
+
+    def to(self, device: torch.device | str) -> "EnsembleTeacher":
+        """Place all members on a device."""
+        for member in self.members:
+            member.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over the members' fingerprints, their weights and the kind of mean."""
+        each = [member.fingerprint() for member in self.members]
+        return hashlib.sha256(repr((each, self.weights, self.mean)).encode()).hexdigest()
