@@ -28,7 +28,9 @@ def class_cosines(vectors: Tensor) -> Tensor:
     """
     if vectors.ndim != 2 or not vectors.is_floating_point():
         raise InputError(f"class vectors: found {vectors.dtype} {tuple(vectors.shape)}, expected floating point (K, d)")
-    rows = F.normalize(vectors.detach().double(), dim=1)
+    rows = vectors.detach().double()
+    largest = rows.abs().amax(1, keepdim=True)  # first, or the squares of small rows would vanish
+    rows = F.normalize(rows / torch.where(largest > 0, largest, 1.0), dim=1)
     cosines = (rows @ rows.T).clamp(-1.0, 1.0)
     return cosines.fill_diagonal_(1.0).to(compute_dtype(vectors[:0]).dtype)
 

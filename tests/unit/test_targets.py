@@ -1,0 +1,736 @@
+"""Targets against references that are written as the formulas are: with loops, in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limbeck import losses, methods, targets
+from limbeck.batch import Batch, Legend
+from limbeck.errors import InputError
+from limbeck.losses import Dense
+from limbeck.outputs import Members, Outputs
+from limbeck.terms import HardLabels, SoftTargets
+
+UNLABELLED = -100
+EXACT = {"rtol": 1e-12, "atol": 1e-13}
+
+
+def logits_of(rows=7, classes=6, seed=0, scale=3.0):
+    return scale * torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def labels_of(rows=7, classes=6, seed=1):
+    return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed))
+
+
+def softmax(row, temperature):
+    exponentials = [math.exp((value - max(row)) / temperature) for value in row]
+    return [value / math.fsum(exponentials) for value in exponentials]
+
+
+def probabilities(target):
+    return target.log_probs.exp()
+
+
+def same(found, expected):
+    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), **EXACT)
+
+
+# ---------------------------------------------------------------------------------------------- KD-pt: confidence alone
+
+
+def test_the_confidence_alone_is_its_formula():
+    logits, labels = logits_of(), labels_of()
+    expected = []
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        p = softmax(row, 4.0)
+        expected.append([p[label] if i == label else (1 - p[label]) / 5 for i in range(6)])
+    same(probabilities(losses.true_class(losses.soften(logits, 4.0), labels)), expected)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=2), st.floats(0.1, 20), st.integers(0, 1))
+def test_of_two_classes_the_confidence_is_the_plain_target(row, temperature, label):
+    plain = losses.soften(torch.tensor([row], dtype=torch.float64), temperature)
+    same(losses.true_class(plain, torch.tensor([label])).log_probs, plain.log_probs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [20.0, 100.0, 1e4])
+def test_a_confidence_that_rounds_to_one_leaves_the_others_their_logarithm(gap, dtype):
+    logits = torch.tensor([[gap, 0.0, 0.0, 0.0]], dtype=dtype)
+    target = losses.true_class(losses.soften(logits), torch.tensor([0]))
+    torch.testing.assert_close(target.log_probs[0, 1:], torch.full((3,), -gap, dtype=dtype), rtol=1e-6, atol=1e-6)
+
+
+def test_the_confidence_of_a_class_that_is_impossible_or_certain():
+    certain = Dense(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], dtype=torch.float64).log())
+    found = losses.true_class(certain, torch.tensor([0, 0]))
+    assert not found.log_probs.isnan().any()
+    same(probabilities(found), [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+
+
+def test_the_confidence_of_a_mixed_target_is_its_own():
+    outputs = Outputs(logits_of())
+    batch = Batch.of(torch.zeros(7, 1), labels_of())
+    inner = targets.Mixture((targets.Softmax(), targets.Uniform()), (0.25, 0.75))
+    found = targets.TrueClass(inner)(outputs, batch, 2.0)
+    same(
+        probabilities(found).gather(1, batch.labels[:, None]),
+        probabilities(inner(outputs, batch, 2.0)).gather(1, batch.labels[:, None]),
+    )
+    wrong = probabilities(found).scatter(1, batch.labels[:, None], math.nan)
+    assert all(len(set(np.round(row[~np.isnan(row)], 14))) == 1 for row in wrong.numpy())
+
+
+def test_distilling_the_confidence_rescales_the_gradient_of_hard_labels():
+    """Tang 2020, Prop. 2: over the wrong classes, T²·KL to ρ = KD-pt adds up to T(1-q̃_t) - T(1-p̃_t)."""
+    student, teacher, labels = logits_of(seed=3).requires_grad_(), logits_of(), labels_of()
+    hard_weight, temperature = 0.3, 4.0
+    outputs = {"student": Outputs(student), "teacher": Outputs(teacher)}
+    batch = Batch.of(torch.zeros(7, 1), labels)
+    gradients = {}
+    for name, method in {
+        "kd": methods.kd(temperature=temperature, alpha=hard_weight),
+        "pt": methods.kd_pt(temperature=temperature, alpha=hard_weight),
+        "hard": methods.hard(),
+    }.items():
+        (gradients[name],) = torch.autograd.grad(method(outputs, batch).total * 7, student)
+    truth = labels[:, None]
+    wrong = {name: grad.sum(1) - grad.gather(1, truth).squeeze(1) for name, grad in gradients.items()}
+    q = torch.softmax(student.detach(), 1)
+    soft_q = torch.softmax(student.detach() / temperature, 1).gather(1, truth).squeeze(1)
+    soft_p = torch.softmax(teacher / temperature, 1).gather(1, truth).squeeze(1)
+    rest = q.sum(1) - q.gather(1, truth).squeeze(1)
+    rescaling = hard_weight + (1 - hard_weight) * temperature * (soft_q - soft_p) / -rest
+    torch.testing.assert_close(wrong["pt"] / wrong["hard"], rescaling, **EXACT)
+    torch.testing.assert_close(wrong["kd"], wrong["pt"], **EXACT)
+    assert not torch.allclose(gradients["kd"], gradients["pt"])
+
+
+# ----------------------------------------------------------------------------------------- KD-sim and KD-rel: relations
+
+
+def test_class_cosines_are_their_formula():
+    vectors = logits_of(5, 3)
+    rows = vectors.tolist()
+    expected = [
+        [
+            sum(x * y for x, y in zip(a, b, strict=True))
+            / math.sqrt(sum(x * x for x in a))
+            / math.sqrt(sum(y * y for y in b))
+            for b in rows
+        ]
+        for a in rows
+    ]
+    same(losses.class_cosines(vectors), expected)
+    assert torch.equal(losses.class_cosines(vectors).diagonal(), torch.ones(5, dtype=torch.float64))
+    assert torch.equal(losses.class_cosines(vectors), losses.class_cosines(vectors).T)
+
+
+def test_the_length_of_class_vectors_and_their_precision_do_not_matter():
+    vectors = logits_of(5, 3)
+    stretched = vectors * torch.tensor([[1e-30], [1e30], [2.0], [0.5], [1.0]], dtype=torch.float64)
+    same(losses.class_cosines(stretched), losses.class_cosines(vectors))
+    half = losses.class_cosines(vectors.half())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, losses.class_cosines(vectors.half().double()).float())
+    with_zero = losses.class_cosines(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    assert torch.equal(with_zero, torch.eye(2))
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3), torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)])
+def test_class_vectors_of_another_form_are_refused(wrong):
+    with pytest.raises(InputError, match=r"class vectors: found .*, expected floating point \(K, d\)"):
+        losses.class_cosines(wrong)
+
+
+@pytest.mark.parametrize(("power", "tau"), [(0.3, 0.5), (1.0, 1.0), (2.0, 0.05), (0.3, 10.0)])
+def test_similar_classes_are_their_formula(power, tau):
+    cosines, labels = losses.class_cosines(logits_of(6, 4)), labels_of()
+    assert (cosines < 0).any()
+    expected = []
+    for label in labels.tolist():
+        powered = [math.copysign(abs(c) ** power, c) for c in cosines[label].tolist()]
+        expected.append(softmax(powered, tau))
+    same(probabilities(losses.similar_classes(cosines, labels, power, tau)), expected)
+
+
+def test_the_true_class_is_the_most_similar_and_the_order_is_that_of_the_cosines():
+    cosines, labels = losses.class_cosines(logits_of(6, 4)), torch.arange(6)
+    target = probabilities(losses.similar_classes(cosines, labels, 0.3, 0.5))
+    assert torch.equal(target.argmax(1), labels)
+    assert torch.equal(target.argsort(1), cosines.argsort(1))
+
+
+def test_similar_classes_of_wide_powers_stay_finite():
+    for power, tau in ((1e-3, 1e-3), (1e3, 1e-3), (1e3, 1e3)):
+        target = losses.similar_classes(losses.class_cosines(logits_of(6, 4)), labels_of(), power, tau)
+        assert not target.log_probs.isnan().any()
+        same(probabilities(target).sum(1), torch.ones(7))
+
+
+def related(label, groups, masses):
+    """Share out the masses, class by class, as the docstring says."""
+    classes = range(len(groups))
+    siblings = [i for i in classes if i != label and groups[i] == groups[label]]
+    rest = [i for i in classes if groups[i] != groups[label]]
+    row = [0.0] * len(groups)
+    row[label] = masses[0]
+    near, far = masses[1:]
+    if not siblings or not rest:
+        near = far = masses[1] + masses[2]
+    for i in siblings:
+        row[i] = near / len(siblings)
+    for i in rest:
+        row[i] = far / len(rest)
+    return row
+
+
+@given(
+    groups=st.lists(st.integers(0, 4), min_size=2, max_size=9),
+    shares=st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20)),
+)
+def test_related_classes_are_their_formula_with_any_groups(groups, shares):
+    masses = [share / sum(shares) for share in shares]
+    labels = torch.arange(len(groups))
+    found = probabilities(losses.related_classes(labels, groups, masses, dtype=torch.float64))
+    same(found, [related(label, groups, masses) for label in labels.tolist()])
+    same(found.sum(1), torch.ones(len(groups)))
+
+
+@pytest.mark.parametrize(
+    ("masses", "line"),
+    [
+        ((0.5, 0.3, 0.1), "masses: found [0.5, 0.3, 0.1], which add up to 0.9, expected 1"),
+        ((0.5, 0.5), "masses: found [0.5, 0.5], 2 in all, expected 3"),
+        ((1.2, -0.1, -0.1), "masses: found -0.1, expected a finite number that is 0 or above"),
+        ((math.nan, 0.5, 0.5), "masses: found nan, expected a finite number that is 0 or above"),
+    ],
+)
+def test_masses_that_are_none_are_refused(masses, line):
+    with pytest.raises(InputError) as caught:
+        losses.related_classes(torch.tensor([0]), [0, 1], masses)
+    assert str(caught.value) == line
+    with pytest.raises(InputError, match=r"^masses: "):
+        targets.RelatedClasses([0, 1], masses)
+
+
+PETS = {"pets": ["cat", 1], "wheels": ["car", "van", 4]}
+NAMES = ("cat", "dog", "car", "van", "bus")
+
+
+def test_a_hierarchy_may_be_named_numbered_or_the_datas_own():
+    legend = Legend(NAMES, groups=(7, 7, 2, 2, 2))
+    batch, outputs = Batch.of(torch.zeros(5, 1), torch.arange(5)), Outputs(torch.zeros(5, 5))
+    masses = (0.6, 0.3, 0.1)
+    rows = [
+        targets.RelatedClasses(groups, masses).settled(legend)(outputs, batch, 4.0).log_probs
+        for groups in (PETS, {"a": [0, 1], "b": [2, 3, 4]}, "coarse", [0, 0, 9, 9, 9])
+    ]
+    assert all(torch.equal(row, rows[0]) for row in rows)
+    unsettled = targets.RelatedClasses({"b": [3, 4, 2], "a": [1, 0]}, masses)(outputs, batch, 4.0)
+    assert torch.equal(unsettled.log_probs, rows[0])
+
+
+@pytest.mark.parametrize(
+    ("groups", "line"),
+    [
+        ({"pets": ["cat", "dog"], "wheels": ["car"]}, "groups: 2 of 5 classes are in no group, class 'van' first"),
+        (PETS | {"more": ["dog"]}, "groups.more: class 'dog' is in 'pets' already, expected each class once"),
+        (PETS | {"more": [0]}, "groups.more: class 0 is in 'pets' already"),
+        (PETS | {"more": ["bsu"]}, "groups.more: found class 'bsu'; did you mean 'bus'?"),
+        (PETS | {"more": [5]}, "groups.more: found class 5, expected 0 to 4"),
+        (PETS | {"more": [True]}, "groups.more: found class True"),
+        (PETS | {"more": 5}, "groups.more: found 5, expected a list of classes"),
+        (PETS | {"more": "cat"}, "groups.more: found 'cat', expected a list of classes"),
+        ([0, 0, 1], "groups: found the group of 3 classes, expected one for each of 5"),
+        ("coarse", "groups: found coarse, but the data has no hierarchy of its classes"),
+    ],
+)
+def test_a_hierarchy_that_is_none_is_refused(groups, line):
+    with pytest.raises(InputError) as caught:
+        targets.RelatedClasses(groups).settled(Legend(NAMES))
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("groups", [3, "fine", None, [0, "a"], [0, True], ["cat", "dog"]])
+def test_groups_of_another_form_are_refused_at_once(groups):
+    with pytest.raises(InputError, match=r"groups: found .*, expected \{group: \[classes\]\}"):
+        targets.RelatedClasses(groups)
+
+
+def test_class_names_mean_nothing_before_the_data_is_known():
+    with pytest.raises(InputError, match="found the name 'cat', but the classes have numbers only"):
+        targets.RelatedClasses(PETS)(Outputs(torch.zeros(1, 5)), Batch.of(torch.zeros(1, 1), torch.tensor([0])), 1.0)
+
+
+# ----------------------------------------------------------------------------------------------------- KD-topk and DKPP
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+def test_the_k_largest_are_kept_and_the_rest_spread(k):
+    logits = logits_of()
+    expected = []
+    for row in logits.tolist():
+        p = softmax(row, 4.0)
+        kept = sorted(range(6), key=lambda i: (-p[i], i))[:k]
+        rest = 1.0 - sum(p[i] for i in kept)
+        expected.append([p[i] if i in kept else rest / (6 - k) for i in range(6)])
+    same(probabilities(losses.top_k(losses.soften(logits, 4.0), k)), expected)
+
+
+def test_all_classes_are_the_plain_target_exactly():
+    plain = losses.soften(logits_of(), 4.0)
+    assert losses.top_k(plain, 6) is plain
+    batch = Batch.of(torch.zeros(7, 1))
+    assert torch.equal(targets.TopK(k=6)(Outputs(logits_of()), batch, 4.0).log_probs, plain.log_probs)
+    assert torch.equal(targets.TopK(share=1.0)(Outputs(logits_of()), batch, 4.0).log_probs, plain.log_probs)
+
+
+@given(
+    st.lists(st.sampled_from([-1.0, 0.0, 2.0]), min_size=2, max_size=8),
+    st.integers(1, 8),
+)
+def test_ties_are_resolved_by_the_number_of_the_class(row, k):
+    k = min(k, len(row))
+    plain = losses.soften(torch.tensor([row], dtype=torch.float64))
+    found = losses.top_k(plain, k).log_probs[0].tolist()
+    kept = set(sorted(range(len(row)), key=lambda i: (-row[i], i))[:k])
+    others = [found[i] for i in range(len(row)) if i not in kept]
+    assert all(found[i] == plain.log_probs[0, i] for i in kept)
+    assert len(set(others)) <= 1
+    assert math.isclose(sum(map(math.exp, found)), 1.0, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "classes", "kept"),
+    [
+        ({}, 100, 25),
+        ({}, 10, 2),
+        ({}, 2, 1),
+        ({"share": 0.5}, 1000, 500),
+        ({"share": 0.001}, 10, 1),
+        ({"k": 7}, 10, 7),
+        ({"share": 1.0}, 7, 7),
+    ],
+)
+def test_a_share_is_rounded_and_is_one_class_at_least(settings, classes, kept):
+    assert targets.TopK(**settings).count(classes) == kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"k": 0}, "k: found 0, expected a whole number, 1 or above"),
+        ({"k": -3}, "k: found -3, expected a whole number, 1 or above"),
+        ({"k": 2.5}, "k: found 2.5, expected a whole number, 1 or above"),
+        ({"k": True}, "k: found True, expected a whole number, 1 or above"),
+        ({"share": 0.0}, "share: found 0.0, expected a finite number above 0"),
+        ({"share": 1.5}, "share: found 1.5, expected a number in [0, 1]"),
+        ({"k": 3, "share": 0.5}, "k: given together with share; give one of them"),
+    ],
+)
+def test_k_and_share_are_checked_at_once(settings, line):
+    with pytest.raises(InputError) as caught:
+        targets.TopK(**settings)
+    assert str(caught.value) == line
+
+
+def test_more_classes_than_there_are_are_refused_as_soon_as_that_is_known():
+    line = "k: found 7, expected 1 to 6, the number of classes"
+    with pytest.raises(InputError) as caught:
+        targets.TopK(k=7).settled(Legend(tuple("abcdef")))
+    assert str(caught.value) == line
+    with pytest.raises(InputError) as caught:
+        losses.top_k(losses.soften(logits_of()), 7)
+    assert str(caught.value) == line
+    mixed = targets.Mixture((targets.TrueClass(targets.TopK(k=7)), targets.Uniform()))
+    with pytest.raises(InputError, match=f"^target mixture, {line}$"):
+        SoftTargets(target=mixed).settle(Legend(tuple("abcdef")))
+
+
+def test_permuted_probabilities_are_the_same_ones_with_the_largest_in_its_place():
+    plain = losses.soften(logits_of(200, 9), 4.0)
+    found = losses.permute(plain, torch.arange(200))
+    assert torch.equal(found.log_probs.sort(1).values, plain.log_probs.sort(1).values)
+    top = plain.log_probs.argmax(1, keepdim=True)
+    assert torch.equal(found.log_probs.gather(1, top), plain.log_probs.gather(1, top))
+    moved = (found.log_probs != plain.log_probs).sum(1)
+    assert moved.float().mean() > 6.0
+
+
+def test_each_permutation_of_the_others_is_drawn_alike():
+    count = 60_000
+    row = torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]], dtype=torch.float64).log().expand(count, -1)
+    found = losses.permute(Dense(row), torch.arange(count)).log_probs
+    orders, times = found.unique(dim=0, return_counts=True)
+    assert len(orders) == 24
+    expected = count / 24
+    assert ((times - expected) ** 2 / expected).sum() < 49.7  # chi-squared with 23 degrees, p = 0.001
+
+
+def test_a_permutation_belongs_to_seed_and_sample():
+    plain, index = losses.soften(logits_of(50, 9), 4.0), torch.randperm(50)
+    whole = losses.permute(plain, index).log_probs
+    for rows in (torch.tensor([3]), torch.randperm(50)[:20]):
+        part = losses.permute(Dense(plain.log_probs[rows]), index[rows]).log_probs
+        assert torch.equal(part, whole[rows])
+    assert not torch.equal(losses.permute(plain, index + 50).log_probs, whole)
+    assert not torch.equal(losses.permute(plain, index, seed=1).log_probs, whole)
+    assert torch.equal(losses.permute(plain, index, seed=0).log_probs, whole)
+
+
+def test_each_place_of_a_sequence_has_a_permutation_that_its_length_does_not_touch():
+    plain = losses.soften(logits_of(24, 9).reshape(4, 6, 9), 4.0)
+    index = torch.arange(4)
+    whole = losses.permute(plain, index).log_probs
+    cut = losses.permute(Dense(plain.log_probs[:, :3]), index).log_probs
+    assert torch.equal(cut, whole[:, :3])
+    same_row = Dense(plain.log_probs[:, :1].expand(4, 6, 9))
+    rows = losses.permute(same_row, index).log_probs
+    assert not torch.equal(rows[:, 0], rows[:, 1])
+
+
+def test_of_two_classes_there_is_nothing_to_permute():
+    plain = losses.soften(logits_of(20, 2), 4.0)
+    assert torch.equal(losses.permute(plain, torch.arange(20)).log_probs, plain.log_probs)
+
+
+# -------------------------------------------------------------------------------------------------- a subset of classes
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_a_restricted_target_is_the_softmax_of_the_chosen_logits(temperature):
+    logits, chosen = logits_of(), [4, 0, 3]
+    found = losses.restrict(losses.soften(logits, temperature), chosen)
+    same(probabilities(found), [softmax([row[i] for i in chosen], temperature) for row in logits.tolist()])
+    everything = losses.restrict(losses.soften(logits, temperature), range(6))
+    same(probabilities(everything), probabilities(losses.soften(logits, temperature)))
+
+
+def test_labels_become_positions_in_the_subset():
+    labels = torch.tensor([[2, 0, 1], [UNLABELLED, 2, 2]])
+    assert losses.label_positions(labels, [2, 1], 3).tolist() == [[0, UNLABELLED, 1], [UNLABELLED, 0, 0]]
+    assert torch.equal(losses.label_positions(labels, range(3), 3), labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        ([], "classes: found none, expected at least one class"),
+        ([0, 6], "classes: found 6, expected numbers from 0 to 5"),
+        ([-1], "classes: found -1, expected numbers from 0 to 5"),
+        ([0, 0], "classes: 0 stands more than once, expected each class once"),
+        (["cat"], "classes: found 'cat', expected numbers from 0 to 5"),
+        ([True], "classes: found True, expected numbers from 0 to 5"),
+    ],
+)
+def test_a_subset_that_is_none_is_refused(classes, line):
+    for call in (
+        lambda: losses.restrict(losses.soften(logits_of()), classes),
+        lambda: losses.label_positions(labels_of(), classes, 6),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value) == line
+
+
+def test_a_teacher_that_rules_the_subset_out_is_refused():
+    certain = Dense(torch.tensor([[0.5, 0.5, 0.0]]).log())
+    with pytest.raises(InputError, match="the teacher gives none of the 1 any probability"):
+        losses.restrict(certain, [2])
+
+
+def test_targets_of_a_subset_are_composed_from_the_inside():
+    outputs, chosen = Outputs(logits_of()), (4, 0, 3)
+    inner = Outputs(outputs.logits[:, list(chosen)])
+    batch = Batch.of(torch.zeros(7, 1), labels_of(classes=3))
+    for whole, part in (
+        (targets.TopK(k=2, of=targets.Restricted(chosen)), targets.TopK(k=2)),
+        (targets.TrueClass(targets.Restricted(chosen)), targets.TrueClass()),
+        (targets.Permuted(1, targets.Restricted(chosen)), targets.Permuted(1)),
+    ):
+        same(whole(outputs, batch, 3.0).log_probs, part(inner, batch, 3.0).log_probs)
+    with pytest.raises(InputError, match="put the subset inside"):
+        targets.Restricted(chosen, targets.TrueClass())
+    assert targets.TopK(k=3, of=targets.Restricted(chosen)).settled(Legend(tuple("abc")))
+    with pytest.raises(InputError, match="k: found 4, expected 1 to 3"):
+        targets.TopK(k=4, of=targets.Restricted(chosen)).settled(Legend(tuple("abc")))
+
+
+# --------------------------------------------------------------------------------------------------- means and mixtures
+
+
+@pytest.mark.parametrize("weights", [None, [0.2, 0.5, 0.3], [0.0, 1.0, 0.0]])
+def test_means_are_their_formulas(weights):
+    parts = [losses.soften(logits_of(seed=seed), 3.0) for seed in range(3)]
+    each = weights or [1 / 3] * 3
+    tables = [probabilities(part).tolist() for part in parts]
+    arithmetic = [
+        [sum(w * table[n][i] for w, table in zip(each, tables, strict=True)) for i in range(6)] for n in range(7)
+    ]
+    products = [
+        [math.prod(table[n][i] ** w for w, table in zip(each, tables, strict=True)) for i in range(6)] for n in range(7)
+    ]
+    same(probabilities(losses.mixture(parts, weights)), arithmetic)
+    same(probabilities(losses.geometric_mean(parts, weights)), [[x / sum(row) for x in row] for row in products])
+
+
+def test_the_geometric_mean_of_softened_logits_is_the_softened_mean_of_the_logits():
+    members = torch.stack([logits_of(seed=seed) for seed in range(3)])
+    found = losses.geometric_mean([losses.soften(member, 3.0) for member in members])
+    same(found.log_probs, losses.soften(members.mean(0), 3.0).log_probs)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5), st.floats(0.2, 30), st.integers(0, 1000))
+def test_a_mean_of_equal_targets_is_that_target_and_adds_up_to_one(count, temperature, seed):
+    one = losses.soften(logits_of(seed=seed, scale=20.0), temperature)
+    for mean in (losses.mixture, losses.geometric_mean):
+        same(mean([one] * count).log_probs, one.log_probs)
+    others = [losses.soften(logits_of(seed=seed + i, scale=20.0), temperature) for i in range(count)]
+    for mean in (losses.mixture, losses.geometric_mean):
+        same(probabilities(mean(others)).sum(1), torch.ones(7))
+
+
+def test_impossible_classes_in_means():
+    certain, unsure = (Dense(torch.tensor([row], dtype=torch.float64).log()) for row in ([1.0, 0.0], [0.5, 0.5]))
+    same(probabilities(losses.mixture([certain, unsure])), [[0.75, 0.25]])
+    same(probabilities(losses.geometric_mean([certain, unsure])), [[1.0, 0.0]])
+    same(probabilities(losses.geometric_mean([certain, unsure], [0.0, 1.0])), [[0.5, 0.5]])
+    other = Dense(certain.log_probs.flip(1))
+    with pytest.raises(InputError, match="rule out every class between them"):
+        losses.geometric_mean([certain, other])
+
+
+@pytest.mark.parametrize(
+    ("weights", "line"),
+    [
+        ([0.5, 0.6], "weights: found [0.5, 0.6], which add up to 1.1, expected 1"),
+        ([1.5, -0.5], "weights: found -0.5, expected a finite number that is 0 or above"),
+        ([1.0], "weights: found [1.0], 1 in all, expected 2"),
+        ([math.inf, 0.0], "weights: found inf, expected a finite number that is 0 or above"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weights, line):
+    one = losses.soften(logits_of())
+    for call in (
+        lambda: losses.mixture([one, one], weights),
+        lambda: losses.geometric_mean([one, one], weights),
+        lambda: targets.Mixture((targets.Softmax(), targets.Uniform()), tuple(weights)),
+        lambda: targets.GeometricMean((targets.Softmax(), targets.Uniform()), tuple(weights)),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value) == line
+
+
+def test_a_mixture_needs_two_parts_of_one_shape():
+    for kind in (targets.Mixture, targets.GeometricMean):
+        with pytest.raises(InputError, match="parts: found 1, expected two targets or more"):
+            kind((targets.Softmax(),))
+    with pytest.raises(InputError, match="targets: found none"):
+        losses.mixture([])
+    with pytest.raises(InputError, match=r"the first target has shape \(7, 6\), target 2 has shape \(7, 5\)"):
+        losses.mixture([losses.soften(logits_of()), losses.soften(logits_of(7, 5))])
+
+
+def test_an_ensemble_at_a_temperature_is_the_mean_of_its_softened_members():
+    members = torch.stack([logits_of(seed=seed) for seed in range(3)])
+    weights = (0.2, 0.5, 0.3)
+    for mean, expected in (
+        ("arithmetic", sum(w * torch.softmax(m / 5.0, 1) for w, m in zip(weights, members, strict=True))),
+        ("geometric", torch.softmax(sum(w * m for w, m in zip(weights, members, strict=True)) / 5.0, 1)),
+    ):
+        outputs = Outputs(torch.zeros(7, 6, dtype=torch.float64), members=Members(members, weights, mean))
+        same(probabilities(targets.softened(outputs, 5.0)), expected)
+
+
+# ------------------------------------------------------------------------------------------------ labels and no teacher
+
+
+def test_the_virtual_teacher_is_its_formula():
+    labels = labels_of()
+    for temperature in (0.5, 1.0, 20.0):
+        expected = []
+        for label in labels.tolist():
+            powers = [(0.95 if i == label else 0.05 / 5) ** (1 / temperature) for i in range(6)]
+            expected.append([power / sum(powers) for power in powers])
+        found = losses.virtual_teacher(labels, 6, 0.95, temperature, dtype=torch.float64)
+        same(probabilities(found), expected)
+
+
+@pytest.mark.parametrize("confidence", [0.89, 1.0, -1.0, math.nan, "high", True])
+def test_a_virtual_teacher_is_sure_and_not_certain(confidence):
+    for call in (
+        lambda: losses.virtual_teacher(torch.tensor([0]), 3, confidence),
+        lambda: targets.VirtualTeacher(confidence),
+    ):
+        with pytest.raises(InputError, match=r"^confidence: found"):
+            call()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5, 1.0])
+def test_the_uniform_target_at_temperature_one_is_label_smoothing(epsilon):
+    labels = labels_of()
+    batch = Batch.of(torch.zeros(7, 1), labels)
+    values, gradients = [], []
+    for method in (
+        methods.label_smoothing(epsilon),
+        methods.kd(
+            temperature=1.0,
+            hard_weight=1 - epsilon,
+            soft_weight=epsilon,
+            target=targets.Uniform(),
+            divergence=losses.CROSS_ENTROPY,
+        ),
+        methods.kd(
+            1.0,
+            hard_weight=0.0,
+            soft_weight=1.0,
+            target=targets.SmoothedLabels(epsilon),
+            divergence=losses.CROSS_ENTROPY,
+        ),
+    ):
+        student = logits_of().requires_grad_()
+        total = method({"student": Outputs(student)}, batch).total
+        values.append(total.detach())
+        gradients.append(torch.autograd.grad(total, student)[0])
+    for value, gradient in zip(values[1:], gradients[1:], strict=True):
+        torch.testing.assert_close(value, values[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("epsilon", "classes"), [(0.1, 2), (0.1, 10), (0.01, 100), (0.5, 5)])
+def test_under_label_smoothing_the_true_logit_leads_by_its_margin(epsilon, classes):
+    """He 2019: log(K(1-ε)/ε + 1), reached by optimisation from anywhere."""
+    margin = math.log(classes * (1 - epsilon) / epsilon + 1)
+    logits = logits_of(1, classes).requires_grad_()
+    batch = Batch.of(torch.zeros(1, 1), torch.tensor([1]))
+    method = methods.label_smoothing(epsilon)
+    optimiser = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        loss = method({"student": Outputs(logits)}, batch).total
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    leads = (logits[0, 1] - logits.detach()[0])[torch.arange(classes) != 1]
+    torch.testing.assert_close(leads, torch.full_like(leads, margin), rtol=1e-4, atol=1e-4)
+    at_optimum = torch.zeros(1, classes, dtype=torch.float64)
+    at_optimum[0, 1] = margin
+    target = losses.smooth_labels(torch.tensor([1]), classes, epsilon, dtype=torch.float64)
+    same(torch.log_softmax(at_optimum, 1), target.log_probs)
+
+
+def test_a_label_out_of_range_is_named():
+    plain = losses.soften(logits_of(2))
+    cosines = losses.class_cosines(logits_of(6, 4))
+    for call in (
+        lambda labels: losses.true_class(plain, labels),
+        lambda labels: losses.similar_classes(cosines, labels),
+        lambda labels: losses.related_classes(labels, [0] * 6),
+        lambda labels: losses.virtual_teacher(labels, 6),
+        lambda labels: losses.smooth_labels(labels, 6, 0.1),
+    ):
+        with pytest.raises(InputError, match="labels: found 1 to 6, expected 0 to 5"):
+            call(torch.tensor([6, 1]))
+        with pytest.raises(InputError, match=r"labels: found torch\.int32"):
+            call(torch.tensor([1, 1], dtype=torch.int32))
+
+
+# ---------------------------------------------------------------------------------------------------- the terms of them
+
+
+def test_a_term_settles_its_target_anew_for_each_set_and_says_what_it_settled():
+    named = {"pets": ["cat", "dog"], "wheels": ["car", "van", "bus"]}
+    term = SoftTargets(target=targets.RelatedClasses(named))
+    term.settle(Legend(NAMES))
+    assert term.target.groups == (0, 0, 1, 1, 1)
+    assert "groups=(0, 0, 1, 1, 1)" in repr(term)
+    term.settle(Legend(tuple(reversed(NAMES))))
+    assert term.target.groups == (1, 1, 1, 0, 0)
+
+
+def test_a_target_that_needs_labels_is_refused_on_a_set_without():
+    for target in (
+        targets.TrueClass(),
+        targets.SimilarClasses(),
+        targets.RelatedClasses([0, 1]),
+        targets.VirtualTeacher(),
+        targets.SmoothedLabels(),
+        targets.Mixture((targets.Softmax(), targets.TrueClass())),
+        targets.TopK(k=1, of=targets.TrueClass()),
+    ):
+        with pytest.raises(InputError, match=f"^target {target.kind}: it is made of the true class, and no sample has"):
+            SoftTargets(target=target).settle(Legend(("a", "b"), labelled=False))
+    for target in (targets.Softmax(), targets.TopK(k=1), targets.Permuted(), targets.Uniform()):
+        SoftTargets(target=target).settle(Legend(("a", "b"), labelled=False))
+
+
+def test_the_settings_of_a_target_tell_two_terms_apart_and_the_plain_one_goes_unnamed():
+    terms = [
+        SoftTargets(target=target)
+        for target in (
+            targets.Softmax(),
+            targets.TopK(k=2),
+            targets.TopK(k=3),
+            targets.TopK(share=0.2),
+            targets.SimilarClasses(power=0.4),
+            targets.SimilarClasses(tau=0.4),
+            targets.Permuted(seed=1),
+            targets.Permuted(seed=2),
+            targets.TrueClass(targets.TopK(k=2)),
+            targets.Mixture((targets.Softmax(), targets.Uniform()), (0.5, 0.5)),
+            targets.Mixture((targets.Softmax(), targets.Uniform()), (0.4, 0.6)),
+        )
+    ]
+    assert len({repr(term) for term in terms}) == len(terms)
+    assert repr(terms[0]) == "SoftTargets(divergence=kl, temperature=4.0, weight=1.0)"
+
+
+def test_a_target_of_other_classes_than_the_students_is_refused():
+    outputs = {"student": Outputs(torch.zeros(2, 3)), "teacher": Outputs(torch.zeros(2, 5))}
+    batch = Batch.of(torch.zeros(2, 1), torch.tensor([0, 1]))
+    with pytest.raises(
+        Exception, match=r"logits: student \(2, 3\), teacher \(2, 5\); give both models the same classes"
+    ):
+        SoftTargets()(outputs, batch, 0)
+    SoftTargets(target=targets.Restricted((0, 1, 4)))(outputs, batch, 0)
+
+
+def test_confidence_weighting_is_its_formula():
+    student, teacher, labels = logits_of(seed=3), logits_of(), labels_of()
+    labels[2] = UNLABELLED
+    mask = torch.arange(7) != 4
+    batch = Batch.of(torch.zeros(7, 1), labels, mask=mask)
+    outputs = {"student": Outputs(student.requires_grad_()), "teacher": Outputs(teacher)}
+    counted = [n for n in range(7) if n not in (2, 4)]
+    largest = {n: max(softmax(teacher[n].tolist(), 1.0)) for n in counted}
+    expected = sum(
+        largest[n] / sum(largest.values()) * -math.log(softmax(student[n].tolist(), 1.0)[labels[n]]) for n in counted
+    )
+    loss = methods.cwtm()(outputs, batch)
+    same(loss.total.detach(), expected)
+    assert int(loss.parts["hard"].count) == 5
+    (gradient,) = torch.autograd.grad(loss.total, student)
+    q = torch.softmax(student.detach(), 1)
+    for n in range(7):
+        row = torch.zeros(6, dtype=torch.float64)
+        if n in counted:
+            row = largest[n] / sum(largest.values()) * (q[n] - torch.eye(6, dtype=torch.float64)[labels[n]])
+        same(gradient[n], row)
+    assert methods.cwtm().terms["hard"].relational
+    assert not HardLabels().relational
+
+
+def test_a_teacher_alike_everywhere_makes_confidence_weighting_the_plain_loss():
+    batch = Batch.of(torch.zeros(7, 1), labels_of())
+    outputs = {"student": Outputs(logits_of()), "teacher": Outputs(torch.zeros(7, 6, dtype=torch.float64))}
+    same(methods.cwtm()(outputs, batch).total, methods.hard()(outputs, batch).total)

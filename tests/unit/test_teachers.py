@@ -1,0 +1,567 @@
+"""Teachers of many kinds: ensembles, networks that show their class vectors, and black boxes in arrays."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from limbeck import losses, methods, models, targets
+from limbeck.batch import Batch
+from limbeck.data import Augment, Loader, TensorSet
+from limbeck.distiller import ClassVectors, Distiller, Teacher
+from limbeck.errors import DataError, InputError, ModelError
+from limbeck.outputs import Outputs
+from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, StoredTeacher, store
+from limbeck.training import fit
+
+SIZE, CLASSES = 12, 4
+
+
+def network(seed=0, width=8, classes=CLASSES):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, classes))
+
+
+def samples_of(size=SIZE, seed=0, labels=True):
+    inputs = torch.randn(size, 3, generator=torch.Generator().manual_seed(seed))
+    return TensorSet.of(inputs, torch.arange(size) % CLASSES if labels else None, classes=CLASSES)
+
+
+def ensemble_of(count=3, **settings):
+    return EnsembleTeacher([ModelTeacher(network(seed, width=4 + seed)) for seed in range(count)], **settings)
+
+
+def whole(samples):
+    return samples.batch(torch.arange(len(samples)), augment=None, seed=0, view=0)
+
+
+# ------------------------------------------------------------------------------------------------------------ ensembles
+
+
+@pytest.mark.parametrize("weights", [None, (0.2, 0.5, 0.3)])
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_an_ensemble_answers_the_mean_of_its_members_at_any_temperature(weights, mean, temperature):
+    ensemble, batch = ensemble_of(weights=weights, mean=mean), whole(samples_of())
+    outputs = ensemble(batch)
+    each = weights or [1 / 3] * 3
+    logits = [member.model(batch.inputs).double() for member in ensemble.members]
+    if mean == "arithmetic":
+        expected = sum(w * torch.softmax(v / temperature, 1) for w, v in zip(each, logits, strict=True))
+    else:
+        expected = torch.softmax(sum(w * v for w, v in zip(each, logits, strict=True)) / temperature, 1)
+    found = targets.softened(outputs, temperature).log_probs.exp()
+    torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-5, atol=1e-6)
+    if temperature == 1.0:
+        torch.testing.assert_close(outputs.logits, targets.softened(outputs, 1.0).log_probs)
+    assert not outputs.logits.requires_grad
+    assert isinstance(ensemble, Teacher)
+
+
+def test_softening_an_ensembles_logits_would_be_another_distribution():
+    outputs = ensemble_of()(whole(samples_of()))
+    wrong = losses.soften(outputs.logits, 4.0).log_probs
+    right = targets.softened(outputs, 4.0).log_probs
+    assert (wrong - right).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_an_ensemble_of_one_or_of_equals_is_that_teacher(mean):
+    batch, alone = whole(samples_of()), ModelTeacher(network())
+    plain = torch.log_softmax(alone(batch).logits, 1)
+    for members in ([alone], [alone, ModelTeacher(copy.deepcopy(alone.model)), alone]):
+        outputs = EnsembleTeacher(members, mean=mean)(batch)
+        torch.testing.assert_close(outputs.logits, plain)
+        softened = targets.softened(outputs, 4.0).log_probs
+        torch.testing.assert_close(softened, losses.soften(alone(batch).logits, 4.0).log_probs)
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_a_stored_ensemble_is_the_live_one_member_by_member(mean):
+    samples, ensemble = samples_of(), ensemble_of(weights=(0.2, 0.5, 0.3), mean=mean)
+    stored = store(ensemble, samples.subset(torch.tensor([7, 2, 5, 11, 0])), batch_size=2)
+    batch = samples.batch(torch.tensor([0, 5, 11]), augment=None, seed=0, view=0)
+    live, kept = ensemble(batch), stored(batch)
+    torch.testing.assert_close(kept.logits, live.logits)
+    torch.testing.assert_close(kept.members.logits, live.members.logits)
+    assert (kept.members.weights, kept.members.mean) == (live.members.weights, live.members.mean)
+    torch.testing.assert_close(targets.softened(kept, 3.0).log_probs, targets.softened(live, 3.0).log_probs)
+    with pytest.raises(InputError, match="samples without a stored answer"):
+        stored(whole(samples))
+
+
+def test_distilling_an_ensemble_is_the_same_from_stored_answers():
+    samples, ensemble = samples_of(24), ensemble_of()
+    weights = []
+    for teacher in (ensemble, store(ensemble, samples)):
+        distiller = Distiller(network(9), teacher, methods.kd(temperature=4.0))
+        weights.append(fit(distiller, samples, epochs=2, batch_size=8, learning_rate=0.1).student.state_dict())
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name])
+
+
+def test_the_fingerprint_of_an_ensemble_tells_members_weights_and_mean():
+    samples = samples_of()
+    made = [
+        ensemble_of(),
+        ensemble_of(2),
+        ensemble_of(weights=(0.2, 0.5, 0.3)),
+        ensemble_of(mean="geometric"),
+        EnsembleTeacher(list(reversed(ensemble_of().members))),
+    ]
+    assert len({each.fingerprint() for each in made}) == len(made)
+    assert ensemble_of().fingerprint() == made[0].fingerprint()
+    assert len({store(each, samples).fingerprint() for each in made}) == len(made)
+    assert store(ensemble_of(), samples).fingerprint() == store(made[0], samples).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: EnsembleTeacher([]), "members: found none, expected at least one teacher"),
+        (lambda: EnsembleTeacher([network()]), "members: found Sequential at 0, expected a teacher; wrap a model in"),
+        (lambda: ensemble_of(weights=(0.5, 0.5)), "weights: found [0.5, 0.5], 2 in all, expected 3"),
+        (lambda: ensemble_of(weights=(0.5, 0.6, -0.1)), "weights: found -0.1, expected a finite number that is 0 or"),
+        (lambda: ensemble_of(weights=(0.5, 0.6, 0.1)), "weights: found [0.5, 0.6, 0.1], which add up to 1.2"),
+        (lambda: ensemble_of(mean="median"), "mean: found 'median', expected one of: arithmetic, geometric"),
+        (
+            lambda: EnsembleTeacher([ensemble_of(), ModelTeacher(network())])(whole(samples_of())),
+            "ensemble: member 0 is an ensemble itself; give its members",
+        ),
+        (lambda: ensemble_of()(whole(samples_of()), {"hidden": "0"}), "ensemble: the objective reads the features"),
+    ],
+)
+def test_an_ensemble_that_is_none_is_refused(call, line):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).startswith(line)
+
+
+def test_members_with_other_classes_are_refused():
+    mixed = EnsembleTeacher([ModelTeacher(network()), ModelTeacher(network(classes=5))])
+    with pytest.raises(ModelError, match=r"member 1 answers \(12, 5\), member 0 \(12, 4\); give all members the same"):
+        mixed(whole(samples_of()))
+
+
+def test_half_precision_members_are_averaged_in_single():
+    half = [ModelTeacher(network(seed).to(torch.bfloat16)) for seed in range(2)]
+    batch = Batch.of(torch.ones(2, 3, dtype=torch.bfloat16))
+    assert EnsembleTeacher(half)(batch).logits.dtype == torch.float32
+
+
+# -------------------------------------------------------------------------------------------------------- class vectors
+
+
+class Convolutional(nn.Module):
+    """A network whose head is a 1x1 convolution, with a layer of another width registered after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, CLASSES, 1)
+        self.after = nn.Linear(CLASSES, 7)
+
+    def forward(self, inputs):
+        return self.head(inputs[:, :, None, None]).flatten(1)
+
+
+class Wide(nn.Module):
+    """A network without a layer that is linear."""
+
+    def forward(self, inputs):
+        return inputs @ torch.ones(3, CLASSES)
+
+
+def test_the_rows_of_the_last_linear_layer_are_found_or_named():
+    model = network()
+    assert torch.equal(ModelTeacher(model).class_vectors(), model[2].weight)
+    assert torch.equal(ModelTeacher(model).class_vectors(CLASSES), model[2].weight)
+    assert torch.equal(ModelTeacher(model, last_linear="0").class_vectors(), model[0].weight)
+    head = Convolutional()
+    assert torch.equal(ModelTeacher(head).class_vectors(CLASSES), head.head.weight.flatten(1))
+    assert torch.equal(ModelTeacher(head).class_vectors(), head.after.weight)
+    assert torch.equal(ModelTeacher(head, last_linear="head").class_vectors(), head.head.weight.flatten(1))
+    wrapped = torch.nn.DataParallel(model) if torch.cuda.is_available() else nn.ModuleDict({"module": model})
+    assert torch.equal(ModelTeacher(wrapped, last_linear="2").class_vectors(CLASSES), model[2].weight)
+    assert not ModelTeacher(model).class_vectors().requires_grad
+
+
+def test_a_layer_that_normalises_its_vectors_shows_those():
+    model = models.residual_tanh((3,), CLASSES, hidden=(5,))
+    found = ModelTeacher(model).class_vectors(CLASSES)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "line"),
+    [
+        (Wide(), None, "teacher: it has no linear layer with 4 outputs, whose rows are the vectors of the classes"),
+        (network(classes=5), None, "teacher: it has no linear layer with 4 outputs"),
+        (nn.Conv1d(3, CLASSES, 3), None, "teacher: it has no linear layer with 4 outputs"),
+        (network(), "fc", "teacher, last_linear: it has no layer 'fc'; one of: 0, 2"),
+        (network(), "1", "teacher, last_linear: '1' is no linear layer; one of: 0, 2"),
+        (network(), "0", "teacher, last_linear: '0' has 8 outputs, expected 4, one a class"),
+        (Wide(), "fc", "teacher, last_linear: it has no layer 'fc'; it has no linear layer at all"),
+    ],
+)
+def test_a_network_without_such_a_layer_is_refused(model, named, line):
+    with pytest.raises(ModelError) as caught:
+        ModelTeacher(model, last_linear=named).class_vectors(CLASSES)
+    assert str(caught.value).startswith(line)
+
+
+def test_naming_the_layer_is_part_of_the_fingerprint_and_not_naming_it_changes_none():
+    samples = samples_of()
+    plain, named = ModelTeacher(network()), ModelTeacher(network(), last_linear="2")
+    assert plain.fingerprint() != named.fingerprint()
+    assert store(plain, samples).fingerprint() != store(named, samples).fingerprint()
+    stored = store(plain, samples)
+    as_before = StoredTeacher(stored.logits, stored.index, source=samples.source, origin=stored.origin)
+    assert as_before.fingerprint() == stored.fingerprint()
+
+
+def test_stored_answers_keep_the_class_vectors_of_whoever_gave_them():
+    samples = samples_of()
+    model = network()
+    stored = store(ModelTeacher(model), samples)
+    assert isinstance(stored, ClassVectors)
+    assert torch.equal(stored.class_vectors(CLASSES), model[2].weight)
+    with torch.no_grad():
+        kept = stored.class_vectors().clone()
+        model[2].weight.zero_()
+    assert torch.equal(stored.class_vectors(), kept)
+    for without in (
+        store(ModelTeacher(Wide()), samples),
+        StoredTeacher(torch.zeros(1, 4), torch.tensor([0]), source=""),
+    ):
+        with pytest.raises(ModelError, match="stored teacher: it has no class vectors of 4 classes"):
+            without.class_vectors(CLASSES)
+    with pytest.raises(ModelError, match="of 5 classes"):
+        stored.class_vectors(5)
+    given = [
+        StoredTeacher(stored.logits, stored.index, source="a", class_vectors=vectors)
+        for vectors in (kept, kept + 1, None)
+    ]
+    assert len({each.fingerprint() for each in given}) == 3
+
+
+def test_the_cosines_of_an_ensemble_are_the_weighted_mean_of_its_members():
+    weights = (0.2, 0.5, 0.3)
+    ensemble = ensemble_of(weights=weights)
+    members = [losses.class_cosines(member.class_vectors(CLASSES)) for member in ensemble.members]
+    expected = sum(weight * cosines for weight, cosines in zip(weights, members, strict=True))
+    torch.testing.assert_close(losses.class_cosines(ensemble.class_vectors(CLASSES)), expected)
+    stored = store(ensemble, samples_of())
+    torch.testing.assert_close(stored.class_vectors(CLASSES), ensemble.class_vectors(CLASSES))
+    with pytest.raises(ModelError, match="no linear layer with 4 outputs"):
+        EnsembleTeacher([ModelTeacher(network()), ModelTeacher(Wide())]).class_vectors(CLASSES)
+    box = ArrayTeacher.of_labels(torch.arange(SIZE) % CLASSES, samples_of())
+    with pytest.raises(ModelError, match=r"member 0 \(ArrayTeacher\) offers no class vectors"):
+        EnsembleTeacher([box]).class_vectors(CLASSES)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_distiller_reads_the_class_vectors_once_and_gives_their_cosines_to_the_target(stored):
+    samples, model = samples_of(), network()
+    teacher = store(ModelTeacher(model), samples) if stored else ModelTeacher(model)
+    distiller = Distiller(network(5), teacher, methods.kd_sim(alpha=0.0, temperature=2.0, power=0.7, tau=0.4))
+    batch = whole(samples)
+    loss = distiller(batch).total
+    target = losses.similar_classes(losses.class_cosines(model[2].weight), batch.labels, 0.7, 0.4)
+    expected = 4.0 * losses.KL.per_example(distiller.student(batch.inputs), target, 2.0).mean()
+    torch.testing.assert_close(loss, expected)
+    before = distiller.outputs(batch, 0)["teacher"].class_cosines
+    torch.testing.assert_close(before, losses.class_cosines(model[2].weight))
+    with torch.no_grad():
+        model[2].weight.mul_(-torch.arange(8.0))
+    assert distiller.outputs(batch, 0)["teacher"].class_cosines is before
+    assert set(distiller.state_dict()) == {f"student.{name}" for name in distiller.student.state_dict()}
+
+
+def test_plain_distillation_asks_for_no_class_vectors():
+    distiller = Distiller(network(), ModelTeacher(Wide()), methods.kd())
+    assert distiller.outputs(whole(samples_of()), 0)["teacher"].class_cosines is None
+
+
+def test_a_teacher_without_class_vectors_is_refused_by_whoever_reads_them():
+    samples = samples_of()
+    box = ArrayTeacher.of_labels(torch.arange(SIZE) % CLASSES, samples)
+    for teacher, line in (
+        (
+            box,
+            r"a term reads the vectors of the classes in its last linear layer, and this one \(ArrayTeacher\) offers",
+        ),
+        (ModelTeacher(Wide()), "it has no linear layer with 4 outputs"),
+    ):
+        distiller = Distiller(network(), teacher, methods.kd_sim())
+        with pytest.raises(ModelError, match=line):
+            distiller.build(whole(samples))
+
+
+# ---------------------------------------------------------------------------------------------------------- black boxes
+
+LABELS = torch.tensor([1, 0, 3, 2, 2, 1, 0, 0, 3, 1, 2, 3])
+
+
+def rows_of(kind, count=SIZE, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    full = torch.softmax(2 * torch.randn(count, CLASSES, generator=generator, dtype=torch.float64), 1)
+    if kind == "labels":
+        return {"labels": full.argmax(1)}, torch.eye(CLASSES, dtype=torch.float64)[full.argmax(1)]
+    if kind == "probabilities":
+        full[0] = torch.tensor([0.0, 1.0, 0.0, 0.0])
+        return {"probabilities": full}, full
+    top = full.topk(2, dim=1)
+    expected = torch.zeros_like(full)
+    for n in range(count):
+        rest = (1.0 - float(top.values[n].sum())) / 2
+        for i in range(CLASSES):
+            kept = (top.indices[n] == i).nonzero()
+            expected[n, i] = float(top.values[n, kept[0, 0]]) if len(kept) else rest
+    return {"top_ids": top.indices, "top_probabilities": top.values}, expected
+
+
+def box_of(kind, arrays, samples, **settings):
+    make = {"labels": "of_labels", "probabilities": "of_probabilities", "top": "of_top_k"}[kind]
+    return getattr(ArrayTeacher, make)(*arrays.values(), samples, **settings)
+
+
+every_form = pytest.mark.parametrize("kind", ["labels", "probabilities", "top"])
+
+
+@every_form
+def test_a_black_box_says_its_probabilities_and_softens_them_as_powers(kind):
+    samples = samples_of(labels=False)
+    arrays, expected = rows_of(kind)
+    box = box_of(kind, arrays, samples)
+    assert isinstance(box, Teacher)
+    outputs = box(samples.batch(torch.tensor([3, 0, 11]), augment=None, seed=0, view=0))
+    rows = expected[[3, 0, 11]]
+    torch.testing.assert_close(targets.softened(outputs, 1.0).log_probs.exp().double(), rows, rtol=1e-6, atol=1e-7)
+    powers = rows ** (1 / 4.0)
+    torch.testing.assert_close(
+        targets.softened(outputs, 4.0).log_probs.exp().double(),
+        powers / powers.sum(1, keepdim=True),
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
+@every_form
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_answers_read_from_a_file_are_the_arrays(kind, suffix, tmp_path):
+    samples = samples_of()
+    arrays, _ = rows_of(kind)
+    places = torch.randperm(SIZE, generator=torch.Generator().manual_seed(4))
+    arrays = {name: array[places].contiguous() for name, array in arrays.items()}
+    path = tmp_path / f"answers{suffix}"
+    content = arrays | {"index": places}
+    if suffix == ".npz":
+        np.savez(path, **{name: array.numpy() for name, array in content.items()}, source=np.array(samples.source))
+    else:
+        save_file(content, path)
+    box, batch = ArrayTeacher.read(path, samples), whole(samples)
+    assert torch.equal(box(batch).logits, box_of(kind, arrays, samples, index=places)(batch).logits)
+    ordered = box_of(kind, rows_of(kind)[0], samples)
+    assert torch.equal(box(batch).logits, ordered(batch).logits)
+    assert box.fingerprint() == box_of(kind, arrays, samples, index=places).fingerprint()
+
+
+@every_form
+def test_a_black_box_teaches_and_is_looked_up_by_sample(kind):
+    samples = samples_of(24)
+    arrays, _ = rows_of(kind, 24)
+    box = box_of(kind, arrays, samples)
+    part = samples.subset(torch.tensor([20, 3, 7, 9, 1]))
+    batch = next(Loader(part, 3, seed=1).epoch(0))
+    assert torch.equal(box(batch).logits, box(whole(samples)).logits[batch.index])
+    student = fit(Distiller(network(), box, methods.kd(alpha=0.0)), part, epochs=2, batch_size=2).student
+    assert all(torch.isfinite(weight).all() for weight in student.parameters())
+    stored = store(box, part)
+    assert torch.equal(stored(batch).logits, box(batch).logits)
+
+
+@every_form
+def test_a_black_box_refuses_what_it_was_not_asked(kind):
+    samples = samples_of()
+    box = box_of(kind, rows_of(kind)[0], samples)
+    with pytest.raises(InputError, match="another set"):
+        box(whole(samples_of(seed=1)))
+    augment = Augment(noise=0.1)
+    view = samples.batch(torch.arange(2), augment=augment, seed=0, view=1)
+    with pytest.raises(InputError, match="the batch is augmented, the answers are not"):
+        box(view)
+    assert box_of(kind, rows_of(kind)[0], samples, clean=True)(view).logits.shape == (2, CLASSES)
+    with pytest.raises(InputError, match="it has probabilities only, the objective also reads"):
+        box(whole(samples), {"hidden": "0"})
+    few = {name: array[:5] for name, array in rows_of(kind)[0].items()}
+    some = box_of(kind, few, samples, index=torch.tensor([1, 3, 5, 7, 9]))
+    with pytest.raises(InputError, match="samples without a stored answer"):
+        some(whole(samples))
+
+
+@every_form
+def test_the_fingerprint_of_a_black_box_tells_what_it_says_and_of_whom(kind):
+    samples, arrays = samples_of(), rows_of(kind)[0]
+    made = [
+        box_of(kind, arrays, samples),
+        box_of(kind, rows_of(kind, seed=1)[0], samples),
+        box_of(kind, arrays, samples, clean=True),
+        box_of(kind, arrays, samples, index=torch.arange(SIZE).flip(0)),
+        box_of(kind, arrays, samples_of(seed=1)),
+    ]
+    assert len({each.fingerprint() for each in made}) == len(made)
+    assert box_of(kind, arrays, samples).fingerprint() == made[0].fingerprint()
+
+
+def test_probabilities_may_be_renormalised_and_half_precision_is_near_enough():
+    samples = samples_of()
+    full = rows_of("probabilities")[1]
+    doubled = ArrayTeacher.of_probabilities(2 * full, samples, renormalise=True)
+    plain = ArrayTeacher.of_probabilities(full, samples)
+    torch.testing.assert_close(doubled(whole(samples)).logits, plain(whole(samples)).logits)
+    wide = TensorSet.of(torch.zeros(3, 2), classes=1000)
+    half = torch.softmax(torch.randn(3, 1000), 1).half()
+    found = ArrayTeacher.of_probabilities(half, wide)(whole(wide)).logits
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("largest", [1.0, 0.7])
+def test_top_probabilities_of_all_classes_or_of_all_the_mass_leave_nothing(largest):
+    samples = TensorSet.of(torch.zeros(1, 2), classes=2 if largest < 1 else 3)
+    ids, values = torch.tensor([[1, 0]]), torch.tensor([[largest, 1 - largest]])
+    logits = ArrayTeacher.of_top_k(ids, values, samples)(whole(samples)).logits
+    expected = torch.tensor([[1 - largest, largest] + [0.0] * (samples.classes - 2)])
+    torch.testing.assert_close(logits.exp(), expected)
+
+
+FULL = rows_of("probabilities")[1]
+TOP = rows_of("top")[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda s: ArrayTeacher.of_labels(LABELS + 1, s), "labels: found 1 to 4, expected 0 to 3"),
+        (lambda s: ArrayTeacher.of_labels(LABELS - 101, s), "labels: found -101 to -98, expected 0 to 3"),
+        (lambda s: ArrayTeacher.of_labels(LABELS.float(), s), "labels: found torch.float32 (12,), expected whole"),
+        (lambda s: ArrayTeacher.of_labels(LABELS[:, None], s), "labels: found torch.int64 (12, 1), expected whole"),
+        (lambda s: ArrayTeacher.of_labels(LABELS[:0], s), "labels: found torch.int64 (0,), expected whole numbers"),
+        (lambda s: ArrayTeacher.of_labels(LABELS[:5], s), "answers: found 5 rows for the 12 samples of 'tensors'"),
+        (
+            lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(11)),
+            "index: found 11 places for 12 rows, expected one each",
+        ),
+        (lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(12) - 1), "index: found -1, expected places"),
+        (lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(12) // 2), "index: a place stands more than"),
+        (lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.ones(12)), "index: found torch.float32 (12,), expec"),
+        (lambda s: ArrayTeacher.of_probabilities(FULL[:, :3], s), "probabilities: found 3 classes, 'tensors' has 4"),
+        (lambda s: ArrayTeacher.of_probabilities(2 * FULL, s), "probabilities: row 0 adds up to 2, expected 1 (renorm"),
+        (lambda s: ArrayTeacher.of_probabilities(FULL.long(), s), "probabilities: found torch.int64 (12, 4), expected"),
+        (lambda s: ArrayTeacher.of_probabilities(-FULL, s), "probabilities: row 0 holds -1, expected finite numbers"),
+        (lambda s: ArrayTeacher.of_probabilities(FULL * math.nan, s), "probabilities: row 0 holds nan, expected fini"),
+        (
+            lambda s: ArrayTeacher.of_probabilities(0 * FULL, s, renormalise=True),
+            "probabilities: row 0 adds up to 0, expected 1",
+        ),
+        (
+            lambda s: ArrayTeacher.of_top_k(TOP["top_ids"] + 2, TOP["top_probabilities"], s),
+            "top_ids: found 2 to 5, expected 0 to 3",
+        ),
+        (
+            lambda s: ArrayTeacher.of_top_k(TOP["top_ids"][:, :1], TOP["top_probabilities"], s),
+            "top_ids (12, 1), top_probabilities (12, 2): expected the same shape",
+        ),
+        (
+            lambda s: ArrayTeacher.of_top_k(TOP["top_ids"] * 0, TOP["top_probabilities"], s),
+            "top_ids: row 0 names a class more than once, expected each class once",
+        ),
+        (
+            lambda s: ArrayTeacher.of_top_k(TOP["top_ids"], TOP["top_probabilities"] + 0.5, s),
+            "top_probabilities: row 0 adds up to",
+        ),
+        (
+            lambda s: ArrayTeacher.of_top_k(torch.arange(4).repeat(12, 1), FULL / 2, s),
+            "top_probabilities: row 0 adds up to 0.5, expected 1, for they are of all classes",
+        ),
+    ],
+)
+def test_arrays_that_are_no_answers_are_refused(call, line):
+    with pytest.raises(InputError) as caught:
+        call(samples_of())
+    assert str(caught.value).startswith(line)
+
+
+def saved(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "line"),
+    [
+        (saved(label=LABELS), "a.npz", "unknown array 'label'; did you mean 'labels'?"),
+        (saved(index=LABELS), "a.npz", "found the arrays none, expected labels, or probabilities, or top_ids and"),
+        (saved(labels=LABELS, probabilities=FULL), "a.npz", "found the arrays labels, probabilities, expected labels"),
+        (saved(top_ids=LABELS), "a.npz", "found the arrays top_ids, expected labels, or probabilities"),
+        (saved(labels=LABELS, source=np.array("x")), "a.npz", "its answers were given to another set than 'tensors'"),
+        (saved(labels=LABELS.numpy().astype(object)), "a.npz", "holds Python objects, which are never unpickled"),
+        (saved(labels=LABELS.numpy().astype(str)), "a.npz", "array 'labels' is <U21, expected numbers"),
+        (saved(labels=LABELS + 9), "a.npz", "labels: found 9 to 12, expected 0 to 3"),
+        (lambda path: path.write_bytes(b"PK nothing"), "a.npz", "is damaged or no .npz archive"),
+        (lambda path: None, "a.npz", "cannot be read"),
+        (lambda path: path.write_bytes(b"nothing"), "a.safetensors", "cannot be read"),
+        (lambda path: None, "a.safetensors", "cannot be read (there is no such file)"),
+        (lambda path: path.write_bytes(b""), "a.pkl", "found a file of type '.pkl', expected .npz or .safetensors"),
+    ],
+)
+def test_a_file_that_holds_no_answers_is_refused(write, name, line, tmp_path):
+    path = tmp_path / name
+    write(path)
+    with pytest.raises(DataError) as caught:
+        ArrayTeacher.read(path, samples_of())
+    assert str(caught.value).startswith(f"{path}: ")
+    assert line in str(caught.value)
+
+
+def test_renormalising_is_for_probabilities_alone(tmp_path):
+    saved(labels=LABELS)(tmp_path / "a.npz")
+    with pytest.raises(DataError, match="renormalise: is for probabilities of all classes"):
+        ArrayTeacher.read(tmp_path / "a.npz", samples_of(), renormalise=True)
+
+
+# ---------------------------------------------------------------------------------------------- a subset of the classes
+
+
+def test_a_student_of_some_classes_learns_from_a_teacher_of_all():
+    samples = samples_of(24).only_classes([3, 1]).relabelled([3, 1])
+    assert samples.labels.tolist() == [0 if i % 2 else 1 for i in range(12)]
+    teacher = ModelTeacher(network())
+    distiller = Distiller(network(5, classes=2), teacher, methods.class_subset([3, 1], temperature=2.0, alpha=0.0))
+    result = fit(distiller, samples, epochs=1, batch_size=12, learning_rate=1e-12)
+    batch = whole(samples)
+    v = teacher(batch).logits[:, [3, 1]]
+    expected = losses.kd(network(5, classes=2)(batch.inputs), v, temperature=2.0, soft_weight=1.0)
+    assert result.history[-1]["train"]["soft"] == pytest.approx(float(expected))
+    plain = Distiller(network(5, classes=2), teacher, methods.kd())
+    with pytest.raises(ModelError, match="teacher: answers 4 classes, the data has 2; give the teacher 2 outputs"):
+        fit(plain, samples, epochs=1)
+
+
+def test_outputs_keep_all_they_hold_when_cut_off():
+    ensemble = ensemble_of(2)
+    outputs = ensemble(whole(samples_of()))
+    outputs.class_cosines = torch.eye(CLASSES)
+    learning = dataclasses.replace(
+        outputs, members=dataclasses.replace(outputs.members, logits=outputs.members.logits.requires_grad_())
+    )
+    cut = learning.detach()
+    assert not cut.members.logits.requires_grad
+    assert cut.class_cosines is outputs.class_cosines
+    assert cut.members.weights == (0.5, 0.5)
+    assert Outputs(torch.zeros(1, 2)).detach().members is None
