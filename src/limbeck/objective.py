@@ -50,15 +50,12 @@ class Term(nn.Module):
     relates_examples: whether it relates the examples of a batch to each other, so that the loss of a batch is not the
         mean over its parts: the one exception to the rule that how samples are cut into batches changes nothing.
     reads_class_cosines: whether it needs the teacher's outputs with their `class_cosines`.
-    relational: whether it relates the examples of a batch to each other, so that its value depends on how the samples
-        were cut into batches: with batch normalisation, the exception to invariance under accumulation and ranks.
     """
 
     reads: frozenset[str] = frozenset({"student"})
     any_classes: frozenset[str] = frozenset()
     relates_examples: bool = False
     reads_class_cosines: bool = False
-    relational: bool = False
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
         super().__init__()

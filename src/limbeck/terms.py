@@ -108,8 +108,9 @@ class SoftTargets(Term):
 
     def settle(self, legend: Legend) -> None:
         kind = self._as_given.kind
-        if self._as_given.needs_labels and not legend.labelled:
-            raise InputError(f"target {kind}: it is made of the true class, and no sample has a label; use another")
+        if self.needs_labels and not legend.labelled:
+            what = f"target {kind}" if self._as_given.needs_labels else f"term '{self.name}'"
+            raise InputError(f"{what}: it is made of the true class, and no sample has a label; use another")
         try:
             self.target = self._as_given.settled(legend)
         except InputError as error:
@@ -163,6 +164,7 @@ def _standardised(outputs: Outputs) -> Outputs:
 
 
 def count_labelled(batch: Batch) -> Tensor | int:
+    """Return how many examples or tokens of a batch have a label and are no padding."""
     return 0 if batch.labels is None else labelled(batch.labels, batch.mask).sum()
 
 

@@ -165,30 +165,10 @@ def part_of(batch, rows):
 
 
 @every_method
-def test_the_cut_into_micro_batches_changes_nothing_unless_a_term_is_relational(name):
-    distiller, batch = distiller_of(name), batch_of(masked=True)
-    whole, gradient = value_and_gradient(distiller, batch)
-    counts = distiller.objective.counts(batch)
-    distiller.zero_grad()
-    total = 0.0
-    for rows in ([0, 1, 2], [3], [4, 5, 6, 7]):
-        loss = distiller(part_of(batch, rows), counts=counts)
-        loss.total.backward()
-        total = total + loss.total.detach()
-    added = torch.cat([parameter.grad.flatten() for parameter in distiller.parameters()])
-    relational = any(term.relational for term in distiller.objective.terms.values())
-    assert torch.allclose(total, whole, rtol=1e-12, atol=1e-14) != relational
-    assert torch.allclose(added, gradient, rtol=1e-12, atol=1e-14) != relational
-
-
-@every_method
 def test_cutting_the_batch_changes_nothing_unless_a_term_declares_to_relate_examples(name):
     distiller, batch = distiller_of(name), batch_of(masked=True)
     loss, gradient = value_and_gradient(distiller, batch)
-    parts = [
-        Batch.of(batch.inputs[rows], batch.labels[rows], mask=batch.mask[rows])
-        for rows in (slice(0, 3), slice(3, 4), slice(4, 8))
-    ]
+    parts = [part_of(batch, rows) for rows in (slice(0, 3), slice(3, 4), slice(4, 8))]
     counts = [distiller.objective.counts(part) for part in parts]
     whole = {term: sum(int(count[term]) for count in counts) for term in counts[0]}
     distiller.zero_grad()

@@ -726,8 +726,33 @@ def test_confidence_weighting_is_its_formula():
         if n in counted:
             row = largest[n] / sum(largest.values()) * (q[n] - torch.eye(6, dtype=torch.float64)[labels[n]])
         same(gradient[n], row)
-    assert methods.cwtm().terms["hard"].relational
-    assert not HardLabels().relational
+    assert methods.cwtm().terms["hard"].relates_examples
+    assert not HardLabels().relates_examples
+
+
+@pytest.mark.parametrize("cut", [[0, 3], [0, 7], [0, 0], [0, 5]])
+def test_confidence_weighting_over_ranks_is_that_of_the_whole_batch(monkeypatch, cut):
+    student, teacher, labels = logits_of(seed=3).requires_grad_(), logits_of(), labels_of()
+    labels[2] = UNLABELLED
+    term = methods.cwtm().terms["hard"]
+
+    def loss_of(rows):
+        outputs = {"student": Outputs(student[rows]), "teacher": Outputs(teacher[rows])}
+        return term(outputs, Batch.of(torch.zeros(len(labels[rows]), 1), labels[rows]), 0)
+
+    value, count = loss_of(slice(0, 7))
+    (gradient,) = torch.autograd.grad(value / count, student)
+    parts = [slice(cut[0], cut[1]), slice(cut[1], 7)]
+    seen = []
+    monkeypatch.setattr("limbeck.ranks.all_rows", lambda rows: seen.append(rows) or rows)
+    for part in parts:
+        loss_of(part)
+    everyone = torch.cat(seen)
+    monkeypatch.setattr("limbeck.ranks.all_rows", lambda rows: everyone)
+    sums = [loss_of(part)[0] for part in parts]
+    same(sum(sums).detach() / count, value.detach() / count)
+    (shared,) = torch.autograd.grad(sum(sums) / count, student)
+    same(shared, gradient)
 
 
 def test_a_teacher_alike_everywhere_makes_confidence_weighting_the_plain_loss():

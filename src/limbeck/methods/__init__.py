@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
-from limbeck.methods.dist import dist
-from limbeck.methods.dkd import dkd
 from limbeck.methods.class_subset import class_subset
 from limbeck.methods.cwtm import cwtm
+from limbeck.methods.dist import dist
+from limbeck.methods.dkd import dkd
 from limbeck.methods.dkpp import dkpp
 from limbeck.methods.hard import hard
 from limbeck.methods.kd import kd

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
+from limbeck import ranks
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.losses import confidence_weighted
+from limbeck.losses.reduction import compute_dtype
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import softened
-from limbeck.terms import count_labelled
+from limbeck.terms import count_labelled, labelled
 
 __all__ = ["CARD", "ConfidenceWeighted", "cwtm"]
 
@@ -29,12 +32,12 @@ CARD = Card(
 class ConfidenceWeighted(Term):
     """Cross-entropy on hard labels, weighted by max p over its sum in the batch (Furlanello et al. 2018).
 
-    The weights relate the examples of a batch to each other: under accumulation and over ranks each part of a batch
-    has weights of its own, and the parts are joined by how many labelled examples they have.
+    It relates the examples of a batch to each other.  The batch is that of all ranks together; where gradients are
+    accumulated, it is each part, and the parts are joined by how many labelled examples they have.
     """
 
     reads = frozenset({"student", "teacher"})
-    relational = True
+    relates_examples = True
 
     def __init__(self, weight: Schedule = 1.0, *, name: str = "hard") -> None:
         super().__init__(name, weight)
@@ -45,9 +48,14 @@ class ConfidenceWeighted(Term):
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         logits = outputs["student"].logits
         if batch.labels is None:
-            return logits[:0].float().sum()
+            return compute_dtype(logits[:0]).sum()
         confidence = softened(outputs["teacher"], 1.0).log_probs.amax(-1).exp()
-        return self.count(batch) * confidence_weighted(logits, batch.labels, confidence, mask=batch.mask)
+        counted = labelled(batch.labels, batch.mask)
+        here = torch.stack([torch.where(counted, confidence, 0.0).sum(), counted.sum().to(confidence)])
+        everywhere = ranks.all_rows(here[None]).sum(0)
+        share = here[0] / torch.where(everywhere[0] > 0, everywhere[0], 1.0)
+        mean = confidence_weighted(logits, batch.labels, confidence, mask=batch.mask)
+        return everywhere[1] * share * mean
 
 
 def cwtm() -> Objective:
