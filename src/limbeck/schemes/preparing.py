@@ -148,7 +148,7 @@ def _try(
         raise type(error)(f"{where}.{error}") from None
     distiller = Distiller(model, teacher, objective)
     with torch.random.fork_rng(), _answering(role, samples):
-        distiller.build(batch)
+        distiller.build(batch, legend=samples.legend)
         distiller(batch)
 
 
@@ -158,7 +158,8 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
     try:
         yield
     except LimbeckError as error:
-        raise ModelError(f"{role}: {error}") from None
+        whose = "" if str(error).startswith("teacher") else f"{role}: "  # a student's first loss asks its teacher too
+        raise ModelError(f"{whose}{error}") from None
     except Exception as error:
         shape = tuple(samples.input_shape)
         line = (str(error).splitlines() or [""])[0]

@@ -103,7 +103,7 @@ def _time(
     distiller = Distiller(model, None if teacher is None else ModelTeacher(teacher), objective)
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = next(loader.epoch(0))
-    outputs = distiller.build(batch, classes=samples.classes)["student"]
+    outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]
     optimizer = optimiser(distiller.parameters(), training)
     saved = 0
 
