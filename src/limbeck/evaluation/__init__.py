@@ -11,6 +11,7 @@ from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, 
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.resampling import Estimate, bootstrap_mean, wilson
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
+from limbeck.evaluation.tail import Tail, tail_gains
 
 __all__ = [
     "Assessment",
@@ -24,6 +25,7 @@ __all__ = [
     "Point",
     "Reliability",
     "Scores",
+    "Tail",
     "Temperature",
     "Timing",
     "assess",
@@ -52,6 +54,7 @@ __all__ = [
     "reliability",
     "score",
     "t_interval",
+    "tail_gains",
     "time_forward",
     "top_k_accuracy",
     "wilson",

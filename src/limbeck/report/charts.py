@@ -4,7 +4,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Axis", "Bar", "Chart", "Dot", "Interval", "Line", "Matrix", "Plane", "Point", "Rows", "spanning", "ticks"]
+__all__ = [
+    "Axis",
+    "Bar",
+    "Chart",
+    "Dot",
+    "Interval",
+    "Line",
+    "Matrix",
+    "Plane",
+    "Point",
+    "Rows",
+    "short",
+    "shortened",
+    "signed",
+    "spanning",
+    "ticks",
+]
 
 Point = tuple[float, float]
 
@@ -113,10 +129,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Rows(Chart):
-    """Names down the side, and for each the values of some series along one axis."""
+    """Names down the side, and for each the values of some series along one axis.  origin: where an upright stands."""
 
     x: Axis
     rows: Sequence[tuple[str, Sequence[Interval]]]
+    origin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,25 @@ def short(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.3g}{letter}".replace("-", "−")
     return f"{value:.3g}".replace("-", "−")
+
+
+def shortened(name: str, most: int = 28) -> str:
+    """Return a name that fits beside a chart.
+
+    >>> shortened("golden retriever", 10)
+    'golden re…'
+    """
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def signed(value: float) -> str:
+    """Return a change with its sign and one decimal.
+
+    >>> signed(3.14), signed(-0.5), signed(0.04)
+    ('+3.1', '−0.5', '0.0')
+    """
+    text = f"{value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def ticks(low: float, high: float, *, log: bool = False, most: int = 6) -> list[float]:

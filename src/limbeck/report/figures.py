@@ -20,6 +20,7 @@ _COLOURS = {
     "third": "#2563a8",
     "fourth": "#b4235a",
     "fifth": "#5d7a12",
+    "wrong": "#b3261e",
 }
 _LOOK: Any = {
     "font.size": 9,
@@ -107,6 +108,8 @@ def _plane(chart: Plane, axes: "Axes") -> None:
 
 def _rows(chart: Rows, axes: "Axes") -> None:
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    if chart.origin is not None:
+        axes.axvline(chart.origin, color=_COLOURS["ink"], linewidth=0.8)
     named: set[str] = set()
     for number, (_, entries) in enumerate(chart.rows):
         for place, entry in enumerate(entries):

@@ -1,6 +1,7 @@
 """What a report tells of a run, gathered from its folder as plain numbers."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,13 @@ from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.runs import RunFolder, exclusive, read_manifest
 from limbeck.schemes.finished import FinishedRun, teacher_file
+from limbeck.schemes.outcome import FIXED_ROLES
 
-__all__ = ["Answers", "Curve", "Gathered", "Model", "Taught", "gather", "temperature_of"]
+__all__ = ["Answers", "Curve", "Gathered", "Model", "Taught", "gather"]
 
-_NAMES = {"teacher": "Teacher", "alone": "Student alone", "distilled": "Student distilled"}
+_OWN_COLOUR = ("teacher", "alone", "distilled")
+_MOST_MODELS = 5
+_OTHERS = ("other", "fourth", "fifth")
 _SECONDS_OF_TIMING = 0.2
 _ASKED = 2000  # training samples that the teacher is asked about
 
@@ -28,11 +32,14 @@ _ASKED = 2000  # training samples that the teacher is asked about
 class Model:
     """One of the models of a run, over its seeds.
 
+    colour: a name of the page's palette.
     bytes: of its weights on disk.  flops: of a forward pass of one sample.  timing: of such a pass, on this machine.
+    compute: FLOPs of all trainings that led to it, as a multiple of the student alone's.
     """
 
     role: str
     name: str
+    colour: str
     errors: Interval
     accuracy: Interval
     nll: Interval
@@ -40,6 +47,7 @@ class Model:
     bytes: int | None
     flops: int | None
     timing: Timing | None
+    compute: float | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class Curve:
 class Gathered:
     """A run as its report sees it.
 
-    curves: by student and quantity ("train.soft", "validation.errors", "learning_rate").
+    curves: by role and quantity ("train.soft", "validation.errors", "learning_rate").
     digests: SHA-256 of the files of weights, by role.
     notes: what had to be left out, and why.
     """
@@ -106,9 +114,15 @@ class Gathered:
         return next((model for model in self.models if model.role == role), None)
 
     @property
+    def chief(self) -> list[Model]:
+        """The models that a chart of many rows holds: all where they are few, else those that no scheme added."""
+        own = [model for model in self.models if model.role in FIXED_ROLES]
+        return list(self.models) if len(self.models) <= _MOST_MODELS else own
+
+    @property
     def students(self) -> list[Model]:
-        """The models that are no teacher."""
-        return [model for model in self.models if model.role != "teacher"]
+        """Those of them that are no teacher."""
+        return [model for model in self.chief if model.role != "teacher"]
 
 
 def gather(folder: Path) -> Gathered:
@@ -134,10 +148,10 @@ def gather(folder: Path) -> Gathered:
         gap=None if gap is None else Interval(**gap),
         answers=Answers(test.labels.cpu(), logits, fitted) if logits else None,
         taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
-        curves={role: _curves(run, role, notes) for role in _roles(run) if role != "teacher"},
+        curves={role: _curves(run, role, notes) for role in run.roles},
         manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
-        digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in _roles(run)},
+        digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in run.roles},
         notes=notes,
     )
 
@@ -150,25 +164,16 @@ def _put_on_record(folder: Path, notes: list[str]) -> None:
         notes.append("The run's manifest cannot be written, so that this reading of the test set is not on record.")
 
 
-def temperature_of(keys: Mapping[str, Any]) -> float:
-    """Return the temperature that a resolved recipe distils at; 4 where it has none or a schedule.
-
-    >>> temperature_of({"method": {"name": "kd", "temperature": 2}}), temperature_of({"method": {"name": "hard"}})
-    (2.0, 4.0)
-    """
-    value = keys.get("method", {}).get("temperature")
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 4.0
-
-
-def _roles(run: FinishedRun) -> list[str]:
-    """Return the run's roles: teacher, alone, any others, distilled."""
-    return run.roles
+def _name(run: FinishedRun, role: str) -> str:
+    label = run.label(role)
+    return label[:1].upper() + label[1:]
 
 
 def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tuple[Model, ...]:
     costs: dict[str, tuple[int | None, Timing | None]] = {}
     models = []
-    for role in _roles(run):
+    others = itertools.cycle(_OTHERS)
+    for role in run.roles:
         found = [seed[role] for seed in run.outcome["seeds"]]
         # A teacher that all seeds share was measured once.
         found = found[:1] if role == "teacher" and run.recipe.teacher.seed is not None else found
@@ -179,7 +184,8 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
         models.append(
             Model(
                 role=role,
-                name=_NAMES.get(role) or _capital(run.label(role)),
+                name=_name(run, role),
+                colour=role if role in _OWN_COLOUR else next(others),
                 errors=t_interval([float(metrics["errors"]) for metrics in found]),
                 accuracy=t_interval([metrics["accuracy"] for metrics in found]),
                 nll=t_interval([metrics["nll"] for metrics in found]),
@@ -187,6 +193,7 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
                 bytes=_size(_weights(run, role)[0]),
                 flops=operations,
                 timing=timing,
+                compute=run.outcome.get("roles", {}).get(role, {}).get("relative"),
             )
         )
     return tuple(models)
@@ -198,10 +205,6 @@ def _cost(model: nn.Module, run: FinishedRun) -> tuple[int | None, Timing | None
         return None, None
     one = one.to(next((parameter.device for parameter in model.parameters()), one.device))
     return flops(model, one), time_forward(model, one, budget=_SECONDS_OF_TIMING)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _taught(run: FinishedRun, teacher: nn.Module) -> Taught:
@@ -231,21 +234,26 @@ def _size(path: Path) -> int | None:
 def _networks(run: FinishedRun, notes: list[str]) -> dict[str, list[nn.Module]]:
     """Return the trained models of each role whose weights can be read."""
     networks: dict[str, list[nn.Module]] = {}
-    for role in _roles(run):
+    for role in run.roles:
         own = run.seeds[:1] if role == "teacher" and run.recipe.teacher.seed is not None else run.seeds
         try:
             networks[role] = [run.teacher(seed) if role == "teacher" else run.student(role, seed) for seed in own]
         except LimbeckError as error:
-            notes.append(f"What the {_NAMES.get(role, role).lower()} answers is left out: {error}")
+            notes.append(f"What the {run.label(role)} answers is left out: {error}")
     return networks
 
 
 def _curves(run: FinishedRun, role: str, notes: list[str]) -> dict[str, Curve]:
-    """Return a student's quantities over the epochs that all its seeds have."""
+    """Return the quantities of a role's training over the epochs that all its seeds have."""
+    if run.recipe.scheme.means(role) or (role == "teacher" and run.recipe.teacher.model.checkpoint is not None):
+        return {}  # an ensemble is not trained as such, and this teacher was not trained here
+    shared = role == "teacher" and run.recipe.teacher.seed is not None
     try:
-        histories = [run.history(role, seed) for seed in run.seeds]
+        histories = [run.history(role, seed) for seed in (run.seeds[:1] if shared else run.seeds)]
     except (OSError, ValueError) as error:
-        notes.append(f"The curves of the student {role} are left out: its metrics cannot be read ({error}).")
+        if isinstance(error, FileNotFoundError) and role in run.recipe.scheme.roles():
+            return {}  # what a scheme only kept was not trained as such
+        notes.append(f"The curves of the {run.label(role)} are left out: its metrics cannot be read ({error}).")
         return {}
     epochs = [entry["epoch"] for entry in min(histories, key=len)]
     columns: dict[str, list[list[float]]] = {}

@@ -12,11 +12,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck import methods
+from limbeck import methods, plans, targets
+from limbeck.card import Card
 from limbeck.errors import InputError, RunError
-from limbeck.report import figures, panels, pictures, softness, story, svg
+from limbeck.report import curves, figures, gains, panels, pictures, softness, story, svg
 from limbeck.report.charts import Chart, Matrix, Plane, Rows, short
-from limbeck.report.gather import Gathered, gather, temperature_of
+from limbeck.report.gather import Gathered, gather
 
 __all__ = ["build", "render", "section"]
 
@@ -62,6 +63,7 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
             "share": lambda value: f"{100 * value:.1f} %",
             "percent": pictures.percent,
             "bytes": story.bytes_in_words,
+            "times": lambda value: "" if value is None else f"{story.number(float(f'{value:.3g}'), 2)}×",
             "quantity": lambda value: "" if value is None else short(float(value)),
         }
         template = environment.get_template("page.html.j2")
@@ -81,21 +83,25 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
 def section(gathered: Gathered, number: int) -> dict[str, Any]:
     """Return what the template shows of a run.  number: tells the runs of a page apart."""
     rows = story.model_rows(gathered)
-    temperature = temperature_of(gathered.run.recipe.keys)
     keys = gathered.run.recipe.keys
+    temperature, distils_at = story.temperature(keys, gathered.run.outcome.get("chosen", {}).get("distilled", {}))
     students = [model.name for model in gathered.students if gathered.answers and gathered.answers.has(model.role)]
     return {
         "number": number,
         "name": gathered.run.recipe.name,
         "summary": keys.get("summary") or "",
         "card": methods.card(keys["method"]["name"]),
+        "scheme": plans.card(plans.name_of(gathered.run.recipe.scheme)),
+        "target": _target(keys["method"].get("target")),
+        "distils_at": distils_at,
         "facts": story.facts(gathered),
         "verdict": story.verdict(gathered),
         "rows": rows,
+        "compute": any(model.compute is not None for model in gathered.models),
         "footnote": story.footnote(gathered, rows),
         "errors": panels.errors_chart(rows),
         "cost": panels.cost_plot([gathered]),
-        "training": panels.training(gathered),
+        "training": curves.training(gathered),
         "explorer": pictures.taught(gathered, temperature),
         "softening": softness.softening(temperature),
         "entropies": softness.entropies(gathered, temperature),
@@ -105,11 +111,16 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "listed": panels.listed(gathered),
         "disagreements": pictures.disagreements(gathered),
         "classes": panels.class_chart(gathered),
+        "gains": gains.gains(gathered),
         "calibration": panels.calibration(gathered),
         "recipe": gathered.recipe,
         "provenance": story.provenance(gathered),
         "notes": gathered.notes,
     }
+
+
+def _target(keys: Any) -> Card | None:
+    return targets.card(keys["kind"]) if isinstance(keys, Mapping) and "kind" in keys else None
 
 
 def _overview(gathered: Gathered, number: int) -> list[str]:
@@ -122,6 +133,7 @@ def _overview(gathered: Gathered, number: int) -> list[str]:
 def _charts(section: dict[str, Any]) -> list[Chart]:
     found = [section["errors"], section["cost"], *section["training"], section["softening"], *section["confusions"]]
     found += [chart for chart, _ in section["calibration"]]
+    found += [section["gains"].chart] if section["gains"] else []
     return [*found, *(chart for chart in (section["entropies"], section["classes"]) if chart is not None)]
 
 

@@ -11,8 +11,8 @@ from limbeck.evaluation.calibration import Reliability, reliability
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
 from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, spanning
-from limbeck.report.gather import Curve, Gathered, Model
-from limbeck.report.story import ModelRow, colour_of, number
+from limbeck.report.gather import Gathered, Model
+from limbeck.report.story import ModelRow, number
 
 __all__ = [
     "calibration",
@@ -21,13 +21,9 @@ __all__ = [
     "cost_plot",
     "errors_chart",
     "listed",
-    "training",
 ]
 
-_DASHES = {"teacher": "2 3", "alone": "7 3", "distilled": ""}
-_TERMS = ("third", "fourth", "fifth", "other")
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
-_MOST_POINTS = 300
 
 
 def errors_chart(rows: Sequence[ModelRow]) -> Rows:
@@ -35,7 +31,7 @@ def errors_chart(rows: Sequence[ModelRow]) -> Rows:
     entries = [
         (
             row.model.name,
-            (Interval(row.model.name, colour_of(row.model.role), row.model.errors.mean, row.low, row.high),),
+            (Interval(row.model.name, row.model.colour, row.model.errors.mean, row.low, row.high),),
         )
         for row in rows
     ]
@@ -44,60 +40,10 @@ def errors_chart(rows: Sequence[ModelRow]) -> Rows:
     return Rows("errors", "Test errors, with 95 % intervals", f"Dot plot of test errors. {said}.", axis, entries)
 
 
-def training(gathered: Gathered) -> list[Chart]:
-    """Draw the terms of the distilled student's loss, the errors and loss on held-out data, and the learning rate."""
-    charts: list[Chart] = []
-    distilled = gathered.curves.get("distilled", {})
-    terms = {name.removeprefix("train."): curve for name, curve in distilled.items() if name.startswith("train.")}
-    if terms:
-        order = sorted(terms, key=lambda name: (name != "total", name))
-        colours = dict(zip(order, ("ink", *_TERMS * 9), strict=False))
-        lines = [_line(name, colours[name], terms[name], "" if name == "total" else "7 3") for name in order]
-        title = "Loss of the distilled student, term by term"
-        charts.append(_over_epochs("terms", title, "mean loss on the training set", lines, log=True))
-    for key, title, label, name, log in (
-        ("validation-errors", "Errors on held-out training data", "errors", "validation.errors", True),
-        ("validation-loss", "Loss on held-out training data", "negative log-likelihood, nats", "validation.nll", True),
-    ):
-        lines = [
-            _line(model.name, colour_of(model.role), curve, _DASHES.get(model.role, "1 2"))
-            for model in gathered.students
-            if (curve := gathered.curves.get(model.role, {}).get(name)) is not None
-        ]
-        if lines:
-            charts.append(_over_epochs(key, title, label, lines, log=log))
-    if (rate := distilled.get("learning_rate")) is not None:
-        lines = [_line("learning rate", "ink", rate, "")]
-        charts.append(_over_epochs("learning-rate", "Learning rate", "learning rate", lines, zero=True))
-    return charts
-
-
-def _line(name: str, colour: str, curve: Curve, dash: str) -> Line:
-    step = max(1, math.ceil(len(curve.epochs) / _MOST_POINTS))
-    kept = [i for i in range(len(curve.epochs)) if i % step == 0 or i == len(curve.epochs) - 1]
-    points = [(float(curve.epochs[i]), curve.mean[i]) for i in kept]
-    spread = any(high > low for low, high in zip(curve.low, curve.high, strict=True))
-    band = [(float(curve.epochs[i]), curve.low[i], curve.high[i]) for i in kept] if spread else []
-    return Line(name, colour, points, band, dash)
-
-
-def _over_epochs(
-    key: str, title: str, label: str, lines: Sequence[Line], *, log: bool = False, zero: bool = False
-) -> Plane:
-    values = [value for line in lines for _, value in line.points]
-    ends = [value for line in lines for _, low, high in line.band for value in (low, high)]
-    log = log and min(values) > 0
-    epochs = [at for line in lines for at, _ in line.points]
-    ended = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
-    x = Axis("epoch", min(epochs), max(*epochs, min(epochs) + 1), whole=True)
-    y = spanning(f"{label} (log scale)" if log else label, [*values, *ends], log=log, zero=zero or not log)
-    return Plane(key, title, f"Line chart over {max(epochs):.0f} epochs: {ended}.", x, y, lines)
-
-
 def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
     """Draw the accuracy on each class; with many classes, the ones where the students differ most."""
     table = class_accuracies(gathered)
-    models = [model for model in gathered.models if model.role in table]
+    models = [model for model in gathered.chief if model.role in table]
     if not models:
         return None
     names = gathered.run.parts.test.class_names
@@ -121,7 +67,7 @@ def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
 
 
 def _on_class(model: Model, value: float) -> Interval:
-    return Interval(model.name, colour_of(model.role), value, value, value)
+    return Interval(model.name, model.colour, value, value, value)
 
 
 def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:
@@ -129,7 +75,7 @@ def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:
     answers = gathered.answers
     if answers is None:
         return {}
-    roles = [model.role for model in gathered.models if answers.has(model.role)]
+    roles = [model.role for model in gathered.chief if answers.has(model.role)]
     return {role: per_class_accuracy(confusion(gathered, role)) for role in roles}
 
 
@@ -158,7 +104,7 @@ def confusions(gathered: Gathered) -> list[Chart]:
         i, j = divmod(int(wrong.argmax()), len(names))
         said = f"{int(wrong.sum())} errors; most often {names[i]} is taken for {names[j]}, {int(wrong[i, j])} times"
         title = f"Confusions, {model.name.lower()}"
-        key, colour = f"confusion-{model.role}", colour_of(model.role)
+        key, colour = f"confusion-{model.role}", model.colour
         charts.append(Matrix(key, title, f"Confusion matrix: {said}.", names, counts.tolist(), colour))
     return charts
 
@@ -181,7 +127,7 @@ def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
     """Draw a reliability diagram of each model, over all its seeds; with each, its expected calibration error."""
     answers = gathered.answers
     found = []
-    for model in gathered.models:
+    for model in gathered.chief:
         if answers is None or not answers.has(model.role):
             continue
         logits, labels = answers.logits[model.role], answers.labels
@@ -212,7 +158,7 @@ def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
         axes = Axis("confidence", 0.0, 1.0, share=True), Axis("share right", 0.0, 1.0, share=True)
         title, key = f"Reliability, {model.name.lower()}", f"reliability-{model.role}"
         alternative = f"Reliability diagram of the {model.name.lower()}: expected calibration error {diagram.ece:.3f}."
-        chart = Plane(key, title, alternative, *axes, lines=[perfect], bars=bars, colour=colour_of(model.role))
+        chart = Plane(key, title, alternative, *axes, lines=[perfect], bars=bars, colour=model.colour)
         found.append((chart, note))
     return found
 
@@ -237,7 +183,7 @@ def cost_plot(runs: Sequence[Gathered]) -> Plane:
         Dot(
             point.cost,
             point.accuracy,
-            colour_of(model.role),
+            model.colour,
             point.name if id(point) in worth or len(marks) <= 6 else "",
             f"{point.name}: {point.accuracy:.2f} %, {number(point.cost)} parameters",
         )

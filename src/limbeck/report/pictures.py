@@ -157,7 +157,7 @@ def disagreements(gathered: Gathered, count: int = 12) -> list[Disagreement]:
     found = divergences.argsort(descending=True, stable=True)[:count]
     said_by: Mapping[str, Tensor] = {
         model.name.removeprefix("Student ").capitalize(): answers.logits[model.role][0]
-        for model in gathered.models
+        for model in gathered.chief
         if answers.has(model.role)
     }
     shown = []

@@ -1,9 +1,10 @@
 """What a run came to, in plain words; numbers are written the same way everywhere on the page."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -13,13 +14,16 @@ from limbeck.evaluation.fidelity import fidelity
 from limbeck.evaluation.paired import mcnemar
 from limbeck.evaluation.resampling import wilson
 from limbeck.evaluation.scores import score
+from limbeck.report.charts import short
 from limbeck.report.gather import Gathered, Model
+
+_USUAL = 4.0
+"""The temperature that is shown where a run tells of none."""
 
 __all__ = [
     "Fact",
     "ModelRow",
     "bytes_in_words",
-    "colour_of",
     "examples_of",
     "facts",
     "faithful",
@@ -27,6 +31,7 @@ __all__ = [
     "model_rows",
     "number",
     "provenance",
+    "temperature",
     "verdict",
 ]
 
@@ -47,7 +52,6 @@ class ModelRow:
     """
 
     model: Model
-    colour: str
     errors: str
     accuracy: str
     low: float
@@ -79,11 +83,6 @@ def bytes_in_words(size: int | None) -> str:
     return f"{size} bytes"
 
 
-def colour_of(role: str) -> str:
-    """Return the palette's name for a role's colour."""
-    return role if role in ("teacher", "alone", "distilled") else "other"
-
-
 def latency(timing: Timing | None) -> str:
     """Return the time of a forward pass.
 
@@ -108,7 +107,7 @@ def model_rows(gathered: Gathered) -> list[ModelRow]:
             low, high, over = (1 - within.high) * examples, (1 - within.low) * examples, "examples"
             text = f"{number(errors.mean)} ({low:.0f} to {high:.0f})"
             share = f"{100 * accuracy.mean:.2f} % ({100 * within.low:.1f} to {100 * within.high:.1f})"
-        rows.append(ModelRow(model, colour_of(model.role), text, share, low, high, over, latency(model.timing)))
+        rows.append(ModelRow(model, text, share, low, high, over, latency(model.timing)))
     return rows
 
 
@@ -133,25 +132,39 @@ def verdict(gathered: Gathered) -> list[str]:
         first = f"Distillation closed {100 * gathered.gap.mean:.0f} % of the gap to the teacher: {errors}."
     else:
         first = f"Distillation did not help: {errors}."
-    return [first, _certainty(gathered)]
+    return [first, _certainty(gathered, "alone"), *_equal_compute(gathered)]
 
 
-def _certainty(gathered: Gathered) -> str:
-    """Say whether the difference between the students may be chance."""
+def _equal_compute(gathered: Gathered) -> list[str]:
+    """Say what the same compute gives without a teacher, where that was run; and what was cut short."""
+    budget = gathered.model("alone_budget")
+    notes = [f"{note[:1].upper()}{note[1:]}." for note in gathered.run.outcome.get("notes", [])]
+    if budget is None:
+        return notes
+    said = (
+        "Trained alone with as much compute as the whole distillation took, the student gets"
+        f" {number(budget.errors.mean)} wrong."
+    )
+    return [f"{said} {_certainty(gathered, 'alone_budget')}", *notes]
+
+
+def _certainty(gathered: Gathered, role: str) -> str:
+    """Say whether the difference between the student distilled and another may be chance."""
     seeds = gathered.run.outcome["seeds"]
     if len(seeds) > 1:
-        saved = t_interval([float(seed["alone"]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
+        saved = t_interval([float(seed[role]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
         if saved.mean == 0:
             return f"Over {len(seeds)} seeds, both students make equally many errors."
         kind = "fewer" if saved.mean > 0 else "more"
+        that = "that is" if role == "alone" else "the distilled one makes"
         said = (
-            f"Seed by seed, over {len(seeds)} seeds, that is {number(abs(saved.mean))} ±"
+            f"Seed by seed, over {len(seeds)} seeds, {that} {number(abs(saved.mean))} ±"
             f" {number(saved.half_width or 0)} errors {kind} (95 % interval)"
         )
         return f"{said}, {'which is more than chance.' if _apart(saved) else 'which may be chance: run more seeds.'}"
     answers = gathered.answers
-    if answers is not None and answers.has("alone", "distilled"):
-        right = [score(answers.logits[role][0], answers.labels).correct for role in ("alone", "distilled")]
+    if answers is not None and answers.has(role, "distilled"):
+        right = [score(answers.logits[each][0], answers.labels).correct for each in (role, "distilled")]
         test = mcnemar(right[0], right[1])
         said = f"On the same examples, distillation mends {test.second_better} and spoils {test.first_better}"
         return f"{said} (McNemar's exact test: p = {test.p_value:.2g}); one seed says nothing of other seeds."
@@ -201,6 +214,11 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
     if "examples" in kinds:
         said.append("In brackets: Wilson's 95 % interval over the test examples, for what was trained once.")
     said.append("NLL: mean negative log-likelihood in nats.")
+    if any(model.compute is not None for model in gathered.models):
+        said.append(
+            "Compute: FLOPs of all trainings that led to a model, its teacher's included, as a multiple of the student"
+            " alone's."
+        )
     timing = next((model.timing for model in gathered.models if model.timing is not None), None)
     if timing is not None:
         said.append(
@@ -221,6 +239,32 @@ def faithful(gathered: Gathered) -> list[tuple[Model, float, float]]:
             found = [fidelity(student, teacher) for teacher, student in answers.pairs(model.role)]
             rows.append((model, fmean(each.agreement for each in found), fmean(each.kl for each in found)))
     return rows
+
+
+def temperature(keys: Mapping[str, Any], chosen: Mapping[str, Any]) -> tuple[float, str]:
+    """Return the temperature that is looked at first, and what the run says of it.
+
+    keys: of the resolved recipe.  chosen: by its search for the distilled student, key.path -> value.
+
+    >>> temperature({"method": {"name": "kd", "temperature": 2}}, {})
+    (2.0, 'The recipe distils at T = 2.')
+    >>> temperature({"method": {"name": "kd", "temperature": 2}}, {"method.temperature": 6.0})
+    (6.0, 'The search chose T = 6.')
+    """
+    value = chosen.get("method.temperature", keys.get("method", {}).get("temperature"))
+    if _is_temperature(value):
+        at = f"T = {short(float(value))}"
+        said = f"The search chose {at}." if "method.temperature" in chosen else f"The recipe distils at {at}."
+        return float(value), said
+    if isinstance(value, Mapping):
+        told = ", ".join(f"{name} {each}" for name, each in value.items())
+        first = next((value[name] for name in ("start", "value") if _is_temperature(value.get(name))), _USUAL)
+        return float(first), f"The recipe's temperature changes as the student trains ({told})."
+    return _USUAL, "The recipe's method has no temperature of its own."
+
+
+def _is_temperature(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6
 
 
 def provenance(gathered: Gathered) -> list[tuple[str, str]]:

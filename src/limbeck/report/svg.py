@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from html import escape
 
-from limbeck.report.charts import Axis, Chart, Line, Matrix, Plane, Rows
+from limbeck.report.charts import Axis, Chart, Line, Matrix, Plane, Rows, shortened
 
 __all__ = ["draw", "legend"]
 
@@ -129,8 +129,8 @@ def _fitting(axis: Axis, place: _Scale) -> list[tuple[float, str]]:
 
 
 def _rows(chart: Rows) -> str:
-    longest = max((len(_clipped(name)) for name, _ in chart.rows), default=0)
-    left, right = min(max(longest * _LETTER + 14, 40.0), 150.0), _WIDTH - 18.0
+    longest = max((len(shortened(name)) for name, _ in chart.rows), default=0)
+    left, right = min(max(longest * _LETTER + 14, 40.0), 185.0), _WIDTH - 18.0
     top = 6.0
     bottom = top + _ROW * len(chart.rows)
     height = bottom + 40
@@ -143,9 +143,15 @@ def _rows(chart: Rows) -> str:
         parts.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{bottom}"/>')
         parts.append(_text(x(value), bottom + 16, label))
     parts.append(_text((left + right) / 2, height - 6, chart.x.label, more=' class="label"'))
+    if chart.origin is not None:
+        at = x(chart.origin)
+        parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
     for number, (name, entries) in enumerate(chart.rows):
         middle = top + _ROW * (number + 0.5)
-        parts.append(_text(left - 8, middle + 4, _clipped(name), "end"))
+        parts.append(_text(left - 8, middle + 4, shortened(name), "end"))
+        if len(entries) > 1 and number:  # else it is hard to see which row a point is of
+            edge = middle - _ROW / 2
+            parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{edge}" y2="{edge}"/>')
         for place, entry in enumerate(entries):
             at = middle + (place - (len(entries) - 1) / 2) * min(6.0, 16.0 / max(len(entries), 1))
             note = f"{name}, {entry.series}: {entry.value:.4g}"
@@ -163,7 +169,7 @@ def _rows(chart: Rows) -> str:
 
 def _matrix(chart: Matrix) -> str:
     size = len(chart.names)
-    longest = max((len(_clipped(name, 10)) for name in chart.names), default=0)
+    longest = max((len(shortened(name, 10)) for name in chart.names), default=0)
     left = min(longest * _LETTER + 26, 90.0)
     cell = (_WIDTH - left - 4) / max(size, 1)
     upright = longest * _LETTER > cell
@@ -173,7 +179,7 @@ def _matrix(chart: Matrix) -> str:
     parts = []
     for i, row in enumerate(chart.counts):
         y = top + cell * i
-        parts.append(_text(left - 6, y + cell / 2 + 4, _clipped(chart.names[i], 10), "end"))
+        parts.append(_text(left - 6, y + cell / 2 + 4, shortened(chart.names[i], 10), "end"))
         for j, count in enumerate(row):
             x = left + cell * j
             # The diagonal would drown what is wrong, so it is drawn apart and has a scale of its own.  No cell is so
@@ -192,12 +198,8 @@ def _matrix(chart: Matrix) -> str:
         x = left + cell * (j + 0.5)
         turn = f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"' if upright else ""
         anchor, y = ("end", bottom + 12) if upright else ("middle", bottom + 15)
-        parts.append(_text(x, y, _clipped(name, 10), anchor, turn))
+        parts.append(_text(x, y, shortened(name, 10), anchor, turn))
     parts.append(_text(left + cell * size / 2, bottom + below - 6, "answer", more=' class="label"'))
     middle = top + cell * size / 2
     parts.append(_text(11, middle, "true class", more=f' class="label" transform="rotate(-90 11 {middle:.1f})"'))
     return _svg(chart, bottom + below, parts)
-
-
-def _clipped(name: str, most: int = 20) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"

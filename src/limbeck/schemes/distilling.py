@@ -14,7 +14,7 @@ from limbeck.distiller import Distiller
 from limbeck.evaluation import evaluate
 from limbeck.runs import RunFolder
 from limbeck.schemes.costing import LEARNING, Compute, forward_flops
-from limbeck.schemes.finished import teacher_file
+from limbeck.schemes.finished import keep_history, teacher_file
 from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, ordered
 from limbeck.schemes.preparing import Parts, prepare, vet
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher
@@ -109,6 +109,7 @@ def _distil(run: _Run) -> Outcome:
         own = seed if recipe.teacher.seed is None else recipe.teacher.seed
         with folder.writing(teacher_file(folder.path, own).name):
             save_weights(taught.model, teacher_file(folder.path, own))
+        keep_history(folder, own, taught.history)
         digests[str(own)] = state_digest(taught.model)
         found = _Seed(seed, {"teacher": taught.model}, {"teacher": taught.compute})
         _train(run, "alone", chosen["alone"], found, None)

@@ -1,6 +1,7 @@
 """A finished run, read back from its folder: its recipe, its data and its trained models."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,19 +11,33 @@ from torch import nn
 
 from limbeck.config import Recipe, load_recipe
 from limbeck.errors import RunError, one_line
+from limbeck.runs import RunFolder
 from limbeck.schemes.outcome import FIXED_ROLES, ordered
 from limbeck.schemes.preparing import Parts, prepare, seeded_build
 from limbeck.schemes.work import Shop
 from limbeck.teachers import MeanOfModels
 from limbeck.training import load_weights
+from limbeck.training.checkpoints import write_text
 from limbeck.training.state import checked_history
 
-__all__ = ["FinishedRun", "teacher_file"]
+__all__ = ["FinishedRun", "keep_history", "teacher_file"]
 
 
 def teacher_file(folder: Path, seed: int) -> Path:
     """Return where a run keeps the weights of the teacher of a seed."""
     return folder / f"teacher-{seed}.safetensors"
+
+
+def keep_history(folder: RunFolder, seed: int, history: Sequence[Mapping[str, Any]]) -> None:
+    """Put the history of a teacher's training into the run, whoever trained it; nothing of one that was read."""
+    if history:
+        path = _teacher_history(folder.path, seed)
+        with folder.writing(path.name):
+            write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in history))
+
+
+def _teacher_history(folder: Path, seed: int) -> Path:
+    return folder / f"teacher-{seed}.metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -96,8 +111,15 @@ class FinishedRun:
         return model
 
     def history(self, role: str, seed: int) -> list[dict[str, Any]]:
-        """Return the metrics of each epoch of a student's training, as metrics.jsonl has them."""
-        lines = (self.folder / f"{role}-{seed}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        """Return the metrics of each epoch of the training of a role, as metrics.jsonl has them.
+
+        seed: of the student.  OSError where there are none, as of a teacher that was read from a file; ValueError where
+        they are damaged.
+        """
+        path = self.folder / f"{role}-{seed}" / "metrics.jsonl"
+        if role == "teacher":
+            path = _teacher_history(self.folder, seed if self.recipe.teacher.seed is None else self.recipe.teacher.seed)
+        lines = path.read_text(encoding="utf-8").splitlines()
         try:
             return checked_history([json.loads(line) for line in lines])
         except RecursionError as error:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -29,11 +30,13 @@ class TrainedTeacher:
     """A trained teacher, and what its training took, whoever trained it; nothing where it was read from a file.
 
     along: the network as it was after the epochs of its training that the recipe's scheme asks for.
+    history: of that training, one entry an epoch.
     """
 
     model: nn.Module
     compute: Compute
     along: Mapping[int, nn.Module] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
 
 
 def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
@@ -101,7 +104,7 @@ def trained_teacher(
             label="teacher",
         )
     along = {epoch: _along(recipe, parts, seed, folder, epoch) for epoch in recipe.scheme.along}
-    return TrainedTeacher(model, spent(model, None, objective, result, parts.train), along)
+    return TrainedTeacher(model, spent(model, None, objective, result, parts.train), along, result.history)
 
 
 def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Observer) -> Observer:

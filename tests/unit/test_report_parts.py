@@ -1,0 +1,298 @@
+"""What the report draws and says within its frame: trainings, gain and harm by class, further roles, temperatures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limbeck.config import Recipe
+from limbeck.evaluation import class_gains
+from limbeck.report import build, curves, gains, panels, story
+from limbeck.report.gather import gather
+from limbeck.runs import RunFolder
+from limbeck.schemes import FinishedRun, distil
+
+COUNTS = (60, 40, 12, 6)
+NAMES = ["many", "some", "few <b>", "fewest"]
+
+
+def finished(root: Path, name: str, **more: object) -> Path:
+    keys = {
+        "name": name,
+        "data": {"kind": "npz", "path": "tail.npz"},
+        "teacher": {"model": {"kind": "mlp", "hidden": [16]}, "training": {"epochs": 5, "learning_rate": 0.1}},
+        "student": {"model": {"kind": "mlp", "hidden": [4]}},
+        "training": {"epochs": 3, "learning_rate": 0.1},
+        "validation": 18,
+        **more,
+    }
+    recipe = Recipe.parse(keys, root)
+    folder = RunFolder.create(root / "runs", name, recipe.to_yaml(), ["limbeck"])
+    folder.write_json("outcome.json", distil(recipe, folder, cache=root / "cache").as_dict())
+    return folder.path
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with a set of four classes, two of which are rare in training and as frequent as any in testing."""
+    folder = tmp_path_factory.mktemp("parts")
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(4, 6))
+
+    def drawn(counts):
+        labels = np.repeat(np.arange(4), counts)
+        return (centres[labels] + generator.normal(size=(len(labels), 6))).astype(np.float32), labels
+
+    inputs, labels = drawn(COUNTS)
+    test_inputs, test_labels = drawn([30] * 4)
+    arrays = {"inputs": inputs, "labels": labels, "test_inputs": test_inputs, "test_labels": test_labels}
+    np.savez(folder / "tail.npz", class_names=np.array(NAMES), **arrays)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tail(root):
+    return finished(root, "tail", seeds=[0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def budget(root):
+    return finished(root, "budget", seeds=[0, 1], alone_budget={"at_most": 4.0}, method={"name": "hard"})
+
+
+# ----------------------------------------------------------------------------------------------- the teacher's training
+
+
+def test_the_history_of_a_teacher_is_kept_with_the_run_whoever_trained_it(root, tail, budget):
+    found = [FinishedRun.read(folder) for folder in (tail, budget)]  # the second found the teacher in the cache
+    for run in found:
+        history = run.history("teacher", run.seeds[-1])
+        assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5]
+        assert {"errors", "nll"} <= set(history[-1]["validation"])
+    files = [(folder / "teacher-0.metrics.jsonl").read_bytes() for folder in (tail, budget)]
+    assert files[0] == files[1]
+    [kept] = (root / "cache" / "teachers").glob("*/metrics.jsonl")
+    assert files[0] == kept.read_bytes()
+
+
+def test_each_seed_may_have_a_teacher_of_its_own(root):
+    teacher = {"model": {"kind": "mlp", "hidden": [8]}, "training": {"epochs": 2}, "seed": None}
+    folder = finished(root, "own", seeds=[3, 4], teacher=teacher)
+    run = FinishedRun.read(folder)
+    assert run.history("teacher", 3) != run.history("teacher", 4)
+    curve = gather(folder).curves["teacher"]["validation.errors"]
+    ends = [run.history("teacher", seed)[-1]["validation"]["errors"] for seed in (3, 4)]
+    assert (curve.mean[-1], curve.low[-1], curve.high[-1]) == (sum(ends) / 2, min(ends), max(ends))
+
+
+def test_a_teacher_that_was_read_has_no_training_to_show(root, tail):
+    teacher = {"model": {"kind": "mlp", "hidden": [16], "checkpoint": str(tail / "teacher-0.safetensors")}}
+    folder = finished(root, "read", teacher=teacher)
+    assert not list(folder.glob("*.jsonl"))
+    gathered = gather(folder)
+    assert gathered.curves["teacher"] == {}
+    assert gathered.notes == []
+    drawn = {chart.key: [line.name for line in chart.lines] for chart in curves.training(gathered)}
+    assert drawn["validation-errors"] == ["Student alone", "Student distilled"]
+
+
+def test_a_damaged_history_of_the_teacher_is_left_out_and_named(tail, tmp_path):
+    copy = Path(shutil.copytree(tail, tmp_path / "run"))
+    (copy / "teacher-0.metrics.jsonl").write_text('{"epoch": 2}\n')
+    gathered = gather(copy)
+    assert gathered.curves["teacher"] == {}
+    assert len(gathered.notes) == 1
+    assert gathered.notes[0].startswith("The curves of the teacher are left out")
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+
+
+def test_trainings_of_other_lengths_are_drawn_over_their_shares(tail):
+    charts = {chart.key: chart for chart in curves.training(gather(tail))}
+    assert list(charts) == ["terms", "losses", "validation-errors", "validation-loss", "learning-rate"]
+    assert [line.name for line in charts["terms"].lines] == ["total", "hard", "soft"]
+    assert charts["terms"].x.label == "epoch"
+    errors = charts["validation-errors"]
+    assert errors.x.label == "share of each training"
+    assert [line.name for line in errors.lines] == [
+        "Teacher (5 epochs)",
+        "Student alone (3 epochs)",
+        "Student distilled (3 epochs)",
+    ]
+    run = FinishedRun.read(tail)
+    for line, role in zip(errors.lines, ("teacher", "alone", "distilled"), strict=True):
+        seeds = [0] if role == "teacher" else run.seeds
+        histories = [run.history(role, seed) for seed in seeds]
+        for number, (at, value) in enumerate(line.points):
+            assert at == pytest.approx((number + 1) / len(histories[0]))
+            found = [history[number]["validation"]["errors"] for history in histories]
+            assert value == pytest.approx(sum(found) / len(found))
+    assert [line.name for line in charts["losses"].lines] == ["Teacher (5 epochs)", "Student alone (3 epochs)"]
+    assert [line.name for line in charts["learning-rate"].lines] == [
+        "Teacher (5 epochs)",
+        "Student alone, student distilled (3 epochs)",
+    ]
+
+
+def test_trainings_of_one_length_are_drawn_over_their_epochs(root):
+    training = {"epochs": 3, "learning_rate": 0.1}
+    teacher = {"model": {"kind": "mlp", "hidden": [16]}, "training": training}
+    charts = {chart.key: chart for chart in curves.training(gather(finished(root, "alike", teacher=teacher)))}
+    assert {chart.x.label for chart in charts.values()} == {"epoch"}
+    assert [line.name for line in charts["learning-rate"].lines] == ["Teacher, student alone, student distilled"]
+    assert [at for at, _ in charts["losses"].lines[0].points] == [1, 2, 3]
+
+
+# -------------------------------------------------------------------------------------------------------- gain and harm
+
+
+def test_gain_and_harm_go_from_the_frequent_to_the_rare(tail):
+    gathered = gather(tail)
+    found = gains.gains(gathered)
+    kept = [int(count) for count in np.bincount(gathered.run.parts.alone.labels.numpy(), minlength=4)]
+    order = sorted(range(4), key=lambda label: -kept[label])
+    rare = {label for label in range(4) if kept[label] < sum(kept) / 8}
+    assert rare == {2, 3}
+    assert [row[0] for row in found.rows] == [NAMES[label] + (" (rare)" if label in rare else "") for label in order]
+    assert [row[1] for row in found.rows] == [str(kept[label]) for label in order]
+    assert [name for name, _ in found.chart.rows] == [f"{NAMES[label]} · {kept[label]}" for label in order]
+    right = [np.stack([(each.argmax(1) == gathered.answers.labels).numpy() for each in gathered.answers.logits[role]])
+             for role in ("alone", "distilled")]  # fmt: skip
+    for (_, (entry,)), label in zip(found.chart.rows, order, strict=True):
+        of = gathered.answers.labels.numpy() == label
+        assert entry.value == pytest.approx(100 * (right[1][:, of].mean() - right[0][:, of].mean()))
+        assert entry.low <= entry.value <= entry.high
+    for text in ("few <b>", "fewest", "rare", "On the other classes: "):
+        assert text in found.said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(-0.5, "hurts the rare classes: "), (0.5, "helps the rare classes: "), (0.0, "may be chance: ")],
+)
+def test_what_distillation_does_to_the_rare_is_said(tail, change, said):
+    """The students' answers on the rare classes are set: all right for one of them, half wrong for the other."""
+    gathered = gather(tail)
+    labels = gathered.answers.labels
+    rare = labels >= 2
+    for role, worse in (("alone", change > 0), ("distilled", change < 0)):
+        for logits in gathered.answers.logits[role]:
+            logits[rare] = 0.0
+            logits[rare, labels[rare]] = 9.0
+            if worse:
+                logits[rare.nonzero()[::2, 0]] = logits[rare.nonzero()[::2, 0]].flip(1)
+    assert said in gains.gains(gathered).said
+
+
+def test_of_even_classes_none_is_called_rare(root):
+    gathered = gather(finished(root, "even", data={"kind": "digits"}, training={"epochs": 1}))
+    found = gains.gains(gathered)
+    assert "no class has fewer than half of an even share" in found.said
+    assert not any("rare" in row[0] for row in found.rows)
+
+
+def test_many_classes_are_drawn_where_they_change_most(tail, monkeypatch):
+    gathered = gather(tail)
+    monkeypatch.setattr(gains, "_MOST_DRAWN", 2)
+    found = gains.gains(gathered)
+    right = [
+        np.stack([(each.argmax(1) == gathered.answers.labels).numpy() for each in gathered.answers.logits[role]])
+        for role in ("alone", "distilled")
+    ]
+    import torch
+
+    each = class_gains(*(torch.from_numpy(rows) for rows in right), gathered.answers.labels, 4)
+    most = sorted(each, key=lambda gain: -abs(gain.difference.value))[:2]
+    assert {name.split(" · ")[0] for name, _ in found.chart.rows} == {NAMES[gain.label] for gain in most}
+    assert "the 2 largest changes" in found.chart.title
+    assert len(found.rows) == 4
+
+
+# ------------------------------------------------------------------------------------------------------- further roles
+
+
+def test_the_student_alone_at_equal_compute_stands_beside(budget):
+    gathered = gather(budget)
+    assert [model.role for model in gathered.models] == ["teacher", "alone", "alone_budget", "distilled"]
+    model = gathered.model("alone_budget")
+    assert model.name == "Student alone, equal compute"
+    assert model.compute == pytest.approx(gathered.run.outcome["roles"]["alone_budget"]["relative"])
+    assert len({each.colour for each in gathered.models}) == 4
+    errors = [seed["alone_budget"]["errors"] - seed["distilled"]["errors"] for seed in gathered.run.outcome["seeds"]]
+    verdict = story.verdict(gathered)
+    assert verdict[2].startswith(
+        "Trained alone with as much compute as the whole distillation took, the student gets"
+        f" {story.number(model.errors.mean)} wrong."
+    )
+    assert f"{story.number(abs(sum(errors)) / 2)} ±" in verdict[2] or sum(errors) == 0
+    assert any("cut at 12" in sentence for sentence in verdict[3:])  # alone_budget.at_most
+    names = [name for name, _ in panels.errors_chart(story.model_rows(gathered)).rows]
+    assert names == ["Teacher", "Student alone", "Student alone, equal compute", "Student distilled"]
+    text = build([budget], files=False).read_text(encoding="utf-8")
+    assert '<th scope="col" class="number">Compute</th>' in text
+    assert "Reliability, student alone, equal compute" in text
+
+
+def test_an_outcome_of_before_compute_was_counted_is_shown_without_it(tail, tmp_path):
+    copy = Path(shutil.copytree(tail, tmp_path / "run"))
+    outcome = json.loads((copy / "outcome.json").read_text())
+    del outcome["roles"], outcome["notes"]
+    (copy / "outcome.json").write_text(json.dumps(outcome))
+    assert "Compute" not in build([copy], files=False).read_text(encoding="utf-8")
+
+
+def test_of_many_models_the_large_charts_show_the_chief(tail, tmp_path):
+    copy = Path(shutil.copytree(tail, tmp_path / "run"))
+    outcome = json.loads((copy / "outcome.json").read_text())
+    for number in range(4):
+        for seed in outcome["seeds"]:
+            seed[f"peer_{number}"] = dict(seed["alone"])
+            shutil.copytree(copy / f"alone-{seed['seed']}", copy / f"peer_{number}-{seed['seed']}")
+    (copy / "outcome.json").write_text(json.dumps(outcome))
+    gathered = gather(copy)
+    assert len(gathered.models) == 7
+    assert [model.role for model in gathered.chief] == ["teacher", "alone", "distilled"]
+    assert len(panels.errors_chart(story.model_rows(gathered)).rows) == 7
+    assert [chart.key for chart in panels.confusions(gathered)] == ["confusion-alone", "confusion-distilled"]
+    assert len(panels.calibration(gathered)) == 3
+
+
+# --------------------------------------------------------------------------------------------------------- temperatures
+
+
+NONE = "The recipe's method has no temperature of its own."
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen", "start", "said"),
+    [
+        ({"temperature": 4.0}, {}, 4.0, "The recipe distils at T = 4."),
+        ({"temperature": 4.0}, {"method.temperature": 2.5}, 2.5, "The search chose T = 2.5."),
+        ({"temperature": 4.0}, {"training.epochs": 2}, 4.0, "The recipe distils at T = 4."),
+        (
+            {"temperature": {"kind": "linear", "start": 8.0, "end": 1.0}},
+            {},
+            8.0,
+            "The recipe's temperature changes as the student trains (kind linear, start 8.0, end 1.0).",
+        ),
+        ({}, {}, 4.0, NONE),
+        (
+            {"temperature": 4.0},
+            {"method.temperature": "<b>"},
+            4.0,
+            "The recipe's method has no temperature of its own.",
+        ),
+    ],
+)
+def test_the_temperature_that_the_run_distilled_at_is_told(method, chosen, start, said):
+    assert story.temperature({"method": {"name": "kd", **method}}, chosen) == (start, said)
+
+
+def test_a_target_and_a_scheme_are_told_with_their_papers(root):
+    folder = finished(root, "topk", method={"name": "kd", "target": {"kind": "topk", "k": 2}})
+    text = build([folder], files=False).read_text(encoding="utf-8")
+    assert "Target <strong>topk</strong>" in text
+    assert "Scheme <strong>" not in text
