@@ -80,6 +80,14 @@ class Batch:
             extras=_map(self.extras, move),
         )
 
+    def channels_last(self) -> "Batch":
+        """Return the batch with its images, inputs and views (N, C, H, W), channels last in memory."""
+
+        def lay(tensor: Tensor) -> Tensor:
+            return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+        return replace(self, inputs=_map(self.inputs, lay), views=_map(self.views, lay))
+
     @classmethod
     def of(cls, inputs: Any, labels: Tensor | None = None, *, mask: Tensor | None = None) -> "Batch":
         """Wrap plain tensors, for a loop of one's own.

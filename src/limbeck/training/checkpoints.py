@@ -205,14 +205,17 @@ def restore_optimiser(
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value
     known = optimiser.state_dict()["param_groups"]
-    shapes = [parameter.shape for group in optimiser.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for own, kept in zip(json.loads(json.dumps(known)), state["groups"], strict=True):
         if any(kept[key] != own[key] for key in own.keys() & kept.keys() - {"lr"}):
             raise ValueError("the optimiser's settings are not those of the training")
     for number, entry in entries.items():
         sizes = [value.shape for value in entry.values() if isinstance(value, Tensor) and value.dim() > 0]
-        if any(size != shapes[number] for size in sizes):
+        if any(size != parameters[number].shape for size in sizes):
             raise ValueError("the optimiser's state is not of the model's shapes")
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and value.dim() > 0:  # laid out in memory as its parameter is
+                entry[name] = torch.empty_like(parameters[number], dtype=value.dtype, device=value.device).copy_(value)
     optimiser.load_state_dict({"state": entries, "param_groups": state["groups"]})
 
 

@@ -23,6 +23,8 @@ __all__ = [
     "check_precision",
     "engine",
     "global_counts",
+    "laid_out",
+    "placed",
     "seeded",
     "signals",
     "stepper",
@@ -90,6 +92,27 @@ def sum_over_ranks(accelerator: "Accelerator", tensor: Tensor) -> Tensor:
     if accelerator.num_processes == 1:
         return tensor
     return accelerator.reduce(tensor, reduction="sum")  # type: ignore[no-any-return]
+
+
+@contextmanager
+def laid_out(module: nn.Module, memory_format: str) -> Iterator[None]:
+    """Keep the weights of a module's convolutions in a memory format inside the scope, and contiguous afterwards."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.dim() == 4]
+    if memory_format == "contiguous":
+        tensors = []
+    for tensor in tensors:
+        tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for tensor in tensors:
+            tensor.data = tensor.data.contiguous()
+
+
+def placed(batch: Batch, device: torch.device, memory_format: str) -> Batch:
+    """Return a batch on a device, its images in a memory format."""
+    batch = batch.to(device)
+    return batch if memory_format == "contiguous" else batch.channels_last()
 
 
 @contextmanager

@@ -10,7 +10,16 @@ from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.randomness import derive_seed
-from limbeck.training.engine import engine, global_counts, seeded, signals, stepper, unwrapped
+from limbeck.training.engine import (
+    engine,
+    global_counts,
+    laid_out,
+    placed,
+    seeded,
+    signals,
+    stepper,
+    unwrapped,
+)
 from limbeck.training.ledger import Ledger
 from limbeck.training.optimisers import WeightAverage, constrain_norms, learning_rate, optimiser
 from limbeck.training.progress import Observer, Progress, ignore
@@ -76,9 +85,10 @@ def fit(
         seeded(seed, rank),
         signals(folder is not None) as signal,
         unwrapped(distiller),
+        laid_out(distiller, training.memory_format),
         held(folder, accelerator),
     ):
-        first = next(loader.epoch(0)).to(accelerator.device)
+        first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
         distiller.build(first, classes=train_set.classes, legend=train_set.legend)
         raw_optimizer = optimiser(distiller.parameters(), training)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
@@ -98,7 +108,7 @@ def fit(
             for drawn in zip(*shares, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate(run.step)
-                micros = [micro.to(accelerator.device) for micro in drawn]
+                micros = [placed(micro, accelerator.device, training.memory_format) for micro in drawn]
                 counts = global_counts(accelerator, distiller.objective, micros)
                 for part, micro in enumerate(micros):
                     last = part == parts - 1

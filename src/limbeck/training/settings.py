@@ -15,6 +15,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "schedule": ("constant", "cosine", "step", "one_cycle"),
     "precision": ("fp32", "bf16", "fp16"),
+    "memory_format": ("contiguous", "channels_last"),
     "keep": ("last", "best"),
 }
 
@@ -31,6 +32,8 @@ class Training:
         or "one_cycle".  warmup: epochs of linear rise before it.
     clip: largest norm of the whole gradient.  max_norm: largest norm of the weights into one unit (Hinton 2012).
     precision: "fp32", or "bf16"/"fp16" autocast (losses are computed in float32 all the same).
+    memory_format: of images and convolutions, "contiguous" or "channels_last", with which convolutions can be faster,
+        while their sums are rounded in another order.  The student is given back as contiguous.
     averaging: decay of an exponential moving average of the weights, which is then what is evaluated and kept.
     patience: stop after so many epochs without a better validation.  keep: the "last" weights or the "best" ones.
         Fewer errors are better, and of equally many the smaller loss.  Without a validation set every epoch is better.
@@ -54,6 +57,7 @@ class Training:
     clip: float | None = None
     max_norm: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     averaging: float | None = None
     patience: int | None = None
     keep: Literal["last", "best"] = "last"
