@@ -5,6 +5,7 @@ from collections.abc import Callable
 from limbeck.data.augment import Augment
 from limbeck.data.cifar import cifar10, cifar100
 from limbeck.data.digits import digits
+from limbeck.data.halves import HalfSet, half_and_half, with_dustbin
 from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
 from limbeck.data.images import image_folder
 from limbeck.data.lazy import LazySet
@@ -16,6 +17,7 @@ from limbeck.data.transfer import Transfer
 
 __all__ = [
     "Augment",
+    "HalfSet",
     "LazySet",
     "Loader",
     "SampleSet",
@@ -26,6 +28,7 @@ __all__ = [
     "cifar100",
     "digits",
     "fashion_mnist",
+    "half_and_half",
     "idx",
     "image_folder",
     "kinds",
@@ -33,6 +36,7 @@ __all__ = [
     "npz",
     "read_idx",
     "synthetic",
+    "with_dustbin",
 ]
 
 

@@ -14,7 +14,6 @@ from limbeck.data.augment import Augment
 from limbeck.data.lazy import LazySet
 from limbeck.data.sets import SampleSet
 from limbeck.errors import InputError, LimbeckError
-from limbeck.randomness import permutation
 
 __all__ = ["Loader"]
 
@@ -89,7 +88,7 @@ class Loader:
 
     def _batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[Batch]:
         size = len(self.samples)
-        order = permutation(self.seed, "order", epoch, size) if self.shuffle else torch.arange(size)
+        order = self.samples.order(self.seed, epoch) if self.shuffle else torch.arange(size)
         chunks = order.split(self.batch_size)[start : self.steps]
         parts = [_part(chunk, rank, world) for chunk in chunks]
         view = epoch + 1 if self.augment is not None and self.augment.active else 0

@@ -67,6 +67,10 @@ class SampleSet(ABC):
         """What the labels mean."""
         return Legend(self.class_names, self.groups, labelled=bool((self.labels != UNLABELLED).any()))
 
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone."""
+        return permutation(seed, "order", epoch, len(self))
+
     @abstractmethod
     def gather(self, positions: Tensor) -> Tensor:
         """Return the stored samples at `positions` within this set: (N, *input_shape) in the type they are kept in."""

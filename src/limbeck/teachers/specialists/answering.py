@@ -48,6 +48,7 @@ def covering(generalist: Tensor, groups: Sequence[Tensor], *, top: int = 1) -> T
     return member[:, best].any(-1).T
 
 
+@torch.no_grad()
 def answer(
     generalist: Tensor, specialists: Sequence[Tensor], groups: Sequence[Tensor], active: Tensor | None = None
 ) -> Answer:
@@ -61,6 +62,7 @@ def answer(
     specialists: for each (N, |S|+1), the dustbin last, or (N, K) where its set is all classes.
     groups: for each its classes, int64, in the order of its outputs.
     active: (N, M) bool, as `covering` gives it; None: all.  Outputs of specialists that are not active are not read.
+    The answer carries no gradient.
     Raises InputError when shapes, classes or values do not fit.
 
     >>> p = torch.tensor([[0.6, 0.3, 0.1]])

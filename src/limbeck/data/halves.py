@@ -1,0 +1,108 @@
+"""What a specialist learns from: its own classes and a dustbin, half of every epoch from each."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from limbeck.batch import UNLABELLED
+from limbeck.data.sets import SampleSet
+from limbeck.errors import DataError, InputError
+from limbeck.randomness import permutation
+
+__all__ = ["HalfSet", "half_and_half", "with_dustbin"]
+
+
+def with_dustbin(samples: SampleSet, classes: Iterable[int | str]) -> SampleSet:
+    """Return the same samples, labelled by their place in `classes`, or by the number of classes where they are others.
+
+    Unlabelled samples stay so.  Raises InputError for a class that the set does not have or that is named twice, and
+    when all are named.
+
+    >>> from limbeck.data import TensorSet
+    >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 1]), class_names=["cat", "dog", "eel"])
+    >>> told = with_dustbin(samples, ["eel", "dog"])
+    >>> told.labels, told.class_names
+    (tensor([2, 1, 0, 1]), ('eel', 'dog', 'dustbin'))
+    """
+    own = samples.relabelled(list(classes))
+    if own.classes == samples.classes:
+        raise InputError(f"classes: found all {own.classes} of '{samples.name}', which leaves nothing for the dustbin")
+    elsewhere = (own.labels == UNLABELLED) & (samples.labels != UNLABELLED)
+    return replace(
+        own,
+        classes=own.classes + 1,
+        class_names=(*own.class_names, "dustbin"),
+        groups=None,
+        group_names=(),
+        labels=torch.where(elsewhere, own.classes, own.labels),
+    )
+
+
+def half_and_half(samples: SampleSet, classes: Iterable[int | str]) -> "HalfSet":
+    """Return the set of a specialist on `classes`: labels as `with_dustbin` gives them, half of each epoch from them.
+
+    Unlabelled samples are left out.  Raises DataError when either half would have no sample.
+
+    >>> from limbeck.data import TensorSet
+    >>> samples = TensorSet.of(torch.zeros(8, 2), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]))
+    >>> half = half_and_half(samples, [3])
+    >>> len(half), half.share, half.labels[half.order(seed=0, epoch=0)].sort().values
+    (4, 0.25, tensor([0, 0, 1, 1]))
+    """
+    told = with_dustbin(samples, classes)
+    dustbin = told.classes - 1
+    own = ((told.labels != UNLABELLED) & (told.labels != dustbin)).nonzero().squeeze(1)
+    rest = (told.labels == dustbin).nonzero().squeeze(1)
+    for part, what in ((own, "of these classes"), (rest, "of other classes")):
+        if not len(part):
+            raise DataError(f"{samples.name}: it has no samples {what}; a specialist needs both")
+    fields = {name: getattr(told, name) for name in SampleSet.__dataclass_fields__}
+    return HalfSet(**fields, inner=told, own=own.cpu(), rest=rest.cpu())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class HalfSet(SampleSet):
+    """A set of which each epoch is all samples of some classes, and as many of the rest.
+
+    inner: all samples.  own, rest: the positions in it of the two parts.  The rest is gone through in turn, without
+    repeating any sample before all were seen.  The length is that of an epoch.
+    """
+
+    inner: SampleSet
+    own: Tensor
+    rest: Tensor
+
+    def __len__(self) -> int:
+        return 2 * len(self.own)
+
+    @property
+    def share(self) -> float:
+        """The share π of the specialist's classes in all of the labelled samples."""
+        return len(self.own) / (len(self.own) + len(self.rest))
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the positions of an epoch, in their order: a function of (seed, epoch) alone."""
+        size = len(self.own)
+        turns, taken = [], 0
+        while taken < size:
+            turn, first = divmod(epoch * size + taken, len(self.rest))
+            seen = permutation(seed, "rest", turn, len(self.rest))[first : first + size - taken]
+            turns.append(self.rest[seen])
+            taken += len(seen)
+        both = torch.cat([self.own, *turns])
+        return both[permutation(seed, "order", epoch, len(both))]
+
+    def gather(self, positions: Tensor) -> Tensor:
+        """Return the stored samples at `positions` among all samples."""
+        return self.inner.gather(positions)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the set with all its samples on `device`."""
+        return replace(super().to(device), inner=self.inner.to(device))
+
+    def subset(self, positions: Tensor) -> Self:
+        """Refuse: an epoch is drawn anew each time, so that its places mean nothing."""
+        raise InputError(f"{self.name}: half of it is drawn anew each epoch; take the subset before half_and_half")
