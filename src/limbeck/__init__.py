@@ -7,7 +7,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck import data, errors, evaluation, losses, methods, models, schedules, targets, teachers, terms, training
+    from limbeck import (
+        data,
+        errors,
+        evaluation,
+        losses,
+        methods,
+        models,
+        schedules,
+        targets,
+        tasks,
+        teachers,
+        terms,
+        training,
+    )
     from limbeck.batch import UNLABELLED, Batch
     from limbeck.distiller import Distiller, Teacher
     from limbeck.errors import LimbeckError
@@ -52,6 +65,7 @@ __all__ = [
     "schedules",
     "store",
     "targets",
+    "tasks",
     "teachers",
     "terms",
     "training",

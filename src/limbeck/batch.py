@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["UNLABELLED", "Batch", "Legend"]
+from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
-UNLABELLED = -100
-"""The label of a sample that has none; no loss ever counts it."""
+__all__ = ["UNLABELLED", "Batch", "Legend"]
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -28,11 +27,13 @@ class Legend:
     names: of the classes, by number; empty where it is not known how many there are.
     groups: the group of each class, where the set has a hierarchy of them.
     labelled: whether any sample has a label.
+    task: what a label is.
     """
 
     names: tuple[str, ...]
     groups: tuple[int, ...] | None = None
     labelled: bool = True
+    task: Task = CLASSIFICATION
 
 
 @dataclass
@@ -43,11 +44,14 @@ class Batch:
     view: (N,) int64, which augmentation of the sample this is; 0 where nothing is augmented.
     inputs: (N, ...) tensor, or a mapping of named tensors for models that take keywords.
     labels: (N,) or (N, L) int64 class indices, `UNLABELLED` where there is none; None when the whole batch has none.
-    mask: bool, shaped as the labels, False where a sample or token is padding; None when nothing is padded.
+        Of other tasks: (N, C) of 0 and 1, (N, H, W) class indices, or (N, D) floating point, NaN where there is none.
+    mask: bool, shaped as the labels, False where a sample or token is padding; None when nothing is padded.  Of a
+        regression (N,).
     views: further versions of the same samples by name (a clean one for the teacher, say).
     source: identity of the set that `index` counts in; a stored teacher refuses another.
     augmented: whether `inputs` differ from the stored samples by a random view.
     extras: anything else that a term may read, by name.
+    task: what a label is, which says how a model's answer is read.
     """
 
     index: Tensor
@@ -59,9 +63,26 @@ class Batch:
     source: str = ""
     augmented: bool = False
     extras: dict[str, Any] = field(default_factory=dict)
+    task: Task = CLASSIFICATION
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def places(self) -> torch.Size:
+        """The shape of what is counted: (N,), or a place for each token, pixel or label."""
+        if self.mask is not None:
+            return self.mask.shape
+        if self.labels is None or not self.task.has_classes:
+            return self.index.shape
+        return self.labels.shape
+
+    def labelled(self) -> Tensor:
+        """Return which places have a label and are no padding: bool, shaped as `places`."""
+        if self.labels is None:
+            return torch.zeros(self.places, dtype=torch.bool, device=self.index.device)
+        labelled = self.task.labelled(self.labels)
+        return labelled if self.mask is None else labelled & self.mask
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with every tensor on `device`."""
@@ -89,7 +110,9 @@ class Batch:
         return replace(self, inputs=_map(self.inputs, lay), views=_map(self.views, lay))
 
     @classmethod
-    def of(cls, inputs: Any, labels: Tensor | None = None, *, mask: Tensor | None = None) -> "Batch":
+    def of(
+        cls, inputs: Any, labels: Tensor | None = None, *, mask: Tensor | None = None, task: Task = CLASSIFICATION
+    ) -> "Batch":
         """Wrap plain tensors, for a loop of one's own.
 
         >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
@@ -98,4 +121,4 @@ class Batch:
         """
         first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
         index = torch.arange(len(first), device=first.device)
-        return cls(index=index, view=torch.zeros_like(index), inputs=inputs, labels=labels, mask=mask)
+        return cls(index=index, view=torch.zeros_like(index), inputs=inputs, labels=labels, mask=mask, task=task)

@@ -12,8 +12,9 @@ from limbeck.errors import InputError, ModelError
 from limbeck.losses import class_cosines
 from limbeck.objective import Loss, Objective
 from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.tasks import Task
 
-__all__ = ["ClassVectors", "Distiller", "Teacher"]
+__all__ = ["ClassVectors", "Distiller", "Teacher", "check_answer"]
 
 
 @runtime_checkable
@@ -39,6 +40,16 @@ class ClassVectors(Protocol):
 
     def class_vectors(self, classes: int | None = None) -> Tensor:
         """Return the rows of the last linear layer, (K, d); ModelError where there is none, or none of `classes`."""
+
+
+def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
+    """Require that a model answers for as many classes as the data has."""
+    found = task.classes(logits)
+    if found != classes:
+        what = "classes" if task.has_classes else "numbers"
+        raise ModelError(
+            f"{name}: answers {found} {what}, the data has {classes}; give the {name} {task.outputs(classes)} outputs"
+        )
 
 
 class Distiller(nn.Module):
@@ -97,15 +108,8 @@ class Distiller(nn.Module):
             with torch.no_grad():
                 outputs = self._outputs(batch, self.objective.reads())
                 for name, answer in outputs.items():
-                    if (
-                        classes is not None
-                        and self.objective.shares_classes(name)
-                        and answer.logits.shape[-1] != classes
-                    ):
-                        raise ModelError(
-                            f"{name}: answers {answer.logits.shape[-1]} classes, the data has {classes}; "
-                            f"give the {name} {classes} outputs"
-                        )
+                    if classes is not None and self.objective.shares_classes(name):
+                        check_answer(name, answer.logits, classes, batch.task)
                 self.objective.build(outputs)
         finally:
             for module in training:
@@ -138,7 +142,7 @@ class Distiller(nn.Module):
         return loss
 
     def _outputs(self, batch: Batch, models: frozenset[str]) -> dict[str, Outputs]:
-        outputs = {"student": run_model(self.student, batch.inputs, self.objective.taps("student"))}
+        outputs = {"student": run_model(self.student, batch.inputs, self.objective.taps("student"), task=batch.task)}
         if "teacher" in models:
             if self.teacher is None:
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")

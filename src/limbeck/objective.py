@@ -77,8 +77,8 @@ class Term(nn.Module):
         Examples or tokens are what the mask has entries for, else what the labels have, else the samples.
         """
         if batch.mask is not None:
-            return batch.mask.sum()
-        return len(batch) if batch.labels is None else batch.labels.numel()
+            return batch.task.count(batch.mask)
+        return len(batch) if batch.task.several else batch.places.numel()
 
     def settle(self, legend: Legend) -> None:
         """Take note of what the data's labels mean; InputError when the term cannot do with them."""

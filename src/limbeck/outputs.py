@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, ModelError, one_of
+from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "run_model"]
 
@@ -161,13 +162,16 @@ def _reader(name: str, tap: Tap, features: _Features) -> Callable[..., None]:
     return read
 
 
-def run_model(model: nn.Module, inputs: Any, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+def run_model(
+    model: nn.Module, inputs: Any, taps: Mapping[str, str | Tap] | None = None, *, task: Task = CLASSIFICATION
+) -> Outputs:
     """Call `model` on `inputs` and return `Outputs`, whatever common form the model answers in.
 
     The model may return logits, `Outputs`, an object or mapping with `logits`, or a tuple (logits, state).
+    task: how its logits, and those of its exits, are read: their class axis is last afterwards.
     """
     if not taps:
-        return _as_outputs(_call(model, inputs), {})
+        return _read(_as_outputs(_call(model, inputs), {}), task)
     with capture(model, taps) as features:
         answer = _call(model, inputs)
     for name, tap in taps.items():
@@ -180,7 +184,14 @@ def run_model(model: nn.Module, inputs: Any, taps: Mapping[str, str | Tap] | Non
                 f"feature '{name}': a later module changed the output of '{path}' in place (a ReLU with inplace=True,"
                 " say); set inplace=False there, or read a copy: Tap(path, torch.clone)"
             )
-    return _as_outputs(answer, features)
+    return _read(_as_outputs(answer, features), task)
+
+
+def _read(outputs: Outputs, task: Task) -> Outputs:
+    if task is CLASSIFICATION:
+        return outputs
+    heads = {name: task.logits(logits) for name, logits in outputs.heads.items()}
+    return replace(outputs, logits=task.logits(outputs.logits), heads=heads)
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from limbeck import checks, schedules
-from limbeck.batch import UNLABELLED, Batch, Legend
+from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError
 from limbeck.losses import (
     CROSS_ENTROPY,
@@ -16,6 +16,7 @@ from limbeck.losses import (
     cross_entropy,
     logit_matching,
     reduce,
+    squared_error,
     standardise,
 )
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype
@@ -24,17 +25,25 @@ from limbeck.objective import Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target
+from limbeck.tasks import Task
 
-__all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "labelled"]
+__all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "require_classes"]
 
 
 class HardLabels(Term):
-    """Cross-entropy on hard labels, smoothed by `label_smoothing` ε (Szegedy et al. 2016); counts labelled examples."""
+    """Cross-entropy on hard labels, smoothed by `label_smoothing` ε (Szegedy et al. 2016); counts labelled examples.
+
+    Where labels are numbers to predict, it is half their mean squared error.
+    """
 
     def __init__(self, weight: Schedule = 1.0, *, label_smoothing: float = 0.0, name: str = "hard") -> None:
         super().__init__(name, weight)
         checks.unit_interval("label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
+
+    def settle(self, legend: Legend) -> None:
+        if self.label_smoothing:
+            require_classes(legend.task, f"label_smoothing of term '{self.name}' smooths")
 
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch)
@@ -43,6 +52,8 @@ class HardLabels(Term):
         logits = outputs["student"].logits
         if batch.labels is None:
             return compute_dtype(logits[:0]).sum()
+        if not batch.task.has_classes:
+            return squared_error(logits, batch.labels, mask=batch.mask, reduction="sum")
         if not self.label_smoothing:
             return cross_entropy(logits, batch.labels, mask=batch.mask, reduction="sum")
         check_labels(batch.labels, logits.shape[:-1])
@@ -50,7 +61,7 @@ class HardLabels(Term):
             check_mask(batch.mask, batch.labels.shape)
         dtype = compute_dtype(logits).dtype
         target = smooth_labels(batch.labels, logits.shape[-1], self.label_smoothing, dtype=dtype)
-        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), labelled(batch.labels, batch.mask), "sum")
+        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), batch.labelled(), "sum")
 
 
 class SoftTargets(Term):
@@ -107,6 +118,13 @@ class SoftTargets(Term):
         return said.replace(", target=Softmax()", "") if self.target == PLAIN else said
 
     def settle(self, legend: Legend) -> None:
+        require_classes(legend.task, f"term '{self.name}' compares distributions over")
+        classes = legend.task.alternatives(len(legend.names))
+        if 0 < classes < self.divergence.least_classes:
+            raise InputError(
+                f"divergence {self.divergence.name}: it says nothing of {classes} classes, expected "
+                f"{self.divergence.least_classes} or more; use another"
+            )
         kind = self._as_given.kind
         if self.needs_labels and not legend.labelled:
             what = f"target {kind}" if self._as_given.needs_labels else f"term '{self.name}'"
@@ -121,6 +139,7 @@ class SoftTargets(Term):
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         student = outputs["student"]
+        require_classes(batch.task, f"term '{self.name}' compares distributions over")
         if self.needs_labels and batch.labels is None:
             return compute_dtype(student.logits[:0]).sum()
         temperature = schedules.at(self.temperature, step)
@@ -128,8 +147,8 @@ class SoftTargets(Term):
         target = self.target(_standardised(answers) if self.standardise else answers, batch, temperature)
         _check_shapes(student.logits, "teacher" if self.target.reads_teacher else "target", target.log_probs, batch)
         counted = batch.mask
-        if self.needs_labels and batch.labels is not None:
-            counted = labelled(batch.labels, batch.mask)
+        if self.needs_labels:
+            counted = batch.labelled()
         logits = standardise(student.logits) if self.standardise else student.logits
         return self.compare(logits, target, batch, counted, temperature)
 
@@ -150,6 +169,10 @@ class LogitMatching(Term):
         super().__init__(name, weight)
         self.zero_mean = zero_mean
 
+    def settle(self, legend: Legend) -> None:
+        if self.zero_mean:
+            require_classes(legend.task, f"zero_mean of term '{self.name}' is the mean over")
+
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         student, teacher = outputs["student"].logits, outputs["teacher"].logits
         _check_shapes(student, "teacher", teacher, batch)
@@ -165,13 +188,22 @@ def _standardised(outputs: Outputs) -> Outputs:
 
 def count_labelled(batch: Batch) -> Tensor | int:
     """Return how many examples or tokens of a batch have a label and are no padding."""
-    return 0 if batch.labels is None else labelled(batch.labels, batch.mask).sum()
+    return 0 if batch.labels is None else batch.task.count(batch.labelled())
 
 
-def labelled(labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Return which examples or tokens have a label and are no padding."""
-    known = labels != UNLABELLED
-    return known if mask is None else known & mask
+def require_classes(task: Task, what: str, *, alone: bool = False) -> None:
+    """Require labels that are classes; alone: and that an example has not several of them.  what: does what with them.
+
+    >>> from limbeck.tasks import REGRESSION
+    >>> require_classes(REGRESSION, "term 'soft' compares distributions over")
+    Traceback (most recent call last):
+    limbeck.errors.InputError: term 'soft' compares distributions over classes, and the labels are numbers to predict...
+    """
+    if not task.has_classes:
+        mend = "use logit_matching or bounded_regression"
+        raise InputError(f"{what} classes, and the labels are {task.labels} (task {task.name}); {mend}")
+    if alone and task.several:
+        raise InputError(f"{what} examples of one class, and the labels are {task.labels} (task {task.name}); use kd")
 
 
 def _check_shapes(student: Tensor, name: str, other: Tensor, batch: Batch) -> None:
@@ -180,9 +212,8 @@ def _check_shapes(student: Tensor, name: str, other: Tensor, batch: Batch) -> No
         raise ModelError(
             f"logits: student {tuple(student.shape)}, {name} {tuple(other.shape)}; give both models the same classes"
         )
-    counted = (batch.mask if batch.mask is not None else batch.index if batch.labels is None else batch.labels).shape
-    if student.shape[:-1] != counted:
+    if student.shape[:-1] != batch.places:
         raise InputError(
-            f"logits: student {tuple(student.shape)}, but the batch counts {tuple(counted)} examples or tokens; "
+            f"logits: student {tuple(student.shape)}, but the batch counts {tuple(batch.places)} examples or tokens; "
             f"give it a mask of shape {tuple(student.shape[:-1])}"
         )

@@ -70,6 +70,11 @@ class Augment:
     def _colours(self) -> list[str]:
         return [key for key in _COLOURS if getattr(self, key)]
 
+    @property
+    def moves(self) -> bool:
+        """Whether any view has pixels in other places than the sample."""
+        return bool(self.shift or self.pad_crop or self.flip)
+
     def apply(self, inputs: Tensor, *, seed: int, view: Tensor, index: Tensor) -> Tensor:
         """Return the given view of each sample; the inputs stay as they are.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
+from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = [
     "check_fits",
@@ -34,31 +35,73 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 
 
 def checked_labels(
-    name: str, size: int, labels: Tensor | None, classes: int | None, class_names: Sequence[str] | None
+    name: str,
+    size: int,
+    labels: Tensor | None,
+    classes: int | None,
+    class_names: Sequence[str] | None,
+    task: Task = CLASSIFICATION,
 ) -> tuple[Tensor, int, tuple[str, ...]]:
-    """Return labels (n,) int64, the number of classes and their names, or raise DataError saying what is wrong."""
+    """Return labels as a task has them, the number of classes and their names; DataError saying what is wrong."""
     if size == 0:
         raise DataError(f"{name}: it holds 0 samples, expected at least one")
     if labels is None:
+        if not task.one_label:
+            raise DataError(f"{name}: task {task.name} needs labels, {task.labels}, if only to say their shape")
         labels = torch.full((size,), UNLABELLED)
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise DataError(f"{name}: labels are {labels.dtype}, expected whole numbers (int64)")
-    if tuple(labels.shape) != (size,):
-        raise DataError(f"{name}: {size} samples but labels of shape {tuple(labels.shape)}, expected ({size},)")
-    labels = labels.to(torch.int64)
+    if labels.dim() not in task.dims or len(labels) != size or not labels.numel():
+        expected = task.shape.replace("(n", f"({size}")
+        raise DataError(f"{name}: {size} samples but labels of shape {tuple(labels.shape)}, expected {expected}")
+    labels = _as_kept(name, labels, task)
     if classes is None:
-        classes = max(int(labels.max()) + 1, 0) if class_names is None else len(class_names)
+        classes = _classes(labels, task) if class_names is None else len(class_names)
+    if task.several and classes != labels.shape[1]:
+        raise DataError(f"{name}: {classes} classes but labels of shape {tuple(labels.shape)}; there must be one each")
+    if task.one_label and task.two_way and classes != 2:
+        raise DataError(f"{name}: {classes} classes, but task {task.name} has 2")
     names = tuple(str(label) for label in range(classes)) if class_names is None else tuple(class_names)
     if len(names) != classes:
         raise DataError(f"{name}: {classes} classes but {len(names)} class names; there must be one each")
-    wrong = ((labels != UNLABELLED) & ((labels < 0) | (labels >= classes))).nonzero()
-    if len(wrong):
-        position = int(wrong[0])
-        raise DataError(
-            f"{name}: sample {position} has label {int(labels[position])}, "
-            f"expected 0 to {classes - 1}, or {UNLABELLED} for none"
-        )
+    if task.has_classes:
+        _check_range(name, labels, task.alternatives(classes) - 1)
     return labels, classes, names
+
+
+def _as_kept(name: str, labels: Tensor, task: Task) -> Tensor:
+    """Return labels in the type that a set keeps: int64, or float32 (n, D) of a regression."""
+    if not task.has_classes and not labels.is_complex():
+        labels = labels.to(torch.float32)
+        labels = labels.unsqueeze(1) if labels.dim() == 1 else labels
+        if bool(labels.isinf().any()):
+            position = int(labels.isinf().any(1).nonzero()[0])
+            raise DataError(f"{name}: sample {position} has an infinite label, expected numbers, or NaN for none")
+        return labels
+    if task.two_way and (labels.dtype == torch.bool or _is_whole(labels)):
+        return labels.nan_to_num(UNLABELLED).to(torch.int64)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"{name}: labels are {labels.dtype}, expected whole numbers (int64)")
+    return labels.to(torch.int64)
+
+
+def _is_whole(labels: Tensor) -> bool:
+    return labels.is_floating_point() and bool((labels.isnan() | (labels == labels.round())).all())
+
+
+def _classes(labels: Tensor, task: Task) -> int:
+    if task.several:
+        return labels.shape[1]
+    return 2 if task.two_way else max(int(labels.max()) + 1, 0)
+
+
+def _check_range(name: str, labels: Tensor, highest: int) -> None:
+    wrong = ((labels != UNLABELLED) & ((labels < 0) | (labels > highest))).nonzero()
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        where = "" if len(place) == 1 else f" at {place[1:]}"
+        raise DataError(
+            f"{name}: sample {place[0]} has label {int(labels[place])}{where}, "
+            f"expected 0 to {highest}, or {UNLABELLED} for none"
+        )
 
 
 def checked_groups(name: str, groups: Sequence[int] | None, classes: int) -> tuple[int, ...] | None:

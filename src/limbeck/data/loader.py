@@ -98,7 +98,7 @@ class Loader:
                 here = positions.to(device)
                 batch = self.samples.assemble(samples, here, self.augment, self.seed, view, self.clean_view)
                 if not present:
-                    batch.mask = torch.zeros(1, dtype=torch.bool, device=device)
+                    batch.mask = torch.zeros(batch.places, dtype=torch.bool, device=device)
                 yield batch
 
 

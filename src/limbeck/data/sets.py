@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
-from limbeck.batch import UNLABELLED, Batch, Legend
+from limbeck.batch import Batch, Legend
 from limbeck.data.augment import Augment
 from limbeck.data.content import (
     check_inputs,
@@ -23,6 +23,7 @@ from limbeck.data.content import (
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.losses import label_positions
 from limbeck.randomness import permutation
+from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
@@ -35,11 +36,12 @@ class SampleSet(ABC):
     classes, class_names: how many classes there are, and their names; 0 where neither labels nor the maker say.
     source: SHA-256 of the root set's content, the same for all its subsets; `index` counts in that root.
     index: (n,) int64, position of each sample in the root set.
-    labels: (n,) int64, `UNLABELLED` where there is none.
+    labels: (n,) int64, `UNLABELLED` where there is none; of other tasks than classification, as `Batch` has them.
     input_shape: shape of one sample.
     mean, std: (C, 1, ...) normalisation applied after augmentation, or None.
     groups: the number of the group that each class belongs to (its super-class), or None where none are known.
     group_names: of the groups; empty where they have none.
+    task: what a label is.
 
     Subsets are of the same kind and share the root's content.
     """
@@ -55,6 +57,7 @@ class SampleSet(ABC):
     std: Tensor | None = None
     groups: tuple[int, ...] | None = None
     group_names: tuple[str, ...] = ()
+    task: Task = CLASSIFICATION
 
     def __len__(self) -> int:
         return len(self.index)
@@ -65,7 +68,12 @@ class SampleSet(ABC):
     @property
     def legend(self) -> Legend:
         """What the labels mean."""
-        return Legend(self.class_names, self.groups, labelled=bool((self.labels != UNLABELLED).any()))
+        return Legend(self.class_names, self.groups, labelled=self.labelled_count > 0, task=self.task)
+
+    @property
+    def labelled_count(self) -> int:
+        """How many examples, or places of them, have a label."""
+        return int(self.task.count(self.task.labelled(self.labels)))
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone."""
@@ -97,6 +105,8 @@ class SampleSet(ABC):
     ) -> Batch:
         """Return the batch of samples that `gather` gave: scaled, augmented, then normalised.  May reuse `gathered`."""
         index = self.index.index_select(0, positions)
+        if augment is not None and augment.moves and self.task.of_places:
+            raise DataError("augment: shift, pad_crop and flip would move images without their labels; use noise alone")
         augmented = augment is not None and augment.active and view > 0
         views = torch.full_like(index, view if augmented else 0)
         clean = gathered.to(torch.float32).div_(255) if gathered.dtype == torch.uint8 else gathered
@@ -113,6 +123,7 @@ class SampleSet(ABC):
             views={"clean": clean} if clean_view else {},
             source=self.source,
             augmented=augmented,
+            task=self.task,
         )
 
     def _normalised(self, inputs: Tensor) -> Tensor:
@@ -136,13 +147,13 @@ class SampleSet(ABC):
 
     def without_labels(self) -> Self:
         """Return the same samples, unlabelled."""
-        return replace(self, labels=torch.full_like(self.labels, UNLABELLED))
+        return replace(self, labels=self.task.without_labels(self.labels))
 
     def fraction(self, share: float, seed: int) -> Self:
         """Return a random share of each class, at least one sample of each, in the set's order.
 
         share: in (0, 1].  With one seed, a smaller share is part of a larger one.  Unlabelled samples count as one
-        class.
+        class, and so do all samples where they have not one label each.
 
         >>> samples = TensorSet.of(torch.zeros(8, 2), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
         >>> samples.fraction(0.5, seed=0).labels
@@ -150,7 +161,7 @@ class SampleSet(ABC):
         """
         checks.positive("fraction", share)
         checks.unit_interval("fraction", share)
-        return self.subset(_share_of_each_class(self.labels.cpu(), share, permutation(seed, "fraction", 0, len(self))))
+        return self.subset(_share_of_each_class(self._strata(), share, permutation(seed, "fraction", 0, len(self))))
 
     def without_classes(self, classes: Iterable[int]) -> Self:
         """Return the samples whose label is none of `classes`; unlabelled ones stay, labels keep their numbers."""
@@ -171,6 +182,8 @@ class SampleSet(ABC):
         >>> part.labels, part.class_names
         (tensor([-100,    1,    0,    1]), ('eel', 'dog'))
         """
+        if self.task.two_way or not self.task.has_classes:
+            raise InputError(f"classes: task {self.task.name} has no subset of classes that is a task; leave them out")
         numbers = [self._number_of(each) for each in classes]
         return replace(
             self,
@@ -200,7 +213,7 @@ class SampleSet(ABC):
                 "expected a share in (0, 1) or a whole number that leaves both parts with a sample"
             )
         order = permutation(seed, "split", 0, size)
-        held = _share_of_each_class(self.labels.cpu(), share, order, leave=1) if stratify else order[:count]
+        held = _share_of_each_class(self._strata(), share, order, leave=1) if stratify else order[:count]
         chosen = torch.zeros(size, dtype=torch.bool)
         chosen[held] = True
         return self.subset((~chosen).nonzero().squeeze(1)), self.subset(chosen.nonzero().squeeze(1))
@@ -210,7 +223,16 @@ class SampleSet(ABC):
             raise InputError(f"classes: '{self.name}' has no class {name!r}; {one_of(name, self.class_names)}")
         return self.class_names.index(name) if isinstance(name, str) else name
 
+    def _strata(self) -> Tensor:
+        """Return the class of each sample, (n,); one for all where they have not one label each."""
+        return self.labels.cpu() if self.task.one_label else torch.zeros(len(self), dtype=torch.int64)
+
     def _labelled_as(self, classes: Iterable[int]) -> Tensor:
+        if not self.task.one_label:
+            raise InputError(
+                f"classes: samples of '{self.name}' have not one class each, their labels are {self.task.labels} "
+                f"(task {self.task.name}); leave classes out"
+            )
         wanted = tuple(classes)
         for label in wanted:
             if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < self.classes:
@@ -249,21 +271,25 @@ class TensorSet(SampleSet):
         std: Sequence[float] | None = None,
         groups: Sequence[int] | None = None,
         group_names: Sequence[str] | None = None,
+        task: Task = CLASSIFICATION,
     ) -> "TensorSet":
         """Check and wrap tensors.
 
         inputs: (n, ...) uint8, float32 or int64.  labels: (n,) whole numbers, `UNLABELLED` where there is none.
+        task: what a label is; for another than classification, labels are shaped as the task says.
         classes: how many there are; else as many as `class_names`, else the largest label plus one.
         mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.
         groups: for each class, the number of its group, from 0 on.  group_names: for each group.
         Raises DataError with one line when the tensors are not such a set, InputError when mean and std are not.
         """
         check_inputs(name, inputs)
-        labels, classes, names = checked_labels(name, len(inputs), labels, classes, class_names)
+        labels, classes, names = checked_labels(name, len(inputs), labels, classes, class_names, task)
         shape = tuple(inputs.shape[1:])
         digest = hashlib.sha256(f"{inputs.dtype} {tuple(inputs.shape)} {mean} {std}".encode())
         digest.update(raw_bytes(inputs))
         digest.update(raw_bytes(labels))
+        if task != CLASSIFICATION:
+            digest.update(task.name.encode())
         groups = checked_groups(name, groups, classes)
         scale = normalisation(name, inputs.dtype, shape, mean, std)
         return cls(
@@ -278,6 +304,7 @@ class TensorSet(SampleSet):
             std=None if scale is None else scale[1].to(inputs.device),
             groups=groups,
             group_names=checked_group_names(name, group_names, groups),
+            task=task,
             inputs=inputs.detach(),
         )
 

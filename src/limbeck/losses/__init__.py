@@ -31,6 +31,7 @@ from limbeck.losses.divergences import (
     skewed,
 )
 from limbeck.losses.reduction import Reduction, reduce
+from limbeck.losses.regression import bounded_squared_error, squared_error
 from limbeck.losses.standardisation import standardise
 from limbeck.losses.targets import (
     Dense,
@@ -61,6 +62,7 @@ __all__ = [
     "Divergence",
     "Reduction",
     "SoftTarget",
+    "bounded_squared_error",
     "class_cosines",
     "confidence_weighted",
     "correlation",
@@ -90,6 +92,7 @@ __all__ = [
     "smooth_labels",
     "soft_cross_entropy",
     "soften",
+    "squared_error",
     "standardise",
     "top_k",
     "total_variation",

@@ -43,6 +43,7 @@ class Divergence:
     name: with the values of its parameters, so that two that differ have different names.
     per_example(student_logits (..., K), target, temperature) -> (...), without the factor.
     factor(temperature): what a distillation loss multiplies it with, once.
+    least_classes: how many classes it says anything of.
 
     >>> from limbeck.losses import soften
     >>> target = soften(torch.tensor([[0.0, 4.0]]), temperature=2.0)
@@ -53,6 +54,7 @@ class Divergence:
     name: str
     per_example: Callable[[Tensor, SoftTarget, float], Tensor]
     factor: Callable[[float], float]
+    least_classes: int = 1
 
 
 def jensen_shannon(beta: float = 0.5) -> Divergence:
@@ -101,7 +103,8 @@ def correlation(tau_squared: bool = False) -> Divergence:
     """Make 1 - Pearson's correlation of p̃ and q̃ over the classes, the inter-class part of DIST (Huang et al. 2022).
 
     tau_squared: declare the factor T² that the paper's published code multiplies with, instead of 1.
-    A distribution that is the same for all classes correlates with nothing: 0, without gradient.
+    A distribution that is the same for all classes correlates with nothing: 0, without gradient.  Of two classes the
+    correlation is 1 or -1 and says nothing.
 
     >>> from limbeck.losses import soften
     >>> correlation().per_example(torch.tensor([0.0, 5.0]), soften(torch.tensor([1.0, 2.0])), 1.0).round()
@@ -112,7 +115,7 @@ def correlation(tau_squared: bool = False) -> Divergence:
         return row_loss(_student_log_probs(student_logits, target, temperature), target.log_probs)
 
     name = f"correlation(tau_squared={tau_squared!r})"
-    return Divergence(name, per_example, _square if tau_squared else _constant)
+    return Divergence(name, per_example, _square if tau_squared else _constant, least_classes=3)
 
 
 def divergence(kind: str, **parameters: Any) -> Divergence:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
+from limbeck.methods.bounded_regression import bounded_regression
 from limbeck.methods.class_subset import class_subset
 from limbeck.methods.cwtm import cwtm
 from limbeck.methods.dist import dist
@@ -26,6 +27,7 @@ from limbeck.objective import Objective
 
 __all__ = [
     "Card",
+    "bounded_regression",
     "builder",
     "card",
     "class_subset",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from limbeck import ranks
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.losses import confidence_weighted
 from limbeck.losses.reduction import compute_dtype
@@ -14,7 +14,7 @@ from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import softened
-from limbeck.terms import count_labelled, labelled
+from limbeck.terms import count_labelled, require_classes
 
 __all__ = ["CARD", "ConfidenceWeighted", "cwtm"]
 
@@ -42,6 +42,9 @@ class ConfidenceWeighted(Term):
     def __init__(self, weight: Schedule = 1.0, *, name: str = "hard") -> None:
         super().__init__(name, weight)
 
+    def settle(self, legend: Legend) -> None:
+        require_classes(legend.task, f"term '{self.name}' weighs", alone=True)
+
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch)
 
@@ -50,7 +53,7 @@ class ConfidenceWeighted(Term):
         if batch.labels is None:
             return compute_dtype(logits[:0]).sum()
         confidence = softened(outputs["teacher"], 1.0).log_probs.amax(-1).exp()
-        counted = labelled(batch.labels, batch.mask)
+        counted = batch.labelled()
         here = torch.stack([torch.where(counted, confidence, 0.0).sum(), counted.sum().to(confidence)])
         everywhere = ranks.all_rows(here[None]).sum(0)
         share = here[0] / torch.where(everywhere[0] > 0, everywhere[0], 1.0)

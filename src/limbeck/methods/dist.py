@@ -1,10 +1,12 @@
 """Distillation of relations: correlations over classes and over examples instead of probabilities."""
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks, ranks
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.losses import Dense, correlation
 from limbeck.losses.correlation import column_loss
@@ -12,7 +14,7 @@ from limbeck.losses.reduction import compute_dtype
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target
-from limbeck.terms import HardLabels, SoftTargets
+from limbeck.terms import HardLabels, SoftTargets, require_classes
 
 __all__ = ["CARD", "IntraClass", "dist"]
 
@@ -47,10 +49,14 @@ class IntraClass(SoftTargets):
         tau_squared: bool = False,
         name: str = "intra",
     ) -> None:
-        made = correlation(tau_squared)
+        made = replace(correlation(tau_squared), least_classes=1)  # over examples, not over classes
         super().__init__(
             weight, temperature=temperature, target=target, divergence=made, standardise=standardise, name=name
         )
+
+    def settle(self, legend: Legend) -> None:
+        require_classes(legend.task, f"term '{self.name}' relates", alone=True)
+        super().settle(legend)
 
     def compare(
         self, logits: Tensor, target: Dense, batch: Batch, counted: Tensor | None, temperature: float

@@ -1,7 +1,7 @@
 """Offline distillation: a fixed teacher, trained before, and a student that learns from it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
@@ -28,6 +28,8 @@ CARD = Card(
 @dataclass(frozen=True)
 class Offline(Scheme):
     """The recipe's teacher teaches the recipe's student by the recipe's method."""
+
+    any_task: ClassVar[bool] = True
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the student."""

@@ -24,10 +24,13 @@ class Scheme(ABC):
         reference alone, and its training is not counted as a cost of the scheme.
     needs_held_out: whether something besides the number of epochs is chosen on the held-out part; when refitting, the
         scheme is then first run with such a part, and what it noted there is recalled.
+    any_task: whether it can do with labels of any task; a scheme that reads a model's answers itself, as an ensemble of
+        students does, takes them for logits of classes.
     """
 
     uses_teacher: ClassVar[bool] = True
     needs_held_out: ClassVar[bool] = False
+    any_task: ClassVar[bool] = False
 
     @property
     def along(self) -> Sequence[int]:

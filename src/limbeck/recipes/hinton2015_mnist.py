@@ -157,7 +157,7 @@ def _learning_rate(lab: Lab, label: str, objective: Callable[[], Objective], **h
     """Return the learning rate that makes the fewest held-out errors at seed 0, out of the same three for every row."""
 
     def search() -> float:
-        scores: list[tuple[int, float, float]] = []
+        scores: list[tuple[float, float, float]] = []
         for rate in lab.budget["learning_rates"]:
             try:
                 model = _student(lab, 0, label, objective, refit=False, learning_rate=rate, **how)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from limbeck import plans
 from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
+from limbeck.tasks import CLASSIFICATION
 from limbeck.teachers import ModelTeacher
 from limbeck.training import Training
 from limbeck.training.engine import check_precision
@@ -83,6 +85,16 @@ def vet(recipe: Recipe) -> Parts:
         view = "clean" if recipe.teacher.view == "clean" else None
         asked = ModelTeacher(teacher, view=view) if "teacher" in candidate.objective().reads() else None
         _try("student", student, asked, candidate.objective(), parts.transfer, candidate.training, "training")
+        if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
+            raise RecipeError(
+                f"scheme.name: '{plans.name_of(candidate.scheme)}' is for one label of several classes, and the labels "
+                f"are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
+            )
+        if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
+            raise RecipeError(
+                f"scheme.name: '{plans.name_of(candidate.scheme)}' is for one label of several classes, and the labels "
+                f"are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
+            )
         if complaint := candidate.scheme.check(candidate, parts):
             raise RecipeError(f"scheme.{complaint}")
     return parts
@@ -104,20 +116,16 @@ def initial_weights(seed: int, role: str) -> Iterator[None]:
 def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> nn.Module:
     """Build a model with initial weights that are a function of (seed, role), and try it on two samples."""
     with initial_weights(seed, role):
-        model = spec.build(samples.input_shape, samples.classes)
+        model = spec.build(samples.input_shape, samples.task.outputs(samples.classes))
     batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), _answering(role, samples):
-            classes = run_model(model, batch.inputs).logits.shape[-1]
+            logits = run_model(model, batch.inputs, task=samples.task).logits
     finally:
         model.train(training)
-    if classes != samples.classes:
-        raise ModelError(
-            f"{role}: answers {classes} classes, the data has {samples.classes};"
-            f" give the {role} {samples.classes} outputs"
-        )
+    check_answer(role, logits, samples.classes, samples.task)
     return model
 
 

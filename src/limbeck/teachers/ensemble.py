@@ -28,6 +28,7 @@ class EnsembleTeacher:
 
     The outputs' logits are the logarithm of the mean at T=1.  At another temperature a mean of softened distributions
     is not the softened mean, so the members' logits are in the outputs too, and `targets.softened` reads those.
+    In a regression the answer is the mean of the members' answers.
 
     >>> from torch import nn
     >>> import limbeck as lb
@@ -79,8 +80,16 @@ class EnsembleTeacher:
                     f" {tuple(answers[0].logits.shape)}; give all members the same classes"
                 )
         logits = torch.stack([compute_dtype(answer.logits) for answer in answers])
+        if not batch.task.has_classes:
+            return Outputs(self._mean_of_numbers(logits))
         members = Members(logits, self.weights, self.mean)
         return Outputs(softened(Outputs(logits[0], members=members), 1.0).log_probs, members=members)
+
+    def _mean_of_numbers(self, answers: Tensor) -> Tensor:
+        """Return the weighted mean of answers (M, N, D) that are numbers and no logits."""
+        if self.mean == "geometric":
+            raise InputError("mean: found 'geometric', which is of distributions; numbers need mean='arithmetic'")
+        return torch.einsum("m,m...->...", answers.new_tensor(self.weights), answers)
 
     def class_vectors(self, classes: int | None = None) -> Tensor:
         """Return the members' class vectors side by side, so that their cosine is the weighted mean of the members'.

@@ -60,7 +60,7 @@ class ModelTeacher:
         for module in training:
             module.training = False
         try:
-            return run_model(self.model, inputs, {**self.taps, **(taps or {})}).detach()
+            return run_model(self.model, inputs, {**self.taps, **(taps or {})}, task=batch.task).detach()
         finally:  # a part shared with the student trains on
             for module in training:
                 module.training = True

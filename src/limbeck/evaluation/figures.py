@@ -1,0 +1,163 @@
+"""The figures of a model, task by task: what is wrong, what is right, and the loss on the labels."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import UNLABELLED
+from limbeck.errors import DataError
+from limbeck.losses import cross_entropy, squared_error
+from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, Task
+
+__all__ = ["Metrics", "Places", "average_precision", "figures_of"]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of a model: less `errors` are better, and of equally many the smaller `nll`.
+
+    | task | examples | errors | accuracy | nll | more |
+    |---|---|---|---|---|---|
+    | classification, binary | labelled samples | wrong ones | share that is right | log-likelihood, negative | |
+    | multilabel | labelled samples | those with a wrong label | share without | sum over labels | label_accuracy, map |
+    | dense | labelled places | wrong ones | share that is right | of a place | miou |
+    | regression | labelled samples | mean squared error | R² | half of it | mae |
+
+    nll: mean over what is counted, in nats.  label_accuracy: share of right labels, mean over classes.
+    map: average precision, mean over the classes with a positive sample; left out where there is none.
+    miou: intersection over union, mean over the classes that are present or predicted.
+    R²: 1 - Σ(z-y)²/Σ(y-ȳ)², mean over the numbers to predict.  mae: mean absolute error.
+    """
+
+    examples: int
+    errors: float
+    accuracy: float
+    nll: float
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the values by name."""
+        figures = {"examples": self.examples, "errors": self.errors, "accuracy": self.accuracy, "nll": self.nll}
+        return {**figures, **self.more}
+
+
+def figures_of(logits: Tensor, labels: Tensor, task: Task) -> Metrics:
+    """Measure all of a set at once: logits as `predict` gives them, labels as the set has them."""
+    labels = labels.to(logits.device)
+    return _FIGURES[task.name](logits, labels)
+
+
+def _classes(logits: Tensor, labels: Tensor) -> Metrics:
+    known = labels != UNLABELLED
+    examples = _some(known)
+    errors = int(((logits.argmax(-1) != labels) & known).sum())
+    nll = float(cross_entropy(logits.double(), labels, reduction="sum")) / examples
+    return Metrics(examples, errors, 1.0 - errors / examples, nll)
+
+
+def _labels(logits: Tensor, labels: Tensor) -> Metrics:
+    known = labels != UNLABELLED
+    examples = _some(known.any(1))
+    right = (logits.argmax(-1) == labels) | ~known
+    errors = examples - int((right.all(1) & known.any(1)).sum())
+    nll = float(cross_entropy(logits.double(), labels, reduction="sum")) / examples
+    shares = (right & known).sum(0).double() / known.sum(0).double()
+    more = {"label_accuracy": float(shares[known.any(0)].mean())}
+    scores = logits[..., 1].double() - logits[..., 0].double()
+    precisions = [
+        average_precision(scores[known[:, label], label], labels[known[:, label], label] == 1)
+        for label in range(labels.shape[1])
+    ]
+    defined = [precision for precision in precisions if precision is not None]
+    if defined:
+        more["map"] = sum(defined) / len(defined)
+    return Metrics(examples, errors, 1.0 - errors / examples, nll, more)
+
+
+def average_precision(scores: Tensor, positive: Tensor) -> float | None:
+    """Return Σ (R_i - R_{i-1})·P_i over the distinct scores, highest first; None without a positive.
+
+    scores: (n,).  positive: (n,) bool.  P_i and R_i: precision and recall of what scores at least the i-th.
+
+    >>> average_precision(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([True, False, True]))
+    0.8333333333333333
+    """
+    checks.shapes_match("scores", scores.shape, "positive", positive.shape)
+    if not bool(positive.any()):
+        return None
+    order = scores.argsort(descending=True)
+    scores, found = scores[order], positive[order].double().cumsum(0)
+    last = torch.cat([scores[1:] != scores[:-1], torch.ones_like(scores[:1], dtype=torch.bool)])
+    ranks = torch.arange(1, len(scores) + 1, device=scores.device)[last].double()
+    precision, recall = found[last] / ranks, found[last] / found[-1]
+    return float((torch.diff(recall, prepend=recall.new_zeros(1)) * precision).sum())
+
+
+def _numbers(answers: Tensor, labels: Tensor) -> Metrics:
+    known = REGRESSION.labelled(labels)
+    examples = _some(known)
+    answers, labels = answers[known].double(), labels[known].double()
+    difference = answers - labels
+    squares, spread = difference.square().sum(0), (labels - labels.mean(0)).square().sum(0)
+    explained = torch.where(spread > 0, 1.0 - squares / torch.where(spread > 0, spread, 1.0), (squares == 0).double())
+    error = 2.0 * float(squared_error(answers, labels))
+    return Metrics(examples, error, float(explained.mean()), 0.5 * error, {"mae": float(difference.abs().mean())})
+
+
+@dataclass(frozen=True)
+class Places:
+    """What is counted of places, such as pixels, so that a set can be measured batch by batch.
+
+    confusion: (K, K) int64, a row for each label.  nll: sum over the labelled places.
+    """
+
+    confusion: Tensor
+    nll: float
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> "Places":
+        """Count logits (n, ..., K) against labels (n, ...)."""
+        labels = labels.to(logits.device)
+        nll = float(cross_entropy(logits.double(), labels, reduction="sum"))
+        known, classes = labels != UNLABELLED, logits.shape[-1]
+        cells = labels[known] * classes + logits.argmax(-1)[known]
+        return cls(torch.bincount(cells, minlength=classes * classes).view(classes, classes), nll)
+
+    def __add__(self, other: "Places") -> "Places":
+        return Places(self.confusion + other.confusion, self.nll + other.nll)
+
+    def metrics(self) -> Metrics:
+        """Return the figures of all that was counted."""
+        examples = int(self.confusion.sum())
+        if not examples:
+            raise DataError(_NO_LABELS)
+        right = self.confusion.diagonal()
+        union = self.confusion.sum(0) + self.confusion.sum(1) - right
+        overlap = right[union > 0].double() / union[union > 0].double()
+        errors = examples - int(right.sum())
+        more = {"miou": float(overlap.mean())}
+        return Metrics(examples, errors, 1.0 - errors / examples, self.nll / examples, more)
+
+
+def _places(logits: Tensor, labels: Tensor) -> Metrics:
+    return Places.of(logits, labels).metrics()
+
+
+def _some(known: Tensor) -> int:
+    examples = int(known.sum())
+    if not examples:
+        raise DataError(_NO_LABELS)
+    return examples
+
+
+_NO_LABELS = "evaluation: the set has no labels, expected at least one labelled sample"
+_FIGURES: Mapping[str, Callable[[Tensor, Tensor], Metrics]] = {
+    CLASSIFICATION.name: _classes,
+    BINARY.name: _classes,
+    MULTILABEL.name: _labels,
+    DENSE.name: _places,
+    REGRESSION.name: _numbers,
+}

@@ -1,0 +1,70 @@
+"""Losses on numbers instead of classes."""
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, reduce
+
+__all__ = ["bounded_squared_error", "squared_error"]
+
+
+def squared_error(
+    student_answers: Tensor, labels: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Compute ½·Σ_d (z_d - y_d)²/D, half the mean squared error of an example.
+
+    student_answers, labels: (..., D) floating point; an example with a NaN among its labels counts nowhere.
+    mask: (...) bool, False where an example is padding.  Its gradient is (z - y)/D.
+
+    >>> squared_error(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+    tensor(1.)
+    """
+    labelled = _labelled(student_answers, labels, mask)
+    return reduce(0.5 * _errors(student_answers, labels, labelled), labelled, reduction)
+
+
+def bounded_squared_error(
+    student_answers: Tensor,
+    teacher_answers: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute the teacher-bounded regression loss (Chen et al. 2017): ½·e(z) where e(z) + margin > e(v), otherwise 0.
+
+    e(x) = Σ_d (x_d - y_d)²/D; z: student_answers, v: teacher_answers, y: labels, all (..., D); an example with a NaN
+    among its labels counts nowhere.  The teacher is a bound, not a target: a student that is nearer to the label than
+    it, by the margin, is let be.  margin: finite, not negative.
+
+    >>> student, teacher = torch.tensor([[3.0], [1.0]]), torch.tensor([[2.0], [2.0]])
+    >>> bounded_squared_error(student, teacher, torch.zeros(2, 1), reduction="none")
+    tensor([4.5000, 0.0000])
+    """
+    checks.non_negative("margin", margin)
+    checks.shapes_match("student_answers", student_answers.shape, "teacher_answers", teacher_answers.shape)
+    labelled = _labelled(student_answers, labels, mask)
+    errors = _errors(student_answers, labels, labelled)
+    bound = _errors(teacher_answers.detach(), labels, labelled)
+    return reduce(torch.where(errors + margin > bound, 0.5 * errors, 0.0), labelled, reduction)
+
+
+def _labelled(answers: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    checks.shapes_match("answers", answers.shape, "labels", labels.shape)
+    if not labels.is_floating_point():
+        raise InputError(f"labels: found {labels.dtype}, expected floating point numbers to predict")
+    labelled = ~labels.isnan().any(-1)
+    if mask is not None:
+        check_mask(mask, labelled.shape)
+        labelled = labelled & mask
+    return labelled
+
+
+def _errors(answers: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+    """Return e of each example; 0 without a label."""
+    answers = compute_dtype(answers)
+    difference = answers - torch.where(labelled.unsqueeze(-1), labels.to(answers.dtype), answers.detach())
+    return (difference * difference).mean(-1)

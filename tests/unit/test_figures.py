@@ -1,0 +1,149 @@
+"""The figures of every task against scikit-learn, and where there is nothing to measure."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import log_expit
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    jaccard_score,
+    log_loss,
+    mean_absolute_error,
+    mean_squared_error,
+    r2_score,
+)
+from torch import nn
+
+from limbeck.batch import UNLABELLED
+from limbeck.data import TensorSet
+from limbeck.errors import DataError
+from limbeck.evaluation import evaluate, measure, predict
+from limbeck.evaluation.figures import Places, average_precision
+from limbeck.tasks import BINARY, DENSE, MULTILABEL, REGRESSION, TASKS
+
+seeds, sizes = st.integers(0, 10**6), st.integers(2, 40)
+
+
+def against_zero(scores):
+    return torch.stack([torch.zeros_like(scores), scores], -1)
+
+
+@given(seeds, sizes)
+def test_the_figures_of_a_binary_task_are_those_of_two_classes(seed, size):
+    draw = np.random.default_rng(seed)
+    z, y = draw.normal(size=size), draw.integers(2, size=size)
+    found = measure(against_zero(torch.tensor(z)), torch.tensor(y), BINARY)
+    assert found.accuracy == pytest.approx(accuracy_score(y, z > 0))
+    assert found.errors == size - accuracy_score(y, z > 0, normalize=False)
+    assert found.nll == pytest.approx(log_loss(y, 1 / (1 + np.exp(-z)), labels=[0, 1]), rel=1e-9)
+
+
+@given(seeds, sizes, st.integers(1, 4))
+def test_the_figures_of_a_multilabel_task_are_those_of_scikit_learn(seed, size, classes):
+    draw = np.random.default_rng(seed)
+    z = draw.normal(size=(size, classes)).round(1)  # with ties
+    y = draw.integers(2, size=(size, classes))
+    found = measure(against_zero(torch.tensor(z)), torch.tensor(y), MULTILABEL)
+    guesses = z > 0
+    assert found.examples == size
+    assert found.accuracy == pytest.approx(accuracy_score(y, guesses) if classes > 1 else (y == guesses).mean())
+    assert found.errors == (y != guesses).any(1).sum()
+    assert found.more["label_accuracy"] == pytest.approx((y == guesses).mean())
+    assert found.nll == pytest.approx(-np.where(y, log_expit(z), log_expit(-z)).sum(1).mean(), rel=1e-9)
+    positive = y.any(0)
+    if positive.any():
+        expected = [average_precision_score(y[:, i], z[:, i]) for i in range(classes) if positive[i]]
+        assert found.more["map"] == pytest.approx(np.mean(expected), rel=1e-9)
+    else:
+        assert "map" not in found.more
+
+
+def test_labels_that_are_missing_count_neither_as_right_nor_as_wrong():
+    z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [1.0, 1.0]])
+    y = torch.tensor([[1, UNLABELLED], [1, 1], [UNLABELLED, UNLABELLED], [0, 1]])
+    found = measure(against_zero(z), y, MULTILABEL)
+    assert (found.examples, found.errors) == (3, 2)
+    assert found.accuracy == pytest.approx(1 / 3)
+    assert found.more["label_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    right, wrong = math.log1p(math.exp(-1)), math.log1p(math.exp(1))
+    assert found.nll == pytest.approx((3 * right + 2 * wrong) / 3)
+    first = average_precision_score([1, 1, 0], [1.0, 1.0, 1.0])
+    second = average_precision_score([1, 1], [-1.0, 1.0])
+    assert found.more["map"] == pytest.approx((first + second) / 2)
+
+
+@given(seeds, sizes)
+def test_average_precision_is_that_of_scikit_learn_with_ties(seed, size):
+    draw = np.random.default_rng(seed)
+    scores, positive = draw.integers(0, 4, size=size).astype(float), draw.integers(2, size=size)
+    found = average_precision(torch.tensor(scores), torch.tensor(positive) == 1)
+    if positive.any():
+        assert found == pytest.approx(average_precision_score(positive, scores), rel=1e-12)
+    else:
+        assert found is None
+
+
+@given(seeds, st.integers(2, 40), st.integers(1, 3))
+def test_the_figures_of_a_regression_are_those_of_scikit_learn(seed, size, numbers):
+    draw = np.random.default_rng(seed)
+    z, y = draw.normal(size=(2, size, numbers))
+    found = measure(torch.tensor(z), torch.tensor(y), REGRESSION)
+    assert found.examples == size
+    assert found.errors == pytest.approx(mean_squared_error(y, z), rel=1e-9)
+    assert found.nll == pytest.approx(0.5 * mean_squared_error(y, z), rel=1e-9)
+    assert found.accuracy == pytest.approx(r2_score(y, z), rel=1e-9)
+    assert found.more["mae"] == pytest.approx(mean_absolute_error(y, z), rel=1e-9)
+
+
+def test_numbers_that_do_not_vary_are_explained_wholly_or_not_at_all():
+    constant = torch.ones(3, 1)
+    assert measure(constant, constant, REGRESSION).accuracy == r2_score(constant, constant) == 1
+    assert measure(constant + 1, constant, REGRESSION).accuracy == r2_score(constant, constant + 1) == 0
+    missing = torch.tensor([[1.0], [math.nan], [3.0]])
+    assert measure(torch.tensor([[2.0], [9.0], [3.0]]), missing, REGRESSION).errors == 0.5
+
+
+@given(seeds, st.integers(1, 6), st.integers(2, 4))
+def test_the_figures_of_places_are_those_of_scikit_learn(seed, size, classes):
+    draw = np.random.default_rng(seed)
+    z = draw.normal(size=(size, 3, 2, classes))
+    y = draw.integers(classes, size=(size, 3, 2))
+    known = draw.random(y.shape) < 0.7
+    known.flat[0] = True
+    found = measure(torch.tensor(z), torch.tensor(np.where(known, y, UNLABELLED)), DENSE)
+    truth, guesses = y[known], z.argmax(-1)[known]
+    assert found.examples == known.sum()
+    assert found.accuracy == pytest.approx(accuracy_score(truth, guesses))
+    there = sorted(set(truth) | set(guesses))
+    assert found.more["miou"] == pytest.approx(jaccard_score(truth, guesses, average="macro", labels=there))
+    probabilities = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    assert found.nll == pytest.approx(log_loss(truth, probabilities[known], labels=list(range(classes))), rel=1e-9)
+
+
+def test_places_are_measured_batch_by_batch_as_all_at_once():
+    torch.manual_seed(0)
+    model = nn.Conv2d(1, 3, 3, padding=1)
+    samples = TensorSet.of(torch.randn(10, 1, 4, 5), torch.randint(3, (10, 4, 5)), task=DENSE)
+    whole = measure(predict(model, samples), samples.labels, DENSE)
+    cut = evaluate(model, samples, batch_size=3)
+    assert cut.as_dict() == pytest.approx(whole.as_dict(), rel=1e-6)
+    parts = [Places.of(predict(model, part), part.labels) for part in samples.split(4, seed=0)]
+    assert (parts[0] + parts[1]).metrics().as_dict() == pytest.approx(whole.as_dict(), rel=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_set_without_labels_cannot_be_measured(task):
+    logits = {1: torch.zeros(2, 3), 2: torch.zeros(2, 3, 2)}[2 if task in (MULTILABEL, DENSE) else 1]
+    labels = torch.zeros(2, 3) if task in (REGRESSION, MULTILABEL, DENSE) else torch.zeros(2)
+    with pytest.raises(DataError, match="evaluation: the set has no labels, expected at least one labelled sample"):
+        measure(logits, task.without_labels(labels.to(torch.float32 if task is REGRESSION else torch.int64)), task)
+
+
+def test_figures_are_named_and_those_of_a_task_follow_the_common_ones():
+    found = measure(torch.zeros(2, 1), torch.tensor([[1.0], [2.0]]), REGRESSION).as_dict()
+    assert list(found) == ["examples", "errors", "accuracy", "nll", "mae"]
