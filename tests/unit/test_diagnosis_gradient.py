@@ -62,6 +62,14 @@ def test_it_is_exact_where_the_student_is_sure():
     assert math.isfinite(found.item())
 
 
+def test_it_is_never_undefined():
+    """A student that is sure beyond float64 of what its teacher doubts is pushed back beyond float64."""
+    student = torch.tensor([[1400.0, 0.0], [1400.0, 0.0]])
+    teacher = torch.tensor([[3.0, 0.0], [1400.0, 0.0]])
+    found = rescaling_factor(student, teacher, torch.tensor([0, 0]), temperature=2.0, hard_weight=0.5, soft_weight=0.5)
+    assert found.tolist() == [-math.inf, 0.5]
+
+
 def test_a_student_that_agrees_is_not_pushed():
     student, _, labels = logits()
     found = rescaling_factor(student, student, labels, temperature=3.0, hard_weight=0.2, soft_weight=0.8)

@@ -13,7 +13,14 @@ from scipy.stats import pearsonr, skew, spearmanr
 from limbeck.diagnosis.blocks import blocks, found_blocks, rand_index
 from limbeck.diagnosis.confidence import confidence, entropy
 from limbeck.diagnosis.correlation import pearson, spearman, spearman_rows
-from limbeck.diagnosis.relations import class_correlation, class_cosines, off_diagonal, other_classes, seconded
+from limbeck.diagnosis.relations import (
+    class_correlation,
+    class_profiles,
+    off_diagonal,
+    other_classes,
+    seconded,
+    seconded_classes,
+)
 from limbeck.errors import InputError
 
 
@@ -54,14 +61,6 @@ def test_class_correlation_is_numpys():
     flat = class_correlation(torch.cat([logits, torch.full((len(logits), 1), -torch.inf)], 1))
     assert bool(flat[-1, :-1].isnan().all())
     assert float(flat[-1, -1]) == 1.0
-
-
-def test_cosines():
-    vectors = torch.randn(5, 3)
-    expected = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=2)
-    assert torch.allclose(class_cosines(vectors).float(), expected, atol=1e-6)
-    with pytest.raises(InputError, match="row 1 is 0"):
-        class_cosines(torch.tensor([[1.0], [0.0]]))
 
 
 # ---------------------------------------------------------------------------------------------------------- confidence
@@ -142,6 +141,27 @@ def test_two_classes_have_no_relations():
     assert seconded(logits, logits, labels) is None
 
 
+def test_profiles_of_the_classes():
+    logits, labels = drawn(n=90, classes=5)
+    found = class_profiles(logits, labels)
+    for t in range(5):
+        rows = [np.delete(row, t) for row in logits[labels == t].numpy()]
+        assert np.delete(found[t].numpy(), t) == pytest.approx(np.mean([row - row.mean() for row in rows], axis=0))
+        assert float(found[t, t]) == 0.0
+    assert bool(class_profiles(torch.cat([logits, logits[:, :1]], 1), labels)[5].isnan().all())
+
+
+def test_which_classes_are_alike_is_seconded():
+    logits, labels = drawn(n=400, classes=8)
+    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    assert seconded_classes(logits, 3 * logits + noise, labels) > 0.95
+    other, _ = drawn(n=400, classes=8, seed=5)
+    assert abs(seconded_classes(logits, other, labels)) < 0.5
+    profiles = [class_profiles(each, labels).numpy()[~np.eye(8, dtype=bool)] for each in (logits, other)]
+    assert seconded_classes(logits, other, labels) == pytest.approx(pearsonr(*profiles).statistic)
+    assert seconded_classes(logits[:, :2], logits[:, :2], labels % 2) is None
+
+
 def test_what_another_model_seconds():
     logits, labels = drawn(n=400, classes=8)
     generator = torch.Generator().manual_seed(1)
@@ -197,7 +217,7 @@ def test_blocks_are_found_without_a_hierarchy():
 
 
 def test_the_search_for_blocks_does_not_find_them_in_noise():
-    p = [found_blocks(blocky(GROUPS, 0.0, seed=seed), permutations=39).p_value for seed in range(30)]
+    p = [found_blocks(blocky(GROUPS, 0.0, seed=seed), permutations=19).p_value for seed in range(30)]
     assert sum(value <= 0.05 for value in p) <= 5
     assert found_blocks(torch.eye(3)) is None
 

@@ -38,7 +38,7 @@ recipes = typer.Typer(
 )
 app.add_typer(recipes, name="recipes")
 
-for _verb in ("demo", "packaged", "check", "distill", "evaluate", "compare", "report", "reproduce", "env"):
+for _verb in ("demo", "packaged", "check", "distill", "evaluate", "diagnose", "compare", "report", "reproduce", "env"):
     import_module(f"limbeck.cli.{_verb}")
 
 

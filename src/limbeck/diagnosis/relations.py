@@ -14,7 +14,15 @@ from limbeck.losses import soften
 from limbeck.losses.reduction import check_labels
 from limbeck.randomness import permutation
 
-__all__ = ["OtherClasses", "class_correlation", "class_cosines", "off_diagonal", "other_classes", "seconded"]
+__all__ = [
+    "OtherClasses",
+    "class_correlation",
+    "class_profiles",
+    "off_diagonal",
+    "other_classes",
+    "seconded",
+    "seconded_classes",
+]
 
 
 def class_correlation(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -34,25 +42,6 @@ def class_correlation(logits: Tensor, temperature: float = 1.0) -> Tensor:
     norms = torch.where(norms <= 1e-12 * probs.amax(0) * math.sqrt(len(probs)), torch.nan, norms)
     found: Tensor = (apart.T @ apart) / norms[:, None] / norms[None, :]
     return found.clamp(-1.0, 1.0).fill_diagonal_(1.0)
-
-
-def class_cosines(vectors: Tensor) -> Tensor:
-    """Return the cosines between the class vectors of a last linear layer: (K, K) float64.
-
-    vectors: (K, d), one row a class.  Raises InputError for a row that is 0, whose direction is none.
-
-    >>> class_cosines(torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
-    tensor([[1.0000, 0.7071],
-            [0.7071, 1.0000]], dtype=torch.float64)
-    """
-    if vectors.dim() != 2 or 0 in vectors.shape:
-        raise InputError(f"class vectors: found shape {tuple(vectors.shape)}, expected (K, d)")
-    norms = vectors.double().norm(dim=1, keepdim=True)
-    if bool((norms == 0).any()):
-        raise InputError(f"class vectors: row {int(norms.argmin())} is 0, expected a direction for every class")
-    unit = vectors.double() / norms
-    found: Tensor = (unit @ unit.T).clamp(-1.0, 1.0)
-    return found.fill_diagonal_(1.0)
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:
@@ -137,6 +126,35 @@ def seconded(first: Tensor, second: Tensor, labels: Tensor) -> float | None:
     others = [_without_label(each, labels) for each in (first, second)]
     value = float(spearman_rows(others[0], others[1]).nanmean())
     return None if value != value else round(value, 12)
+
+
+def class_profiles(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what each class is like on average: (K, K) float64, NaN rows for classes without examples.
+
+    Row t holds the mean over the examples of class t of the others' logits around their mean, and 0 at t itself.
+    logits: (n, K).  labels: (n,), each labelled.
+
+    >>> class_profiles(torch.tensor([[4.0, 1.0, -1.0], [5.0, 3.0, 1.0]]), torch.tensor([0, 0]))[0]
+    tensor([ 0.,  1., -1.], dtype=torch.float64)
+    """
+    profiles, _ = _profiles(logits, labels)
+    classes = logits.shape[1]
+    total = torch.zeros(classes, classes, dtype=torch.float64, device=logits.device).index_add_(0, labels, profiles)
+    return total / torch.bincount(labels, minlength=classes)[:, None]
+
+
+def seconded_classes(first: Tensor, second: Tensor, labels: Tensor) -> float | None:
+    """Return how far two models agree on which classes are alike: Pearson's correlation of their class profiles.
+
+    first, second: logits (n, K) on the same examples.  None for K < 3.  Networks that share no weights agree where the
+    classes have relations; where these are accidents of one training they do not.
+    """
+    checks.shapes_match("first", first.shape, "second", second.shape)
+    if first.shape[1] < 3:
+        return None
+    profiles = [class_profiles(each, labels) for each in (first, second)]
+    known = ~profiles[0].isnan() & ~torch.eye(first.shape[1], dtype=torch.bool, device=first.device)
+    return pearson(profiles[0][known], profiles[1][known])
 
 
 def _without_label(logits: Tensor, labels: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def rescaling_factor(
     T²).  Above 1 the example weighs more than under hard labels, below 0 it is pushed away from its label.
 
     student_logits, teacher_logits: (n, K), K ≥ 2.  labels: (n,) int64, each labelled.  Computed in float64 and in log
-    space, exact also where q_t rounds to 1.
+    space, exact also where q_t rounds to 1; infinite where the factor is beyond float64.
 
     >>> teacher = torch.tensor([[5.0, 0.0], [0.5, 0.0]])  # sure of the first example, in doubt about the second
     >>> rescaling_factor(torch.zeros(2, 2), teacher, torch.tensor([0, 0]),
@@ -74,4 +74,6 @@ def _factor(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
     """Return (p̃_t - q̃_t)/(1 - q_t), as the difference of what student and target leave for the others."""
     rest = log_others(student, labels)
     answer, target = (log_others(each / temperature, labels) for each in (student, teacher))
-    return (answer - rest).exp() - (target - rest).exp()
+    larger = torch.maximum(answer, target)
+    difference = (answer - larger).exp() - (target - larger).exp()
+    return torch.where(difference == 0, 0.0, difference * (larger - rest).exp())

@@ -1,0 +1,139 @@
+"""limbeck diagnose: why a distillation helps or fails, and what to do."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.distill import resolve
+from limbeck.cli.showing import data_console, duration, percent, say, table, watching
+
+if TYPE_CHECKING:
+    from limbeck.diagnosis import Diagnosis
+    from limbeck.evaluation import Interval
+
+__all__ = ["diagnose"]
+
+
+@app.command()
+def diagnose(
+    what: Annotated[Path, typer.Argument(metavar="RECIPE|RUN", help="a recipe, or the folder of a finished run")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings on top of a recipe, as key.path=value")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="students of each kind; by default the recipe's, 3 to 5")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="one seed, and no attribution to parts")] = False,
+    runs: Annotated[Path, typer.Option(help="where the folder of a recipe's diagnosis is made")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Look into a teacher, its student and their data: what is wrong, which part of distillation helps, what to do.
+
+    Everything is measured on held-out training data; the test set is not read.  Trainings are kept, so that a diagnosis
+    that was interrupted goes on, and a repeated one reads.
+    """
+    from limbeck.config import load_recipe
+    from limbeck.diagnosis import diagnose as run
+    from limbeck.diagnosis.keeping import keep
+    from limbeck.diagnosis.recipes import seeds_of, subject_of_recipe, subject_of_run
+    from limbeck.errors import InputError, Interrupted
+    from limbeck.runs import RunFolder, cache_folder
+    from limbeck.schemes import FinishedRun
+
+    tell = (lambda line: None) if quiet else say
+    try:
+        with watching(quiet=quiet) as watch:
+            if what.is_dir():
+                if overrides:
+                    raise InputError("diagnose: a run cannot be changed; give its recipe.yaml to change settings")
+                finished = FinishedRun.read(what)
+                recipe, folder = finished.recipe, finished.folder
+                subject = subject_of_run(finished, watch=watch, say=tell)
+            else:
+                recipe = load_recipe(resolve(what), overrides or [])
+                subject = subject_of_recipe(recipe, watch=watch, say=tell)
+                folder = RunFolder.create(runs, recipe.name, recipe.to_yaml(), sys.argv).path
+            found = run(
+                subject,
+                seeds=seeds_of(recipe, seeds),
+                quick=quick,
+                root=cache_folder() / "diagnosis",
+                watch=watch,
+                say=tell,
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on", signal.SIGINT) from None
+    path = keep(found.as_dict(), folder)
+    if as_json:
+        print(json.dumps({"run": str(folder), "file": str(path), **found.as_dict()}, indent=1))
+    else:
+        show(found)
+    say(f"{found.trainings} trainings, {duration(found.seconds)} · written to {path}")
+
+
+def show(found: "Diagnosis") -> None:
+    """Print what was found, what each part of distillation does, and what to do."""
+    console = data_console()
+    settings = found.settings
+    console.print(
+        f"{found.name}: {settings['train']:,} samples to learn from, {settings['held_out']:,} held out that everything"
+        f" is measured on, {settings['classes']} classes",
+        markup=False,
+    )
+    if not found.findings:
+        console.print("Nothing is wrong with this teacher and this student, as far as can be seen.")
+    for finding in found.findings:
+        console.print(f"Found: {finding.said}\n  {finding.evidence}", markup=False)
+    if found.attribution is not None:
+        _attribution(found)
+    console.print(table("the gradient and the geometry", ["what", "value"], _mechanics(found)))
+    rows = [[each.question, each.said, each.evidence, each.confidence] for each in found.advice]
+    advice = table("what to do", ["question", "advice", "evidence", "how sure"], rows)
+    for column in advice.columns[1:]:
+        column.justify = "left"
+    console.print(advice)
+
+
+def _attribution(found: "Diagnosis") -> None:
+    from limbeck.diagnosis.attribution import ARMS
+
+    attribution = found.attribution
+    if attribution is None:
+        return
+    console = data_console()
+    rows = [[f"{name}  {ARMS[name]}", percent(value)] for name, value in attribution.accuracies.items()]
+    columns = ["the student learns from", f"accuracy on held-out data, {attribution.seeds} seeds"]
+    console.print(table("students by target", columns, rows))
+    for each in attribution.effects:
+        console.print(f"  {each.verdict()}", markup=False)
+    for name, reason in attribution.left_out.items():
+        console.print(f"  {name} is left out: {reason}", markup=False)
+
+
+def _mechanics(found: "Diagnosis") -> list[list[str]]:
+    rows = []
+    for each in found.rescaling:
+        values = [("Pearson", each.pearson), ("Spearman", each.spearman)]
+        said = ", ".join(f"{name} {value:+.3f}" for name, value in values if value is not None)
+        rows.append([f"rescaling of the gradient against the teacher's confidence, {each.when}", said])
+    for name, value in found.nearness.items():
+        rows.append([f"wrong classes in the teacher's order, {name}", _correlation(value)])
+    fits = [
+        [
+            f"agreement with the teacher, {fit.name}, {fit.epochs} epochs",
+            f"{fit.train.agreement:.1%} in training, {fit.held_out.agreement:.1%} held out",
+        ]
+        for fit in found.capacity.fits
+    ]
+    return rows + fits
+
+
+def _correlation(value: "Interval") -> str:
+    half = "" if value.half_width is None else f" ± {value.half_width:.3f}"
+    return f"{value.mean:+.3f}{half}"

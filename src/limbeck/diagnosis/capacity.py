@@ -1,0 +1,83 @@
+"""Whether a student is held back by its capacity, by its training, by its teacher or by its data."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
+from limbeck.evaluation import Fidelity
+
+__all__ = ["Capacity", "Fit", "Limit", "judge_capacity"]
+
+Limit = Literal["teacher", "data", "optimisation", "capacity", "unlearnable"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network that was asked to say what the teacher says, and nothing else.
+
+    name: "student", "longer" or "larger".  train, held_out: its fidelity.  accuracy: on held-out data.
+    """
+
+    name: str
+    epochs: int
+    parameters: int
+    train: Fidelity
+    held_out: Fidelity
+    accuracy: float
+
+    @property
+    def disagreement(self) -> float:
+        """Share of the training examples on which it differs from the teacher."""
+        return 1.0 - self.train.agreement
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return asdict(self) | {"train": self.train.as_dict(), "held_out": self.held_out.as_dict()}
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What holds the student back, and the fits that say so."""
+
+    limit: Limit
+    fits: tuple[Fit, ...]
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return {"limit": self.limit, "reason": self.reason, "fits": [fit.as_dict() for fit in self.fits]}
+
+
+def judge_capacity(student: Fit, longer: Fit, larger: Fit | None, *, thresholds: Thresholds = THRESHOLDS) -> Capacity:
+    """Decide by explicit rules, in this order, what holds a student back (fidelity after Stanton et al. 2021).
+
+    student: fitted with the recipe's budget.  longer: the same with more epochs.  larger: of the teacher's kind, with
+    the recipe's budget; None where there is none.
+
+    On the training examples, d is the share on which a network differs from the teacher:
+    1. d(student) is small, and it is on held-out data: "teacher", whose errors it has taken over;
+    2. d(student) is small on the training examples alone: "data", too few for it to follow the teacher elsewhere;
+    3. d(longer) is small, or a longer fit takes most of d away: "optimisation";
+    4. a larger network takes most of d(longer) away, or there is none to ask: "capacity";
+    5. a longer fit takes some of d away: "optimisation" again, as all of them are still learning;
+    6. else "unlearnable": a network of the teacher's own kind cannot learn what it says either.
+    """
+    small, cure = thresholds.small_disagreement, 1.0 - thresholds.better_fit
+    fits = tuple(fit for fit in (student, longer, larger) if fit is not None)
+    d = {fit.name: fit.disagreement for fit in fits}
+    elsewhere = 1.0 - student.held_out.agreement
+    first = f"the student differs from the teacher on {d['student']:.1%} of the training examples"
+    if d["student"] <= small:
+        if elsewhere <= 2 * small:
+            return Capacity("teacher", fits, f"{first} and on {elsewhere:.1%} of the held-out ones: it has learnt it")
+        return Capacity("data", fits, f"{first}, but on {elsewhere:.1%} of the held-out ones")
+    longer_words = f"{first}, after {longer.epochs} epochs instead of {student.epochs} on {d['longer']:.1%}"
+    if d["longer"] <= small or d["longer"] <= cure * d["student"]:
+        return Capacity("optimisation", fits, longer_words)
+    if larger is None:
+        return Capacity("capacity", fits, f"{longer_words}; no network of the teacher's kind was there to compare")
+    both = f"{longer_words}; a network of the teacher's kind on {d['larger']:.1%}"
+    if d["larger"] <= small or d["larger"] <= cure * d["longer"]:
+        return Capacity("capacity", fits, both)
+    learning = d["longer"] <= (1.0 - thresholds.still_learning) * d["student"]
+    return Capacity("optimisation" if learning else "unlearnable", fits, both)

@@ -1,0 +1,82 @@
+"""The first half of a diagnosis: what the teacher's answers, a student alone and three fits say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from limbeck import methods
+from limbeck.diagnosis.capacity import Capacity, Fit, judge_capacity
+from limbeck.diagnosis.causes import Finding, find_causes
+from limbeck.diagnosis.classroom import Classroom, Pupil
+from limbeck.diagnosis.signs import Signs, read_signs
+from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
+from limbeck.evaluation import fidelity
+from limbeck.objective import Objective
+
+__all__ = ["Examination", "examine", "look_into_capacity"]
+
+_LONGER = 3  # times the epochs
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was seen, and what it comes to."""
+
+    signs: Signs
+    capacity: Capacity
+    findings: tuple[Finding, ...]
+
+
+def examine(
+    classroom: Classroom,
+    seed: int,
+    *,
+    thresholds: Thresholds = THRESHOLDS,
+    say: Callable[[str], None] = lambda line: None,
+) -> Examination:
+    """Look at a teacher and at what a student can take over of it: four trainings of a seed."""
+    say("a student on hard labels, which knows nothing of the teacher")
+    alone = classroom.teach("hard labels", methods.hard(), seed)
+    capacity = look_into_capacity(classroom, seed, thresholds=thresholds, say=say)
+    signs = read_signs(classroom.answers, alone, capacity)
+    return Examination(signs, capacity, find_causes(signs, thresholds))
+
+
+def look_into_capacity(
+    classroom: Classroom,
+    seed: int,
+    *,
+    thresholds: Thresholds = THRESHOLDS,
+    say: Callable[[str], None] = lambda line: None,
+) -> Capacity:
+    """Fit the teacher's soft targets alone: with the student, with the student for longer, with the teacher's kind."""
+
+    def objective() -> Objective:
+        return methods.kd(temperature=classroom.subject.temperature, soft_weight=1.0)
+
+    say(
+        "three fits of the teacher's soft targets: the student, the student for longer, a network of the teacher's kind"
+    )
+    student = classroom.teach("soft targets alone", objective(), seed)
+    longer = classroom.teach("soft targets alone, for longer", objective(), seed, times=_LONGER)
+    larger = None
+    if classroom.subject.larger is not None:
+        larger = classroom.teach("soft targets alone, the teacher's kind", objective(), seed, larger=True)
+    fits = {name: _fit(name, pupil, classroom) for name, pupil in (("student", student), ("longer", longer))}
+    return judge_capacity(
+        fits["student"],
+        fits["longer"],
+        None if larger is None else _fit("larger", larger, classroom),
+        thresholds=thresholds,
+    )
+
+
+def _fit(name: str, pupil: Pupil, classroom: Classroom) -> Fit:
+    answers = classroom.answers
+    return Fit(
+        name=name,
+        epochs=pupil.epochs,
+        parameters=pupil.parameters,
+        train=fidelity(pupil.probe, answers.on_probe, answers.probe_labels),
+        held_out=fidelity(pupil.held_out, answers.held_out, answers.held_out_labels),
+        accuracy=float((pupil.held_out.argmax(1) == answers.held_out_labels).double().mean()),
+    )

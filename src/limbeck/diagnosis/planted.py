@@ -1,0 +1,207 @@
+"""Planted cases: distillations whose trouble is known, at fixed strengths, to score the diagnosis with.
+
+Each is made of a labelled set, with a multi-layer perceptron as teacher and a smaller one as student, and trains in
+seconds.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import methods
+from limbeck.batch import Batch
+from limbeck.data import SampleSet, TensorSet
+from limbeck.diagnosis.subject import Subject
+from limbeck.distiller import ClassVectors, Distiller, Teacher
+from limbeck.errors import InputError, ModelError, one_of
+from limbeck.models import mlp
+from limbeck.objective import Objective
+from limbeck.outputs import Outputs, Tap
+from limbeck.randomness import derive_seed, uniform
+from limbeck.schemes.preparing import initial_weights
+from limbeck.teachers import ModelTeacher
+from limbeck.training import Training, fit
+
+__all__ = ["PLANTED", "Shuffled", "Strengths", "plant"]
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """How strongly each trouble is planted, and the sizes of every case.
+
+    smoothing: ε of the smoothed teacher.  mislabelled: share of the labels that are drawn anew for the over-fitted one,
+    which is trained `memorising` times as long, without dropout.  small: hidden units of the student whose teacher is
+    too large.  large: units in each layer of these two teachers.  pattern: length of the pattern that alone tells
+    unrelated classes apart, in shares of the root mean square distance of the samples from their mean.
+    teacher, student: hidden units.  dropout: of the teacher.
+    """
+
+    smoothing: float = 0.1
+    mislabelled: float = 0.3
+    memorising: int = 3
+    small: int = 2
+    large: int = 512
+    pattern: float = 0.2
+    teacher: tuple[int, ...] = (128, 128)
+    student: tuple[int, ...] = (32,)
+    dropout: float = 0.2
+    training: Training = field(default_factory=lambda: Training(epochs=30, batch_size=64, learning_rate=0.05))
+
+
+def plant(case: str, samples: SampleSet, seed: int, strengths: Strengths | None = None) -> Subject:
+    """Return the subject of a case: "healthy", or the name of a cause, which is then what is wrong with it.
+
+    samples: labelled; a quarter of them is held out.  seed: of everything that is random.
+
+    >>> samples = TensorSet.of(torch.randn(60, 4), torch.arange(60) % 3)
+    >>> subject = plant("two_classes", samples, 0, Strengths(training=Training(epochs=1)))
+    >>> subject.classes, len(subject.held_out)
+    (2, 10)
+    """
+    if case not in PLANTED:
+        raise InputError(f"case: found {case!r}; {one_of(case, PLANTED)}")
+    return PLANTED[case](samples, seed, strengths or Strengths())
+
+
+def _subject(
+    samples: SampleSet,
+    seed: int,
+    strengths: Strengths,
+    *,
+    hidden: tuple[int, ...] | None = None,
+    small: tuple[int, ...] | None = None,
+    dropout: float | None = None,
+    objective: Objective | None = None,
+    times: int = 1,
+    wrap: Callable[[Teacher], Teacher] = lambda teacher: teacher,
+) -> Subject:
+    """Split the samples, train the teacher and put the case together."""
+    train, held_out = samples.split(0.25, derive_seed(seed, "split"), stratify=True)
+    wide, narrow = hidden or strengths.teacher, small or strengths.student
+
+    def network(units: tuple[int, ...], own: int, role: str, drop: float = 0.0) -> nn.Module:
+        with initial_weights(own, role):
+            return mlp(train.input_shape, train.classes, hidden=units, dropout=drop)
+
+    teacher = network(wide, seed, "teacher", strengths.dropout if dropout is None else dropout)
+    long = replace(strengths.training, epochs=times * strengths.training.epochs)
+    fit(Distiller(teacher, None, objective or methods.hard()), train, training=long, seed=derive_seed(seed, "teacher"))
+    return Subject(
+        name=samples.name,
+        teacher=wrap(ModelTeacher(teacher)),
+        train=train,
+        held_out=held_out,
+        student=lambda own: network(narrow, own, "student"),
+        larger=lambda own: network(wide, own, "larger"),
+        training=strengths.training,
+    )
+
+
+def _healthy(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+    return _subject(samples, seed, strengths)
+
+
+def _smoothed(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+    return _subject(samples, seed, strengths, objective=methods.hard(label_smoothing=strengths.smoothing))
+
+
+def _overfitted(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+    """Draw labels anew, in what the teacher learns and in what it is measured on, and let it memorise them."""
+    draws = uniform(seed, "mislabelled", torch.zeros_like(samples.index), samples.index, 2)
+    anew = (draws[:, 1] * samples.classes).long().clamp_max(samples.classes - 1)
+    labels = torch.where(draws[:, 0] < strengths.mislabelled, anew, samples.labels)
+    noisy = replace(samples, labels=labels)
+    wide = (strengths.large,) * len(strengths.teacher)
+    return _subject(noisy, seed, strengths, hidden=wide, dropout=0.0, times=strengths.memorising)
+
+
+def _too_large(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+    wide = (strengths.large,) * len(strengths.teacher)
+    return _subject(samples, seed, strengths, hidden=wide, small=(strengths.small,))
+
+
+def _shuffled(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+    return _subject(samples, seed, strengths, wrap=lambda teacher: Shuffled(teacher, seed))
+
+
+def _two_classes(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+    """Keep two classes, drawn by the seed."""
+    kept = uniform(
+        seed, "two classes", torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), samples.classes
+    )
+    first, second = kept[0].argsort()[:2].sort().values.tolist()
+    pair = samples.only_classes([first, second])
+    labels = (pair.labels == second).long()
+    return _subject(TensorSet.of(_rows(pair), labels, classes=2, name=samples.name), seed, strengths)
+
+
+def _unrelated(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+    """Label the samples at random and add to each the pattern of its label; the patterns are orthonormal."""
+    rows = _rows(samples)
+    flat = rows.flatten(1)
+    if flat.shape[1] < samples.classes:
+        raise InputError(f"samples: {flat.shape[1]} inputs cannot hold {samples.classes} orthonormal patterns")
+    generator = torch.Generator().manual_seed(derive_seed(seed, "patterns"))
+    patterns = torch.linalg.qr(torch.randn(flat.shape[1], samples.classes, generator=generator))[0].T
+    length = strengths.pattern * math.sqrt(float((flat - flat.mean(0)).square().sum(1).mean()))
+    labels = torch.arange(len(flat)) % samples.classes
+    labels = labels[torch.randperm(len(flat), generator=generator)]
+    inputs = (flat + length * patterns[labels]).view(rows.shape)
+    return _subject(TensorSet.of(inputs, labels, classes=samples.classes, name=samples.name), seed, strengths)
+
+
+def _rows(samples: SampleSet) -> Tensor:
+    """Return all samples as the networks see them."""
+    every = torch.arange(len(samples))
+    inputs: Tensor = samples.batch(every, augment=None, seed=0, view=0).inputs
+    return inputs
+
+
+class Shuffled:
+    """A teacher whose probabilities are dealt out anew among all classes but the most probable one.
+
+    The permutation is a function of (seed, sample) alone, as for the same teacher's answers to the same sample.
+    """
+
+    def __init__(self, teacher: Teacher, seed: int) -> None:
+        self.teacher, self.seed = teacher, seed
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        """Return the teacher's outputs with shuffled logits."""
+        outputs = self.teacher(batch, taps) if taps else self.teacher(batch)
+        logits = outputs.logits
+        draws = uniform(self.seed, "shuffled", torch.zeros_like(batch.index), batch.index, logits.shape[1])
+        top = logits.argmax(1, keepdim=True)
+        order = draws.scatter(1, top, -1.0).argsort(1)  # the most probable class, then the others in drawn order
+        places = torch.zeros_like(logits).scatter(1, top, -1.0).argsort(dim=1, stable=True)
+        return replace(outputs, logits=torch.empty_like(logits).scatter(1, places, logits.gather(1, order)))
+
+    def class_vectors(self, classes: int) -> Tensor:
+        """Return the class vectors of the teacher."""
+        if not isinstance(self.teacher, ClassVectors):
+            raise ModelError("shuffled teacher: what it shuffles has no class vectors")
+        return self.teacher.class_vectors(classes)
+
+    def to(self, device: torch.device | str) -> "Shuffled":
+        """Place the teacher on a device."""
+        self.teacher.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a digest of the teacher and the seed."""
+        return f"shuffled {self.seed} {self.teacher.fingerprint()}"
+
+
+PLANTED: Mapping[str, Callable[[SampleSet, int, Strengths], Subject]] = {
+    "healthy": _healthy,
+    "smoothed_teacher": _smoothed,
+    "overfitted_teacher": _overfitted,
+    "teacher_too_large": _too_large,
+    "noise_beside_the_label": _shuffled,
+    "two_classes": _two_classes,
+    "unrelated_classes": _unrelated,
+}
+"""How each case is made, by the name of its cause."""

@@ -1,0 +1,120 @@
+"""From a recipe or a finished run to the subject of a diagnosis."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from limbeck import schedules
+from limbeck.config import Recipe
+from limbeck.diagnosis.subject import Subject
+from limbeck.errors import RecipeError
+from limbeck.losses import KL, Divergence
+from limbeck.schemes.finished import FinishedRun
+from limbeck.schemes.preparing import Parts, build_student, prepare, seeded_build, vet
+from limbeck.schemes.teaching import train_teacher
+from limbeck.teachers import ModelTeacher
+from limbeck.terms import HardLabels, SoftTargets
+from limbeck.training import Observer
+from limbeck.training.progress import ignore
+
+__all__ = ["seeds_of", "subject_of_recipe", "subject_of_run"]
+
+Say = Callable[[str], None]
+
+
+def seeds_of(recipe: Recipe, count: int | None) -> tuple[int, ...]:
+    """Return so many seeds, those of the recipe first; without a count the recipe's, but 3 at least and 5 at most.
+
+    >>> from types import SimpleNamespace
+    >>> seeds_of(SimpleNamespace(seeds=(7, 0)), None), seeds_of(SimpleNamespace(seeds=(7, 0)), 1)
+    ((7, 0, 1), (7,))
+    """
+    wanted = min(5, max(3, len(recipe.seeds))) if count is None else count
+    others = (seed for seed in range(len(recipe.seeds) + wanted) if seed not in recipe.seeds)
+    return (*recipe.seeds, *others)[:wanted]
+
+
+def subject_of_recipe(
+    recipe: Recipe, *, watch: Observer = ignore, say: Say = lambda line: None, cache: Path | None = None
+) -> Subject:
+    """Train a recipe's teacher, or reuse it, and return what is to be diagnosed."""
+    parts = vet(recipe)
+    seed = recipe.seeds[0] if recipe.teacher.seed is None else recipe.teacher.seed
+    return _subject(recipe, parts, train_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache), say)
+
+
+def subject_of_run(
+    run: FinishedRun, *, watch: Observer = ignore, say: Say = lambda line: None, cache: Path | None = None
+) -> Subject:
+    """Return what is to be diagnosed of a finished run: its teacher, its student and its data.
+
+    A teacher that was trained on all data, the held-out part included, would be measured on what it has learnt: a run
+    with `refit` is diagnosed with the teacher that was trained before.
+    """
+    recipe = run.recipe
+    if recipe.refit:
+        say("the run was refitted on all data: diagnosing the teacher that was trained without the held-out part")
+        return subject_of_recipe(recipe, watch=watch, say=say, cache=cache)
+    say(f"teacher: read from {run.folder}")
+    return _subject(recipe, run.parts, run.teacher(run.seeds[0]), say)
+
+
+@dataclass(frozen=True)
+class _Method:
+    """How a recipe distils, as far as the arms of a diagnosis share it."""
+
+    temperature: float = 4.0
+    hard_weight: float = 0.1
+    soft_weight: float = 0.9
+    divergence: Divergence = KL
+
+
+def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subject:
+    if parts.held_out is None:
+        parts = prepare(recipe)
+    if parts.held_out is None:
+        raise RecipeError("validation: nothing is held out, and a diagnosis is measured on nothing else")
+    clean = recipe.teacher.view == "clean"
+    kind = replace(recipe.teacher.model, checkpoint=None)
+    train = parts.alone
+    method = _method(recipe, say)
+    return Subject(
+        name=recipe.name,
+        teacher=ModelTeacher(model, view="clean" if clean else None),
+        train=train,
+        held_out=parts.held_out,
+        student=lambda seed: build_student(recipe, parts, seed),
+        larger=lambda seed: seeded_build(kind, parts.train, seed, "larger"),
+        training=recipe.training,
+        temperature=method.temperature,
+        hard_weight=method.hard_weight,
+        soft_weight=method.soft_weight,
+        divergence=method.divergence,
+        clean=clean,
+        groups=train.groups,
+        code="".join(filter(None, (recipe.student.code(), recipe.teacher.model.code()))),
+    )
+
+
+def _method(recipe: Recipe, say: Say) -> _Method:
+    """Read temperature, weights and divergence off a recipe's objective, at its first step."""
+    terms = list(recipe.objective().terms.values())
+    soft = next((term for term in terms if isinstance(term, SoftTargets)), None)
+    hard = next((term for term in terms if isinstance(term, HardLabels)), None)
+    name = recipe.method.function.__name__
+    if soft is None:
+        default = _Method()
+        say(
+            f"method {name} has no soft targets: diagnosing at T = {default.temperature:g}, "
+            f"alpha = {default.hard_weight:g}"
+        )
+        return default
+    values = [soft.temperature, soft.weight, 0.0 if hard is None else hard.weight]
+    if any(callable(value) for value in values):
+        say(f"method {name} has a schedule: diagnosing at its first value")
+    temperature, soft_weight, hard_weight = (schedules.at(value, 0) for value in values)
+    if soft_weight == 0:
+        raise RecipeError("method: its soft targets weigh nothing at the first step; give them a weight to diagnose")
+    return _Method(temperature, hard_weight, soft_weight, soft.divergence)
