@@ -148,7 +148,7 @@ def _try(
 ) -> None:
     """Compute the loss of a small augmented batch once, on a model that nothing else uses."""
     positions = torch.arange(min(_TRIED, len(samples)))
-    gathered = samples.gather(positions)
+    gathered = samples.gather(samples.needed(positions, training.augment, seed=0, view=1))
     try:
         check_precision(training.precision)
         batch = samples.assemble(gathered, positions, training.augment, seed=0, view=1, clean_view=True)
