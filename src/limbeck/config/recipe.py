@@ -139,14 +139,15 @@ class Recipe:
         training = parse(Training, top["training"], "training")
         teacher = top["teacher"] or _like_the_student(student, training)
         taught_by = parse(Training, teacher["training"], "teacher.training")
-        scheme, networks = _scheme(dict(top["scheme"]), base)
+        taught = read_model(dict(teacher["model"]), "teacher.model", base)
+        scheme, networks, scheme_keys = _scheme(dict(top["scheme"]), base, taught, student)
         budget = _alone_budget(top["alone_budget"])
         recipe = cls(
             name=top["name"],
             data=source,
             transfer=transfer.build(),
             teacher=TeacherSpec(
-                model=read_model(dict(teacher["model"]), "teacher.model", base),
+                model=taught,
                 training=taught_by.build(),
                 method=_method(dict(teacher["method"]), "teacher.method"),
                 seed=teacher["seed"],
@@ -155,7 +156,7 @@ class Recipe:
             ),
             student=student,
             method=_method(dict(top["method"]), "method"),
-            scheme=scheme.build(),
+            scheme=scheme,
             networks=networks,
             alone_budget=None if budget is None else budget.build(),
             training=training.build(),
@@ -185,7 +186,7 @@ class Recipe:
             },
             "student": {"model": _plain(recipe.student.keys())},
             "method": _method_keys(recipe.method),
-            "scheme": _scheme_keys(recipe.scheme, scheme, networks),
+            "scheme": scheme_keys,
             "alone_budget": budget is not None and _plain(budget.values),
             "training": _plain(training.values),
         }
@@ -271,21 +272,26 @@ def _like_the_student(student: ModelSpec, training: Section) -> dict[str, Any]:
     return _TeacherKeys(model=_plain(model), training=_plain(training.values)).model_dump()
 
 
-def _scheme(keys: dict[str, Any], base: Path) -> tuple[Section, tuple[ModelSpec, ...]]:
-    """Return the section of a scheme and the networks that its key `models` names."""
+def _scheme(
+    keys: dict[str, Any], base: Path, teacher: ModelSpec, student: ModelSpec
+) -> tuple[Scheme, tuple[ModelSpec, ...], dict[str, Any]]:
+    """Return a scheme, the networks that its key `models` names, and its keys as the resolved recipe has them."""
     name = keys.pop("name", None)
     if name is None:
         raise RecipeError(f"scheme.name: is missing; one of: {', '.join(plans.names())}")
     if not isinstance(name, str) or name not in plans.names():
         raise RecipeError(f"scheme.name: found {shown(name)}; {one_of(str(name), plans.names())}")
     section = parse(plans.builder(name), keys, "scheme")
-    named = section.values.get("models") or ()
-    return section, tuple(read_model(dict(each), f"scheme.models[{i}]", base) for i, each in enumerate(named))
-
-
-def _scheme_keys(scheme: Scheme, section: Section, networks: Sequence[ModelSpec]) -> dict[str, Any]:
-    keys = {"name": plans.name_of(scheme), **_plain(section.values)}
-    return keys | ({"models": [_plain(network.keys()) for network in networks]} if networks else {})
+    written: Scheme = section.build()
+    try:
+        plan = written.settled(_plain(teacher.keys()), _plain(student.keys()))
+    except InputError as error:
+        raise RecipeError(f"scheme.{error}") from None
+    named = enumerate(getattr(plan, "models", ()))
+    networks = tuple(read_model(dict(each), f"scheme.models[{number}]", base) for number, each in named)
+    settled = {key: getattr(plan, key) for key in section.values if getattr(plan, key) is not getattr(written, key)}
+    values = {"name": name, **_plain({**section.values, **settled})}
+    return plan, networks, values | ({"models": [_plain(each.keys()) for each in networks]} if networks else {})
 
 
 def _alone_budget(value: Any) -> Section | None:

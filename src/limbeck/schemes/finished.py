@@ -13,8 +13,7 @@ from limbeck.config import Recipe, load_recipe
 from limbeck.errors import RunError, one_line
 from limbeck.runs import RunFolder
 from limbeck.schemes.outcome import FIXED_ROLES, ordered
-from limbeck.schemes.preparing import Parts, prepare, seeded_build
-from limbeck.schemes.work import Shop
+from limbeck.schemes.preparing import Parts, Shop, prepare, seeded_build
 from limbeck.teachers import MeanOfModels
 from limbeck.training import load_weights
 from limbeck.training.checkpoints import write_text

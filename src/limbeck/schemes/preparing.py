@@ -20,7 +20,7 @@ from limbeck.teachers import ModelTeacher
 from limbeck.training import Training
 from limbeck.training.engine import check_precision
 
-__all__ = ["Parts", "build_student", "initial_weights", "prepare", "seeded_build", "vet"]
+__all__ = ["Parts", "Shop", "build_student", "initial_weights", "prepare", "seeded_build", "vet"]
 
 _TRIED = 8  # samples that each model answers before anything is trained
 
@@ -90,14 +90,35 @@ def vet(recipe: Recipe) -> Parts:
                 f"scheme.name: '{plans.name_of(candidate.scheme)}' is for one label of several classes, and the labels "
                 f"are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
             )
-        if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
-            raise RecipeError(
-                f"scheme.name: '{plans.name_of(candidate.scheme)}' is for one label of several classes, and the labels "
-                f"are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
-            )
-        if complaint := candidate.scheme.check(candidate, parts):
+        if complaint := candidate.scheme.check(Shop(candidate, parts, recipe.seeds[0])):
             raise RecipeError(f"scheme.{complaint}")
     return parts
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where the networks of a seed are built, with initial weights that are a function of (seed, role)."""
+
+    recipe: Recipe
+    parts: Parts
+    seed: int
+
+    def student(self) -> nn.Module:
+        """Build the recipe's student, with the initial weights that the student alone has as well."""
+        return build_student(self.recipe, self.parts, self.seed)
+
+    def student_as(self, role: str) -> nn.Module:
+        """Build the recipe's student with initial weights of its own."""
+        return seeded_build(self.recipe.student, self.parts.train, self.seed, role)
+
+    def model(self, number: int, role: str) -> nn.Module:
+        """Build one of the networks that the scheme's key `models` names."""
+        return seeded_build(self.recipe.networks[number], self.parts.train, self.seed, role)
+
+    def teacher_parameters(self) -> int | None:
+        """Return the size of the recipe's teacher; None where it is no single network."""
+        model = seeded_build(self.recipe.teacher.model, self.parts.train, self.seed, "teacher")
+        return sum(parameter.numel() for parameter in model.parameters())
 
 
 def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
