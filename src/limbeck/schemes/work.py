@@ -15,9 +15,9 @@ from limbeck.errors import RunError
 from limbeck.objective import Objective
 from limbeck.runs import RunFolder
 from limbeck.schemes.costing import Compute, forward_flops, spent
-from limbeck.schemes.preparing import Shop
+from limbeck.schemes.preparing import Shop, asked
 from limbeck.schemes.teaching import TrainedTeacher, wrap_teacher
-from limbeck.teachers import ModelTeacher, StoredTeacher, store
+from limbeck.teachers import StoredTeacher, store
 from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore
 
@@ -101,10 +101,10 @@ class Work(Shop):
 
     def judge(self, model: nn.Module) -> Teacher:
         """Make a trained network a teacher that answers for the held-out part."""
-        teacher = ModelTeacher(model)
+        teacher = asked(self.recipe, model)
         if self.parts.held_out is None or self.objective().taps("teacher"):
             return teacher
-        return store(teacher, self.parts.held_out)
+        return store(teacher, self.parts.held_out, clean=True)
 
     def place(self, unit: str) -> Path:
         """Return the folder of a unit."""
