@@ -119,8 +119,8 @@ class FinishedRun:
     def history(self, role: str, seed: int) -> list[dict[str, Any]]:
         """Return the metrics of each epoch of the training of a role, as metrics.jsonl has them.
 
-        seed: of the student.  Of an ensemble there are none.  OSError where they are not there, as of a teacher that was
-        read from a file; ValueError where they are damaged.
+        seed: of the student.  Of an ensemble there are none.  OSError where they are not there, as of a teacher that
+        was read from a file; ValueError where they are damaged.
         """
         if self.composed(role):
             return []
