@@ -86,6 +86,11 @@ def vet(recipe: Recipe) -> Parts:
     What cannot run is refused here, before anything is trained or written.
     """
     parts = prepare(recipe)
+    if not recipe.teacher.single and parts.train.task != CLASSIFICATION:
+        raise RecipeError(
+            f"teacher.members: the mean of several networks is for one label of several classes, and the labels are "
+            f"{parts.train.task.labels} (task {parts.train.task.name}); let one network teach"
+        )
     for member, _ in recipe.teacher.kinds():
         network = seeded_build(member.model, parts.train, 0, "teacher")
         if member.model.checkpoint is None:
