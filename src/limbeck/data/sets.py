@@ -24,7 +24,7 @@ from limbeck.data.mixing import partners
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.losses import label_positions
 from limbeck.randomness import permutation
-from limbeck.tasks import CLASSIFICATION, Task
+from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
@@ -79,6 +79,15 @@ class SampleSet(ABC):
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone."""
         return permutation(seed, "order", epoch, len(self))
+
+    def class_counts(self) -> list[int]:
+        """Return how many labelled samples each class has.
+
+        >>> TensorSet.of(torch.zeros(3, 2), torch.tensor([2, 0, 2])).class_counts()
+        [1, 0, 2]
+        """
+        counts: list[int] = torch.bincount(self.labels[self.labels != UNLABELLED], minlength=self.classes).tolist()
+        return counts
 
     @abstractmethod
     def gather(self, positions: Tensor) -> Tensor:
