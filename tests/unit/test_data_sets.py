@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.batch import UNLABELLED
+from limbeck.batch import UNLABELLED, Legend
 from limbeck.data import Augment, LazySet, TensorSet, Transfer
 from limbeck.errors import DataError, InputError, LimbeckError
 
@@ -363,3 +363,42 @@ def test_importing_the_room_imports_nothing_heavy():
     code = f"import sys, limbeck.data; print([name for name in '{heavy}'.split() if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+# ----------------------------------------------------------------------------------------------- other names for labels
+
+
+def test_labels_become_positions_in_a_subset_and_names_and_groups_follow():
+    names = ["cat", "dog", "eel", "fox"]
+    samples = TensorSet.of(torch.zeros(5, 2), torch.tensor([3, 0, 1, 2, -100]), class_names=names, groups=[1, 1, 0, 2])
+    part = samples.relabelled(["fox", 1])
+    assert part.labels.tolist() == [0, -100, 1, -100, -100]
+    assert (part.classes, part.class_names, part.groups) == (2, ("fox", "dog"), (2, 1))
+    assert part.source == samples.source
+    assert torch.equal(part.index, samples.index)
+    assert samples.labels.tolist() == [3, 0, 1, 2, -100]
+    alone = samples.only_classes([3, 1]).relabelled([3, 1])
+    assert alone.labels.tolist() == [0, 1]
+    assert torch.equal(samples.relabelled(range(4)).labels, samples.labels)
+
+
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        ([], "classes: found none, expected at least one class"),
+        (["cat", "cot"], "classes: 'tensors' has no class 'cot'; did you mean 'cat'?"),
+        ([4], "classes: found 4, expected numbers from 0 to 3"),
+        (["cat", 0], "classes: 0 stands more than once, expected each class once"),
+    ],
+)
+def test_a_subset_that_the_set_has_not_is_refused(classes, line):
+    samples = TensorSet.of(torch.zeros(2, 2), torch.tensor([3, 0]), class_names=["cat", "dog", "eel", "fox"])
+    with pytest.raises(InputError) as caught:
+        samples.relabelled(classes)
+    assert str(caught.value) == line
+
+
+def test_the_legend_says_what_the_labels_mean():
+    samples = TensorSet.of(torch.zeros(2, 2), torch.tensor([1, 0]), class_names=["cat", "dog"], groups=[3, 4])
+    assert samples.legend == Legend(("cat", "dog"), (3, 4), labelled=True)
+    assert samples.without_labels().legend == Legend(("cat", "dog"), (3, 4), labelled=False)

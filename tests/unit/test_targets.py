@@ -382,6 +382,11 @@ def test_a_permutation_belongs_to_seed_and_sample():
     assert not torch.equal(losses.permute(plain, index + 50).log_probs, whole)
     assert not torch.equal(losses.permute(plain, index, seed=1).log_probs, whole)
     assert torch.equal(losses.permute(plain, index, seed=0).log_probs, whole)
+    batch = Batch.of(torch.zeros(50, 1))
+    batch.index = index
+    one, two = (targets.Permuted(seed)(Outputs(logits_of(50, 9)), batch, 4.0).log_probs for seed in (1, 2))
+    assert torch.equal(one, losses.permute(plain, index, seed=1).log_probs)
+    assert not torch.equal(one, two)
 
 
 def test_each_place_of_a_sequence_has_a_permutation_that_its_length_does_not_touch():
@@ -527,6 +532,13 @@ def test_weights_that_are_none_are_refused(weights, line):
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value) == line
+
+
+def test_weights_that_add_up_to_one_only_nearly_still_give_distributions():
+    parts = [losses.soften(logits_of(seed=seed)) for seed in range(3)]
+    for mean in (losses.mixture, losses.geometric_mean):
+        same(probabilities(mean(parts, [0.3333333] * 3)).sum(1), torch.ones(7))
+        same(mean(parts, [0.3333333] * 3).log_probs, mean(parts).log_probs)
 
 
 def test_a_mixture_needs_two_parts_of_one_shape():

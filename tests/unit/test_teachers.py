@@ -118,7 +118,20 @@ def test_the_fingerprint_of_an_ensemble_tells_members_weights_and_mean():
     assert len({each.fingerprint() for each in made}) == len(made)
     assert ensemble_of().fingerprint() == made[0].fingerprint()
     assert len({store(each, samples).fingerprint() for each in made}) == len(made)
-    assert store(ensemble_of(), samples).fingerprint() == store(made[0], samples).fingerprint()
+    kept = store(ensemble_of(), samples)
+    assert kept.fingerprint() == store(made[0], samples).fingerprint()
+    members = ensemble_of()(whole(samples)).members
+    others = [
+        dataclasses.replace(members, logits=members.logits.flip(0)),
+        dataclasses.replace(members, weights=(0.5, 0.25, 0.25)),
+        dataclasses.replace(members, mean="geometric"),
+        members,
+        None,
+    ]
+    built = [StoredTeacher(kept.logits, kept.index, source=samples.source, members=each) for each in others]
+    assert len({each.fingerprint() for each in built}) == len(others)
+    with pytest.raises(InputError, match=r"members' logits \(3, 12, 4\), logits \(5, 4\): expected \(M, n, K\)"):
+        StoredTeacher(kept.logits[:5], kept.index[:5], source=samples.source, members=members)
 
 
 @pytest.mark.parametrize(
@@ -387,6 +400,17 @@ def test_a_black_box_teaches_and_is_looked_up_by_sample(kind):
 
 
 @every_form
+def test_answers_to_a_part_of_a_set_are_in_the_parts_order(kind):
+    samples = samples_of(24)
+    part = samples.subset(torch.tensor([20, 3, 7, 9]))
+    arrays, expected = rows_of(kind, 4)
+    box = box_of(kind, arrays, part)
+    torch.testing.assert_close(box(whole(part)).logits.exp().double(), expected, rtol=1e-6, atol=1e-7)
+    with pytest.raises(InputError, match="samples without a stored answer"):
+        box(whole(samples))
+
+
+@every_form
 def test_a_black_box_refuses_what_it_was_not_asked(kind):
     samples = samples_of()
     box = box_of(kind, rows_of(kind)[0], samples)
@@ -439,6 +463,14 @@ def test_top_probabilities_of_all_classes_or_of_all_the_mass_leave_nothing(large
     logits = ArrayTeacher.of_top_k(ids, values, samples)(whole(samples)).logits
     expected = torch.tensor([[1 - largest, largest] + [0.0] * (samples.classes - 2)])
     torch.testing.assert_close(logits.exp(), expected)
+
+
+def test_top_probabilities_that_rounding_took_beyond_one_are_scaled():
+    samples = TensorSet.of(torch.zeros(1, 2), classes=4)
+    values = torch.tensor([[0.8004, 0.2004]])
+    logits = ArrayTeacher.of_top_k(torch.tensor([[1, 3]]), values, samples)(whole(samples)).logits
+    torch.testing.assert_close(logits.exp().sum(), torch.tensor(1.0))
+    assert logits.exp()[0, [0, 2]].tolist() == [0.0, 0.0]
 
 
 FULL = rows_of("probabilities")[1]

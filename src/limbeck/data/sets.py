@@ -216,12 +216,13 @@ class SampleSet(ABC):
         if self.task.two_way or not self.task.has_classes:
             raise InputError(f"classes: task {self.task.name} has no subset of classes that is a task; leave them out")
         numbers = [self._number_of(each) for each in classes]
+        labels = label_positions(self.labels, numbers, self.classes)
         return replace(
             self,
             classes=len(numbers),
             class_names=tuple(self.class_names[number] for number in numbers),
             groups=None if self.groups is None else tuple(self.groups[number] for number in numbers),
-            labels=label_positions(self.labels, numbers, self.classes),
+            labels=labels,
         )
 
     def split(self, share_or_count: float, seed: int, *, stratify: bool = False) -> tuple[Self, Self]:
