@@ -79,14 +79,15 @@ def related_classes(
     groups = torch.as_tensor(groups, device=labels.device)
     if groups.ndim != 1 or groups.dtype != torch.int64 or len(groups) < 2:
         raise InputError(f"groups: found {groups.dtype} {tuple(groups.shape)}, expected the group of each class, (K,)")
+    classes, dtype = len(groups), compute_dtype(torch.empty(0, dtype=dtype)).dtype
     index, labelled = at_label(labels, groups.expand(*labels.shape, -1))
-    same = groups[:, None] == groups
-    siblings = same.sum(1, keepdim=True).double() - 1
-    rest = len(groups) - 1 - siblings
-    true, near, far = masses
+    _, group, sizes = groups.unique(return_inverse=True, return_counts=True)
+    siblings = sizes[group].double() - 1
+    rest = classes - 1 - siblings
+    true, near, far = (mass / math.fsum(masses) for mass in masses)
     alone = (siblings == 0) | (rest == 0)
-    log_near = torch.where(alone, (near + far) / (len(groups) - 1), near / siblings).log()
-    log_far = torch.where(alone, (near + far) / (len(groups) - 1), far / rest).log()
-    table = torch.where(same, log_near, log_far).fill_diagonal_(math.log(true) if true else -math.inf)
-    rows = F.log_softmax(table, dim=1).to(compute_dtype(torch.empty(0, dtype=dtype)).dtype)
-    return Dense(torch.where(labelled, rows[index.squeeze(-1)], -math.log(len(groups))))
+    log_near = torch.where(alone, (near + far) / (classes - 1), near / siblings).log().to(dtype)
+    log_far = torch.where(alone, (near + far) / (classes - 1), far / rest).log().to(dtype)
+    rows = torch.where(group[index] == group, log_near[index], log_far[index])
+    rows = rows.scatter(-1, index, math.log(true) if true else -math.inf)
+    return Dense(torch.where(labelled, rows, -math.log(classes)))

@@ -31,7 +31,7 @@ def top_k(target: Dense, k: int) -> Dense:
         raise InputError(f"k: found {k}, expected 1 to {classes}, the number of classes")
     if k == classes:
         return target
-    least = log_probs.topk(k, dim=-1).values[..., -1:]
+    least = log_probs.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, tied = log_probs > least, log_probs == least
     kept = above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
     rest = torch.where(kept, -math.inf, log_probs).logsumexp(-1, keepdim=True) - math.log(classes - k)
@@ -56,8 +56,8 @@ def permute(target: Dense, index: Tensor, seed: int = 0) -> Dense:
     count = math.prod(log_probs.shape[1:])
     draws = uniform(seed, "dkpp", torch.zeros_like(index), index, count).reshape(log_probs.shape)
     source = draws.scatter(-1, top, -1.0).argsort(dim=-1, stable=True)
-    rank = torch.ones_like(log_probs).scatter(-1, top, 0.0)
-    destination = rank.argsort(dim=-1, stable=True)
+    others = torch.arange(log_probs.shape[-1] - 1, device=top.device)
+    destination = torch.cat([top, others + (others >= top)], dim=-1)
     return Dense(log_probs.scatter(-1, destination, log_probs.gather(-1, source)))
 
 
