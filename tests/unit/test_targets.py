@@ -13,6 +13,7 @@ from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses import Dense
 from limbeck.outputs import Members, Outputs
+from limbeck.tasks import BINARY, MULTILABEL
 from limbeck.terms import HardLabels, SoftTargets
 
 UNLABELLED = -100
@@ -351,6 +352,16 @@ def test_more_classes_than_there_are_are_refused_as_soon_as_that_is_known():
     mixed = targets.Mixture((targets.TrueClass(targets.TopK(k=7)), targets.Uniform()))
     with pytest.raises(InputError, match=f"^target mixture, {line}$"):
         SoftTargets(target=mixed).settle(Legend(tuple("abcdef")))
+
+
+@pytest.mark.parametrize("task", [BINARY, MULTILABEL])
+def test_where_each_label_is_yes_or_no_there_are_two_classes(task):
+    legend = Legend(tuple("abcdef"), task=task)
+    assert targets.TopK(k=2).settled(legend) == targets.TopK(k=2)
+    with pytest.raises(InputError, match="k: found 3, expected 1 to 2, the number of classes"):
+        targets.TopK(k=3).settled(legend)
+    with pytest.raises(InputError, match="groups: a hierarchy is of several classes"):
+        targets.RelatedClasses([0, 0, 0, 1, 1, 1]).settled(legend)
 
 
 def test_permuted_probabilities_are_the_same_ones_with_the_largest_in_its_place():

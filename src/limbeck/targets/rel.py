@@ -66,6 +66,8 @@ class RelatedClasses(Target):
         return True
 
     def settled(self, legend: Legend) -> Self:
+        if legend.task.two_way:
+            raise InputError(f"groups: a hierarchy is of several classes, task {legend.task.name} decides between two")
         if not legend.names:
             return self
         return replace(self, groups=_group_of_each(self.groups, len(legend.names), legend.names, legend.groups))

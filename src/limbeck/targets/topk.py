@@ -67,6 +67,7 @@ class TopK(Target):
         return (self.of,)
 
     def settled(self, legend: Legend) -> Self:
-        if legend.names and self.count(len(legend.names)) > len(legend.names):
-            raise InputError(f"k: found {self.k}, expected 1 to {len(legend.names)}, the number of classes")
+        classes = legend.task.alternatives(len(legend.names))
+        if legend.names and self.count(classes) > classes:
+            raise InputError(f"k: found {self.k}, expected 1 to {classes}, the number of classes")
         return replace(self, of=self.of.settled(legend))
