@@ -100,20 +100,26 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
     """Print the models side by side, and the share of the gap that was closed."""
+    from limbeck.evaluation import words_of
+
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
+    words = words_of(outcome.task)
+    more = list(outcome.seeds[0].teacher.more)
     rows = []
     for role, found in outcome.roles.items():
-        errors, accuracy = outcome.errors(role), outcome.accuracy(role)
+        errors, accuracy, *others = outcome.errors(role), outcome.accuracy(role), *outcome.more(role, more)
         if role == "teacher" and recipe.teacher.seed is not None:
-            errors = type(errors)(errors.mean, None, 1)
-            accuracy = type(accuracy)(accuracy.mean, None, 1)
+            errors, accuracy, *others = (type(each)(each.mean, None, 1) for each in (errors, accuracy, *others))
         compute = "" if found.relative is None else f"{found.relative:.2f}"
-        rows.append([found.label, f"{found.parameters:,}", compute, interval(errors), percent(accuracy)])
+        row = [found.label, f"{found.parameters:,}", compute, interval(errors, words.pattern), percent(accuracy)]
+        rows.append([*row, *(interval(each, "{:.4g}") for each in others)])
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     console = data_console()
-    title = f"{recipe.name}: {examples:,} test examples, {over}"
-    console.print(table(title, ["model", "parameters", "compute", "test errors", "accuracy"], rows))
+    counted = "places of test examples" if outcome.task.of_places else "test examples"
+    title = f"{recipe.name}: {examples:,} {counted}, {over}"
+    columns = ["model", "parameters", "compute", f"test {words.errors}", words.accuracy]
+    console.print(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
     console.print("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
     for note in outcome.notes:
         console.print(note, markup=False)
@@ -130,7 +136,7 @@ def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:
     for role in ("teacher", "distilled"):
         most, found = recipe.expect[f"{role}_errors"], outcome.errors(role).mean
         if most is not None and found > most:
-            lines.append(f"{role}_errors is {found:.1f}, expected at most {most:g}")
+            lines.append(f"{role}_errors is {found:{'.1f' if found >= 1 else '.4g'}}, expected at most {most:g}")
     least, gap = recipe.expect["gap_closed"], outcome.gap_closed()
     if least is not None and (gap is None or gap.mean < least):
         lines.append(f"gap_closed is {'undefined' if gap is None else f'{gap.mean:.3f}'}, expected at least {least:g}")

@@ -84,7 +84,8 @@ def describe(progress: "Progress") -> str:
         " ".join(f"{name} {value:.4g}" for name, value in progress.losses.items()),
     ]
     if progress.metrics:
-        pieces.append(f"held-out errors {progress.metrics['errors']:.0f}")
+        errors = progress.metrics["errors"]
+        pieces.append(f"held-out errors {errors:.0f}" if errors == round(errors) else f"held-out error {errors:.4g}")
     if progress.samples_per_second:
         pieces.append(f"{progress.samples_per_second:,.0f} samples/s")
     if progress.seconds_left is not None:

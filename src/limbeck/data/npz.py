@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,19 +16,26 @@ from torch import Tensor
 from limbeck.data.content import check_fits
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, one_of
+from limbeck.tasks import Task, task_named
 
 __all__ = ["npz", "read_arrays"]
 
 _KEYS = ("inputs", "labels", "test_inputs", "test_labels", "class_names")
 
 
-def npz(path: str, test_share: float = 0.2, seed: int = 0) -> Splits:
+TaskName = Literal["classification", "binary", "multilabel", "dense", "regression"]
+
+
+def npz(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "classification") -> Splits:
     """Return the arrays of an .npz archive, which is never unpickled.
 
     path: the archive, with `inputs` (n, ...) and `labels` (n,), and if it has them `test_inputs`, `test_labels` and
         `class_names`.  Inputs: uint8 is kept and divided by 255 when batched; floating point becomes float32 and other
         whole numbers int64 (token ids).
     test_share, seed: without test arrays, the share of each class that is held out for testing.
+    task: what a label is.  Labels of `binary` are 0 or 1, (n,); of `multilabel` 0 or 1, (n, C); of `dense` numbers of
+        classes, (n, H, W); of `regression` numbers to predict, (n,) or (n, D), in whatever unit.  No label is -100
+        among whole numbers and NaN among others.  `class_names` name the classes, or the numbers to predict.
     Raises DataError naming the key or the damage.
     """
     path = str(Path(path).expanduser())
@@ -39,11 +46,11 @@ def npz(path: str, test_share: float = 0.2, seed: int = 0) -> Splits:
     for key in ("inputs", "labels", *(("test_inputs", "test_labels") if _has_test(arrays) else ())):
         if key not in arrays:
             raise DataError(f"{path}: has no array '{key}'; it has: {', '.join(sorted(arrays)) or 'none'}")
-    names = _class_names(path, arrays)
-    train = _part(path, "", arrays, None, names)
+    names, kind = _class_names(path, arrays), task_named(task)
+    train = _part(path, "", arrays, None, names, kind)
     if not _has_test(arrays):
         return Splits.held_out(replace(train, name=path), test_share, seed)
-    test = _part(path, "test_", arrays, train.classes, names)
+    test = _part(path, "test_", arrays, train.classes, names, kind)
     if train.input_shape != test.input_shape:
         raise DataError(
             f"{path}: inputs are {train.input_shape} each, test_inputs {test.input_shape}, expected the same"
@@ -52,11 +59,12 @@ def npz(path: str, test_share: float = 0.2, seed: int = 0) -> Splits:
 
 
 def _part(
-    path: str, prefix: str, arrays: dict[str, Any], classes: int | None, class_names: list[str] | None
+    path: str, prefix: str, arrays: dict[str, Any], classes: int | None, class_names: list[str] | None, task: Task
 ) -> TensorSet:
     inputs = _inputs(path, f"{prefix}inputs", arrays)
-    labels = _labels(path, f"{prefix}labels", arrays)
-    return TensorSet.of(inputs, labels, classes=classes, class_names=class_names, name=f"{path}:{prefix}inputs")
+    labels = _labels(path, f"{prefix}labels", arrays, task)
+    name = f"{path}:{prefix}inputs"
+    return TensorSet.of(inputs, labels, classes=classes, class_names=class_names, name=name, task=task)
 
 
 def _has_test(arrays: dict[str, Any]) -> bool:
@@ -149,8 +157,10 @@ def _inputs(path: str, key: str, arrays: dict[str, Any]) -> Tensor:
     return torch.from_numpy(array.astype("float32" if array.dtype.kind == "f" else "int64"))
 
 
-def _labels(path: str, key: str, arrays: dict[str, Any]) -> Tensor:
+def _labels(path: str, key: str, arrays: dict[str, Any], task: Task) -> Tensor:
     array = arrays[key]
+    if array.dtype.kind in "uifb" and (not task.has_classes or (task.two_way and array.dtype.kind in "fb")):
+        return torch.from_numpy(array.astype("float32"))
     if array.dtype.kind not in "ui":
         raise DataError(f"{path}: array '{key}' is {array.dtype}, expected whole numbers (int64)")
     return torch.from_numpy(array.astype("int64"))

@@ -5,6 +5,7 @@ from limbeck.evaluation.bias import fit_bias, with_bias
 from limbeck.evaluation.calibration import Reliability, Temperature, ece, fit_temperature, reliability
 from limbeck.evaluation.cost import Cost, Timing, cost, file_bytes, flops, parameters, peak_memory, time_forward
 from limbeck.evaluation.fidelity import Fidelity, fidelity
+from limbeck.evaluation.figures import Words, words_of
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
@@ -28,6 +29,7 @@ __all__ = [
     "Tail",
     "Temperature",
     "Timing",
+    "Words",
     "assess",
     "assess_scores",
     "bootstrap_mean",
@@ -59,4 +61,5 @@ __all__ = [
     "top_k_accuracy",
     "wilson",
     "with_bias",
+    "words_of",
 ]

@@ -12,7 +12,7 @@ from limbeck.errors import DataError
 from limbeck.losses import cross_entropy, squared_error
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, Task
 
-__all__ = ["Metrics", "Places", "average_precision", "figures_of"]
+__all__ = ["Metrics", "Places", "Words", "average_precision", "figures_of", "words_of"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,39 @@ class Metrics:
         """Return the values by name."""
         figures = {"examples": self.examples, "errors": self.errors, "accuracy": self.accuracy, "nll": self.nll}
         return {**figures, **self.more}
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a table calls the figures of a task.
+
+    errors, accuracy: the figures of these names.  counted: whether errors are a count of examples, each of which is
+    right or wrong by itself, so that an interval over examples can be given.  pattern: how an error is written.
+    """
+
+    errors: str
+    accuracy: str
+    counted: bool = True
+    pattern: str = "{:.1f}"
+
+
+def words_of(task: Task) -> Words:
+    """Return what the figures of a task are called.
+
+    >>> from limbeck.tasks import MULTILABEL
+    >>> words_of(MULTILABEL).accuracy
+    'exact matches'
+    """
+    return _WORDS[task.name]
+
+
+_WORDS: Mapping[str, Words] = {
+    CLASSIFICATION.name: Words("errors", "accuracy"),
+    BINARY.name: Words("errors", "accuracy"),
+    MULTILABEL.name: Words("examples with a wrong label", "exact matches"),
+    DENSE.name: Words("wrong places", "accuracy of places", counted=False),
+    REGRESSION.name: Words("mean squared error", "R²", counted=False, pattern="{:.4g}"),
+}
 
 
 def figures_of(logits: Tensor, labels: Tensor, task: Task) -> Metrics:

@@ -26,6 +26,7 @@ from torch import nn
 
 from limbeck.errors import ModelError, one_of
 from limbeck.models.cnn import cnn
+from limbeck.models.fcn import fcn
 from limbeck.models.mlp import mlp
 from limbeck.models.mobilenet_v2 import mobilenet_v2
 from limbeck.models.residual_tanh import residual_tanh
@@ -38,6 +39,7 @@ from limbeck.models.wrn import wrn
 __all__ = [
     "builder",
     "cnn",
+    "fcn",
     "mlp",
     "mobilenet_v2",
     "names",

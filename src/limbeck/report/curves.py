@@ -26,6 +26,7 @@ class _Drawn:
 def training(gathered: Gathered) -> list[Chart]:
     """Draw every term of the distilled student's loss, the others' losses, held-out errors and loss, learning rates."""
     charts: list[Chart] = []
+    errors = gathered.words.errors
     distilled = gathered.curves.get("distilled", {})
     terms = {name.removeprefix("train."): curve for name, curve in distilled.items() if name.startswith("train.")}
     if terms:
@@ -36,7 +37,7 @@ def training(gathered: Gathered) -> list[Chart]:
         charts.append(_chart("terms", title, "mean loss on the training set", drawn, log=True))
     for key, title, label, name, left_out in (
         ("losses", "Loss of the other models", "mean loss on the training set", "train.total", "distilled"),
-        ("validation-errors", "Errors on held-out training data", "errors", "validation.errors", ""),
+        ("validation-errors", f"{errors.capitalize()} on held-out training data", errors, "validation.errors", ""),
         ("validation-loss", "Loss on held-out training data", "negative log-likelihood, nats", "validation.nll", ""),
     ):
         if drawn := [each for role, each in _of(gathered, name).items() if role != left_out]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
-from limbeck.evaluation import Interval, predict, t_interval
+from limbeck.evaluation import Interval, Words, predict, t_interval, words_of
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.runs import RunFolder, exclusive, read_manifest
@@ -114,6 +114,11 @@ class Gathered:
         return next((model for model in self.models if model.role == role), None)
 
     @property
+    def words(self) -> Words:
+        """What the figures are called."""
+        return words_of(self.run.parts.test.task)
+
+    @property
     def chief(self) -> list[Model]:
         """The models that a chart of many rows holds: all where they are few, else those that no scheme added."""
         own = [model for model in self.models if model.role in FIXED_ROLES]
@@ -131,14 +136,16 @@ def gather(folder: Path) -> Gathered:
     notes: list[str] = []
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = {role: [model.to(place) for model in models] for role, models in _networks(run, notes).items()}
-    if networks:
+    test, held_out = run.parts.test, run.parts.held_out
+    asked = networks if test.task.one_label else {}
+    if asked:
         _put_on_record(folder, notes)
-    test = run.parts.test
-    logits = {role: [predict(model, test).float().cpu() for model in models] for role, models in networks.items()}
-    held_out = run.parts.held_out
+    elif networks:
+        notes.append(f"What the models answer is not drawn: the labels are {test.task.labels} (task {test.task.name}).")
+    logits = {role: [predict(model, test).float().cpu() for model in models] for role, models in asked.items()}
     fitted = {
         role: [fit_temperature(predict(model, held_out).cpu(), held_out.labels) for model in models]
-        for role, models in networks.items()
+        for role, models in asked.items()
         if held_out is not None
     }
     gap = run.outcome.get("gap_closed")
@@ -147,7 +154,7 @@ def gather(folder: Path) -> Gathered:
         models=_models(run, networks),
         gap=None if gap is None else Interval(**gap),
         answers=Answers(test.labels.cpu(), logits, fitted) if logits else None,
-        taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
+        taught=_taught(run, asked["teacher"][0]) if "teacher" in asked else None,
         curves={role: _curves(run, role, notes) for role in run.roles},
         manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),

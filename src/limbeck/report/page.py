@@ -99,11 +99,12 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "rows": rows,
         "compute": any(model.compute is not None for model in gathered.models),
         "footnote": story.footnote(gathered, rows),
-        "errors": panels.errors_chart(rows),
+        "errors": panels.errors_chart(rows, gathered.words),
+        "words": gathered.words,
         "cost": panels.cost_plot([gathered]),
         "training": curves.training(gathered),
         "explorer": pictures.taught(gathered, temperature),
-        "softening": softness.softening(temperature),
+        "softening": softness.softening(temperature) if gathered.run.parts.test.task.has_classes else None,
         "entropies": softness.entropies(gathered, temperature),
         "faithful": story.faithful(gathered),
         "confusions": panels.confusions(gathered),
@@ -131,10 +132,13 @@ def _overview(gathered: Gathered, number: int) -> list[str]:
 
 
 def _charts(section: dict[str, Any]) -> list[Chart]:
-    found = [section["errors"], section["cost"], *section["training"], section["softening"], *section["confusions"]]
+    found = [section["errors"], section["cost"], *section["training"], *section["confusions"]]
     found += [chart for chart, _ in section["calibration"]]
     found += [section["gains"].chart] if section["gains"] else []
-    return [*found, *(chart for chart in (section["entropies"], section["classes"]) if chart is not None)]
+    return [
+        *found,
+        *(chart for chart in (section["softening"], section["entropies"], section["classes"]) if chart is not None),
+    ]
 
 
 def numbers(chart: Chart) -> tuple[list[str], list[list[str]]] | None:

@@ -7,12 +7,14 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from limbeck.evaluation import Words, words_of
 from limbeck.evaluation.calibration import Reliability, reliability
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
 from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, spanning
 from limbeck.report.gather import Gathered, Model
 from limbeck.report.story import ModelRow, number
+from limbeck.tasks import CLASSIFICATION
 
 __all__ = [
     "calibration",
@@ -23,10 +25,11 @@ __all__ = [
     "listed",
 ]
 
+_CLASSES = words_of(CLASSIFICATION)
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 
 
-def errors_chart(rows: Sequence[ModelRow]) -> Rows:
+def errors_chart(rows: Sequence[ModelRow], words: Words = _CLASSES) -> Rows:
     """Draw the errors of the models with their intervals."""
     entries = [
         (
@@ -36,8 +39,11 @@ def errors_chart(rows: Sequence[ModelRow]) -> Rows:
         for row in rows
     ]
     said = "; ".join(f"{row.model.name}: {row.errors}" for row in rows)
-    axis = spanning("test errors (fewer is better)", [0.0, *(row.high for row in rows)], zero=True)
-    return Rows("errors", "Test errors, with 95 % intervals", f"Dot plot of test errors. {said}.", axis, entries)
+    highs = [row.high for row in rows]
+    named = f"test {words.errors}"
+    axis = spanning(f"{named} ({'fewer' if words.counted else 'less'} is better)", [0.0, *highs], zero=True)
+    title = f"{named.capitalize()}, with 95 % intervals" if any(row.over for row in rows) else named.capitalize()
+    return Rows("errors", title, f"Dot plot of {named}. {said}.", axis, entries)
 
 
 def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
@@ -192,7 +198,9 @@ def cost_plot(runs: Sequence[Gathered]) -> Plane:
     line = Line("", "ink", [(point.cost, point.accuracy) for point in front], dash="3 3")
     x = spanning("parameters (log scale)", [point.cost for point, _ in marks], log=True)
     x = Axis(x.label, x.low / 1.3, x.high * 1.3, log=True)
-    y = spanning("test accuracy, %", [point.accuracy for point, _ in marks])
+    called = {gathered.words.accuracy for gathered in runs}
+    measure = called.pop() if len(called) == 1 else "accuracy"
+    y = spanning(f"test {measure}, %", [point.accuracy for point, _ in marks])
     said = "; ".join(f"{point.name}, {point.accuracy:.2f} % at {number(point.cost)} parameters" for point in front)
-    alternative = f"Scatter plot of accuracy over parameters. No other model beats: {said}."
+    alternative = f"Scatter plot of {measure} over parameters. No other model beats: {said}."
     return Plane("cost", "Accuracy and cost", alternative, x, y, lines=[line], dots=dots)

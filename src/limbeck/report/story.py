@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from limbeck.evaluation import Interval, t_interval
+from limbeck.evaluation import Interval, Words, t_interval
 from limbeck.evaluation.cost import Timing
 from limbeck.evaluation.fidelity import fidelity
 from limbeck.evaluation.paired import mcnemar
@@ -69,6 +69,11 @@ def number(value: float, digits: int = 1) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.{digits}f}"
 
 
+def error(value: float, words: Words) -> str:
+    """Return a figure of errors as its task writes it: a count, or a mean squared error."""
+    return number(value) if words.pattern == "{:.1f}" else words.pattern.format(value)
+
+
 def bytes_in_words(size: int | None) -> str:
     """Return a size on disk.
 
@@ -95,13 +100,16 @@ def latency(timing: Timing | None) -> str:
 def model_rows(gathered: Gathered) -> list[ModelRow]:
     """Return the models with the intervals of their errors: over the seeds; over the examples where there is one."""
     rows = []
-    examples = examples_of(gathered)
+    examples, words = examples_of(gathered), gathered.words
     for model in gathered.models:
         errors, accuracy = model.errors, model.accuracy
         if errors.half_width is not None:
-            text = f"{number(errors.mean)} ± {number(errors.half_width)}"
+            text = f"{error(errors.mean, words)} ± {error(errors.half_width, words)}"
             share = f"{100 * accuracy.mean:.2f} % ± {100 * (accuracy.half_width or 0):.2f}"
             low, high, over = max(errors.low, 0.0), min(errors.high, float(examples)), "seeds"
+        elif not words.counted:
+            low, high, over = errors.mean, errors.mean, ""
+            text, share = error(errors.mean, words), f"{100 * accuracy.mean:.2f} %"
         else:
             within = wilson(examples - round(errors.mean), examples)
             low, high, over = (1 - within.high) * examples, (1 - within.low) * examples, "examples"
@@ -122,10 +130,18 @@ def verdict(gathered: Gathered) -> list[str]:
     if teacher is None or alone is None or distilled is None:
         return []
     examples = examples_of(gathered)
-    errors = (
-        f"of {examples:,} test examples the student gets {number(distilled.errors.mean)} wrong when distilled,"
-        f" {number(alone.errors.mean)} when trained alone; the teacher gets {number(teacher.errors.mean)} wrong"
-    )
+    words = gathered.words
+    if words.errors == "errors":
+        errors = (
+            f"of {examples:,} test examples the student gets {number(distilled.errors.mean)} wrong when distilled,"
+            f" {number(alone.errors.mean)} when trained alone; the teacher gets {number(teacher.errors.mean)} wrong"
+        )
+    else:
+        of = [error(model.errors.mean, words) for model in (distilled, alone, teacher)]
+        errors = (
+            f"on the test set, {words.errors}: {of[0]} of the student distilled, {of[1]} of the student alone,"
+            f" {of[2]} of the teacher"
+        )
     if gathered.gap is None:
         first = f"There was no gap to close: {errors}."
     elif gathered.gap.mean > 0:
@@ -144,6 +160,8 @@ def _equal_compute(gathered: Gathered) -> list[str]:
     said = (
         "Trained alone with as much compute as the whole distillation took, the student gets"
         f" {number(budget.errors.mean)} wrong."
+        if gathered.words.errors == "errors"
+        else f" to {error(budget.errors.mean, gathered.words)} ({gathered.words.errors})."
     )
     return [f"{said} {_certainty(gathered, 'alone_budget')}", *notes]
 
@@ -153,6 +171,14 @@ def _certainty(gathered: Gathered, role: str) -> str:
     seeds = gathered.run.outcome["seeds"]
     if len(seeds) > 1:
         saved = t_interval([float(seed[role]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
+        if gathered.words.errors != "errors":
+            mean, width = (error(value, gathered.words) for value in (saved.mean, saved.half_width or 0.0))
+            alone = f"the student alone{' at equal compute' if role == 'alone_budget' else ''}"
+            sure = "is more than chance." if _apart(saved) else "may be chance: run more seeds."
+            return (
+                f"Seed by seed, over {len(seeds)} seeds, the distilled student has {mean} ± {width} less than {alone}"
+                f" (95 % interval), which {sure}"
+            )
         if saved.mean == 0:
             return f"Over {len(seeds)} seeds, both students make equally many errors."
         kind = "fewer" if saved.mean > 0 else "more"
@@ -184,7 +210,7 @@ def facts(gathered: Gathered) -> list[Fact]:
         found.append(Fact(whole_percent(gathered.gap.mean), f"of the gap closed{_plus(width)}"))
     if alone is not None and distilled is not None:
         before, after = (100 * model.accuracy.mean for model in (alone, distilled))
-        found.append(Fact(f"{after:.1f} %", f"accuracy distilled, {before:.1f} % alone"))
+        found.append(Fact(f"{after:.1f} %", f"{gathered.words.accuracy} distilled, {before:.1f} % alone"))
     if teacher is not None and distilled is not None:
         times = teacher.parameters / max(distilled.parameters, 1)
         found.append(Fact(f"{times:.1f}×", f"fewer parameters: {distilled.parameters:,} of {teacher.parameters:,}"))
@@ -208,12 +234,13 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
     """Say what the table's figures are over."""
     seeds = len(gathered.run.outcome["seeds"])
     kinds = {row.over for row in rows}
-    said = [f"{examples_of(gathered):,} test examples."]
+    task = gathered.run.parts.test.task
+    said = [f"{examples_of(gathered):,} {'labelled places of ' if task.of_places else ''}test examples."]
     if "seeds" in kinds:
         said.append(f"±: 95 % t-interval over {seeds} seeds.")
     if "examples" in kinds:
         said.append("In brackets: Wilson's 95 % interval over the test examples, for what was trained once.")
-    said.append("NLL: mean negative log-likelihood in nats.")
+    said.append("NLL: mean negative log-likelihood in nats." if task.has_classes else "NLL: half the squared error.")
     if any(model.compute is not None for model in gathered.models):
         said.append(
             "Compute: FLOPs of all trainings that led to a model, its teacher's included, as a multiple of the student"

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import UNLABELLED
 from limbeck.data import SampleSet
-from limbeck.errors import InputError
+from limbeck.errors import InputError, RunError
 from limbeck.evaluation import (
     Assessment,
     ClassGain,
@@ -20,7 +20,6 @@ from limbeck.evaluation import (
     Fidelity,
     Interval,
     McNemar,
-    Tail,
     Temperature,
     assess_scores,
     class_gains,
@@ -32,7 +31,6 @@ from limbeck.evaluation import (
     predict,
     score,
     t_interval,
-    tail_gains,
 )
 from limbeck.runs import RunFolder
 from limbeck.schemes.finished import FinishedRun
@@ -100,10 +98,7 @@ class RunAssessment:
     models: of every role and seed.  labels: what a table calls each role, in its order.
     test: identity and size of the test set.  class_names: as the data names them.
     paired: student alone (first) against distilled (second) on the test samples, by seed; pooled: of all seeds, sample
-    by sample; difference: in accuracy, over the samples.  classes: the gain and harm of distillation by class;
-    tail: the same on the classes that the student has few training examples of.
-    equal_compute: the same test as `pooled`, against the student alone at the compute of the distillation; None where
-    none was trained.
+    by sample; difference: in accuracy, over the samples.  classes: the gain and harm of distillation by class.
     cost: of teacher and student; empty when it was not measured.
     """
 
@@ -117,8 +112,6 @@ class RunAssessment:
     pooled: McNemar
     difference: Estimate
     classes: tuple[ClassGain, ...]
-    tail: Tail
-    equal_compute: tuple[McNemar, Estimate] | None
     cost: Mapping[str, Cost]
 
     def of(self, role: str) -> list[AssessedModel]:
@@ -158,10 +151,6 @@ class RunAssessment:
             "pooled": self.pooled.as_dict(),
             "difference": self.difference.as_dict(),
             "classes": [found.as_dict() for found in self.classes],
-            "tail": self.tail.as_dict(),
-            "equal_compute": None
-            if self.equal_compute is None
-            else {"pooled": self.equal_compute[0].as_dict(), "difference": self.equal_compute[1].as_dict()},
             "cost": {role: found.as_dict() for role, found in self.cost.items()},
         }
         plain: dict[str, Any] = _finite(content)
@@ -180,6 +169,12 @@ def assess_run(
     No choice is made on the test set: the temperature comes from the validation part, and where a refit left none, no
     temperature is fitted.  device: where the models run; by default CUDA where there is one.
     """
+    task = run.parts.test.task
+    if not task.one_label:
+        raise RunError(
+            f"evaluate: it measures one class an example, and the labels are {task.labels} (task {task.name}); "
+            f"the run's figures are in '{run.folder / 'outcome.json'}' and its report"
+        )
     place = _place(device)
     with held(run.folder):
         names = [run.label(role) for role in run.roles]
@@ -204,8 +199,7 @@ def assess_run(
         ):
             say(f"measuring the cost of the {role}")
             costs[role] = cost(model.to(place), inputs.to(place), batches=(1, _TIMED))
-    alone, distilled = (_correct(models, role) for role in _STUDENTS)
-    budget = _correct(models, "alone_budget") if "alone_budget" in run.roles else None
+    alone, distilled = (torch.stack([model.correct for model in models if model.role == role]) for role in _STUDENTS)
     labels = parts.test.labels[parts.test.labels != UNLABELLED]
     return RunAssessment(
         name=run.recipe.name,
@@ -218,14 +212,8 @@ def assess_run(
         pooled=mcnemar(alone, distilled),
         difference=paired_difference(alone, distilled),
         classes=class_gains(alone, distilled, labels, parts.test.classes),
-        tail=tail_gains(alone, distilled, labels, parts.alone.class_counts()),
-        equal_compute=None if budget is None else (mcnemar(budget, distilled), paired_difference(budget, distilled)),
         cost=costs,
     )
-
-
-def _correct(models: Sequence[AssessedModel], role: str) -> Tensor:
-    return torch.stack([model.correct for model in models if model.role == role])
 
 
 def _place(device: str | None) -> torch.device:

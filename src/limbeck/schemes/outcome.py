@@ -1,16 +1,17 @@
 """What a distillation came to: the test figures of every role and seed, and what each role cost."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from limbeck.evaluation import Interval, Metrics, gap_closed, t_interval
+from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["FIXED_ROLES", "Outcome", "RoleOutcome", "SeedOutcome", "ordered"]
 
 FIXED_ROLES = {
     "teacher": "teacher",
-    "member": "one network of the teacher",
     "alone": "student alone",
     "alone_budget": "student alone, equal compute",
     "distilled": "student distilled",
@@ -71,6 +72,7 @@ class Outcome:
     seeds: the figures of each seed.  roles: what is known of each role, in the order of a table.
     parameters: of teacher and student.  chosen: what the search chose for each.
     decided: what the scheme decided on held-out data, by seed.  notes: lines on what was cut short.
+    task: of the data, which says what errors and accuracy are.
     """
 
     seeds: tuple[SeedOutcome, ...]
@@ -79,6 +81,7 @@ class Outcome:
     chosen: dict[str, dict[str, Any]]
     decided: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    task: Task = CLASSIFICATION
 
     def errors(self, role: str) -> Interval:
         """Return the test errors of a role over the seeds."""
@@ -87,6 +90,10 @@ class Outcome:
     def accuracy(self, role: str) -> Interval:
         """Return the test accuracy of a role over the seeds."""
         return t_interval([seed.metrics[role].accuracy for seed in self.seeds])
+
+    def more(self, role: str, names: Sequence[str]) -> list[Interval]:
+        """Return further test figures of a role over the seeds, such as the mean average precision."""
+        return [t_interval([seed.metrics[role].more.get(name, math.nan) for seed in self.seeds]) for name in names]
 
     def gap_closed(self) -> Interval | None:
         """Return the share of the gap to the teacher that distillation closed; None without a gap."""
@@ -111,6 +118,7 @@ class Outcome:
             "roles": {role: found.as_dict() for role, found in self.roles.items()},
             "decided": {str(seed): dict(answers) for seed, answers in self.decided.items()},
             "notes": list(self.notes),
+            "task": self.task.name,
         }
 
 
@@ -121,4 +129,4 @@ def ordered(roles: Sequence[str]) -> list[str]:
     ['teacher', 'alone', 'assistant_1', 'distilled']
     """
     own = [role for role in roles if role not in FIXED_ROLES]
-    return [role for role in ("teacher", "member", "alone", "alone_budget", *own, "distilled") if role in roles]
+    return [role for role in ("teacher", "alone", "alone_budget", *own, "distilled") if role in roles]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.objective import Objective
-from limbeck.schemes.preparing import asked, build_student, build_teacher, seeded_build, vet
+from limbeck.schemes.preparing import build_student, seeded_build, vet
+from limbeck.teachers import ModelTeacher
 from limbeck.training import Training
 from limbeck.training.optimisers import optimiser
 
@@ -64,13 +65,11 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     seeds, searched = len(recipe.seeds), len(recipe.candidates()) if recipe.search else 0
     refits = 2 if recipe.refit else 1
     models = []
-    for member, count in recipe.teacher.kinds():
-        if member.model.checkpoint is None:
-            runs = (seeds if recipe.teacher.seed is None else 1) * refits * count
-            network = seeded_build(member.model, parts.train, 0, "teacher")
-            objective = member.method.build()
-            models.append(_time("teacher", network, None, objective, parts.train, member.training, runs)[0])
-    teacher = asked(recipe, build_teacher(recipe, parts, 0))
+    teacher = seeded_build(recipe.teacher.model, parts.train, 0, "teacher")
+    if recipe.teacher.model.checkpoint is None:
+        runs = (seeds if recipe.teacher.seed is None else 1) * refits
+        objective = recipe.teacher.method.build()
+        models.append(_time("teacher", teacher, None, objective, parts.train, recipe.teacher.training, runs)[0])
     losses: dict[str, float] = {}
     for role, model, objective, samples in (
         ("student alone", None, methods.hard(), parts.alone),
@@ -80,9 +79,10 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         timed, losses = _time(role, student, model, objective, samples, recipe.training, seeds + searched)
         models.append(timed)
     held_out = 0 if parts.held_out is None else len(parts.held_out)
+    kind = "classes" if parts.train.task.has_classes else "numbers to predict"
     data = (
         f"{parts.train.name}: {len(parts.train):,} to train on, {held_out:,} held out, {len(parts.test):,} to test on, "
-        f"{parts.train.classes} classes, inputs {tuple(parts.train.input_shape)}"
+        f"{parts.train.classes} {kind}, inputs {tuple(parts.train.input_shape)}"
     )
     if len(parts.transfer) != len(parts.train) or not recipe.transfer.labels:
         kind = "labelled" if recipe.transfer.labels else "unlabelled"
@@ -94,14 +94,14 @@ def rehearse(recipe: Recipe) -> Rehearsal:
 def _time(
     role: str,
     model: nn.Module,
-    teacher: Teacher | None,
+    teacher: nn.Module | None,
     objective: Objective,
     samples: SampleSet,
     training: Training,
     runs: int,
 ) -> tuple[RehearsedModel, dict[str, float]]:
     """Train a few steps on one batch, on copies that nothing else uses, and measure."""
-    distiller = Distiller(model, teacher, objective)
+    distiller = Distiller(model, None if teacher is None else ModelTeacher(teacher), objective)
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = next(loader.epoch(0))
     outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]

@@ -1,0 +1,45 @@
+"""A plain fully convolutional network, which answers for every pixel."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from limbeck import checks
+from limbeck.errors import ModelError
+
+__all__ = ["fcn"]
+
+
+def fcn(
+    input_shape: Sequence[int],
+    classes: int,
+    channels: Sequence[int] = (16, 16),
+    kernel: int = 3,
+    batch_norm: bool = True,
+) -> nn.Sequential:
+    """Build convolutions of one resolution, each with ReLU, then a 1×1 convolution to the classes.
+
+    Inputs (N, *input_shape) with input_shape (C, H, W), logits (N, classes, H, W): for a dense task.
+    channels: of each convolution.  kernel: their width, odd.  batch_norm: after each convolution.
+
+    >>> fcn((1, 8, 6), 3, channels=(8,))(torch.zeros(2, 1, 8, 6)).shape
+    torch.Size([2, 3, 8, 6])
+    """
+    checks.at_least("classes", classes, 1)
+    checks.at_least("kernel", kernel, 1)
+    if kernel % 2 == 0:
+        raise ModelError(f"kernel: found {kernel}, expected an odd width, which keeps the resolution")
+    if len(input_shape) != 3:
+        raise ModelError(f"kind: fcn needs images (C, H, W), found inputs of shape {tuple(input_shape)}; use an mlp")
+    depth, height, width = input_shape
+    if min(height, width) < kernel:
+        raise ModelError(f"kind: fcn needs images of {kernel} pixels or more, found {height}×{width}")
+    layers: list[nn.Module] = []
+    for count in channels:
+        checks.at_least("channels", count, 1)
+        layers.append(nn.Conv2d(depth, count, kernel, padding=kernel // 2, bias=not batch_norm))
+        if batch_norm:
+            layers.append(nn.BatchNorm2d(count))
+        layers.append(nn.ReLU())
+        depth = count
+    return nn.Sequential(*layers, nn.Conv2d(depth, classes, 1))

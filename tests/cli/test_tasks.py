@@ -1,0 +1,135 @@
+"""Recipes of every task, from an archive of arrays to the table and the page; and what refuses them."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from limbeck.config import load_recipe
+
+TASKS = ["binary", "multilabel", "dense", "regression"]
+MODELS = {"dense": {"kind": "fcn", "channels": [4], "batch_norm": False}}
+COLUMNS = {
+    "binary": ["test errors", "accuracy"],
+    "multilabel": ["wrong label", "exact matches", "label", "map"],
+    "dense": ["test wrong places", "accuracy of places", "miou"],
+    "regression": ["mean", "squared error", "R²", "mae"],
+}
+
+
+def archive(path, task, size=120):
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(size, 1, 4, 4)).astype("float32")
+    scores = inputs.reshape(size, -1) @ np.random.default_rng(1).normal(size=(16, 3))
+    labels = {
+        "binary": (scores[:, 0] > 0).astype("uint8"),
+        "multilabel": scores > 0,
+        "dense": (inputs[:, 0] > 0).astype("int16") + (inputs[:, 0] > 1),
+        "regression": scores / 4,
+    }[task]
+    np.savez(path, inputs=inputs, labels=labels)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Write an archive and a recipe of a task; return the recipe's path."""
+
+    def write(task, **more):
+        archive(tmp_path / f"{task}.npz", task)
+        model = MODELS.get(task, {"kind": "mlp", "hidden": [8]})
+        keys = {
+            "name": task,
+            "data": {"kind": "npz", "path": f"{task}.npz", "task": task},
+            "teacher": {"model": model, "training": {"epochs": 4, "batch_size": 16}},
+            "student": {"model": model},
+            "method": {"name": "bounded_regression"} if task == "regression" else {"name": "kd", "temperature": 2.0},
+            "training": {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "keep": "best"},
+            "seeds": [0, 1],
+        }
+        path = tmp_path / f"{task}.yaml"
+        path.write_text(yaml.safe_dump({**keys, **more}))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_recipe_of_every_task_ends_with_a_table_and_a_page(limbeck, recipe, tmp_path, task):
+    answer = limbeck("distill", recipe(task))
+    assert answer.code == 0, answer.err
+    for column in COLUMNS[task]:
+        assert column in answer.out
+    (run,) = (tmp_path / "runs").glob("*/*")
+    outcome = json.loads((run / "outcome.json").read_text())
+    assert outcome["task"] == task
+    for role in ("teacher", "alone", "distilled"):
+        found = outcome["seeds"][0][role]
+        assert found["examples"] == (24 if task != "dense" else 24 * 16)
+        assert 0 <= found["errors"]
+    page = (run / "report.html").read_text()
+    assert "Did it work?" in page
+    assert ("What did the teacher give?" in page) == (task != "regression")
+    assert ("Where does the student differ?" in page) == (task == "binary")
+    if task != "binary":
+        assert "What the models answer is not drawn: the labels are" in page
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_recipe_of_every_task_can_be_checked(limbeck, recipe, task):
+    answer = limbeck("check", recipe(task))
+    assert answer.code == 0, answer.err
+    assert {"regression": "3 numbers to predict", "binary": "2 classes"}.get(task, "3 classes") in answer.out
+
+
+def test_the_resolved_recipe_of_a_task_repeats_it_and_of_none_is_as_it_was(recipe):
+    path = recipe("multilabel")
+    assert load_recipe(path).keys["data"]["task"] == "multilabel"
+    assert "task" not in load_recipe(path, ["data.task=classification"]).keys["data"]
+
+
+def test_a_search_chooses_by_the_figure_of_the_task(limbeck, recipe, tmp_path):
+    path = recipe("regression", search={"training.learning_rate": [0.000001, 0.05]}, seeds=[0])
+    answer = limbeck("distill", path, "--no-report")
+    assert answer.code == 0, answer.err
+    (run,) = (tmp_path / "runs").glob("*/*")
+    outcome = json.loads((run / "outcome.json").read_text())
+    assert outcome["chosen"]["distilled"] == {"training.learning_rate": 0.05}
+    assert outcome["seeds"][0]["distilled"]["errors"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "line"),
+    [
+        (
+            "regression",
+            ["method={name: kd}"],
+            "method: term 'soft' compares distributions over classes, and the labels",
+        ),
+        ("binary", ["method={name: dist}"], "method: divergence correlation(tau_squared=False): it says nothing of 2"),
+        ("multilabel", ["data.task=multi"], "data.task: found 'multi', expected 'classification', 'binary', "),
+        ("multilabel", ["data.transfer.omit=[1]"], "data.transfer: classes: samples of "),
+        ("dense", ["training.augment.shift=1"], "training.augment: shift, pad_crop and flip would move images without"),
+        ("dense", ["student.model={kind: mlp}"], "student: task dense: the model answers (2, 3), expected logits of"),
+        ("binary", ["data.task=regression"], "method: term 'soft' compares distributions over classes, and"),
+        ("regression", ["data.task=binary"], "data: "),
+        ("multilabel", ["scheme={name: early_stopping}"], "scheme.name: 'early_stopping' is for one label of several"),
+    ],
+    ids=str,
+)
+def test_what_does_not_suit_a_task_is_refused_in_one_line_before_anything_is_trained(
+    limbeck, recipe, tmp_path, task, overrides, line
+):
+    answer = limbeck("distill", recipe(task), *overrides)
+    assert answer.code == 2
+    assert len(answer.lines) == 1
+    assert answer.lines[0].removeprefix("limbeck: ").removeprefix("error: ").startswith(line)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_refuses_a_task_that_it_does_not_measure(limbeck, recipe, tmp_path):
+    assert limbeck("distill", recipe("regression", seeds=[0]), "--no-report", "-q").code == 0
+    (run,) = (tmp_path / "runs").glob("*/*")
+    answer = limbeck("evaluate", run)
+    assert answer.code == 2
+    assert "evaluate: it measures one class an example, and the labels are numbers to predict" in answer.lines[-1]
