@@ -2,16 +2,20 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from limbeck.config import Recipe
-from limbeck.report import build
+from limbeck.diagnosis import diagnose
+from limbeck.diagnosis.keeping import keep
+from limbeck.diagnosis.recipes import subject_of_run
+from limbeck.report import build, build_diagnosed
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
+from limbeck.schemes import FinishedRun, distil
+from limbeck.training import Training
 
 FLAGS = (
     "--headless",
@@ -63,6 +67,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     started = webdriver.Chrome(options=options, service=Service(driver))
+    started.set_script_timeout(180)  # of axe, on a machine that is busy
     yield Browser(started)
     started.quit()
 
@@ -86,7 +91,16 @@ def finished(root: Path, name: str, data: dict[str, Any], **more: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished(tmp_path_factory.mktemp("digits"), "digits", {"kind": "digits"}, seeds=[0, 1], summary="two seeds")
+    run = finished(tmp_path_factory.mktemp("digits"), "digits", {"kind": "digits"}, seeds=[0, 1], summary="two seeds")
+    subject = replace(subject_of_run(FinishedRun.read(run)), training=Training(epochs=1))
+    keep(diagnose(subject, seeds=(0, 1)).as_dict(), run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def diagnosed(digits: Path) -> Path:
+    """Return the page of a diagnosis alone."""
+    return build_diagnosed(digits, files=False)
 
 
 @pytest.fixture(scope="session")

@@ -113,10 +113,10 @@ def test_the_slider_obeys_the_keyboard_and_moves_the_line_in_the_charts(browser,
     assert slider.get_attribute("aria-valuetext") == "temperature 0.5"
 
 
-def test_every_figure_and_image_has_a_text_alternative(browser, page, pair):
-    for each in (page, pair):
+def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diagnosed):
+    for each in (page, pair, diagnosed):
         browser.open(each)
-        assert browser.js("return document.querySelectorAll('figure').length") > 10
+        assert browser.js("return document.querySelectorAll('figure').length") >= 7
         assert (
             browser.js(
                 """return [...document.querySelectorAll('figure')].filter((figure) =>
@@ -135,10 +135,10 @@ def test_every_figure_and_image_has_a_text_alternative(browser, page, pair):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
-def test_axe_finds_nothing(browser, page, pair, scheme, width):
+def test_axe_finds_nothing(browser, page, pair, diagnosed, scheme, width):
     pytest.importorskip("axe_core_python", reason="needs axe-core-python: pip install limbeck[test]")
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-    for each in (page, pair):
+    for each in (page, pair, diagnosed):
         browser.open(each, width=width, scheme=scheme)
         browser.js("document.querySelectorAll('details').forEach((each) => (each.open = true))")
         browser.js(axe)
@@ -148,8 +148,8 @@ def test_axe_finds_nothing(browser, page, pair, scheme, width):
         assert len(found["passes"]) > 20
 
 
-def test_nothing_scrolls_sideways_on_a_phone(browser, page, pair):
-    for each in (page, pair):
+def test_nothing_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed):
+    for each in (page, pair, diagnosed):
         browser.open(each, width=360)
         browser.js("document.querySelectorAll('details').forEach((each) => (each.open = true))")
         assert browser.js("return document.documentElement.scrollWidth") == 360
@@ -170,8 +170,8 @@ def test_the_dark_scheme_is_dark(browser, page, tmp_path: Path):
     assert means["light"] > 200
 
 
-def test_the_page_asks_the_network_for_nothing(browser, page, pair):
-    for each in (page, pair):
+def test_the_page_asks_the_network_for_nothing(browser, page, pair, diagnosed):
+    for each in (page, pair, diagnosed):
         browser.open(each)
         assert (
             browser.js(
@@ -181,8 +181,8 @@ def test_the_page_asks_the_network_for_nothing(browser, page, pair):
         )
 
 
-def test_links_lead_somewhere(browser, page, pair):
-    for each in (page, pair):
+def test_links_lead_somewhere(browser, page, pair, diagnosed):
+    for each in (page, pair, diagnosed):
         browser.open(each)
         broken = """return [...document.querySelectorAll('a')].map((a) => a.getAttribute('href'))
                       .filter((href) => !href.startsWith('#') || !document.getElementById(href.slice(1)))"""

@@ -51,7 +51,7 @@ def fit(name, train, held_out=None, epochs=10):
         (fit("student", 0.3), fit("longer", 0.25), fit("larger", 0.02), "capacity"),
         (fit("student", 0.3), fit("longer", 0.25), fit("larger", 0.1), "capacity"),
         (fit("student", 0.3), fit("longer", 0.25), None, "capacity"),
-        (fit("student", 0.3), fit("longer", 0.27), fit("larger", 0.2), "unlearnable"),
+        (fit("student", 0.3), fit("longer", 0.28), fit("larger", 0.2), "unlearnable"),
         (fit("student", 0.3), fit("longer", 0.25), fit("larger", 0.2), "optimisation"),
     ],
 )

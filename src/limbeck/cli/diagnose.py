@@ -30,6 +30,7 @@ def diagnose(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one seed, and no attribution to parts")] = False,
     runs: Annotated[Path, typer.Option(help="where the folder of a recipe's diagnosis is made")] = Path("runs"),
+    page: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
@@ -43,6 +44,7 @@ def diagnose(
     from limbeck.diagnosis.keeping import keep
     from limbeck.diagnosis.recipes import seeds_of, subject_of_recipe, subject_of_run
     from limbeck.errors import InputError, Interrupted
+    from limbeck.report import build_diagnosed
     from limbeck.runs import RunFolder, cache_folder
     from limbeck.schemes import FinishedRun
 
@@ -74,7 +76,8 @@ def diagnose(
         print(json.dumps({"run": str(folder), "file": str(path), **found.as_dict()}, indent=1))
     else:
         show(found)
-    say(f"{found.trainings} trainings, {duration(found.seconds)} · written to {path}")
+    made = f" · page: {build_diagnosed(folder, files=False)}" if page else ""
+    say(f"{found.trainings} trainings, {duration(found.seconds)} · written to {path}{made}")
 
 
 def show(found: "Diagnosis") -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck import methods
+from limbeck.diagnosis.attribution import ARMS
 from limbeck.diagnosis.subject import Answers, Subject
 from limbeck.losses import class_cosines, similar_classes, soften
 from limbeck.objective import Objective
@@ -97,4 +98,5 @@ def objectives(subject: Subject, matching: Matching) -> tuple[Mapping[str, Calla
             target=target,
         )
 
-    return {"hard": methods.hard, **{name: distilled(target) for name, target in targets.items()}}, left_out
+    makers = {"hard": methods.hard, **{name: distilled(target) for name, target in targets.items()}}
+    return {name: makers[name] for name in ARMS if name in makers}, left_out

@@ -20,8 +20,8 @@ from limbeck.training.progress import ignore
 
 __all__ = ["Classroom", "Pupil"]
 
-_FORMAT = 1  # raised whenever the same settings would train another student
-_EARLY = 0.1  # of the epochs: when a student is looked at early in its training
+_FORMAT = 2  # raised whenever the same settings would train another student
+_EARLY = 1  # the epoch after which a student is looked at early in its training
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Pupil:
     """A trained student's answers.
 
     probe, held_out: logits on the subject's probe of the training data and on its held-out data.
-    early: logits on the probe after a tenth of the epochs, at least one; None where they were not asked for.
+    early: logits on the probe after the first epoch; None where they were not asked for.
     network: the student itself.  epochs: of its training.
     """
 
@@ -85,7 +85,7 @@ class Classroom:
 
         def look(progress: Progress) -> None:
             self.watch(progress)
-            if early and progress.epoch_ended and progress.epoch == max(1, round(_EARLY * settings.epochs)):
+            if early and progress.epoch_ended and progress.epoch == _EARLY:
                 looked.append(predict(network, probe).float().cpu())
                 if folder is not None:
                     save_weights(network, folder / "early.safetensors")

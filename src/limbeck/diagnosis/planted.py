@@ -44,7 +44,7 @@ class Strengths:
     memorising: int = 3
     small: int = 2
     large: int = 512
-    pattern: float = 0.2
+    pattern: float = 0.3
     teacher: tuple[int, ...] = (128, 128)
     student: tuple[int, ...] = (32,)
     dropout: float = 0.2

@@ -39,10 +39,10 @@ class Thresholds:
     noise_reliability: float = 0.5
     witness_accuracy: float = 0.75
     unrelated_share: float = 0.25
-    unrelated_seconded: float = 0.75
+    unrelated_seconded: float = 0.65
     small_disagreement: float = 0.05
     better_fit: float = 0.5
-    still_learning: float = 0.15
+    still_learning: float = 0.1
     tail_seconded: float = 0.1
     entropy_share: float = 0.5
 

@@ -145,6 +145,31 @@ class Matrix(Chart):
     colour: str = field(default="ink")
 
 
+@dataclass(frozen=True)
+class Heat(Chart):
+    """Resemblances of each two classes, from -1 to 1, None where there is none; the diagonal is not drawn.
+
+    names: of rows and columns.  The scale ends at the largest of them.
+    """
+
+    names: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+
+    @property
+    def most(self) -> float:
+        """The largest resemblance off the diagonal, in size."""
+        size = range(len(self.names))
+        return max((abs(self.values[i][j] or 0.0) for i in size for j in size if i != j), default=0.0) or 1.0
+
+    def pairs(self, most: int) -> list[tuple[str, str, float]]:
+        """Return the pairs that are most alike and those that are least, so many of each, the most alike first."""
+        size = range(len(self.names))
+        every = [(value, i, j) for i in size for j in size if i < j and (value := self.values[i][j]) is not None]
+        every.sort(key=lambda each: (-each[0], each[1:]))
+        kept = every if len(every) <= 2 * most else [*every[:most], *every[-most:]]
+        return [(self.names[i], self.names[j], value) for value, i, j in kept]
+
+
 def short(value: float) -> str:
     """Return a number as a tick shows it.
 

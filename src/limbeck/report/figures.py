@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import RunError
-from limbeck.report.charts import Axis, Chart, Matrix, Plane, Rows
+from limbeck.report.charts import Axis, Chart, Heat, Matrix, Plane, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def save(charts: list[Chart], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(_LOOK):
             for chart in charts:
-                wide = isinstance(chart, Rows | Matrix)  # names of classes may need room
+                wide = isinstance(chart, Rows | Matrix | Heat)  # names of classes may need room
                 rows = len(chart.rows) if isinstance(chart, Rows) else 0
                 figure = Figure(figsize=(5.0, max(3.2, 1.2 + 0.25 * rows) if rows != 3 else 2.2))
                 FigureCanvasAgg(figure)
@@ -70,6 +70,8 @@ def _draw(chart: Chart, axes: "Axes") -> None:
             _rows(chart, axes)
         case Matrix():
             _matrix(chart, axes)
+        case Heat():
+            _heat(chart, axes)
 
 
 def _scale(axis: Axis, of: Any, letter: str) -> None:
@@ -144,3 +146,21 @@ def _matrix(chart: Matrix, axes: "Axes") -> None:
     axes.set_yticks(range(len(chart.names)), chart.names)
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
+
+
+def _heat(chart: Heat, axes: "Axes") -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    size = len(chart.names)
+    colours = LinearSegmentedColormap.from_list("resemblance", [_COLOURS["alone"], "white", _COLOURS["other"]])
+    apart = [[0.0 if i == j or v is None else v for j, v in enumerate(row)] for i, row in enumerate(chart.values)]
+    edges = [i - 0.5 for i in range(size + 1)]
+    drawn = axes.pcolormesh(edges, edges, apart, cmap=colours, vmin=-chart.most, vmax=chart.most)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    if size <= 20:
+        axes.set_xticks(range(size), chart.names, rotation=90 if max(map(len, chart.names)) > 2 else 0)
+        axes.set_yticks(range(size), chart.names)
+    else:
+        axes.set_xlabel("classes, group by group")
+    axes.get_figure().colorbar(drawn, ax=axes, shrink=0.8)  # type: ignore[union-attr]

@@ -16,10 +16,11 @@ from limbeck import methods, plans, targets
 from limbeck.card import Card
 from limbeck.errors import InputError, RunError
 from limbeck.report import curves, figures, gains, panels, pictures, softness, story, svg
-from limbeck.report.charts import Chart, Matrix, Plane, Rows, short
+from limbeck.report.charts import Chart, Heat, Matrix, Plane, Rows, short
+from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
 from limbeck.report.gather import Gathered, gather
 
-__all__ = ["build", "render", "section"]
+__all__ = ["build", "build_diagnosed", "render", "section"]
 
 _MARK = '<meta name="generator" content="limbeck">'
 _ROWS = 12  # of the table below a curve
@@ -46,8 +47,35 @@ def build(folders: Sequence[Path], out: Path | None = None, *, files: bool = Tru
     return path
 
 
+def build_diagnosed(folder: Path, *, files: bool = True) -> Path:
+    """Write the page of a folder's newest diagnosis alone, diagnosis.html, and return its place; see `build`.
+
+    No model is run for it, so that no test set is read.
+    """
+    path, told = folder / "diagnosis.html", diagnosis_section(folder)
+    if told is None:
+        raise RunError(f"report: '{folder}' holds no diagnosis; make one with: limbeck diagnose RECIPE")
+    if path.exists():
+        _check(path)
+    _write(path, _rendered("diagnosed.html.j2", title=told.name, told=told))
+    if files:
+        figures.save([chart for chart, _ in told.charts], folder / "figures")
+    return path
+
+
 def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> str:
     """Return the page of some runs and their sections."""
+    return _rendered(
+        "page.html.j2",
+        title=runs[0].run.recipe.name if len(runs) == 1 else f"{len(runs)} runs compared",
+        sections=sections,
+        cost=panels.cost_plot(runs) if len(runs) > 1 else None,
+        overview=[_overview(gathered, number) for number, gathered in enumerate(runs, start=1)],
+    )
+
+
+def _rendered(template: str, **content: Any) -> str:
+    """Return a page from its template; whatever a run named is escaped."""
     with resources.as_file(resources.files("limbeck.report")) as folder:
         environment = Environment(
             loader=FileSystemLoader(folder),
@@ -65,18 +93,12 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
             "bytes": story.bytes_in_words,
             "times": lambda value: "" if value is None else f"{story.number(float(f'{value:.3g}'), 2)}×",
             "quantity": lambda value: "" if value is None else short(float(value)),
+            "capital": lambda text: text[:1].upper() + text[1:],
         }
-        template = environment.get_template("page.html.j2")
         inlined = {name: Markup((folder / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-    page = template.render(
-        mark=Markup(_MARK),
-        title=runs[0].run.recipe.name if len(runs) == 1 else f"{len(runs)} runs compared",
-        version=version("limbeck"),
-        sections=sections,
-        cost=panels.cost_plot(runs) if len(runs) > 1 else None,
-        overview=[_overview(gathered, number) for number, gathered in enumerate(runs, start=1)],
-        **inlined,
-    )
+        page = environment.get_template(template).render(
+            mark=Markup(_MARK), version=version("limbeck"), **content, **inlined
+        )
     return page.strip() + "\n"
 
 
@@ -114,6 +136,7 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "classes": panels.class_chart(gathered),
         "gains": gains.gains(gathered),
         "calibration": panels.calibration(gathered),
+        "diagnosis": _diagnosis(gathered),
         "recipe": gathered.recipe,
         "provenance": story.provenance(gathered),
         "notes": gathered.notes,
@@ -122,6 +145,15 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
 
 def _target(keys: Any) -> Card | None:
     return targets.card(keys["kind"]) if isinstance(keys, Mapping) and "kind" in keys else None
+
+
+def _diagnosis(gathered: Gathered) -> DiagnosisSection | None:
+    """Return the diagnosis kept in a run's folder, if there is one; a damaged one is left out and told of."""
+    try:
+        return diagnosis_section(gathered.run.folder)
+    except RunError as error:
+        gathered.notes.append(f"The diagnosis is left out: {error}")
+        return None
 
 
 def _overview(gathered: Gathered, number: int) -> list[str]:
@@ -134,6 +166,7 @@ def _overview(gathered: Gathered, number: int) -> list[str]:
 def _charts(section: dict[str, Any]) -> list[Chart]:
     found = [section["errors"], section["cost"], *section["training"], *section["confusions"]]
     found += [chart for chart, _ in section["calibration"]]
+    found += [chart for chart, _ in section["diagnosis"].charts] if section["diagnosis"] else []
     found += [section["gains"].chart] if section["gains"] else []
     return [
         *found,
@@ -144,11 +177,13 @@ def _charts(section: dict[str, Any]) -> list[Chart]:
 def numbers(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
     """Return a chart's numbers as a table: its head and its rows; None where the chart itself shows them."""
     match chart:
-        case Plane(lines=lines, bars=bars) if bars:
-            rows = [
-                [f"{bar.left:.2f} to {bar.right:.2f}", f"{bar.height:.3f}", bar.note.rsplit(" ", 1)[-1]] for bar in bars
-            ]
-            return ["confidence", "share right", "examples"], rows
+        case Plane(x=x, y=y, bars=bars) if bars:
+            rows = [[f"{bar.left:.2f} to {bar.right:.2f}", f"{bar.height:.3f}"] for bar in bars]
+            if y.label == "share right":
+                counted = [bar.note.rsplit(" ", 1)[-1] for bar in bars]
+                rows = [[*row, count] for row, count in zip(rows, counted, strict=True)]
+                return ["confidence", "share right", "examples"], rows
+            return [x.label, y.label], rows
         case Plane(x=x, lines=lines, dots=dots) if not dots:
             at = [point[0] for point in lines[0].points]
             kept = sorted({round(i * (len(at) - 1) / (_ROWS - 1)) for i in range(_ROWS)}) if len(at) > _ROWS else None
@@ -161,6 +196,10 @@ def numbers(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
         case Rows(rows=rows) if rows and len(rows[0][1]) > 1:
             head = ["class", *(entry.series for entry in rows[0][1])]
             return head, [[name, *(f"{entry.value:.3f}" for entry in entries)] for name, entries in rows]
+        case Heat():
+            return ["class", "and class", "resemblance"], [
+                [one, two, f"{v:+.3f}"] for one, two, v in chart.pairs(_ROWS)
+            ]
         case Matrix(names=names, counts=counts):
             return ["true class", *names], [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)]
     return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from html import escape
 
-from limbeck.report.charts import Axis, Chart, Line, Matrix, Plane, Rows, shortened
+from limbeck.report.charts import Axis, Chart, Heat, Line, Matrix, Plane, Rows, shortened
 
 __all__ = ["draw", "legend"]
 
@@ -13,6 +13,8 @@ _WIDTH, _HEIGHT = 360.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 40.0
 _ROW = 24.0
 _DEEPEST = 0.5  # opacity of a matrix's cell
+_NAMED = 20  # classes whose names fit beside a heatmap
+_SHADES = 10
 _LETTER = 6.3  # mean width of a letter, to place names
 
 
@@ -30,7 +32,9 @@ def draw(chart: Chart) -> str:
             return _rows(chart)
         case Matrix():
             return _matrix(chart)
-    raise TypeError(f"chart: found {type(chart).__name__}, expected Plane, Rows or Matrix")
+        case Heat():
+            return _heat(chart)
+    raise TypeError(f"chart: found {type(chart).__name__}, expected Plane, Rows, Matrix or Heat")
 
 
 def legend(chart: Chart) -> list[tuple[str, str, str]]:
@@ -203,3 +207,39 @@ def _matrix(chart: Matrix) -> str:
     middle = top + cell * size / 2
     parts.append(_text(11, middle, "true class", more=f' class="label" transform="rotate(-90 11 {middle:.1f})"'))
     return _svg(chart, bottom + below, parts)
+
+
+def _heat(chart: Heat) -> str:
+    """Draw resemblances as cells of two colours; those of one shade are one path, so that many classes stay small."""
+    size = len(chart.names)
+    named = size <= _NAMED
+    longest = max((len(shortened(name, 10)) for name in chart.names), default=0) if named else 0
+    left = min(longest * _LETTER + 10, 74.0) if named else 4.0
+    cell = (_WIDTH - left - 4) / max(size, 1)
+    shades: dict[int, list[str]] = {}
+    for i, row in enumerate(chart.values):
+        for j, value in enumerate(row):
+            shade = 0 if value is None or i == j else round(_SHADES * value / chart.most)
+            if shade:
+                shades.setdefault(shade, []).append(
+                    f"M{left + cell * j:.1f} {4 + cell * i:.1f}h{cell:.1f}v{cell:.1f}h-{cell:.1f}z"
+                )
+    parts = [
+        f'<rect class="grid" x="{left:.1f}" y="4" width="{cell * size:.1f}" height="{cell * size:.1f}" fill="none"/>'
+    ]
+    for shade, cells in sorted(shades.items()):
+        colour = "other" if shade > 0 else "alone"
+        parts.append(f'<path class="fill-{colour}" fill-opacity="{abs(shade) / _SHADES:.2f}" d="{"".join(cells)}"/>')
+    bottom = 4 + cell * size
+    if not named:
+        parts.append(_text(_WIDTH / 2, bottom + 16, f"{size} classes, group by group", more=' class="label"'))
+        return _svg(chart, bottom + 24, parts)
+    upright = longest * _LETTER > cell
+    for k, name in enumerate(chart.names):
+        at = 4 + cell * (k + 0.5)
+        parts.append(_text(left - 6, at + 4, shortened(name, 10), "end"))
+        x = left + cell * (k + 0.5)
+        turn = f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"' if upright else ""
+        anchor, y = ("end", bottom + 12) if upright else ("middle", bottom + 15)
+        parts.append(_text(x, y, shortened(name, 10), anchor, turn))
+    return _svg(chart, bottom + (longest * _LETTER + 14 if upright else 24), parts)

@@ -1,0 +1,211 @@
+"""The diagnosis on the report's page: what it shows, that names are text, and what is damaged is left out."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from limbeck.diagnosis.keeping import kept
+from limbeck.errors import RunError
+from limbeck.report import build_diagnosed, svg
+from limbeck.report.charts import Heat
+from limbeck.report.diagnosis import diagnosis_section
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def sure(**changed):
+    return {
+        "examples": 40,
+        "accuracy": 0.9,
+        "nll": 0.3,
+        "true_class": [0.1, 0.5, 0.9, 0.95, 0.99],
+        "mean": 0.8,
+        "skewness": -1.0,
+        "histogram": [0.0] * 18 + [0.25, 0.75],
+        "overconfidence": 0.02,
+        "ece": 0.03,
+        "temperature": None,
+        "entropies": [[1.0, 0.2], [4.0, 1.1]],
+        **changed,
+    }
+
+
+def content(**changed):
+    near = {"agreement": 0.9, "kl": 0.1}
+    matrix = [[1.0, 0.4, -0.2], [0.4, 1.0, None], [-0.2, None, 1.0]]
+    effect = {
+        "name": "smoothing",
+        "over_seeds": {"mean": 0.01, "half_width": 0.002, "n": 3},
+        "over_examples": {"value": 0.01, "low": 0.005, "high": 0.02},
+        "detectable": 0.003,
+        "found": True,
+        "verdict": "smoothing: +1.00 points, it helps",
+    }
+    fit = {"epochs": 3, "parameters": 10, "train": near, "held_out": near, "accuracy": 0.9}
+    return {
+        "format": 1,
+        "name": "tiny",
+        "class_names": [HOSTILE, "b & c", "d"],
+        "settings": {"held_out": 40},
+        "findings": [{"cause": "smoothed_teacher", "said": "It was smoothed.", "evidence": "its margin says so"}],
+        "advice": [
+            {"question": "target", "value": "pt", "said": "Teach pt.", "evidence": HOSTILE, "confidence": "measured"}
+        ],
+        "attribution": {
+            "examples": 40,
+            "seeds": 3,
+            "accuracies": {name: {"mean": 0.9, "half_width": 0.01, "n": 3} for name in ("hard", "ls", "kd")},
+            "effects": [effect],
+            "left_out": {"sim": "no linear layer"},
+        },
+        "capacity": {
+            "limit": "capacity",
+            "reason": "it cannot follow",
+            "fits": [{"name": name, **fit} for name in ("student", "longer", "larger")],
+        },
+        "rescaling": [
+            {
+                "when": when,
+                "quantiles": [-1.0, 0.5, None],
+                "reversed": 0.1,
+                "pearson": None,
+                "spearman": 0.7,
+                "curve": [[0.2, -300.0, 5], [0.9, 0.8, 5], [1.0, None, 5]],
+            }
+            for when in ("early", "late")
+        ],
+        "nearness": {"kd": {"mean": 0.4, "half_width": None, "n": 1}},
+        "teacher": {
+            "train": sure(),
+            "held_out": sure(),
+            "correlation_low": matrix,
+            "correlation_high": matrix,
+            "cosines": None,
+            "given_blocks": {"groups": [0, 0, 1], "within": 0.4, "between": 0.0, "score": 2.0, "p_value": 0.01},
+            "found_blocks": None,
+            "stability_of_blocks": None,
+            "order": [2, 0, 1],
+        },
+        "trainings": 10,
+        "seconds": 1.0,
+        **changed,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def made(**changed):
+        (tmp_path / "diagnosis.json").write_text(json.dumps(content(**changed)))
+        return tmp_path
+
+    return made
+
+
+def charts(section):
+    return {chart.key: chart for chart, _ in section.charts}
+
+
+def test_everything_that_was_found_is_shown(folder):
+    found = diagnosis_section(folder())
+    assert found.findings == [("It was smoothed.", "its margin says so")]
+    assert found.verdicts == ["smoothing: +1.00 points, it helps", "sim is left out: no linear layer"]
+    drawn = charts(found)
+    assert set(drawn) == {
+        "effects",
+        "targets",
+        "rescaling",
+        "teacher-confidence",
+        "correlation-low",
+        "correlation-high",
+        "capacity",
+    }
+    [(name, (value,))] = drawn["effects"].rows
+    assert (name, value.value, value.low, value.high) == ("smoothing", 1.0, pytest.approx(0.8), pytest.approx(1.2))
+    assert drawn["correlation-low"].names == ["d", HOSTILE, "b & c"]
+    assert drawn["correlation-low"].values[0] == [1.0, -0.2, None]
+    assert "most alike <script>" in drawn["correlation-low"].alternative
+    assert drawn["rescaling"].lines[0].points == [(0.2, -2.0), (0.9, 0.8)]
+    assert dict(found.facts)["Blocks of the known hierarchy"].startswith("2 groups, correlation +0.400 within")
+
+
+def test_a_quick_diagnosis_has_no_effects(folder):
+    found = diagnosis_section(folder(attribution=None))
+    assert not {"effects", "targets"} & set(charts(found))
+    assert found.verdicts == []
+
+
+def test_the_page_of_a_diagnosis_alone(folder):
+    path = build_diagnosed(folder())
+    text = path.read_text(encoding="utf-8")
+    assert path.name == "diagnosis.html"
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert {each.stem for each in (path.parent / "figures").glob("*.svg")} == {
+        chart.key for chart, _ in diagnosis_section(path.parent).charts
+    }
+    build_diagnosed(path.parent)
+    path.write_text("mine")
+    with pytest.raises(RunError, match="is no report of limbeck"):
+        build_diagnosed(path.parent)
+
+
+def test_a_folder_without_one_has_none(tmp_path):
+    assert diagnosis_section(tmp_path) is None
+    with pytest.raises(RunError, match="holds no diagnosis"):
+        build_diagnosed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"advice": [{"question": "target"}]},
+        {"capacity": {"limit": "x", "reason": "", "fits": []}},
+        {"teacher": {**content()["teacher"], "held_out": sure(histogram=[1.0])}},
+        {"findings": ["text"]},
+        {"format": 2},
+    ],
+)
+def test_what_is_damaged_is_named(folder, change):
+    with pytest.raises(RunError, match=r"diagnosis.json.*delete it and run limbeck diagnose"):
+        kept(folder(**change))
+
+
+@pytest.mark.parametrize("order", [[0, 1], [0, 0, 1], [0, 1, 7]])
+def test_an_order_that_is_none_leaves_the_heatmaps_out(folder, order):
+    found = diagnosis_section(folder(teacher={**content()["teacher"], "order": order}))
+    assert "correlation-low" not in charts(found)
+
+
+def test_a_report_tells_what_it_leaves_out(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from limbeck.report import page
+
+    (tmp_path / "diagnosis.json").write_text("{")
+    gathered = SimpleNamespace(run=SimpleNamespace(folder=tmp_path), notes=[])
+    assert page._diagnosis(gathered) is None
+    assert "The diagnosis is left out" in gathered.notes[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ heatmaps
+
+
+def test_a_heatmap_is_one_path_a_shade(tmp_path):
+    size = 100
+    values = [[((i * j) % 21 - 10) / 10 for j in range(size)] for i in range(size)]
+    drawn = svg.draw(Heat("key", "title", "alternative <text>", [str(i) for i in range(size)], values))
+    tree = ElementTree.fromstring(drawn)
+    paths = [node for node in tree if node.tag == "path"]
+    assert len(paths) == 20
+    assert len(drawn) < 400_000
+    cells = sum(path.get("d").count("M") for path in paths)
+    assert cells == sum(value != 0 for i, row in enumerate(values) for j, value in enumerate(row) if i != j)
+    assert tree.get("aria-label") == "alternative <text>"
+
+
+def test_the_pairs_of_a_heatmap():
+    heat = Heat("key", "t", "a", ["a", "b", "c"], [[1.0, 0.5, -0.2], [0.5, 1.0, None], [-0.2, None, 1.0]])
+    assert heat.pairs(5) == [("a", "b", 0.5), ("a", "c", -0.2)]
+    assert heat.most == 0.5
+    assert Heat("key", "t", "a", ["a", "b"], [[1.0, None], [None, 1.0]]).most == 1.0
