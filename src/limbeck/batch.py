@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
-__all__ = ["UNLABELLED", "Batch", "Legend"]
+__all__ = ["UNLABELLED", "Batch", "Legend", "Mix"]
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -36,6 +36,20 @@ class Legend:
     task: Task = CLASSIFICATION
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What samples were mixed with (mixup, cutmix): each is `share` itself and the rest another sample of its set.
+
+    partner: (N,) int64, position of the other sample in the set that the batch's `index` counts in.
+    labels: (N,) int64 of the other sample, `UNLABELLED` where it has none.
+    share: (N,) float32 in [0, 1], how much of the inputs is the sample itself.
+    """
+
+    partner: Tensor
+    labels: Tensor
+    share: Tensor
+
+
 @dataclass
 class Batch:
     """Samples on their way to teacher and student.
@@ -52,6 +66,8 @@ class Batch:
     augmented: whether `inputs` differ from the stored samples by a random view.
     extras: anything else that a term may read, by name.
     task: what a label is, which says how a model's answer is read.
+    mix: what the samples were mixed with, None where they were not; `index` and `labels` are the sample's own.  Nothing
+        that knows samples by their index alone has an answer for such a batch.
     """
 
     index: Tensor
@@ -64,6 +80,7 @@ class Batch:
     augmented: bool = False
     extras: dict[str, Any] = field(default_factory=dict)
     task: Task = CLASSIFICATION
+    mix: Mix | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -78,10 +95,12 @@ class Batch:
         return self.labels.shape
 
     def labelled(self) -> Tensor:
-        """Return which places have a label and are no padding: bool, shaped as `places`."""
+        """Return which places have a label and are no padding: bool, shaped as `places`; of mixed samples, two."""
         if self.labels is None:
             return torch.zeros(self.places, dtype=torch.bool, device=self.index.device)
         labelled = self.task.labelled(self.labels)
+        if self.mix is not None:
+            labelled = labelled & self.task.labelled(self.mix.labels)
         return labelled if self.mask is None else labelled & self.mask
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -99,6 +118,7 @@ class Batch:
             mask=None if self.mask is None else move(self.mask),
             views=_map(self.views, move),
             extras=_map(self.extras, move),
+            mix=self.mix and Mix(move(self.mix.partner), move(self.mix.labels), move(self.mix.share)),
         )
 
     def channels_last(self) -> "Batch":

@@ -50,12 +50,15 @@ class Term(nn.Module):
     relates_examples: whether it relates the examples of a batch to each other, so that the loss of a batch is not the
         mean over its parts: the one exception to the rule that how samples are cut into batches changes nothing.
     reads_class_cosines: whether it needs the teacher's outputs with their `class_cosines`.
+    takes_mixed: whether it knows what a sample that was mixed with another is worth (see `Batch.mix`); a term that does
+        not say so refuses such a batch.
     """
 
     reads: frozenset[str] = frozenset({"student"})
     any_classes: frozenset[str] = frozenset()
     relates_examples: bool = False
     reads_class_cosines: bool = False
+    takes_mixed: bool = False
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
         super().__init__()
@@ -87,7 +90,12 @@ class Term(nn.Module):
         """Create what depends on the models' shapes (projections), from the outputs on a first batch."""
 
     def forward(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> tuple[Tensor, Tensor | int]:
-        """Return the term's sum over the batch and its count."""
+        """Return the term's sum over the batch and its count; InputError for mixed samples, unless it takes them."""
+        if batch.mix is not None and not self.takes_mixed:
+            raise InputError(
+                f"term '{self.name}': it needs samples of one class each, the batch has mixed ones; leave mixup and"
+                " cutmix out, or learn from the teacher's whole distribution"
+            )
         return self.sum(outputs, batch, step), self.count(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:

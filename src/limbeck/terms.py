@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from limbeck import checks, schedules
-from limbeck.batch import Batch, Legend
+from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.errors import InputError, ModelError
 from limbeck.losses import (
     CROSS_ENTROPY,
@@ -33,8 +34,11 @@ __all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "requ
 class HardLabels(Term):
     """Cross-entropy on hard labels, smoothed by `label_smoothing` ε (Szegedy et al. 2016); counts labelled examples.
 
-    Where labels are numbers to predict, it is half their mean squared error.
+    Where labels are numbers to predict, it is half their mean squared error.  Of a sample that is λ itself and 1-λ
+    another (Zhang et al. 2018) it is λ·H(y, q) + (1-λ)·H(y', q), and such a sample counts where both are labelled.
     """
+
+    takes_mixed = True
 
     def __init__(self, weight: Schedule = 1.0, *, label_smoothing: float = 0.0, name: str = "hard") -> None:
         super().__init__(name, weight)
@@ -54,14 +58,23 @@ class HardLabels(Term):
             return compute_dtype(logits[:0]).sum()
         if not batch.task.has_classes:
             return squared_error(logits, batch.labels, mask=batch.mask, reduction="sum")
+        if batch.mix is None:
+            return self._per_example(logits, batch.labels, batch.mask).sum()
+        counted = batch.labelled()
+        own, other = (self._per_example(logits, labels, counted) for labels in (batch.labels, batch.mix.labels))
+        return torch.lerp(other, own, batch.mix.share.to(own)).sum()
+
+    def _per_example(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the loss of each place, 0 where it does not count."""
         if not self.label_smoothing:
-            return cross_entropy(logits, batch.labels, mask=batch.mask, reduction="sum")
-        check_labels(batch.labels, logits.shape[:-1])
-        if batch.mask is not None:
-            check_mask(batch.mask, batch.labels.shape)
-        dtype = compute_dtype(logits).dtype
-        target = smooth_labels(batch.labels, logits.shape[-1], self.label_smoothing, dtype=dtype)
-        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), batch.labelled(), "sum")
+            return cross_entropy(logits, labels, mask=mask, reduction="none")
+        check_labels(labels, logits.shape[:-1])
+        if mask is not None:
+            check_mask(mask, labels.shape)
+        target = smooth_labels(labels, logits.shape[-1], self.label_smoothing, dtype=compute_dtype(logits).dtype)
+        labelled = labels != UNLABELLED
+        mask = labelled if mask is None else labelled & mask
+        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), mask, "none")
 
 
 class SoftTargets(Term):
@@ -95,6 +108,11 @@ class SoftTargets(Term):
     def needs_labels(self) -> bool:
         """Whether it says nothing of an unlabelled example."""
         return self.target.needs_labels
+
+    @property
+    def takes_mixed(self) -> bool:  # type: ignore[override]
+        """Whether the target is of the inputs alone, whatever they are made of."""
+        return not self.needs_labels
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]
@@ -164,6 +182,7 @@ class LogitMatching(Term):
     """½·Σ(z-v)²/K between the student's logits and the teacher's (Ba & Caruana 2014)."""
 
     reads = frozenset({"student", "teacher"})
+    takes_mixed = True
 
     def __init__(self, weight: Schedule = 1.0, *, zero_mean: bool = False, name: str = "logits") -> None:
         super().__init__(name, weight)

@@ -266,8 +266,22 @@ def test_runs_are_compared_on_the_same_samples(limbeck, runs):
     assert pair["difference"]["value"] == pytest.approx((errors[0] - errors[1]) / 359)
     assert pair["test"]["second_better"] - pair["test"]["first_better"] == pytest.approx(errors[0] - errors[1])
     assert 0 < pair["test"]["p_value"] <= 1
-    names = {point["name"].partition(": ")[2] for point in found["frontier"]}
-    assert names <= {"teacher", "distilled"}
+    models = [
+        (
+            run["summary"][role]["accuracy"]["mean"],
+            run["parameters"]["teacher" if role == "teacher" else "student"],
+            f"{run['label']}: {role}",
+        )
+        for run in found["runs"]
+        for role in ("teacher", "alone", "distilled")
+    ]
+    beaten = {
+        name
+        for accuracy, size, name in models
+        for other, cost, _ in models
+        if other >= accuracy and cost <= size and (other, cost) != (accuracy, size)
+    }
+    assert {point["name"] for point in found["frontier"]} == {name for *_, name in models} - beaten
     assert answer.lines == [f"next: limbeck report {runs['tiny']} {runs['hot']}"]
 
 
@@ -355,5 +369,5 @@ def test_an_unfinished_run_that_is_named_is_one_line(limbeck, runs):
 
 
 def test_keys_are_flattened():
-    assert flattened({"a": {"b": {"c": 1}, "d": []}, "e": {}}) == {"a.b.c": 1, "a.d": [], "e": {}}
+    assert flattened({"a": {"b": {"c": 1}, "d": []}, "e": {}}) == {"a.b.c": 1, "a.d": []}
     assert flattened(Recipe.parse(TINY).keys)["training.augment.shift"] == 0

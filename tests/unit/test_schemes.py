@@ -59,7 +59,7 @@ class ToyChain(Scheme):
     def roles(self):
         return {"middle": "student in the middle", "pair": "the two together"}
 
-    def check(self, recipe, parts):
+    def check(self, shop):
         return "refused: is true, expected false" if self.refused else None
 
     def build(self, role, shop):
@@ -398,7 +398,7 @@ def test_roles_are_ordered():
 @pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
 def test_the_mean_of_models_is_the_mean_of_their_distributions(mean):
     members = [nn.Linear(3, 4).double() for _ in range(3)]
-    inputs, weights = torch.randn(5, 3, dtype=torch.float64), [1.0, 2.0, 0.0]
+    inputs, weights = torch.randn(5, 3, dtype=torch.float64), [1 / 3, 2 / 3, 0.0]
     found = MeanOfModels(members, weights=weights, mean=mean)(inputs)
     for row in range(5):
         each = []
@@ -419,9 +419,9 @@ def test_the_mean_of_models_is_the_mean_of_their_distributions(mean):
     ("call", "said"),
     [
         (lambda: MeanOfModels([]), "members: found none"),
-        (lambda: MeanOfModels([nn.Identity()], weights=[1.0, 2.0]), "weights: found 2 for 1 members"),
-        (lambda: MeanOfModels([nn.Identity()], weights=[0.0]), "weights: found no weight above 0"),
-        (lambda: MeanOfModels([nn.Identity()], weights=[-1.0]), "weights: found -1.0"),
+        (lambda: MeanOfModels([nn.Identity()], weights=[0.5, 0.5]), "weights: found [0.5, 0.5], 2 in all, expected 1"),
+        (lambda: MeanOfModels([nn.Identity()], weights=[0.5]), "weights: "),
+        (lambda: MeanOfModels([nn.Identity()], weights=[-1.0]), "weights: "),
         (lambda: MeanOfModels([nn.Identity()], mean="median"), "mean: found 'median'"),
         (lambda: MeanOfModels([nn.Linear(2, 3), nn.Linear(2, 4)])(torch.zeros(1, 2)), "members: they answer"),
     ],

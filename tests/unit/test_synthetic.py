@@ -14,9 +14,9 @@ from limbeck.errors import DataError, InputError
 SMALL = {"classes": 12, "groups": 4, "dimensions": 30}
 
 
-def task(tau=0.6, seed=0, terms=5, frequency=20.0, **sizes):
+def task(tau=0.6, seed=0, terms=5, frequency=20.0, function=0, **sizes):
     sizes = {**SMALL, **sizes}
-    return synthetic_task(tau, sizes["classes"], sizes["groups"], sizes["dimensions"], terms, frequency, seed)
+    return synthetic_task(tau, sizes["classes"], sizes["groups"], sizes["dimensions"], terms, frequency, function, seed)
 
 
 def reference_label(x, made) -> int:
@@ -34,7 +34,7 @@ def reference_label(x, made) -> int:
 
 @pytest.mark.parametrize("tau", [0.0, 0.4, 0.95])
 def test_labels_are_those_of_the_formula(tau):
-    data = synthetic(tau=tau, train=60, test=20, terms=5, seed=3, **SMALL)
+    data = synthetic(tau=tau, train=60, test=20, terms=5, frequency=20.0, seed=3, **SMALL)
     made = task(tau, seed=3)
     for part in (data.train, data.test):
         batch = part.batch(torch.arange(len(part)), augment=None, seed=0, view=0)
@@ -82,6 +82,15 @@ def test_tau_moves_the_same_classes_together():
         for made, tau in ((near, 0.9), (far, 0.1))
     ]
     torch.testing.assert_close(rest[0], rest[1])
+
+
+def test_the_function_has_a_seed_of_its_own():
+    first, other, again = task(), task(function=1), task(seed=1)
+    assert torch.equal(first.vectors, other.vectors)
+    assert not torch.equal(first.frequencies, other.frequencies)
+    assert not torch.equal(first.phases, other.phases)
+    assert torch.equal(first.frequencies, again.frequencies)
+    assert torch.equal(first.phases, again.phases)
 
 
 def test_frequencies_and_phases_have_their_distributions():
@@ -154,6 +163,7 @@ def test_groups_that_fit_no_classes_are_refused(groups, line):
         ({"train": 0}, "train"),
         ({"test": 0}, "test"),
         ({"seed": -1}, "seed"),
+        ({"function": -1}, "function"),
     ],
 )
 def test_values_that_make_no_task_are_refused(keys, line):

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_BUDGET = "alone_budget"
 _COLUMNS = (
     ("teacher", "teacher", "errors", "{:.1f}"),
     ("alone", "alone", "errors", "{:.1f}"),
+    ("alone, equal compute", _BUDGET, "errors", "{:.1f}"),
     ("distilled", "distilled", "errors", "{:.1f}"),
     ("its top-1", "distilled", "accuracy", ""),
     ("its NLL", "distilled", "nll", "{:.4f}"),
@@ -88,12 +90,15 @@ def compare(
 
 def _grids(found: "Comparison") -> list[Grid]:
     """Return the tables: title, columns, rows."""
-    columns = ["run", "seeds", *(title for title, *_ in _COLUMNS), "parameters"]
+    shown = [
+        column for column in _COLUMNS if column[1] != _BUDGET or any(run.figure(*column[1:3]) for run in found.runs)
+    ]
+    columns = ["run", "seeds", *(title for title, *_ in shown), "parameters"]
     rows = [
         [
             run.label,
             str(len([model for model in run.evaluation["models"] if model["role"] == "distilled"])),
-            *(_cell(run, role, name, pattern) for _, role, name, pattern in _COLUMNS),
+            *(_cell(run, role, name, pattern) for _, role, name, pattern in shown),
             f"{run.evaluation['parameters']['student']:,}",
         ]
         for run in found.runs
@@ -101,8 +106,8 @@ def _grids(found: "Comparison") -> list[Grid]:
     title = "test errors of teacher, student alone and student distilled; mean ± 95 % t-interval over seeds"
     grids: list[Grid] = [(title, columns, rows)]
     if found.differing:
-        shown = [[key, *(_value(value) for value in values)] for key, values in found.differing.items()]
-        grids.append(("what differs in the recipes", ["key", *(run.label for run in found.runs)], shown))
+        differing = [[key, *(_value(value) for value in values)] for key, values in found.differing.items()]
+        grids.append(("what differs in the recipes", ["key", *(run.label for run in found.runs)], differing))
     return grids
 
 

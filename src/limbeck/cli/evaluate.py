@@ -35,6 +35,7 @@ _FIGURES = (
     ("  on the transfer set", "kl_transfer", "{:.4f}"),
 )
 _SHOWN_CLASSES = 3
+_NAMED_RARE = 12
 _UNLIKELY = 0.05
 
 
@@ -60,9 +61,7 @@ def evaluate(
         _figures_table(found)
         _cost_table(found)
         console = data_console()
-        names = ("the student alone", "the distilled student")
-        told = mcnemar_line(found.pooled, found.difference, names, seeds=len(found.paired) > 1)
-        for line in filter(None, (_temperature_line(found), told, *_class_lines(found))):
+        for line in filter(None, (_temperature_line(found), *_paired_lines(found), *_class_lines(found))):
             console.print(line, markup=False)
     say(f"written to {path} · next: limbeck report {run}")
 
@@ -151,6 +150,15 @@ def mcnemar_line(test: "McNemar", difference: "Estimate", names: tuple[str, str]
     )
 
 
+def _paired_lines(found: "RunAssessment") -> list[str]:
+    """Compare the distilled student with the student alone, and with that of the same compute where there is one."""
+    several = len(found.paired) > 1
+    pairs = [(found.pooled, found.difference, "the student alone")]
+    if found.equal_compute is not None:
+        pairs.append((*found.equal_compute, "the student alone at equal compute"))
+    return [mcnemar_line(test, by, (other, "the distilled student"), seeds=several) for test, by, other in pairs]
+
+
 def _class_lines(found: "RunAssessment") -> list[str]:
     ordered = sorted(found.classes, key=lambda gain: (gain.difference.value, gain.label))
     harmed = [gain for gain in ordered if gain.difference.value < 0][:_SHOWN_CLASSES]
@@ -161,12 +169,27 @@ def _class_lines(found: "RunAssessment") -> list[str]:
             lines.append(f"{title}: " + "; ".join(_class_words(found, gain) for gain in gains) + ".")
     if lines:
         lines.append("Each interval is for its class alone; of many classes some will seem to differ by chance.")
-    return lines
+    return [*lines, *_tail_lines(found)]
+
+
+def _tail_lines(found: "RunAssessment") -> list[str]:
+    """Say what happened on the classes that the student had few training examples of."""
+    tail = found.tail
+    if tail.on_rare is None or tail.on_others is None:
+        return []
+    named = [f"{found.class_names[label]} ({tail.trained[label]:,})" for label in tail.rare]
+    more = f" and {len(named) - _NAMED_RARE} more" if len(named) > _NAMED_RARE else ""
+    changes = [_points(gain) for gain in (tail.on_rare, tail.on_others)]
+    return [
+        f"On rare classes, with fewer than half of an even share of the training examples: {changes[0]}; on the others:"
+        f" {changes[1]}. Rare are {', '.join(named[:_NAMED_RARE])}{more}."
+    ]
 
 
 def _class_words(found: "RunAssessment", gain: "ClassGain") -> str:
-    change = gain.difference
-    return (
-        f"{found.class_names[gain.label]} {100 * change.value:+.1f} points "
-        f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}] of {gain.examples:,} examples"
-    )
+    return f"{found.class_names[gain.label]} {_points(gain)} of {gain.examples:,} examples"
+
+
+def _points(gain: "ClassGain") -> str:
+    value, low, high = (100 * end for end in (gain.difference.value, gain.difference.low, gain.difference.high))
+    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"

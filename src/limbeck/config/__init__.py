@@ -2,11 +2,13 @@
 
 from limbeck.config.networks import ModelSpec
 from limbeck.config.reading import apply_overrides, read_yaml
-from limbeck.config.recipe import AloneBudget, Recipe, TeacherSpec, load_recipe
+from limbeck.config.recipe import AloneBudget, Recipe, load_recipe
 from limbeck.config.sections import Section, parse
+from limbeck.config.teachers import MemberSpec, TeacherSpec
 
 __all__ = [
     "AloneBudget",
+    "MemberSpec",
     "ModelSpec",
     "Recipe",
     "Section",

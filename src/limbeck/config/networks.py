@@ -21,7 +21,7 @@ from limbeck.data.content import check_fits
 from limbeck.errors import DataError, LimbeckError, ModelError, RecipeError, one_of
 from limbeck.training import load_weights
 
-__all__ = ["ModelSpec", "path_of", "read_model"]
+__all__ = ["ModelSpec", "path_of", "plain", "read_model"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
 _FROM_DATA = frozenset({"input_shape", "classes"})
@@ -174,3 +174,12 @@ def _public(module: Any) -> list[str]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as YAML writes it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -5,16 +5,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck import checks, data, methods, plans
+from limbeck import checks, data, plans
 from limbeck.checks import shown
-from limbeck.config.networks import ModelSpec, path_of, read_model
+from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
+from limbeck.config.teachers import TeacherKeys, TeacherSpec, method_keys, read_method, read_teacher
 from limbeck.data import Splits, Transfer
 from limbeck.errors import DataError, InputError, RecipeError, one_of
 from limbeck.objective import Objective
@@ -26,16 +27,6 @@ __all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
-
-
-class _TeacherKeys(BaseModel):
-    model_config = _STRICT
-    model: dict[str, Any]
-    training: dict[str, Any] = Field(default_factory=dict)
-    method: dict[str, Any] = Field(default_factory=lambda: {"name": "hard"})
-    seed: int | None = Field(default=0, ge=0, lt=2**63)
-    view: Literal["same", "clean"] = "same"
-    store: bool = True
 
 
 class _StudentKeys(BaseModel):
@@ -55,7 +46,7 @@ class _RecipeKeys(BaseModel):
     name: str
     summary: str = ""
     data: dict[str, Any]
-    teacher: _TeacherKeys | None = None
+    teacher: TeacherKeys | None = None
     student: _StudentKeys
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "kd"})
     scheme: dict[str, Any] = Field(default_factory=lambda: {"name": "offline"})
@@ -67,18 +58,6 @@ class _RecipeKeys(BaseModel):
     seeds: list[int] = Field(default_factory=lambda: [0])
     trackers: list[str] = Field(default_factory=list)
     expect: _ExpectKeys = Field(default_factory=_ExpectKeys)
-
-
-@dataclass(frozen=True)
-class TeacherSpec:
-    """The teacher as a recipe names it.  seed None: each student seed has a teacher of the same seed."""
-
-    model: ModelSpec
-    training: Training
-    method: Section
-    seed: int | None
-    view: Literal["same", "clean"]
-    store: bool
 
 
 @dataclass(frozen=True)
@@ -137,25 +116,17 @@ class Recipe:
         source, transfer = _data(dict(top["data"]), base)
         student = read_model(dict(top["student"]["model"]), "student.model", base)
         training = parse(Training, top["training"], "training")
-        teacher = top["teacher"] or _like_the_student(student, training)
-        taught_by = parse(Training, teacher["training"], "teacher.training")
-        scheme, networks = _scheme(dict(top["scheme"]), base)
+        teacher, teacher_keys = read_teacher(top["teacher"] or _like_the_student(student, training), base)
+        scheme, networks, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student)
         budget = _alone_budget(top["alone_budget"])
         recipe = cls(
             name=top["name"],
             data=source,
             transfer=transfer.build(),
-            teacher=TeacherSpec(
-                model=read_model(dict(teacher["model"]), "teacher.model", base),
-                training=taught_by.build(),
-                method=_method(dict(teacher["method"]), "teacher.method"),
-                seed=teacher["seed"],
-                view=teacher["view"],
-                store=teacher["store"],
-            ),
+            teacher=teacher,
             student=student,
-            method=_method(dict(top["method"]), "method"),
-            scheme=scheme.build(),
+            method=read_method(dict(top["method"]), "method"),
+            scheme=scheme,
             networks=networks,
             alone_budget=None if budget is None else budget.build(),
             training=training.build(),
@@ -168,31 +139,24 @@ class Recipe:
             keys={},
             base=base,
         )
-        if "teacher" in recipe.teacher.method.build().reads():
-            raise RecipeError(f"teacher.method.name: '{teacher['method']['name']}' needs a teacher itself; use hard")
         resolved = {
             **top,
             "data": {
                 "kind": top["data"]["kind"],
-                **_plain(source.values),
-                "transfer": _plain(transfer.values),
+                **plain(source.values),
+                "transfer": plain(transfer.values),
             },
-            "teacher": {
-                **teacher,
-                "model": _plain(recipe.teacher.model.keys()),
-                "training": _plain(taught_by.values),
-                "method": _method_keys(recipe.teacher.method),
-            },
-            "student": {"model": _plain(recipe.student.keys())},
-            "method": _method_keys(recipe.method),
-            "scheme": _scheme_keys(recipe.scheme, scheme, networks),
-            "alone_budget": budget is not None and _plain(budget.values),
-            "training": _plain(training.values),
+            "teacher": teacher_keys,
+            "student": {"model": plain(recipe.student.keys())},
+            "method": method_keys(recipe.method),
+            "scheme": scheme_keys,
+            "alone_budget": budget is not None and plain(budget.values),
+            "training": plain(training.values),
         }
-        if resolved["data"].get("task") == "classification":  # likewise, of before there were others
+        if resolved["data"].get("task") == "classification":  # so that a run of before there were others can be gone on
             del resolved["data"]["task"]
-        for key, plain in (("scheme", {"name": "offline"}), ("alone_budget", False)):
-            if resolved[key] == plain:  # so that a run of before there were schemes can be gone on with
+        for key, default in (("scheme", {"name": "offline"}), ("alone_budget", False)):
+            if resolved[key] == default:  # so that a run of before there were schemes can be gone on with
                 del resolved[key]
         object.__setattr__(recipe, "keys", resolved)
         for candidate in recipe.candidates()[1:]:
@@ -270,24 +234,30 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
 def _like_the_student(student: ModelSpec, training: Section) -> dict[str, Any]:
     """Return the keys of a teacher of the student's kind and training, for a recipe that names none."""
     model = {key: value for key, value in student.keys().items() if key != "checkpoint"}
-    return _TeacherKeys(model=_plain(model), training=_plain(training.values)).model_dump()
+    return TeacherKeys(model=plain(model), training=plain(training.values)).model_dump()
 
 
-def _scheme(keys: dict[str, Any], base: Path) -> tuple[Section, tuple[ModelSpec, ...]]:
-    """Return the section of a scheme and the networks that its key `models` names."""
+def _scheme(
+    keys: dict[str, Any], base: Path, teacher: TeacherSpec, student: ModelSpec
+) -> tuple[Scheme, tuple[ModelSpec, ...], dict[str, Any]]:
+    """Return a scheme, the networks that its key `models` names, and its keys as the resolved recipe has them."""
     name = keys.pop("name", None)
     if name is None:
         raise RecipeError(f"scheme.name: is missing; one of: {', '.join(plans.names())}")
     if not isinstance(name, str) or name not in plans.names():
         raise RecipeError(f"scheme.name: found {shown(name)}; {one_of(str(name), plans.names())}")
     section = parse(plans.builder(name), keys, "scheme")
-    named = section.values.get("models") or ()
-    return section, tuple(read_model(dict(each), f"scheme.models[{i}]", base) for i, each in enumerate(named))
-
-
-def _scheme_keys(scheme: Scheme, section: Section, networks: Sequence[ModelSpec]) -> dict[str, Any]:
-    keys = {"name": plans.name_of(scheme), **_plain(section.values)}
-    return keys | ({"models": [_plain(network.keys()) for network in networks]} if networks else {})
+    written: Scheme = section.build()
+    try:
+        taught_by = plain(teacher.model.keys()) if teacher.single else None
+        plan = written.settled(taught_by, plain(student.keys()))
+    except InputError as error:
+        raise RecipeError(f"scheme.{error}") from None
+    named = enumerate(getattr(plan, "models", ()))
+    networks = tuple(read_model(dict(each), f"scheme.models[{number}]", base) for number, each in named)
+    settled = {key: getattr(plan, key) for key in section.values if getattr(plan, key) is not getattr(written, key)}
+    values = {"name": name, **plain({**section.values, **settled})}
+    return plan, networks, values | ({"models": [plain(each.keys()) for each in networks]} if networks else {})
 
 
 def _alone_budget(value: Any) -> Section | None:
@@ -298,21 +268,6 @@ def _alone_budget(value: Any) -> Section | None:
     section = parse(AloneBudget, {} if value is True else dict(value), "alone_budget")
     section.build()
     return section
-
-
-def _method(keys: dict[str, Any], where: str) -> Section:
-    if "name" not in keys:
-        raise RecipeError(f"{where}.name: is missing; one of: {', '.join(methods.names())}")
-    name = keys.pop("name")
-    if name not in methods.names():
-        raise RecipeError(f"{where}.name: found {shown(name)}; {one_of(str(name), methods.names())}")
-    section = parse(methods.builder(name), keys, where)
-    section.build()
-    return section
-
-
-def _method_keys(section: Section) -> dict[str, Any]:
-    return {"name": section.function.__name__, **{k: v for k, v in section.values.items() if v is not None}}
 
 
 def _validation(value: float | int) -> float | int:
@@ -344,12 +299,3 @@ def _replaced(keys: Mapping[str, Any], path: Sequence[str], value: Any, whole: s
     if not isinstance(inner, Mapping):
         raise RecipeError(f"{whole}: '{head}' has no keys")
     return {**keys, head: _replaced(inner, rest, value, whole)}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as YAML writes it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

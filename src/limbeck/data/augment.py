@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck import checks
-from limbeck.data import colours
+from limbeck.data import colours, mixing
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
 
@@ -29,8 +29,12 @@ class Augment:
     brightness, contrast, saturation: for pixels in [0, 1], the reach r of a factor that is drawn for each image,
         uniform in [max(0, 1-r), 1+r]; `limbeck.data.colours` has the formulas.
     noise: standard deviation of Gaussian noise added to every value.
+    mixup, cutmix: the concentration α of Beta(α, α), from which each sample draws how much of it is left beside another
+        sample of the set, itself a view of this kind: mixup adds the two up (Zhang et al. 2018), cutmix puts a box of
+        the other image in (Yun et al. 2019).  Both papers draw one number for a batch; here each sample has its own.
+    switch: where both are given, the probability that a sample is cut rather than added up.
 
-    Applied in the order flip, shift, brightness, contrast, saturation, noise, and before a set's normalisation.
+    Applied in the order flip, shift, brightness, contrast, saturation, noise, mixing, and before a set's normalisation.
     Raises InputError for a value outside its range.
 
     >>> augment = Augment(shift=2)
@@ -46,6 +50,9 @@ class Augment:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch: float = 0.5
 
     def __post_init__(self) -> None:
         checks.at_least("augment.shift", self.shift, 0)
@@ -58,13 +65,21 @@ class Augment:
             checks.non_negative(f"augment.{key}", getattr(self, key))
             if getattr(self, key) > _MOST_COLOUR:
                 raise InputError(f"augment.{key}: found {getattr(self, key)!r}, expected at most {_MOST_COLOUR}")
+        for key in ("mixup", "cutmix"):
+            checks.non_negative(f"augment.{key}", getattr(self, key))
+        checks.unit_interval("augment.switch", self.switch)
         if self.shift and self.pad_crop:
             raise InputError("augment: shift and pad_crop move images in the same way; give one of them")
 
     @property
     def active(self) -> bool:
         """Whether any view differs from the sample."""
-        return bool(self.shift or self.pad_crop or self.flip or self.noise or self._colours)
+        return bool(self.shift or self.pad_crop or self.flip or self.noise or self._colours or self.mixes)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples are mixed with each other."""
+        return bool(self.mixup or self.cutmix)
 
     @property
     def _colours(self) -> list[str]:
@@ -76,7 +91,7 @@ class Augment:
         return bool(self.shift or self.pad_crop or self.flip)
 
     def apply(self, inputs: Tensor, *, seed: int, view: Tensor, index: Tensor) -> Tensor:
-        """Return the given view of each sample; the inputs stay as they are.
+        """Return the given view of each sample, not yet mixed with another's; the inputs stay as they are.
 
         inputs: (N, C, H, W) float, or (N, ...) float when only noise is added.  view, index: (N,) int64.
         Raises DataError when the inputs cannot be augmented so.
@@ -99,14 +114,34 @@ class Augment:
             inputs = torch.add(inputs, drawn.view_as(inputs), alpha=self.noise)
         return inputs
 
+    def mix(self, own: Tensor, other: Tensor, *, seed: int, view: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix views of samples (N, ...) with views of their partners; return them and (N,) how much is their own.
+
+        view, index: (N,) int64, of the samples themselves.  `limbeck.data.mixing` has the formulas and the partners.
+        """
+        cut = torch.full_like(index, bool(self.cutmix), dtype=torch.bool)
+        if self.mixup and self.cutmix:
+            cut = uniform(seed, "mix.switch", view, index)[:, 0] < self.switch
+        drawn = uniform(seed, "mix.share", view, index, 2)
+        inputs, shares = own, torch.ones(len(index), device=index.device)
+        if self.mixup:
+            shares = torch.where(cut, shares, mixing.beta(self.mixup, drawn))
+            inputs = mixing.blend(inputs, other, shares)
+        if self.cutmix:
+            share = torch.where(cut, mixing.beta(self.cutmix, drawn), 1.0)
+            centre = uniform(seed, "mix.box", view, index, 2)
+            inputs, left = mixing.paste(inputs, other, mixing.boxes(share, centre, *inputs.shape[2:]))
+            shares = torch.where(cut, left, shares)
+        return inputs, shares
+
     def _check(self, inputs: Tensor) -> None:
         shape = tuple(inputs.shape)
         if self.active and not inputs.is_floating_point():
             raise DataError(f"augment: inputs of type {inputs.dtype} cannot be augmented, expected floating point")
         reach = self.shift + self.pad_crop
-        if (reach or self.flip or self._colours) and len(shape) != 4:
+        if (reach or self.flip or self._colours or self.cutmix) and len(shape) != 4:
             raise DataError(
-                f"augment: moves, flips and colours need images (N, C, H, W), the inputs have shape {shape}"
+                f"augment: moves, flips, colours and cutmix need images (N, C, H, W), the inputs have shape {shape}"
             )
         if reach and reach >= min(shape[2:]):
             raise DataError(

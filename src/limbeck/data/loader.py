@@ -93,7 +93,10 @@ class Loader:
         parts = [_part(chunk, rank, world) for chunk in chunks]
         view = epoch + 1 if self.augment is not None and self.augment.active else 0
         device = self.samples.index.device
-        with closing(_gathered(self.samples, [positions for positions, _ in parts], self.workers)) as gathered:
+        needed = [positions for positions, _ in parts]
+        if view and self.augment is not None and self.augment.mixes:
+            needed = [self.samples.needed(here.to(device), self.augment, self.seed, view).cpu() for here in needed]
+        with closing(_gathered(self.samples, needed, self.workers)) as gathered:
             for (positions, present), samples in zip(parts, gathered, strict=True):
                 here = positions.to(device)
                 batch = self.samples.assemble(samples, here, self.augment, self.seed, view, self.clean_view)

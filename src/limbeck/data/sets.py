@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
-from limbeck.batch import Batch, Legend
+from limbeck.batch import Batch, Legend, Mix
 from limbeck.data.augment import Augment
 from limbeck.data.content import (
     check_inputs,
@@ -20,10 +20,11 @@ from limbeck.data.content import (
     normalisation,
     raw_bytes,
 )
+from limbeck.data.mixing import partners
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.losses import label_positions
 from limbeck.randomness import permutation
-from limbeck.tasks import CLASSIFICATION, Task
+from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
@@ -79,6 +80,15 @@ class SampleSet(ABC):
         """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone."""
         return permutation(seed, "order", epoch, len(self))
 
+    def class_counts(self) -> list[int]:
+        """Return how many labelled samples each class has.
+
+        >>> TensorSet.of(torch.zeros(3, 2), torch.tensor([2, 0, 2])).class_counts()
+        [1, 0, 2]
+        """
+        counts: list[int] = torch.bincount(self.labels[self.labels != UNLABELLED], minlength=self.classes).tolist()
+        return counts
+
     @abstractmethod
     def gather(self, positions: Tensor) -> Tensor:
         """Return the stored samples at `positions` within this set: (N, *input_shape) in the type they are kept in."""
@@ -98,32 +108,53 @@ class SampleSet(ABC):
         clean_view: whether `batch.views["clean"]` holds the samples as they are without augmentation.
         """
         positions = positions.to(self.index.device)
-        return self.assemble(self.gather(positions), positions, augment, seed, view, clean_view)
+        gathered = self.gather(self.needed(positions, augment, seed, view))
+        return self.assemble(gathered, positions, augment, seed, view, clean_view)
+
+    def needed(self, positions: Tensor, augment: Augment | None, seed: int, view: int) -> Tensor:
+        """Return the positions of all samples that a batch is made of: its own, then those that they are mixed with."""
+        if augment is None or not augment.mixes or view == 0:
+            return positions
+        index = self.index.index_select(0, positions)
+        return torch.cat([positions, partners(seed, torch.full_like(index, view), index, len(self))])
 
     def assemble(
         self, gathered: Tensor, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
     ) -> Batch:
-        """Return the batch of samples that `gather` gave: scaled, augmented, then normalised.  May reuse `gathered`."""
-        index = self.index.index_select(0, positions)
+        """Return the batch of samples that `gather` gave of what is `needed`: scaled, augmented, then normalised.
+
+        May reuse `gathered`.  Mixed samples have no clean view, for there is no sample that it would be of.
+        """
         if augment is not None and augment.moves and self.task.of_places:
             raise DataError("augment: shift, pad_crop and flip would move images without their labels; use noise alone")
+        if augment is not None and augment.mixes and not self.task.one_label:
+            raise DataError(f"augment: mixup and cutmix need one label an example, task {self.task.name} has others")
         augmented = augment is not None and augment.active and view > 0
+        mixed = augment is not None and augment.mixes and augmented
+        needed = self.needed(positions, augment, seed, view)
+        index, labels = self.index.index_select(0, needed), self.labels.index_select(0, needed)
         views = torch.full_like(index, view if augmented else 0)
         clean = gathered.to(torch.float32).div_(255) if gathered.dtype == torch.uint8 else gathered
-        inputs = clean
+        inputs, mix, count = clean, None, len(positions)
         if augment is not None and augmented:
-            inputs = self._normalised(augment.apply(clean, seed=seed, view=views, index=index))
-        if clean_view or not augmented:
+            inputs = augment.apply(clean, seed=seed, view=views, index=index)
+            if mixed:
+                own, other = inputs[:count], inputs[count:]
+                inputs, share = augment.mix(own, other, seed=seed, view=views[:count], index=index[:count])
+                mix = Mix(index[count:], labels[count:], share)
+            inputs = self._normalised(inputs)
+        if (clean_view and not mixed) or not augmented:
             clean = self._normalised(clean)
         return Batch(
-            index=index,
-            view=views,
+            index=index[:count],
+            view=views[:count],
             inputs=inputs if augmented else clean,
-            labels=self.labels.index_select(0, positions),
-            views={"clean": clean} if clean_view else {},
+            labels=labels[:count],
+            views={"clean": clean} if clean_view and not mixed else {},
             source=self.source,
             augmented=augmented,
             task=self.task,
+            mix=mix,
         )
 
     def _normalised(self, inputs: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ def synthetic(
     classes: int = 50,
     groups: int = 10,
     dimensions: int = 500,
-    terms: int = 8,
-    frequency: float = 20.0,
+    terms: int = 4,
+    frequency: float = 33.5,
+    function: int = 0,
     seed: int = 0,
 ) -> Splits:
     """Return standard normal inputs (dimensions,) whose labels are a nonlinear function of class vectors in groups.
@@ -33,10 +34,12 @@ def synthetic(
     The label of x is argmax_k g(w_k·x/|x|), as `SyntheticTask` has it (Tang et al. 2020; after Ma et al. 2018).
 
     tau: in [0, 1); the cosine of two classes of one group is about tau², of two groups about 0.
-    train, test: how many samples.  terms, frequency: of g, its number of sines M and the deviation a of their
-        frequencies; more of either is harder for a small model.
-    seed: of the task and of the samples.  A sample is a function of the seed, its part and its place alone: a smaller
-        set is the beginning of a larger one.
+    train, test: how many samples.
+    terms, frequency, function: of g, its number of sines M, the deviation a of their frequencies, and the seed that
+        frequencies and phases are drawn from.  They have a seed of their own because how hard the task is, and how much
+        of it is linear, hangs on them; a/√dimensions is the deviation of the angles inside the sines.
+    seed: of the class vectors and of the samples.  A sample is a function of the seed, its part and its place alone: a
+        smaller set is the beginning of a larger one.
 
     Every set carries `groups`, the group of each class.  Raises InputError for values that make no such task,
     DataError for sizes that do not fit into memory.
@@ -47,7 +50,7 @@ def synthetic(
     """
     checks.at_least("train", train, 1)
     checks.at_least("test", test, 1)
-    task = synthetic_task(tau, classes, groups, dimensions, terms, frequency, seed)
+    task = synthetic_task(tau, classes, groups, dimensions, terms, frequency, function, seed)
     check_fits("train and test", 4 * dimensions * (train + test))
     name = f"synthetic {tau:g}"
     return Splits(
@@ -85,14 +88,14 @@ class SyntheticTask:
 
 
 def synthetic_task(
-    tau: float, classes: int, groups: int, dimensions: int, terms: int, frequency: float, seed: int
+    tau: float, classes: int, groups: int, dimensions: int, terms: int, frequency: float, function: int, seed: int
 ) -> SyntheticTask:
     """Draw a task; the parameters are those of `synthetic`.
 
-    Centres, the random parts of the class vectors, frequencies and phases are each a function of the seed alone, so
+    Centres, the random parts of the class vectors, frequencies and phases are each functions of their seed alone, so
     that another `tau` gives the same classes, only closer together or further apart.
 
-    >>> task = synthetic_task(0.8, classes=4, groups=2, dimensions=9, terms=3, frequency=20.0, seed=0)
+    >>> task = synthetic_task(0.8, classes=4, groups=2, dimensions=9, terms=3, frequency=20.0, function=0, seed=0)
     >>> (task.vectors @ task.centres.T).abs().round(decimals=4)
     tensor([[0.8000, 0.0000],
             [0.8000, 0.0000],
@@ -105,6 +108,7 @@ def synthetic_task(
         ("groups", groups, 1),
         ("dimensions", dimensions, 2),
         ("terms", terms, 0),
+        ("function", function, 0),
         ("seed", seed, 0),
     ):
         checks.at_least(name, value, least)
@@ -125,8 +129,8 @@ def synthetic_task(
     return SyntheticTask(
         centres=centres,
         vectors=tau * centres[group] + (1 - tau**2) ** 0.5 * own,
-        frequencies=frequency * _normal(seed, "frequencies", terms),
-        phases=2 * torch.pi * torch.rand(terms, dtype=torch.float64, generator=_generator(seed, "phases")),
+        frequencies=frequency * _normal(function, "frequencies", terms),
+        phases=2 * torch.pi * torch.rand(terms, dtype=torch.float64, generator=_generator(function, "phases")),
         groups=tuple(group.tolist()),
     )
 

@@ -20,8 +20,7 @@ from limbeck.schedules import Schedule
 from limbeck.terms import HardLabels
 
 if TYPE_CHECKING:
-    from limbeck.config import Recipe
-    from limbeck.schemes.preparing import Parts
+    from limbeck.schemes.preparing import Shop
     from limbeck.schemes.work import Work
 
 __all__ = ["CARD", "EarlyStopping", "Ending", "EndingDistiller", "ending_objective"]
@@ -196,10 +195,11 @@ class EarlyStopping(Scheme):
         if list(self.teacher_epochs) != sorted(set(self.teacher_epochs)):
             raise InputError(f"teacher_epochs: found {list(self.teacher_epochs)}, expected rising epochs")
 
-    def check(self, recipe: "Recipe", parts: "Parts") -> str | None:
+    def check(self, shop: "Shop") -> str | None:
         """Refuse a method that no teacher takes part in, and labels that are not there after the end."""
-        if "teacher" not in recipe.objective().reads():
+        if "teacher" not in shop.recipe.objective().reads():
             return "name: early_stopping ends what a teacher teaches, but the method reads none; use kd, say"
+        recipe = shop.recipe
         if not recipe.transfer.labels:
             return "name: early_stopping goes on with labels, which data.transfer.labels takes away; set it to true"
         epochs = recipe.teacher.training.epochs

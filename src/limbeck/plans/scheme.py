@@ -2,14 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
 
 if TYPE_CHECKING:  # by whoever carries a scheme out; nothing of it is known here when limbeck runs
-    from limbeck.config import Recipe
-    from limbeck.schemes.preparing import Parts
-    from limbeck.schemes.work import Shop, Work
+    from limbeck.schemes.preparing import Shop
+    from limbeck.schemes.work import Work
 
 __all__ = ["Scheme"]
 
@@ -37,6 +36,13 @@ class Scheme(ABC):
         """The epochs of the teacher's training after which its weights are kept, for `Work.teachers_along`."""
         return ()
 
+    def settled(self, teacher: Mapping[str, Any] | None, student: Mapping[str, Any]) -> Self:
+        """Return the scheme with what it takes from the recipe's networks written out.
+
+        teacher, student: their keys; None where the teacher is no single network.  InputError for what does not fit.
+        """
+        return self
+
     def roles(self) -> Mapping[str, str]:
         """Return the models that the scheme ends with beside the distilled student: role -> label, in their order.
 
@@ -44,7 +50,7 @@ class Scheme(ABC):
         """
         return {}
 
-    def check(self, recipe: "Recipe", parts: "Parts") -> str | None:
+    def check(self, shop: "Shop") -> str | None:
         """Return the line that says why the scheme cannot run a recipe, before anything is trained; None if it can."""
         return None
 

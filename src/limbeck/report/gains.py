@@ -38,8 +38,7 @@ def gains(gathered: Gathered) -> Gains | None:
     alone, distilled = (_right(answers.logits[role], answers.labels) for role in ("alone", "distilled"))
     labels = answers.labels[answers.labels != UNLABELLED]
     classes, names = gathered.run.parts.test.classes, gathered.run.parts.test.class_names
-    known = gathered.run.parts.alone.labels
-    trained = torch.bincount(known[known != UNLABELLED].cpu(), minlength=classes).tolist()
+    trained = gathered.run.parts.alone.class_counts()
     tail = tail_gains(alone, distilled, labels, trained)
     found = sorted(class_gains(alone, distilled, labels, classes), key=lambda gain: (-trained[gain.label], gain.label))
     rows = [_row(gain, tail, names[gain.label]) for gain in found[-_MOST_LISTED:]]

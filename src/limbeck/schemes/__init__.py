@@ -4,9 +4,9 @@ from limbeck.schemes.assessing import AssessedModel, RunAssessment, assess_run
 from limbeck.schemes.distilling import distil
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.outcome import Outcome, RoleOutcome, SeedOutcome
-from limbeck.schemes.preparing import Parts, build_student, prepare, vet
+from limbeck.schemes.preparing import Parts, Shop, build_student, prepare, vet
 from limbeck.schemes.teaching import train_teacher
-from limbeck.schemes.work import Shop, Work
+from limbeck.schemes.work import Work
 
 __all__ = [
     "AssessedModel",

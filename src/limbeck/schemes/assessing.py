@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from limbeck.evaluation import (
     Fidelity,
     Interval,
     McNemar,
+    Tail,
     Temperature,
     assess_scores,
     class_gains,
@@ -31,6 +32,7 @@ from limbeck.evaluation import (
     predict,
     score,
     t_interval,
+    tail_gains,
 )
 from limbeck.runs import RunFolder
 from limbeck.schemes.finished import FinishedRun
@@ -98,7 +100,10 @@ class RunAssessment:
     models: of every role and seed.  labels: what a table calls each role, in its order.
     test: identity and size of the test set.  class_names: as the data names them.
     paired: student alone (first) against distilled (second) on the test samples, by seed; pooled: of all seeds, sample
-    by sample; difference: in accuracy, over the samples.  classes: the gain and harm of distillation by class.
+    by sample; difference: in accuracy, over the samples.  classes: the gain and harm of distillation by class;
+    tail: the same on the classes that the student has few training examples of.
+    equal_compute: the same test as `pooled`, against the student alone at the compute of the distillation; None where
+    none was trained.
     cost: of teacher and student; empty when it was not measured.
     """
 
@@ -112,6 +117,8 @@ class RunAssessment:
     pooled: McNemar
     difference: Estimate
     classes: tuple[ClassGain, ...]
+    tail: Tail
+    equal_compute: tuple[McNemar, Estimate] | None
     cost: Mapping[str, Cost]
 
     def of(self, role: str) -> list[AssessedModel]:
@@ -151,6 +158,10 @@ class RunAssessment:
             "pooled": self.pooled.as_dict(),
             "difference": self.difference.as_dict(),
             "classes": [found.as_dict() for found in self.classes],
+            "tail": self.tail.as_dict(),
+            "equal_compute": None
+            if self.equal_compute is None
+            else {"pooled": self.equal_compute[0].as_dict(), "difference": self.equal_compute[1].as_dict()},
             "cost": {role: found.as_dict() for role, found in self.cost.items()},
         }
         plain: dict[str, Any] = _finite(content)
@@ -199,7 +210,8 @@ def assess_run(
         ):
             say(f"measuring the cost of the {role}")
             costs[role] = cost(model.to(place), inputs.to(place), batches=(1, _TIMED))
-    alone, distilled = (torch.stack([model.correct for model in models if model.role == role]) for role in _STUDENTS)
+    alone, distilled = (_correct(models, role) for role in _STUDENTS)
+    budget = _correct(models, "alone_budget") if "alone_budget" in run.roles else None
     labels = parts.test.labels[parts.test.labels != UNLABELLED]
     return RunAssessment(
         name=run.recipe.name,
@@ -212,8 +224,14 @@ def assess_run(
         pooled=mcnemar(alone, distilled),
         difference=paired_difference(alone, distilled),
         classes=class_gains(alone, distilled, labels, parts.test.classes),
+        tail=tail_gains(alone, distilled, labels, parts.alone.class_counts()),
+        equal_compute=None if budget is None else (mcnemar(budget, distilled), paired_difference(budget, distilled)),
         cost=costs,
     )
+
+
+def _correct(models: Sequence[AssessedModel], role: str) -> Tensor:
+    return torch.stack([model.correct for model in models if model.role == role])
 
 
 def _place(device: str | None) -> torch.device:

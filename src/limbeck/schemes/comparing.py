@@ -19,6 +19,7 @@ from limbeck.schemes.keeping import kept
 
 __all__ = ["ComparedRun", "Comparison", "Pair", "compare_runs", "find_runs", "flattened"]
 
+_FIXED = ("teacher", "alone", "alone_budget", "distilled")
 _ALL_PAIRS = 4  # runs up to which each is compared with each; else each with the first
 
 
@@ -139,14 +140,14 @@ def compare_runs(
 
 
 def flattened(keys: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return nested keys as key.path -> value.
+    """Return nested keys as key.path -> value; of a key without any below it, nothing.
 
     >>> flattened({"method": {"name": "kd", "temperature": 4.0}, "seeds": [0]})
     {'method.name': 'kd', 'method.temperature': 4.0, 'seeds': [0]}
     """
     found: dict[str, Any] = {}
     for key, value in keys.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             found |= flattened(value, f"{above}{key}.")
         else:
             found[f"{above}{key}"] = value
@@ -189,7 +190,7 @@ def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
 
 def _points(runs: Sequence[ComparedRun]) -> Iterable[Point]:
     for run in runs:
-        for role in ("teacher", "distilled"):
+        for role in _FIXED:
             accuracy = run.figure(role, "accuracy")
             size = run.evaluation["parameters"]["teacher" if role == "teacher" else "student"]
             if accuracy is not None:

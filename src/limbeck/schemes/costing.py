@@ -14,7 +14,7 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Teacher
 from limbeck.evaluation.cost import flops
 from limbeck.objective import Objective
-from limbeck.teachers import ModelTeacher
+from limbeck.teachers import EnsembleTeacher, ModelTeacher
 from limbeck.training import Result
 
 __all__ = ["LEARNING", "Compute", "forward_flops", "spent"]
@@ -60,9 +60,15 @@ def spent(
     """Return what a training took."""
     seen = len(result.history) * len(samples)
     learning = LEARNING * forward_flops(student, samples) * seen
-    if not isinstance(teacher, ModelTeacher):  # answers that are looked up were paid for when they were stored
-        return Compute(learning)
-    return Compute(learning, forward_flops(teacher.model, samples) * seen * _share_read(objective, result.steps))
+    answer = _answer_flops(teacher, samples)
+    return Compute(learning, answer * seen * _share_read(objective, result.steps) if answer else 0.0)
+
+
+def _answer_flops(teacher: Teacher | None, samples: SampleSet) -> int:
+    """Return the FLOPs of an answer to one sample; 0 where it is looked up, and was paid for when it was stored."""
+    if isinstance(teacher, EnsembleTeacher):
+        return sum(_answer_flops(member, samples) for member in teacher.members)
+    return forward_flops(teacher.model, samples) if isinstance(teacher, ModelTeacher) else 0
 
 
 def _share_read(objective: Objective, steps: int) -> float:

@@ -19,7 +19,7 @@ from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutco
 from limbeck.schemes.preparing import Parts, prepare, vet
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher
 from limbeck.schemes.work import Decisions, Work
-from limbeck.teachers import state_digest
+from limbeck.teachers import MeanOfModels, state_digest
 from limbeck.training import Observer, Training, save_weights
 from limbeck.training.progress import ignore
 from limbeck.training.trackers import tracking
@@ -66,7 +66,7 @@ class _Run:
 
     def taught(self, parts: Parts, seed: int) -> TrainedTeacher:
         """Return the teacher of a student's seed."""
-        own = seed if self.recipe.teacher.seed is None else self.recipe.teacher.seed
+        own = self.recipe.teacher.of(seed)
         return trained_teacher(self.recipe, parts, own, watch=self.watch, say=self.say, cache=self.cache)
 
     def work(self, recipe: Recipe, parts: Parts, seed: int, taught: TrainedTeacher | None, **more: Any) -> Work:
@@ -106,12 +106,15 @@ def _distil(run: _Run) -> Outcome:
     for number, seed in enumerate(recipe.seeds):
         if recipe.refit if number == 0 else recipe.teacher.seed is None:
             taught = run.taught(run.final, seed)
-        own = seed if recipe.teacher.seed is None else recipe.teacher.seed
+        own = recipe.teacher.of(seed)
         with folder.writing(teacher_file(folder.path, own).name):
             save_weights(taught.model, teacher_file(folder.path, own))
         keep_history(folder, own, taught.history)
         digests[str(own)] = state_digest(taught.model)
         found = _Seed(seed, {"teacher": taught.model}, {"teacher": taught.compute})
+        if isinstance(taught.model, MeanOfModels):
+            found.models["member"] = taught.model.members[0]
+            found.compute["member"] = taught.first
         _train(run, "alone", chosen["alone"], found, None)
         decided = _train(run, "distilled", chosen["distilled"], found, taught)
         if chosen["distilled"].decisions is None:  # the first seed chooses for all, as it does in a search

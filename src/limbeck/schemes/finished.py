@@ -13,8 +13,7 @@ from limbeck.config import Recipe, load_recipe
 from limbeck.errors import RunError, one_line
 from limbeck.runs import RunFolder
 from limbeck.schemes.outcome import FIXED_ROLES, ordered
-from limbeck.schemes.preparing import Parts, prepare, seeded_build
-from limbeck.schemes.work import Shop
+from limbeck.schemes.preparing import Parts, Shop, build_teacher, prepare
 from limbeck.teachers import MeanOfModels
 from limbeck.training import load_weights
 from limbeck.training.checkpoints import write_text
@@ -73,8 +72,8 @@ class FinishedRun:
 
     def teacher(self, seed: int) -> nn.Module:
         """Return the trained teacher of a student's seed."""
-        own = seed if self.recipe.teacher.seed is None else self.recipe.teacher.seed
-        model = seeded_build(self.recipe.teacher.model, self.parts.train, own, "teacher")
+        own = self.recipe.teacher.of(seed)
+        model = build_teacher(self.recipe, self.parts, own)
         load_weights(model, teacher_file(self.folder, own))
         return model
 
@@ -101,6 +100,8 @@ class FinishedRun:
     def student(self, role: str, seed: int) -> nn.Module:
         """Return the trained model of a role that is not the teacher's: "alone", "distilled", the scheme's own."""
         scheme, shop = self.recipe.scheme, Shop(self.recipe, self.parts, seed)
+        if role == "member" and not self.recipe.teacher.single:
+            return self.teacher(seed).members[0]  # type: ignore[index,return-value]
         if role in ("alone", "alone_budget"):
             model = shop.student()
         elif members := scheme.means(role):
@@ -110,15 +111,22 @@ class FinishedRun:
         load_weights(model, self.folder / f"{role}-{seed}" / "student.safetensors")
         return model
 
+    def composed(self, role: str) -> bool:
+        """Whether a role has no weights of its own: the mean of other roles, or a part of the teacher."""
+        ensemble = role in ("member", "teacher") and not self.recipe.teacher.single
+        return ensemble or bool(self.recipe.scheme.means(role))
+
     def history(self, role: str, seed: int) -> list[dict[str, Any]]:
         """Return the metrics of each epoch of the training of a role, as metrics.jsonl has them.
 
-        seed: of the student.  OSError where there are none, as of a teacher that was read from a file; ValueError where
-        they are damaged.
+        seed: of the student.  Of an ensemble there are none.  OSError where they are not there, as of a teacher that
+        was read from a file; ValueError where they are damaged.
         """
+        if self.composed(role):
+            return []
         path = self.folder / f"{role}-{seed}" / "metrics.jsonl"
         if role == "teacher":
-            path = _teacher_history(self.folder, seed if self.recipe.teacher.seed is None else self.recipe.teacher.seed)
+            path = _teacher_history(self.folder, self.recipe.teacher.of(seed))
         lines = path.read_text(encoding="utf-8").splitlines()
         try:
             return checked_history([json.loads(line) for line in lines])

@@ -12,6 +12,7 @@ __all__ = ["FIXED_ROLES", "Outcome", "RoleOutcome", "SeedOutcome", "ordered"]
 
 FIXED_ROLES = {
     "teacher": "teacher",
+    "member": "one network of the teacher",
     "alone": "student alone",
     "alone_budget": "student alone, equal compute",
     "distilled": "student distilled",
@@ -129,4 +130,4 @@ def ordered(roles: Sequence[str]) -> list[str]:
     ['teacher', 'alone', 'assistant_1', 'distilled']
     """
     own = [role for role in roles if role not in FIXED_ROLES]
-    return [role for role in ("teacher", "alone", "alone_budget", *own, "distilled") if role in roles]
+    return [role for role in ("teacher", "member", "alone", "alone_budget", *own, "distilled") if role in roles]

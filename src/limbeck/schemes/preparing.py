@@ -1,6 +1,6 @@
 """From a recipe to the sets and the student that a scheme works with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,17 +10,28 @@ from torch import nn
 from limbeck import plans
 from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, check_answer
+from limbeck.distiller import Distiller, Teacher, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.tasks import CLASSIFICATION
-from limbeck.teachers import ModelTeacher
+from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher
 from limbeck.training import Training
 from limbeck.training.engine import check_precision
 
-__all__ = ["Parts", "build_student", "initial_weights", "prepare", "seeded_build", "vet"]
+__all__ = [
+    "Parts",
+    "Shop",
+    "asked",
+    "assembled",
+    "build_student",
+    "build_teacher",
+    "initial_weights",
+    "prepare",
+    "seeded_build",
+    "vet",
+]
 
 _TRIED = 8  # samples that each model answers before anything is trained
 
@@ -75,34 +86,84 @@ def vet(recipe: Recipe) -> Parts:
     What cannot run is refused here, before anything is trained or written.
     """
     parts = prepare(recipe)
-    teacher = seeded_build(recipe.teacher.model, parts.train, 0, "teacher")
-    if recipe.teacher.model.checkpoint is None:
-        objective = recipe.teacher.method.build()
-        _try("teacher", teacher, None, objective, parts.train, recipe.teacher.training, "teacher.training")
+    if not recipe.teacher.single and parts.train.task != CLASSIFICATION:
+        raise RecipeError(
+            f"teacher.members: the mean of several networks is for one label of several classes, and the labels are "
+            f"{parts.train.task.labels} (task {parts.train.task.name}); let one network teach"
+        )
+    for member, _ in recipe.teacher.kinds():
+        network = seeded_build(member.model, parts.train, 0, "teacher")
+        if member.model.checkpoint is None:
+            _try("teacher", network, None, member.method.build(), parts.train, member.training, "teacher.training")
+    teacher = build_teacher(recipe, parts, 0)
     for candidate in recipe.candidates():
         _settle(candidate.objective(), parts.transfer)
         student = build_student(candidate, parts, recipe.seeds[0])
-        view = "clean" if recipe.teacher.view == "clean" else None
-        asked = ModelTeacher(teacher, view=view) if "teacher" in candidate.objective().reads() else None
-        _try("student", student, asked, candidate.objective(), parts.transfer, candidate.training, "training")
+        taught_by = asked(recipe, teacher) if "teacher" in candidate.objective().reads() else None
+        _try("student", student, taught_by, candidate.objective(), parts.transfer, candidate.training, "training")
         if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
             raise RecipeError(
                 f"scheme.name: '{plans.name_of(candidate.scheme)}' is for one label of several classes, and the labels "
                 f"are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
             )
-        if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
-            raise RecipeError(
-                f"scheme.name: '{plans.name_of(candidate.scheme)}' is for one label of several classes, and the labels "
-                f"are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
-            )
-        if complaint := candidate.scheme.check(candidate, parts):
+        if complaint := candidate.scheme.check(Shop(candidate, parts, recipe.seeds[0])):
             raise RecipeError(f"scheme.{complaint}")
     return parts
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where the networks of a seed are built, with initial weights that are a function of (seed, role)."""
+
+    recipe: Recipe
+    parts: Parts
+    seed: int
+
+    def student(self) -> nn.Module:
+        """Build the recipe's student, with the initial weights that the student alone has as well."""
+        return build_student(self.recipe, self.parts, self.seed)
+
+    def student_as(self, role: str) -> nn.Module:
+        """Build the recipe's student with initial weights of its own."""
+        return seeded_build(self.recipe.student, self.parts.train, self.seed, role)
+
+    def model(self, number: int, role: str) -> nn.Module:
+        """Build one of the networks that the scheme's key `models` names."""
+        return seeded_build(self.recipe.networks[number], self.parts.train, self.seed, role)
+
+    def teacher_parameters(self) -> int | None:
+        """Return the size of the recipe's teacher; None where it is no single network."""
+        if not self.recipe.teacher.single:
+            return None
+        model = build_teacher(self.recipe, self.parts, self.seed)
+        return sum(parameter.numel() for parameter in model.parameters())
 
 
 def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
     """Build the student with the initial weights of a seed, the same for the student alone and the distilled one."""
     return seeded_build(recipe.student, parts.train, seed, "student")
+
+
+def build_teacher(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
+    """Build the teacher of a seed before any training: a network, or the mean of several."""
+    seeds = recipe.teacher.seeds(seed)
+    pairs = zip(recipe.teacher.members, seeds, strict=True)
+    return assembled(recipe, [seeded_build(member.model, parts.train, own, "teacher") for member, own in pairs])
+
+
+def assembled(recipe: Recipe, members: Sequence[nn.Module]) -> nn.Module:
+    """Return one network as it is, and of several the mean that the recipe names."""
+    spec = recipe.teacher
+    return members[0] if spec.single else MeanOfModels(members, weights=spec.weights, mean=spec.mean)
+
+
+def asked(recipe: Recipe, model: nn.Module) -> Teacher:
+    """Return a network, or a mean of networks, as a teacher that sees what the recipe says."""
+    view = "clean" if recipe.teacher.view == "clean" else None
+    if not isinstance(model, MeanOfModels):
+        return ModelTeacher(model, view=view)
+    members = [ModelTeacher(member, view=view) for member in model.members]
+    return EnsembleTeacher(members, weights=model.weights, mean=model.mean)
 
 
 @contextmanager
@@ -140,7 +201,7 @@ def _settle(objective: Objective, samples: SampleSet) -> None:
 def _try(
     role: str,
     model: nn.Module,
-    teacher: ModelTeacher | None,
+    teacher: Teacher | None,
     objective: Objective,
     samples: SampleSet,
     training: Training,
@@ -148,7 +209,7 @@ def _try(
 ) -> None:
     """Compute the loss of a small augmented batch once, on a model that nothing else uses."""
     positions = torch.arange(min(_TRIED, len(samples)))
-    gathered = samples.gather(positions)
+    gathered = samples.gather(samples.needed(positions, training.augment, seed=0, view=1))
     try:
         check_precision(training.precision)
         batch = samples.assemble(gathered, positions, training.augment, seed=0, view=1, clean_view=True)

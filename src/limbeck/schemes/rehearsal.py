@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, Teacher
 from limbeck.objective import Objective
-from limbeck.schemes.preparing import build_student, seeded_build, vet
-from limbeck.teachers import ModelTeacher
+from limbeck.schemes.preparing import asked, build_student, build_teacher, seeded_build, vet
 from limbeck.training import Training
 from limbeck.training.optimisers import optimiser
 
@@ -65,11 +64,13 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     seeds, searched = len(recipe.seeds), len(recipe.candidates()) if recipe.search else 0
     refits = 2 if recipe.refit else 1
     models = []
-    teacher = seeded_build(recipe.teacher.model, parts.train, 0, "teacher")
-    if recipe.teacher.model.checkpoint is None:
-        runs = (seeds if recipe.teacher.seed is None else 1) * refits
-        objective = recipe.teacher.method.build()
-        models.append(_time("teacher", teacher, None, objective, parts.train, recipe.teacher.training, runs)[0])
+    for member, count in recipe.teacher.kinds():
+        if member.model.checkpoint is None:
+            runs = (seeds if recipe.teacher.seed is None else 1) * refits * count
+            network = seeded_build(member.model, parts.train, 0, "teacher")
+            objective = member.method.build()
+            models.append(_time("teacher", network, None, objective, parts.train, member.training, runs)[0])
+    teacher = asked(recipe, build_teacher(recipe, parts, 0))
     losses: dict[str, float] = {}
     for role, model, objective, samples in (
         ("student alone", None, methods.hard(), parts.alone),
@@ -94,14 +95,14 @@ def rehearse(recipe: Recipe) -> Rehearsal:
 def _time(
     role: str,
     model: nn.Module,
-    teacher: nn.Module | None,
+    teacher: Teacher | None,
     objective: Objective,
     samples: SampleSet,
     training: Training,
     runs: int,
 ) -> tuple[RehearsedModel, dict[str, float]]:
     """Train a few steps on one batch, on copies that nothing else uses, and measure."""
-    distiller = Distiller(model, None if teacher is None else ModelTeacher(teacher), objective)
+    distiller = Distiller(model, teacher, objective)
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = next(loader.epoch(0))
     outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.config import Recipe
+from limbeck.config import MemberSpec, Recipe
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import RunError
 from limbeck.runs import cache_folder, exclusive
 from limbeck.schemes.costing import Compute, spent
-from limbeck.schemes.preparing import Parts, seeded_build
-from limbeck.teachers import ModelTeacher, store
+from limbeck.schemes.preparing import Parts, asked, assembled, seeded_build
+from limbeck.teachers import store
 from limbeck.training import Observer, fit, load_weights, save_weights
 from limbeck.training.progress import Progress, ignore
 
@@ -29,22 +29,28 @@ _FORMAT = 2
 class TrainedTeacher:
     """A trained teacher, and what its training took, whoever trained it; nothing where it was read from a file.
 
+    first: of the first network, where there are several.
     along: the network as it was after the epochs of its training that the recipe's scheme asks for.
     history: of that training, one entry an epoch.
     """
 
     model: nn.Module
     compute: Compute
+    first: Compute = field(default_factory=Compute)
     along: Mapping[int, nn.Module] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
 
-def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
-    """Return the address of a trained teacher: a digest of its part of the recipe, its data and its seed."""
+def teacher_key(recipe: Recipe, parts: Parts, seed: int, member: MemberSpec | None = None) -> str:
+    """Return the address of a trained network: a digest of its part of the recipe, its data and its seed.
+
+    member: the network; by default the teacher's first.
+    """
+    member = member or recipe.teacher.members[0]
     digest = hashlib.sha256(parts.train.index.cpu().numpy().tobytes())
     content = {
         "format": _FORMAT,
-        "teacher": {key: recipe.keys["teacher"][key] for key in ("model", "training", "method")},
+        "teacher": member.keys,
         "data": parts.train.source,
         "samples": digest.hexdigest(),
         "held_out": parts.held_out is not None,
@@ -52,7 +58,7 @@ def teacher_key(recipe: Recipe, parts: Parts, seed: int) -> str:
     }
     if recipe.scheme.along:
         content["along"] = list(recipe.scheme.along)
-    if (code := recipe.teacher.model.code()) is not None:
+    if (code := member.model.code()) is not None:
         content["code"] = code
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -84,27 +90,49 @@ def trained_teacher(
     cache: Path | None = None,
 ) -> TrainedTeacher:
     """Return the trained teacher of a recipe, as `train_teacher` does, and the compute of its training."""
-    model = seeded_build(recipe.teacher.model, parts.train, seed, "teacher")
-    if recipe.teacher.model.checkpoint is not None:
-        say(f"teacher: read from {recipe.teacher.model.checkpoint}")
+    root = (cache or cache_folder()) / "teachers"
+    members = []
+    for number, (member, own) in enumerate(zip(recipe.teacher.members, recipe.teacher.seeds(seed), strict=True)):
+        label = "teacher" if recipe.teacher.single else f"teacher {number + 1} of {len(recipe.teacher.members)}"
+        members.append(_member(recipe, member, parts, own, root, watch, say, label))
+    if recipe.teacher.single:
+        return members[0]
+    model = assembled(recipe, [member.model for member in members])
+    return TrainedTeacher(model, sum((member.compute for member in members), Compute()), members[0].compute)
+
+
+def _member(
+    recipe: Recipe,
+    member: MemberSpec,
+    parts: Parts,
+    seed: int,
+    root: Path,
+    watch: Observer,
+    say: Callable[[str], None],
+    label: str,
+) -> TrainedTeacher:
+    model = seeded_build(member.model, parts.train, seed, "teacher")
+    if member.model.checkpoint is not None:
+        say(f"{label}: read from {member.model.checkpoint}")
         return TrainedTeacher(model, Compute())
-    folder = (cache or cache_folder()) / "teachers" / teacher_key(recipe, parts, seed)
+    folder = root / teacher_key(recipe, parts, seed, member)
     with exclusive(folder / ".lock", wait=True, busy=""):
         known = (folder / "result.json").is_file()
-        say(f"teacher: {'found in' if known else 'training in'} {folder}")
-        objective = recipe.teacher.method.build()
+        say(f"{label}: {'found in' if known else 'training in'} {folder}")
+        objective = member.method.build()
         result = fit(
             Distiller(model, None, objective),
             parts.train,
             parts.held_out,
-            training=recipe.teacher.training,
+            training=member.training,
             seed=seed,
             folder=folder,
             watch=_keeping(recipe.scheme.along, model, folder, watch),
-            label="teacher",
+            label=label,
         )
     along = {epoch: _along(recipe, parts, seed, folder, epoch) for epoch in recipe.scheme.along}
-    return TrainedTeacher(model, spent(model, None, objective, result, parts.train), along, result.history)
+    compute = spent(model, None, objective, result, parts.train)
+    return TrainedTeacher(model, compute, along=along, history=result.history)
 
 
 def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Observer) -> Observer:
@@ -139,8 +167,8 @@ def _after(epoch: int) -> str:
 
 def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
     """Make a model the teacher of a recipe's transfer set; its answers are computed once wherever that is exact."""
+    teacher = asked(recipe, model)
     clean = recipe.teacher.view == "clean"
-    teacher = ModelTeacher(model, view="clean" if clean else None)
     exact = clean or not recipe.training.augment.active
     logits_only = not recipe.objective().taps("teacher")
     if recipe.teacher.store and exact and logits_only:

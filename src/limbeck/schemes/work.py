@@ -1,7 +1,7 @@
 """What a scheme works with: the recipe's networks, sets and teacher, and trainings that are units of their own."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,40 +9,19 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.config import Recipe
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
+from limbeck.errors import RunError
 from limbeck.objective import Objective
 from limbeck.runs import RunFolder
 from limbeck.schemes.costing import Compute, forward_flops, spent
-from limbeck.schemes.preparing import Parts, build_student, seeded_build
+from limbeck.schemes.preparing import Shop, asked
 from limbeck.schemes.teaching import TrainedTeacher, wrap_teacher
-from limbeck.teachers import ModelTeacher, StoredTeacher, store
+from limbeck.teachers import StoredTeacher, store
 from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore
 
-__all__ = ["Decisions", "Shop", "Work"]
-
-
-@dataclass(frozen=True)
-class Shop:
-    """Where the networks of a seed are built, with initial weights that are a function of (seed, role)."""
-
-    recipe: Recipe
-    parts: Parts
-    seed: int
-
-    def student(self) -> nn.Module:
-        """Build the recipe's student, with the initial weights that the student alone has as well."""
-        return build_student(self.recipe, self.parts, self.seed)
-
-    def student_as(self, role: str) -> nn.Module:
-        """Build the recipe's student with initial weights of its own."""
-        return seeded_build(self.recipe.student, self.parts.train, self.seed, role)
-
-    def model(self, number: int, role: str) -> nn.Module:
-        """Build one of the networks that the scheme's key `models` names."""
-        return seeded_build(self.recipe.networks[number], self.parts.train, self.seed, role)
+__all__ = ["Decisions", "Work"]
 
 
 @dataclass
@@ -122,10 +101,10 @@ class Work(Shop):
 
     def judge(self, model: nn.Module) -> Teacher:
         """Make a trained network a teacher that answers for the held-out part."""
-        teacher = ModelTeacher(model)
+        teacher = asked(self.recipe, model)
         if self.parts.held_out is None or self.objective().taps("teacher"):
             return teacher
-        return store(teacher, self.parts.held_out)
+        return store(teacher, self.parts.held_out, clean=True)
 
     def place(self, unit: str) -> Path:
         """Return the folder of a unit."""
@@ -175,6 +154,21 @@ class Work(Shop):
             path.parent.mkdir(exist_ok=True)
             save_weights(model, path)
         return model
+
+    def require(self, units: Sequence[str]) -> None:
+        """Refuse to go on where the weights of finished units are gone: RunError that names them all."""
+        gone = [
+            place
+            for place in map(self.place, units)
+            if (place / "result.json").is_file() and not (place / "student.safetensors").is_file()
+        ]
+        if gone:
+            files = ", ".join(f"'{place / 'student.safetensors'}'" for place in gone)
+            names = ", ".join(place.name for place in gone)
+            raise RunError(
+                f"resume: of trainings that had ended, the weights are missing: {files}; put them back, or delete "
+                f"{names} and what was taught by {'it' if len(gone) == 1 else 'them'} to train anew"
+            )
 
     def copy(self, unit: str, role: str) -> None:
         """Let a role be a unit that was trained already, if it was: `fit` reads it, and it costs nothing more."""

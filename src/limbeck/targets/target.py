@@ -87,7 +87,9 @@ def softened(outputs: Outputs, temperature: float) -> Dense:
 
 
 def labels_of(batch: Batch, kind: str) -> Tensor:
-    """Return the labels of a batch; InputError for one that has none."""
+    """Return the labels of a batch; InputError for one that has none, or two for a sample."""
     if batch.labels is None:
         raise InputError(f"target {kind}: the batch has no labels, which it is made of")
+    if batch.mix is not None:
+        raise InputError(f"target {kind}: it is made of the true class, and mixed samples have two; use another")
     return batch.labels

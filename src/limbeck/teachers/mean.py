@@ -1,6 +1,5 @@
 """The average answer of several networks, as a network: an ensemble that is evaluated like any model."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ __all__ = ["MeanOfModels"]
 class MeanOfModels(nn.Module):
     """Answer log of the mean of the members' distributions, arithmetic or geometric, weighted.
 
-    members: networks with logits of one shape (N, K).  weights: one number each, not negative; equal by default.
+    members: networks with logits of one shape (N, K).  weights: 0 or above, adding up to 1; equal ones by default.
 
     >>> members = [nn.Linear(3, 4), nn.Linear(3, 4)]
     >>> MeanOfModels(members)(torch.zeros(2, 3)).exp().sum(-1)
@@ -34,18 +33,13 @@ class MeanOfModels(nn.Module):
         super().__init__()
         if not members:
             raise InputError("members: found none, expected at least one network")
-        weights = [1.0] * len(members) if weights is None else list(weights)
-        if len(weights) != len(members):
-            raise InputError(f"weights: found {len(weights)} for {len(members)} members, expected one each")
-        for weight in weights:
-            checks.non_negative("weights", weight)
-        if not math.fsum(weights) > 0:
-            raise InputError("weights: found no weight above 0, expected at least one")
+        if weights is not None:
+            checks.shares("weights", weights, count=len(members))
         if mean not in ("arithmetic", "geometric"):
             raise InputError(f"mean: found {mean!r}, expected arithmetic or geometric")
         self.members = nn.ModuleList(members)
-        self.weights = [weight / math.fsum(weights) for weight in weights]
-        self.mean = mean
+        self.weights = tuple(weights) if weights else (1.0 / len(members),) * len(members)
+        self.mean: Literal["arithmetic", "geometric"] = mean
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return (N, K) logarithms of probabilities, in float32 at least."""

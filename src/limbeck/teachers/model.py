@@ -50,6 +50,11 @@ class ModelTeacher:
         """Return the model's outputs, with the features of its own taps and of `taps`."""
         inputs = batch.inputs
         if self.view is not None:
+            if batch.mix is not None:
+                raise InputError(
+                    f"teacher view: mixed samples have no view '{self.view}'; let the teacher see what the student sees"
+                    " (view: same), or leave mixup and cutmix out"
+                )
             if self.view not in batch.views:
                 views = one_of(self.view, batch.views) if batch.views else "it has none"
                 raise InputError(f"teacher view: the batch has no view '{self.view}'; {views}")

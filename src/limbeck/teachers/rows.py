@@ -29,11 +29,16 @@ class Rows:
     def look_up(self, batch: Batch, tables: Sequence[Tensor]) -> list[Tensor]:
         """Return the rows of a batch's samples of each table (n, ...).
 
-        Raises InputError for a batch of another set, of another view, or with a sample that has no row.
+        Raises InputError for a batch of another set, of another view, of mixed samples, or with one that has no row.
         """
         if batch.source != self.source:
             raise InputError(
                 "stored teacher: the batch comes from another set than the answers; store them for this set"
+            )
+        if batch.mix is not None:
+            raise InputError(
+                "stored teacher: the batch has mixed samples, to which no answer was stored; let the teacher answer"
+                " every batch (store: false), or leave mixup and cutmix out"
             )
         if batch.augmented and not self.clean:
             raise InputError(

@@ -1,0 +1,187 @@
+"""The teacher as a recipe names it: one network, or several whose mean teaches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from limbeck import checks, methods
+from limbeck.checks import shown
+from limbeck.config.networks import ModelSpec, plain, read_model
+from limbeck.config.sections import Section, parse, validate
+from limbeck.errors import InputError, RecipeError, one_of
+from limbeck.randomness import derive_seed
+from limbeck.training import Training
+
+__all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "method_keys", "read_method", "read_teacher"]
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_MOST_MEMBERS = 1000
+
+
+class TeacherKeys(BaseModel):
+    """The keys of `teacher`.
+
+    model: of one network.  members: how many of it, from different initial weights, or a list of networks instead.
+    mean, weights: of the members' distributions.
+    """
+
+    model_config = _STRICT
+    model: dict[str, Any] | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "hard"})
+    members: Any = None
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+    weights: list[float] | None = None
+    seed: int | None = Field(default=0, ge=0, lt=2**63)
+    view: Literal["same", "clean"] = "same"
+    store: bool = True
+
+
+class _MemberKeys(BaseModel):
+    model_config = _STRICT
+    model: dict[str, Any]
+    training: dict[str, Any] | None = None
+    method: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class MemberSpec:
+    """A network that teaches, and how it is trained.  keys: the whole of that, as a resolved recipe has it."""
+
+    model: ModelSpec
+    training: Training
+    method: Section
+    keys: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """The teacher as a recipe names it.  seed None: each student seed has a teacher of the same seed.
+
+    members: the networks that teach; of several it is the mean of their distributions that does.
+    """
+
+    members: tuple[MemberSpec, ...]
+    mean: Literal["arithmetic", "geometric"]
+    weights: tuple[float, ...] | None
+    seed: int | None
+    view: Literal["same", "clean"]
+    store: bool
+
+    @property
+    def model(self) -> ModelSpec:
+        """The first network."""
+        return self.members[0].model
+
+    @property
+    def training(self) -> Training:
+        """The training of the first network."""
+        return self.members[0].training
+
+    @property
+    def method(self) -> Section:
+        """The method of the first network."""
+        return self.members[0].method
+
+    @property
+    def single(self) -> bool:
+        """Whether one network teaches."""
+        return len(self.members) == 1
+
+    def kinds(self) -> list[tuple[MemberSpec, int]]:
+        """Return the members that differ in more than their seed, each with how many there are of it."""
+        by_identity = {id(member): member for member in self.members}
+        return [(member, sum(each is member for each in self.members)) for member in by_identity.values()]
+
+    def of(self, seed: int) -> int:
+        """Return the teacher's seed for a student's."""
+        return seed if self.seed is None else self.seed
+
+    def seeds(self, own: int) -> list[int]:
+        """Return the seed of each member of the teacher of a seed; the first one's is the teacher's own."""
+        return [own, *(derive_seed(own, "member", number) for number in range(1, len(self.members)))]
+
+
+def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict[str, Any]]:
+    """Return the teacher that a recipe's validated keys name, and the keys as the resolved recipe has them."""
+    members = keys["members"]
+    if isinstance(members, list):
+        if keys["model"] is not None:
+            raise RecipeError("teacher.members: a list of networks, given beside model; give one of them")
+        specs = tuple(_listed(each, number, keys, base) for number, each in enumerate(members))
+        if not specs:
+            raise RecipeError("teacher.members: found an empty list, expected at least one network")
+    else:
+        if keys["model"] is None:
+            raise RecipeError("teacher.model: is missing; add it, or a list of networks under members")
+        specs = (_member(keys["model"], keys["training"], keys["method"], "teacher", base),) * _count(members)
+    weights = keys["weights"]
+    if weights is not None:
+        try:
+            checks.shares("teacher.weights", weights, count=len(specs))
+        except InputError as error:
+            raise RecipeError(str(error)) from None
+    teacher = TeacherSpec(
+        members=specs,
+        mean=keys["mean"],
+        weights=None if weights is None else tuple(weights),
+        seed=keys["seed"],
+        view=keys["view"],
+        store=keys["store"],
+    )
+    own: dict[str, Any] = dict(specs[0].keys)
+    if isinstance(members, list):
+        own = {"members": [dict(each.keys) for each in specs]}
+    if len(specs) > 1 and not isinstance(members, list):
+        own["members"] = len(specs)
+    if len(specs) > 1:
+        own |= {"mean": keys["mean"], "weights": weights}
+    return teacher, {**own, "seed": keys["seed"], "view": keys["view"], "store": keys["store"]}
+
+
+def _count(members: Any) -> int:
+    if members is None:
+        return 1
+    if isinstance(members, bool) or not isinstance(members, int) or not 1 <= members <= _MOST_MEMBERS:
+        raise RecipeError(
+            f"teacher.members: found {shown(members)}, expected how many networks (1 to {_MOST_MEMBERS:,}), or a list"
+        )
+    return members
+
+
+def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> MemberSpec:
+    where = f"teacher.members[{number}]"
+    own = validate(_MemberKeys, member, where)
+    return _member(own["model"], own["training"] or keys["training"], own["method"] or keys["method"], where, base)
+
+
+def _member(
+    model: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
+) -> MemberSpec:
+    spec = read_model(dict(model), f"{where}.model", base)
+    trained = parse(Training, dict(training), f"{where}.training")
+    taught = read_method(dict(method), f"{where}.method")
+    if "teacher" in taught.build().reads():
+        raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher itself; use hard")
+    keys = {"model": plain(spec.keys()), "training": plain(trained.values), "method": method_keys(taught)}
+    return MemberSpec(spec, trained.build(), taught, keys)
+
+
+def read_method(keys: dict[str, Any], where: str) -> Section:
+    """Return the section of a method; RecipeError with one line for the first wrong key."""
+    if "name" not in keys:
+        raise RecipeError(f"{where}.name: is missing; one of: {', '.join(methods.names())}")
+    name = keys.pop("name")
+    if name not in methods.names():
+        raise RecipeError(f"{where}.name: found {shown(name)}; {one_of(str(name), methods.names())}")
+    section = parse(methods.builder(name), keys, where)
+    section.build()
+    return section
+
+
+def method_keys(section: Section) -> dict[str, Any]:
+    """Return a method as a resolved recipe has it."""
+    return {"name": section.function.__name__, **{k: v for k, v in section.values.items() if v is not None}}
