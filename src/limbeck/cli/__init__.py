@@ -38,7 +38,19 @@ recipes = typer.Typer(
 )
 app.add_typer(recipes, name="recipes")
 
-for _verb in ("demo", "packaged", "check", "distill", "evaluate", "diagnose", "compare", "report", "reproduce", "env"):
+for _verb in (
+    "demo",
+    "packaged",
+    "check",
+    "distill",
+    "evaluate",
+    "diagnose",
+    "compare",
+    "report",
+    "reproduce",
+    "env",
+    "tune",
+):
     import_module(f"limbeck.cli.{_verb}")
 
 

@@ -1,6 +1,7 @@
 """Schemes: a recipe carried out: who teaches whom, and when, is said by its plan (`limbeck.plans`)."""
 
 from limbeck.schemes.assessing import AssessedModel, RunAssessment, assess_run
+from limbeck.schemes.attempting import Bench
 from limbeck.schemes.distilling import distil
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.outcome import Outcome, RoleOutcome, SeedOutcome
@@ -10,6 +11,7 @@ from limbeck.schemes.work import Work
 
 __all__ = [
     "AssessedModel",
+    "Bench",
     "FinishedRun",
     "Outcome",
     "Parts",

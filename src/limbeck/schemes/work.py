@@ -41,6 +41,7 @@ class Work(Shop):
 
     role: that it ends with.  trial: the name of a run that is made to choose something; None for the final one.
     keep_to: decisions made before, which this run makes again.
+    answering: the recipe's teacher with its answers to the transfer set, where they were computed before.
     decided, costs, copied: filled while the scheme runs.
     """
 
@@ -51,6 +52,7 @@ class Work(Shop):
     role: str = "distilled"
     trial: str | None = None
     keep_to: Decisions | None = None
+    answering: Teacher | None = None
     decided: Decisions = field(default_factory=Decisions)
     costs: dict[str, Compute] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
@@ -85,7 +87,7 @@ class Work(Shop):
 
     @cached_property
     def _recipes_teacher(self) -> Teacher:
-        return self.teach(self.teacher_model)
+        return self.teach(self.teacher_model) if self.answering is None else self.answering
 
     def teacher(self) -> Teacher:
         """Return the recipe's teacher of the transfer set; its answers are computed once wherever that is exact."""

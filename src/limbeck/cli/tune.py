@@ -1,0 +1,85 @@
+"""limbeck tune: temperature, weights and the rest, chosen on the held-out part."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.distill import resolve
+from limbeck.cli.showing import data_console, say, table, watching
+
+__all__ = ["tune"]
+
+
+@app.command()
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="what to choose: key.path=LOW:HIGH, =LOW:HIGH:log or =[a, b]; may be given many times"),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="trials of the study in all")] = 30,
+    metric: Annotated[str, typer.Option(help="of the held-out part: errors or nll")] = "errors",
+    seeds: Annotated[int, typer.Option(help="how many of the recipe's seeds each setting is tried with")] = 1,
+    runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
+    study: Annotated[Path | None, typer.Option(help="go on with the study in this folder, or join it")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Choose settings on the held-out part; several processes may share one study, and a stopped one goes on."""
+    from limbeck.config import load_recipe
+    from limbeck.errors import Interrupted
+    from limbeck.runs import RunFolder
+    from limbeck.tune import check_study, read_space, usual_space
+    from limbeck.tune import tune as choose
+
+    loaded = load_recipe(resolve(recipe), overrides or [])
+    allowed = read_space(space) if space else usual_space(loaded)
+    check_study(loaded, allowed, trials=trials, metric=metric, seeds=seeds)
+    text = loaded.to_yaml()
+    folder = RunFolder.create(runs, loaded.name, text, sys.argv) if study is None else RunFolder.open(study, text)
+    chosen: Literal["errors", "nll"] = metric  # type: ignore[assignment]
+
+    def tell(line: str) -> None:
+        folder.log(line)
+        if not quiet:
+            say(line)
+
+    try:
+        with watching(quiet=quiet) as watch:
+            tuned = choose(loaded, allowed, folder, trials=trials, metric=chosen, seeds=seeds, watch=watch, say=tell)
+    except Interrupted as error:
+        number = error.exit_code - 128
+        raise Interrupted(f"{error}; go on with the same command and --study {folder.path}", number) from None
+    finished = sum(trial.state != "running" for trial in tuned.trials)
+    kept = folder.path / f"tuned-{finished}.yaml"
+    with folder.writing(kept.name):
+        kept.write_text(tuned.recipe.to_yaml(), encoding="utf-8")
+    if as_json:
+        print(json.dumps({"run": str(folder.path), "recipe": str(kept), **tuned.as_dict()}, indent=1))
+    else:
+        shown = sorted((t for t in tuned.trials if t.figures), key=lambda t: (t.figures[metric], t.number))[:10]
+        names = list(allowed)
+        rows = [
+            [
+                str(t.number),
+                *(_value(t.values[name]) for name in names),
+                f"{t.figures['errors']:g}",
+                f"{t.figures['nll']:.4f}",
+            ]
+            for t in shown
+        ]
+        title = f"{loaded.name}: the best of {finished} trials on the held-out part"
+        data_console().print(table(title, ["trial", *names, "errors", "nll"], rows))
+    say(
+        f"the best recipe: {kept} · measure it: limbeck distill {kept}"
+        f" · go on: --study {folder.path} --trials {2 * trials}"
+    )
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)

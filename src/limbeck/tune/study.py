@@ -1,0 +1,286 @@
+"""A study: settings proposed one by one, each tried on the held-out part, kept where every process finds them."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from limbeck import checks
+from limbeck.config import Recipe
+from limbeck.errors import InputError, NonFiniteLossError, RunError, one_of
+from limbeck.randomness import derive_seed
+from limbeck.runs import RunFolder, exclusive
+from limbeck.schemes import Bench
+from limbeck.training import Observer, Progress
+from limbeck.training.progress import ignore
+from limbeck.tune.space import Choices, Range, Space, check_space
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Trial", "Tuned", "check_study", "tune"]
+
+_JOURNAL, _SPACE, _LOCK = "study.journal", "space.json", ".study.lock"
+_NAME = "limbeck"
+_METRICS = ("errors", "nll")
+_UNPRUNED = 5  # trials that are trained to their end before any is cut short
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried.
+
+    values: by key.  figures: of the held-out part, means over the seeds; empty where it was cut short.
+    state: "done", "cut short" (worse than the median of the others so far), "failed" or "running".
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    state: str
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a study came to: its trials so far, and the best with the recipe that it makes."""
+
+    trials: tuple[Trial, ...]
+    best: Trial
+    recipe: Recipe
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        trials = [{"number": t.number, "values": dict(t.values), "state": t.state, **t.figures} for t in self.trials]
+        return {"best": next(t for t in trials if t["number"] == self.best.number), "trials": trials}
+
+
+def tune(
+    recipe: Recipe,
+    space: Space,
+    folder: RunFolder,
+    *,
+    trials: int = 30,
+    metric: Literal["errors", "nll"] = "errors",
+    seeds: int = 1,
+    watch: Observer = ignore,
+    say: Callable[[str], None] = lambda line: None,
+    cache: Path | None = None,
+) -> Tuned:
+    """Choose settings of a recipe on its held-out part: a sampler proposes, hopeless trainings are cut short.
+
+    The sampler is the tree-structured Parzen estimator (Bergstra et al. 2011) of Optuna, the median rule cuts short.
+    trials: of the study in all, those of earlier calls and of other processes in the same folder included.
+    metric: of the held-out part, made small; seeds: how many of the recipe's first seeds a setting is tried with.
+    The test set is not read, and the teacher's answers are computed once.
+    Raises RunError for the folder of a study with another space, InputError where Optuna is missing.
+    """
+    check_study(recipe, space, trials=trials, metric=metric, seeds=seeds)
+    plain = recipe.with_values({"search": {}})
+    bench = Bench.of(plain, folder, say=say, cache=cache)
+    study = _Study(plain, space, folder, metric, seeds)
+    study.clear_stale()
+    while study.left(trials):
+        study.run_one(bench, trials, watch, say)
+    return study.outcome()
+
+
+def check_study(recipe: Recipe, space: Space, *, trials: int, metric: str, seeds: int) -> None:
+    """Require what `tune` requires, before a folder is made."""
+    checks.at_least("trials", trials, 1)
+    checks.at_least("seeds", seeds, 1)
+    if seeds > len(recipe.seeds):
+        raise InputError(f"seeds: found {seeds}, expected at most {len(recipe.seeds)}, as many as the recipe has")
+    if metric not in _METRICS:
+        raise InputError(f"metric: found {metric!r}; {one_of(metric, _METRICS)}")
+    check_space(recipe, space)
+
+
+class _Study:
+    """Optuna's study in the run folder, and what only one process at a time may do with it."""
+
+    def __init__(self, recipe: Recipe, space: Space, folder: RunFolder, metric: str, seeds: int) -> None:
+        self.recipe, self.space, self.folder = recipe, space, folder
+        self.metric, self.seeds = metric, seeds
+        self._agree()
+        self._study = self._open()
+
+    def _agree(self) -> None:
+        """Keep what is studied beside the study, and refuse a study of something else."""
+        wanted = {
+            "metric": self.metric,
+            "seeds": self.seeds,
+            "space": {path: allowed.as_dict() for path, allowed in self.space.items()},
+        }
+        wanted = json.loads(json.dumps(wanted))
+        path = self.folder.path / _SPACE
+        with self._alone():
+            if not path.is_file():
+                self.folder.write_json(_SPACE, wanted)
+                return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            raise RunError(f"study: '{path}' is damaged; start a new study without --study") from None
+        for key in wanted:
+            if not isinstance(found, dict) or found.get(key) != wanted[key]:
+                there = found.get(key) if isinstance(found, dict) else found
+                raise RunError(
+                    f"study: '{self.folder.path}' has another {key}, {checks.shown(there)} there and"
+                    f" {checks.shown(wanted[key])} here; start a new study without --study"
+                )
+
+    def _open(self) -> "optuna.Study":
+        try:
+            import optuna
+            from optuna.storages.journal import JournalFileBackend
+        except ImportError:
+            raise InputError("tune: Optuna is not installed; pip install 'limbeck[tune]'") from None
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        path = self.folder.path / _JOURNAL
+        with warnings.catch_warnings(), self._alone(), self.folder.writing(_JOURNAL):
+            warnings.simplefilter("ignore")
+            try:
+                storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+                study = optuna.create_study(
+                    study_name=_NAME,
+                    storage=storage,
+                    load_if_exists=True,
+                    direction="minimize",
+                    pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=self._warmup()),
+                )
+                tried = len(study.get_trials(deepcopy=False))  # a sampler that began anew would propose the same again
+                seed = derive_seed(self.recipe.seeds[0], "study", tried) % 2**32
+                study.sampler = optuna.samplers.TPESampler(seed=seed)
+                return study
+            except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+                raise RunError(
+                    f"study: '{path}' is damaged ({type(error).__name__}); start a new study without --study"
+                ) from None
+
+    def _warmup(self) -> int:
+        return max(1, self.recipe.training.epochs // 4)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with exclusive(self.folder.path / _LOCK, wait=True, busy=""):
+            yield
+
+    def clear_stale(self) -> None:
+        """Give up the trials whose process is gone, and put their values in front of the queue."""
+        import optuna
+
+        with self._alone():
+            for trial in self._study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+                try:
+                    with exclusive(self._held(trial.number), wait=False, busy=""):
+                        self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                        self._study.enqueue_trial(trial.params)
+                except RunError:
+                    continue
+
+    def left(self, trials: int) -> bool:
+        """Return whether the study has fewer trials, finished or running, than it is to have."""
+        import optuna
+
+        states = optuna.trial.TrialState
+        counted = self._study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED, states.RUNNING])
+        return len(counted) < trials
+
+    def run_one(self, bench: Bench, trials: int, watch: Observer, say: Callable[[str], None]) -> None:
+        """Try the next setting."""
+        import optuna
+
+        with ExitStack() as stack:
+            with self._alone():
+                if not self.left(trials):
+                    return
+                trial = self._study.ask()
+                stack.enter_context(exclusive(self._held(trial.number), wait=False, busy=""))
+            values = {path: _suggest(trial, path, allowed) for path, allowed in self.space.items()}
+            shown = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in values.items())
+            try:
+                figures = self._attempt(bench, trial, values, watch)
+            except optuna.TrialPruned:
+                self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                say(f"trial {trial.number}: {shown}: cut short")
+                return
+            except NonFiniteLossError as error:
+                self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                say(f"trial {trial.number}: {shown}: {error}")
+                return
+            for name, value in figures.items():
+                trial.set_user_attr(name, value)
+            self._study.tell(trial, figures[self.metric])
+            say(f"trial {trial.number}: {shown}: {figures['errors']:g} held-out errors, nll {figures['nll']:.4f}")
+
+    def _attempt(
+        self, bench: Bench, trial: "optuna.Trial", values: Mapping[str, Any], watch: Observer
+    ) -> dict[str, float]:
+        candidate = self.recipe.with_values(values)
+        address = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:12]
+        found = []
+        for number, seed in enumerate(self.recipe.seeds[: self.seeds]):
+            name = f"trial-{address}-{seed}"
+            looked = self._cutting(trial, name, watch) if number == 0 else watch
+            found.append(bench.attempt(candidate, seed, name=name, watch=looked))
+        return {figure: fmean(each[figure] for each in found) for figure in _METRICS}
+
+    def _cutting(self, trial: "optuna.Trial", name: str, watch: Observer) -> Observer:
+        """Return an observer that ends a training that is worse than the median of the others at the same epoch."""
+        import optuna
+
+        def look(progress: Progress) -> None:
+            watch(progress)
+            if progress.epoch_ended and progress.label == name and progress.metrics:
+                trial.report(progress.metrics[self.metric], progress.epoch)
+                if progress.epoch < progress.epochs and trial.should_prune():
+                    raise optuna.TrialPruned
+
+        return look
+
+    def _held(self, number: int) -> Path:
+        return self.folder.path / "trials" / f"{number}.lock"
+
+    def outcome(self) -> Tuned:
+        """Return what all trials came to; RunError where none was trained to its end."""
+        import optuna
+
+        states = optuna.trial.TrialState
+        names = {states.COMPLETE: "done", states.PRUNED: "cut short", states.FAIL: "failed", states.RUNNING: "running"}
+        trials = tuple(
+            Trial(
+                each.number,
+                {path: _decoded(self.space[path], value) for path, value in each.params.items()},
+                names[each.state],
+                {name: each.user_attrs[name] for name in _METRICS if name in each.user_attrs},
+            )
+            for each in self._study.get_trials(deepcopy=False)
+            if each.state in names
+        )
+        done = [trial for trial in trials if trial.state == "done"]
+        if not done:
+            raise RunError("study: no trial was trained to its end; ask for more trials, or for other values")
+        other = "nll" if self.metric == "errors" else "errors"
+        best = min(done, key=lambda trial: (trial.figures[self.metric], trial.figures[other], trial.number))
+        return Tuned(trials, best, self.recipe.with_values(best.values))
+
+
+def _suggest(trial: "optuna.Trial", path: str, allowed: Range | Choices) -> Any:
+    if isinstance(allowed, Choices):
+        return _decoded(allowed, trial.suggest_categorical(path, [json.dumps(value) for value in allowed.values]))
+    if allowed.whole:
+        return trial.suggest_int(path, int(allowed.low), int(allowed.high), log=allowed.log)
+    return trial.suggest_float(path, allowed.low, allowed.high, log=allowed.log)
+
+
+def _decoded(allowed: Range | Choices, value: Any) -> Any:
+    return json.loads(value) if isinstance(allowed, Choices) else value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else checks.shown(value)
