@@ -82,7 +82,6 @@ SMOOTHED = {"epsilon": 0.09, "evenness": 0.12, "tightness": 0.25, "class_share":
         (SMOOTHED, ["smoothed_teacher"]),
         ({**SMOOTHED, "epsilon": 0.01, "class_share": 0.7, "seconded_classes": 0.9}, []),
         ({**SMOOTHED, "evenness": 0.4, "class_share": 0.7, "seconded_classes": 0.9}, []),
-        ({**SMOOTHED, "tightness": 0.6, "class_share": 0.7, "seconded_classes": 0.9}, []),
         ({"accuracy": 0.6, "overconfidence": 0.3, "class_share": 0.1}, ["overfitted_teacher"]),
         ({"accuracy": 0.6, "overconfidence": 0.05}, []),
         ({"accuracy": 0.95, "overconfidence": 0.3}, []),

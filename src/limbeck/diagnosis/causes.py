@@ -36,16 +36,13 @@ def two_classes(signs: Signs, _: Thresholds) -> str | None:
 
 
 def smoothed_teacher(signs: Signs, limits: Thresholds) -> str | None:
-    """All examples reach the same confidence below 1, and the other classes are nearly alike (Müller et al. 2019)."""
+    """Its examples reach a confidence below 1, and the other classes are nearly alike (Müller et al. 2019)."""
     smoothed = (
-        signs.classes > 2
-        and signs.epsilon >= limits.smoothing_epsilon
-        and signs.evenness <= limits.smoothing_evenness
-        and signs.tightness <= limits.smoothing_tightness
+        signs.classes > 2 and signs.epsilon >= limits.smoothing_epsilon and signs.evenness <= limits.smoothing_evenness
     )
     return (
-        f"its median margin is the optimum of a label smoothing of {signs.epsilon:.2f}, the other classes differ by"
-        f" {signs.evenness:.0%} of the margin, and the margin's 95th percentile lies {signs.tightness:.0%} above it"
+        f"its median margin is the optimum of a label smoothing of {signs.epsilon:.2f}, and the other classes differ by"
+        f" {signs.evenness:.0%} of that margin"
         if smoothed
         else None
     )

@@ -14,8 +14,7 @@ class Thresholds:
     """The numbers of the rules.
 
     smoothing_epsilon: least label smoothing that the median margin amounts to.  smoothing_evenness: largest spread of
-        the other classes in shares of the margin.  smoothing_tightness: largest distance of the 95th percentile of the
-        margin from its median, in shares of it.
+        the other classes in shares of the margin.
     overfit_overconfidence: least excess of confidence over accuracy on held-out data.  overfit_gap: least fall of the
         accuracy from training to held-out data.
     noise_seconded: largest rank correlation with an independent student beside the label.  noise_reliability: largest
@@ -32,7 +31,6 @@ class Thresholds:
 
     smoothing_epsilon: float = 0.03
     smoothing_evenness: float = 0.28
-    smoothing_tightness: float = 0.4
     overfit_overconfidence: float = 0.12
     overfit_gap: float = 0.15
     noise_seconded: float = 0.15

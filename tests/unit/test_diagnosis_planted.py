@@ -1,0 +1,17 @@
+"""Each planted cause is named on digits, on which the thresholds were set; other sets are scored by the benchmark."""
+
+import pytest
+
+from limbeck.data import digits
+from limbeck.diagnosis.classroom import Classroom
+from limbeck.diagnosis.examining import examine
+from limbeck.diagnosis.planted import PLANTED, plant
+from limbeck.diagnosis.subject import ask
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PLANTED)
+def test_a_planted_cause_is_named(case):
+    subject = plant(case, digits().train, 0)
+    found = [finding.cause for finding in examine(Classroom(subject, ask(subject)), 0).findings]
+    assert found == ([] if case == "healthy" else [case])
