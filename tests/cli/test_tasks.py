@@ -127,6 +127,14 @@ def test_what_does_not_suit_a_task_is_refused_in_one_line_before_anything_is_tra
     assert not (tmp_path / "runs").exists()
 
 
+def test_diagnose_refuses_a_task_that_it_does_not_look_into_before_a_teacher_is_trained(limbeck, recipe, tmp_path):
+    answer = limbeck("diagnose", recipe("multilabel"))
+    assert answer.code == 2
+    assert len(answer.lines) == 1
+    assert "diagnose: it looks into one class an example, and the labels of " in answer.lines[0]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_evaluate_refuses_a_task_that_it_does_not_measure(limbeck, recipe, tmp_path):
     assert limbeck("distill", recipe("regression", seeds=[0]), "--no-report", "-q").code == 0
     (run,) = (tmp_path / "runs").glob("*/*")

@@ -172,6 +172,17 @@ def test_each_class_of_a_multilabel_task_is_a_binary_task(classes, seed):
     torch.testing.assert_close(gradient, torch.cat([gradient for _, gradient in each], 1), rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("method", ["dkd", "kd", "kd_pt", "kd_topk", "label_smoothing", "tf_kd"])
+def test_the_methods_for_classes_work_on_every_label_by_itself(method):
+    z, v = torch.tensor(drawn((5, 3)))
+    y = torch.randint(2, (5, 3), generator=torch.manual_seed(0))
+    objective = methods.builder(method)()
+    objective.settle(legend(MULTILABEL, 3))
+    given, _ = loss_of(objective, z, v, y, task=MULTILABEL)
+    each = [loss_of(objective, z[:, [i]], v[:, [i]], y[:, i], task=BINARY)[0].total.item() for i in range(3)]
+    assert given.total.item() == pytest.approx(sum(each), rel=1e-10)
+
+
 def test_a_multilabel_batch_cut_in_parts_has_the_same_loss():
     z, v = torch.tensor(drawn((6, 3)))
     y = torch.tensor([[0, 1, 1], [1, -100, 0], [-100] * 3, [0, 0, 0], [1, 1, 1], [-100, 0, 1]])
@@ -282,7 +293,21 @@ def test_a_dense_task_is_classification_of_every_place(space):
     assert int(given.parts["hard"].count) == int(((labels != UNLABELLED) & mask).sum())
 
 
-@pytest.mark.parametrize("method", ["kd", "dkd", "dist", "logit_standardisation", "logit_matching"])
+OF_PLACES = [
+    "cwtm",
+    "dist",
+    "dkd",
+    "kd",
+    "kd_pt",
+    "kd_topk",
+    "label_smoothing",
+    "logit_matching",
+    "logit_standardisation",
+    "tf_kd",
+]
+
+
+@pytest.mark.parametrize("method", OF_PLACES)
 def test_the_methods_for_classes_work_on_every_place(method):
     z, v = torch.tensor(drawn((2, 5, 3, 4)))
     labels = torch.randint(5, (2, 3, 4), generator=torch.manual_seed(0))

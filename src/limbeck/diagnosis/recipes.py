@@ -8,7 +8,7 @@ from torch import nn
 
 from limbeck import schedules
 from limbeck.config import Recipe
-from limbeck.diagnosis.subject import Subject
+from limbeck.diagnosis.subject import Subject, require_one_label
 from limbeck.errors import RecipeError
 from limbeck.losses import KL, Divergence
 from limbeck.schemes.finished import FinishedRun
@@ -41,6 +41,7 @@ def subject_of_recipe(
 ) -> Subject:
     """Train a recipe's teacher, or reuse it, and return what is to be diagnosed."""
     parts = vet(recipe)
+    require_one_label(parts.train)
     seed = recipe.seeds[0] if recipe.teacher.seed is None else recipe.teacher.seed
     return _subject(recipe, parts, train_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache), say)
 

@@ -14,7 +14,7 @@ from limbeck.randomness import permutation
 from limbeck.teachers import store
 from limbeck.training import Training
 
-__all__ = ["Answers", "Subject", "ask"]
+__all__ = ["Answers", "Subject", "ask", "require_one_label"]
 
 _PROBED = 10_000  # training examples that students are asked about
 
@@ -49,6 +49,7 @@ class Subject:
     def __post_init__(self) -> None:
         for part in ("train", "held_out"):
             samples: SampleSet = getattr(self, part)
+            require_one_label(samples)
             known = (samples.labels != UNLABELLED).nonzero().squeeze(1)
             if len(known) < 2:
                 raise DataError(f"diagnose: '{samples.name}' has {len(known)} labelled samples, expected 2 or more")
@@ -59,6 +60,15 @@ class Subject:
     def classes(self) -> int:
         """How many classes there are."""
         return self.train.classes
+
+
+def require_one_label(samples: SampleSet) -> None:
+    """Require that an example has one class; DataError for the labels of another task."""
+    if not samples.task.one_label:
+        raise DataError(
+            f"diagnose: it looks into one class an example, and the labels of '{samples.name}' are "
+            f"{samples.task.labels} (task {samples.task.name})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
