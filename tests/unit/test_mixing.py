@@ -156,7 +156,7 @@ def test_a_view_is_made_of_the_views_of_two_samples(augment, options):
     samples = pixels(**options).subset(torch.arange(3, 33))
     positions = torch.tensor([4, 0, 29, 4])
     batch = view_of(samples, positions, augment)
-    apart = replace(augment, mixup=0.0, cutmix=0.0)
+    apart = replace(augment, mixup=0.0, cutmix=0.0, switch=0.5)
     assert batch.index.tolist() == [7, 3, 32, 7]
     assert batch.labels.tolist() == [1, 0, 2, 1]
     assert torch.equal(batch.inputs[0], batch.inputs[3])

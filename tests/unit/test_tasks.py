@@ -514,7 +514,7 @@ def test_images_are_not_moved_away_from_the_labels_of_their_places():
     samples = set_of(DENSE)
     for augment in (Augment(shift=1), Augment(flip=0.5), Augment(pad_crop=1)):
         with pytest.raises(
-            DataError, match=r"^augment: shift, pad_crop and flip would move images without their labels"
+            DataError, match=r"^augment: shift, pad_crop, flip and randaugment would move images without their labels"
         ):
             next(Loader(samples, 8, seed=0, augment=augment).epoch(0))
     assert next(Loader(samples, 8, seed=0, augment=Augment(noise=0.1)).epoch(0)).augmented

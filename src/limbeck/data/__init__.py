@@ -11,6 +11,7 @@ from limbeck.data.images import image_folder
 from limbeck.data.lazy import LazySet
 from limbeck.data.loader import Loader
 from limbeck.data.npz import npz
+from limbeck.data.randaugment import RandAugment
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.data.synthetic import synthetic
 from limbeck.data.transfer import Transfer
@@ -20,6 +21,7 @@ __all__ = [
     "HalfSet",
     "LazySet",
     "Loader",
+    "RandAugment",
     "SampleSet",
     "Splits",
     "TensorSet",

@@ -1,6 +1,6 @@
 """Augmentation as a pure function of (seed, view, sample index), drawn and applied for a whole batch at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from limbeck import checks
 from limbeck.data import colours, mixing
+from limbeck.data.randaugment import RandAugment
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
 
@@ -26,6 +27,7 @@ class Augment:
     pad_crop: zero padding of this many pixels, then a random crop of the original size; the same distribution as
         `shift`, under the name that papers on colour images use.  Only one of the two may be given.
     flip: probability of mirroring an image left to right.
+    randaugment: random operations of one strength (Cubuk et al. 2020), for pixels in [0, 1].
     brightness, contrast, saturation: for pixels in [0, 1], the reach r of a factor that is drawn for each image,
         uniform in [max(0, 1-r), 1+r]; `limbeck.data.colours` has the formulas.
     noise: standard deviation of Gaussian noise added to every value.
@@ -34,7 +36,8 @@ class Augment:
         the other image in (Yun et al. 2019).  Both papers draw one number for a batch; here each sample has its own.
     switch: where both are given, the probability that a sample is cut rather than added up.
 
-    Applied in the order flip, shift, brightness, contrast, saturation, noise, mixing, and before a set's normalisation.
+    Applied in the order flip, shift, randaugment, brightness, contrast, saturation, noise, mixing, and before a set's
+    normalisation.
     Raises InputError for a value outside its range.
 
     >>> augment = Augment(shift=2)
@@ -53,6 +56,7 @@ class Augment:
     mixup: float = 0.0
     cutmix: float = 0.0
     switch: float = 0.5
+    randaugment: RandAugment = field(default_factory=RandAugment)
 
     def __post_init__(self) -> None:
         checks.at_least("augment.shift", self.shift, 0)
@@ -68,13 +72,15 @@ class Augment:
         for key in ("mixup", "cutmix"):
             checks.non_negative(f"augment.{key}", getattr(self, key))
         checks.unit_interval("augment.switch", self.switch)
+        if self.switch != Augment.switch and not (self.mixup and self.cutmix):
+            raise InputError("augment.switch: chooses between mixup and cutmix; give both, or leave it out")
         if self.shift and self.pad_crop:
             raise InputError("augment: shift and pad_crop move images in the same way; give one of them")
 
     @property
     def active(self) -> bool:
         """Whether any view differs from the sample."""
-        return bool(self.shift or self.pad_crop or self.flip or self.noise or self._colours or self.mixes)
+        return bool(self.moves or self.noise or self._colours or self.mixes)
 
     @property
     def mixes(self) -> bool:
@@ -88,7 +94,7 @@ class Augment:
     @property
     def moves(self) -> bool:
         """Whether any view has pixels in other places than the sample."""
-        return bool(self.shift or self.pad_crop or self.flip)
+        return bool(self.shift or self.pad_crop or self.flip or self.randaugment.n)
 
     def apply(self, inputs: Tensor, *, seed: int, view: Tensor, index: Tensor) -> Tensor:
         """Return the given view of each sample, not yet mixed with another's; the inputs stay as they are.
@@ -104,6 +110,8 @@ class Augment:
             places = 2 * reach + 1
             corner = (uniform(seed, "augment.shift", view, index, 2) * places).to(torch.int64)
             inputs = _crop(inputs, corner, reach)
+        if self.randaugment.n:
+            inputs = self.randaugment.apply(inputs, seed=seed, view=view, index=index)
         for key in self._colours:
             reach = getattr(self, key)
             low = max(0.0, 1.0 - reach)
@@ -139,7 +147,7 @@ class Augment:
         if self.active and not inputs.is_floating_point():
             raise DataError(f"augment: inputs of type {inputs.dtype} cannot be augmented, expected floating point")
         reach = self.shift + self.pad_crop
-        if (reach or self.flip or self._colours or self.cutmix) and len(shape) != 4:
+        if (self.moves or self._colours or self.cutmix) and len(shape) != 4:
             raise DataError(
                 f"augment: moves, flips, colours and cutmix need images (N, C, H, W), the inputs have shape {shape}"
             )
@@ -149,11 +157,11 @@ class Augment:
             )
         if self.saturation and shape[1] != 3:
             raise DataError(f"augment.saturation: images of shape {shape[1:]} have no three channels; leave it out")
-        if self._colours:
+        if pixels := (["randaugment"] if self.randaugment.n else []) + self._colours:
             low, high = inputs.aminmax()
             if not (low >= 0 and high <= 1):
                 raise DataError(
-                    f"augment.{self._colours[0]}: pixels lie in [{float(low):.4g}, {float(high):.4g}], expected [0, 1];"
+                    f"augment.{pixels[0]}: pixels lie in [{float(low):.4g}, {float(high):.4g}], expected [0, 1];"
                     " leave normalisation to the set, or leave colours out"
                 )
 

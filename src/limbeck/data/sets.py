@@ -126,7 +126,9 @@ class SampleSet(ABC):
         May reuse `gathered`.  Mixed samples have no clean view, for there is no sample that it would be of.
         """
         if augment is not None and augment.moves and self.task.of_places:
-            raise DataError("augment: shift, pad_crop and flip would move images without their labels; use noise alone")
+            raise DataError(
+                "augment: shift, pad_crop, flip and randaugment would move images without their labels; use noise alone"
+            )
         if augment is not None and augment.mixes and not self.task.one_label:
             raise DataError(f"augment: mixup and cutmix need one label an example, task {self.task.name} has others")
         augmented = augment is not None and augment.active and view > 0
