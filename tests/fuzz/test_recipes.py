@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from fuzzing import LONGEST, TEXTS, answered, arrays, cases, command, junk, mutated, noisy, places, small
+from limbeck import methods
 from limbeck.config import Recipe, load_recipe
+from limbeck.losses import divergences
 from limbeck.recipes.packaged import find, names
 
 MAXIMAL: dict[str, Any] = {
@@ -62,7 +65,29 @@ SOURCES: list[dict[str, Any]] = [
     {"kind": "images", "folder": "images", "size": [8, 8], "grey": True, "limit_bytes": 10**6},
     {"kind": "mnist", "folder": "idx"},
     {"kind": "fashion_mnist"},
+    {"kind": "cifar100", "folder": "idx"},
+    {"kind": "synthetic", "tau": 0.5, "classes": 6, "groups": 2, "dimensions": 16, "train": 300, "test": 50},
 ]
+TARGETS: list[Any] = [
+    {"kind": "topk", "k": 3, "of": {"kind": "smoothing", "epsilon": 0.2}},
+    {"kind": "topk", "share": 0.9},
+    {"kind": "mixture", "parts": [{"kind": "softmax"}, {"kind": "uniform"}], "weights": [0.7, 0.3]},
+    {"kind": "geometric", "parts": [{"kind": "softmax"}, {"kind": "virtual", "confidence": 0.9}]},
+    {"kind": "subset", "classes": [0, 1, 2], "of": {"kind": "pt"}},
+    {"kind": "rel", "groups": [0, 0, 0, 0, 0, 1, 1, 1, 1, 1], "masses": [0.8, 0.1, 0.1]},
+    {"kind": "sim", "power": 0.3, "tau": 0.5},
+    {"kind": "dkpp", "seed": 1},
+]
+SCHEMES: list[dict[str, Any]] = [
+    {"name": "offline"},
+    {"name": "assistants", "count": 2},
+    {"name": "assistants", "models": [{"kind": "mlp", "hidden": [6]}, {"kind": "cnn", "channels": [2]}]},
+    {"name": "born_again", "generations": 2},
+    {"name": "early_stopping", "step": 5},
+    {"name": "early_stopping", "share": 0.5, "hard_weight": 0.5, "teacher_epochs": [1, 2]},
+    {"name": "early_stopping", "patience": 2, "tolerance": 0.1},
+]
+BUDGETS: list[Any] = [True, False, {"teachers": False, "at_most": 3.0}]
 MODELS: list[dict[str, Any]] = [
     {"kind": "mlp", "hidden": [8], "checkpoint": "teacher.safetensors"},
     {"factory": "no_such_module:make", "arguments": {"width": 3}, "folder": "."},
@@ -152,6 +177,11 @@ def packaged() -> list[dict[str, Any]]:
 def recipe_file(draw: random.Random) -> bytes:
     """Draw the content of a recipe's file."""
     base = copy.deepcopy(draw.choice([MAXIMAL, MAXIMAL, MAXIMAL, *packaged()]))
+    if draw.random() < 0.5:
+        base["method"] = drawn_method(draw)
+    if draw.random() < 0.5:
+        base["scheme"] = copy.deepcopy(draw.choice(SCHEMES))
+        base["alone_budget"] = copy.deepcopy(draw.choice(BUDGETS))
     base["data"] |= draw.choice([{}, {}, {}, {}, {}, SOURCES[0], *SOURCES])
     if draw.random() < 0.7:
         base.pop("search", None)
@@ -186,6 +216,17 @@ def recipe_file(draw: random.Random) -> bytes:
         return b"[" * 2000 + b"]" * 2000
 
 
+def drawn_method(draw: random.Random) -> dict[str, Any]:
+    """Draw a method: by its name alone, or kd with a target and a divergence, perhaps one inside many others."""
+    if draw.random() < 0.4:
+        return {"name": draw.choice(methods.names())}
+    target = copy.deepcopy(draw.choice(TARGETS))
+    for _ in range(draw.choice([0, 0, 0, 1, 30, 200])):
+        target = {"kind": draw.choice(["topk", "pt", "dkpp"]), "of": target}
+    found = {"name": "kd", "temperature": 2.0, "target": target}
+    return found | draw.choice([{}, {"divergence": {"kind": draw.choice(sorted(divergences.kinds()))}}])
+
+
 def nudged(draw: random.Random, base: dict[str, Any]) -> dict[str, Any]:
     """Change numbers, truths and texts of a recipe to others of their type: many of these are right."""
     found = [(holder, key) for holder, key in places(base) if not isinstance(holder[key], dict | list)]
@@ -208,6 +249,9 @@ def nudged(draw: random.Random, base: dict[str, Any]) -> dict[str, Any]:
 def test_no_recipe_ends_in_anything_but_a_rehearsal_or_one_line(tmp_path, seeds):
     path, answers = tmp_path / "recipe.yaml", {0: 0, 2: 0}
     np.savez(tmp_path / "own.npz", **arrays())
+    for place in ("train/a", "train/b", "test/b"):
+        (tmp_path / "images" / place).mkdir(parents=True)
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "images" / place / "it.png")
     for seed in seeds:
         path.write_bytes(recipe_file(random.Random(seed)))
         began = time.process_time()
@@ -222,7 +266,7 @@ def test_no_recipe_ends_in_anything_but_a_rehearsal_or_one_line(tmp_path, seeds)
             assert err[:-1].isprintable(), (seed, err)
             assert len(err) < 1100, (seed, len(err))
         answers[code] += 1
-        assert {each.name for each in tmp_path.iterdir()} <= {"recipe.yaml", "cache", "own.npz"}, seed
+        assert {each.name for each in tmp_path.iterdir()} <= {"recipe.yaml", "cache", "own.npz", "images"}, seed
     assert answers[0] > len(seeds) // 40  # else nothing but the first check is tested
     assert answers[2] > len(seeds) // 3
 
