@@ -3,13 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from limbeck.config import Recipe
 from limbeck.evaluation import class_gains
-from limbeck.report import build, curves, gains, panels, story
+from limbeck.report import build, charts, curves, gains, panels, story, svg
 from limbeck.report.gather import gather
 from limbeck.runs import RunFolder
 from limbeck.schemes import FinishedRun, distil
@@ -296,3 +297,37 @@ def test_a_target_and_a_scheme_are_told_with_their_papers(root):
     text = build([folder], files=False).read_text(encoding="utf-8")
     assert "Target <strong>topk</strong>" in text
     assert "Scheme <strong>" not in text
+
+
+# ------------------------------------------------------------------------------------------------------- several runs
+
+
+def test_the_names_of_points_that_lie_close_cover_neither_each_other_nor_the_points():
+    axis = charts.Axis("x", 0.0, 10.0)
+    places = [(1.0, 2.0), (1.0, 2.6), (1.2, 3.2), (5.0, 5.0), (5.3, 5.4), (9.8, 9.0), (9.8, 9.5)]
+    dots = [charts.Dot(x, y, "alone", f"alone, with a name ({i})", "") for i, (x, y) in enumerate(places)]
+    tree = ElementTree.fromstring(svg.draw(charts.Plane("k", "t", "alternative", axis, axis, dots=dots)))
+    boxes = []
+    for text in tree.iter("text"):
+        if text.get("class") == "named":
+            wide = 6.3 * len(text.text)
+            left = float(text.get("x")) - (wide if text.get("text-anchor") == "end" else 0.0)
+            boxes.append((left, float(text.get("y")) - 9, left + wide, float(text.get("y")) + 2))
+    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in tree.iter("circle")]
+    assert len(boxes) == len(circles) == len(places)
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0
+        assert right <= 360
+        assert not any(left < x + 4 and x - 4 < right and top < y + 4 and y - 4 < bottom for x, y in circles)
+        for other in boxes[:number]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+
+
+def test_models_measured_on_other_samples_are_not_set_against_each_other(root, tail, budget, tmp_path):
+    runs = [gather(tail), gather(budget)]
+    assert panels.same_test_set(runs)
+    assert len(panels.cost_plot(runs).lines) == 1
+    other = finished(root, "digits", data={"kind": "digits"}, training={"epochs": 1})
+    assert panels.cost_plot([runs[0], gather(other)]).lines == []
+    text = build([tail, other], tmp_path / "page.html", files=False).read_text(encoding="utf-8")
+    assert "have different test sets, so that their accuracies cannot be compared" in text

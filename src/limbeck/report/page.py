@@ -70,6 +70,7 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
         title=runs[0].run.recipe.name if len(runs) == 1 else f"{len(runs)} runs compared",
         sections=sections,
         cost=panels.cost_plot(runs) if len(runs) > 1 else None,
+        comparable=panels.same_test_set(runs),
         overview=[_overview(gathered, number) for number, gathered in enumerate(runs, start=1)],
     )
 

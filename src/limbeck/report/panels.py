@@ -23,9 +23,11 @@ __all__ = [
     "cost_plot",
     "errors_chart",
     "listed",
+    "same_test_set",
 ]
 
 _CLASSES = words_of(CLASSIFICATION)
+_MOST_NAMED = 12  # models that are all named in a plot
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 
 
@@ -181,26 +183,38 @@ def cost_plot(runs: Sequence[Gathered]) -> Plane:
     marks = []
     for number_, gathered in enumerate(runs, start=1):
         for model in gathered.models:
-            name = f"{model.name} ({number_})" if many else model.name
+            name = f"{model.name.removeprefix('Student ')} ({number_})" if many else model.name
             marks.append((Point(name, 100 * model.accuracy.mean, float(model.parameters)), model))
-    front = pareto([point for point, _ in marks])
+    front = pareto([point for point, _ in marks]) if same_test_set(runs) else ()
     worth = {id(point) for point in front}
     dots = [
         Dot(
             point.cost,
             point.accuracy,
             model.colour,
-            point.name if id(point) in worth or len(marks) <= 6 else "",
+            point.name if id(point) in worth or len(marks) <= _MOST_NAMED else "",
             f"{point.name}: {point.accuracy:.2f} %, {number(point.cost)} parameters",
         )
         for point, model in marks
     ]
-    line = Line("", "ink", [(point.cost, point.accuracy) for point in front], dash="3 3")
+    lines = [Line("", "ink", [(point.cost, point.accuracy) for point in front], dash="3 3")] if front else []
     x = spanning("parameters (log scale)", [point.cost for point, _ in marks], log=True)
     x = Axis(x.label, x.low / 1.3, x.high * 1.3, log=True)
     called = {gathered.words.accuracy for gathered in runs}
     measure = called.pop() if len(called) == 1 else "accuracy"
     y = spanning(f"test {measure}, %", [point.accuracy for point, _ in marks])
-    said = "; ".join(f"{point.name}, {point.accuracy:.2f} % at {number(point.cost)} parameters" for point in front)
-    alternative = f"Scatter plot of {measure} over parameters. No other model beats: {said}."
-    return Plane("cost", "Accuracy and cost", alternative, x, y, lines=[line], dots=dots)
+    shown = front or [point for point, _ in marks]
+    said = "; ".join(f"{point.name}, {point.accuracy:.2f} % at {number(point.cost)} parameters" for point in shown)
+    which = "No other model beats: " if front else ""
+    alternative = f"Scatter plot of {measure} over parameters. {which}{said}."
+    return Plane("cost", "Accuracy and cost", alternative, x, y, lines=lines, dots=dots)
+
+
+def same_test_set(runs: Sequence[Gathered]) -> bool:
+    """Return whether runs were measured on the same samples, so that their accuracies can be set beside each other."""
+    return len({_test_set(gathered) for gathered in runs}) == 1
+
+
+def _test_set(gathered: Gathered) -> tuple[str, bytes]:
+    test = gathered.run.parts.test
+    return test.source, test.index.cpu().numpy().tobytes()

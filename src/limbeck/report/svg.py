@@ -8,6 +8,7 @@ from limbeck.report.charts import Axis, Chart, Heat, Line, Matrix, Plane, Rows, 
 __all__ = ["draw", "legend"]
 
 _Scale = Callable[[float], float]
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _WIDTH, _HEIGHT = 360.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 40.0
@@ -94,22 +95,41 @@ def _plane(chart: Plane) -> str:
 
 
 def _dots(chart: Plane, x: _Scale, y: _Scale) -> list[str]:
-    """Draw points and their names; a name that would lie on the one above it moves down."""
-    parts, placed = [], list[tuple[float, float, str]]()
-    for dot in sorted(chart.dots, key=lambda each: y(each.y)):
-        parts.append(
-            f'<circle class="fill-{dot.colour}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="5">'
+    """Draw points, and beside each its name, where it covers the least of the others."""
+    circles, names, taken = [], [], list[_Box]()
+    at = [(x(dot.x), y(dot.y)) for dot in chart.dots]
+    points = [(left - 6, top - 6, left + 6, top + 6) for left, top in at]
+    for dot, (left, top) in sorted(zip(chart.dots, at, strict=True), key=lambda each: each[1][1]):
+        circles.append(
+            f'<circle class="fill-{dot.colour}" cx="{left:.1f}" cy="{top:.1f}" r="5">'
             f"<title>{escape(dot.note)}</title></circle>"
         )
-        side = "start" if x(dot.x) < 0.62 * _WIDTH else "end"
-        at, height = x(dot.x) + (9 if side == "start" else -9), y(dot.y) + 4
-        for other, above, of in placed:
-            if of == side and abs(other - at) < 110 and height - above < 13:
-                height = max(height, above + 13)
-        if dot.name:
-            placed.append((at, height, side))
-            parts.append(_text(at, height, dot.name, side, ' class="named"'))
-    return parts
+        if not dot.name:
+            continue
+        wide = _LETTER * len(dot.name)
+        places: list[tuple[str, float, float]] = [
+            (side, left + (9 if side == "start" else -9), top + below)
+            for below in (4, -7, 15, -18, 26)
+            for side in ("start", "end")
+        ]
+        boxes = [(at if side == "start" else at - wide, low - 9, at + wide if side == "start" else at, low + 2)
+                 for side, at, low in places]  # fmt: skip
+        best = min(range(len(places)), key=lambda i: (_covered(boxes[i], [*taken, *points]), i))
+        taken.append(boxes[best])
+        side, start, low = places[best]
+        names.append(_text(start, low, dot.name, side, ' class="named"'))
+    return [*names, *circles]
+
+
+def _covered(box: _Box, others: Iterable[_Box]) -> float:
+    """Return how much of other boxes a box covers, and of what lies outside the chart."""
+    shared = sum(
+        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+        for other in others
+    )
+    outside = max(0.0, box[2] - _WIDTH) + max(0.0, -box[0])
+    return round(shared + 30.0 * outside, 3)
 
 
 def _curve(line: Line, x: _Scale, y: _Scale) -> str:
