@@ -138,6 +138,24 @@ REFUSED = {
     ),
     "virtual": (recipe({"kind": "virtual", "confidence": 0.5}), "method.target.confidence: found 0.5", "at least 0.9"),
     "seed": (recipe({"kind": "dkpp", "seed": -1}), "method.target.seed: found -1", "a whole number, 0 or above"),
+    "classes-empty": (recipe("softmax", classes=[]), "classes: found []", "expected two or more"),
+    "classes-one": (recipe("softmax", classes=[3]), "classes: found [3]", "expected two or more"),
+    "classes-unknown": (recipe("softmax", classes=[3, "ten"]), "classes: 'digits/train' has no class 'ten'", "0, 1, 2"),
+    "classes-many": (recipe("softmax", classes=[3, 10]), "classes: found 10", "expected numbers from 0 to 9"),
+    "classes-twice": (recipe("softmax", classes=[3, "3"]), "classes: 3 stands more than once", "each class once"),
+    "classes-form": (recipe("softmax", classes=3), "classes: found 3", "expected a list"),
+    "classes-topk": (recipe({"kind": "topk", "k": 3}, classes=[3, 5]), "target topk, k: found 3", "expected 1 to 2"),
+    "last-linear": (
+        recipe("sim", teacher__last_linear="fc"),
+        "teacher, last_linear: it has no layer 'fc'",
+        "one of: 1, 3",
+    ),
+    "last-linear-narrow": (
+        recipe("sim", teacher__last_linear="1"),
+        "teacher, last_linear: '1' has 6 outputs",
+        "expected 10, one a class",
+    ),
+    "last-linear-form": (recipe("sim", teacher__last_linear=1), "teacher.last_linear: found 1", "expected text"),
     "search": (
         recipe({"kind": "topk", "k": 2}, search={"method.target.k": [2, 12]}),
         "method: target topk, k: found 12",
@@ -166,7 +184,9 @@ RUN = {
     "topk": recipe({"kind": "topk", "k": 3}),
     "pt+sim": recipe(mixture("pt", {"kind": "sim", "power": 0.3, "tau": 0.5}, weights=[0.5, 0.5])),
     "rel": recipe({"kind": "rel", "groups": GROUPS, "masses": [0.7, 0.2, 0.1]}),
-    "subset-free": recipe(None, method={"name": "tf_kd"}),
+    "served": recipe(mixture("pt", {"kind": "topk", "k": 2}), classes=[8, "3", 5]),
+    "named": recipe("sim", teacher__last_linear="3"),
+    "teacher-free": recipe(None, method={"name": "tf_kd"}),
     "cwtm": recipe(None, method={"name": "cwtm"}),
 }
 

@@ -15,8 +15,16 @@ from limbeck.batch import Batch
 from limbeck.data import Augment, Loader, TensorSet
 from limbeck.distiller import ClassVectors, Distiller, Teacher
 from limbeck.errors import DataError, InputError, ModelError
-from limbeck.outputs import Outputs
-from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, StoredTeacher, store
+from limbeck.outputs import Outputs, run_model
+from limbeck.teachers import (
+    ArrayTeacher,
+    EnsembleTeacher,
+    MeanOfModels,
+    ModelTeacher,
+    RestrictedModel,
+    StoredTeacher,
+    store,
+)
 from limbeck.training import fit
 
 SIZE, CLASSES = 12, 4
@@ -583,6 +591,31 @@ def test_a_student_of_some_classes_learns_from_a_teacher_of_all():
     plain = Distiller(network(5, classes=2), teacher, methods.kd())
     with pytest.raises(ModelError, match="teacher: answers 4 classes, the data has 2; give the teacher 2 outputs"):
         fit(plain, samples, epochs=1)
+
+
+def test_a_network_restricted_to_some_classes_is_a_network():
+    model, inputs = network(), torch.randn(5, 3)
+    restricted = RestrictedModel(model, [3, 1], total=CLASSES)
+    assert torch.equal(run_model(restricted, inputs).logits, model(inputs)[:, [3, 1]])
+    assert torch.equal(run_model(restricted, inputs, {"hidden": "1"}).features["hidden"], model[:2](inputs))
+    assert set(restricted.state_dict()) == {f"module.{name}" for name in model.state_dict()}
+    teacher = ModelTeacher(restricted, last_linear="2")
+    assert torch.equal(teacher.class_vectors(2), model[2].weight[[3, 1]])
+    assert torch.equal(ModelTeacher(restricted).class_vectors(), model[2].weight[[3, 1]])
+    with pytest.raises(ModelError, match="teacher: it answers 2 classes, expected 4"):
+        teacher.class_vectors(4)
+    for classes, line in (
+        ([], "found none"),
+        ([4], "found 4, expected numbers from 0 to 3"),
+        ([1, 1], "more than once"),
+    ):
+        with pytest.raises(InputError, match=line):
+            RestrictedModel(model, classes, total=CLASSES)
+
+
+def test_a_mean_of_networks_is_asked_as_an_ensemble():
+    with pytest.raises(InputError, match=r"teacher: found a mean of networks, expected one; let limbeck\.Ensemble"):
+        ModelTeacher(MeanOfModels([network(), network(1)]))
 
 
 def test_outputs_keep_all_they_hold_when_cut_off():

@@ -48,6 +48,7 @@ class _RecipeKeys(BaseModel):
     data: dict[str, Any]
     teacher: TeacherKeys | None = None
     student: _StudentKeys
+    classes: list[int | str] | None = None
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "kd"})
     scheme: dict[str, Any] = Field(default_factory=lambda: {"name": "offline"})
     alone_budget: Any = False
@@ -82,6 +83,7 @@ class Recipe:
     """A validated recipe; `keys` is the whole of it with every default, which repeats the run.
 
     networks: those that the scheme's own keys name, under `scheme.models`.
+    classes: those that the students serve, by name or number; None for all that the teacher knows.
     alone_budget: None where no student is trained alone for the compute of the distillation.
     """
 
@@ -90,6 +92,7 @@ class Recipe:
     transfer: Transfer
     teacher: TeacherSpec
     student: ModelSpec
+    classes: tuple[int | str, ...] | None
     method: Section
     scheme: Scheme
     networks: tuple[ModelSpec, ...]
@@ -125,6 +128,7 @@ class Recipe:
             transfer=transfer.build(),
             teacher=teacher,
             student=student,
+            classes=_classes(top["classes"]),
             method=read_method(dict(top["method"]), "method"),
             scheme=scheme,
             networks=networks,
@@ -155,7 +159,7 @@ class Recipe:
         }
         if resolved["data"].get("task") == "classification":  # so that a run of before there were others can be gone on
             del resolved["data"]["task"]
-        for key, default in (("scheme", {"name": "offline"}), ("alone_budget", False)):
+        for key, default in (("scheme", {"name": "offline"}), ("alone_budget", False), ("classes", None)):
             if resolved[key] == default:  # so that a run of before there were schemes can be gone on with
                 del resolved[key]
         object.__setattr__(recipe, "keys", resolved)
@@ -275,6 +279,12 @@ def _validation(value: float | int) -> float | int:
     if (whole and value < 1) or (not whole and not (math.isfinite(value) and 0 < value < 1)):
         raise RecipeError(f"validation: found {value!r}, expected a share in (0, 1) or a number of samples")
     return value
+
+
+def _classes(classes: list[int | str] | None) -> tuple[int | str, ...] | None:
+    if classes is not None and len(classes) < 2:
+        raise RecipeError(f"classes: found {shown(classes)}, expected two or more for the student to tell apart")
+    return None if classes is None else tuple(classes)
 
 
 def _seeds(seeds: list[int]) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ class TeacherKeys(BaseModel):
 
     model: of one network.  members: how many of it, from different initial weights, or a list of networks instead.
     mean, weights: of the members' distributions.
+    last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
     """
 
     model_config = _STRICT
@@ -38,6 +39,7 @@ class TeacherKeys(BaseModel):
     seed: int | None = Field(default=0, ge=0, lt=2**63)
     view: Literal["same", "clean"] = "same"
     store: bool = True
+    last_linear: str | None = None
 
 
 class _MemberKeys(BaseModel):
@@ -62,6 +64,7 @@ class TeacherSpec:
     """The teacher as a recipe names it.  seed None: each student seed has a teacher of the same seed.
 
     members: the networks that teach; of several it is the mean of their distributions that does.
+    last_linear: the layer whose rows are the vectors of the classes; None for the one that is found.
     """
 
     members: tuple[MemberSpec, ...]
@@ -70,6 +73,7 @@ class TeacherSpec:
     seed: int | None
     view: Literal["same", "clean"]
     store: bool
+    last_linear: str | None = None
 
     @property
     def model(self) -> ModelSpec:
@@ -131,6 +135,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         seed=keys["seed"],
         view=keys["view"],
         store=keys["store"],
+        last_linear=keys["last_linear"],
     )
     own: dict[str, Any] = dict(specs[0].keys)
     if isinstance(members, list):
@@ -139,6 +144,8 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         own["members"] = len(specs)
     if len(specs) > 1:
         own |= {"mean": keys["mean"], "weights": weights}
+    if keys["last_linear"] is not None:
+        own["last_linear"] = keys["last_linear"]
     return teacher, {**own, "seed": keys["seed"], "view": keys["view"], "store": keys["store"]}
 
 

@@ -204,6 +204,13 @@ class SampleSet(ABC):
         """Return the samples whose label is one of `classes`; labels keep their numbers."""
         return self._where(self._labelled_as(classes), "no samples of those classes")
 
+    def class_numbers(self, classes: Sequence[int | str]) -> tuple[int, ...]:
+        """Return the numbers of classes that are given by number or name; InputError for a name that there is not."""
+        for name in classes:
+            if isinstance(name, str) and name not in self.class_names:
+                raise InputError(f"classes: '{self.name}' has no class {name!r}; {one_of(name, self.class_names)}")
+        return tuple(self.class_names.index(each) if isinstance(each, str) else each for each in classes)
+
     def relabelled(self, classes: Sequence[int | str]) -> Self:
         """Return the same samples for a model of a subset of the classes: labels are positions in `classes`.
 
@@ -217,7 +224,7 @@ class SampleSet(ABC):
         """
         if self.task.two_way or not self.task.has_classes:
             raise InputError(f"classes: task {self.task.name} has no subset of classes that is a task; leave them out")
-        numbers = [self._number_of(each) for each in classes]
+        numbers = self.class_numbers(classes)
         labels = label_positions(self.labels, numbers, self.classes)
         return replace(
             self,
@@ -251,11 +258,6 @@ class SampleSet(ABC):
         chosen = torch.zeros(size, dtype=torch.bool)
         chosen[held] = True
         return self.subset((~chosen).nonzero().squeeze(1)), self.subset(chosen.nonzero().squeeze(1))
-
-    def _number_of(self, name: int | str) -> int:
-        if isinstance(name, str) and name not in self.class_names:
-            raise InputError(f"classes: '{self.name}' has no class {name!r}; {one_of(name, self.class_names)}")
-        return self.class_names.index(name) if isinstance(name, str) else name
 
     def _strata(self) -> Tensor:
         """Return the class of each sample, (n,); one for all where they have not one label each."""

@@ -12,9 +12,8 @@ from limbeck.diagnosis.subject import Subject, require_one_label
 from limbeck.errors import RecipeError
 from limbeck.losses import KL, Divergence
 from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.preparing import Parts, build_student, prepare, seeded_build, vet
+from limbeck.schemes.preparing import Parts, asked, build_student, prepare, seeded_build, vet
 from limbeck.schemes.teaching import train_teacher
-from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import Observer
 from limbeck.training.progress import ignore
@@ -83,7 +82,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
     method = _method(recipe, say)
     return Subject(
         name=recipe.name,
-        teacher=ModelTeacher(model, view="clean" if clean else None),
+        teacher=asked(recipe, model),
         train=train,
         held_out=parts.held_out,
         student=lambda seed: build_student(recipe, parts, seed),

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from limbeck import plans
+from limbeck.batch import UNLABELLED
 from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher, check_answer
@@ -16,7 +17,7 @@ from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.tasks import CLASSIFICATION
-from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher
+from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
 from limbeck.training import Training
 from limbeck.training.engine import check_precision
 
@@ -43,6 +44,7 @@ class Parts:
     train, held_out: the training data without and as the validation part; held_out is None when refitting.
     transfer: what the student sees of `train`, for distillation.  alone: the same with labels, for the student alone.
     test: for the final figures alone.
+    taught: where the students serve some of the classes, the sets of all of them, which the teacher learns from.
     """
 
     train: SampleSet
@@ -50,6 +52,20 @@ class Parts:
     transfer: SampleSet
     alone: SampleSet
     test: SampleSet
+    taught: "Parts | None" = None
+
+    @property
+    def of_teacher(self) -> "Parts":
+        """The sets that the teacher learns from."""
+        return self if self.taught is None else self.taught
+
+    def serving(self, model: nn.Module) -> nn.Module:
+        """Return a network that learnt from the teacher's sets as one that answers the students' classes."""
+        if self.taught is None:
+            return model
+        return RestrictedModel(
+            model, self.taught.train.class_numbers(self.train.class_names), self.taught.train.classes
+        )
 
 
 def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
@@ -77,7 +93,31 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
         alone = train.subset(_positions(train, transfer))
         if "teacher" not in recipe.objective().reads():
             raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
-    return Parts(train, held_out, transfer, alone, splits.test)
+    parts = Parts(train, held_out, transfer, alone, splits.test)
+    return parts if recipe.classes is None else _restricted(parts, recipe.classes, labels=recipe.transfer.labels)
+
+
+def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> Parts:
+    """Return the sets of students that serve some of the classes: their samples, labels being places among them."""
+
+    def part(samples: SampleSet) -> SampleSet:
+        renamed = samples.relabelled(classes)
+        return renamed.subset(torch.where(renamed.labels != UNLABELLED)[0])
+
+    try:
+        alone = part(parts.alone)
+        return Parts(
+            train=part(parts.train),
+            held_out=None if parts.held_out is None else part(parts.held_out),
+            transfer=part(parts.transfer) if labels else alone.without_labels(),
+            alone=alone,
+            test=part(parts.test),
+            taught=parts,
+        )
+    except InputError as error:
+        raise RecipeError(str(error)) from None
+    except DataError as error:
+        raise DataError(f"classes: {error}") from None
 
 
 def vet(recipe: Recipe) -> Parts:
@@ -92,9 +132,10 @@ def vet(recipe: Recipe) -> Parts:
             f"{parts.train.task.labels} (task {parts.train.task.name}); let one network teach"
         )
     for member, _ in recipe.teacher.kinds():
-        network = seeded_build(member.model, parts.train, 0, "teacher")
+        taught = parts.of_teacher.train
+        network = seeded_build(member.model, taught, 0, "teacher")
         if member.model.checkpoint is None:
-            _try("teacher", network, None, member.method.build(), parts.train, member.training, "teacher.training")
+            _try("teacher", network, None, member.method.build(), taught, member.training, "teacher.training")
     teacher = build_teacher(recipe, parts, 0)
     for candidate in recipe.candidates():
         _settle(candidate.objective(), parts.transfer)
@@ -148,7 +189,8 @@ def build_teacher(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
     """Build the teacher of a seed before any training: a network, or the mean of several."""
     seeds = recipe.teacher.seeds(seed)
     pairs = zip(recipe.teacher.members, seeds, strict=True)
-    return assembled(recipe, [seeded_build(member.model, parts.train, own, "teacher") for member, own in pairs])
+    built = [seeded_build(member.model, parts.of_teacher.train, own, "teacher") for member, own in pairs]
+    return assembled(recipe, [parts.serving(model) for model in built])
 
 
 def assembled(recipe: Recipe, members: Sequence[nn.Module]) -> nn.Module:
@@ -160,9 +202,10 @@ def assembled(recipe: Recipe, members: Sequence[nn.Module]) -> nn.Module:
 def asked(recipe: Recipe, model: nn.Module) -> Teacher:
     """Return a network, or a mean of networks, as a teacher that sees what the recipe says."""
     view = "clean" if recipe.teacher.view == "clean" else None
+    layer = recipe.teacher.last_linear
     if not isinstance(model, MeanOfModels):
-        return ModelTeacher(model, view=view)
-    members = [ModelTeacher(member, view=view) for member in model.members]
+        return ModelTeacher(model, view=view, last_linear=layer)
+    members = [ModelTeacher(member, view=view, last_linear=layer) for member in model.members]
     return EnsembleTeacher(members, weights=model.weights, mean=model.mean)
 
 

@@ -67,9 +67,10 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     for member, count in recipe.teacher.kinds():
         if member.model.checkpoint is None:
             runs = (seeds if recipe.teacher.seed is None else 1) * refits * count
-            network = seeded_build(member.model, parts.train, 0, "teacher")
+            taught = parts.of_teacher.train
+            network = seeded_build(member.model, taught, 0, "teacher")
             objective = member.method.build()
-            models.append(_time("teacher", network, None, objective, parts.train, member.training, runs)[0])
+            models.append(_time("teacher", network, None, objective, taught, member.training, runs)[0])
     teacher = asked(recipe, build_teacher(recipe, parts, 0))
     losses: dict[str, float] = {}
     for role, model, objective, samples in (

@@ -47,6 +47,7 @@ def teacher_key(recipe: Recipe, parts: Parts, seed: int, member: MemberSpec | No
     member: the network; by default the teacher's first.
     """
     member = member or recipe.teacher.members[0]
+    parts = parts.of_teacher
     digest = hashlib.sha256(parts.train.index.cpu().numpy().tobytes())
     content = {
         "format": _FORMAT,
@@ -111,10 +112,11 @@ def _member(
     say: Callable[[str], None],
     label: str,
 ) -> TrainedTeacher:
-    model = seeded_build(member.model, parts.train, seed, "teacher")
+    taught = parts.of_teacher
+    model = seeded_build(member.model, taught.train, seed, "teacher")
     if member.model.checkpoint is not None:
         say(f"{label}: read from {member.model.checkpoint}")
-        return TrainedTeacher(model, Compute())
+        return TrainedTeacher(parts.serving(model), Compute())
     folder = root / teacher_key(recipe, parts, seed, member)
     with exclusive(folder / ".lock", wait=True, busy=""):
         known = (folder / "result.json").is_file()
@@ -122,8 +124,8 @@ def _member(
         objective = member.method.build()
         result = fit(
             Distiller(model, None, objective),
-            parts.train,
-            parts.held_out,
+            taught.train,
+            taught.held_out,
             training=member.training,
             seed=seed,
             folder=folder,
@@ -131,8 +133,8 @@ def _member(
             label=label,
         )
     along = {epoch: _along(recipe, parts, seed, folder, epoch) for epoch in recipe.scheme.along}
-    compute = spent(model, None, objective, result, parts.train)
-    return TrainedTeacher(model, compute, along=along, history=result.history)
+    compute = spent(model, None, objective, result, taught.train)
+    return TrainedTeacher(parts.serving(model), compute, along=along, history=result.history)
 
 
 def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Observer) -> Observer:
@@ -156,9 +158,9 @@ def _along(recipe: Recipe, parts: Parts, seed: int, folder: Path, epoch: int) ->
             f"teacher: it ended before epoch {epoch}, or '{path}' was taken away; name earlier epochs, or delete "
             f"'{folder}' to train it again"
         )
-    model = seeded_build(recipe.teacher.model, parts.train, seed, "teacher")
+    model = seeded_build(recipe.teacher.model, parts.of_teacher.train, seed, "teacher")
     load_weights(model, path)
-    return model
+    return parts.serving(model)
 
 
 def _after(epoch: int) -> str:

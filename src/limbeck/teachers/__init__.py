@@ -4,6 +4,16 @@ from limbeck.teachers.arrays import ArrayTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.mean import MeanOfModels
 from limbeck.teachers.model import ModelTeacher, state_digest
+from limbeck.teachers.restricted import RestrictedModel
 from limbeck.teachers.stored import StoredTeacher, store
 
-__all__ = ["ArrayTeacher", "EnsembleTeacher", "MeanOfModels", "ModelTeacher", "StoredTeacher", "state_digest", "store"]
+__all__ = [
+    "ArrayTeacher",
+    "EnsembleTeacher",
+    "MeanOfModels",
+    "ModelTeacher",
+    "RestrictedModel",
+    "StoredTeacher",
+    "state_digest",
+    "store",
+]

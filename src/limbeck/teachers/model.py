@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.errors import InputError, ModelError, one_of
-from limbeck.outputs import Outputs, Tap, canonical_path, run_model
+from limbeck.errors import InputError, one_of
+from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.teachers.class_vectors import class_vectors
+from limbeck.teachers.mean import MeanOfModels
 
 __all__ = ["ModelTeacher", "state_digest"]
 
@@ -39,6 +41,8 @@ class ModelTeacher:
         taps: Mapping[str, str | Tap] | None = None,
         last_linear: str | None = None,
     ) -> None:
+        if isinstance(model, MeanOfModels):  # whose logits softened are not its members' softened answers
+            raise InputError("teacher: found a mean of networks, expected one; let limbeck.EnsembleTeacher ask them")
         self.model = model.requires_grad_(False).eval()
         self.transform = transform
         self.view = view
@@ -71,33 +75,11 @@ class ModelTeacher:
                 module.training = True
 
     def class_vectors(self, classes: int | None = None) -> Tensor:
-        """Return the weights of the last linear layer, one row a class: (K, d).
+        """Return the rows of the last linear layer, the one named by `last_linear` or the one that is found: (K, d).
 
-        The layer is the one named by `last_linear`, else the last, in the order in which the model holds its modules,
-        that has `classes` outputs (any number without it).  A 1×1 convolution is linear, and so is a module with a
-        tensor `class_vectors` of its own.  Raises ModelError where there is none.
+        Raises ModelError where there is none, or none with `classes` outputs.
         """
-        layers = {canonical_path(path): _rows_of(module) for path, module in self.model.named_modules()}
-        linear = {path: rows for path, rows in layers.items() if rows is not None}
-        if self.last_linear is None:
-            found = [rows for rows in linear.values() if classes in (None, len(rows))]
-            if not found:
-                outputs = "" if classes is None else f" with {classes} outputs"
-                raise ModelError(
-                    f"teacher: it has no linear layer{outputs}, whose rows are the vectors of the classes; name one"
-                    " (last_linear), or use a target that reads none"
-                )
-            return found[-1].detach()
-        path = canonical_path(self.last_linear)
-        if path not in linear:
-            what = f"'{path}' is no linear layer" if path in layers else f"it has no layer '{path}'"
-            choice = one_of(path, filter(None, linear)) if any(linear) else "it has no linear layer at all"
-            raise ModelError(f"teacher, last_linear: {what}; {choice}")
-        if classes not in (None, len(linear[path])):
-            raise ModelError(
-                f"teacher, last_linear: '{path}' has {len(linear[path])} outputs, expected {classes}, one a class"
-            )
-        return linear[path].detach()
+        return class_vectors(self.model, classes, self.last_linear)
 
     def to(self, device: torch.device | str) -> "ModelTeacher":
         """Place the model on a device."""
@@ -112,18 +94,6 @@ class ModelTeacher:
             described += f" {self.last_linear}"
         described = re.sub(r" at 0x[0-9a-fA-F]+", "", described)  # addresses differ from process to process
         return hashlib.sha256(described.encode()).hexdigest()
-
-
-def _rows_of(module: nn.Module) -> Tensor | None:
-    """Return the rows of the matrix that a module multiplies with, where it is linear; None where it is not."""
-    own = getattr(module, "class_vectors", None)
-    if isinstance(own, Tensor):
-        return own
-    if isinstance(module, nn.Linear):
-        return module.weight
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1 and set(module.kernel_size) == {1}:
-        return module.weight.flatten(1)
-    return None
 
 
 def state_digest(model: nn.Module) -> str:
