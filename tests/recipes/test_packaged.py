@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import yaml
 
 from limbeck import recipes
 from limbeck.config import Recipe, load_recipe
+from limbeck.data import cifar
 from limbeck.errors import RecipeError
 from limbeck.recipes import find, names, reproducing
 from limbeck.runs import RunFolder
 from limbeck.schemes import distil
 from limbeck.schemes.rehearsal import rehearse
+from small_cifar import Small, sheets, write
 
 FOLDERS = sorted(path.parent for path in Path(recipes.__file__).parent.glob("*/recipe.yaml"))
 DATA = os.environ.get("LIMBECK_DATA")
 PUBLISHED = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
+SMALL_MODELS = {"resnet": {"depth": 8, "widths": [4, 4, 4, 4]}}
 
 SMALL = {"teacher_epochs": []}
 """Keys of schemes as they suit trainings of one epoch."""
@@ -40,6 +44,8 @@ def shrunk(keys: Mapping[str, Any]) -> list[str]:
         for layers in ("hidden", "channels"):
             if layers in model:
                 overrides.append(f"{where}.model.{layers}={[8] * len(model[layers])}")
+        small = SMALL_MODELS.get(model.get("kind"), {})
+        overrides += [f"{where}.model.{key}={value}" for key, value in small.items()]
     if not keys["data"]["transfer"]["only"]:
         overrides.append("data.transfer.fraction=0.1")
     overrides += [f"scheme.{key}={value}" for key, value in SMALL.items() if key in keys.get("scheme", {})]
@@ -54,7 +60,7 @@ def _apart(tmp_path, monkeypatch):
 def test_the_recipes_are_found():
     assert FOLDERS
     assert names() == [folder.name for folder in FOLDERS]
-    assert {"digits-kd", "hinton2015-mnist"} <= set(names())
+    assert {"cifar100-kd", "digits-kd", "hinton2015-mnist"} <= set(names())
     for name in names():
         assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", name)
 
@@ -84,13 +90,23 @@ def test_a_recipe_has_a_summary_and_a_card(name):
         assert part in card, part
 
 
+@pytest.fixture
+def small_cifar(tmp_path, monkeypatch):
+    """A folder with a set of CIFAR-100's kind, of 400 and 150 images: the real one takes too long here."""
+    monkeypatch.setattr(cifar, "_CIFAR100", replace(cifar._CIFAR100, counts=(400, 150)))
+    return write(tmp_path / "cifar-100", sheets(Small(cifar._CIFAR100, (400, 150))))
+
+
 @every_recipe
-def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path):
+def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path, request):
     path = find(name).recipe
     kind = load_recipe(path).keys["data"]["kind"]
     if kind in PUBLISHED and not (DATA and (Path(DATA) / PUBLISHED[kind]).is_dir()):
         pytest.skip(f"needs {PUBLISHED[kind]}: set LIMBECK_DATA to the folder that holds {PUBLISHED[kind]}/")
-    recipe = load_recipe(path, shrunk(load_recipe(path).keys))
+    own = []
+    if kind == "cifar100":
+        own = [f"data.folder={request.getfixturevalue('small_cifar')}", "validation=0.1"]
+    recipe = load_recipe(path, [*shrunk(load_recipe(path).keys), *own])
     found = rehearse(recipe)
     assert [model.role for model in found.models][-2:] == ["student alone", "student distilled"]
     assert all(value == value for value in found.losses.values())

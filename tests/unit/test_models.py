@@ -304,6 +304,15 @@ def test_the_last_layer_starts_small_or_without_bias(name, deviation):
         assert float(last.weight.detach().std()) == pytest.approx(deviation, rel=0.03)
 
 
+def test_tanh_layers_start_as_glorot_has_them():
+    torch.manual_seed(0)
+    model = models.residual_tanh(300, 200, hidden=(400, 100))
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            deviation = math.sqrt(2 / (module.in_features + module.out_features))
+            assert float(module.weight.detach().std()) == pytest.approx(deviation, rel=0.02)
+
+
 # ----------------------------------------------------------------------------------------------------- stochastic depth
 
 

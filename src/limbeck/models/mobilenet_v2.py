@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from limbeck import checks
-from limbeck.models.layers import GlobalAverage, check_images, convolution, he_normal
+from limbeck.models.layers import GlobalAverage, check_images, convolution, he_normal, normal
 
 __all__ = ["InvertedResidual", "mobilenet_v2"]
 
@@ -84,6 +84,6 @@ def mobilenet_v2(
     ]
     model = nn.Sequential(OrderedDict(parts))
     he_normal(model)
-    nn.init.normal_(last.weight, std=0.01)
+    normal(last.weight, 0.01)
     nn.init.zeros_(last.bias)
     return model

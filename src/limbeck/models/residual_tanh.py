@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.errors import InputError
-from limbeck.models.layers import NormalisedLinear, UnitLength
+from limbeck.models.layers import NormalisedLinear, UnitLength, normal
 
 __all__ = ["TanhLayer", "residual_tanh"]
 
@@ -63,5 +63,5 @@ def residual_tanh(
     model = nn.Sequential(OrderedDict(parts))
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            nn.init.xavier_normal_(module.weight)
+            normal(module.weight, math.sqrt(2 / (module.in_features + module.out_features)))
     return model

@@ -7,7 +7,7 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.errors import InputError
-from limbeck.models.layers import GlobalAverage, check_images, he_normal
+from limbeck.models.layers import GlobalAverage, check_images, he_normal, normal
 
 __all__ = ["vgg"]
 
@@ -60,6 +60,6 @@ def vgg(
     parts += [("pool", GlobalAverage()), ("fc", last)]
     model = nn.Sequential(OrderedDict(parts))
     he_normal(model)
-    nn.init.normal_(last.weight, std=0.01)
+    normal(last.weight, 0.01)
     nn.init.zeros_(last.bias)
     return model

@@ -1,6 +1,6 @@
 """What several of the networks are made of."""
 
-from limbeck.models.layers.convolution import convolution, he_normal, shuffled
+from limbeck.models.layers.convolution import convolution, he_normal, normal, shuffled
 from limbeck.models.layers.images import GlobalAverage, check_images
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
@@ -14,6 +14,7 @@ __all__ = [
     "check_survival",
     "convolution",
     "he_normal",
+    "normal",
     "shuffled",
     "survivals",
 ]

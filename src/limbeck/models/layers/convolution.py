@@ -1,8 +1,10 @@
-"""Convolutions without bias in front of batch normalisation, their initial weights, and the channel shuffle."""
+"""Convolutions without bias in front of batch normalisation, initial weights, and the channel shuffle."""
+
+import math
 
 from torch import Tensor, nn
 
-__all__ = ["convolution", "he_normal", "shuffled"]
+__all__ = ["convolution", "he_normal", "normal", "shuffled"]
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -18,9 +20,20 @@ def he_normal(model: nn.Module) -> None:
     """Draw all convolutions' weights from a normal of variance 2 / (size² · outputs) (He 2015, fan-out); biases 0."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            height, width = module.kernel_size
+            normal(module.weight, math.sqrt(2 / (height * width * module.out_channels)))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def normal(weight: Tensor, deviation: float) -> None:
+    """Draw weights from a normal around 0.
+
+    Weights without content, of a model built for its size alone, are left: torch takes a second to get ready to draw
+    such normal numbers.
+    """
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=deviation)
 
 
 def shuffled(maps: Tensor, groups: int) -> Tensor:
