@@ -7,10 +7,12 @@ from torch import nn
 
 from limbeck import methods, models
 from limbeck.batch import Batch
+from limbeck.config import Recipe
 from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RunError
 from limbeck.objective import Objective, Term
+from limbeck.schemes.rehearsal import rehearse
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.model import state_digest
 from limbeck.terms import SoftTargets
@@ -170,3 +172,25 @@ def test_networks_without_images_train_as_ever():
 def test_an_unknown_format_is_refused():
     with pytest.raises(InputError, match="memory_format: found 'channels_first'; did you mean 'channels_last'"):
         Training(memory_format="channels_first")
+
+
+def test_a_rehearsal_runs_in_the_precision_and_the_format_asked_for(monkeypatch, tmp_path):
+    seen = []
+
+    class Spy(nn.Conv2d):
+        def forward(self, images):
+            answer = super().forward(images)
+            seen.append((answer.dtype, is_last(self.weight), self.training))
+            return answer
+
+    monkeypatch.setattr(models.builder("cnn").__globals__["nn"], "Conv2d", Spy)
+    keys = {
+        "name": "small",
+        "data": {"kind": "digits"},
+        "teacher": {"model": {"kind": "cnn", "channels": [4, 4]}},
+        "student": {"model": {"kind": "cnn", "channels": [4, 4]}},
+        "training": {"epochs": 1, "precision": "bf16", "memory_format": "channels_last"},
+    }
+    found = rehearse(Recipe.parse(keys, tmp_path))
+    assert all(value == value for value in found.losses.values())
+    assert (torch.bfloat16, True, True) in seen

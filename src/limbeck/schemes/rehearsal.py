@@ -11,9 +11,10 @@ from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, Teacher
-from limbeck.objective import Objective
+from limbeck.objective import Loss, Objective
 from limbeck.schemes.preparing import asked, build_student, build_teacher, seeded_build, vet
 from limbeck.training import Training
+from limbeck.training.engine import laid_out, placed
 from limbeck.training.optimisers import optimiser
 
 __all__ = ["Rehearsal", "RehearsedModel", "rehearse"]
@@ -102,10 +103,10 @@ def _time(
     training: Training,
     runs: int,
 ) -> tuple[RehearsedModel, dict[str, float]]:
-    """Train a few steps on one batch, on copies that nothing else uses, and measure."""
+    """Train a few steps on one batch, on copies that nothing else uses, and measure: in the precision asked for."""
     distiller = Distiller(model, teacher, objective)
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
-    batch = next(loader.epoch(0))
+    batch = placed(next(loader.epoch(0)), torch.device("cpu"), training.memory_format)
     outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]
     optimizer = optimiser(distiller.parameters(), training)
     saved = 0
@@ -115,15 +116,20 @@ def _time(
         saved += tensor.numel() * tensor.element_size()
         return tensor
 
-    with torch.random.fork_rng():
+    def forward() -> Loss:
+        with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
+            loss: Loss = distiller(batch)
+        return loss
+
+    with torch.random.fork_rng(), laid_out(distiller, training.memory_format):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = distiller(batch)
+            loss = forward()
         losses = {"total": float(loss.total.detach()), **{name: part.mean for name, part in loss.parts.items()}}
         loss.total.backward()
         optimizer.step()
         began = time.perf_counter()
         for _ in range(_TIMED_STEPS):
-            distiller(batch).total.backward()
+            forward().total.backward()
             optimizer.step()
             optimizer.zero_grad()
         seconds = (time.perf_counter() - began) / _TIMED_STEPS
