@@ -14,7 +14,7 @@ from limbeck.objective import Loss, Objective
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.tasks import Task
 
-__all__ = ["ClassVectors", "Distiller", "Teacher", "check_answer"]
+__all__ = ["Average", "ClassVectors", "Distiller", "Teacher", "check_answer"]
 
 
 @runtime_checkable
@@ -50,6 +50,14 @@ def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
         raise ModelError(
             f"{name}: answers {found} {what}, the data has {classes}; give the {name} {task.outputs(classes)} outputs"
         )
+
+
+class Average(Protocol):
+    """A moving average of a model's weights, which whoever trains updates after each step and keeps."""
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """The averaged weights and buffers, by the names of the model's own."""
 
 
 class Distiller(nn.Module):
@@ -115,6 +123,9 @@ class Distiller(nn.Module):
             for module in training:
                 module.training = True
         return outputs
+
+    def follow(self, average: Average | None) -> None:
+        """Hear, before the first step, of the moving average of the student's weights; None where there is none."""
 
     def measure(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return what to note of an epoch beside the student's metrics, from the batches of the validation set."""

@@ -1,8 +1,11 @@
 """The transfer set: what of the training data the student learns from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from limbeck import checks
+from limbeck.batch import UNLABELLED
 from limbeck.data.sets import SampleSet
 from limbeck.errors import InputError
 
@@ -15,11 +18,12 @@ class Transfer:
 
     fraction: share of each class that is kept, in (0, 1].
     labels: whether the samples keep their labels; without them only soft targets teach.
+    labelled: share of each class that keeps its labels, in (0, 1]; the rest is there without, for schemes that learn
+        from such samples, too.
     omit: classes whose samples are left out.  only: classes whose samples alone are kept.  One of the two at most.
 
     Raises InputError for a value outside its range.
 
-    >>> import torch
     >>> from limbeck.data import TensorSet
     >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
     >>> Transfer(omit=(2,)).apply(samples, seed=0).labels
@@ -30,10 +34,17 @@ class Transfer:
     labels: bool = True
     omit: tuple[int, ...] = ()
     only: tuple[int, ...] = ()
+    labelled: float = 1.0
 
     def __post_init__(self) -> None:
         checks.positive("transfer.fraction", self.fraction)
         checks.unit_interval("transfer.fraction", self.fraction)
+        checks.positive("transfer.labelled", self.labelled)
+        checks.unit_interval("transfer.labelled", self.labelled)
+        if self.labelled < 1 and not self.labels:
+            raise InputError(
+                "transfer.labelled: a share of the labels, given beside labels: false; leave one of them out"
+            )
         if self.omit and self.only:
             raise InputError("transfer: omit and only both choose classes; give one of them")
 
@@ -48,4 +59,9 @@ class Transfer:
             samples = samples.only_classes(self.only)
         if self.fraction < 1:
             samples = samples.fraction(self.fraction, seed)
+        if self.labelled < 1:
+            if not samples.task.one_label:
+                raise InputError(f"labelled: is for samples with one label each, these have {samples.task.labels}")
+            known = torch.isin(samples.index, samples.fraction(self.labelled, seed).index)
+            return replace(samples, labels=torch.where(known, samples.labels, UNLABELLED))
         return samples if self.labels else samples.without_labels()

@@ -41,7 +41,8 @@ _TRIED = 8  # samples that each model answers before anything is trained
 class Parts:
     """The sets of a run.
 
-    train, held_out: the training data without and as the validation part; held_out is None when refitting.
+    train, held_out: the training data without and as the validation part; held_out is None when refitting.  Where the
+        transfer set is labelled in part, `train` is that part.
     transfer: what the student sees of `train`, for distillation.  alone: the same with labels, for the student alone.
     test: for the final figures alone.
     taught: where the students serve some of the classes, the sets of all of them, which the teacher learns from.
@@ -89,6 +90,8 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
     except (DataError, InputError) as error:
         raise DataError(f"data.transfer: {error}") from None
     alone = transfer
+    if recipe.transfer.labelled < 1:  # nobody knows the other labels, the teacher included
+        train = alone = transfer.subset((transfer.labels != UNLABELLED).nonzero().squeeze(1))
     if not recipe.transfer.labels:
         alone = train.subset(_positions(train, transfer))
         if "teacher" not in recipe.objective().reads():

@@ -97,9 +97,16 @@ class Work(Shop):
         """Make a trained network a teacher of the transfer set, as the recipe says of its own; its answers count."""
         teacher = wrap_teacher(self.recipe, model, self.parts)
         if isinstance(teacher, StoredTeacher):
-            once = forward_flops(model, self.parts.train) * len(self.parts.transfer)
-            self._count(f"answers of {name}", Compute(answers=float(once)))
+            self.count_answers(f"answers of {name}", model, self.parts.transfer)
         return teacher
+
+    def forward_flops(self, model: nn.Module) -> int:
+        """Return the FLOPs of a network's answer to one sample."""
+        return forward_flops(model, self.parts.train)
+
+    def count_answers(self, name: str, model: nn.Module, samples: SampleSet) -> None:
+        """Count that a network answered each sample of a set once."""
+        self._count(name, Compute(answers=float(forward_flops(model, samples) * len(samples))))
 
     def judge(self, model: nn.Module) -> Teacher:
         """Make a trained network a teacher that answers for the held-out part."""

@@ -94,6 +94,7 @@ def fit(
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
         optimizer = stepper(accelerator, prepared, raw_optimizer)
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
+        distiller.follow(average)
         run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
         run.resume(identity(distiller, train_set, validation, training, seed, teacher_before))
         distiller.observe(run.history)
