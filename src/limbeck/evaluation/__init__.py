@@ -4,6 +4,7 @@ from limbeck.evaluation.assessment import Assessment, assess, assess_scores
 from limbeck.evaluation.bias import fit_bias, with_bias
 from limbeck.evaluation.calibration import Reliability, Temperature, ece, fit_temperature, reliability
 from limbeck.evaluation.cost import Cost, Timing, cost, file_bytes, flops, parameters, peak_memory, time_forward
+from limbeck.evaluation.exits import EarlyExit, early_exit, early_exit_curve
 from limbeck.evaluation.fidelity import Fidelity, fidelity
 from limbeck.evaluation.figures import Words, words_of
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
@@ -11,6 +12,7 @@ from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.resampling import Estimate, bootstrap_mean, wilson
+from limbeck.evaluation.robustness import Robustness, fgsm, robustness
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
 from limbeck.evaluation.tail import Tail, tail_gains
 
@@ -18,6 +20,7 @@ __all__ = [
     "Assessment",
     "ClassGain",
     "Cost",
+    "EarlyExit",
     "Estimate",
     "Fidelity",
     "Interval",
@@ -25,6 +28,7 @@ __all__ = [
     "Metrics",
     "Point",
     "Reliability",
+    "Robustness",
     "Scores",
     "Tail",
     "Temperature",
@@ -37,8 +41,11 @@ __all__ = [
     "class_gains",
     "confusion_matrix",
     "cost",
+    "early_exit",
+    "early_exit_curve",
     "ece",
     "evaluate",
+    "fgsm",
     "fidelity",
     "file_bytes",
     "fit_bias",
@@ -54,6 +61,7 @@ __all__ = [
     "per_class_accuracy",
     "predict",
     "reliability",
+    "robustness",
     "score",
     "t_interval",
     "tail_gains",

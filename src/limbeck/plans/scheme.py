@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import nn
 
 if TYPE_CHECKING:  # by whoever carries a scheme out; nothing of it is known here when limbeck runs
+    from limbeck.data import SampleSet
     from limbeck.schemes.preparing import Shop
     from limbeck.schemes.work import Work
 
@@ -61,6 +62,22 @@ class Scheme(ABC):
     def means(self, role: str) -> Sequence[str]:
         """Return the roles whose average answer a role is, an ensemble; none for a network of its own."""
         return ()
+
+    def part_of(self, role: str) -> str | None:
+        """Return the role whose network a role is a part of, an exit say; None for a network of its own."""
+        return None
+
+    def part(self, role: str, model: nn.Module) -> nn.Module:
+        """Return the part of a network that a role is; asked only where `part_of` names that network."""
+        raise TypeError(f"{type(self).__name__} has no part '{role}'")
+
+    def figures(self, models: Mapping[str, nn.Module], samples: "SampleSet", shop: "Shop") -> dict[str, Any]:
+        """Return further figures of a seed's models (by role) on the test set, as plain values; no choice is made."""
+        return {}
+
+    def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what the figures of all seeds come to, in a few lines."""
+        return []
 
     @abstractmethod
     def train(self, work: "Work") -> dict[str, nn.Module]:

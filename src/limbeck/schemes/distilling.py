@@ -16,7 +16,7 @@ from limbeck.runs import RunFolder
 from limbeck.schemes.costing import LEARNING, Compute, forward_flops
 from limbeck.schemes.finished import keep_history, teacher_file
 from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, ordered
-from limbeck.schemes.preparing import Parts, prepare, vet
+from limbeck.schemes.preparing import Parts, Shop, prepare, vet
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher
 from limbeck.schemes.work import Decisions, Work
 from limbeck.teachers import MeanOfModels, state_digest
@@ -130,6 +130,9 @@ def _distil(run: _Run) -> Outcome:
     folder.note(teachers=digests)
     names = [_label(recipe, role) for role in ordered(list(seeds[0].models))]
     folder.read_test_set(f"final figures of {', '.join(names[:-1])} and {names[-1]}")
+    figures = {found.seed: _figures(run, chosen["distilled"].recipe, found) for found in seeds}
+    figures = {seed: found for seed, found in figures.items() if found}
+    notes += recipe.scheme.told(list(figures.values())) if figures else []
     return Outcome(
         seeds=tuple(
             SeedOutcome(
@@ -145,6 +148,7 @@ def _distil(run: _Run) -> Outcome:
         },
         chosen={role: {**choice.values} for role, choice in chosen.items()},
         decided={found.seed: found.decided for found in seeds if found.decided},
+        figures=figures,
         notes=notes,
         task=run.final.test.task,
     )
@@ -256,6 +260,10 @@ def _roles(recipe: Recipe, seeds: Sequence[_Seed]) -> Mapping[str, RoleOutcome]:
             relative=compute["total"] / alone if alone else None,
         )
     return roles
+
+
+def _figures(run: _Run, recipe: Recipe, found: _Seed) -> dict[str, Any]:
+    return recipe.scheme.figures(found.models, run.final.test, Shop(recipe, run.final, found.seed))
 
 
 def _label(recipe: Recipe, role: str) -> str:

@@ -102,6 +102,8 @@ class FinishedRun:
         scheme, shop = self.recipe.scheme, Shop(self.recipe, self.parts, seed)
         if role == "member" and not self.recipe.teacher.single:
             return self.teacher(seed).members[0]  # type: ignore[index,return-value]
+        if whole := scheme.part_of(role):
+            return scheme.part(role, self.student(whole, seed))
         if role in ("alone", "alone_budget"):
             model = shop.student()
         elif members := scheme.means(role):
@@ -112,9 +114,10 @@ class FinishedRun:
         return model
 
     def composed(self, role: str) -> bool:
-        """Whether a role has no weights of its own: the mean of other roles, or a part of the teacher."""
+        """Whether a role has no weights of its own: the mean of other roles, or a part of one."""
         ensemble = role in ("member", "teacher") and not self.recipe.teacher.single
-        return ensemble or bool(self.recipe.scheme.means(role))
+        scheme = self.recipe.scheme
+        return ensemble or bool(scheme.means(role)) or scheme.part_of(role) is not None
 
     def history(self, role: str, seed: int) -> list[dict[str, Any]]:
         """Return the metrics of each epoch of the training of a role, as metrics.jsonl has them.

@@ -72,8 +72,8 @@ class Outcome:
 
     seeds: the figures of each seed.  roles: what is known of each role, in the order of a table.
     parameters: of teacher and student.  chosen: what the search chose for each.
-    decided: what the scheme decided on held-out data, by seed.  notes: lines on what was cut short.
-    task: of the data, which says what errors and accuracy are.
+    decided: what the scheme decided on held-out data, by seed.  figures: further ones of the scheme, by seed.
+    notes: lines on what was cut short.  task: of the data, which says what errors and accuracy are.
     """
 
     seeds: tuple[SeedOutcome, ...]
@@ -81,6 +81,7 @@ class Outcome:
     parameters: dict[str, int]
     chosen: dict[str, dict[str, Any]]
     decided: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    figures: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     task: Task = CLASSIFICATION
 
@@ -118,6 +119,7 @@ class Outcome:
             "chosen": self.chosen,
             "roles": {role: found.as_dict() for role, found in self.roles.items()},
             "decided": {str(seed): dict(answers) for seed, answers in self.decided.items()},
+            "figures": {str(seed): dict(found) for seed, found in self.figures.items()},
             "notes": list(self.notes),
             "task": self.task.name,
         }

@@ -1,7 +1,7 @@
 """From a recipe to the sets and the student that a scheme works with."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -174,6 +174,10 @@ class Shop:
     def model(self, number: int, role: str) -> nn.Module:
         """Build one of the networks that the scheme's key `models` names."""
         return seeded_build(self.recipe.networks[number], self.parts.train, self.seed, role)
+
+    def drawing(self, role: str) -> AbstractContextManager[None]:
+        """Return a scope in which weights are drawn as a function of (seed, role)."""
+        return initial_weights(self.seed, role)
 
     def teacher_parameters(self) -> int | None:
         """Return the size of the recipe's teacher; None where it is no single network."""

@@ -1,15 +1,19 @@
 """What several of the networks are made of."""
 
 from limbeck.models.layers.convolution import convolution, he_normal, normal, shuffled
+from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 
 __all__ = [
+    "DEEPEST",
+    "ExitOf",
     "GlobalAverage",
     "NormalisedLinear",
     "StochasticDepth",
     "UnitLength",
+    "WithExits",
     "check_images",
     "check_survival",
     "convolution",

@@ -1,0 +1,76 @@
+"""Early exit: a sample leaves where the network is sure enough, and what that costs and saves."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import UNLABELLED
+from limbeck.errors import InputError
+
+__all__ = ["EarlyExit", "early_exit", "early_exit_curve"]
+
+_THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """A network that answers at the first exit that is sure enough.
+
+    threshold: the probability that is sure enough; above 1 every sample goes to the last exit.
+    accuracy: over labelled samples.  flops: of a sample in the mean.  shares: of the samples that leave at each exit.
+    """
+
+    threshold: float
+    accuracy: float
+    flops: float
+    shares: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+def early_exit(logits: Sequence[Tensor], threshold: float) -> tuple[Tensor, Tensor]:
+    """Return the class (n,) that each sample is given and the number of the exit (n,) where it leaves.
+
+    logits: of each exit, (n, K), from the first to the last, where all that are left leave.
+
+    >>> first, last = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 9.0]])
+    >>> early_exit([first, last], 0.8)
+    (tensor([0, 1]), tensor([0, 1]))
+    """
+    if not logits:
+        raise InputError("logits: found none, expected those of at least one exit")
+    checks.non_negative("threshold", threshold)
+    stacked = torch.stack([each.double() for each in logits])
+    sure, classes = stacked.softmax(-1).max(-1)
+    leaves = sure >= threshold
+    leaves[-1] = True
+    exits = leaves.to(torch.int64).argmax(0)
+    return classes.gather(0, exits[None]).squeeze(0), exits
+
+
+def early_exit_curve(
+    logits: Sequence[Tensor], labels: Tensor, flops: Sequence[int], thresholds: Sequence[float] = _THRESHOLDS
+) -> list[EarlyExit]:
+    """Return accuracy and cost at each threshold.
+
+    logits: of each exit, (n, K).  labels: (n,), unlabelled samples do not count.  flops: of a sample up to each exit.
+    """
+    if len(flops) != len(logits):
+        raise InputError(f"flops: found {len(flops)} for {len(logits)} exits, expected one each")
+    known = labels != UNLABELLED
+    if not bool(known.any()):
+        raise InputError("labels: found no labelled sample, expected at least one")
+    cost = torch.tensor(flops, dtype=torch.float64)
+    points = []
+    for threshold in thresholds:
+        classes, exits = early_exit([each[known] for each in logits], threshold)
+        right = (classes == labels[known]).double().mean()
+        shares = torch.bincount(exits, minlength=len(logits)).double() / len(exits)
+        points.append(EarlyExit(threshold, float(right), float(cost[exits.cpu()].mean()), tuple(shares.tolist())))
+    return points

@@ -1,0 +1,177 @@
+"""Defensive distillation: the hot teacher's loss, the attack, and the masking of its gradient."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.batch import UNLABELLED, Batch
+from limbeck.data import TensorSet
+from limbeck.errors import DataError, InputError, RecipeError
+from limbeck.evaluation import fgsm, robustness
+from limbeck.losses import cross_entropy
+from limbeck.outputs import Outputs
+from limbeck.plans.defensive import LabelsAtTemperature
+from limbeck.schemes import FinishedRun
+
+METHOD = {"name": "kd", "temperature": 20, "alpha": 0.0}
+SCHEME = {"name": "defensive", "epsilons": [0.05, 0.2]}
+
+
+def linear(scale=1.0):
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    with torch.no_grad():
+        model.weight *= scale
+    return model
+
+
+# ------------------------------------------------------------------------------------------------------------- the loss
+
+
+def test_labels_at_a_temperature_have_a_gradient_of_the_size_of_T_1():
+    logits = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, UNLABELLED, 3])
+    from limbeck.objective import Objective
+
+    objective = Objective([LabelsAtTemperature(7.0)])
+    loss = objective({"student": Outputs(logits)}, Batch.of(torch.zeros(5, 1), labels)).total
+    known = labels != UNLABELLED
+    torch.testing.assert_close(loss, 7 * cross_entropy(logits[known] / 7, labels[known]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    wanted = (logits / 7).softmax(-1).detach()
+    wanted[known] -= nn.functional.one_hot(labels[known], 4)
+    wanted[~known] = 0
+    torch.testing.assert_close(gradient, wanted / 4)
+
+
+# ----------------------------------------------------------------------------------------------------------- the attack
+
+
+def test_the_attack_moves_each_value_by_epsilon_against_the_label():
+    model, inputs, labels = linear(), torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
+    weight = model.weight.tolist()
+    moved, still = fgsm(model, inputs, labels, 0.01)
+    assert not still.any()
+    for row in range(4):
+        shares = model(inputs[row]).detach().softmax(-1).tolist()
+        for value in range(6):
+            slope = sum((shares[k] - (k == int(labels[row]))) * weight[k][value] for k in range(3))
+            wanted = float(inputs[row, value]) + math.copysign(0.01, slope)
+            wanted = min(max(wanted, float(inputs.min())), float(inputs.max()))
+            assert float(moved[row, value]) == pytest.approx(wanted, abs=1e-6)
+    with torch.no_grad():
+        assert cross_entropy(model(moved), labels) > cross_entropy(model(inputs), labels)
+    assert torch.equal(fgsm(model, inputs, labels, 0.0)[0], inputs)
+
+
+def test_large_logits_mask_the_gradient_and_dividing_them_unmasks_it():
+    samples = TensorSet.of(torch.rand(60, 6), torch.randint(3, (60,)), classes=3)
+    model = linear()
+    labels = model(samples.inputs).argmax(-1)
+    samples = TensorSet.of(samples.inputs, labels, classes=3)
+    large = linear(3000.0)
+    with torch.no_grad():
+        large.bias *= 3000.0
+    [plain] = robustness(model, samples, [0.3])
+    [masked] = robustness(large, samples, [0.3])
+    [unmasked] = robustness(large, samples, [0.3], temperature=3000.0)
+    assert plain.still == unmasked.still == 0
+    assert masked.still > 0.5
+    assert masked.accuracy > plain.accuracy
+    assert unmasked.accuracy == pytest.approx(plain.accuracy, abs=0.05)
+    [through] = robustness(large, samples, [0.3], attacked=model)
+    assert through.accuracy == pytest.approx(plain.accuracy, abs=0.05)
+
+
+def test_unlabelled_samples_are_not_attacked_and_the_mode_is_put_back():
+    labels = torch.tensor([0, UNLABELLED, 1, 2])
+    samples = TensorSet.of(torch.rand(4, 6), labels, classes=3)
+    model = nn.Sequential(linear(), nn.Dropout(0.9))
+    model.train()
+    [found] = robustness(model, samples, [1e-9])
+    right = (model.eval()(samples.inputs).argmax(-1) == labels)[labels != UNLABELLED].float().mean()
+    assert found.accuracy == pytest.approx(float(right))
+    model.train()
+    robustness(model, samples, [0.1])
+    assert model.training
+    assert model[1].training
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: fgsm(linear(), torch.zeros(1, 6), torch.tensor([0]), -1.0), InputError, "epsilon: found -1.0"),
+        (
+            lambda: fgsm(linear(), torch.zeros(1, 6), torch.tensor([0]), 1.0, temperature=0.0),
+            InputError,
+            "temperature: found 0.0",
+        ),
+        (
+            lambda: robustness(linear(), TensorSet.of(torch.zeros(2, 6), classes=3), [0.1]),
+            DataError,
+            "robustness: the set has no labels",
+        ),
+        (
+            lambda: robustness(
+                linear(), TensorSet.of(torch.zeros(2, 6, dtype=torch.int64), torch.tensor([0, 1]), classes=3), [0.1]
+            ),
+            DataError,
+            "robustness: the inputs are not numbers",
+        ),
+    ],
+    ids=["epsilon", "temperature", "labels", "inputs"],
+)
+def test_the_attack_refuses(call, error, said):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value).startswith(said)
+
+
+# ------------------------------------------------------------------------------------------------------------- a recipe
+
+
+def test_a_recipe_gives_the_claim_and_its_caveat(tiny, tmp_path, killed_everywhere, same_weights):
+    from limbeck.cli.distill import run as command
+    from limbeck.runs import RunFolder
+
+    recipe = tiny(scheme=SCHEME, method=METHOD, training={"epochs": 8, "batch_size": 64})
+    folder = RunFolder.create(tmp_path / "runs", "defensive", recipe.to_yaml(), ["test"])
+    outcome = command(recipe, folder, quiet=True)
+    assert list(outcome.roles) == ["teacher", "alone", "hot_teacher", "distilled"]
+    found = outcome.figures[0]
+    assert list(found) == [
+        "alone",
+        "distilled",
+        "distilled, logits divided by T",
+        "distilled, attacked through the student alone",
+    ]
+    assert [[point["epsilon"] for point in points] for points in found.values()] == [[0.05, 0.2]] * 4
+    run = FinishedRun.read(folder.path)
+    again = robustness(run.model("distilled", 0), run.parts.test, [0.05, 0.2], temperature=20.0)
+    assert [point.as_dict() for point in again] == found["distilled, logits divided by T"]
+    assert len(outcome.notes) == 4
+    hot = run.model("hot_teacher", 0)
+    inputs = run.parts.test.batch(torch.arange(50), augment=None, seed=0, view=0).inputs
+    with torch.no_grad():
+        ratio = hot(inputs).std() / run.model("alone", 0)(inputs).std()
+    assert float(ratio) > 3  # at T = 1 the logits are much larger
+    killed, trained = killed_everywhere(recipe)
+    assert trained == ["alone-0", "hot_teacher-0", "distilled-0"]
+    same_weights(folder.path, killed, trained)
+
+
+def test_wrong_keys_and_methods_are_one_line(tiny, refusal):
+    for keys, said in (
+        ({"epsilons": []}, "scheme.epsilons: found none"),
+        ({"epsilons": [0.0]}, "scheme.epsilons: found 0.0"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            tiny(scheme={"name": "defensive", **keys}, method=METHOD)
+        assert str(caught.value).startswith(said)
+    assert refusal(tiny(scheme=SCHEME, method={"name": "hard"})).startswith(
+        "scheme.name: defensive needs a method with"
+    )
+    warm = {"name": "kd", "temperature": {"kind": "linear", "start": 8.0, "end": 1.0, "steps": 5}}
+    assert refusal(tiny(scheme=SCHEME, method=warm)).startswith("scheme.name: defensive needs a method with")
