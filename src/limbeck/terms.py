@@ -100,6 +100,10 @@ class SoftTargets(Term):
             checks.positive("temperature", temperature)
         self.temperature = temperature
         self.target = target
+        if not isinstance(divergence, Divergence):
+            raise InputError(
+                f"divergence: found {divergence!r}, expected one such as losses.divergence('js', beta=0.5)"
+            )
         self.divergence = divergence
         self.standardise = standardise
         self._as_given = target

@@ -182,6 +182,11 @@ def test_standardisation_composes_with_every_divergence_and_target(divergence):
     assert given.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_what_is_no_divergence_is_refused_with_one_that_is():
+    with pytest.raises(InputError, match=r"^divergence: found 'js', expected one such as losses.divergence\('js'"):
+        methods.kd(divergence="js")
+
+
 def test_of_an_ensemble_each_member_is_standardised():
     student, teacher, labels = drawn()
     other = 20.0 * drawn(seed=5)[1]

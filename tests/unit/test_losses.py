@@ -647,3 +647,8 @@ def test_a_value_that_is_not_allowed_is_refused_in_one_line_that_names_it(key, c
 def test_a_label_out_of_range_is_shown_with_the_range_that_is_allowed():
     with pytest.raises(InputError, match=r"labels: found 1 to 7, expected 0 to 2"):
         losses.cross_entropy(torch.zeros(3, 3), torch.tensor([1, 7, UNLABELLED]))
+
+
+def test_a_smoothing_that_is_too_small_to_be_shared_out_leaves_the_labels_as_they_are():
+    smoothed = losses.smooth_labels(torch.tensor([1]), 6, 5e-324, dtype=torch.float64)
+    torch.testing.assert_close(smoothed.log_probs, losses.smooth_labels(torch.tensor([1]), 6, 0.0).log_probs.double())

@@ -61,7 +61,8 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
     """Make JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃ (Agarwal et al. 2024).
 
     beta: above 0 and below 1.  JSD_β/β → KL(p̃ ‖ q̃) as β → 0, and JSD_β/(1-β) → KL(q̃ ‖ p̃) as β → 1; it is 0 at both
-    ends.  At β = ½ it lies in [0, log 2] and is symmetric.
+    ends.  At β = ½ it lies in [0, log 2] and is symmetric.  Near agreement it is β·(1-β) times KL, which no factor
+    makes up for: it wants a larger weight or learning rate.
 
     >>> from limbeck.losses import soften
     >>> jensen_shannon(0.5).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)
@@ -81,7 +82,8 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
 def skewed(skew: float = 0.1) -> Divergence:
     """Make the skewed KL_a = KL(p̃ ‖ a·p̃ + (1-a)·q̃), a being `skew` (Lee 1999; Ko et al. 2024).
 
-    skew: in [0, 1).  At 0 it is KL; above, it is at most log(1/a), however far apart student and target are.
+    skew: in [0, 1).  At 0 it is KL; above, it is at most log(1/a), however far apart student and target are.  Near
+    agreement it is (1-a)² times KL.
 
     >>> from limbeck.losses import soften
     >>> skewed(0.1).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)

@@ -25,7 +25,7 @@ def smooth_labels(labels: Tensor, classes: int, epsilon: float, *, dtype: torch.
     """
     checks.unit_interval("epsilon", epsilon)
     checks.at_least("classes", classes, 1)
-    log_rest = math.log(epsilon / classes) if epsilon > 0 else -math.inf
+    log_rest = math.log(epsilon / classes) if epsilon / classes > 0 else -math.inf
     return _two_levels(labels, classes, math.log(1.0 - epsilon + epsilon / classes), log_rest, dtype)
 
 
