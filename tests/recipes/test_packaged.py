@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from limbeck import recipes
-from limbeck.config import Recipe, load_recipe
+from limbeck.config import Recipe, apply_overrides, load_recipe
 from limbeck.data import cifar
 from limbeck.errors import RecipeError
 from limbeck.recipes import find, names, reproducing
@@ -26,7 +26,7 @@ DATA = os.environ.get("LIMBECK_DATA")
 PUBLISHED = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 SMALL_MODELS = {"resnet": {"depth": 8, "widths": [4, 4, 4, 4]}}
 
-SMALL = {"teacher_epochs": []}
+SMALL = {"teacher_epochs": [], "confidence": 0.0}
 """Keys of schemes as they suit trainings of one epoch."""
 
 every_recipe = pytest.mark.parametrize("name", names())
@@ -103,10 +103,11 @@ def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path, request):
     kind = load_recipe(path).keys["data"]["kind"]
     if kind in PUBLISHED and not (DATA and (Path(DATA) / PUBLISHED[kind]).is_dir()):
         pytest.skip(f"needs {PUBLISHED[kind]}: set LIMBECK_DATA to the folder that holds {PUBLISHED[kind]}/")
+    whole = load_recipe(path)
     own = []
     if kind == "cifar100":
         own = [f"data.folder={request.getfixturevalue('small_cifar')}", "validation=0.1"]
-    recipe = load_recipe(path, [*shrunk(load_recipe(path).keys), *own])
+    recipe = Recipe.parse(apply_overrides(dict(whole.keys), [*shrunk(whole.keys), *own]), path.parent)
     found = rehearse(recipe)
     assert [model.role for model in found.models][-2:] == ["student alone", "student distilled"]
     assert all(value == value for value in found.losses.values())

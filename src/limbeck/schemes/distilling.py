@@ -195,6 +195,8 @@ def _choose(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None)
 
 def _search(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None) -> _Chosen:
     """Return the candidate with the fewest held-out errors at the first seed, and what it sets."""
+    if role != "distilled" and not any(path.startswith("training.") for path in recipe.search):
+        return _Chosen(recipe, {})  # nothing of the search is the student alone's to choose
     scored: list[tuple[float, float, int, _Chosen]] = []
     for number, candidate in enumerate(recipe.candidates()):
         values = {path: _value(candidate.keys, path) for path in recipe.search}
