@@ -262,7 +262,7 @@ def made_by(name: str, **arguments: Any) -> dict[str, Any]:
 UNKNOWN_KEYS = [
     recipe_case("top-misspelt", {"metod": {}}, "metod: there is no such key", "did you mean 'method'?"),
     recipe_case(
-        "top-unknown", {"zzz": 1}, "zzz: there is no such key", "one of: alone_budget, data, expect, method, name"
+        "top-unknown", {"zzz": 1}, "zzz: there is no such key", "one of: alone_budget, classes, data, expect, method, name"
     ),
     recipe_case("data-misspelt", {"data.test_shar": 0.2}, "data.test_shar:", "did you mean 'test_share'?"),
     recipe_case("transfer-misspelt", {"data.transfer.fractoin": 0.5}, "data.transfer.fractoin:", "'fraction'?"),
@@ -273,7 +273,7 @@ UNKNOWN_KEYS = [
         "augment-misspelt", {"teacher.training.augment.shfit": 1}, "teacher.training.augment.shfit:", "mean 'shift'?"
     ),
     recipe_case(
-        "augment-unknown", {"training.augment.zzz": 1}, "training.augment.zzz:", "one of: flip, noise, pad_crop, shift"
+        "augment-unknown", {"training.augment.zzz": 1}, "training.augment.zzz:", "one of: brightness, contrast, cutmix, flip"
     ),
     recipe_case(
         "teacher-method-misspelt", {"teacher.method.smoothing": 0.1}, "teacher.method.smoothing:", "label_smooth"
@@ -307,7 +307,7 @@ UNKNOWN_KEYS = [
         "did you mean 'arguments'?",
         own_models,
     ),
-    recipe_case("key-of-two-lines", {"a\nb": 1}, "a b: there is no such key", "one of: alone_budget, data"),
+    recipe_case("key-of-two-lines", {"a\nb": 1}, "a b: there is no such key", "one of: alone_budget, classes, data"),
 ]
 
 TYPES = [
@@ -716,7 +716,7 @@ COMMANDS = [
         "no-packaged-recipe", "distill digts-kd", "no packaged recipe 'digts-kd'", "did you mean 'digits-kd'?"
     ),
     command_case("show-unknown", "recipes show digts-kd", "no packaged recipe 'digts-kd'", "did you mean 'digits-kd'?"),
-    command_case("cp-unknown", "recipes cp nothing", "no packaged recipe 'nothing'", "one of: digits-kd"),
+    command_case("cp-unknown", "recipes cp nothing", "no packaged recipe 'nothing'", "digits-kd, "),
     command_case(
         "cp-onto-file", "recipes cp digits-kd recipe.yaml", "'recipe.yaml' exists already", "name another file"
     ),

@@ -188,7 +188,7 @@ def recipe_file(draw: random.Random) -> bytes:
     if draw.random() < 0.35:
         return yaml.safe_dump(nudged(draw, base)).encode()
     if draw.random() < 0.2:
-        base[draw.choice(["teacher", "student"])]["model"] = dict(draw.choice(MODELS))
+        base.setdefault(draw.choice(["teacher", "student"]), {})["model"] = dict(draw.choice(MODELS))
     kind = draw.randrange(20)
     if kind == 0:
         return aliased(draw).encode()
