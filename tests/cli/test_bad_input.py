@@ -262,7 +262,10 @@ def made_by(name: str, **arguments: Any) -> dict[str, Any]:
 UNKNOWN_KEYS = [
     recipe_case("top-misspelt", {"metod": {}}, "metod: there is no such key", "did you mean 'method'?"),
     recipe_case(
-        "top-unknown", {"zzz": 1}, "zzz: there is no such key", "one of: alone_budget, classes, data, expect, method, name"
+        "top-unknown",
+        {"zzz": 1},
+        "zzz: there is no such key",
+        "one of: alone_budget, classes, data, expect, method, name",
     ),
     recipe_case("data-misspelt", {"data.test_shar": 0.2}, "data.test_shar:", "did you mean 'test_share'?"),
     recipe_case("transfer-misspelt", {"data.transfer.fractoin": 0.5}, "data.transfer.fractoin:", "'fraction'?"),
@@ -273,7 +276,10 @@ UNKNOWN_KEYS = [
         "augment-misspelt", {"teacher.training.augment.shfit": 1}, "teacher.training.augment.shfit:", "mean 'shift'?"
     ),
     recipe_case(
-        "augment-unknown", {"training.augment.zzz": 1}, "training.augment.zzz:", "one of: brightness, contrast, cutmix, flip"
+        "augment-unknown",
+        {"training.augment.zzz": 1},
+        "training.augment.zzz:",
+        "one of: brightness, contrast, cutmix, flip",
     ),
     recipe_case(
         "teacher-method-misspelt", {"teacher.method.smoothing": 0.1}, "teacher.method.smoothing:", "label_smooth"

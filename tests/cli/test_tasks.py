@@ -109,7 +109,11 @@ def test_a_search_chooses_by_the_figure_of_the_task(limbeck, recipe, tmp_path):
         ("binary", ["method={name: dist}"], "method: divergence correlation(tau_squared=False): it says nothing of 2"),
         ("multilabel", ["data.task=multi"], "data.task: found 'multi', expected 'classification', 'binary', "),
         ("multilabel", ["data.transfer.omit=[1]"], "data.transfer: classes: samples of "),
-        ("dense", ["training.augment.shift=1"], "training.augment: shift, pad_crop, flip and randaugment would move images"),
+        (
+            "dense",
+            ["training.augment.shift=1"],
+            "training.augment: shift, pad_crop, flip and randaugment would move images",
+        ),
         ("dense", ["student.model={kind: mlp}"], "student: task dense: the model answers (2, 3), expected logits of"),
         ("binary", ["data.task=regression"], "method: term 'soft' compares distributions over classes, and"),
         ("regression", ["data.task=binary"], "data: "),
