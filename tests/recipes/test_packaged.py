@@ -26,7 +26,7 @@ DATA = os.environ.get("LIMBECK_DATA")
 PUBLISHED = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 SMALL_MODELS = {"resnet": {"depth": 8, "widths": [4, 4, 4, 4]}}
 
-SMALL = {"teacher_epochs": [], "confidence": 0.0, "models": []}
+SMALL = {"teacher_epochs": [], "confidence": 0.0, "models": [], "training": "{epochs: 1, batch_size: 256}"}
 """Keys of schemes as they suit trainings of one epoch."""
 
 every_recipe = pytest.mark.parametrize("name", names())

@@ -128,20 +128,20 @@ class Work(Shop):
         training: Training | None = None,
         seed: int | None = None,
         extra: float = 0.0,
+        held_out: SampleSet | None = None,
     ) -> Result:
         """Train a unit: found finished, it is read; found begun, it is gone on with.
 
         unit: its name; the last unit of a role bears the role's.  training: the recipe's by default.
         seed: of order, augmentation and dropout, by default the work's own.
         extra: FLOPs of each sample besides the student's learning and the distiller's teacher.
+        held_out: what it is judged on, by default the held-out part; another is used only where there is one.
         """
-        training = training or self.training
-        if self.keep_to is not None and unit in self.keep_to.epochs:
-            training = replace(training, epochs=self.keep_to.epochs[unit], patience=None, keep="last")
+        training = self.planned(unit, training or self.training)
         result = fit(
             distiller,
             samples,
-            self.parts.held_out,
+            self.parts.held_out if held_out is None else held_out,
             training=training,
             seed=self.seed if seed is None else seed,
             folder=self.place(unit),
@@ -156,12 +156,19 @@ class Work(Shop):
         self._count(unit, cost + Compute(answers=extra * len(result.history) * len(samples)))
         return result
 
+    def planned(self, unit: str, training: Training) -> Training:
+        """Return a unit's training with the epochs that were chosen for it before, if they were."""
+        if self.keep_to is None or unit not in self.keep_to.epochs:
+            return training
+        return replace(training, epochs=self.keep_to.epochs[unit], patience=None, keep="last")
+
     def keep(self, role: str, model: nn.Module) -> nn.Module:
         """Keep the weights of a role that no unit bears the name of; the report and later readers find them there."""
         path = self.place(role) / "student.safetensors"
         with self.folder.writing(str(path.relative_to(self.folder.path))):
             path.parent.mkdir(exist_ok=True)
             save_weights(model, path)
+        self._count(role, Compute())
         return model
 
     def require(self, units: Sequence[str]) -> None:
@@ -213,14 +220,21 @@ class Work(Shop):
         return self.note(name, self.keep_to.answers[name])
 
     def compute(self, role: str) -> Compute:
-        """Return what it took to have a role: all units up to the one of its name, and the teacher's training."""
-        total = Compute()
+        """Return what it took to have a role: all units up to the one of its name, and the teacher's training.
+
+        Units that come after the one that the scheme ends with are for comparison, and owe nothing to those before; a
+        role without a unit, a mean of others, owes to all.
+        """
+        teachers = Compute()
         if self.recipe.scheme.uses_teacher and self.taught is not None:
-            total = Compute(teachers=self.taught.compute.total())
+            teachers = Compute(teachers=self.taught.compute.total())
+        total = teachers
         for unit, cost in self.costs.items():
             total += cost
             if unit == role:
                 break
+            if unit == self.role and role in self.costs:
+                total = teachers
         return total
 
     def _name(self, unit: str) -> str:

@@ -1,5 +1,6 @@
 """Training: the one loop, its settings, checkpoints and stages."""
 
+from limbeck.training.apart import Job, fit_apart
 from limbeck.training.checkpoints import load_weights, save_weights
 from limbeck.training.loop import fit
 from limbeck.training.optimisers import WeightAverage, constrain_norms
@@ -10,6 +11,7 @@ from limbeck.training.state import Result
 from limbeck.training.transformers import TrainerModel
 
 __all__ = [
+    "Job",
     "Observer",
     "Progress",
     "Result",
@@ -19,6 +21,7 @@ __all__ = [
     "WeightAverage",
     "constrain_norms",
     "fit",
+    "fit_apart",
     "fit_stages",
     "load_weights",
     "save_weights",

@@ -1,0 +1,69 @@
+"""Trainings that need nothing of each other, each in a process of its own."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import multiprocessing
+
+from limbeck import checks
+from limbeck.data import SampleSet
+from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError, RunError
+from limbeck.training.loop import fit
+from limbeck.training.settings import Training
+
+__all__ = ["Job", "fit_apart"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, as `fit` is told of it.  folder: where its result is found by whoever calls `fit` again."""
+
+    distiller: Distiller
+    train_set: SampleSet
+    validation: SampleSet | None
+    training: Training
+    seed: int
+    folder: Path
+    label: str
+
+
+def fit_apart(jobs: Sequence[Job], workers: int, *, say: Callable[[str], None] = lambda line: None) -> None:
+    """Train each job in a process of its own, so many of them at a time; their folders then hold the results.
+
+    A training is the same as in this process, on as many threads; one that is finished is only read, one that was begun
+    is gone on with.  Raises RunError with the line of the first that failed, after the others have ended.
+    """
+    checks.at_least("workers", workers, 1)
+    context = multiprocessing.get_context("spawn")
+    failed: list[str] = []
+    with ProcessPoolExecutor(min(workers, len(jobs)) or 1, mp_context=context) as pool:
+        running = {pool.submit(_run, job, torch.get_num_threads()): job for job in jobs}
+        for done in as_completed(running):
+            line = done.result()
+            if line is not None:
+                failed.append(f"{running[done].label}: {line}")
+            say(f"{running[done].label}: {'failed' if line else 'done'}")
+    if failed:
+        raise RunError(failed[0])
+
+
+def _run(job: Job, threads: int) -> str | None:
+    """Train a job, and return what stopped it."""
+    torch.set_num_threads(threads)
+    try:
+        fit(
+            job.distiller,
+            job.train_set,
+            job.validation,
+            training=job.training,
+            seed=job.seed,
+            folder=job.folder,
+            label=job.label,
+        )
+    except LimbeckError as error:
+        return str(error)
+    return None
