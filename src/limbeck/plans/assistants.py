@@ -28,6 +28,8 @@ CARD = Card(
     source="https://arxiv.org/abs/1902.03393",
     formula="teacher → assistant 1 → ... → student, each step by the recipe's method",
 )
+_MOST = 20
+"""Assistants that are proposed."""
 _STEP = {"resnet": 6, "wrn": 6}
 """Depths of a family come as base + step·n; n is what is interpolated."""
 _SIZES = {"mlp": ("hidden",), "cnn": ("channels",), "resnet": ("depth", "widths"), "wrn": ("depth", "width")}
@@ -48,6 +50,13 @@ def between(teacher: Mapping[str, Any], student: Mapping[str, Any], count: int) 
             f"count: no assistant can be proposed between a teacher of kind {_kind(teacher)} and a student of kind "
             f"{_kind(student)}, only within {', '.join(sorted(_SIZES))}; name the networks under models"
         )
+    for role, model in (("teacher", teacher), ("student", student)):
+        for key in _SIZES[kind]:
+            if not _has_a_size(model.get(key), _STEP.get(kind, 0) if key == "depth" else 0):
+                raise InputError(
+                    f"count: no assistant can be proposed: the {role}'s {key} is {checks.shown(model.get(key))}; "
+                    "name the networks under models"
+                )
     like = {key: value for key, value in student.items() if key != "checkpoint"}
     proposed = []
     for number in range(1, count + 1):
@@ -55,6 +64,13 @@ def between(teacher: Mapping[str, Any], student: Mapping[str, Any], count: int) 
         sizes = {key: _interpolated(kind, key, teacher[key], student[key], share) for key in _SIZES[kind]}
         proposed.append({**like, **sizes})
     return proposed
+
+
+def _has_a_size(value: Any, least: int) -> bool:
+    """Whether a width or depth is a whole number above `least`, or some of them: what can be interpolated."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return len(value) > 0 and all(_has_a_size(each, least) for each in value)
+    return isinstance(value, int) and not isinstance(value, bool) and least < value < 2**31
 
 
 def _interpolated(kind: str, key: str, large: Any, small: Any, share: float) -> Any:
@@ -102,6 +118,8 @@ class Assistants(Scheme):
     def __post_init__(self) -> None:
         if self.count is not None:
             checks.at_least("count", self.count, 1)
+            if self.count > _MOST:
+                raise InputError(f"count: found {checks.shown(self.count)}, expected at most {_MOST}")
             if self.models:
                 raise InputError("count: given beside models; give one of them")
 

@@ -9,6 +9,7 @@ from torch import nn
 from limbeck import checks
 from limbeck.card import Card
 from limbeck.distiller import Distiller
+from limbeck.errors import InputError
 from limbeck.plans.scheme import Scheme
 from limbeck.randomness import derive_seed
 from limbeck.teachers import MeanOfModels
@@ -30,6 +31,10 @@ CARD = Card(
 )
 
 
+_MOST = 100
+"""Generations."""
+
+
 @dataclass(frozen=True)
 class BornAgain(Scheme):
     """Generations of the student, the first taught by the recipe's teacher; the last is the distilled student.
@@ -43,6 +48,8 @@ class BornAgain(Scheme):
 
     def __post_init__(self) -> None:
         checks.at_least("generations", self.generations, 1)
+        if self.generations > _MOST:
+            raise InputError(f"generations: found {checks.shown(self.generations)}, expected at most {_MOST}")
 
     def roles(self) -> Mapping[str, str]:
         """Return the generations before the last, and the ensemble of all of them."""
