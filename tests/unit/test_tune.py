@@ -1,7 +1,6 @@
 """Studies: what may be chosen, what is tried, what is kept, and what is refused."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -241,21 +240,26 @@ def test_the_trial_of_a_killed_process_is_gone_on_with_first(tmp_path: Path) -> 
     assert tuned.best.values["method.temperature"] == value
 
 
-def _join(keys: dict[str, Any], path: str, cache: str) -> None:
-    tune(Recipe.parse(keys), TEMPERATURE, RunFolder(Path(path)), trials=6, cache=Path(cache))
+_JOIN = """
+import json, sys
+from pathlib import Path
+from limbeck.config import Recipe
+from limbeck.runs import RunFolder
+from limbeck.tune import Range, tune
+
+keys, folder, cache = json.loads(sys.argv[1])
+space = {"method.temperature": Range(1.0, 20.0, log=True)}
+tune(Recipe.parse(keys), space, RunFolder(Path(folder)), trials=6, cache=Path(cache))
+"""
 
 
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
     one = recipe()
     folder = folder_of(tmp_path, one)
-    context = multiprocessing.get_context("spawn")
-    arguments = (dict(one.keys), str(folder.path), str(tmp_path / "cache"))
-    both = [context.Process(target=_join, args=arguments) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 0]
+    told = json.dumps([dict(one.keys), str(folder.path), str(tmp_path / "cache")])
+    both = [subprocess.Popen([sys.executable, "-c", _JOIN, told], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
+    assert [code for _, code in ended] == [0, 0], ended
     tuned = tune(one, TEMPERATURE, folder, trials=6, cache=tmp_path / "cache")
     assert [trial.number for trial in tuned.trials] == list(range(6))
     assert all(trial.state in ("done", "cut short") for trial in tuned.trials)
