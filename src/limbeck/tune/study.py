@@ -146,17 +146,13 @@ class _Study:
             warnings.simplefilter("ignore")
             try:
                 storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-                study = optuna.create_study(
+                return optuna.create_study(
                     study_name=_NAME,
                     storage=storage,
                     load_if_exists=True,
                     direction="minimize",
                     pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=self._warmup()),
                 )
-                tried = len(study.get_trials(deepcopy=False))  # a sampler that began anew would propose the same again
-                seed = derive_seed(self.recipe.seeds[0], "study", tried) % 2**32
-                study.sampler = optuna.samplers.TPESampler(seed=seed)
-                return study
             except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
                 raise RunError(
                     f"study: '{path}' is damaged ({type(error).__name__}); start a new study without --study"
@@ -200,6 +196,8 @@ class _Study:
                 if not self.left(trials):
                     return
                 trial = self._study.ask()
+                own = derive_seed(self.recipe.seeds[0], "trial", trial.number) % 2**32  # no two processes draw the same
+                self._study.sampler = optuna.samplers.TPESampler(seed=own)
                 stack.enter_context(exclusive(self._held(trial.number), wait=False, busy=""))
             values = {path: _suggest(trial, path, allowed) for path, allowed in self.space.items()}
             shown = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in values.items())
