@@ -1,7 +1,6 @@
 """The run folder: what exactly ran, kept so that it can be repeated; nothing in it is ever overwritten."""
 
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -18,8 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from limbeck.errors import RunError, one_line
+from limbeck.locks import exclusive
 
-__all__ = ["RunFolder", "cache_folder", "environment", "exclusive", "read_manifest"]
+__all__ = ["RunFolder", "cache_folder", "environment", "read_manifest"]
 
 
 def cache_folder() -> Path:
@@ -47,25 +47,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "devices": devices or ["cpu"],
     }
-
-
-@contextmanager
-def exclusive(path: Path, *, wait: bool, busy: str) -> Iterator[None]:
-    """Hold a lock file for the scope.  wait: for another process to let go; otherwise RunError with the line `busy`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    except OSError as error:
-        raise RunError(
-            f"cannot write in '{path.parent}' ({error.strerror}); name a folder that can be written"
-            " (of the cache: set XDG_CACHE_HOME)"
-        ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise RunError(busy) from None
-        yield
 
 
 class _Manifest(BaseModel):

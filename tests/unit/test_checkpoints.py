@@ -18,7 +18,7 @@ from limbeck import methods
 from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError
-from limbeck.runs import exclusive
+from limbeck.locks import exclusive
 from limbeck.teachers.model import state_digest
 from limbeck.training import checkpoints as kept
 from limbeck.training import fit, load_weights, save_weights

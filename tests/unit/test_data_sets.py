@@ -1,8 +1,5 @@
 """Sample sets: identity, subsets, splits, batching, and what is refused."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -356,13 +353,6 @@ def test_transfer_refuses_classes_that_do_not_exist_and_nothing():
         Transfer(omit=(3,)).apply(pixels(), 0)
     with pytest.raises(DataError, match="nothing is left"):
         Transfer(omit=(0, 1, 2)).apply(pixels(), 0)
-
-
-def test_importing_the_room_imports_nothing_heavy():
-    heavy = "sklearn PIL scipy matplotlib http.server"
-    code = f"import sys, limbeck.data; print([name for name in '{heavy}'.split() if name in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
 
 
 # ----------------------------------------------------------------------------------------------- other names for labels

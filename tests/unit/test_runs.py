@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import RunError
-from limbeck.runs import RunFolder, cache_folder, environment, exclusive
+from limbeck.locks import exclusive
+from limbeck.runs import RunFolder, cache_folder, environment
 
 RECIPE = "name: own\nseeds:\n- 0\n"
 

@@ -13,7 +13,8 @@ import pytest
 
 from limbeck.config import Recipe
 from limbeck.errors import InputError, LimbeckError, RecipeError, RunError
-from limbeck.runs import RunFolder, exclusive
+from limbeck.locks import exclusive
+from limbeck.runs import RunFolder
 from limbeck.teachers import ModelTeacher
 from limbeck.tune import Choices, Range, read_space, tune, usual_space
 from limbeck.tune.study import check_study

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from limbeck.diagnosis.subject import Answers, Subject
 from limbeck.distiller import Distiller
 from limbeck.evaluation import predict
+from limbeck.locks import exclusive
 from limbeck.objective import Objective
-from limbeck.runs import exclusive
 from limbeck.teachers import state_digest
 from limbeck.training import Observer, Progress, Training, fit, load_weights, save_weights
 from limbeck.training.progress import ignore

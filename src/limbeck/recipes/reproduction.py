@@ -13,8 +13,8 @@ from torch import nn
 from limbeck import models
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
+from limbeck.locks import exclusive
 from limbeck.objective import Objective
-from limbeck.runs import exclusive
 from limbeck.schemes.preparing import initial_weights
 from limbeck.training import Observer, Result, Training, fit
 from limbeck.training.checkpoints import read_json, write_json

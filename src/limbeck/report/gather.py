@@ -15,7 +15,8 @@ from limbeck.errors import LimbeckError
 from limbeck.evaluation import Interval, Words, predict, t_interval, words_of
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
-from limbeck.runs import RunFolder, exclusive, read_manifest
+from limbeck.locks import exclusive
+from limbeck.runs import RunFolder, read_manifest
 from limbeck.schemes.finished import FinishedRun, teacher_file
 from limbeck.schemes.outcome import FIXED_ROLES
 

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.errors import RunError, one_line
-from limbeck.runs import RunFolder, exclusive
+from limbeck.locks import exclusive
+from limbeck.runs import RunFolder
 
 __all__ = ["FORMAT", "held", "keep", "kept"]
 

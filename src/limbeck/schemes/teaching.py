@@ -12,7 +12,8 @@ from torch import nn
 from limbeck.config import MemberSpec, Recipe
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import RunError
-from limbeck.runs import cache_folder, exclusive
+from limbeck.locks import exclusive
+from limbeck.runs import cache_folder
 from limbeck.schemes.costing import Compute, spent
 from limbeck.schemes.preparing import Parts, asked, assembled, seeded_build
 from limbeck.teachers import store

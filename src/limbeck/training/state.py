@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError
-from limbeck.runs import exclusive
+from limbeck.locks import exclusive
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
 from limbeck.training.ledger import Ledger
