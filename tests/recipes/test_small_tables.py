@@ -1,0 +1,146 @@
+"""The tables on MNIST and Fashion-MNIST, every row of them at a size that says nothing."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from limbeck import data
+from limbeck.data import Splits, TensorSet
+from limbeck.errors import NonFiniteLossError, RunError
+from limbeck.recipes import muller2019, reproducing
+from limbeck.recipes.parts import crossed, fewest_errors, image_sets
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _small_sets(monkeypatch):
+    """The published sets, replaced by random pictures whose class is where the bright stripe is."""
+
+    def splits(seed, folder=None):
+        return Splits(drawn(400, seed), drawn(100, seed + 10), "stripes")
+
+    kinds = {"mnist": partial(splits, 0), "fashion_mnist": partial(splits, 1)}
+    monkeypatch.setattr(data, "kinds", lambda: kinds)
+
+
+def drawn(count, seed):
+    labels = torch.arange(count) % 10
+    pictures = torch.rand((count, 1, 28, 28), generator=torch.Generator().manual_seed(seed))
+    pictures[torch.arange(count)[:, None], 0, 2 * labels[:, None] + torch.arange(2)] += 0.5
+    return TensorSet.of(pictures, labels, class_names=[f"class {number}" for number in range(10)])
+
+
+def run(paper, tiny, **how):
+    paper = replace(paper, budgets={"reduced": {**paper.budgets["reduced"], **tiny}})
+    return paper, reproducing.reproduce(paper, **how)
+
+
+def check_rows(paper, found):
+    """Every row has a number for each of its figures."""
+    assert set(found) == {row.name for row in paper.rows}
+    for row in paper.rows:
+        for figures in found[row.name].values():
+            assert set(figures) == {figure.name for figure in row.figures}
+            assert all(value == value for value in figures.values())
+
+
+# --------------------------------------------------------------------------------------------------------------- shared
+
+
+def test_settings_are_crossed_in_order():
+    assert crossed({"rate": [1, 2]}, {"alpha": [3], "beta": [4, 5]}) == [
+        {"rate": 1, "alpha": 3, "beta": 4},
+        {"rate": 1, "alpha": 3, "beta": 5},
+        {"rate": 2, "alpha": 3, "beta": 4},
+        {"rate": 2, "alpha": 3, "beta": 5},
+    ]
+
+
+def test_the_parts_of_a_set_do_not_overlap():
+    sets = image_sets("mnist", None, train=300, held_out=100)
+    assert [len(sets[part]) for part in ("train", "held_out", "test")] == [300, 100, 100]
+    assert not set(sets["train"].index.tolist()) & set(sets["held_out"].index.tolist())
+    with pytest.raises(RunError, match="found 400 training images, expected 390 and 11 held out"):
+        image_sets("mnist", None, train=390, held_out=11)
+
+
+class Answers(torch.nn.Module):
+    """Gives class 0 to the first `right` samples' inputs and class 1 to the others."""
+
+    def __init__(self, right, margin):
+        super().__init__()
+        self.right, self.margin = right, margin
+
+    def forward(self, inputs):
+        wrong = (inputs[:, 0] >= self.right).float()
+        return torch.stack([1 - wrong, wrong], 1) * self.margin
+
+
+def test_the_choice_is_of_the_fewest_errors_then_of_the_smallest_nll():
+    held_out = TensorSet.of(torch.arange(8.0)[:, None], torch.zeros(8, dtype=torch.int64), classes=2)
+
+    def fit(settings):
+        if settings["right"] is None:
+            raise NonFiniteLossError("term soft")
+        return Answers(**settings)
+
+    candidates = [
+        {"right": None, "margin": 1.0},
+        {"right": 4, "margin": 1.0},
+        {"right": 6, "margin": 9.0},
+        {"right": 6, "margin": 1.0},
+    ]
+    assert fewest_errors(candidates, fit, held_out) == candidates[3]
+    assert fewest_errors(candidates[:3], fit, held_out) == candidates[2]
+    with pytest.raises(RunError, match="diverged with all 1 candidates"):
+        fewest_errors(candidates[:1], fit, held_out)
+
+
+# --------------------------------------------------------------------------------------- a teacher with smoothed labels
+
+
+SMALL = {"kind": "mlp", "hidden": [16]}
+
+
+def test_every_row_of_muller2019():
+    tiny = {
+        "train": 200,
+        "held_out": 100,
+        "teacher": {**SMALL, "dropout": 0.1},
+        "teacher_epochs": 2,
+        "student": SMALL,
+        "student_epochs": 2,
+        "search": {
+            "alone": [{"learning_rate": 0.1}],
+            "taught": crossed({"temperature": [1.0, 4.0]}, {"learning_rate": [0.1]}),
+        },
+    }
+    paper, found = run(muller2019.REPRODUCTION, tiny, seeds=[0, 1])
+    check_rows(paper, found)
+    for kind in ("mnist", "fashion_mnist"):
+        smoothed, plain = (found[f"{kind}-{name}"] for name in ("smoothed-taught", "taught"))
+        for seed in (0, 1):
+            difference = smoothed[seed]["error, %"] - plain[seed]["error, %"]
+            assert smoothed[seed]["above the plain teacher's student"] == pytest.approx(difference)
+    assert found["mnist-taught"][0] != found["mnist-smoothed-taught"][0]
+
+
+def test_the_smoothed_teacher_is_the_one_that_is_smoothed(tmp_path):
+    from limbeck.recipes.reproduction import Lab
+    from limbeck.training.progress import ignore
+
+    said = []
+    budget = {**muller2019.REPRODUCTION.budgets["reduced"], "train": 200, "held_out": 100, "teacher": SMALL}
+    budget["teacher_epochs"] = 2
+    lab = Lab("muller2019", tmp_path, budget, muller2019._load(None, budget), ignore, said.append)
+    confidence = {}
+    for smoothed in (False, True):
+        stored = muller2019._teacher(lab, 0, muller2019._Case("mnist", smoothed))
+        confidence[smoothed] = stored.logits.softmax(-1).amax(-1).mean()
+    assert confidence[True] < confidence[False]
