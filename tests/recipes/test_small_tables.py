@@ -9,7 +9,7 @@ import torch
 from limbeck import data
 from limbeck.data import Splits, TensorSet
 from limbeck.errors import NonFiniteLossError, RunError
-from limbeck.recipes import muller2019, reproducing
+from limbeck.recipes import all_targets, muller2019, reproducing, targets_fashion_mnist, targets_mnist
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets
 
 
@@ -144,3 +144,33 @@ def test_the_smoothed_teacher_is_the_one_that_is_smoothed(tmp_path):
         stored = muller2019._teacher(lab, 0, muller2019._Case("mnist", smoothed))
         confidence[smoothed] = stored.logits.softmax(-1).amax(-1).mean()
     assert confidence[True] < confidence[False]
+
+
+# --------------------------------------------------------------------------------------------------------- all targets
+
+
+def test_every_row_of_all_targets(monkeypatch):
+    monkeypatch.setattr(all_targets, "_RATES", {"learning_rate": (0.1,)})
+    monkeypatch.setattr(all_targets, "_ONLY_RATES", [{"learning_rate": 0.1}])
+    tiny = {"train": 200, "held_out": 100, "teacher": SMALL, "teacher_epochs": 2, "student": SMALL, "epochs": 1}
+    paper, found = run(targets_mnist.REPRODUCTION, tiny, seeds=[1])
+    check_rows(paper, found)
+    assert len(found) == 21
+    rows = {name: seeds[1] for name, seeds in found.items()}
+    assert rows["pt"]["fewer than KD"] == pytest.approx(rows["kd"]["error, %"] - rows["pt"]["error, %"])
+    assert rows["kd"]["fewer than hard labels"] == pytest.approx(rows["hard"]["error, %"] - rows["kd"]["error, %"])
+
+
+def test_all_arms_have_as_many_candidates_that_differ():
+    for arm in all_targets._arms([0] * 10).values():
+        candidates = arm.candidates()
+        assert len(candidates) == 6
+        assert all(candidates.count(each) == 1 for each in candidates)
+        built = [arm.build(**{k: v for k, v in each.items() if k != "learning_rate"}) for each in candidates]
+        assert ("teacher" in built[0].reads()) == arm.taught
+
+
+def test_the_groups_are_of_ten_classes():
+    for paper in (targets_mnist, targets_fashion_mnist):
+        assert len(paper._GROUPS) == 10
+        assert 3 < len(set(paper._GROUPS)) < 7

@@ -51,7 +51,7 @@ _REDUCED = {
 
 
 def _load(folder: Path | None, budget: Mapping[str, Any]) -> dict[str, SampleSet]:
-    sets = {}
+    sets: dict[str, SampleSet] = {}
     for kind in _KINDS:
         found = image_sets(kind, folder, train=budget["train"], held_out=budget["held_out"])
         sets |= {f"{kind} {part}": samples for part, samples in found.items()}
