@@ -123,7 +123,7 @@ def test_every_row_of_muller2019():
     }
     paper, found = run(muller2019.REPRODUCTION, tiny, seeds=[0, 1])
     check_rows(paper, found)
-    for kind in ("mnist", "fashion_mnist"):
+    for kind in ("mnist", "fashion-mnist"):
         smoothed, plain = (found[f"{kind}-{name}"] for name in ("smoothed-taught", "taught"))
         for seed in (0, 1):
             difference = smoothed[seed]["error, %"] - plain[seed]["error, %"]

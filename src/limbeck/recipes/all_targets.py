@@ -79,7 +79,7 @@ def _arms(groups: Sequence[int]) -> dict[str, _Arm]:
         "hard": _Arm("hard labels", methods.hard, taught=False),
         "ls": _Arm("label smoothing", methods.label_smoothing, ({"epsilon": 0.1}, {"epsilon": 0.3}), taught=False),
         "uniform": _Arm("uniform teacher", _kd(target=Uniform()), _WEIGHTS, taught=False),
-        "tf_kd": _Arm("virtual teacher (Tf-KD)", methods.tf_kd, ({"alpha": 0.5}, {"alpha": 0.1}), taught=False),
+        "tf-kd": _Arm("virtual teacher (Tf-KD)", methods.tf_kd, ({"alpha": 0.5}, {"alpha": 0.1}), taught=False),
         "rel": _Arm("KD-rel, groups by hand", _kd(target=related), _WEIGHTS, taught=False),
         "cwtm": _Arm("CWTM", methods.cwtm),
         "dkpp": _Arm("DKPP", methods.dkpp, _WEIGHTS),

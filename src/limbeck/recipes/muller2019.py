@@ -154,6 +154,7 @@ def _run_taught(lab: Lab, seed: int, *, case: _Case) -> dict[str, float]:
 def _rows(kind: str) -> list[Row]:
     paper = _PAPER if kind == "mnist" else {}
     plain, smoothed, where = _Case(kind), _Case(kind, smoothed=True), _KINDS[kind]
+    short = kind.replace("_", "-")
 
     def above(name: str, first: str, second: str, aim: str) -> Figure:
         printed = round(paper[first] - paper[second], 2) if paper else None
@@ -162,13 +163,13 @@ def _rows(kind: str) -> list[Row]:
     agreement = Figure("agreement with its teacher, %")
     return [
         Row(
-            f"{kind}-teacher",
+            f"{short}-teacher",
             f"{where}: teacher, hard labels",
             (Figure("error, %", paper.get("teacher")),),
             partial(_run_teacher, case=plain),
         ),
         Row(
-            f"{kind}-smoothed-teacher",
+            f"{short}-smoothed-teacher",
             f"{where}: teacher, smoothed labels",
             (
                 Figure("error, %", paper.get("smoothed-teacher")),
@@ -177,19 +178,19 @@ def _rows(kind: str) -> list[Row]:
             partial(_run_teacher, case=smoothed),
         ),
         Row(
-            f"{kind}-alone",
+            f"{short}-alone",
             f"{where}: student alone, hard labels",
             (Figure("error, %"),),
             partial(_run_alone, case=plain),
         ),
         Row(
-            f"{kind}-taught",
+            f"{short}-taught",
             f"{where}: student of the teacher with hard labels",
             (Figure("error, %", paper.get("taught")), agreement),
             partial(_run_taught, case=plain),
         ),
         Row(
-            f"{kind}-smoothed-taught",
+            f"{short}-smoothed-taught",
             f"{where}: student of the teacher with smoothed labels",
             (
                 Figure("error, %", paper.get("smoothed-taught")),
