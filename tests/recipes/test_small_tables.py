@@ -9,8 +9,10 @@ import torch
 from limbeck import data
 from limbeck.data import Splits, TensorSet
 from limbeck.errors import NonFiniteLossError, RunError
-from limbeck.recipes import all_targets, muller2019, reproducing, targets_fashion_mnist, targets_mnist
+from limbeck.recipes import all_targets, muller2019, reproducing, stanton2021, targets_fashion_mnist, targets_mnist
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets
+from limbeck.recipes.reproduction import Lab
+from limbeck.training.progress import ignore
 
 
 @pytest.fixture(autouse=True)
@@ -132,9 +134,6 @@ def test_every_row_of_muller2019():
 
 
 def test_the_smoothed_teacher_is_the_one_that_is_smoothed(tmp_path):
-    from limbeck.recipes.reproduction import Lab
-    from limbeck.training.progress import ignore
-
     said = []
     budget = {**muller2019.REPRODUCTION.budgets["reduced"], "train": 200, "held_out": 100, "teacher": SMALL}
     budget["teacher_epochs"] = 2
@@ -174,3 +173,31 @@ def test_the_groups_are_of_ten_classes():
     for paper in (targets_mnist, targets_fashion_mnist):
         assert len(paper._GROUPS) == 10
         assert 3 < len(set(paper._GROUPS)) < 7
+
+
+# ------------------------------------------------------------------------------------------------------------- fidelity
+
+
+def test_every_row_of_stanton2021():
+    tiny = {"train": 240, "held_out": 100, "few": 40, "some": 80, "many": 120, "model": SMALL, "batch_size": 20}
+    tiny |= {"few_teacher_steps": 6, "many_teacher_steps": 12, "steps": 12, "longer": 2}
+    tiny["search"] = [{"learning_rate": 0.1}]
+    paper, found = run(stanton2021.REPRODUCTION, tiny, seeds=[3])
+    check_rows(paper, found)
+    rows = {name: seeds[3] for name, seeds in found.items()}
+    alone, more = rows["few-few"], rows["few-train"]
+    assert alone["above its teacher"] == pytest.approx(alone["accuracy, %"] - rows["few-teacher"]["accuracy, %"])
+    difference = more["agreement, test, %"] - alone["agreement, test, %"]
+    assert more["agreement on test above that on 200 images"] == pytest.approx(difference)
+    assert rows["many-many"]["accuracy, %"] != rows["many-many-ensemble"]["accuracy, %"]
+    for row in rows.values():
+        assert all(value >= 0 for name, value in row.items() if name.startswith("KL"))
+
+
+def test_all_students_take_as_many_steps(tmp_path):
+    budget = stanton2021.REPRODUCTION.budgets["reduced"]
+    lab = Lab("stanton2021", tmp_path, budget, {}, ignore)
+    for size in ("few", "some", "many", "train"):
+        samples = drawn(budget[size], 0)
+        training = stanton2021._training(lab, samples, 2000, 0.1)
+        assert training.epochs * (len(samples) // training.batch_size) == 2000
