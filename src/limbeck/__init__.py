@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation import evaluate
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
-    from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, StoredTeacher, store
+    from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, PredictTeacher, StoredTeacher, store
     from limbeck.training import Progress, Result, Stage, Training, fit, fit_stages
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "Objective",
     "Outputs",
     "Part",
+    "PredictTeacher",
     "Progress",
     "Result",
     "Stage",
@@ -78,7 +79,7 @@ _HOMES = {
     "evaluation": ("evaluate",),
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
-    "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "StoredTeacher", "store"),
+    "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "PredictTeacher", "StoredTeacher", "store"),
     "training": ("Progress", "Result", "Stage", "Training", "fit", "fit_stages"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

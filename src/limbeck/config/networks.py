@@ -19,9 +19,10 @@ from limbeck.checks import shown
 from limbeck.config.sections import Section, parse
 from limbeck.data.content import check_fits
 from limbeck.errors import DataError, LimbeckError, ModelError, RecipeError, one_of
+from limbeck.teachers import estimators
 from limbeck.training import load_weights
 
-__all__ = ["ModelSpec", "path_of", "plain", "read_model"]
+__all__ = ["ModelSpec", "path_of", "plain", "read_estimator", "read_model"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
 _FROM_DATA = frozenset({"input_shape", "classes"})
@@ -102,11 +103,7 @@ class ModelSpec:
 
 def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     """Return the network that a recipe's keys name; RecipeError with one line for the first wrong key."""
-    checkpoint = keys.pop("checkpoint", None)
-    if checkpoint is not None and not isinstance(checkpoint, str):
-        raise RecipeError(f"{where}.checkpoint: found {shown(checkpoint)}, expected the path of a .safetensors file")
-    if checkpoint is not None:
-        path_of(checkpoint, f"{where}.checkpoint")
+    checkpoint = _checkpoint(keys, where)
     if ("kind" in keys) == ("factory" in keys):
         raise RecipeError(f"{where}: expected either kind (one of: {', '.join(models.names())}) or factory")
     if "factory" in keys:
@@ -129,6 +126,29 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
         raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), models.names())}")
     section = parse(models.builder(kind), keys, where, given=_FROM_DATA)
     return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
+
+
+def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
+    """Return the estimator of scikit-learn that a recipe's keys name; RecipeError for the first wrong key."""
+    checkpoint = _checkpoint(keys, where)
+    kind = keys.pop("kind", None)
+    if kind is None:
+        raise RecipeError(f"{where}.kind: is missing; one of: {', '.join(estimators.names())}")
+    if kind not in estimators.names():
+        raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), estimators.names())}")
+    section = parse(estimators.builder(kind), keys, where, given=_FROM_DATA)
+    section.build(input_shape=(1,), classes=2)
+    return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
+
+
+def _checkpoint(keys: dict[str, Any], where: str) -> str | None:
+    checkpoint = keys.pop("checkpoint", None)
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, str):
+        raise RecipeError(f"{where}.checkpoint: found {shown(checkpoint)}, expected the path of a .safetensors file")
+    path_of(checkpoint, f"{where}.checkpoint")
+    return checkpoint
 
 
 def path_of(text: str, where: str) -> Path:

@@ -253,7 +253,7 @@ def _scheme(
     section = parse(plans.builder(name), keys, "scheme")
     written: Scheme = section.build()
     try:
-        taught_by = plain(teacher.model.keys()) if teacher.single else None
+        taught_by = plain(teacher.model.keys()) if teacher.network else None
         plan = written.settled(taught_by, plain(student.keys()))
     except InputError as error:
         raise RecipeError(f"scheme.{error}") from None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks, methods
 from limbeck.checks import shown
-from limbeck.config.networks import ModelSpec, plain, read_model
+from limbeck.config.networks import ModelSpec, plain, read_estimator, read_model
 from limbeck.config.sections import Section, parse, validate
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.randomness import derive_seed
@@ -19,20 +19,23 @@ __all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "method_keys", "read_meth
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_MEMBERS = 1000
+_HARD = {"name": "hard"}
 
 
 class TeacherKeys(BaseModel):
     """The keys of `teacher`.
 
-    model: of one network.  members: how many of it, from different initial weights, or a list of networks instead.
+    model: of one network.  estimator: of scikit-learn, in a network's place.
+    members: how many of it, from different seeds, or a list of networks and estimators instead.
     mean, weights: of the members' distributions.
     last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
     """
 
     model_config = _STRICT
     model: dict[str, Any] | None = None
+    estimator: dict[str, Any] | None = None
     training: dict[str, Any] = Field(default_factory=dict)
-    method: dict[str, Any] = Field(default_factory=lambda: {"name": "hard"})
+    method: dict[str, Any] = Field(default_factory=lambda: dict(_HARD))
     members: Any = None
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     weights: list[float] | None = None
@@ -44,19 +47,29 @@ class TeacherKeys(BaseModel):
 
 class _MemberKeys(BaseModel):
     model_config = _STRICT
-    model: dict[str, Any]
+    model: dict[str, Any] | None = None
+    estimator: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     method: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class MemberSpec:
-    """A network that teaches, and how it is trained.  keys: the whole of that, as a resolved recipe has it."""
+    """A network that teaches, and how it is trained.  keys: the whole of that, as a resolved recipe has it.
+
+    estimator: whether scikit-learn fits it; `training` and `method` then mean nothing.
+    """
 
     model: ModelSpec
     training: Training
     method: Section
     keys: Mapping[str, Any] = field(repr=False)
+    estimator: bool = False
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is a network that is trained by the loop, epoch by epoch."""
+        return self.model.checkpoint is None and not self.estimator
 
 
 @dataclass(frozen=True)
@@ -92,8 +105,13 @@ class TeacherSpec:
 
     @property
     def single(self) -> bool:
-        """Whether one network teaches."""
+        """Whether one model teaches."""
         return len(self.members) == 1
+
+    @property
+    def network(self) -> bool:
+        """Whether one network teaches, of which others may be built and trained by the loop."""
+        return self.single and not self.members[0].estimator
 
     def kinds(self) -> list[tuple[MemberSpec, int]]:
         """Return the members that differ in more than their seed, each with how many there are of it."""
@@ -113,15 +131,15 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
     """Return the teacher that a recipe's validated keys name, and the keys as the resolved recipe has them."""
     members = keys["members"]
     if isinstance(members, list):
-        if keys["model"] is not None:
-            raise RecipeError("teacher.members: a list of networks, given beside model; give one of them")
+        if beside := next((key for key in ("model", "estimator") if keys[key] is not None), None):
+            raise RecipeError(f"teacher.members: a list of networks, given beside {beside}; give one of them")
         specs = tuple(_listed(each, number, keys, base) for number, each in enumerate(members))
         if not specs:
             raise RecipeError("teacher.members: found an empty list, expected at least one network")
     else:
-        if keys["model"] is None:
-            raise RecipeError("teacher.model: is missing; add it, or a list of networks under members")
-        specs = (_member(keys["model"], keys["training"], keys["method"], "teacher", base),) * _count(members)
+        if keys["model"] is None and keys["estimator"] is None:
+            raise RecipeError("teacher.model: is missing; add it, or a list of networks under members, or an estimator")
+        specs = (_member(keys, keys["training"], keys["method"], "teacher", base),) * _count(members)
     weights = keys["weights"]
     if weights is not None:
         try:
@@ -162,19 +180,38 @@ def _count(members: Any) -> int:
 def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> MemberSpec:
     where = f"teacher.members[{number}]"
     own = validate(_MemberKeys, member, where)
-    return _member(own["model"], own["training"] or keys["training"], own["method"] or keys["method"], where, base)
+    if own["estimator"] is not None:
+        return _member(own, own["training"] or {}, own["method"] or _HARD, where, base)
+    return _member(own, own["training"] or keys["training"], own["method"] or keys["method"], where, base)
 
 
 def _member(
-    model: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
+    keys: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
 ) -> MemberSpec:
-    spec = read_model(dict(model), f"{where}.model", base)
+    if keys["estimator"] is not None:
+        return _estimator(keys, training, method, where, base)
+    if keys["model"] is None:
+        raise RecipeError(f"{where}.model: is missing; add it, or an estimator")
+    spec = read_model(dict(keys["model"]), f"{where}.model", base)
     trained = parse(Training, dict(training), f"{where}.training")
     taught = read_method(dict(method), f"{where}.method")
     if "teacher" in taught.build().reads():
         raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher itself; use hard")
-    keys = {"model": plain(spec.keys()), "training": plain(trained.values), "method": method_keys(taught)}
-    return MemberSpec(spec, trained.build(), taught, keys)
+    resolved = {"model": plain(spec.keys()), "training": plain(trained.values), "method": method_keys(taught)}
+    return MemberSpec(spec, trained.build(), taught, resolved)
+
+
+def _estimator(
+    keys: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
+) -> MemberSpec:
+    if keys["model"] is not None:
+        raise RecipeError(f"{where}.estimator: is given beside model; give one of them")
+    for name, given in (("training", bool(training)), ("method", dict(method) != _HARD)):
+        if given:
+            raise RecipeError(f"{where}.{name}: is of networks, and an estimator has its own keys; leave it out")
+    spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
+    hard = read_method(dict(_HARD), f"{where}.method")
+    return MemberSpec(spec, Training(), hard, {"estimator": plain(spec.keys())}, estimator=True)
 
 
 def read_method(keys: dict[str, Any], where: str) -> Section:

@@ -86,7 +86,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
         train=train,
         held_out=parts.held_out,
         student=lambda seed: build_student(recipe, parts, seed),
-        larger=lambda seed: seeded_build(kind, parts.train, seed, "larger"),
+        larger=(lambda seed: seeded_build(kind, parts.train, seed, "larger")) if recipe.teacher.network else None,
         training=recipe.training,
         temperature=method.temperature,
         hard_weight=method.hard_weight,

@@ -253,8 +253,8 @@ def _networks(run: FinishedRun, notes: list[str]) -> dict[str, list[nn.Module]]:
 
 def _curves(run: FinishedRun, role: str, notes: list[str]) -> dict[str, Curve]:
     """Return the quantities of a role's training over the epochs that all its seeds have."""
-    if run.recipe.scheme.means(role) or (role == "teacher" and run.recipe.teacher.model.checkpoint is not None):
-        return {}  # an ensemble is not trained as such, and this teacher was not trained here
+    if run.recipe.scheme.means(role) or (role == "teacher" and not run.recipe.teacher.members[0].learns):
+        return {}  # an ensemble is not trained as such, and this teacher was not trained here, or not in epochs
     shared = role == "teacher" and run.recipe.teacher.seed is not None
     try:
         histories = [run.history(role, seed) for seed in (run.seeds[:1] if shared else run.seeds)]

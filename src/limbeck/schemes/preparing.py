@@ -18,6 +18,7 @@ from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.tasks import CLASSIFICATION
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
+from limbeck.teachers.estimators import Fitted
 from limbeck.training import Training
 from limbeck.training.engine import check_precision
 
@@ -28,6 +29,7 @@ __all__ = [
     "assembled",
     "build_student",
     "build_teacher",
+    "estimator_of",
     "initial_weights",
     "prepare",
     "seeded_build",
@@ -137,7 +139,9 @@ def vet(recipe: Recipe) -> Parts:
     for member, _ in recipe.teacher.kinds():
         taught = parts.of_teacher.train
         network = seeded_build(member.model, taught, 0, "teacher")
-        if member.model.checkpoint is None:
+        if member.estimator and (complaint := estimator_of(network).complaint(taught)):
+            raise RecipeError(f"{member.model.where}: {member.model.keys()['kind']} {complaint}")
+        if member.learns:
             _try("teacher", network, None, member.method.build(), taught, member.training, "teacher.training")
     teacher = build_teacher(recipe, parts, 0)
     for candidate in recipe.candidates():
@@ -204,6 +208,13 @@ def assembled(recipe: Recipe, members: Sequence[nn.Module]) -> nn.Module:
     """Return one network as it is, and of several the mean that the recipe names."""
     spec = recipe.teacher
     return members[0] if spec.single else MeanOfModels(members, weights=spec.weights, mean=spec.mean)
+
+
+def estimator_of(model: nn.Module) -> Fitted:
+    """Return the module of a member that scikit-learn fits."""
+    if not isinstance(model, Fitted):
+        raise TypeError(f"{type(model).__name__} is no estimator")
+    return model
 
 
 def asked(recipe: Recipe, model: nn.Module) -> Teacher:

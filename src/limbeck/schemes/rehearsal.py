@@ -66,7 +66,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     refits = 2 if recipe.refit else 1
     models = []
     for member, count in recipe.teacher.kinds():
-        if member.model.checkpoint is None:
+        if member.learns:
             runs = (seeds if recipe.teacher.seed is None else 1) * refits * count
             taught = parts.of_teacher.train
             network = seeded_build(member.model, taught, 0, "teacher")

@@ -12,12 +12,16 @@ from torch import nn
 from limbeck.config import MemberSpec, Recipe
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import RunError
+from limbeck.evaluation import evaluate
+from limbeck.evaluation.figures import words_of
 from limbeck.locks import exclusive
 from limbeck.runs import cache_folder
 from limbeck.schemes.costing import Compute, spent
-from limbeck.schemes.preparing import Parts, asked, assembled, seeded_build
+from limbeck.schemes.preparing import Parts, asked, assembled, estimator_of, seeded_build
 from limbeck.teachers import store
+from limbeck.teachers.estimators import Fitted
 from limbeck.training import Observer, fit, load_weights, save_weights
+from limbeck.training.checkpoints import read_sealed, write_sealed
 from limbeck.training.progress import Progress, ignore
 
 __all__ = ["TrainedTeacher", "teacher_key", "train_teacher", "trained_teacher", "wrap_teacher"]
@@ -58,6 +62,10 @@ def teacher_key(recipe: Recipe, parts: Parts, seed: int, member: MemberSpec | No
         "held_out": parts.held_out is not None,
         "seed": seed,
     }
+    if member.estimator:
+        import sklearn
+
+        content["scikit-learn"] = sklearn.__version__
     if recipe.scheme.along:
         content["along"] = list(recipe.scheme.along)
     if (code := member.model.code()) is not None:
@@ -119,6 +127,10 @@ def _member(
         say(f"{label}: read from {member.model.checkpoint}")
         return TrainedTeacher(parts.serving(model), Compute())
     folder = root / teacher_key(recipe, parts, seed, member)
+    if member.estimator:
+        fitted = estimator_of(model)
+        _fit_estimator(fitted, taught, seed, folder, say, label)
+        return TrainedTeacher(parts.serving(fitted), Compute())
     with exclusive(folder / ".lock", wait=True, busy=""):
         known = (folder / "result.json").is_file()
         say(f"{label}: {'found in' if known else 'training in'} {folder}")
@@ -136,6 +148,27 @@ def _member(
     along = {epoch: _along(recipe, parts, seed, folder, epoch) for epoch in recipe.scheme.along}
     compute = spent(model, None, objective, result, taught.train)
     return TrainedTeacher(parts.serving(model), compute, along=along, history=result.history)
+
+
+def _fit_estimator(
+    model: Fitted, parts: Parts, seed: int, folder: Path, say: Callable[[str], None], label: str
+) -> None:
+    """Fit an estimator in a folder, with its figures beside it, or read it where it lies there finished."""
+    weights, result = folder / "estimator.safetensors", folder / "result.json"
+    with exclusive(folder / ".lock", wait=True, busy=""):
+        known = result.is_file() and weights.is_file()
+        if known:
+            load_weights(model, weights)
+        else:
+            model.fit(parts.train, seed)
+            save_weights(model, weights)
+            sets = {"train": parts.train, "held_out": parts.held_out}
+            write_sealed(result, {name: evaluate(model, part).as_dict() for name, part in sets.items() if part})
+        figures = read_sealed(result)
+    part = "held_out" if "held_out" in figures else "train"
+    found = f"{words_of(parts.train.task).accuracy} {figures[part]['accuracy']:.4f}"
+    how = "found in" if known else "fitted by scikit-learn in"
+    say(f"{label}: {how} {folder}, {found} on its {part.replace('_', '-')} part")
 
 
 def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Observer) -> Observer:

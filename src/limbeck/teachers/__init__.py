@@ -4,6 +4,7 @@ from limbeck.teachers.arrays import ArrayTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.mean import MeanOfModels
 from limbeck.teachers.model import ModelTeacher, state_digest
+from limbeck.teachers.predict import PredictTeacher
 from limbeck.teachers.restricted import RestrictedModel
 from limbeck.teachers.stored import StoredTeacher, store
 
@@ -12,6 +13,7 @@ __all__ = [
     "EnsembleTeacher",
     "MeanOfModels",
     "ModelTeacher",
+    "PredictTeacher",
     "RestrictedModel",
     "StoredTeacher",
     "state_digest",

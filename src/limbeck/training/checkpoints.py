@@ -63,13 +63,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
             " (a pickle can run code, so limbeck does not open one)"
         )
     loaded = _load_tensors(path)
-    own = model.state_dict()
+    own, grown = model.state_dict(), _grown(model)
     for name in own:
         if name not in loaded:
             raise CheckpointError(
                 f"checkpoint: '{path}' is of another architecture: it has no '{name}'; {one_of(name, loaded)}"
             )
-        if own[name].shape != loaded[name].shape:
+        if own[name].shape != loaded[name].shape and not (name in grown and own[name].dim() == loaded[name].dim()):
             raise CheckpointError(
                 f"checkpoint: '{path}' is of another architecture: '{name}' is {tuple(loaded[name].shape)} there,"
                 f" {tuple(own[name].shape)} in the model; change the model's keys"
@@ -85,6 +85,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"checkpoint: '{path}' is of another architecture: the model has no '{extra[0]}'; {one_of(extra[0], own)}"
         )
     model.load_state_dict(loaded)
+
+
+def _grown(model: nn.Module) -> frozenset[str]:
+    """Return the names of the tensors whose sizes are the file's to say, as modules declare them under `grown`."""
+    parts = ((f"{path}." if path else "", getattr(part, "grown", ())) for path, part in model.named_modules())
+    return frozenset(path + name for path, names in parts for name in names)
 
 
 def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
