@@ -25,8 +25,10 @@ __all__ = [
     "read_json",
     "read_sealed",
     "remove",
+    "remove_after",
     "restore_optimiser",
     "save_weights",
+    "steps",
     "write",
     "write_json",
     "write_sealed",
@@ -120,6 +122,11 @@ def newest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint in a folder, if there is one."""
     steps = _steps(folder)
     return steps[-1] if steps else None
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the complete checkpoints in a folder, in their order."""
+    return [_step(path) for path in _steps(folder)]
 
 
 def read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -226,7 +233,12 @@ def restore_optimiser(
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
+    found = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    return sorted(path for path in found if (path / _STATE).is_file())
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def mend(checkpoint: Path) -> str:
@@ -252,6 +264,13 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().clone()
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Delete the checkpoints of later steps."""
+    for path in _steps(folder):
+        if _step(path) > step:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def digest(path: Path) -> str:

@@ -1,7 +1,9 @@
 """The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
 
 import time
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,24 @@ from limbeck.training.progress import Observer, Progress, ignore
 from limbeck.training.settings import Training
 from limbeck.training.state import Result, Run, held, identity
 
-__all__ = ["fit"]
+__all__ = ["Moment", "Turns", "fit", "steps"]
+
+
+class Moment(Enum):
+    """Where a training stands when it lets others have their turn.
+
+    READY: before its first step of this call; what there was to resume is resumed.  COMPUTED: the gradients of a step
+    are there, its update is not made.  UPDATED: it is.  ENDED: there are no more steps, and the result is not written.
+    """
+
+    READY = "ready"
+    COMPUTED = "computed"
+    UPDATED = "updated"
+    ENDED = "ended"
+
+
+Turns = Generator[tuple[Moment, Run], None, Result]
+"""A training in turns: it stops at each moment, and gives its result at the end."""
 
 
 def fit(
@@ -64,6 +83,42 @@ def fit(
     if training is not None and settings:
         raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
     training = training or Training(**settings)
+    turns = steps(
+        distiller, train_set, validation, training=training, seed=seed, folder=folder, watch=watch, label=label
+    )
+    with signals(folder is not None) as signal, closing(turns):
+        while True:
+            try:
+                moment, run = next(turns)
+            except StopIteration as end:
+                signal.share(run.accelerator)
+                signal.stop(run.last_good)
+                return end.value  # type: ignore[no-any-return]
+            if moment is Moment.UPDATED and run.due(training.checkpoint_seconds, signal):
+                run.save()
+                signal.stop(run.last_good)
+
+
+def steps(
+    distiller: Distiller,
+    train_set: SampleSet,
+    validation: SampleSet | None = None,
+    *,
+    training: Training,
+    seed: int = 0,
+    order: int | None = None,
+    folder: str | Path | None = None,
+    at: int | None = None,
+    watch: Observer = ignore,
+    label: str = "student",
+) -> Turns:
+    """Train as `fit` does, and stop at each `Moment`; whoever calls goes on, saves the run, or lets others train.
+
+    order: a seed of order and augmentation of their own, where dropout's is to be another.
+    at: the step of the checkpoint to go on from, 0 for none; the newest by default.
+    Random numbers are drawn from the framework's generator: where several trainings take turns, each needs its own
+    state of it (see `limbeck.peers`).
+    """
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
     distiller.prepare(accelerator.device)
@@ -72,18 +127,17 @@ def fit(
     loader = Loader(
         train_set,
         training.batch_size,
-        seed=derive_seed(seed, "data"),
+        seed=derive_seed(seed if order is None else order, "data"),
         augment=training.augment,
         clean_view=True,
         workers=training.workers,
     )
     rate = learning_rate(training, loader.steps)
     teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
-    ledger, stopped = Ledger(), False
+    ledger = Ledger()
 
     with (
         seeded(seed, rank),
-        signals(folder is not None) as signal,
         unwrapped(distiller),
         laid_out(distiller, training.memory_format),
         held(folder, accelerator),
@@ -96,10 +150,12 @@ def fit(
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
         distiller.follow(average)
         run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
-        run.resume(identity(distiller, train_set, validation, training, seed, teacher_before))
+        run.resume(identity(distiller, train_set, validation, training, seed, teacher_before, order), at)
         distiller.observe(run.history)
         began, done_before = time.perf_counter(), run.step
+        stopped = training.patience is not None and run.stale >= training.patience
         distiller.train()
+        yield Moment.READY, run
 
         while run.epoch < training.epochs and not stopped and not run.finished:
             shares = [
@@ -117,6 +173,7 @@ def fit(
                         loss = module(micro, run.step, counts)
                         accelerator.backward(loss.total * world if world > 1 else loss.total)
                     ledger.add(run.step, loss)
+                yield Moment.COMPUTED, run
                 if training.clip is not None:
                     accelerator.clip_grad_norm_(module.parameters(), training.clip)
                 optimizer.step()
@@ -130,24 +187,21 @@ def fit(
                 if ledger.full:
                     ledger.read(run.last_good)
                     speed = (run.step - done_before) / max(time.perf_counter() - began, 1e-9)
-                    steps = training.epochs * loader.steps
+                    in_all = training.epochs * loader.steps
                     watch(
                         Progress(
                             label=label,
                             step=run.step,
-                            steps=steps,
+                            steps=in_all,
                             epoch=run.epoch + 1,
                             epochs=training.epochs,
                             losses=ledger.means(),
                             metrics=run.metrics,
                             samples_per_second=speed * min(training.batch_size, len(train_set)),
-                            seconds_left=(steps - run.step) / speed,
+                            seconds_left=(in_all - run.step) / speed,
                         )
                     )
-                if run.due(training.checkpoint_seconds, signal):
-                    ledger.read(run.last_good)
-                    run.save()
-                    signal.stop(run.last_good)
+                yield Moment.UPDATED, run
 
             ledger.read(run.last_good)
             metrics = {}
@@ -179,9 +233,7 @@ def fit(
                 )
             )
 
+        yield Moment.ENDED, run
         if distiller.teacher is not None and distiller.teacher.fingerprint() != teacher_before:
             raise ModelError("teacher: its weights changed during training; give the student modules of its own")
-        result = run.finish(keep_best=training.keep == "best", seconds=time.perf_counter() - began)
-        signal.share(accelerator)
-        signal.stop(run.last_good)
-    return result
+        return run.finish(keep_best=training.keep == "best", seconds=time.perf_counter() - began)

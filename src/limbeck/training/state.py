@@ -55,6 +55,7 @@ def identity(
     training: Training,
     seed: int,
     teacher: str | None,
+    order: int | None = None,
 ) -> dict[str, Any]:
     """Return what decides a training's outcome, to be compared before one is gone on with."""
 
@@ -72,6 +73,7 @@ def identity(
     return {
         **{f"training.{key}": value for key, value in settings.items()},
         "seed": seed,
+        **({} if order is None else {"order": order}),
         "data": data(train_set),
         "validation": None if validation is None else data(validation),
         "teacher": teacher,
@@ -153,6 +155,7 @@ class Run:
         """Write a checkpoint."""
         if self.folder is None:
             return
+        self.ledger.read(self.last_good)
         generators, sums = self._generators(), self._sums()
         if self.accelerator.is_main_process:
             optimiser_tensors, optimiser_state = checkpoints.optimiser_tensors(self.optimiser)
@@ -181,8 +184,11 @@ class Run:
         self.accelerator.wait_for_everyone()
         self._saved_at = time.monotonic()
 
-    def resume(self, wanted: Mapping[str, Any]) -> None:
-        """Go on from the folder's newest checkpoint, or from its end, if it holds the same training."""
+    def resume(self, wanted: Mapping[str, Any], at: int | None = None) -> None:
+        """Go on from the folder's newest checkpoint, or from its end, if it holds the same training.
+
+        at: the step of the checkpoint to go on from instead, 0 for none; newer ones are deleted.
+        """
         self._identity = json.loads(json.dumps(wanted))
         if self.folder is None:
             return
@@ -190,6 +196,10 @@ class Run:
         if ended.is_file():
             self._read_result(ended)
             return
+        if at is not None:
+            if self.accelerator.is_main_process:
+                checkpoints.remove_after(self.folder / "checkpoints", at)
+            self.accelerator.wait_for_everyone()
         newest = checkpoints.newest(self.folder / "checkpoints")
         if newest is None:
             self._write_metrics()
