@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
     from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, PredictTeacher, StoredTeacher, store
-    from limbeck.training import Progress, Result, Stage, Training, fit, fit_stages
+    from limbeck.training import Progress, Result, Stage, Training, fit, fit_many, fit_stages
 
 __version__ = "0.1.0"
 
@@ -59,6 +59,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "fit",
+    "fit_many",
     "fit_stages",
     "losses",
     "methods",
@@ -80,7 +81,7 @@ _HOMES = {
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
     "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "PredictTeacher", "StoredTeacher", "store"),
-    "training": ("Progress", "Result", "Stage", "Training", "fit", "fit_stages"),
+    "training": ("Progress", "Result", "Stage", "Training", "fit", "fit_many", "fit_stages"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

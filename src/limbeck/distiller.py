@@ -1,6 +1,7 @@
 """The distiller: student, teacher and objective as one module whose forward takes a batch and returns a loss."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -86,7 +87,7 @@ class Distiller(nn.Module):
             raise InputError("teacher: found None, but the objective reads a teacher; give one")
         self.student = student
         self.objective = objective
-        self._teacher = (teacher,)
+        self._teacher: tuple[Teacher | None] = (teacher,)
         self._cosines: Tensor | None = None
         self.step = 0
 
@@ -94,6 +95,15 @@ class Distiller(nn.Module):
     def teacher(self) -> Teacher | None:
         """The teacher, which is no submodule."""
         return self._teacher[0]
+
+    @contextmanager
+    def asking(self, teacher: Teacher) -> Iterator[None]:
+        """Ask another teacher instead inside the scope; one that gives the same answers, with the same fingerprint."""
+        before, self._teacher = self._teacher, (teacher,)
+        try:
+            yield
+        finally:
+            self._teacher = before
 
     def prepare(self, device: torch.device | str) -> "Distiller":
         """Place student, terms and teacher on a device."""

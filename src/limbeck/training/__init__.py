@@ -8,6 +8,7 @@ from limbeck.training.progress import Observer, Progress
 from limbeck.training.settings import Training
 from limbeck.training.stages import Stage, fit_stages
 from limbeck.training.state import Result
+from limbeck.training.together import attempt_many, fit_many
 from limbeck.training.transformers import TrainerModel
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "TrainerModel",
     "Training",
     "WeightAverage",
+    "attempt_many",
     "constrain_norms",
     "fit",
     "fit_apart",
+    "fit_many",
     "fit_stages",
     "load_weights",
     "save_weights",

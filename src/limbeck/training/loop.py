@@ -1,12 +1,13 @@
 """The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
@@ -28,7 +29,7 @@ from limbeck.training.progress import Observer, Progress, ignore
 from limbeck.training.settings import Training
 from limbeck.training.state import Result, Run, held, identity
 
-__all__ = ["Moment", "Turns", "fit", "steps"]
+__all__ = ["Batches", "Moment", "Turns", "batches_of", "fit", "steps"]
 
 
 class Moment(Enum):
@@ -48,6 +49,29 @@ Turns = Generator[tuple[Moment, Run], None, Result]
 """A training in turns: it stops at each moment, and gives its result at the end."""
 
 
+class Batches(Protocol):
+    """Where a training's batches come from."""
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Yield a rank's part of each batch of an epoch, from batch `start` on."""
+
+
+def batches_of(train_set: SampleSet, training: Training, order: int) -> Loader:
+    """Return the batches of a training: a function of the set, some of the settings and the seed of the order."""
+    return Loader(
+        train_set,
+        training.batch_size,
+        seed=derive_seed(order, "data"),
+        augment=training.augment,
+        clean_view=True,
+        workers=training.workers,
+    )
+
+
 def fit(
     distiller: Distiller,
     train_set: SampleSet,
@@ -55,6 +79,7 @@ def fit(
     *,
     training: Training | None = None,
     seed: int = 0,
+    order: int | None = None,
     folder: str | Path | None = None,
     watch: Observer = ignore,
     label: str = "student",
@@ -64,6 +89,7 @@ def fit(
 
     training: the settings, or give them by name (`epochs=30, learning_rate=0.05`).
     seed: of the order, the augmentation and dropout; the same seed gives the same weights, bit for bit on the CPU.
+    order: a seed of the order and the augmentation alone, where they are not to follow `seed`.
     folder: where to keep checkpoints, metrics.jsonl and the student's weights.  A folder that already holds a part of
         the same training is gone on with, and a finished one is read; another training there raises RunError, and
         so does one that goes on there at this moment.
@@ -84,7 +110,15 @@ def fit(
         raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
     training = training or Training(**settings)
     turns = steps(
-        distiller, train_set, validation, training=training, seed=seed, folder=folder, watch=watch, label=label
+        distiller,
+        train_set,
+        validation,
+        training=training,
+        seed=seed,
+        order=order,
+        folder=folder,
+        watch=watch,
+        label=label,
     )
     with signals(folder is not None) as signal, closing(turns):
         while True:
@@ -109,6 +143,7 @@ def steps(
     order: int | None = None,
     folder: str | Path | None = None,
     at: int | None = None,
+    batches: Batches | None = None,
     watch: Observer = ignore,
     label: str = "student",
 ) -> Turns:
@@ -116,22 +151,17 @@ def steps(
 
     order: a seed of order and augmentation of their own, where dropout's is to be another.
     at: the step of the checkpoint to go on from, 0 for none; the newest by default.
+    batches: those that `batches_of` makes for the same set, settings and seed, where several trainings share them.
     Random numbers are drawn from the framework's generator: where several trainings take turns, each needs its own
     state of it (see `limbeck.peers`).
     """
+    order = None if order == seed else order
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
     distiller.prepare(accelerator.device)
     train_set = train_set.to(accelerator.device)
     validation = None if validation is None else validation.to(accelerator.device)
-    loader = Loader(
-        train_set,
-        training.batch_size,
-        seed=derive_seed(seed if order is None else order, "data"),
-        augment=training.augment,
-        clean_view=True,
-        workers=training.workers,
-    )
+    loader = batches_of(train_set, training, seed if order is None else order) if batches is None else batches
     rate = learning_rate(training, loader.steps)
     teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
     ledger = Ledger()

@@ -1,0 +1,136 @@
+"""What trainings on the same batches need not do each for itself: make a batch, and ask the teacher about it."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.batch import Batch
+from limbeck.distiller import ClassVectors, Teacher
+from limbeck.errors import ModelError
+from limbeck.outputs import Outputs, Tap
+from limbeck.training.engine import placed
+from limbeck.training.loop import Batches
+
+__all__ = ["SharedBatches", "SharedTeacher"]
+
+
+@dataclass
+class _Place:
+    """Where the batches of a rank are drawn from, and the one that was drawn last."""
+
+    epoch: int
+    position: int
+    batches: Iterator[Batch]
+    last: Batch
+
+
+class SharedBatches:
+    """Batches that are made once for all trainings that stand at the same place, and placed where they are computed.
+
+    A training that stands elsewhere gets the batches of its own place, and the others theirs, at the cost of making
+    them anew; so let those that are behind catch up first.
+    """
+
+    def __init__(self, batches: Batches, device: torch.device, memory_format: str) -> None:
+        self._batches, self._device, self._memory_format = batches, device, memory_format
+        self._places: dict[tuple[int, int], _Place] = {}
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return self._batches.steps
+
+    def epoch(self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Yield a rank's part of each batch of an epoch, from batch `start` on: the same objects to everyone."""
+        return (self._at(epoch, position, rank, world) for position in range(start, self.steps))
+
+    def _at(self, epoch: int, position: int, rank: int, world: int) -> Batch:
+        place = self._places.get((rank, world))
+        if place is None or place.epoch != epoch or position not in (place.position, place.position + 1):
+            drawn = self._batches.epoch(epoch, start=position, rank=rank, world=world)
+            place = self._places[rank, world] = _Place(epoch, position, drawn, self._placed(next(drawn)))
+        elif position > place.position:
+            place.position, place.last = position, self._placed(next(place.batches))
+        return place.last
+
+    def _placed(self, batch: Batch) -> Batch:
+        return placed(batch, self._device, self._memory_format)
+
+
+@dataclass
+class _Asked:
+    """A batch that the teacher was asked about, as the tensors that decide the answer, and what it said.
+
+    answers: each for the taps and the precision, in which autocast has a say, that it was asked with.
+    """
+
+    tensors: list[Tensor]
+    answers: list[tuple[Any, Outputs]] = field(default_factory=list)
+
+
+class SharedTeacher:
+    """A teacher that is asked once about a batch, whoever comes with that batch after.
+
+    last: of how many batches, the latest, the answers are kept.  A batch is known by its tensors being the same
+    objects, so that a training that changes its batch asks for itself.
+    """
+
+    def __init__(self, teacher: Teacher, last: int = 1) -> None:
+        self.teacher = teacher
+        self._asked: deque[_Asked] = deque(maxlen=last)
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        """Return the teacher's outputs, computed by whoever asked first."""
+        tensors, wanted = list(_tensors(batch)), (dict(taps or {}), _precision(batch.index.device))
+        asked = next((known for known in self._asked if _same(known.tensors, tensors)), None)
+        if asked is None:
+            asked = _Asked(tensors)
+            self._asked.append(asked)
+        for known, answer in asked.answers:
+            if known == wanted:
+                return answer
+        answer = self.teacher(batch, taps) if taps else self.teacher(batch)
+        asked.answers.append((wanted, answer))
+        return answer
+
+    def class_vectors(self, classes: int | None = None) -> Tensor:
+        """Return the teacher's class vectors; ModelError where it has none."""
+        if not isinstance(self.teacher, ClassVectors):
+            raise ModelError(f"teacher: {type(self.teacher).__name__} has no class vectors; let a network teach")
+        return self.teacher.class_vectors(classes)
+
+    def to(self, device: torch.device | str) -> "SharedTeacher":
+        """Place the teacher on a device."""
+        self.teacher.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        """Return the teacher's fingerprint."""
+        return self.teacher.fingerprint()
+
+
+def _precision(device: torch.device) -> torch.dtype | None:
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def _same(known: list[Tensor], tensors: list[Tensor]) -> bool:
+    return len(known) == len(tensors) and all(one is other for one, other in zip(known, tensors, strict=True))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a batch, in an order that is the same for batches of the same parts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, Batch):
+        parts = [value.index, value.view, value.inputs, value.labels, value.mask, value.views, value.extras]
+        if value.mix is not None:
+            parts += [value.mix.partner, value.mix.labels, value.mix.share]
+        for part in parts:
+            yield from _tensors(part)
