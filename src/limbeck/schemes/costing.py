@@ -4,6 +4,7 @@ A sample that a network learns from costs three forward passes (one forward, and
 a teacher answers costs one, once if its answers are stored.  Validation is not counted: it is the same for all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,11 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Teacher
 from limbeck.evaluation.cost import flops
 from limbeck.objective import Objective
+from limbeck.peers import Peer
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
 from limbeck.training import Result
 
-__all__ = ["LEARNING", "Compute", "forward_flops", "spent"]
+__all__ = ["LEARNING", "Compute", "forward_flops", "spent", "spent_by_peers"]
 
 LEARNING = 3
 """Forward passes that a sample costs the network that learns from it."""
@@ -62,6 +64,17 @@ def spent(
     learning = LEARNING * forward_flops(student, samples) * seen
     answer = _answer_flops(teacher, samples)
     return Compute(learning, answer * seen * _share_read(objective, result.steps) if answer else 0.0)
+
+
+def spent_by_peers(peers: Sequence[Peer], results: Sequence[Result]) -> Compute:
+    """Return what peers took together: what each learnt, and what all others told it after the burn-in."""
+    total = Compute()
+    answers = [forward_flops(peer.distiller.student, peer.train_set) for peer in peers]
+    for peer, result, own in zip(peers, results, answers, strict=True):
+        seen = len(result.history) * len(peer.train_set)
+        listening = max(0, result.steps - peer.distiller.burn_in) / max(result.steps, 1)
+        total += Compute(LEARNING * own * seen, (sum(answers) - own) * seen * listening)
+    return total
 
 
 def _answer_flops(teacher: Teacher | None, samples: SampleSet) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,8 +13,9 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import RunError
 from limbeck.objective import Objective
+from limbeck.peers import Peer, fit_together
 from limbeck.runs import RunFolder
-from limbeck.schemes.costing import Compute, forward_flops, spent
+from limbeck.schemes.costing import Compute, forward_flops, spent, spent_by_peers
 from limbeck.schemes.preparing import Shop, asked
 from limbeck.schemes.teaching import TrainedTeacher, wrap_teacher
 from limbeck.teachers import StoredTeacher, store
@@ -155,6 +156,30 @@ class Work(Shop):
         cost = spent(distiller.student, distiller.teacher, distiller.objective, result, samples)
         self._count(unit, cost + Compute(answers=extra * len(result.history) * len(samples)))
         return result
+
+    def fit_together(
+        self, peers: Mapping[str, Peer], *, update: Literal["simultaneous", "sequential"], every: int
+    ) -> dict[str, Result]:
+        """Train peers step by step together, each a unit: found finished, they are read; found begun, gone on with.
+
+        Each unit costs what all of them took.
+        """
+        placed = [
+            replace(peer, training=self.planned(unit, peer.training), folder=self.place(unit))
+            for unit, peer in peers.items()
+        ]
+        results = dict(zip(peers, fit_together(placed, update=update, every=every, watch=self.watch), strict=True))
+        for unit, peer in zip(peers, placed, strict=True):
+            if peer.training.patience is not None or peer.training.keep == "best":
+                self.decided.epochs[unit] = results[unit].epoch
+        self._count("peers", spent_by_peers(placed, list(results.values())))
+        self.owe(*peers)
+        return results
+
+    def owe(self, *roles: str) -> None:
+        """Let roles be known that took no training besides those so far, all of which they owe to."""
+        for role in roles:
+            self._count(role, Compute())
 
     def planned(self, unit: str, training: Training) -> Training:
         """Return a unit's training with the epochs that were chosen for it before, if they were."""

@@ -1,0 +1,204 @@
+"""Peers that train step by step together in one process: the reference of codistillation and mutual learning."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from limbeck import checks
+from limbeck.data import SampleSet
+from limbeck.distiller import check_answer
+from limbeck.errors import InputError, RunError
+from limbeck.outputs import run_model
+from limbeck.peers.distiller import PeerDistiller
+from limbeck.peers.turns import Turn
+from limbeck.training import Observer, Result, Training, checkpoints
+from limbeck.training.engine import signals
+from limbeck.training.loop import Moment, Turns, steps
+from limbeck.training.progress import ignore
+
+__all__ = ["Peer", "exchanging", "fit_together"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One of the peers, as `fit` would be told of it.
+
+    order: the seed of order and augmentation, where peers see the same batches though their dropout differs.
+    folder: where its checkpoints and its result are kept.
+    """
+
+    distiller: PeerDistiller
+    train_set: SampleSet
+    validation: SampleSet | None = None
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+    order: int | None = None
+    folder: Path | None = None
+    label: str = "peer"
+
+
+def fit_together(
+    peers: Sequence[Peer],
+    *,
+    update: Literal["simultaneous", "sequential"] = "simultaneous",
+    every: int = 1,
+    watch: Observer = ignore,
+) -> list[Result]:
+    """Train peers whose distillers are a `circle`, each through the one loop, and return their results.
+
+    At the end of the burn-in and every so many steps from then on each peer is published.  With `update:
+    simultaneous` all publish, then all compute their gradients, and then all are updated; with `sequential` a peer is
+    updated, and in a step at which peers publish it does so at once, before the next computes its gradients (Anil et
+    al. 2018, algorithm 1).
+    A peer that has ended teaches with the weights that it kept.
+
+    Where the peers have folders, they are saved at the same steps, and a second call goes on from the newest one that
+    all of them have: bit for bit as if it had not been broken off.
+
+    Raises what `fit` does, and InputError for a peer of another burn-in.
+
+    >>> import limbeck as lb
+    >>> from torch import nn
+    >>> from limbeck.peers import circle
+    >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
+    >>> objectives = [lb.methods.kd(temperature=1.0, hard_weight=1.0, soft_weight=1.0) for _ in range(2)]
+    >>> pair = circle([nn.Linear(3, 4), nn.Linear(3, 4)], objectives)
+    >>> short = Training(epochs=1, batch_size=16)
+    >>> [result.steps for result in fit_together([Peer(each, samples, training=short) for each in pair])]
+    [4, 4]
+    """
+    checks.at_least("every", every, 1)
+    if update not in ("simultaneous", "sequential"):
+        raise InputError(f"update: found {update!r}, expected simultaneous or sequential")
+    found = {peer.distiller.burn_in for peer in peers}
+    if len(found) != 1:
+        raise InputError(f"burn_in: the peers have {sorted(found)}, expected the same for all")
+    burn_in = found.pop()
+    _check_classes(peers)
+    folders = [peer.folder for peer in peers if peer.folder is not None]
+    if folders and len(folders) != len(peers):
+        raise InputError(f"folder: {len(folders)} of {len(peers)} peers have one, expected all or none")
+    at = _newest_in_common(folders) if folders else None
+    with signals(bool(folders)) as signal, ExitStack() as open_turns:
+        turns = []
+        for peer in peers:
+            turns.append(Turn(_steps_of(peer, at, watch)))
+            open_turns.callback(turns[-1].close)
+        seconds = min(peer.training.checkpoint_seconds for peer in peers)
+        for number, turn in enumerate(turns):
+            if turn.run.finished:
+                peers[number].distiller.publish()
+            if turn.run.finished or turn.run.step > burn_in:
+                _see(peers, number)
+        while running := [number for number, turn in enumerate(turns) if turn.running]:
+            _step(peers, turns, running, update, exchanging_now=exchanging(turns[running[0]].run.step, burn_in, every))
+            running = [number for number in running if turns[number].running]
+            ended = [turn for turn in turns if turn.result is None and not turn.running]
+            lead = turns[running[0]].run if running else None
+            if ended or (lead is not None and lead.due(seconds, signal)):
+                for turn in turns:
+                    if turn.result is None and not turn.run.finished:
+                        turn.save()
+                if lead is not None:
+                    signal.stop(lead.last_good)
+            _finish(peers, turns)
+        last = turns[-1].run
+        signal.share(last.accelerator)
+        signal.stop(last.last_good)
+    return [turn.result for turn in turns if turn.result is not None]
+
+
+def _steps_of(peer: Peer, at: int | None, watch: Observer) -> Turns:
+    return steps(
+        peer.distiller,
+        peer.train_set,
+        peer.validation,
+        training=peer.training,
+        seed=peer.seed,
+        order=peer.order,
+        folder=peer.folder,
+        at=at,
+        watch=watch,
+        label=peer.label,
+    )
+
+
+def exchanging(step: int, burn_in: int, every: int) -> bool:
+    """Whether peers publish before a step.
+
+    >>> [step for step in range(12) if exchanging(step, burn_in=3, every=4)]
+    [3, 7, 11]
+    """
+    return step >= burn_in and (step - burn_in) % every == 0
+
+
+def _step(
+    peers: Sequence[Peer], turns: Sequence[Turn], running: Sequence[int], update: str, *, exchanging_now: bool
+) -> None:
+    """Take the next step of those peers that have one; whoever finds that it has none comes to its end."""
+    if exchanging_now:
+        for number in running:
+            _publish(peers, number)
+    if update == "simultaneous":
+        for number in running:
+            turns[number].go_on()
+    for number in running:
+        turn = turns[number]
+        if update == "sequential":
+            turn.go_on()
+        if turn.moment is Moment.COMPUTED:
+            turn.go_on()
+            if update == "sequential" and exchanging_now:
+                _publish(peers, number)
+
+
+def _publish(peers: Sequence[Peer], number: int) -> None:
+    peers[number].distiller.publish()
+    _see(peers, number)
+
+
+def _see(peers: Sequence[Peer], number: int) -> None:
+    """Let the others listen to a peer that has published something."""
+    own = peers[number].distiller.published
+    for peer in peers:
+        others = peer.distiller.others
+        others.present = [here or model is own for here, model in zip(others.present, others.models, strict=True)]
+
+
+def _finish(peers: Sequence[Peer], turns: Sequence[Turn]) -> None:
+    """Let those that have ended write their results, once all others are saved: they can be gone on with from there."""
+    for number, turn in enumerate(turns):
+        if turn.result is None and not turn.running:
+            turn.go_on()
+            _publish(peers, number)
+
+
+def _newest_in_common(folders: Sequence[Path]) -> int:
+    """Return the step of the newest checkpoint that all who have not finished have; 0 where there is none."""
+    unfinished = [folder for folder in folders if not (folder / "result.json").is_file()]
+    saved = [set(checkpoints.steps(folder / "checkpoints")) for folder in unfinished]
+    common = set.intersection(*saved) if saved else set()
+    if not common and unfinished and len(unfinished) < len(folders):
+        names = ", ".join(f"'{folder}'" for folder in unfinished)
+        raise RunError(
+            f"resume: some peers have finished, and {names} cannot be gone on with (there is no checkpoint); delete "
+            "the folders of all peers to train them anew"
+        )
+    return max(common, default=0)
+
+
+def _check_classes(peers: Sequence[Peer]) -> None:
+    """Require that each peer answers for the classes of the data."""
+    for number, peer in enumerate(peers, start=1):
+        samples = peer.train_set
+        batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
+        model = peer.distiller.published
+        if model is None:
+            raise InputError(f"peer {number}: its distiller publishes nothing; make all of them with circle(...)")
+        with torch.no_grad():
+            logits = run_model(model, batch.inputs, task=samples.task).logits
+        check_answer(f"peer {number}", logits, samples.classes, samples.task)

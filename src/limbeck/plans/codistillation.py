@@ -1,0 +1,95 @@
+"""Codistillation: copies of a network on data of their own learn from the mean of the others, which may be stale."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from limbeck import checks
+from limbeck.card import Card
+from limbeck.data import SampleSet
+from limbeck.errors import InputError
+from limbeck.objective import Objective
+from limbeck.plans.peers import PeersScheme, labelled_alone, longer, shard
+from limbeck.training import Training
+
+if TYPE_CHECKING:
+    from limbeck.schemes.work import Work
+
+__all__ = ["CARD", "Codistillation"]
+
+CARD = Card(
+    name="codistillation",
+    summary="networks train side by side, each also on the mean of what the others, perhaps stale, say of its batch",
+    authors="Rohan Anil, Gabriel Pereyra, Alexandre Passos, Róbert Ormándi, George E. Dahl, Geoffrey E. Hinton",
+    year=2018,
+    title="Large scale distributed neural network training through online distillation",
+    source="https://arxiv.org/abs/1804.03235",
+    formula="φ(y, F(θ_i, x)) + ψ(mean_{j≠i} F(θ_j, x), F(θ_i, x)) after the burn-in; θ_j of every m-th step",
+)
+
+
+@dataclass(frozen=True)
+class Codistillation(PeersScheme):
+    """Networks that learn from labels and from the mean of the others' distributions, each on its own batches.
+
+    The method gives both losses; {name: kd, temperature: 1, hard_weight: 1, soft_weight: 1} is the paper's, whose ψ
+    is the cross-entropy, with the same gradient.  `limbeck codistill` trains each peer in a process group of its own.
+
+    burn_in: steps in which each learns alone.
+    every: the peers publish their weights at the end of the burn-in and every so many steps from then on; in between
+        they see each other as they were.
+    data: "same", each sees all samples in an order of its own, or "shards", each a part, as often as to take as many
+        steps.
+    large_batch: whether one network is trained to compare with, for as many steps with the batches of all peers
+        together.
+    """
+
+    burn_in: int = 0
+    every: int = 1
+    data: Literal["same", "shards"] = "same"
+    large_batch: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.at_least("burn_in", self.burn_in, 0)
+        checks.at_least("every", self.every, 1)
+        if self.data not in ("same", "shards"):
+            raise InputError(f"data: found {self.data!r}, expected same or shards")
+
+    @property
+    def listening_from(self) -> int:
+        """The end of the burn-in."""
+        return self.burn_in
+
+    @property
+    def period(self) -> int:
+        """Every how many steps peers publish what they are."""
+        return self.every
+
+    def joined(self, objective: Objective) -> Objective:
+        """Return the method, whose teacher is the mean of the others."""
+        return objective
+
+    def share(self, number: int, samples: SampleSet) -> SampleSet:
+        """Return a peer's shard, or all of the set."""
+        return shard(samples, number, self.count) if self.data == "shards" else samples
+
+    def lasting(self, training: Training) -> Training:
+        """Return a training of as many steps as the student alone takes."""
+        return longer(training, self.count) if self.data == "shards" else training
+
+    def roles(self) -> Mapping[str, str]:
+        """Return the peers, their ensemble, and the network that had all their batches."""
+        compared = {"large_batch": "one network, batches of all peers"} if self.large_batch else {}
+        return {**super().roles(), **compared}
+
+    def train(self, work: "Work") -> dict[str, nn.Module]:
+        """Train the peers, and what they are compared with."""
+        models = super().train(work)
+        if self.large_batch:
+            training = longer(work.training, self.count, batch_size=self.count * work.training.batch_size)
+            distiller = labelled_alone(work.student(), work.objective())
+            models["large_batch"] = work.fit("large_batch", distiller, work.parts.alone, training=training).student
+        return models
