@@ -7,11 +7,23 @@ import pytest
 import torch
 
 from limbeck import data
+from limbeck.batch import Batch
 from limbeck.data import Splits, TensorSet
 from limbeck.errors import NonFiniteLossError, RunError
-from limbeck.recipes import all_targets, muller2019, reproducing, stanton2021, targets_fashion_mnist, targets_mnist
+from limbeck.losses import class_cosines
+from limbeck.outputs import Outputs
+from limbeck.recipes import (
+    all_targets,
+    muller2019,
+    reproducing,
+    stanton2021,
+    tang2020_cifar100,
+    targets_fashion_mnist,
+    targets_mnist,
+)
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets
 from limbeck.recipes.reproduction import Lab
+from limbeck.teachers import StoredTeacher
 from limbeck.training.progress import ignore
 
 
@@ -27,13 +39,22 @@ def _small_sets(monkeypatch):
     def splits(seed, folder=None):
         return Splits(drawn(400, seed), drawn(100, seed + 10), "stripes")
 
-    kinds = {"mnist": partial(splits, 0), "fashion_mnist": partial(splits, 1)}
+    def colours(folder=None):
+        parts = (
+            replace(drawn(count, 2, channels=3), groups=GROUPS, group_names=tuple("abcde")) for count in (400, 100)
+        )
+        return Splits(*parts, "stripes")
+
+    kinds = {"mnist": partial(splits, 0), "fashion_mnist": partial(splits, 1), "cifar100": colours}
     monkeypatch.setattr(data, "kinds", lambda: kinds)
 
 
-def drawn(count, seed):
+GROUPS = (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+
+
+def drawn(count, seed, channels=1):
     labels = torch.arange(count) % 10
-    pictures = torch.rand((count, 1, 28, 28), generator=torch.Generator().manual_seed(seed))
+    pictures = torch.rand((count, channels, 28, 28), generator=torch.Generator().manual_seed(seed))
     pictures[torch.arange(count)[:, None], 0, 2 * labels[:, None] + torch.arange(2)] += 0.5
     return TensorSet.of(pictures, labels, class_names=[f"class {number}" for number in range(10)])
 
@@ -201,3 +222,65 @@ def test_all_students_take_as_many_steps(tmp_path):
         samples = drawn(budget[size], 0)
         training = stanton2021._training(lab, samples, 2000, 0.1)
         assert training.epochs * (len(samples) // training.batch_size) == 2000
+
+
+# -------------------------------------------------------------------------------------------------- CIFAR-100, in parts
+
+
+def parts_of_kd(tmp_path, **changes):
+    network = {"kind": "resnet", "depth": 8, "widths": [4, 4, 4, 4]}
+    budget = {**tang2020_cifar100.REPRODUCTION.budgets["reduced"], "train": 200, "teacher": network, "student": network}
+    budget |= {"teacher_epochs": 1, "epochs": 1, "training": {"learning_rate": 0.1}, **changes}
+    return Lab("tang2020-cifar100", tmp_path, budget, tang2020_cifar100._load(None, budget), ignore)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "live"])
+def test_every_row_of_tang2020_cifar100(stored):
+    network = {"kind": "resnet", "depth": 8, "widths": [4, 4, 4, 4]}
+    tiny = {"train": 100, "groups": 4, "teacher": network, "student": network, "teacher_epochs": 1, "epochs": 1}
+    tiny |= {"training": {"learning_rate": 0.1}, "stored": stored}
+    paper, found = run(tang2020_cifar100.REPRODUCTION, tiny, seeds=[1])
+    check_rows(paper, found)
+    above = found["kd"][1]["accuracy, %"] - found["hard"][1]["accuracy, %"]
+    assert found["kd"][1]["above hard labels"] == pytest.approx(above)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_seeds_share_a_teacher_or_have_their_own(shared, tmp_path):
+    lab = parts_of_kd(tmp_path, one_teacher=shared)
+    first, second = (tang2020_cifar100._teacher(lab, seed).fingerprint() for seed in (0, 1))
+    assert (first == second) == shared
+
+
+def test_the_first_groups_are_a_set_of_their_own(tmp_path):
+    sets = parts_of_kd(tmp_path, groups=2).sets
+    assert sets["train"].classes == 4
+    assert sets["train"].groups == (0, 0, 1, 1)
+    assert sorted(set(sets["train"].labels.tolist())) == [0, 1, 2, 3]
+    assert len(sets["train"]) == 80
+    assert parts_of_kd(tmp_path, groups=5).sets["train"].classes == 10
+
+
+def test_targets_are_as_sure_of_the_true_class_as_the_teacher(tmp_path, monkeypatch):
+    lab = parts_of_kd(tmp_path, groups=5)
+    samples, draws = lab.sets["train"], torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(200, 10, generator=draws) + 9 * torch.eye(10)[samples.labels]
+    vectors = torch.randn(10, 6, generator=draws)
+    answers = StoredTeacher(logits, samples.index, source=samples.source, class_vectors=vectors)
+    monkeypatch.setattr(tang2020_cifar100, "_answers", lambda lab, seed: answers)
+    batch = Batch(index=samples.index, view=torch.zeros_like(samples.index), inputs=None, labels=samples.labels)
+    outputs = Outputs(answers.logits, class_cosines=class_cosines(answers.class_vectors()))
+    own = (answers.logits / 4).softmax(-1).gather(1, samples.labels[:, None]).mean()
+    for name, target in tang2020_cifar100._targets(lab, 0).items():
+        if name in ("rel", "pt-rel"):
+            target = target.settled(samples.legend)
+        log_probs = target(outputs, batch, 4.0).log_probs
+        found = log_probs.exp().gather(1, samples.labels[:, None]).mean()
+        if name != "topk":
+            assert found == pytest.approx(float(own), abs=1e-4), name
+
+
+def test_masses_are_of_the_class_its_siblings_and_the_rest():
+    rows = torch.tensor([[0.5, 0.2, 0.2, 0.1], [0.0, 0.1, 0.6, 0.3]], dtype=torch.float64)
+    masses = tang2020_cifar100._masses(rows, torch.tensor([0, 2]), torch.tensor([0, 0, 1, 1]))
+    assert masses == pytest.approx((0.55, 0.25, 0.2))

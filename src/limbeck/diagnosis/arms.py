@@ -15,7 +15,7 @@ from limbeck.losses import class_cosines, similar_classes, soften
 from limbeck.objective import Objective
 from limbeck.targets import Mixture, SimilarClasses, SmoothedLabels, Softmax, Target, TopK, TrueClass
 
-__all__ = ["Matching", "match", "objectives"]
+__all__ = ["Matching", "match", "matched_tau", "objectives"]
 
 _COLDEST, _HOTTEST = 1e-3, 1e3  # where KD-sim's τ is looked for
 _POWER = 0.3
@@ -49,11 +49,11 @@ def match(answers: Answers, temperature: float) -> Matching:
     own = soften(answers.train.double(), temperature).log_probs.gather(1, labels[:, None]).exp()
     confidence = float(own.mean())
     epsilon = min(1.0, max(0.0, (1.0 - confidence) * classes / (classes - 1)))
-    tau = None if answers.vectors is None else _matched_tau(answers.vectors, labels, confidence)
+    tau = None if answers.vectors is None else matched_tau(answers.vectors, labels, confidence)
     return Matching(confidence, epsilon, tau)
 
 
-def _matched_tau(vectors: Tensor, labels: Tensor, confidence: float) -> float:
+def matched_tau(vectors: Tensor, labels: Tensor, confidence: float) -> float:
     """Return the τ whose mean mass on the true class is `confidence`, by bisection: the mass falls as τ rises."""
     cosines = class_cosines(vectors.double())
     every = torch.arange(len(vectors))

@@ -18,7 +18,7 @@ _FOLDERS = {"mnist": "mnist", "fashion_mnist": "fashion-mnist", "cifar100": "cif
 
 
 def image_sets(kind: str, folder: Path | None, *, train: int, held_out: int) -> dict[str, SampleSet]:
-    """Return the first `train` training images, `held_out` others of the training images, and the test images.
+    """Return the first `train` training images, the `held_out` images after them, if any, and the test images.
 
     kind: of data.  folder: the images' own, or the one that holds it; None for LIMBECK_DATA or a download.
     """
@@ -30,11 +30,8 @@ def image_sets(kind: str, folder: Path | None, *, train: int, held_out: int) -> 
     if train + held_out > len(splits.train):
         raise RunError(f"{kind}: found {len(splits.train)} training images, expected {train} and {held_out} held out")
     places = torch.arange(train + held_out)
-    return {
-        "train": splits.train.subset(places[:train]),
-        "held_out": splits.train.subset(places[train:]),
-        "test": splits.test,
-    }
+    sets = {"train": splits.train.subset(places[:train]), "test": splits.test}
+    return sets | ({"held_out": splits.train.subset(places[train:])} if held_out else {})
 
 
 def crossed(*choices: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
