@@ -34,3 +34,14 @@ def test_a_table_has_the_paper_beside_ours_and_names_the_rows_that_were_not_run(
     assert "| row a | errors | 67 | 70.5 ± 2.1 | 69, 72 |" in table
     assert "|  | bias |  | 3.4 | 3.4, 3.4 |" in table
     assert table.endswith("Not run yet at this budget: `b`.\n")
+
+
+def test_five_seeds_have_an_interval() -> None:
+    row = Row("a", "row a", (Figure("errors"),), lambda lab, seed: {})
+    paper = Reproduction("p", "P", (row,), {"full": {}}, {"full": (0,)}, lambda folder, budget: {})
+    seeds = {str(seed): {"errors": float(seed)} for seed in range(1, 6)}
+    ours = {"ours": {"errors": {"mean": 3.0, "sd": 1.5811}}, "seeds": seeds}
+    # 2.776445 is the 97.5 % point of Student's t with four degrees of freedom: 3 ± 2.776445·√(2.5/5)
+    assert "| 3 ± 1.6 [1.037, 4.963] | 1, 2, 3, 4, 5 |" in markdown(paper, {"rows": {"a": {"full": ours}}}, "full")
+    del seeds["5"]
+    assert "[" not in markdown(paper, {"rows": {"a": {"full": ours}}}, "full")
