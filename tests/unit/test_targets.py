@@ -587,6 +587,44 @@ def test_the_virtual_teacher_is_its_formula():
         same(probabilities(found), expected)
 
 
+@pytest.mark.parametrize("classes", [2, 6, 100])
+def test_the_virtual_teacher_can_be_softened_as_the_papers_code_does(classes):
+    labels = torch.tensor([1, 0])
+    for softening in (0.5, 20.0):
+        given = torch.full((2, classes), 0.01 / (classes - 1), dtype=torch.float64)
+        given[[0, 1], labels] = 0.99
+        expected = torch.softmax(given / softening, 1)
+        for temperature in (1.0, 4.0):
+            found = losses.virtual_teacher(labels, classes, 0.99, temperature, softening=softening, dtype=torch.float64)
+            same(probabilities(found), expected)
+            target = targets.VirtualTeacher(0.99, softening)
+            outputs = Outputs(torch.zeros(2, classes, dtype=torch.float64))
+            same(probabilities(target(outputs, Batch.of(torch.zeros(2, 1), labels), temperature)), expected)
+    assert float((expected - 1 / classes).abs().max()) < 0.02  # at 20 it says hardly more than the uniform target
+
+
+def test_the_loss_of_the_papers_code_is_reachable():
+    """(1-α)·CE + α·m·KLDivLoss(log_softmax(z), softmax(ρ/τ)), its mean being over samples and classes."""
+    torch.manual_seed(0)
+    student, labels, alpha, multiplier = torch.randn(7, 5, dtype=torch.float64), torch.randint(5, (7,)), 0.1, 50.0
+    rho = torch.full((7, 5), 0.01 / 4, dtype=torch.float64).scatter(1, labels[:, None], 0.99)
+    soft = torch.nn.functional.kl_div(student.log_softmax(1), (rho / 20).softmax(1), reduction="sum") / (7 * 5)
+    expected = (1 - alpha) * torch.nn.functional.cross_entropy(student, labels) + alpha * multiplier * soft
+    objective = methods.tf_kd(1.0, hard_weight=1 - alpha, soft_weight=alpha * multiplier / 5, softening=20.0)
+    found = objective({"student": Outputs(student)}, Batch.of(torch.zeros(7, 1), labels), 0)
+    assert float(found.total) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("softening", [0.0, -1.0, math.nan, "high", True])
+def test_a_softening_is_above_0(softening):
+    for call in (
+        lambda: losses.virtual_teacher(torch.tensor([0]), 3, 0.99, softening=softening),
+        lambda: targets.VirtualTeacher(0.99, softening),
+    ):
+        with pytest.raises(InputError, match=r"^softening: found"):
+            call()
+
+
 @pytest.mark.parametrize("confidence", [0.89, 1.0, -1.0, math.nan, "high", True])
 def test_a_virtual_teacher_is_sure_and_not_certain(confidence):
     for call in (

@@ -36,7 +36,7 @@ def kd_rel(
 
     temperature, alpha, hard_weight, soft_weight: as for `kd`.  groups: {group: [classes]} by name or number,
     the number of the group of each class, or "coarse" for the hierarchy that the data has.  masses: β1, β2, β3, 0 or
-    above, adding up to 1.
+    above, adding up to 1; the defaults are ours.
 
     >>> kd_rel(groups=[0, 0, 1, 1], masses=(0.9, 0.08, 0.02)).terms["soft"].target.groups
     (0, 0, 1, 1)

@@ -32,7 +32,8 @@ def kd_sim(
 ) -> Objective:
     """Build KD-sim (Tang et al. 2020), with the terms `hard` and `soft`; the soft one counts labelled examples.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.  power: a, above 0.  tau: τ, above 0.
+    temperature, alpha, hard_weight, soft_weight: as for `kd`.  power: a, above 0.  tau: τ, above 0.  The paper tunes
+    both; the defaults are ours.
     The teacher must have a linear last layer, whose rows are the vectors of the classes.
 
     >>> kd_sim(tau=0.3).terms["soft"].target

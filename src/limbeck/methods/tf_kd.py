@@ -27,12 +27,19 @@ def tf_kd(
     hard_weight: float | None = None,
     soft_weight: float | None = None,
     confidence: float = 0.99,
+    softening: float | None = None,
 ) -> Objective:
     """Build Tf-KD_reg (Yuan et al. 2020), with the terms `hard` and `soft`; both count labelled examples.
 
     temperature, alpha, hard_weight, soft_weight: as for `kd`.  confidence: u in [0.9, 1), of the true class.
+    softening: None, where the temperature softens virtual teacher and student, as in the paper's text.  Its published
+    code softens the probabilities instead of their logarithms, and the student not at all: that is temperature 1,
+    softening 20, hard_weight = 1-α and soft_weight = α·m/K with its α and multiplier m (its mean is over the K classes
+    too).
 
     >>> sorted(tf_kd().reads())
     ['student']
+    >>> tf_kd(temperature=1.0, softening=20.0).terms["soft"].target
+    VirtualTeacher(confidence=0.99, softening=20.0)
     """
-    return kd(temperature, alpha, hard_weight, soft_weight, target=VirtualTeacher(confidence))
+    return kd(temperature, alpha, hard_weight, soft_weight, target=VirtualTeacher(confidence, softening))

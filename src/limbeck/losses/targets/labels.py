@@ -35,25 +35,33 @@ def virtual_teacher(
     confidence: float = 0.99,
     temperature: float = 1.0,
     *,
+    softening: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Dense:
     """Make the answer of a teacher that is always right: u on the true class, (1-u)/(K-1) on each other (Yuan 2020).
 
     labels: (...) int64 in [0, classes), or `UNLABELLED`, whose row is uniform and is for the caller to mask.
     confidence: u in [0.9, 1), and above 1/K.  temperature: the distribution is softened like any teacher's, its
-    logits being the logarithms: ∝ u^(1/T).  Returns log-probabilities (..., classes).
+    logits being the logarithms: ∝ u^(1/T).  softening: the paper's published code takes the probabilities themselves
+    for logits; with a number s above 0 the answer is that code's softmax(ρ/s), ∝ exp(u/s), and the temperature is not
+    used.  At s = 20 that is nearly uniform.  Returns log-probabilities (..., classes).
 
     >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9).log_probs.exp()
     tensor([[0.9000, 0.0500, 0.0500]])
     >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, temperature=20.0).log_probs.exp()
     tensor([[0.3662, 0.3169, 0.3169]])
+    >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, softening=20.0).log_probs.exp()
+    tensor([[0.3428, 0.3286, 0.3286]])
     """
     checks.finite("confidence", confidence)
     checks.positive("temperature", temperature)
+    if softening is not None:
+        checks.positive("softening", softening)
     checks.at_least("classes", classes, 2)
     if not 0.9 <= confidence < 1:
         raise InputError(f"confidence: found {confidence}, expected at least 0.9 and less than 1")
-    margin = math.log(confidence * (classes - 1) / (1 - confidence)) / temperature
+    rest = (1 - confidence) / (classes - 1)
+    margin = math.log(confidence / rest) / temperature if softening is None else (confidence - rest) / softening
     log_rest = -margin - math.log1p((classes - 1) * math.exp(-margin))
     return _two_levels(labels, classes, margin + log_rest, log_rest, dtype)
 
