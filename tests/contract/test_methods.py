@@ -13,6 +13,7 @@ from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.objective import Objective
+from limbeck.outputs import Outputs
 from limbeck.tasks import REGRESSION
 from limbeck.teachers.model import ModelTeacher, state_digest
 
@@ -22,12 +23,31 @@ GIVEN = {"class_subset": {"classes": (3, 1)}, "kd_rel": {"groups": (0, 0, 1, 2)}
 """What a builder has to be given, or would ask the data for."""
 FOR_NUMBERS = {"bounded_regression"}
 """Methods for numbers to predict; all others are for classes."""
+TWO_HEADED = {"deit"}
+"""Methods for students that answer with a class head and a distillation head."""
 every_method = pytest.mark.parametrize("name", methods.names())
 
 
 def network(width, seed, dtype=torch.float64, classes=4):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, classes)).to(dtype)
+
+
+class TwoHeads(nn.Module):
+    """Two networks, each of which answers for one head."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, inputs):
+        heads = {"class": self.first(inputs), "distillation": self.second(inputs)}
+        return Outputs(heads["class"] + heads["distillation"], heads=heads)
+
+
+def student_of(name, dtype, classes):
+    student = network(8, 1, dtype, classes)
+    return TwoHeads(student, network(8, 4, dtype, classes)) if name in TWO_HEADED else student
 
 
 def objective_of(name):
@@ -51,7 +71,7 @@ def distiller_of(name, dtype=torch.float64):
     """A method with the defaults of its builder, on networks of its own."""
     objective = objective_of(name).to(dtype)
     classes = 2 if name == "class_subset" else 4
-    distiller = Distiller(network(8, 1, dtype, classes), ModelTeacher(network(16, 2, dtype)), objective)
+    distiller = Distiller(student_of(name, dtype, classes), ModelTeacher(network(16, 2, dtype)), objective)
     torch.manual_seed(3)
     distiller.build(batch_of(name, dtype=dtype))
     return distiller.train()

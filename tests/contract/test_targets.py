@@ -258,4 +258,4 @@ def one_by_one(student: torch.Tensor, target: Dense, row: int) -> torch.Tensor:
     """T²·KL of one example at T=2, in the order of its definition."""
     log_q = torch.log_softmax(student / 2.0, -1)
     log_p = target.log_probs[row]
-    return 4.0 * sum(log_p[i].exp() * (log_p[i] - log_q[i]) for i in range(len(log_p)))
+    return 4.0 * sum(log_p[i].exp() * (log_p[i] - log_q[i]) for i in range(len(log_p)) if log_p[i] > -torch.inf)

@@ -46,6 +46,8 @@ def shrunk(keys: Mapping[str, Any]) -> list[str]:
                 overrides.append(f"{where}.model.{layers}={[8] * len(model[layers])}")
         small = SMALL_MODELS.get(model.get("kind"), {})
         overrides += [f"{where}.model.{key}={value}" for key, value in small.items()]
+    if keys["teacher"].get("members"):
+        overrides.append("teacher.members=2")
     if not keys["data"]["transfer"]["only"]:
         overrides.append("data.transfer.fraction=0.1")
     overrides += [f"scheme.{key}={value}" for key, value in SMALL.items() if key in keys.get("scheme", {})]

@@ -9,6 +9,7 @@ from limbeck.errors import InputError, one_of
 from limbeck.methods.bounded_regression import bounded_regression
 from limbeck.methods.class_subset import class_subset
 from limbeck.methods.cwtm import cwtm
+from limbeck.methods.deit import deit
 from limbeck.methods.dist import dist
 from limbeck.methods.dkd import dkd
 from limbeck.methods.dkpp import dkpp
@@ -32,6 +33,7 @@ __all__ = [
     "card",
     "class_subset",
     "cwtm",
+    "deit",
     "dist",
     "dkd",
     "dkpp",

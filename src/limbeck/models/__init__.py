@@ -4,7 +4,8 @@ Every builder takes `input_shape` and `classes`, which a recipe fills in from it
 
 The networks for images name their parts alike, so that a hint can name them by short paths that stay: `stem`, `stage1`,
 `stage2` and so on, where there is one a `neck`, then `pool`, whose output (N, d) is the penultimate feature, and `fc`.
-A stage is a sequence of blocks: `stage2.0` is a path too.  `mlp` and `cnn` are plain sequences with numbered parts.
+A stage is a sequence of blocks: `stage2.0` is a path too.  `mlp` and `cnn` are plain sequences with numbered parts, and
+the parts of `vit` bear the names that published vision transformers have.
 
 The networks of the CIFAR tables of the distillation literature:
 
@@ -34,6 +35,7 @@ from limbeck.models.resnet import resnet
 from limbeck.models.shufflenet_v1 import shufflenet_v1
 from limbeck.models.shufflenet_v2 import shufflenet_v2
 from limbeck.models.vgg import vgg
+from limbeck.models.vit import vit
 from limbeck.models.wrn import wrn
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "shufflenet_v1",
     "shufflenet_v2",
     "vgg",
+    "vit",
     "wrn",
 ]
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
+from limbeck.targets.decision import Decision
 from limbeck.targets.dkpp import Permuted
 from limbeck.targets.geometric import GeometricMean
 from limbeck.targets.mixture import Mixture
@@ -28,6 +29,7 @@ from limbeck.targets.virtual import VirtualTeacher
 
 __all__ = [
     "PLAIN",
+    "Decision",
     "GeometricMean",
     "Mixture",
     "Permuted",

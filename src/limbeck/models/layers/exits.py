@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
+from limbeck.evaluation.cost import flop_counter
 from limbeck.outputs import Outputs, Tap, canonical_path, run_model
 
 __all__ = ["DEEPEST", "ExitOf", "WithExits"]
@@ -73,19 +74,17 @@ class WithExits(nn.Module):
 
     def forward_flops(self, inputs: Any) -> list[int]:
         """Return the FLOPs up to each exit, those of the exits before it included, and of the whole; at batch 1."""
-        from torch.utils.flop_counter import FlopCounterMode
-
         training, counts, heads = self.training, [], 0
         self.eval()
         try:
             with torch.no_grad():
                 features = run_model(self.base, inputs, self._taps).features
                 for name, leave in self.exits.items():
-                    with FlopCounterMode(display=False) as counter:
+                    with flop_counter() as counter:
                         leave(features[name])
                     heads += counter.get_total_flops()
                     counts.append(self._until(name, inputs) + heads)
-                with FlopCounterMode(display=False) as counter:
+                with flop_counter() as counter:
                     run_model(self.base, inputs)
                 counts.append(counter.get_total_flops() + heads)
         finally:
@@ -94,14 +93,13 @@ class WithExits(nn.Module):
 
     def _until(self, name: str, inputs: Any) -> int:
         """Return the FLOPs of the base until the module of an exit has answered."""
-        from torch.utils.flop_counter import FlopCounterMode
 
         def reached(*_: Any) -> None:
             raise _Reached
 
         modules = {canonical_path(path): module for path, module in self.base.named_modules()}
         handle = modules[canonical_path(self.paths[name])].register_forward_hook(reached)
-        counter = FlopCounterMode(display=False)
+        counter = flop_counter()
         try:
             with counter:
                 run_model(self.base, inputs)

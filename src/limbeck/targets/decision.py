@@ -1,0 +1,45 @@
+"""The teacher's decision: its most probable class, and nothing of how sure it is."""
+
+from dataclasses import dataclass
+
+import torch
+
+from limbeck.batch import Batch
+from limbeck.card import Card
+from limbeck.losses import Dense
+from limbeck.outputs import Outputs
+from limbeck.targets.target import Target, softened
+
+__all__ = ["CARD", "Decision"]
+
+CARD = Card(
+    name="decision",
+    summary="the teacher's most probable class with certainty, as if it were the label",
+    authors="Hugo Touvron, Matthieu Cord, Matthijs Douze, Francisco Massa, Alexandre Sablayrolles, Hervé Jégou",
+    year=2021,
+    title="Training data-efficient image transformers & distillation through attention",
+    source="https://arxiv.org/abs/2012.12877",
+    formula="ρ_i = 1 for i = argmax v, 0 else",
+)
+
+
+@dataclass(frozen=True)
+class Decision(Target):
+    """The class that the teacher finds most probable, alone; of equal ones the first (Touvron et al. 2021).
+
+    It is what softmax(v/T) comes to as T goes to 0.  The temperature of the term then softens the student alone; of an
+    ensemble it also decides at which temperature the members' distributions are averaged.
+
+    >>> batch = Batch.of(torch.zeros(1, 3))
+    >>> Decision()(Outputs(torch.tensor([[0.0, 2.0, 1.0]])), batch, temperature=1.0).log_probs.exp()
+    tensor([[0., 1., 0.]])
+    """
+
+    def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
+        log_probs = softened(outputs, temperature).log_probs
+        decided = log_probs.argmax(-1, keepdim=True)
+        return Dense(torch.full_like(log_probs, -torch.inf).scatter_(-1, decided, 0.0))
+
+    @property
+    def reads_teacher(self) -> bool:
+        return True
