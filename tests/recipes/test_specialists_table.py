@@ -3,9 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from limbeck.evaluation import predict
 from limbeck.recipes import hinton2015_specialists as paper
 from limbeck.recipes import reproducing
+from limbeck.recipes.reproduction import Lab
+from limbeck.training.progress import ignore
 
 TINY = {
     "data": {"kind": "synthetic", "dimensions": 20, "classes": 8, "groups": 2, "terms": 1, "train": 400, "test": 200},
@@ -29,7 +33,7 @@ def tiny(tmp_path, monkeypatch):
 def test_every_row_runs_and_is_read_the_second_time(tiny):
     found = reproducing.reproduce(tiny, seeds=[0])
     assert set(found) == {row.name for row in tiny.rows}
-    assert len(found) == 8
+    assert len(found) == 10
     for row in tiny.rows:
         assert set(found[row.name][0]) == {figure.name for figure in row.figures}
     assert found["synthetic-generalist"][0]["relative change, %"] == 0
@@ -41,6 +45,29 @@ def test_every_row_runs_and_is_read_the_second_time(tiny):
     gained = sum(covered[f"{name}: change in right answers"] for name in counts)
     assert gained == pytest.approx(right["together"] - right["generalist"])
     assert reproducing.reproduce(tiny, seeds=[0]) == found
+    mixture = found["synthetic-mixture"][0]
+    gate, expert = 20 * 3 + 3, 20 * 16 + 16 + 16 * 8 + 8
+    assert mixture["parameters, times the generalist's"] == pytest.approx((3 * expert + gate) / expert)
+    assert mixture["compute, times the generalist's"] == pytest.approx(3 + 20 * 3 / (20 * 16 + 16 * 8))
+
+
+def test_the_generalist_alone_is_trained_for_the_compute_of_all(tiny, tmp_path):
+    epochs = []
+    lab = Lab(tiny.name, tmp_path / "lab", tiny.budgets["reduced"], tiny.load(None, tiny.budgets["reduced"]), ignore)
+    train, together = lab.sets["synthetic train"], paper._together(lab, "synthetic", 0)
+    own = sum(2 * int(torch.isin(train.labels, group).sum()) for group in together.groups)
+    asked = int(together.covering(predict(together.generalist, train)).sum())
+    learning, answers = 2 * 2 * 300 + own, 300 + asked  # samples; generalist and student have two epochs each
+    lab.watch = lambda progress: epochs.append(progress.epochs) if progress.epoch_ended else None
+    paper._longer(lab, "synthetic", 0)
+    assert set(epochs) == {round((learning + answers / 3) / 300)}
+    assert len(epochs) == epochs[0]
+    assert (
+        paper._run_beside(lab, 0, kind="synthetic", model=paper._longer, compute=paper._compute_of_longer)[
+            "compute, times the generalist's"
+        ]
+        == epochs[0] / 2
+    )
 
 
 def test_sets_are_read_when_they_are_asked_for(tmp_path):

@@ -5,6 +5,7 @@ its data is the like of it here: on the synthetic classes, which also have group
 on CIFAR-100.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import data, methods
+from limbeck import data, methods, models
 from limbeck.data import SampleSet, half_and_half, with_dustbin
-from limbeck.evaluation import measure, predict
+from limbeck.evaluation import measure, parameters, predict
+from limbeck.models.layers import MixtureOfExperts
 from limbeck.plans.specialists import Grouping, specialist_distiller
 from limbeck.randomness import derive_seed
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
+from limbeck.schemes.costing import forward_flops
 from limbeck.teachers import ModelTeacher, state_digest, store
 from limbeck.teachers.specialists import GeneralistWithSpecialists, Specialist, dustbin_shift, specialise
 from limbeck.training import Training
@@ -226,6 +229,72 @@ def _student(lab: Lab, kind: str, seed: int, teacher: nn.Module) -> nn.Module:
     ).student
 
 
+def _longer(lab: Lab, kind: str, seed: int) -> nn.Module:
+    """Train the generalist alone for the compute of generalist, specialists, their answers and the student.
+
+    Of its epochs the best on held-out samples is kept.
+    """
+    epochs = round(_epochs_in_all(lab, kind, seed))
+    return lab.train(
+        f"{kind} generalist, longer",
+        lab.budget[kind]["model"],
+        methods.hard(),
+        lab.sets[f"{kind} train"],
+        _training({**lab.budget[kind]["training"], "epochs": epochs, "keep": "best"}),
+        seed,
+        held_out=lab.sets[f"{kind} held_out"],
+    ).student
+
+
+def _epochs_in_all(lab: Lab, kind: str, seed: int) -> float:
+    """Return the compute of the whole scheme in epochs of the generalist's training.
+
+    A sample that is learnt from costs three forward passes, one that is answered one; a specialist costs as much as the
+    generalist, and answers those samples that are put to it.
+    """
+    samples, together = lab.sets[f"{kind} train"], _together(lab, kind, seed)
+    generalist, specialist = (lab.budget[kind][name]["epochs"] for name in ("training", "specialist"))
+    own = sum(len(half_and_half(samples, group.tolist())) for group in together.groups) / len(samples)
+    asked = float(together.covering(predict(together.generalist, samples)).sum()) / len(samples)
+    return float(2 * generalist + specialist * own + (1 + asked) / 3)
+
+
+_MIXTURE_RATES = (0.3, 1.0, 3.0)
+"""Times the generalist's learning rate."""
+
+
+def _mixture(lab: Lab, kind: str, seed: int) -> nn.Module:
+    """Train a mixture of as many experts as there are specialists and the generalist, all of the generalist's kind."""
+    sizes, samples = lab.budget[kind], lab.sets[f"{kind} train"]
+    count = sizes["groups"]["count"] + 1
+    expert = dict(sizes["model"])
+    build = models.builder(expert.pop("kind"))
+
+    def mixed(first: nn.Module) -> nn.Module:
+        others = [build(samples.input_shape, samples.classes, **expert) for _ in range(count - 1)]
+        return MixtureOfExperts([first, *others], math.prod(samples.input_shape))
+
+    def trained(of: int, factor: float) -> nn.Module:
+        rate = factor * sizes["training"]["learning_rate"]
+        return lab.train(
+            f"{kind} mixture of {count} experts",
+            sizes["model"],
+            methods.hard(),
+            samples,
+            _training({**sizes["training"], "learning_rate": rate}),
+            of,
+            wrap=mixed,
+            experts=count,
+        ).student
+
+    def best() -> float:
+        held_out = lab.sets[f"{kind} held_out"]
+        return max(_MIXTURE_RATES, key=lambda rate: _accuracy(predict(trained(0, rate), held_out), held_out.labels))
+
+    rate: float = lab.choose(f"mixture-{kind}", best, rates=_MIXTURE_RATES)
+    return trained(seed, rate)
+
+
 # -- the rows ----------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +343,28 @@ def _covered(count: int) -> str:
     return ("no set", "1 set", "2 sets", "3 sets or more")[count]
 
 
+def _run_beside(
+    lab: Lab, seed: int, *, kind: str, model: Callable[[Lab, str, int], nn.Module], compute: Callable[..., float]
+) -> dict[str, float]:
+    """Return the figures of what is no specialist, and its size and training in those of the generalist."""
+    found, generalist = model(lab, kind, seed), _generalist(lab, kind, seed)
+    return _figures(lab, kind, seed, found) | {
+        "parameters, times the generalist's": parameters(found) / parameters(generalist),
+        "compute, times the generalist's": compute(lab, kind, seed),
+    }
+
+
+def _compute_of_longer(lab: Lab, kind: str, seed: int) -> float:
+    epochs: int = lab.budget[kind]["training"]["epochs"]
+    return round(_epochs_in_all(lab, kind, seed)) / epochs
+
+
+def _compute_of_mixture(lab: Lab, kind: str, seed: int) -> float:
+    generalist, mixture = _generalist(lab, kind, seed), _mixture(lab, kind, seed)
+    samples = lab.sets[f"{kind} train"]
+    return forward_flops(mixture, samples) / forward_flops(generalist, samples)
+
+
 def _taken(lab: Lab, kind: str, seed: int) -> nn.Module:
     return _together(lab, kind, seed, rule="take")
 
@@ -312,6 +403,15 @@ def _rows(kind: str, title: str, variants: Sequence[str]) -> list[Row]:
                 partial(_run, kind=kind, model=model),
             )
         )
+    beside: dict[str, tuple[str, Callable[[Lab, str, int], nn.Module], Callable[..., float]]] = {
+        "longer": ("generalist alone for the compute of all", _longer, _compute_of_longer),
+        "mixture": ("mixture of experts", _mixture, _compute_of_mixture),
+    }
+    times = [Figure(f"{what}, times the generalist's") for what in ("parameters", "compute")]
+    for name, (what, model, compute) in beside.items():
+        if name == "longer" or name in variants:
+            run = partial(_run_beside, kind=kind, model=model, compute=compute)
+            rows.append(Row(f"{kind}-{name}", f"{title}, {what}", (accuracy, change, nll, *times), run))
     rows.insert(
         2,
         Row(
@@ -328,8 +428,8 @@ REPRODUCTION = Reproduction(
     name="hinton2015-specialists",
     title="Hinton, Vinyals & Dean (2015), Distilling the Knowledge in a Neural Network, section 5: specialists",
     rows=(
-        *_rows("synthetic", "synthetic classes", ("full", "confusion")),
-        *_rows("fashion-mnist", "Fashion-MNIST", ("full", "confusion")),
+        *_rows("synthetic", "synthetic classes", ("full", "confusion", "mixture")),
+        *_rows("fashion-mnist", "Fashion-MNIST", ("full", "confusion", "mixture")),
         *_rows("cifar-100", "CIFAR-100", ()),
     ),
     budgets={"reduced": _REDUCED, "full": _FULL},

@@ -3,6 +3,7 @@
 from limbeck.models.layers.convolution import convolution, he_normal, normal, shuffled
 from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
+from limbeck.models.layers.mixture import MixtureOfExperts
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 
@@ -10,6 +11,7 @@ __all__ = [
     "DEEPEST",
     "ExitOf",
     "GlobalAverage",
+    "MixtureOfExperts",
     "NormalisedLinear",
     "StochasticDepth",
     "UnitLength",
