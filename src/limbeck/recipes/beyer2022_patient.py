@@ -1,8 +1,8 @@
 """Consistent and patient teaching, after Beyer et al. (2022): what the teacher is shown, and for how long it teaches.
 
-The paper's data and teacher are ImageNet and a BiT-ResNet-152; here it is perceptrons on a part of MNIST whose views are
-shifted.  A fixed teacher answered once, for the image as it is; an independent one sees another view than its student; a
-consistent one sees the same, and with mixup the same mixture.
+The paper has ImageNet and a BiT-ResNet-152; here are perceptrons on a part of MNIST whose views are shifted.  A fixed
+teacher answered once, for the image as it is; an independent one sees another view than its student; a consistent one
+sees the same, and with mixup the same mixture.
 """
 
 from collections.abc import Mapping, Sequence
