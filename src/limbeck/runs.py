@@ -7,8 +7,8 @@ import platform
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from limbeck.errors import RunError, one_line
+from limbeck.errors import LimbeckError, RunError, one_line
 from limbeck.locks import exclusive
 
 __all__ = ["RunFolder", "cache_folder", "environment", "read_manifest"]
@@ -108,12 +108,19 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path, recipe: str) -> "RunFolder":
-        """Open the folder of an interrupted run of the same recipe; RunError when it is of another one."""
+    def open(cls, path: Path, recipe: str, resolved: Callable[[Path], str]) -> "RunFolder":
+        """Open the folder of an interrupted run of the same recipe; RunError when it is of another one.
+
+        resolved: what gives the resolved text of a recipe's file, with which a key that came after the run began has
+        its default.
+        """
         kept = path / "recipe.yaml"
         if not kept.is_file():
             raise RunError(f"resume: '{path}' is no run folder (it has no recipe.yaml); name one below runs/")
         text = kept.read_text(encoding="utf-8", errors="replace")
+        if text != recipe:
+            with suppress(LimbeckError):  # what cannot be read today is another recipe
+                text = resolved(kept)
         if text != recipe:
             there, here = text.splitlines(), recipe.splitlines()
             changed = next(((a, b) for a, b in zip(there, here, strict=False) if a != b), ("its length", "another"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.errors import RunError
+from limbeck.errors import RecipeError, RunError
 from limbeck.locks import exclusive
 from limbeck.runs import RunFolder, cache_folder, environment
 
@@ -23,6 +23,10 @@ def folder(tmp_path):
 
 def manifest(folder):
     return json.loads((folder.path / "manifest.json").read_text())
+
+
+def as_it_stands(path) -> str:
+    return path.read_text(errors="replace")
 
 
 def refusal(call, *arguments, **more) -> str:
@@ -128,7 +132,7 @@ def test_a_damaged_manifest_is_told_of(damage, folder):
 
 def test_a_run_of_the_same_recipe_can_be_opened(folder):
     kept = {path.name: path.read_bytes() for path in folder.path.iterdir()}
-    assert RunFolder.open(folder.path, RECIPE).path == folder.path
+    assert RunFolder.open(folder.path, RECIPE, as_it_stands).path == folder.path
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == kept
 
 
@@ -143,21 +147,35 @@ def test_a_run_of_the_same_recipe_can_be_opened(folder):
     ids=["seed", "name", "longer", "empty"],
 )
 def test_a_run_of_another_recipe_is_refused_with_the_first_difference(recipe, said, folder):
-    assert refusal(RunFolder.open, folder.path, recipe) == (
+    assert refusal(RunFolder.open, folder.path, recipe, as_it_stands) == (
         f"resume: '{folder.path}' is a run of another recipe: {said}; start a new run without --resume"
     )
 
 
 def test_what_is_no_run_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
-        assert refusal(RunFolder.open, path, RECIPE) == (
+        assert refusal(RunFolder.open, path, RECIPE, as_it_stands) == (
             f"resume: '{path}' is no run folder (it has no recipe.yaml); name one below runs/"
         )
 
 
 def test_a_recipe_of_other_bytes_is_another(folder):
     (folder.path / "recipe.yaml").write_bytes(b"\xff\xfe")
-    assert "is a run of another recipe" in refusal(RunFolder.open, folder.path, RECIPE)
+    assert "is a run of another recipe" in refusal(RunFolder.open, folder.path, RECIPE, as_it_stands)
+
+
+def test_a_recipe_is_the_same_when_it_is_resolved_to_the_same(folder):
+    later = RECIPE + "classes: null\n"
+    assert RunFolder.open(folder.path, later, lambda kept: kept.read_text() + "classes: null\n").path == folder.path
+    line = refusal(RunFolder.open, folder.path, later, lambda kept: kept.read_text() + "classes: 3\n")
+    assert "'classes: 3' there, 'classes: null' here" in line
+
+
+def test_a_recipe_that_cannot_be_read_today_is_another(folder):
+    def gone(kept):
+        raise RecipeError("smoothing: there is no such key")
+
+    assert "'its length' there, 'another' here" in refusal(RunFolder.open, folder.path, RECIPE + "a: 1\n", gone)
 
 
 # ---------------------------------------------------------------------------------------------------------------- locks

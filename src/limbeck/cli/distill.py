@@ -42,7 +42,7 @@ def distill(
     loaded = load_recipe(resolve(recipe), overrides or [])
     parts = vet(loaded)
     if resume is not None:
-        folder = RunFolder.open(resume, loaded.to_yaml())
+        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).to_yaml())
     else:
         folder = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv)
     outcome = run(loaded, folder, parts=parts, quiet=quiet)

@@ -41,7 +41,10 @@ def tune(
     allowed = read_space(space) if space else usual_space(loaded)
     check_study(loaded, allowed, trials=trials, metric=metric, seeds=seeds)
     text = loaded.to_yaml()
-    folder = RunFolder.create(runs, loaded.name, text, sys.argv) if study is None else RunFolder.open(study, text)
+    if study is None:
+        folder = RunFolder.create(runs, loaded.name, text, sys.argv)
+    else:
+        folder = RunFolder.open(study, text, lambda kept: load_recipe(kept).to_yaml())
     chosen: Literal["errors", "nll"] = metric  # type: ignore[assignment]
 
     def tell(line: str) -> None:
