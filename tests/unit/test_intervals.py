@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from limbeck.errors import InputError
-from limbeck.evaluation import Interval, gap_closed, t_interval
+from limbeck.evaluation import Interval, gap_closed, no_gap, t_interval
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -118,6 +118,17 @@ def test_nothing_all_more_and_less_than_nothing_are_told_apart(distilled, share)
 @pytest.mark.parametrize("alone", [[10.0, 10.0], [9.0, 8.0], [0.0]])
 def test_without_a_gap_there_is_no_share(alone):
     assert gap_closed(10.0, alone, [5.0] * len(alone)) is None
+
+
+@pytest.mark.parametrize(
+    ("errors", "teacher", "student"),
+    [((9, 9, 8), "no better", "better"), ((9, 8, 8), "worse", "as good"), ((9.5, 9, 9.2), "worse", "worse")],
+)
+def test_where_there_is_no_share_it_is_said_how_the_three_stand(errors, teacher, student):
+    assert gap_closed(errors[0], [errors[1]], [errors[2]]) is None
+    said = no_gap(*errors)
+    assert said.startswith(f"the teacher is {teacher} than the student alone, ")
+    assert said.endswith(f"; the distilled student is {student}")
 
 
 def test_one_seed_allows_no_interval_and_a_gap_that_hangs_on_one_seed_allows_none_either():

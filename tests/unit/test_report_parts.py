@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from limbeck.config import Recipe
-from limbeck.evaluation import class_gains
+from limbeck.evaluation import Interval, class_gains, words_of
 from limbeck.report import build, charts, curves, gains, panels, story, svg
-from limbeck.report.gather import gather
+from limbeck.report.gather import Gathered, gather
 from limbeck.runs import RunFolder
 from limbeck.schemes import FinishedRun, distil
+from limbeck.tasks import REGRESSION
 
 COUNTS = (60, 40, 12, 6)
 NAMES = ["many", "some", "few <b>", "fewest"]
@@ -235,6 +237,29 @@ def test_the_student_alone_at_equal_compute_stands_beside(budget):
     text = build([budget], files=False).read_text(encoding="utf-8")
     assert '<th scope="col" class="number">Compute</th>' in text
     assert "Reliability, student alone, equal compute" in text
+
+
+def test_of_a_regression_the_student_at_equal_compute_comes_to_an_error(budget, monkeypatch):
+    monkeypatch.setattr(Gathered, "words", words_of(REGRESSION))
+    gathered = gather(budget)
+    mean = gathered.model("alone_budget").errors.mean
+    assert story.verdict(gathered)[2].startswith(
+        "Trained alone with as much compute as the whole distillation took, the student comes to"
+        f" {mean:.4g} (mean squared error). Seed by seed, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("teacher", "alone", "distilled", "said"),
+    [(9.0, 7.0, 5.0, "The teacher is worse than the student alone"), (9.0, 9.0, 9.0, "The teacher is no better than")],
+)
+def test_where_the_teacher_is_no_better_the_verdict_says_that(budget, teacher, alone, distilled, said):
+    gathered = gather(budget)
+    errors = {"teacher": teacher, "alone": alone, "distilled": distilled, "alone_budget": alone}
+    models = tuple(replace(model, errors=Interval(errors[model.role], 0.0, 2)) for model in gathered.models)
+    first = story.verdict(replace(gathered, models=models, gap=None))[0]
+    assert first.startswith(said)
+    assert f"the student gets {distilled:.0f} wrong when distilled, {alone:.0f} when trained alone; " in first
 
 
 def test_an_outcome_of_before_compute_was_counted_is_shown_without_it(tail, tmp_path):

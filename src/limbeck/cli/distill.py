@@ -100,7 +100,7 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
     """Print the models side by side, and the share of the gap that was closed."""
-    from limbeck.evaluation import words_of
+    from limbeck.evaluation import no_gap, words_of
 
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
@@ -125,7 +125,8 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         console.print(note, markup=False)
     gap = outcome.gap_closed()
     if gap is None:
-        console.print("The student alone is not worse than the teacher: there is no gap to close.")
+        said = no_gap(*(outcome.errors(role).mean for role in ("teacher", "alone", "distilled")))
+        console.print(f"{said[:1].upper()}{said[1:]}.")
     else:
         console.print(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(gap)}")
 

@@ -7,7 +7,7 @@ from limbeck.evaluation.cost import Cost, Timing, cost, file_bytes, flops, param
 from limbeck.evaluation.exits import EarlyExit, early_exit, early_exit_curve
 from limbeck.evaluation.fidelity import Fidelity, fidelity
 from limbeck.evaluation.figures import Words, words_of
-from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
+from limbeck.evaluation.intervals import Interval, gap_closed, no_gap, t_interval
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
@@ -54,6 +54,7 @@ __all__ = [
     "gap_closed",
     "mcnemar",
     "measure",
+    "no_gap",
     "paired_difference",
     "parameters",
     "pareto",

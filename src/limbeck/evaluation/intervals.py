@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from limbeck.errors import InputError
 
-__all__ = ["Interval", "gap_closed", "t_interval"]
+__all__ = ["Interval", "gap_closed", "no_gap", "t_interval"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,20 @@ def gap_closed(
         return Interval(whole, None, n)
     error = math.sqrt((n - 1) / n * sum((part - fmean(parts)) ** 2 for part in parts))
     return Interval(whole, _quantile(n, confidence) * error, n)
+
+
+def no_gap(teacher: float, alone: float, distilled: float) -> str:
+    """Say of mean errors how the three stand to each other, where `gap_closed` is None: words without a full stop.
+
+    >>> no_gap(40.0, 30.0, 25.0)
+    'the teacher is worse than the student alone, so no share of a gap is given; the distilled student is better'
+    """
+    above = "no better" if teacher == alone else "worse"
+    moved = "as good" if distilled == alone else "better" if distilled < alone else "worse"
+    return (
+        f"the teacher is {above} than the student alone, so no share of a gap is given; the distilled student is "
+        f"{moved}"
+    )
 
 
 def _quantile(n: int, confidence: float) -> float:

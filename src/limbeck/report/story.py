@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from limbeck.evaluation import Interval, Words, t_interval
+from limbeck.evaluation import Interval, Words, no_gap, t_interval
 from limbeck.evaluation.cost import Timing
 from limbeck.evaluation.fidelity import fidelity
 from limbeck.evaluation.paired import mcnemar
@@ -143,7 +143,8 @@ def verdict(gathered: Gathered) -> list[str]:
             f" {of[2]} of the teacher"
         )
     if gathered.gap is None:
-        first = f"There was no gap to close: {errors}."
+        said = no_gap(*(model.errors.mean for model in (teacher, alone, distilled)))
+        first = f"{said[:1].upper()}{said[1:]}: {errors}."
     elif gathered.gap.mean > 0:
         first = f"Distillation closed {100 * gathered.gap.mean:.0f} % of the gap to the teacher: {errors}."
     else:
@@ -157,12 +158,9 @@ def _equal_compute(gathered: Gathered) -> list[str]:
     notes = [f"{note[:1].upper()}{note[1:]}." for note in gathered.run.outcome.get("notes", [])]
     if budget is None:
         return notes
-    said = (
-        "Trained alone with as much compute as the whole distillation took, the student gets"
-        f" {number(budget.errors.mean)} wrong."
-        if gathered.words.errors == "errors"
-        else f" to {error(budget.errors.mean, gathered.words)} ({gathered.words.errors})."
-    )
+    came = error(budget.errors.mean, gathered.words)
+    came = f"gets {came} wrong" if gathered.words.errors == "errors" else f"comes to {came} ({gathered.words.errors})"
+    said = f"Trained alone with as much compute as the whole distillation took, the student {came}."
     return [f"{said} {_certainty(gathered, 'alone_budget')}", *notes]
 
 

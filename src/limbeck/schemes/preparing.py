@@ -20,6 +20,7 @@ from limbeck.tasks import CLASSIFICATION
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Training
+from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import check_precision
 
 __all__ = [
@@ -273,6 +274,7 @@ def _try(
     gathered = samples.gather(samples.needed(positions, training.augment, seed=0, view=1))
     try:
         check_precision(training.precision)
+        check_batches(model, samples, training)
         batch = samples.assemble(gathered, positions, training.augment, seed=0, view=1, clean_view=True)
     except LimbeckError as error:
         raise type(error)(f"{where}.{error}") from None

@@ -13,6 +13,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.randomness import derive_seed
+from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import (
     engine,
     global_counts,
@@ -95,8 +96,9 @@ def fit(
         so does one that goes on there at this moment.
     watch: called with `Progress` every few steps and at each epoch's end.
 
-    Raises NonFiniteLossError when a term becomes NaN or infinite, Interrupted after a signal when a folder was given,
-    ModelError when the teacher was changed by training.
+    Raises InputError for a batch size that leaves a BatchNorm a single value, NonFiniteLossError when a term becomes
+    NaN or infinite, Interrupted after a signal when a folder was given, ModelError when the teacher was changed by
+    training.
 
     >>> import limbeck as lb
     >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
@@ -174,6 +176,7 @@ def steps(
     ):
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
         distiller.build(first, classes=train_set.classes, legend=train_set.legend)
+        check_batches(distiller.student, train_set, training, world)
         raw_optimizer = optimiser(distiller.parameters(), training)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
         optimizer = stepper(accelerator, prepared, raw_optimizer)
