@@ -237,6 +237,13 @@ MODELS = [
         own_models,
     ),
     recipe_case(
+        "batch-norm-sees-one",
+        {"student.model": made_by("normed"), "training.batch_size": 50},
+        "training.batch_size: 50 leaves a batch of one of 651 samples, and BatchNorm '2' needs more than one value",
+        "set it to 51, say",
+        own_models,
+    ),
+    recipe_case(
         "student-other-classes",
         {"student.model": made_by("net", wrong=-3)},
         "student: answers 7 classes, the data has 10",

@@ -147,7 +147,9 @@ def test_check_prints_shapes_parameters_memory_and_time_and_writes_nothing(limbe
     assert "student distilled" in answer.out
     assert "kd: hard_weight" in answer.out
     assert "losses of the first batch: total " in answer.out
+    assert "scheme    offline: " in answer.out
     assert answer.lines == [answer.lines[0]]
+    assert answer.lines[0].startswith("5 trainings, about ")
     assert answer.lines[0].endswith(f"next: limbeck distill {recipe}")
     assert set(tmp_path.rglob("*")) == before
 

@@ -146,6 +146,9 @@ class Failing(nn.Module):
 def net(input_shape, classes, hidden=5, wrong=0):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, classes + wrong))
 
+def normed(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5), nn.Linear(5, classes))
+
 def broken(input_shape, classes):
     raise KeyError("layer1")
 

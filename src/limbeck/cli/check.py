@@ -31,6 +31,7 @@ def check(
     console = data_console()
     console.print(f"data      {found.data}", markup=False)
     console.print(f"method    {found.method}", markup=False)
+    console.print(f"scheme    {found.scheme}", markup=False)
     rows = [
         [
             model.role,
@@ -47,5 +48,5 @@ def check(
     columns = ["model", "parameters", "inputs", "logits", "training memory", "a step", "steps × runs", "time"]
     console.print(table(f"{loaded.name}: one batch ran", columns, rows))
     console.print("losses of the first batch: " + ", ".join(f"{k} {v:.4g}" for k, v in found.losses.items()))
-    total = duration(sum(model.seconds for model in found.models))
-    say(f"about {total} in all on this machine · next: limbeck distill {recipe}")
+    work = f"{found.trainings:,} trainings, about {duration(found.seconds)} in all on this machine"
+    say(f"{work} · next: limbeck distill {recipe}")

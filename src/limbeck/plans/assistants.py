@@ -9,9 +9,9 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.card import Card
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 
 if TYPE_CHECKING:
     from limbeck.schemes.preparing import Shop
@@ -155,6 +155,11 @@ class Assistants(Scheme):
         if role not in self.roles():
             return shop.student()
         return shop.model(int(role.removeprefix("assistant_")) - 1, role)
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of the chain."""
+        before = [self.planned_as(role, label, shop, teacher) for role, label in self.roles().items()]
+        return [*before, *super().planned(shop, teacher)]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the chain."""

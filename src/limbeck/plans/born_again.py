@@ -8,9 +8,9 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.card import Card
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 from limbeck.randomness import derive_seed
 from limbeck.teachers import MeanOfModels
 
@@ -69,6 +69,14 @@ class BornAgain(Scheme):
     def build(self, role: str, shop: "Shop") -> nn.Module:
         """Return a generation's network."""
         return shop.student() if role == "distilled" else shop.student_as(role)
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of all generations."""
+        last = super().planned(shop, teacher)
+        if self.generations == 1:
+            return last
+        label, count = "generations before the last", self.generations - 1
+        return [self.planned_as("generation_1", label, shop, teacher, count=count), *last]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train generation after generation."""

@@ -11,12 +11,12 @@ from limbeck import checks
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.evaluation import robustness
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 from limbeck.terms import HardLabels, SoftTargets
 
 if TYPE_CHECKING:
@@ -84,14 +84,23 @@ class Defensive(Scheme):
         """Return the teacher's network, or the student's."""
         return shop.student_as(role) if role == "hot_teacher" else shop.student()
 
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of teacher and student."""
+        hot = Distiller(self.build("hot_teacher", shop), None, self._hot(shop.recipe.objective()))
+        label = self.roles()["hot_teacher"]
+        return [Planned(label, hot, shop.parts.alone), *super().planned(shop, teacher)]
+
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train teacher and student."""
         work.require(["hot_teacher", "distilled"])
         hot = self.build("hot_teacher", work)
-        alone = Distiller(hot, None, Objective([LabelsAtTemperature(_temperature(work.objective()))]))
+        alone = Distiller(hot, None, self._hot(work.objective()))
         work.fit("hot_teacher", alone, work.parts.alone)
         taught = Distiller(work.student(), work.teach(hot, name="hot_teacher"), work.objective())
         return {"hot_teacher": hot, "distilled": work.fit("distilled", taught, work.parts.transfer).student}
+
+    def _hot(self, own: Objective) -> Objective:
+        return Objective([LabelsAtTemperature(_temperature(own))])
 
     def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, shop: "Shop") -> dict[str, Any]:
         """Return the accuracy under attack, as claimed and without the masking of the gradient."""

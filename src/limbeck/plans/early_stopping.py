@@ -15,7 +15,7 @@ from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
 from limbeck.objective import Objective, Term
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 from limbeck.schedules import Schedule
 from limbeck.terms import HardLabels
 
@@ -210,6 +210,14 @@ class EarlyStopping(Scheme):
             last = self.teacher_epochs[-1]
             return f"teacher_epochs: found {last}, expected epochs before the teacher's last, {epochs}"
         return None
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the student's training; where there are candidate teachers, one for each of them at the first seed."""
+        last = super().planned(shop, teacher)
+        if not self.teacher_epochs:
+            return last
+        label, count = "students of other candidates", len(self.teacher_epochs)
+        return [self.planned_as("distilled", label, shop, teacher, count=count, once=True), *last]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the student, with each candidate teacher where there are several."""

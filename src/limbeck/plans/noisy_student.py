@@ -12,12 +12,12 @@ from limbeck import checks
 from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.card import Card
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import DataError, InputError
 from limbeck.evaluation import predict
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 from limbeck.randomness import derive_seed
 from limbeck.teachers import ArrayTeacher, StoredTeacher
 
@@ -155,6 +155,11 @@ class NoisyStudent(Scheme):
         if role == "distilled":
             return shop.student()
         return shop.model(int(role.removeprefix("student_")) - 1, role) if self.models else shop.student_as(role)
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of all iterations, each on as many samples as the transfer set has."""
+        before = [self.planned_as(role, label, shop, teacher) for role, label in self.roles().items()]
+        return [*before, *super().planned(shop, teacher)]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train student after student."""

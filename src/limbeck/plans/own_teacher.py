@@ -12,14 +12,14 @@ from limbeck import checks
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.evaluation import early_exit_curve, predict
 from limbeck.losses import KL, reduce, soften
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 from limbeck.terms import HardLabels
 
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ class OwnTeacher(Scheme):
         base, samples = shop.student(), shop.parts.train
         with shop.drawing("exits"):
             return WithExits(base, dict(zip(self.roles(), self.exits, strict=True)), _one(samples), samples.classes)
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the training of the network with all its exits."""
+        distiller = Distiller(self.build("distilled", shop), None, self._objective(shop.recipe.objective()))
+        return [Planned("student distilled", distiller, shop.parts.alone)]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the network with all its exits."""

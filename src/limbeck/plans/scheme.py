@@ -2,16 +2,36 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
+
+from limbeck.distiller import Distiller, Teacher
 
 if TYPE_CHECKING:  # by whoever carries a scheme out; nothing of it is known here when limbeck runs
     from limbeck.data import SampleSet
     from limbeck.schemes.preparing import Shop
     from limbeck.schemes.work import Work
+    from limbeck.training import Training
 
-__all__ = ["Scheme"]
+__all__ = ["Planned", "Scheme"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Trainings of one kind that a scheme has before it, for an estimate of its work.
+
+    label: what a table calls them.  distiller, samples: one of them, as it would begin.
+    training: of each; None for the recipe's.  count: how many in each seed; where it is `once`, in the first alone.
+    """
+
+    label: str
+    distiller: Distiller
+    samples: "SampleSet"
+    training: "Training | None" = None
+    count: int = 1
+    once: bool = False
 
 
 class Scheme(ABC):
@@ -70,6 +90,18 @@ class Scheme(ABC):
     def part(self, role: str, model: nn.Module) -> nn.Module:
         """Return the part of a network that a role is; asked only where `part_of` names that network."""
         raise TypeError(f"{type(self).__name__} has no part '{role}'")
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of a seed, the distilled student's last; what is known only later is left out.
+
+        teacher: the recipe's, untrained.
+        """
+        return [self.planned_as("distilled", "student distilled", shop, teacher)]
+
+    def planned_as(self, role: str, label: str, shop: "Shop", teacher: Teacher, **more: Any) -> Planned:
+        """Return trainings of the network of a role by the recipe's method on its transfer set."""
+        distiller = Distiller(self.build(role, shop), teacher, shop.recipe.objective())
+        return Planned(label, distiller, shop.parts.transfer, **more)
 
     def figures(self, models: Mapping[str, nn.Module], samples: "SampleSet", shop: "Shop") -> dict[str, Any]:
         """Return further figures of a seed's models (by role) on the test set, as plain values; no choice is made."""

@@ -16,7 +16,7 @@ from limbeck.evaluation import predict
 from limbeck.losses import kl
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 from limbeck.randomness import derive_seed
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.specialists import (
@@ -220,6 +220,23 @@ class Specialists(Scheme):
         return GeneralistWithSpecialists(
             generalist, self._specialists(generalist, [[0]] * self.groups.size, shop.parts.train.classes), top=self.top
         )
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of the specialists, as if the classes were shared out evenly, and of both students."""
+        train, generalist = shop.parts.train, self._generalist(shop)
+        group = list(range(max(self.groups.smallest, train.classes // self.groups.size)))
+        if self.groups.named:
+            group = list(named_groups(self.groups.named, train.class_names)[0])
+        specialist = self._specialists(generalist, [group], train.classes)[0]
+        distiller = specialist_distiller(
+            specialist, generalist, soft_weight=self.soft_weight, temperature=self.temperature
+        )
+        half = half_and_half(train, group)
+        return [
+            Planned("specialist", distiller, half, training=self.training, count=self.groups.size),
+            self.planned_as("of_teacher", self.roles()["of_teacher"], shop, teacher),
+            *super().planned(shop, teacher),
+        ]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the specialists, then the student of all of them, then for comparison that of the teacher alone."""

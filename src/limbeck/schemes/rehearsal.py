@@ -1,18 +1,19 @@
 """A rehearsal of a recipe: everything is built and one batch is run, nothing is trained or written."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from limbeck import methods
+from limbeck import methods, plans
+from limbeck.card import Card
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller, Teacher
-from limbeck.objective import Loss, Objective
-from limbeck.schemes.preparing import asked, build_student, build_teacher, seeded_build, vet
+from limbeck.distiller import Distiller
+from limbeck.objective import Loss
+from limbeck.schemes.preparing import Parts, Shop, asked, build_teacher, seeded_build, vet
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
 from limbeck.training.optimisers import optimiser
@@ -20,6 +21,7 @@ from limbeck.training.optimisers import optimiser
 __all__ = ["Rehearsal", "RehearsedModel", "rehearse"]
 
 _TIMED_STEPS = 5
+_NAMED = 2  # authors besides the first
 
 
 @dataclass(frozen=True)
@@ -51,36 +53,45 @@ class Rehearsal:
 
     data: str
     method: str
+    scheme: str
     models: tuple[RehearsedModel, ...]
     losses: dict[str, float]
 
+    @property
+    def trainings(self) -> int:
+        """How many trainings there will be in all."""
+        return sum(model.runs for model in self.models)
+
+    @property
+    def seconds(self) -> float:
+        """The estimated time of all of them."""
+        return sum(model.seconds for model in self.models)
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return asdict(self) | {"seconds": sum(model.seconds for model in self.models)}
+        return asdict(self) | {"trainings": self.trainings, "seconds": self.seconds}
 
 
 def rehearse(recipe: Recipe) -> Rehearsal:
     """Build a recipe's data, models and objective, and run a batch through each."""
     parts = vet(recipe)
-    seeds, searched = len(recipe.seeds), len(recipe.candidates()) if recipe.search else 0
-    refits = 2 if recipe.refit else 1
-    models = []
-    for member, count in recipe.teacher.kinds():
-        if member.learns:
-            runs = (seeds if recipe.teacher.seed is None else 1) * refits * count
-            taught = parts.of_teacher.train
-            network = seeded_build(member.model, taught, 0, "teacher")
-            objective = member.method.build()
-            models.append(_time("teacher", network, None, objective, taught, member.training, runs)[0])
-    teacher = asked(recipe, build_teacher(recipe, parts, 0))
+    shop = Shop(recipe, parts, recipe.seeds[0])
+    seeds, tried = len(recipe.seeds), _tried(recipe)
+    times = (seeds if recipe.teacher.seed is None else 1) + recipe.refit
+    teachers = _teachers(recipe, parts, times)
+    alone = Distiller(shop.student(), None, methods.hard())
+    models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
+    taught: list[RehearsedModel] = []
     losses: dict[str, float] = {}
-    for role, model, objective, samples in (
-        ("student alone", None, methods.hard(), parts.alone),
-        ("student distilled", teacher, recipe.objective(), parts.transfer),
-    ):
-        student = build_student(recipe, parts, recipe.seeds[0])
-        timed, losses = _time(role, student, model, objective, samples, recipe.training, seeds + searched)
-        models.append(timed)
+    for plan in recipe.scheme.planned(shop, asked(recipe, build_teacher(recipe, parts, 0))):
+        runs = plan.count * ((1 if plan.once else seeds) + tried)
+        timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
+        taught.append(timed)
+    if recipe.alone_budget is not None:
+        work = sum(model.seconds for model in taught) / (seeds + tried)
+        if recipe.alone_budget.teachers and recipe.scheme.uses_teacher:
+            work += sum(model.seconds for model in teachers) / times
+        models.append(_longer(models[-1], work, recipe.alone_budget.at_most, seeds))
     held_out = 0 if parts.held_out is None else len(parts.held_out)
     kind = "classes" if parts.train.task.has_classes else "numbers to predict"
     data = (
@@ -90,21 +101,49 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     if len(parts.transfer) != len(parts.train) or not recipe.transfer.labels:
         kind = "labelled" if recipe.transfer.labels else "unlabelled"
         data += f"; transfer set of {len(parts.transfer):,} {kind} samples"
-    card = methods.card(recipe.method.function.__name__)
-    return Rehearsal(data, f"{card.name}: {card.formula} ({card.authors} {card.year})", tuple(models), losses)
+    return Rehearsal(
+        data,
+        _card(methods.card(recipe.method.function.__name__)),
+        _card(plans.card(plans.name_of(recipe.scheme))),
+        (*models, *taught),
+        losses,
+    )
+
+
+def _card(card: Card) -> str:
+    first, *others = card.authors.split(", ")
+    authors = f"{first} et al." if len(others) > _NAMED else card.authors
+    return f"{card.name}: {card.formula} ({authors} {card.year})"
+
+
+def _tried(recipe: Recipe) -> int:
+    """Return how often a scheme is carried out to choose something, at the first seed."""
+    fixed = recipe.training.patience is None and recipe.training.keep == "last"
+    budget = recipe.refit and not (fixed and not recipe.scheme.needs_held_out)
+    return (len(recipe.candidates()) if recipe.search else 0) + budget
+
+
+def _teachers(recipe: Recipe, parts: Parts, times: int) -> list[RehearsedModel]:
+    """Time the recipe's teacher, or each kind of its members; one that is read or fitted at once is not timed."""
+    found, taught = [], parts.of_teacher.train
+    for member, count in recipe.teacher.kinds():
+        if member.learns:
+            distiller = Distiller(seeded_build(member.model, taught, 0, "teacher"), None, member.method.build())
+            found.append(_time("teacher", distiller, taught, member.training, times * count)[0])
+    return found
+
+
+def _longer(alone: RehearsedModel, work: float, at_most: float, seeds: int) -> RehearsedModel:
+    """Return the student alone, trained for so many seconds of work; a run will reckon in FLOPs instead."""
+    times = min(at_most, work / (alone.seconds_a_step * alone.steps))
+    return replace(alone, role="student alone, equal compute", steps=round(times * alone.steps), runs=seeds)
 
 
 def _time(
-    role: str,
-    model: nn.Module,
-    teacher: Teacher | None,
-    objective: Objective,
-    samples: SampleSet,
-    training: Training,
-    runs: int,
+    role: str, distiller: Distiller, samples: SampleSet, training: Training, runs: int
 ) -> tuple[RehearsedModel, dict[str, float]]:
-    """Train a few steps on one batch, on copies that nothing else uses, and measure: in the precision asked for."""
-    distiller = Distiller(model, teacher, objective)
+    """Train a few steps on one batch, with networks that nothing else uses, in the precision asked for, and measure."""
+    model = distiller.student
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = placed(next(loader.epoch(0)), torch.device("cpu"), training.memory_format)
     outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]

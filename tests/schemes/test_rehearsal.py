@@ -1,0 +1,95 @@
+"""A rehearsal names the trainings that a run will do: as many of each size as the run then does."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from limbeck.schemes import teaching, work
+from limbeck.schemes.rehearsal import rehearse
+from limbeck.training import fit
+
+PART = {"kind": "digits", "transfer": {"fraction": 0.3, "labelled": 0.3}}
+WIDE = {"model": {"kind": "mlp", "hidden": [64]}, "training": {"epochs": 2, "batch_size": 128}}
+LABELS = {"name": "kd", "temperature": 1.0, "hard_weight": 1.0, "soft_weight": 1.0}
+SHORT = {"epochs": 1, "batch_size": 128}
+EVERY = {
+    "offline": {},
+    "assistants": {"teacher": WIDE, "scheme": {"name": "assistants", "count": 2}},
+    "born_again": {"scheme": {"name": "born_again", "generations": 3}},
+    "one generation": {"scheme": {"name": "born_again", "generations": 1}},
+    "defensive": {"scheme": {"name": "defensive", "epsilons": [0.1]}, "method": {"name": "kd", "alpha": 0.0}},
+    "early_stopping": {"scheme": {"name": "early_stopping", "share": 0.5}},
+    "candidates": {"scheme": {"name": "early_stopping", "share": 0.5, "teacher_epochs": [1]}},
+    "mean_teacher": {"scheme": {"name": "mean_teacher"}, "method": LABELS},
+    "noisy_student": {
+        "data": PART,
+        "scheme": {"name": "noisy_student", "iterations": 2, "confidence": 0.0},
+        "method": LABELS,
+    },
+    "own_teacher": {"scheme": {"name": "own_teacher", "exits": ["2"]}, "method": {"name": "hard"}},
+    "specialists": {"scheme": {"name": "specialists", "groups": {"count": 2}, "training": SHORT}},
+}
+MORE = {
+    "": {},
+    "searched": {"search": {"training.learning_rate": [0.05, 0.1]}},
+    "refit": {"refit": True, "training": {**SHORT, "epochs": 2, "keep": "best"}},
+    "own teachers": {"teacher": {**WIDE, "seed": None}},
+}
+
+
+def sizes(distiller):
+    return sum(parameter.numel() for parameter in distiller.student.parameters())
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The size of every network whose training was begun."""
+    found = Counter()
+
+    def counted(distiller, *arguments, **settings):
+        if not (Path(settings["folder"]) / "result.json").is_file():
+            found[sizes(distiller)] += 1
+        return fit(distiller, *arguments, **settings)
+
+    monkeypatch.setattr(work, "fit", counted)
+    monkeypatch.setattr(teaching, "fit", counted)
+    return found
+
+
+def named(recipe):
+    found = Counter()
+    for model in rehearse(recipe).models:
+        found[model.parameters] += model.runs
+    return found
+
+
+@pytest.mark.parametrize("keys", EVERY.values(), ids=EVERY)
+def test_of_every_scheme_as_many_as_it_does(tiny, carried_out, begun, keys):
+    recipe = tiny(seeds=[0, 1], **keys)
+    expected = named(recipe)
+    carried_out(recipe)
+    assert begun == expected
+
+
+@pytest.mark.parametrize("more", [more for more in MORE.values() if more], ids=[name for name in MORE if name])
+@pytest.mark.parametrize("scheme", ["offline", "born_again"])
+def test_with_a_search_a_refit_and_teachers_of_their_own(tiny, carried_out, begun, scheme, more):
+    recipe = tiny(seeds=[0, 1], **{**EVERY[scheme], **more})
+    expected = named(recipe)
+    carried_out(recipe)
+    assert begun == expected
+
+
+def test_the_student_at_equal_compute_is_as_long_as_the_rest_together_at_most(tiny):
+    found = rehearse(tiny(scheme={"name": "born_again", "generations": 3}, alone_budget=True, seeds=[0, 1]))
+    roles = {model.role: model for model in found.models}
+    assert list(roles)[1:3] == ["student alone", "student alone, equal compute"]
+    longer, alone = roles["student alone, equal compute"], roles["student alone"]
+    assert longer.runs == 2
+    assert longer.steps > alone.steps
+    bounded = rehearse(tiny(scheme={"name": "born_again", "generations": 3}, alone_budget={"at_most": 2.0}))
+    assert bounded.models[2].steps <= 2 * alone.steps
+    assert bounded.trainings == 1 + 1 + 1 + 3
+    assert bounded.as_dict()["trainings"] == 6
+    assert bounded.scheme.startswith("born_again: generation k learns")
