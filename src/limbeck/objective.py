@@ -14,7 +14,7 @@ from limbeck.losses import Divergence
 from limbeck.outputs import Outputs, Tap
 from limbeck.schedules import Schedule
 
-__all__ = ["Loss", "Objective", "Part", "Term"]
+__all__ = ["Loss", "Objective", "Part", "Term", "TermAround"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,47 @@ class Term(nn.Module):
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         """Return the sum of the term over what `count` counts: a scalar with gradient."""
         raise TypeError(f"{type(self).__name__} does not define sum(outputs, batch, step)")
+
+
+class TermAround(Term):
+    """A term that computes another one in a way of its own: all that the other says of itself holds for it too.
+
+    A subclass overrides `count` or `sum`.
+
+    >>> from limbeck.terms import HardLabels
+    >>> class Twice(TermAround):
+    ...     def sum(self, outputs, batch, step):
+    ...         return 2 * self.term.sum(outputs, batch, step)
+    >>> batch = Batch.of(torch.zeros(2, 3), torch.tensor([0, 1]))
+    >>> Objective([Twice(HardLabels())])({"student": Outputs(torch.zeros(2, 4))}, batch).total
+    tensor(2.7726)
+    """
+
+    def __init__(self, term: Term) -> None:
+        super().__init__(term.name, term.weight)
+        self.term = term
+        self.taps = term.taps
+        self.reads = term.reads
+        self.any_classes = term.any_classes
+        self.relates_examples = term.relates_examples
+        self.reads_class_cosines = term.reads_class_cosines
+        self.takes_mixed = term.takes_mixed
+
+    def extra_repr(self) -> str:
+        """Return nothing: the inner term's settings follow it."""
+        return ""
+
+    def settle(self, legend: Legend) -> None:
+        self.term.settle(legend)
+
+    def build(self, outputs: Mapping[str, Outputs]) -> None:
+        self.term.build(outputs)
+
+    def count(self, batch: Batch) -> Tensor | int:
+        return self.term.count(batch)
+
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+        return self.term.sum(outputs, batch, step)
 
 
 class Objective(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 from limbeck import losses, methods, schedules
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, NonFiniteLossError
-from limbeck.objective import Objective, Part, Term
+from limbeck.objective import Objective, Part, Term, TermAround
 from limbeck.outputs import Outputs, Tap
 from limbeck.terms import HardLabels, LogitMatching, SoftTargets
 
@@ -96,6 +96,28 @@ def test_parts_are_cut_off_from_the_graph_and_the_total_is_not():
     loss = methods.kd()(outputs_of(z.requires_grad_(), v), batch)
     assert loss.total.requires_grad
     assert not any(part.sum.requires_grad for part in loss.parts.values())
+
+
+@pytest.mark.parametrize("term", [HardLabels(0.3), SoftTargets(2.0, temperature=3.0), methods.kd_sim().terms["soft"]])
+def test_a_term_around_another_says_and_computes_what_the_other_does(term):
+    around = TermAround(term)
+    for says in (
+        "name",
+        "weight",
+        "taps",
+        "reads",
+        "any_classes",
+        "relates_examples",
+        "reads_class_cosines",
+        "takes_mixed",
+    ):
+        assert getattr(around, says) == getattr(term, says), says
+    assert repr(term) in repr(around).replace("\n  ", "\n")
+    if not term.reads_class_cosines:
+        batch, z, v = batch_of(masked=True)
+        own, other = (Objective([each])(outputs_of(z, v), batch) for each in (term, around))
+        assert own.total == other.total
+        assert own.parts[term.name].count == other.parts[term.name].count
 
 
 def test_the_mean_of_a_part_that_counts_nothing_is_zero():

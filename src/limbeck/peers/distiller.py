@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checks
-from limbeck.batch import Batch, Legend
+from limbeck.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
-from limbeck.objective import Loss, Objective, Term
+from limbeck.objective import Loss, Objective, Term, TermAround
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
 
@@ -44,37 +44,8 @@ def own_part(objective: Objective) -> Objective:
     return Objective(terms)
 
 
-class MeanOverPeers(Term):
+class MeanOverPeers(TermAround):
     """The mean over the peers of a term that reads a teacher, each peer being the teacher in its turn."""
-
-    def __init__(self, term: Term) -> None:
-        super().__init__(term.name, term.weight)
-        self.term = term
-        self.taps = term.taps
-
-    @property
-    def reads(self) -> frozenset[str]:  # type: ignore[override]
-        """What the term reads."""
-        return self.term.reads
-
-    @property
-    def any_classes(self) -> frozenset[str]:  # type: ignore[override]
-        """What the term lets answer other classes."""
-        return self.term.any_classes
-
-    @property
-    def takes_mixed(self) -> bool:  # type: ignore[override]
-        """Whether the term does."""
-        return self.term.takes_mixed
-
-    def settle(self, legend: Legend) -> None:
-        self.term.settle(legend)
-
-    def build(self, outputs: Mapping[str, Outputs]) -> None:
-        self.term.build(outputs)
-
-    def count(self, batch: Batch) -> Tensor | int:
-        return self.term.count(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         members = outputs["teacher"].members

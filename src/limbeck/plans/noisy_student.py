@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checks
-from limbeck.batch import UNLABELLED, Batch, Legend
+from limbeck.batch import UNLABELLED, Batch
 from limbeck.card import Card
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import DataError, InputError
 from limbeck.evaluation import predict
-from limbeck.objective import Objective, Term
+from limbeck.objective import Objective, Term, TermAround
 from limbeck.outputs import Outputs
 from limbeck.plans.scheme import Planned, Scheme
 from limbeck.randomness import derive_seed
@@ -38,34 +38,12 @@ CARD = Card(
 )
 
 
-class OnUnlabelled(Term):
+class OnUnlabelled(TermAround):
     """A term of the unlabelled samples of a batch alone; it counts no other."""
 
     def __init__(self, term: Term) -> None:
-        super().__init__(term.name, term.weight)
-        self.term = term
-        self.taps = term.taps
-
-    @property
-    def reads(self) -> frozenset[str]:  # type: ignore[override]
-        """What the term reads."""
-        return self.term.reads
-
-    @property
-    def any_classes(self) -> frozenset[str]:  # type: ignore[override]
-        """What the term lets answer other classes."""
-        return self.term.any_classes
-
-    @property
-    def reads_class_cosines(self) -> bool:  # type: ignore[override]
-        """Whether the term does."""
-        return self.term.reads_class_cosines
-
-    def settle(self, legend: Legend) -> None:
-        self.term.settle(legend)
-
-    def build(self, outputs: Mapping[str, Outputs]) -> None:
-        self.term.build(outputs)
+        super().__init__(term)
+        self.takes_mixed = False  # one half of a mixed sample may be labelled
 
     def count(self, batch: Batch) -> Tensor | int:
         return self.term.count(_unlabelled(batch))

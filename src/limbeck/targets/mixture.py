@@ -1,15 +1,11 @@
 """Several targets mixed."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from limbeck import checks
-from limbeck.batch import Batch, Legend
 from limbeck.card import Card
-from limbeck.errors import InputError
 from limbeck.losses import Dense, mixture
-from limbeck.outputs import Outputs
-from limbeck.targets.target import Target
+from limbeck.targets.target import MeanOfTargets
 
 __all__ = ["CARD", "Mixture"]
 
@@ -25,34 +21,20 @@ CARD = Card(
 
 
 @dataclass(frozen=True)
-class Mixture(Target):
+class Mixture(MeanOfTargets):
     """Σ λ_m·ρ^m of two or more targets (KD-pt+sim and KD-pt+rel of Tang et al. 2020).
 
     parts: the targets.  weights: λ, 0 or above, adding up to 1; equal ones by default.  An example without a label is
     not counted where one part needs labels.
 
     >>> import torch
+    >>> from limbeck.batch import Batch
+    >>> from limbeck.outputs import Outputs
     >>> from limbeck.targets import Softmax, Uniform
     >>> batch, teacher = Batch.of(torch.zeros(1, 3)), Outputs(torch.tensor([[0.9, 0.1]]).log())
     >>> Mixture((Softmax(), Uniform()), (0.75, 0.25))(teacher, batch, temperature=1.0).log_probs.exp()
     tensor([[0.8000, 0.2000]])
     """
 
-    parts: tuple[Target, ...]
-    weights: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.parts) < 2:
-            raise InputError(f"parts: found {len(self.parts)}, expected two targets or more")
-        if self.weights is not None:
-            checks.shares("weights", self.weights, count=len(self.parts))
-
-    def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
-        return mixture([part(outputs, batch, temperature) for part in self.parts], self.weights)
-
-    @property
-    def made_of(self) -> tuple[Target, ...]:
-        return self.parts
-
-    def settled(self, legend: Legend) -> Self:
-        return replace(self, parts=tuple(part.settled(legend) for part in self.parts))
+    def mean(self, parts: Sequence[Dense]) -> Dense:
+        return mixture(parts, self.weights)

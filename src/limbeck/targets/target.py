@@ -2,17 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import Tensor
 
+from limbeck import checks
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses import Dense, geometric_mean, mixture, soften
 from limbeck.outputs import Outputs
 
-__all__ = ["Target", "labels_of", "softened"]
+__all__ = ["MeanOfTargets", "Target", "labels_of", "softened"]
 
 _MEANS: Mapping[str, Callable[[Sequence[Dense], Sequence[float]], Dense]] = {
     "arithmetic": mixture,
@@ -71,6 +72,38 @@ class Target(ABC):
         Raises InputError for a setting that the data's classes do not allow.
         """
         return self
+
+
+@dataclass(frozen=True)
+class MeanOfTargets(Target):
+    """One target made of several, by a mean that a subclass computes.
+
+    parts: the targets, two or more.  weights: λ, 0 or above, adding up to 1; equal ones by default.  An example without
+    a label is not counted where one part needs labels.
+    """
+
+    parts: tuple[Target, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.parts) < 2:
+            raise InputError(f"parts: found {len(self.parts)}, expected two targets or more")
+        if self.weights is not None:
+            checks.shares("weights", self.weights, count=len(self.parts))
+
+    @abstractmethod
+    def mean(self, parts: Sequence[Dense]) -> Dense:
+        """Return the mean of the parts' distributions."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
+        return self.mean([part(outputs, batch, temperature) for part in self.parts])
+
+    @property
+    def made_of(self) -> tuple[Target, ...]:
+        return self.parts
+
+    def settled(self, legend: Legend) -> Self:
+        return replace(self, parts=tuple(part.settled(legend) for part in self.parts))
 
 
 def softened(outputs: Outputs, temperature: float) -> Dense:
