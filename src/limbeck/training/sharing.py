@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Mix
 from limbeck.distiller import ClassVectors, Teacher
 from limbeck.errors import ModelError
 from limbeck.outputs import Outputs, Tap
@@ -16,6 +16,9 @@ from limbeck.training.engine import placed
 from limbeck.training.loop import Batches
 
 __all__ = ["SharedBatches", "SharedTeacher"]
+
+
+_DECIDING = ("index", "view", "inputs", "labels", "mask", "views", "extras", "mix")
 
 
 @dataclass
@@ -63,12 +66,12 @@ class SharedBatches:
 
 @dataclass
 class _Asked:
-    """A batch that the teacher was asked about, as the tensors that decide the answer, and what it said.
+    """A batch that the teacher was asked about, and what it said.
 
     answers: each for the taps and the precision, in which autocast has a say, that it was asked with.
     """
 
-    tensors: list[Tensor]
+    batch: Batch
     answers: list[tuple[Any, Outputs]] = field(default_factory=list)
 
 
@@ -85,10 +88,10 @@ class SharedTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the teacher's outputs, computed by whoever asked first."""
-        tensors, wanted = list(_tensors(batch)), (dict(taps or {}), _precision(batch.index.device))
-        asked = next((known for known in self._asked if _same(known.tensors, tensors)), None)
+        wanted = (dict(taps or {}), _precision(batch.index.device))
+        asked = next((known for known in self._asked if _alike(known.batch, batch)), None)
         if asked is None:
-            asked = _Asked(tensors)
+            asked = _Asked(batch)
             self._asked.append(asked)
         for known, answer in asked.answers:
             if known == wanted:
@@ -117,20 +120,14 @@ def _precision(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
-def _same(known: list[Tensor], tensors: list[Tensor]) -> bool:
-    return len(known) == len(tensors) and all(one is other for one, other in zip(known, tensors, strict=True))
+def _alike(batch: Batch, other: Batch) -> bool:
+    """Return whether two batches have the same tensors, the very objects."""
+    return all(_same(getattr(batch, name), getattr(other, name)) for name in _DECIDING)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor of a batch, in an order that is the same for batches of the same parts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, Batch):
-        parts = [value.index, value.view, value.inputs, value.labels, value.mask, value.views, value.extras]
-        if value.mix is not None:
-            parts += [value.mix.partner, value.mix.labels, value.mix.share]
-        for part in parts:
-            yield from _tensors(part)
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return value.keys() == other.keys() and all(_same(item, other[key]) for key, item in value.items())
+    if isinstance(value, Mix) and isinstance(other, Mix):
+        return _same(vars(value), vars(other))
+    return value is other
