@@ -1,6 +1,7 @@
 """limbeck diagnose, on recipes of a second."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -41,7 +42,14 @@ def run(tmp_path):
 def test_a_recipe_is_diagnosed(limbeck, recipe, tmp_path):
     found = limbeck("diagnose", recipe, "--seeds", 2)
     assert found.code == 0, found.err
-    for words in ("students by target", "smoothing:", "what to do", "rescaling of the gradient"):
+    assert "search: 5 settings for each of 7 kinds of students" in found.err
+    for words in (
+        "students by target",
+        "chosen on held-out data",
+        "smoothing:",
+        "what to do",
+        "rescaling of the gradient",
+    ):
         assert words in found.out
     [path] = (tmp_path / "runs" / "tiny").glob("*/diagnosis.json")
     content = json.loads(path.read_text())
@@ -59,7 +67,9 @@ def test_asking_again_reads_what_was_trained(limbeck, run):
     assert one["file"] == str(run / "diagnosis.json")
     assert one["attribution"] is None
     assert not [line for line in again.lines if "epoch" in line]
-    other = json.loads(limbeck("diagnose", run, "--seeds", 1, "--json").out)
+    assert one["reused"] == 1  # the student alone; the distilled one is looked at early in its training, too
+    other = json.loads(limbeck("diagnose", run, "--seeds", 1, "--no-search", "--json").out)
+    assert not other["settings"]["search"]
     assert other["file"] == str(run / "diagnosis-2.json")
     assert kept(run)["attribution"]["seeds"] == 1
     assert json.loads((run / "diagnosis.json").read_text())["attribution"] is None
@@ -77,6 +87,19 @@ def test_a_method_without_soft_targets_is_diagnosed_at_the_usual_ones(limbeck, r
     found = limbeck("diagnose", recipe, "method={name: hard}", "--quick")
     assert found.code == 0
     assert "method hard has no soft targets: diagnosing at T = 4, alpha = 0.1" in found.err
+
+
+def test_of_another_scheme_it_is_said_which_student_is_diagnosed(limbeck, recipe):
+    arguments = ("diagnose", recipe, "scheme={name: born_again, generations: 1}", "--quick")
+    found = limbeck(*arguments)
+    assert found.code == 0, found.err
+    line = "The student of the scheme born_again is not looked into: diagnosed are students that learn offline"
+    assert line in " ".join(found.out.split())
+    assert line in found.err
+    told = json.loads(limbeck(*arguments, "--json").out)
+    assert told["settings"]["about"][0].startswith(line)
+    page = next(Path(told["run"]).glob("*.html")).read_text()
+    assert line in page
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,24 @@ def test_everything_that_was_found_is_shown(folder):
     assert dict(found.facts)["Blocks of the known hierarchy"].startswith("2 groups, correlation +0.400 within")
 
 
+def test_it_is_told_how_settings_were_chosen_what_was_reused_and_who_was_diagnosed(folder):
+    chosen = {
+        "hard": {"learning_rate": 0.1, "temperature": None},
+        "kd": {"learning_rate": 0.0333333, "temperature": 8.0},
+    }
+    settings = {"held_out": 40, "search": True, "about": [f"Not the student of {HOSTILE}."]}
+    where = folder(settings=settings, chosen=chosen, reused=2)
+    found = diagnosis_section(where)
+    notes = {chart.key: note for chart, note in found.charts}
+    assert "5 settings each" in notes["targets"]
+    assert "hard labels 0.1; KD 0.0333, T 8." in notes["targets"]
+    assert ", of which 2 are the run's own; the test set was not read" in found.told
+    assert found.about == [f"Not the student of {HOSTILE}."]
+    assert "Not the student of &lt;script&gt;" in build_diagnosed(where).read_text(encoding="utf-8")
+    older = diagnosis_section(folder())  # of before there was a search
+    assert "5 settings" not in {chart.key: note for chart, note in older.charts}["targets"]
+
+
 def test_a_quick_diagnosis_has_no_effects(folder):
     found = diagnosis_section(folder(attribution=None))
     assert not {"effects", "targets"} & set(charts(found))

@@ -14,6 +14,7 @@ from limbeck.cli.showing import data_console, duration, percent, say, table, wat
 
 if TYPE_CHECKING:
     from limbeck.diagnosis import Diagnosis
+    from limbeck.diagnosis.searching import Setting
     from limbeck.evaluation import Interval
 
 __all__ = ["diagnose"]
@@ -28,7 +29,10 @@ def diagnose(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="students of each kind; by default the recipe's, 3 to 5")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="one seed, and no attribution to parts")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="one seed, no search, and no attribution to parts")] = False,
+    search: Annotated[
+        bool, typer.Option("--search/--no-search", help="choose learning rate and T for each kind of student")
+    ] = True,
     runs: Annotated[Path, typer.Option(help="where the folder of a recipe's diagnosis is made")] = Path("runs"),
     page: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
@@ -65,6 +69,7 @@ def diagnose(
                 subject,
                 seeds=seeds_of(recipe, seeds),
                 quick=quick,
+                search=search,
                 root=cache_folder() / "diagnosis",
                 watch=watch,
                 say=tell,
@@ -77,7 +82,8 @@ def diagnose(
     else:
         show(found)
     made = f" · page: {build_diagnosed(folder, files=False)}" if page else ""
-    say(f"{found.trainings} trainings, {duration(found.seconds)} · written to {path}{made}")
+    reused = f", {found.reused} of them the run's own" if found.reused else ""
+    say(f"{found.trainings} trainings{reused}, {duration(found.seconds)} · written to {path}{made}")
 
 
 def show(found: "Diagnosis") -> None:
@@ -89,6 +95,8 @@ def show(found: "Diagnosis") -> None:
         f" is measured on, {settings['classes']} classes",
         markup=False,
     )
+    for line in settings["about"]:
+        console.print(line, markup=False)
     if not found.findings:
         console.print("Nothing is wrong with this teacher and this student, as far as can be seen.")
     for finding in found.findings:
@@ -110,13 +118,22 @@ def _attribution(found: "Diagnosis") -> None:
     if attribution is None:
         return
     console = data_console()
-    rows = [[f"{name}  {ARMS[name]}", percent(value)] for name, value in attribution.accuracies.items()]
-    columns = ["the student learns from", f"accuracy on held-out data, {attribution.seeds} seeds"]
+    rows = [
+        [f"{name}  {ARMS[name]}", _setting(found.chosen[name]), percent(value)]
+        for name, value in attribution.accuracies.items()
+    ]
+    searched = "chosen on held-out data" if found.settings["search"] else "as the recipe has it"
+    columns = ["the student learns from", searched, f"accuracy on held-out data, {attribution.seeds} seeds"]
     console.print(table("students by target", columns, rows))
     for each in attribution.effects:
         console.print(f"  {each.verdict()}", markup=False)
     for name, reason in attribution.left_out.items():
         console.print(f"  {name} is left out: {reason}", markup=False)
+
+
+def _setting(setting: "Setting") -> str:
+    at = "" if setting.temperature is None else f", T {setting.temperature:g}"
+    return f"rate {setting.learning_rate:.3g}{at}"
 
 
 def _mechanics(found: "Diagnosis") -> list[list[str]]:

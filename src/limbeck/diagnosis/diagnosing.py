@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from limbeck.diagnosis.causes import Finding, find_causes
 from limbeck.diagnosis.classroom import Classroom, Pupil
 from limbeck.diagnosis.examining import look_into_capacity
 from limbeck.diagnosis.gradient import Rescaling, nearness, rescaling
+from limbeck.diagnosis.searching import Schooling, Setting, search_settings, settled
 from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.subject import Answers, Subject, ask
 from limbeck.diagnosis.tail import tail_curve, temperature_for
@@ -41,7 +42,8 @@ class Diagnosis:
 
     rescaling: of the gradient of the distilled student of the first seed, early and late.
     nearness: by arm, how far its students put the wrong classes in the teacher's order (Tang et al. 2020, prop. 1).
-    attribution: None for a quick diagnosis.  tail: see `tail_curve`.  seconds: of wall time; trainings: how many.
+    chosen: the settings of each arm's students.  attribution: None for a quick diagnosis.  tail: see `tail_curve`.
+    seconds: of wall time.  trainings: how many students there are; reused: how many of them are the diagnosed run's.
     """
 
     name: str
@@ -53,12 +55,14 @@ class Diagnosis:
     rescaling: tuple[Rescaling, ...]
     nearness: Mapping[str, Interval]
     matching: Matching
+    chosen: Mapping[str, Setting]
     attribution: Attribution | None
     tail: Mapping[int, float]
     findings: tuple[Finding, ...]
     advice: tuple[Advice, ...]
     thresholds: Thresholds
     trainings: int
+    reused: int
     seconds: float
 
     def answer(self, question: str) -> Advice:
@@ -80,6 +84,7 @@ class Diagnosis:
             "advice": [each.as_dict() for each in self.advice],
             "attribution": None if self.attribution is None else self.attribution.as_dict(),
             "matching": self.matching.as_dict(),
+            "chosen": {arm: setting.as_dict() for arm, setting in self.chosen.items()},
             "signs": self.signs.as_dict(),
             "capacity": self.capacity.as_dict(),
             "rescaling": [each.as_dict() for each in self.rescaling],
@@ -88,6 +93,7 @@ class Diagnosis:
             "teacher": self.teacher.as_dict(),
             "thresholds": asdict(self.thresholds),
             "trainings": self.trainings,
+            "reused": self.reused,
             "seconds": self.seconds,
         }
 
@@ -97,6 +103,7 @@ def diagnose(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     quick: bool = False,
+    search: bool = True,
     root: Path | None = None,
     thresholds: Thresholds = THRESHOLDS,
     watch: Observer = ignore,
@@ -104,7 +111,8 @@ def diagnose(
 ) -> Diagnosis:
     """Find out why a distillation helps or fails, and what to do.
 
-    seeds: of the students, the same for every arm.  quick: one seed and no attribution.
+    seeds: of the students, the same for every arm.  quick: one seed, no search and no attribution.
+    search: choose learning rate and temperature for every arm (see `search_settings`); without, all have the subject's.
     root: folder that trainings are kept in, so that an interrupted diagnosis goes on and a repeated one reads.
     Everything is measured on the subject's held-out data; no test set is read.
     """
@@ -115,14 +123,24 @@ def diagnose(
     classroom = Classroom(subject, answers, root, watch)
     facts = look_at_teacher(answers, subject.groups)
     matching = match(answers, subject.temperature)
-    pupils, left_out = _teach(classroom, matching, seeds[:1] if quick else seeds, quick=quick, say=say)
+    seeds, search = (seeds[:1], False) if quick else (seeds, search)
+    makers, left_out = objectives(subject, matching)
+    arms = [name for name in makers if not quick or name in ("hard", "kd")]
+    schooling = (
+        search_settings(classroom, arms, seeds[0], early=_looked_at_early, say=say)
+        if search
+        else settled(classroom, arms)
+    )
+    pupils = _teach(classroom, schooling, seeds, say=say)
     capacity = look_into_capacity(classroom, seeds[0], thresholds=thresholds, say=say)
-    alone = pupils["hard"][0]
+    alone = schooling.known.get(("hard", schooling.arms.usual("hard")), pupils["hard"][0])
     signs = read_signs(answers, alone, capacity)
     findings = find_causes(signs, thresholds)
     right = {name: _right(each, answers) for name, each in pupils.items()}
     attribution = None if quick else attribute(right, left_out=left_out)
     tail = tail_curve(answers.held_out, alone.held_out)
+    taught = {id(pupil): pupil for each in pupils.values() for pupil in each}
+    taught |= {id(pupil): pupil for pupil in schooling.known.values()}
     case = Case(
         signs=signs,
         capacity=capacity,
@@ -137,35 +155,46 @@ def diagnose(
     return Diagnosis(
         name=subject.name,
         class_names=subject.train.class_names or tuple(str(label) for label in range(subject.classes)),
-        settings=_settings(subject, seeds[:1] if quick else seeds, quick=quick),
+        settings=_settings(subject, seeds, quick=quick, search=search),
         teacher=facts,
         signs=signs,
         capacity=capacity,
-        rescaling=_rescalings(pupils["kd"][0], answers, subject),
+        rescaling=_rescalings(pupils["kd"][0], answers, _at(subject, schooling.chosen["kd"])),
         nearness=_nearness(pupils, answers, subject),
         matching=matching,
+        chosen=schooling.chosen,
         attribution=attribution,
         tail=tail,
         findings=findings,
         advice=advise(case),
         thresholds=thresholds,
-        trainings=sum(map(len, pupils.values())) + len(capacity.fits),
+        trainings=len(taught) + len(capacity.fits),
+        reused=sum(pupil.reused for pupil in taught.values()),
         seconds=time.perf_counter() - began,
     )
 
 
-def _teach(
-    classroom: Classroom, matching: Matching, seeds: Sequence[int], *, quick: bool, say: Say
-) -> tuple[dict[str, list[Pupil]], dict[str, str]]:
-    """Train the students of every arm on the same seeds; of a quick diagnosis, those on hard labels and on KD."""
-    makers, left_out = objectives(classroom.subject, matching)
-    chosen = {name: make for name, make in makers.items() if not quick or name in ("hard", "kd")}
-    say(f"students on {', '.join(chosen)}, for {len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
-    pupils = {
-        name: [classroom.teach(name, make(), seed, early=name == "kd" and seed == seeds[0]) for seed in seeds]
-        for name, make in chosen.items()
-    }
-    return pupils, left_out
+def _looked_at_early(arm: str) -> bool:
+    return arm == "kd"
+
+
+def _teach(classroom: Classroom, schooling: Schooling, seeds: Sequence[int], *, say: Say) -> dict[str, list[Pupil]]:
+    """Train the students of every arm on the same seeds, those of a seed together."""
+    arms = schooling.chosen
+    say(f"students on {', '.join(arms)}, for {len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
+    known = {(arm, seeds[0]): schooling.known.get((arm, setting)) for arm, setting in arms.items()}
+    wanted = [(arm, seed) for seed in seeds for arm in arms if known.get((arm, seed)) is None]
+    lessons = [
+        schooling.arms.lesson(arm, arms[arm], seed, early=_looked_at_early(arm) and seed == seeds[0])
+        for arm, seed in wanted
+    ]
+    taught = dict(zip(wanted, classroom.teach_all(lessons), strict=True))
+    return {arm: [known.get((arm, seed)) or taught[arm, seed] for seed in seeds] for arm in arms}
+
+
+def _at(subject: Subject, setting: Setting) -> Subject:
+    """Return the subject at the temperature of an arm."""
+    return subject if setting.temperature is None else replace(subject, temperature=setting.temperature)
 
 
 def _right(pupils: Sequence[Pupil], answers: Answers) -> torch.Tensor:
@@ -197,7 +226,7 @@ def _nearness(pupils: Mapping[str, Sequence[Pupil]], answers: Answers, subject: 
     return found
 
 
-def _settings(subject: Subject, seeds: Sequence[int], *, quick: bool) -> dict[str, Any]:
+def _settings(subject: Subject, seeds: Sequence[int], *, quick: bool, search: bool) -> dict[str, Any]:
     return {
         "temperature": subject.temperature,
         "hard_weight": subject.hard_weight,
@@ -205,6 +234,8 @@ def _settings(subject: Subject, seeds: Sequence[int], *, quick: bool) -> dict[st
         "epochs": subject.training.epochs,
         "seeds": list(seeds),
         "quick": quick,
+        "search": search,
+        "about": list(subject.about),
         "classes": subject.classes,
         "train": len(subject.train),
         "held_out": len(subject.held_out),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from limbeck import methods
 from limbeck.diagnosis.capacity import Capacity, Fit, judge_capacity
 from limbeck.diagnosis.causes import Finding, find_causes
-from limbeck.diagnosis.classroom import Classroom, Pupil
+from limbeck.diagnosis.classroom import Classroom, Lesson, Pupil
 from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import fidelity
@@ -56,18 +56,15 @@ def look_into_capacity(
     say(
         "three fits of the teacher's soft targets: the student, the student for longer, a network of the teacher's kind"
     )
-    student = classroom.teach("soft targets alone", objective(), seed)
-    longer = classroom.teach("soft targets alone, for longer", objective(), seed, times=_LONGER)
-    larger = None
+    lessons = [
+        Lesson("soft targets alone", objective(), seed),
+        Lesson("soft targets alone, for longer", objective(), seed, times=_LONGER),
+    ]
     if classroom.subject.larger is not None:
-        larger = classroom.teach("soft targets alone, the teacher's kind", objective(), seed, larger=True)
-    fits = {name: _fit(name, pupil, classroom) for name, pupil in (("student", student), ("longer", longer))}
-    return judge_capacity(
-        fits["student"],
-        fits["longer"],
-        None if larger is None else _fit("larger", larger, classroom),
-        thresholds=thresholds,
-    )
+        lessons.append(Lesson("soft targets alone, the teacher's kind", objective(), seed, larger=True))
+    pupils = zip(("student", "longer", "larger"), classroom.teach_all(lessons), strict=False)
+    fits = {name: _fit(name, pupil, classroom) for name, pupil in pupils}
+    return judge_capacity(fits["student"], fits["longer"], fits.get("larger"), thresholds=thresholds)
 
 
 def _fit(name: str, pupil: Pupil, classroom: Classroom) -> Fit:

@@ -196,6 +196,12 @@ class _Teacher(BaseModel):
     order: list[int]
 
 
+class _Setting(BaseModel):
+    model_config = _STRICT
+    learning_rate: float
+    temperature: float | None
+
+
 class _Diagnosis(BaseModel):
     """What readers of a diagnosis take for granted."""
 
@@ -209,6 +215,8 @@ class _Diagnosis(BaseModel):
     capacity: _Capacity
     rescaling: list[_Rescaling] = Field(max_length=2)
     nearness: dict[str, _Interval]
+    chosen: dict[str, _Setting] = Field(default={}, max_length=20)
+    reused: int = 0
     teacher: _Teacher
     trainings: int
     seconds: float

@@ -11,6 +11,7 @@ from limbeck.config import Recipe
 from limbeck.diagnosis.subject import Subject, require_one_label
 from limbeck.errors import RecipeError
 from limbeck.losses import KL, Divergence
+from limbeck.plans.offline import Offline
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.preparing import Parts, asked, build_student, prepare, seeded_build, vet
 from limbeck.schemes.teaching import train_teacher
@@ -58,7 +59,9 @@ def subject_of_run(
         say("the run was refitted on all data: diagnosing the teacher that was trained without the held-out part")
         return subject_of_recipe(recipe, watch=watch, say=say, cache=cache)
     say(f"teacher: read from {run.folder}")
-    return _subject(recipe, run.parts, run.teacher(run.seeds[0]), say)
+    subject = _subject(recipe, run.parts, run.teacher(run.seeds[0]), say)
+    places = (run.folder / f"{role}-{seed}" for role in ("alone", "distilled") for seed in run.seeds)
+    return replace(subject, trained=tuple(place for place in places if (place / "result.json").is_file()))
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
     kind = replace(recipe.teacher.model, checkpoint=None)
     train = parts.alone
     method = _method(recipe, say)
+    about = _about(recipe)
+    for line in about:
+        say(line)
     return Subject(
         name=recipe.name,
         teacher=asked(recipe, model),
@@ -94,7 +100,20 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
         divergence=method.divergence,
         clean=clean,
         groups=train.groups,
+        about=about,
         code="".join(filter(None, (recipe.student.code(), recipe.teacher.model.code()))),
+    )
+
+
+def _about(recipe: Recipe) -> tuple[str, ...]:
+    """Return which student is diagnosed, where a recipe's own is another."""
+    if isinstance(recipe.scheme, Offline):
+        return ()
+    name = recipe.keys["scheme"]["name"]
+    return (
+        f"The student of the scheme {name} is not looked into: diagnosed are students that learn offline from the same"
+        " teacher, by the same method and training. What is said of the teacher and of the data holds for the scheme"
+        " too; what is said of the student need not.",
     )
 
 

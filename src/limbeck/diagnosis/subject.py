@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -29,6 +30,8 @@ class Subject:
     divergence: of its soft term.
     groups: of each class, where a hierarchy is known.
     code: a digest of what the student is written in, where that is code of the user's own.
+    about: lines that say which student is diagnosed, where that is not plain.
+    trained: folders of finished trainings, whose students are taken over where a training would be the same.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Subject:
     divergence: Divergence = KL
     groups: tuple[int, ...] | None = None
     code: str = ""
+    about: tuple[str, ...] = ()
+    trained: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "held_out"):

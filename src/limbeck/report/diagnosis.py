@@ -7,6 +7,7 @@ from typing import Any
 
 from limbeck.diagnosis.attribution import ARMS
 from limbeck.diagnosis.keeping import kept
+from limbeck.diagnosis.searching import CANDIDATES
 from limbeck.diagnosis.signs import HIGH
 from limbeck.report.charts import Axis, Bar, Chart, Heat, Interval, Line, Plane, Rows, spanning
 
@@ -20,12 +21,14 @@ _HIGHEST, _LOWEST = 4.0, -2.0  # of the rescaling factors that are drawn
 class DiagnosisSection:
     """What the template shows of a diagnosis.
 
-    name: of what was diagnosed.  findings: what was said and its evidence.
+    name: of what was diagnosed.  about: which student that is, where it is not plain.
+    findings: what was said and its evidence.
     advice: question, answer, evidence, how sure.  verdicts: of the effects.
     charts: each with its note.  facts: names and values.  told: what everything is measured on.
     """
 
     name: str
+    about: Sequence[str]
     told: str
     findings: Sequence[tuple[str, str]]
     advice: Sequence[tuple[str, str, str, str]]
@@ -50,7 +53,7 @@ def _section(content: Mapping[str, Any]) -> DiagnosisSection:
                 _effects(attribution),
                 "In points of accuracy, paired by seed. The lines are 95 % t-intervals over seeds.",
             ),
-            (_arms(attribution), "Same seeds, same budget; only the target differs."),
+            (_arms(attribution), _searched(content)),
         ]
         verdicts = [each["verdict"] for each in attribution["effects"]]
         verdicts += [f"{name} is left out: {reason}" for name, reason in attribution["left_out"].items()]
@@ -63,15 +66,35 @@ def _section(content: Mapping[str, Any]) -> DiagnosisSection:
     ]
     return DiagnosisSection(
         name=content["name"],
+        about=[str(line) for line in settings.get("about", [])],
         told=(
             f"Measured on {settings.get('held_out', 0):,} held-out training samples, with {content['trainings']}"
-            " trainings; the test set was not read."
+            f" trainings{_reused(content)}; the test set was not read."
         ),
         findings=[(each["said"], each["evidence"]) for each in content["findings"]],
         advice=[(each["question"], each["said"], each["evidence"], each["confidence"]) for each in content["advice"]],
         verdicts=verdicts,
         charts=charts,
         facts=_facts(content),
+    )
+
+
+def _reused(content: Mapping[str, Any]) -> str:
+    reused = content.get("reused", 0)
+    return f", of which {reused} are the run's own" if reused else ""
+
+
+def _searched(content: Mapping[str, Any]) -> str:
+    """Say how the settings of the students came about."""
+    if not content["settings"].get("search"):
+        return "Same seeds, same budget; only the target differs."
+    said = []
+    for name, setting in content["chosen"].items():
+        at = "" if setting["temperature"] is None else f", T {setting['temperature']:g}"
+        said.append(f"{ARMS.get(name, name)} {setting['learning_rate']:.3g}{at}")
+    return (
+        f"Same seeds, same budget, the same search: {CANDIDATES} settings each, the best kept by held-out errors of"
+        f" the first seed (learning rate, T): {'; '.join(said)}."
     )
 
 

@@ -16,12 +16,12 @@ from limbeck.training.sharing import SharedBatches, SharedTeacher
 from limbeck.training.state import Result
 from limbeck.training.turns import Turn
 
-__all__ = ["attempt_many", "fit_many"]
+__all__ = ["SHARED", "attempt_many", "fit_many"]
 
 _Value = TypeVar("_Value")
 
-_SHARED = ("batch_size", "accumulate", "precision", "memory_format", "augment", "workers")
-"""What decides the batches and how the teacher sees them; everything else may differ from student to student."""
+SHARED = ("batch_size", "accumulate", "precision", "memory_format", "augment", "workers")
+"""The settings that decide the batches and how the teacher sees them; all else may differ from student to student."""
 
 
 def fit_many(
@@ -193,7 +193,7 @@ def _check(
                     " would train the other; give each student and each objective modules of its own"
                 )
     for label, training in zip(labels, trainings, strict=True):
-        for key in _SHARED:
+        for key in SHARED:
             first, own = getattr(trainings[0], key), getattr(training, key)
             if own != first:
                 raise InputError(

@@ -1,0 +1,190 @@
+"""Students of a diagnosis taught together and taken over from a run, and the same search for each kind of them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from limbeck import methods
+from limbeck.data import Augment, TensorSet
+from limbeck.diagnosis.arms import match, objectives
+from limbeck.diagnosis.classroom import Classroom, Lesson
+from limbeck.diagnosis.diagnosing import diagnose
+from limbeck.diagnosis.planted import Strengths, plant
+from limbeck.diagnosis.searching import CANDIDATES, Setting, search_settings, settled
+from limbeck.diagnosis.subject import ask
+from limbeck.distiller import Distiller
+from limbeck.errors import NonFiniteLossError
+from limbeck.training import Training, fit
+
+SHORT = Strengths(training=Training(epochs=3, batch_size=32, learning_rate=0.05), teacher=(16,), student=(8,))
+ARMS = ("hard", "ls", "pt", "sim", "kd")
+
+
+@pytest.fixture(scope="module")
+def subject():
+    generator = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(4, 8, generator=generator)
+    labels = torch.arange(240) % 4
+    inputs = centres[labels] + torch.randn(240, 8, generator=generator)
+    return plant("healthy", TensorSet.of(inputs, labels, classes=4, name="four"), 0, SHORT)
+
+
+@pytest.fixture(scope="module")
+def answers(subject):
+    return ask(subject)
+
+
+class Asked:
+    """A teacher that counts the batches that it is asked about."""
+
+    def __init__(self, teacher):
+        self.teacher, self.calls = teacher, 0
+
+    def __call__(self, batch, taps=None):
+        self.calls += 1
+        return self.teacher(batch)
+
+    def to(self, device):
+        return self
+
+    def fingerprint(self):
+        return self.teacher.fingerprint()
+
+
+def lessons():
+    return [
+        Lesson("hard", methods.hard(), 0),
+        Lesson("kd", methods.kd(temperature=2.0), 0, early=True),
+        Lesson("kd, hotter", methods.kd(temperature=8.0), 0, training=replace(SHORT.training, learning_rate=0.01)),
+        Lesson("kd, longer", methods.kd(temperature=2.0), 0, times=2),
+        Lesson("kd, larger", methods.kd(temperature=2.0), 0, larger=True),
+        Lesson("kd, other seed", methods.kd(temperature=2.0), 1),
+    ]
+
+
+def test_students_taught_together_are_those_taught_alone(subject, answers, tmp_path):
+    together = Classroom(subject, answers, tmp_path / "together").teach_all(lessons())
+    for number, lesson in enumerate(lessons()):
+        alone = Classroom(subject, answers).teach_all([lesson])[0]
+        assert torch.equal(alone.probe, together[number].probe), lesson.name
+        assert (alone.early is None) == (together[number].early is None) == (not lesson.early)
+        if lesson.early:
+            assert torch.equal(alone.early, together[number].early)
+
+
+def test_a_student_wanted_twice_is_trained_once(subject, answers):
+    labels = set()
+    room = Classroom(subject, answers, watch=lambda look: labels.add(look.label))
+    one, other = room.teach_all([Lesson("one", methods.hard(), 0), Lesson("other", methods.hard(), 0)])
+    assert one is other
+    assert labels == {"one (seed 0)"}
+
+
+def test_a_teacher_of_augmented_samples_is_asked_once_a_batch_for_all_students_of_a_seed(subject):
+    moving = replace(subject, training=replace(SHORT.training, augment=Augment(noise=0.1)))
+    teacher = Asked(subject.teacher)
+    room = Classroom(replace(moving, teacher=teacher), replace(ask(moving), teacher=teacher))
+    room.teach_all([lesson for lesson in lessons() if lesson.seed == 0 and lesson.training is None])
+    steps = -(-len(subject.train) // 32)
+    assert teacher.calls == 2 * 3 * steps  # the longest has twice the epochs
+
+
+# ----------------------------------------------------------------------------------------------- the run's own students
+
+
+def trained(subject, teacher, objective, folder, **changes):
+    settings = replace(SHORT.training, **changes)
+    distiller = Distiller(subject.student(0), teacher, objective)
+    fit(distiller, subject.train, subject.held_out, training=settings, seed=0, folder=folder)
+    return folder
+
+
+def test_a_runs_own_students_are_taken_over_where_their_training_is_the_same(subject, answers, tmp_path):
+    hard = trained(subject, None, methods.hard(), tmp_path / "alone-0")
+    kd = trained(subject, answers.teacher, methods.kd(temperature=2.0), tmp_path / "distilled-0")
+    trained_before = replace(subject, trained=(hard, kd))
+    seen = set()
+    room = Classroom(trained_before, answers, watch=lambda look: seen.add(look.label))
+    pupils = room.teach_all([replace(lesson, early=False) for lesson in lessons()])
+    assert [pupil.reused for pupil in pupils] == [True, True, False, False, False, False]
+    assert not {"hard (seed 0)", "kd (seed 0)"} & seen
+    for number, lesson in enumerate(lessons()[:2]):
+        alone = Classroom(subject, answers).teach_all([lesson])[0]
+        assert torch.equal(alone.held_out, pupils[number].held_out)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.02}, {"epochs": 2}, {"keep": "best"}, {"patience": 3}])
+def test_a_runs_student_of_another_training_is_not_taken_over(subject, answers, tmp_path, change):
+    other = trained(subject, None, methods.hard(), tmp_path / "alone-0", **change)
+    room = Classroom(replace(subject, trained=(other,)), answers)
+    assert not room.teach("hard", methods.hard(), 0).reused
+    assert not room.teach("kd", methods.kd(), 0).reused
+
+
+# --------------------------------------------------------------------------------------------------------------- search
+
+
+def test_each_arm_is_offered_as_many_settings_and_keeps_the_best(subject, answers):
+    found = search_settings(Classroom(subject, answers), ARMS, 0)
+    for arm in ARMS:
+        tried = {setting: pupil for (of, setting), pupil in found.known.items() if of == arm}
+        assert len(tried) == CANDIDATES
+        assert Setting(0.05, None if arm == "hard" else 4.0) in tried
+        errors = {
+            setting: int((pupil.held_out.argmax(1) != answers.held_out_labels).sum())
+            for setting, pupil in tried.items()
+        }
+        assert errors[found.chosen[arm]] == min(errors.values())
+    rates = sorted(setting.learning_rate for of, setting in found.known if of == "hard")
+    assert rates == pytest.approx([0.05 / 9, 0.05 / 3, 0.05, 0.15, 0.45])
+    soft = [setting for of, setting in found.known if of == "kd"]
+    assert {setting.temperature for setting in soft} == {2.0, 4.0, 8.0}
+    assert {setting.learning_rate for setting in soft if setting.temperature != 4.0} < set(rates)
+
+
+def test_an_arm_at_another_temperature_is_matched_there(subject, answers):
+    arms = settled(Classroom(subject, answers), ARMS).arms
+    for temperature in (2.0, 8.0):
+        own = replace(subject, temperature=temperature)
+        wanted, _ = objectives(own, match(answers, temperature))
+        for arm in ARMS[1:]:
+            lesson = arms.lesson(arm, Setting(0.02, temperature), 3, early=False)
+            assert repr(lesson.objective) == repr(wanted[arm]())
+            assert (lesson.training.learning_rate, lesson.seed) == (0.02, 3)
+
+
+def test_a_setting_that_diverges_is_passed_over(subject, answers):
+    wild = replace(subject, training=replace(SHORT.training, learning_rate=27.0))
+    found = search_settings(Classroom(wild, answers), ["kd"], 0)
+    assert {setting.learning_rate for _, setting in found.known} == {9.0}
+    assert found.chosen["kd"].learning_rate == 9.0
+    worse = replace(subject, training=replace(SHORT.training, learning_rate=1e30))
+    with pytest.raises(NonFiniteLossError):
+        search_settings(Classroom(worse, answers), ["kd"], 0)
+
+
+def test_a_diagnosis_with_a_search_measures_the_chosen_settings(subject, tmp_path):
+    found = diagnose(subject, seeds=(0, 1), root=tmp_path)
+    arms = list(found.chosen)
+    assert arms == list(found.attribution.accuracies)
+    assert found.settings["search"]
+    assert found.trainings == len(arms) * (CANDIDATES + 1) + 3  # the chosen ones of the first seed are known
+    assert found.as_dict()["chosen"]["hard"]["temperature"] is None
+    room = Classroom(subject, ask(subject))
+    for arm in ("hard", "kd"):
+        lesson = settled(room, arms).arms.lesson(arm, found.chosen[arm], 1, early=False)
+        labels = room.answers.held_out_labels
+        both = [
+            room.teach_all([replace(lesson, seed=seed)])[0].held_out.argmax(1).eq(labels).double().mean()
+            for seed in (0, 1)
+        ]
+        assert found.attribution.accuracies[arm].mean == pytest.approx(float(sum(both)) / 2)
+
+
+def test_what_the_findings_rest_on_is_not_searched(subject, tmp_path):
+    searched = diagnose(subject, seeds=(0,), root=tmp_path)
+    plain = diagnose(subject, seeds=(0,), search=False, root=tmp_path)
+    assert searched.signs == plain.signs
+    assert searched.findings == plain.findings
+    assert searched.capacity == plain.capacity
