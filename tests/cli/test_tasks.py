@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from limbeck.config import load_recipe
+from limbeck.evaluation import predict
+from limbeck.schemes.tasks import Nearness, nearness
 
 TASKS = ["binary", "multilabel", "dense", "regression"]
 MODELS = {"dense": {"kind": "fcn", "channels": [4], "batch_norm": False}}
@@ -140,9 +143,83 @@ def test_diagnose_refuses_a_task_that_it_does_not_look_into_before_a_teacher_is_
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_evaluate_refuses_a_task_that_it_does_not_measure(limbeck, recipe, tmp_path):
-    assert limbeck("distill", recipe("regression", seeds=[0]), "--no-report", "-q").code == 0
+ROWS = {
+    "multilabel": ["examples with a wrong label", "exact matches", "labels that are right", "labels as the teacher"],
+    "dense": ["wrong places", "mean intersection over union", "KL(teacher ‖ student) of a label"],
+    "regression": ["mean squared error", "R²", "mean absolute error", "mean squared distance to the teacher"],
+}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_a_run_of_every_task_is_evaluated_with_the_figures_of_its_outcome(limbeck, recipe, tmp_path, task):
+    assert limbeck("distill", recipe(task), "--no-report", "-q").code == 0
     (run,) = (tmp_path / "runs").glob("*/*")
+    outcome = json.loads((run / "outcome.json").read_text())
     answer = limbeck("evaluate", run)
-    assert answer.code == 2
-    assert "evaluate: it measures one class an example, and the labels are numbers to predict" in answer.lines[-1]
+    assert answer.code == 0, answer.err
+    for row in ROWS[task]:
+        assert row in answer.out
+    assert ("places of test examples" in answer.out) == (task == "dense")
+    assert ("McNemar's exact test" in answer.out) == (task == "multilabel")
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["task"] == task
+    assert found["test"]["examples"] == outcome["seeds"][0]["teacher"]["examples"]
+    for model in found["models"]:
+        for seed in outcome["seeds"]:
+            if model["role"] != "teacher" and seed["seed"] == model["seed"]:
+                assert model["sets"]["test"] == pytest.approx(seed[model["role"]])
+        assert ("test_errors" in model) == (task == "multilabel")
+        if task == "multilabel":
+            assert len(model["test_errors"]) == model["sets"]["test"]["errors"]
+    assert set(found["cost"]) == {"teacher", "student"}
+    assert [entry["for"] for entry in json.loads((run / "manifest.json").read_text())["test_reads"]][-1].startswith(
+        "evaluation of teacher, student alone and student distilled"
+    )
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_how_near_a_student_is_to_its_teacher_does_not_depend_on_the_parts(recipe, monkeypatch, task):
+    samples = load_recipe(recipe(task)).load_data().train
+    outputs = samples.task.outputs(samples.classes)
+    shape = (outputs, 1) if task == "dense" else (16, outputs)
+    student, teacher = (torch.nn.Conv2d(1, *shape) if task == "dense" else flat(*shape) for _ in range(2))
+    whole = nearness(student, teacher, samples)
+    monkeypatch.setattr("limbeck.schemes.tasks._AT_ONCE", 7)
+    parts = nearness(student, teacher, samples)
+    assert vars(parts) == pytest.approx(vars(whole))
+    own, taught = (predict(model, samples).double() for model in (student, teacher))
+    if task == "regression":
+        assert whole == Nearness(distance=pytest.approx(float(((own - taught) ** 2).mean())))
+        return
+    assert whole.agreement == pytest.approx(float((own.argmax(-1) == taught.argmax(-1)).double().mean()))
+    p, q = taught.softmax(-1), own.softmax(-1)
+    assert whole.kl == pytest.approx(float((p * (p.log() - q.log())).sum(-1).mean()), rel=1e-6)
+    assert vars(nearness(teacher, teacher, samples)) == pytest.approx({"agreement": 1.0, "kl": 0.0, "distance": None})
+
+
+def flat(*shape):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(*shape))
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_runs_of_a_task_are_compared(limbeck, recipe, tmp_path, task):
+    path = recipe(task, seeds=[0])
+    for rate in (0.05, 0.1):
+        assert limbeck("distill", path, f"training.learning_rate={rate}", "--no-report", "-q").code == 0
+    answer = limbeck("compare", "runs")
+    assert answer.code == 0, answer.err
+    assert {"regression": "mean squared error", "dense": "wrong places"}.get(task, "wrong label") in answer.out
+    assert "training.learning_rate" in answer.out
+    assert ("McNemar's exact test" in answer.out) == (task == "multilabel")
+    assert "its ECE" not in answer.out
+    folders = [str(folder) for folder in (tmp_path / "runs").glob("*/*")]
+    assert len(json.loads(limbeck("compare", *folders, "--json").out)["pairs"]) == (task == "multilabel")
+
+
+def test_runs_of_two_tasks_stand_side_by_side(limbeck, recipe):
+    for task in ("regression", "binary"):
+        assert limbeck("distill", recipe(task, seeds=[0]), "--no-report", "-q").code == 0
+    answer = limbeck("compare", "runs")
+    assert answer.code == 0, answer.err
+    assert "errors, as each task counts them, of teacher" in " ".join(answer.out.split())
+    assert "Runs with other test samples are not paired" in answer.out

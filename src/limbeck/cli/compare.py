@@ -90,20 +90,24 @@ def compare(
 
 def _grids(found: "Comparison") -> list[Grid]:
     """Return the tables: title, columns, rows."""
-    shown = [
-        column for column in _COLUMNS if column[1] != _BUDGET or any(run.figure(*column[1:3]) for run in found.runs)
-    ]
-    columns = ["run", "seeds", *(title for title, *_ in shown), "parameters"]
+    from limbeck.evaluation import words_of
+
+    shown = [column for column in _COLUMNS if any(run.figure(*column[1:3]) for run in found.runs)]
+    kinds = {run.task.name: words_of(run.task) for run in found.runs}
+    words = next(iter(kinds.values())) if len(kinds) == 1 else None
+    right = "top-1" if words is None or words.accuracy == "accuracy" else words.accuracy
+    columns = ["run", "seeds", *(title.replace("top-1", right) for title, *_ in shown), "parameters"]
     rows = [
         [
             run.label,
-            str(len([model for model in run.evaluation["models"] if model["role"] == "distilled"])),
+            str(run.seeds),
             *(_cell(run, role, name, pattern) for _, role, name, pattern in shown),
             f"{run.evaluation['parameters']['student']:,}",
         ]
         for run in found.runs
     ]
-    title = "test errors of teacher, student alone and student distilled; mean ± 95 % t-interval over seeds"
+    errors = "errors, as each task counts them," if words is None else words.errors
+    title = f"test {errors} of teacher, student alone and student distilled; mean ± 95 % t-interval over seeds"
     grids: list[Grid] = [(title, columns, rows)]
     if found.differing:
         differing = [[key, *(_value(value) for value in values)] for key, values in found.differing.items()]
@@ -113,7 +117,7 @@ def _grids(found: "Comparison") -> list[Grid]:
 
 def _lines(found: "Comparison") -> list[str]:
     """Return what there is to say in words: the paired differences, and the models that none beats."""
-    seeds = {run.label: len(run.correct("distilled")) for run in found.runs}
+    seeds = {run.label: run.seeds for run in found.runs}
     lines = []
     for pair in found.pairs:
         names = (f"the student of {pair.first}", f"the student of {pair.second}")
@@ -132,9 +136,12 @@ def _lines(found: "Comparison") -> list[str]:
 
 
 def _cell(run: "ComparedRun", role: str, name: str, pattern: str) -> str:
+    from limbeck.evaluation import words_of
+
     value = run.figure(role, name)
     if value is None:
         return ""
+    pattern = words_of(run.task).pattern if name == "errors" else pattern
     return interval(value, pattern) if pattern else percent(value)
 
 

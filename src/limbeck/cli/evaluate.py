@@ -11,7 +11,7 @@ from limbeck.cli.showing import data_console, interval, percent, say, table
 
 if TYPE_CHECKING:
     from limbeck.evaluation import ClassGain, Estimate, Interval, McNemar
-    from limbeck.schemes import RunAssessment
+    from limbeck.schemes import RunAssessment, TaskAssessment
 
 __all__ = ["evaluate"]
 
@@ -33,6 +33,22 @@ _FIGURES = (
     ("KL(teacher ‖ student), nats", "kl", "{:.4f}"),
     ("  on the validation part", "kl_validation", "{:.4f}"),
     ("  on the transfer set", "kl_transfer", "{:.4f}"),
+)
+_OF_A_TASK = (
+    ("NLL, nats", "nll", "{:.4f}"),
+    ("labels that are right", "label_accuracy", ""),
+    ("mean average precision", "map", "{:.4f}"),
+    ("mean intersection over union", "miou", "{:.4f}"),
+    ("mean absolute error", "mae", "{:.4g}"),
+    ("labels as the teacher gives them", "agreement", ""),
+    ("  on the validation part", "agreement_validation", ""),
+    ("  on the transfer set", "agreement_transfer", ""),
+    ("KL(teacher ‖ student) of a label, nats", "kl", "{:.4f}"),
+    ("  on the validation part", "kl_validation", "{:.4f}"),
+    ("  on the transfer set", "kl_transfer", "{:.4f}"),
+    ("mean squared distance to the teacher", "distance", "{:.4g}"),
+    ("  on the validation part", "distance_validation", "{:.4g}"),
+    ("  on the transfer set", "distance_transfer", "{:.4g}"),
 )
 _SHOWN_CLASSES = 3
 _NAMED_RARE = 12
@@ -61,23 +77,53 @@ def evaluate(
         _figures_table(found)
         _cost_table(found)
         console = data_console()
-        for line in filter(None, (_temperature_line(found), *_paired_lines(found), *_class_lines(found))):
+        for line in _lines(found):
             console.print(line, markup=False)
     say(f"written to {path} · next: limbeck report {run}")
 
 
-def _figures_table(found: "RunAssessment") -> None:
+def _figures(found: "RunAssessment | TaskAssessment") -> tuple[tuple[str, str, str], ...]:
+    """Return the figures of a run's task: what a table calls them, their names, and how they are written."""
+    from limbeck.evaluation import words_of
+    from limbeck.schemes import TaskAssessment
+
+    if not isinstance(found, TaskAssessment):
+        return _FIGURES
+    words = words_of(found.task)
+    return ((words.errors, "errors", words.pattern), (words.accuracy, "accuracy", ""), *_OF_A_TASK)
+
+
+def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
     rows = []
-    for title, name, pattern in _FIGURES:
+    for title, name, pattern in _figures(found):
         cells = [found.figure(role, name) for role in found.labels]
         if any(cell is not None for cell in cells):
             change = _change(found.advantage(name), pattern)
             rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
-    seeds = len(found.paired)
+    seeds = len(found.of("distilled"))
     over = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval over seeds"
-    title = f"{found.name}: {found.test['examples']:,} test examples; {over}"
+    title = f"{found.name}: {found.test['examples']:,} {_counted(found)}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
     data_console().print(table(title, columns, rows))
+
+
+def _counted(found: "RunAssessment | TaskAssessment") -> str:
+    from limbeck.schemes import TaskAssessment
+
+    of_places = isinstance(found, TaskAssessment) and found.task.of_places
+    return "places of test examples" if of_places else "test examples"
+
+
+def _lines(found: "RunAssessment | TaskAssessment") -> list[str]:
+    """Return what there is to say in words."""
+    from limbeck.schemes import TaskAssessment
+
+    if not isinstance(found, TaskAssessment):
+        return [*_temperature_lines(found), *_paired_lines(found), *_class_lines(found)]
+    if found.pooled is None or found.difference is None:
+        return []
+    several = len(found.of("distilled")) > 1
+    return [mcnemar_line(found.pooled, found.difference, ("the student alone", "the distilled student"), seeds=several)]
 
 
 def _cell(value: "Interval | None", pattern: str) -> str:
@@ -96,18 +142,20 @@ def _change(value: "Interval | None", pattern: str) -> str:
     return f"{100 * value.mean:+.1f}{half} points"
 
 
-def _temperature_line(found: "RunAssessment") -> str | None:
+def _temperature_lines(found: "RunAssessment") -> list[str]:
     """Say for which models no temperature could be fitted, and why."""
     if any(model.temperature is None for model in found.models):
-        return "No temperature is fitted: the refit left no validation part to fit it on."
+        return ["No temperature is fitted: the refit left no validation part to fit it on."]
     told = [model for model in found.models if model.temperature is not None and model.temperature.at_bound]
     if not told:
-        return None
+        return []
     names = ", ".join(f"{model.role} (seed {model.seed})" for model in told)
-    return f"The validation part tells no temperature for: {names}. It is fitted only where some predictions are wrong."
+    return [
+        f"The validation part tells no temperature for: {names}. It is fitted only where some predictions are wrong."
+    ]
 
 
-def _cost_table(found: "RunAssessment") -> None:
+def _cost_table(found: "RunAssessment | TaskAssessment") -> None:
     if not found.cost:
         return
     teacher, student = found.cost["teacher"], found.cost["student"]
@@ -152,7 +200,7 @@ def mcnemar_line(test: "McNemar", difference: "Estimate", names: tuple[str, str]
 
 def _paired_lines(found: "RunAssessment") -> list[str]:
     """Compare the distilled student with the student alone, and with that of the same compute where there is one."""
-    several = len(found.paired) > 1
+    several = len(found.of("distilled")) > 1
     pairs = [(found.pooled, found.difference, "the student alone")]
     if found.equal_compute is not None:
         pairs.append((*found.equal_compute, "the student alone at equal compute"))

@@ -6,6 +6,7 @@ from limbeck.schemes.distilling import distil
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.outcome import Outcome, RoleOutcome, SeedOutcome
 from limbeck.schemes.preparing import Parts, Shop, build_student, prepare, vet
+from limbeck.schemes.tasks import TaskAssessment, TaskModel
 from limbeck.schemes.teaching import train_teacher
 from limbeck.schemes.work import Work
 
@@ -19,6 +20,8 @@ __all__ = [
     "RunAssessment",
     "SeedOutcome",
     "Shop",
+    "TaskAssessment",
+    "TaskModel",
     "Work",
     "assess_run",
     "build_student",

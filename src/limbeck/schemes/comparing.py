@@ -16,6 +16,7 @@ from limbeck.evaluation import Estimate, Interval, McNemar, Point, mcnemar, pair
 from limbeck.schemes.assessing import assess_run
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.keeping import kept
+from limbeck.tasks import CLASSIFICATION, Task, task_named
 
 __all__ = ["ComparedRun", "Comparison", "Pair", "compare_runs", "find_runs", "flattened"]
 
@@ -41,8 +42,23 @@ class ComparedRun:
         found = self.evaluation["summary"].get(role, {}).get(name)
         return None if found is None else Interval(**found)
 
+    @property
+    def seeds(self) -> int:
+        """How many distilled students there are."""
+        return sum(model["role"] == "distilled" for model in self.evaluation["models"])
+
+    @property
+    def counted(self) -> bool:
+        """Whether a test sample is right or wrong as a whole."""
+        return all(model.get("test_errors") is not None for model in self.evaluation["models"])
+
+    @property
+    def task(self) -> Task:
+        """What its labels are."""
+        return task_named(self.evaluation.get("task", CLASSIFICATION.name))
+
     def correct(self, role: str) -> Tensor:
-        """Return whether each labelled test sample is right: (seeds, n) bool."""
+        """Return whether each labelled test sample is right, where that is `counted`: (seeds, n) bool."""
         models = [model for model in self.evaluation["models"] if model["role"] == role]
         right = torch.ones(len(models), self.evaluation["test"]["examples"], dtype=torch.bool)
         for row, model in enumerate(models):
@@ -177,7 +193,8 @@ def _pairs(runs: Sequence[ComparedRun]) -> Iterable[Pair]:
     everyone = itertools.combinations(runs, 2)
     chosen = everyone if len(runs) <= _ALL_PAIRS else ((runs[0], other) for other in runs[1:])
     for first, second in chosen:
-        if first.evaluation["test"]["digest"] == second.evaluation["test"]["digest"]:
+        same = first.evaluation["test"]["digest"] == second.evaluation["test"]["digest"]
+        if same and first.counted and second.counted:
             one, two = first.correct("distilled"), second.correct("distilled")
             yield Pair(first.label, second.label, mcnemar(one, two), paired_difference(one, two))
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -61,7 +61,7 @@ def kept(folder: Path) -> Mapping[str, Any] | None:
     try:
         checked = _Evaluation.model_validate(content)
         for model in checked.models:
-            if not all(0 <= position < checked.test.examples for position in model.test_errors):
+            if not all(0 <= position < checked.test.examples for position in model.test_errors or []):
                 raise ValueError("models.test_errors: there are not so many test examples")
     except ValueError as error:
         raise RunError(f"'{files[-1]}' is damaged ({one_line(error)}); {mend}") from None
@@ -85,7 +85,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(strict=True)
     role: str
     seed: int
-    test_errors: list[int]
+    test_errors: list[int] | None = None
 
 
 class _Roles(BaseModel):
@@ -107,6 +107,7 @@ class _Evaluation(BaseModel):
     model_config = ConfigDict(strict=True)
     test: _Test
     parameters: _Parameters
+    task: Literal["classification", "multilabel", "dense", "regression"] = "classification"
     summary: _Roles
     models: list[_Model] = Field(min_length=1, max_length=10_000)
     cost: dict[str, dict[str, Any]]

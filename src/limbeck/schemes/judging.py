@@ -1,0 +1,158 @@
+"""What every assessment of a finished run holds, whatever its task: models, figures over the seeds, and cost."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from limbeck.data import SampleSet
+from limbeck.errors import InputError
+from limbeck.evaluation import Cost, Interval, cost, t_interval
+from limbeck.runs import RunFolder
+from limbeck.schemes.finished import FinishedRun
+from limbeck.schemes.keeping import FORMAT, held
+
+__all__ = ["Judged", "JudgedModel", "costs_of", "finite", "identity", "models_of", "place", "put_on_record", "sets_of"]
+
+_TIMED = 256  # samples of the larger batch whose time is taken
+
+
+class JudgedModel(Protocol):
+    """One model of a run."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures that a table shows, by name, of the test set where nothing else is said."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        ...
+
+
+M = TypeVar("M", bound=JudgedModel)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged(Generic[M]):
+    """A run under the measures of its task.
+
+    models: of every role and seed.  labels: what a table calls each role, in its order.
+    test: identity and size of the test set.  cost: of teacher and student; empty when it was not measured.
+    """
+
+    name: str
+    models: tuple[M, ...]
+    labels: Mapping[str, str]
+    test: Mapping[str, Any]
+    parameters: Mapping[str, int]
+    cost: Mapping[str, Cost]
+
+    def of(self, role: str) -> list[M]:
+        """Return the models of a role, in the order of their seeds."""
+        return [model for model in self.models if model.role == role]
+
+    def figure(self, role: str, name: str) -> Interval | None:
+        """Return a figure of a role with its t-interval over the seeds; None where a model has it not."""
+        values = [model.figures().get(name) for model in self.of(role)]
+        known = [value for value in values if value is not None]
+        return t_interval(known) if known and len(known) == len(values) else None
+
+    def advantage(self, name: str) -> Interval | None:
+        """Return a figure of the student distilled less that of the student alone, paired by seed."""
+        pairs = zip(self.of("alone"), self.of("distilled"), strict=True)
+        values = [(one.figures().get(name), two.figures().get(name)) for one, two in pairs]
+        known = [two - one for one, two in values if one is not None and two is not None]
+        return t_interval(known) if known and len(known) == len(values) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; what is not finite is None."""
+        names = list(dict.fromkeys(name for model in self.models for name in model.figures()))
+        plain: dict[str, Any] = finite(
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "test": dict(self.test),
+                "parameters": dict(self.parameters),
+                "roles": {role: {"label": label} for role, label in self.labels.items()},
+                "summary": {
+                    role: {name: vars(found) for name in names if (found := self.figure(role, name)) is not None}
+                    for role in self.labels
+                },
+                "advantage": {name: vars(found) for name in names if (found := self.advantage(name)) is not None},
+                "models": [model.as_dict() for model in self.models],
+                "cost": {role: found.as_dict() for role, found in self.cost.items()},
+            }
+        )
+        return plain
+
+
+def put_on_record(run: FinishedRun) -> None:
+    """Write into the manifest that the test set is read."""
+    with held(run.folder):
+        names = [run.label(role) for role in run.roles]
+        RunFolder(run.folder).read_test_set(f"evaluation of {', '.join(names[:-1])} and {names[-1]}")
+
+
+def sets_of(run: FinishedRun) -> dict[str, SampleSet]:
+    """Return what each model is measured on; there is no validation part after a refit."""
+    held_out = {} if run.parts.held_out is None else {"validation": run.parts.held_out}
+    return {"transfer": run.parts.alone, **held_out, "test": run.parts.test}
+
+
+def costs_of(run: FinishedRun, device: torch.device, say: Callable[[str], None]) -> dict[str, Cost]:
+    """Measure the cost of teacher and student."""
+    train, seed = run.parts.train, run.seeds[0]
+    inputs = train.batch(torch.arange(min(_TIMED, len(train))), augment=None, seed=0, view=0).inputs
+    costs = {}
+    for role, model in (("teacher", run.teacher(seed)), ("student", run.student("distilled", seed))):
+        say(f"measuring the cost of the {role}")
+        costs[role] = cost(model.to(device), inputs.to(device), batches=(1, _TIMED))
+    return costs
+
+
+def place(device: str | None) -> torch.device:
+    """Return the device of a name, after a number was put there."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device: found '{name}' ({str(error).splitlines()[0]}), expected cpu or cuda:0, say"
+        ) from None
+
+
+def models_of(run: FinishedRun) -> Iterator[tuple[str, int, nn.Module]]:
+    """Yield role, seed and model, each teacher before its students."""
+    shared = run.recipe.teacher.seed
+    for number, seed in enumerate(run.seeds):
+        if shared is None or number == 0:
+            yield "teacher", seed if shared is None else shared, run.teacher(seed)
+        for role in run.roles[1:]:
+            yield role, seed, run.student(role, seed)
+
+
+def identity(samples: SampleSet) -> dict[str, Any]:
+    """Return what tells whether two runs were measured on the same samples in the same order."""
+    digest = hashlib.sha256(samples.source.encode())
+    digest.update(samples.index.cpu().numpy().tobytes())
+    labelled = int(samples.task.count(samples.task.labelled(samples.labels)))
+    return {"name": samples.name, "examples": labelled, "classes": samples.classes, "digest": digest.hexdigest()}
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with None in place of what is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
