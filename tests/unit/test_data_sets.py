@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from limbeck.batch import UNLABELLED, Legend
 from limbeck.data import Augment, LazySet, TensorSet, Transfer
@@ -392,3 +394,60 @@ def test_the_legend_says_what_the_labels_mean():
     samples = TensorSet.of(torch.zeros(2, 2), torch.tensor([1, 0]), class_names=["cat", "dog"], groups=[3, 4])
     assert samples.legend == Legend(("cat", "dog"), (3, 4), labelled=True)
     assert samples.without_labels().legend == Legend(("cat", "dog"), (3, 4), labelled=False)
+
+
+# ------------------------------------------------------------------------------------------------------------- repeats
+
+
+def repeated():
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    samples = TensorSet.of(images, torch.tensor([0, 1, 2, 0, 1, 2]))
+    return samples, samples.subset(torch.tensor([4, 2, 4, 1, 4, 2]))
+
+
+def test_a_repeated_sample_has_a_view_of_its_own_at_each_place():
+    samples, often = repeated()
+    assert samples.turn is None
+    assert often.turn.tolist() == [0, 0, 1, 0, 2, 1]
+    batch = often.batch(torch.arange(6), augment=Augment(shift=2, noise=0.1), seed=3, view=5)
+    assert batch.view.tolist() == [5, 5, 5 + 2**32, 5, 5 + 2**33, 5 + 2**32]
+    assert len({tuple(image.flatten().tolist()) for image in batch.inputs}) == 6
+    plain = samples.batch(torch.tensor([4, 2, 1]), augment=Augment(shift=2, noise=0.1), seed=3, view=5)
+    assert torch.equal(batch.inputs[[0, 1, 3]], plain.inputs)  # the first time as if it stood there once
+
+
+def test_the_views_of_repeats_do_not_hang_on_batch_or_order():
+    _, often = repeated()
+    augment = Augment(shift=2, noise=0.1, mixup=0.5)
+    whole = often.batch(torch.arange(6), augment=augment, seed=3, view=5)
+    for positions in ([5], [2, 0], [4, 3, 1]):
+        part = often.batch(torch.tensor(positions), augment=augment, seed=3, view=5)
+        assert torch.equal(part.inputs, whole.inputs[positions])
+        assert torch.equal(part.mix.partner, whole.mix.partner[positions])
+
+
+def test_repeats_are_mixed_with_partners_of_their_own():
+    samples = TensorSet.of(torch.rand(500, 1, 4, 4), torch.arange(500) % 3)
+    often = samples.subset(torch.arange(250).repeat(2))
+    mix = often.batch(torch.arange(500), augment=Augment(mixup=1.0), seed=0, view=1).mix
+    assert (mix.partner[:250] == mix.partner[250:]).float().mean() < 0.05
+    assert (mix.share[:250] == mix.share[250:]).float().mean() < 0.05
+
+
+def test_a_subset_counts_repeats_anew_and_unaugmented_ones_are_the_same():
+    _, often = repeated()
+    assert often.subset(torch.tensor([2, 4, 3])).turn.tolist() == [0, 1, 0]
+    assert often.subset(torch.tensor([4, 3])).turn is None
+    batch = often.batch(torch.arange(6), augment=None, seed=0, view=3)
+    assert batch.view.tolist() == [0] * 6
+    assert torch.equal(batch.inputs[0], batch.inputs[2])
+    assert often.to("cpu").turn.tolist() == often.turn.tolist()
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20))
+def test_a_turn_is_how_often_a_sample_stood_before(places):
+    samples, _ = repeated()
+    turn = samples.subset(torch.tensor(places)).turn
+    counted = [places[:number].count(place) for number, place in enumerate(places)]
+    assert counted == ([0] * len(places) if turn is None else turn.tolist())
+    assert (turn is None) == (len(set(places)) == len(places))

@@ -28,6 +28,9 @@ from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
+_APART = 2**32
+"""By how much the views of a repeated sample differ, so that no epoch of one is an epoch of another."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SampleSet(ABC):
@@ -43,6 +46,7 @@ class SampleSet(ABC):
     groups: the number of the group that each class belongs to (its super-class), or None where none are known.
     group_names: of the groups; empty where they have none.
     task: what a label is.
+    turn: (n,) int64, how often a sample stood in this set before, where a subset repeats any; None where none does.
 
     Subsets are of the same kind and share the root's content.
     """
@@ -59,6 +63,7 @@ class SampleSet(ABC):
     groups: tuple[int, ...] | None = None
     group_names: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
+    turn: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -97,14 +102,16 @@ class SampleSet(ABC):
         """Return the set with its tensors on `device`; its batches are made there."""
         mean = None if self.mean is None else self.mean.to(device)
         std = None if self.std is None else self.std.to(device)
-        return replace(self, index=self.index.to(device), labels=self.labels.to(device), mean=mean, std=std)
+        turn = None if self.turn is None else self.turn.to(device)
+        return replace(self, index=self.index.to(device), labels=self.labels.to(device), mean=mean, std=std, turn=turn)
 
     def batch(
         self, positions: Tensor, *, augment: Augment | None, seed: int, view: int, clean_view: bool = False
     ) -> Batch:
         """Return the samples at `positions` (N,) int64 within this set, as float32 (whole numbers as int64).
 
-        view: which augmentation of each sample; 0 is never augmented.
+        view: which augmentation of each sample; 0 is never augmented.  A sample that the set repeats has at each of its
+        places a view of its own.
         clean_view: whether `batch.views["clean"]` holds the samples as they are without augmentation.
         """
         positions = positions.to(self.index.device)
@@ -116,7 +123,12 @@ class SampleSet(ABC):
         if augment is None or not augment.mixes or view == 0:
             return positions
         index = self.index.index_select(0, positions)
-        return torch.cat([positions, partners(seed, torch.full_like(index, view), index, len(self))])
+        return torch.cat([positions, partners(seed, self._views(positions, view), index, len(self))])
+
+    def _views(self, positions: Tensor, view: int) -> Tensor:
+        """Return the view (N,) of each position in a pass over the set: view + 2^32·turn."""
+        views = torch.full_like(positions, view)
+        return views if self.turn is None else views + self.turn.index_select(0, positions) * _APART
 
     def assemble(
         self, gathered: Tensor, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
@@ -135,7 +147,7 @@ class SampleSet(ABC):
         mixed = augment is not None and augment.mixes and augmented
         needed = self.needed(positions, augment, seed, view)
         index, labels = self.index.index_select(0, needed), self.labels.index_select(0, needed)
-        views = torch.full_like(index, view if augmented else 0)
+        views = self._views(needed, view) if augmented else torch.zeros_like(index)
         clean = gathered.to(torch.float32).div_(255) if gathered.dtype == torch.uint8 else gathered
         inputs, mix, count = clean, None, len(positions)
         if augment is not None and augmented:
@@ -165,7 +177,7 @@ class SampleSet(ABC):
         return (inputs - self.mean).div_(self.std)
 
     def subset(self, positions: Tensor) -> Self:
-        """Return the samples at `positions` (k,) int64 within this set, in that order.
+        """Return the samples at `positions` (k,) int64 within this set, in that order; they may repeat.
 
         Raises InputError for positions that are not whole numbers within the set, DataError when there are none.
         """
@@ -176,7 +188,8 @@ class SampleSet(ABC):
         if positions.min() < 0 or positions.max() >= len(self):
             raise InputError(f"positions: found {_range(positions)}, expected 0 to {len(self) - 1} in '{self.name}'")
         positions = positions.to(self.index.device)
-        return replace(self, index=self.index[positions], labels=self.labels[positions])
+        index = self.index[positions]
+        return replace(self, index=index, labels=self.labels[positions], turn=_turns(index))
 
     def without_labels(self) -> Self:
         """Return the same samples, unlabelled."""
@@ -371,6 +384,21 @@ class Splits:
         except InputError as error:
             raise InputError(str(error).replace("split:", "test_share:", 1)) from None
         return cls(replace(train, name=f"{whole.name}/train"), replace(test, name=f"{whole.name}/test"), whole.name)
+
+
+def _turns(index: Tensor) -> Tensor | None:
+    """Return for each place how often its sample stood at an earlier one; None where each stands once.
+
+    >>> _turns(torch.tensor([4, 2, 4, 4, 2]))
+    tensor([0, 0, 1, 2, 1])
+    """
+    counts = index.unique(return_counts=True)[1]
+    if len(counts) == len(index):
+        return None
+    order = torch.argsort(index, stable=True)
+    first = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    places = torch.arange(len(index), device=index.device)
+    return torch.empty_like(index).scatter_(0, order, places - first)
 
 
 def _range(positions: Tensor) -> str:

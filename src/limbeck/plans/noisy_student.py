@@ -91,7 +91,8 @@ class NoisyStudent(Scheme):
     pseudo_labels: "soft", the teacher's distribution, or "hard", its class.
     confidence: pseudo-labels below this probability are dropped.
     balance: whether every class gets as many samples, by repeating the few and cutting the many down to the most
-        confident.  per_class: how many; by default the mean over the classes that occur.
+        confident; each repeat is augmented by itself.  per_class: how many; by default the mean over the classes that
+        occur.
     """
 
     iterations: int = 1
