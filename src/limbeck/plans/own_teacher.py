@@ -1,5 +1,6 @@
 """Be your own teacher: exits of one network learn from labels and from the deepest exit."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,7 +14,7 @@ from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
-from limbeck.errors import InputError
+from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import early_exit_curve, predict
 from limbeck.losses import KL, reduce, soften
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
@@ -117,9 +118,12 @@ class OwnTeacher(Scheme):
         method = shop.recipe.method.function.__name__
         if method != "hard":
             return f"name: own_teacher has a loss of its own beside the labels', found the method '{method}'; set hard"
-        network = self.build("distilled", shop)
-        with torch.random.fork_rng():
-            network.forward_flops(_one(shop.parts.train))
+        try:
+            network = self.build("distilled", shop)
+            with torch.random.fork_rng():
+                network.forward_flops(_one(shop.parts.train))
+        except ModelError as error:
+            return "exits: " + re.sub(r"^(exits|feature '\w+'): ", "", str(error))
         return None
 
     def part_of(self, role: str) -> str | None:
