@@ -112,7 +112,7 @@ def _teacher_model(lab: Lab, seed: int) -> nn.Module:
         learning_rate=0.1,
         warmup=1.0,
         max_norm=3.0,
-        augment=Augment(shift=2),
+        augment=Augment(shift=lab.budget["teacher_shift"]),
     )
     return lab.train("teacher", lab.budget["teacher"], methods.hard(), lab.sets["train"], training, seed).student
 
@@ -181,8 +181,11 @@ def _compared(name: str) -> list[str]:
     return [other for other in ("hard", "kd") if other != name and name != "hard"]
 
 
-def all_targets(kind: str, name: str, title: str, groups: Sequence[int]) -> Reproduction:
-    """Make the table of a set of small images.  kind: of data.  groups: of each class, for KD-rel."""
+def all_targets(kind: str, name: str, title: str, groups: Sequence[int], *, teacher_shift: int) -> Reproduction:
+    """Make the table of a set of small images.
+
+    kind: of data.  groups: of each class, for KD-rel.  teacher_shift: by how many pixels its images are moved.
+    """
     arms = _arms(groups)
     rows = [Row("teacher", "teacher", (Figure("error, %"),), _run_teacher)]
     for each, arm in arms.items():
@@ -194,4 +197,5 @@ def all_targets(kind: str, name: str, title: str, groups: Sequence[int]) -> Repr
         return image_sets(kind, folder, train=budget["train"], held_out=budget["held_out"])
 
     seeds = (0, 1, 2, 3, 4)
-    return Reproduction(name, title, tuple(rows), BUDGETS, {"reduced": seeds, "full": seeds}, load)
+    budgets = {size: {**budget, "teacher_shift": teacher_shift} for size, budget in BUDGETS.items()}
+    return Reproduction(name, title, tuple(rows), budgets, {"reduced": seeds, "full": seeds}, load)

@@ -12,4 +12,5 @@ REPRODUCTION = all_targets(
     "targets-fashion-mnist",
     "Fashion-MNIST (no paper): what of the teacher a student learns",
     _GROUPS,
+    teacher_shift=0,
 )
