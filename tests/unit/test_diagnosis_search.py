@@ -4,17 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from limbeck import methods
 from limbeck.data import Augment, TensorSet
 from limbeck.diagnosis.arms import match, objectives
+from limbeck.diagnosis.capacity import Fit, asks_larger, asks_longer, judge_capacity
 from limbeck.diagnosis.classroom import Classroom, Lesson
 from limbeck.diagnosis.diagnosing import diagnose
+from limbeck.diagnosis.examining import look_into_capacity
 from limbeck.diagnosis.planted import Strengths, plant
 from limbeck.diagnosis.searching import CANDIDATES, Setting, search_settings, settled
 from limbeck.diagnosis.subject import ask
+from limbeck.diagnosis.thresholds import THRESHOLDS
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
+from limbeck.evaluation import Fidelity
 from limbeck.training import Training, fit
 
 SHORT = Strengths(training=Training(epochs=3, batch_size=32, learning_rate=0.05), teacher=(16,), student=(8,))
@@ -188,3 +194,28 @@ def test_what_the_findings_rest_on_is_not_searched(subject, tmp_path):
     assert searched.signs == plain.signs
     assert searched.findings == plain.findings
     assert searched.capacity == plain.capacity
+
+
+def fit_of(name, disagreement, elsewhere):
+    agreements = [Fidelity(100, 1 - share, 0.1, 10, 0.5) for share in (disagreement, elsewhere)]
+    return Fit(name, 3, 10, *agreements, 0.9)
+
+
+@given(st.lists(st.integers(0, 20), min_size=4, max_size=4))
+def test_the_verdict_on_capacity_is_the_same_with_only_the_fits_that_it_asks_for(twentieths):
+    d, longer, larger, elsewhere = (count / 20 for count in twentieths)
+    student, others = fit_of("student", d, elsewhere), (fit_of("longer", longer, 0.5), fit_of("larger", larger, 0.5))
+    whole = judge_capacity(student, *others)
+    asked = [others[0] if asks_longer(student) else None, others[1] if asks_larger(student, others[0]) else None]
+    found = judge_capacity(student, *asked)
+    assert (found.limit, found.reason) == (whole.limit, whole.reason)
+
+
+def test_a_quick_diagnosis_fits_only_what_its_verdict_asks_for(subject, answers):
+    rooms = [Classroom(subject, answers) for _ in range(2)]
+    thrifty = look_into_capacity(rooms[0], 0, needed=True)
+    whole = look_into_capacity(rooms[1], 0)
+    assert (thrifty.limit, thrifty.reason) == (whole.limit, whole.reason)
+    assert thrifty.fits == whole.fits[: len(thrifty.fits)]
+    lenient = replace(THRESHOLDS, small_disagreement=1.0)
+    assert [fit.name for fit in look_into_capacity(rooms[0], 0, needed=True, thresholds=lenient).fits] == ["student"]

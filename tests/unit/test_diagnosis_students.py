@@ -207,7 +207,7 @@ def test_the_whole_diagnosis(samples, tmp_path):
 def test_a_quick_diagnosis_attributes_nothing(subject):
     found = diagnose(subject, seeds=(0, 1), quick=True)
     assert found.attribution is None
-    assert found.trainings == 2 + 3
+    assert found.trainings == 2 + len(found.capacity.fits) < 2 + 3
     assert found.settings["seeds"] == [0]
 
 

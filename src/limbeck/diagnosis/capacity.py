@@ -6,7 +6,7 @@ from typing import Any, Literal
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import Fidelity
 
-__all__ = ["Capacity", "Fit", "Limit", "judge_capacity"]
+__all__ = ["Capacity", "Fit", "Limit", "asks_larger", "asks_longer", "judge_capacity"]
 
 Limit = Literal["teacher", "data", "optimisation", "capacity", "unlearnable"]
 
@@ -48,11 +48,24 @@ class Capacity:
         return {"limit": self.limit, "reason": self.reason, "fits": [fit.as_dict() for fit in self.fits]}
 
 
-def judge_capacity(student: Fit, longer: Fit, larger: Fit | None, *, thresholds: Thresholds = THRESHOLDS) -> Capacity:
+def asks_longer(student: Fit, *, thresholds: Thresholds = THRESHOLDS) -> bool:
+    """Return whether `judge_capacity` reads a longer fit: it does not where the student has learnt its teacher."""
+    return student.disagreement > thresholds.small_disagreement
+
+
+def asks_larger(student: Fit, longer: Fit, *, thresholds: Thresholds = THRESHOLDS) -> bool:
+    """Return whether `judge_capacity` reads the fit of a larger network: it does not where a longer one is enough."""
+    enough = max(thresholds.small_disagreement, (1.0 - thresholds.better_fit) * student.disagreement)
+    return asks_longer(student, thresholds=thresholds) and longer.disagreement > enough
+
+
+def judge_capacity(
+    student: Fit, longer: Fit | None, larger: Fit | None, *, thresholds: Thresholds = THRESHOLDS
+) -> Capacity:
     """Decide by explicit rules, in this order, what holds a student back (fidelity after Stanton et al. 2021).
 
-    student: fitted with the recipe's budget.  longer: the same with more epochs.  larger: of the teacher's kind, with
-    the recipe's budget; None where there is none.
+    student: fitted with the recipe's budget.  longer: the same with more epochs, None where `asks_longer` is false.
+    larger: of the teacher's kind, with the recipe's budget; None where there is none, or `asks_larger` is false.
 
     On the training examples, d is the share on which a network differs from the teacher:
     1. d(student) is small, and it is on held-out data: "teacher", whose errors it has taken over;
@@ -67,12 +80,14 @@ def judge_capacity(student: Fit, longer: Fit, larger: Fit | None, *, thresholds:
     d = {fit.name: fit.disagreement for fit in fits}
     elsewhere = 1.0 - student.held_out.agreement
     first = f"the student differs from the teacher on {d['student']:.1%} of the training examples"
-    if d["student"] <= small:
+    if not asks_longer(student, thresholds=thresholds):
         if elsewhere <= 2 * small:
             return Capacity("teacher", fits, f"{first} and on {elsewhere:.1%} of the held-out ones: it has learnt it")
         return Capacity("data", fits, f"{first}, but on {elsewhere:.1%} of the held-out ones")
+    if longer is None:
+        raise ValueError("a longer fit is asked for")
     longer_words = f"{first}, after {longer.epochs} epochs instead of {student.epochs} on {d['longer']:.1%}"
-    if d["longer"] <= small or d["longer"] <= cure * d["student"]:
+    if not asks_larger(student, longer, thresholds=thresholds):
         return Capacity("optimisation", fits, longer_words)
     if larger is None:
         return Capacity("capacity", fits, f"{longer_words}; no network of the teacher's kind was there to compare")

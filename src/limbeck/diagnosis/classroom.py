@@ -27,7 +27,7 @@ from limbeck.training.together import SHARED
 __all__ = ["Classroom", "Lesson", "Pupil"]
 
 _FORMAT = 2  # raised whenever the same settings would train another student
-_TOGETHER = 16  # students that are trained at a time: all of them are in memory
+TOGETHER = 16  # students that are trained at a time: all of them are in memory
 _EARLY = 1  # the epoch after which a student is looked at early in its training
 
 
@@ -134,8 +134,8 @@ class Classroom:
             else:
                 waiting.setdefault(place.batches, []).append(place)
         for sharing in waiting.values():
-            for first in range(0, len(sharing), _TOGETHER):
-                pupils |= self._train(sharing[first : first + _TOGETHER])
+            for first in range(0, len(sharing), TOGETHER):
+                pupils |= self._train(sharing[first : first + TOGETHER])
         return [pupils[place.address] for place in places]
 
     def _place(self, lesson: Lesson) -> _Place:

@@ -132,7 +132,7 @@ def diagnose(
         else settled(classroom, arms)
     )
     pupils = _teach(classroom, schooling, seeds, say=say)
-    capacity = look_into_capacity(classroom, seeds[0], thresholds=thresholds, say=say)
+    capacity = look_into_capacity(classroom, seeds[0], needed=quick, thresholds=thresholds, say=say)
     alone = schooling.known.get(("hard", schooling.arms.usual("hard")), pupils["hard"][0])
     signs = read_signs(answers, alone, capacity)
     findings = find_causes(signs, thresholds)

@@ -1,10 +1,10 @@
 """The first half of a diagnosis: what the teacher's answers, a student alone and three fits say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from limbeck import methods
-from limbeck.diagnosis.capacity import Capacity, Fit, judge_capacity
+from limbeck.diagnosis.capacity import Capacity, Fit, asks_larger, asks_longer, judge_capacity
 from limbeck.diagnosis.causes import Finding, find_causes
 from limbeck.diagnosis.classroom import Classroom, Lesson, Pupil
 from limbeck.diagnosis.signs import Signs, read_signs
@@ -45,26 +45,41 @@ def look_into_capacity(
     classroom: Classroom,
     seed: int,
     *,
+    needed: bool = False,
     thresholds: Thresholds = THRESHOLDS,
     say: Callable[[str], None] = lambda line: None,
 ) -> Capacity:
-    """Fit the teacher's soft targets alone: with the student, with the student for longer, with the teacher's kind."""
+    """Fit the teacher's soft targets alone: with the student, with the student for longer, with the teacher's kind.
+
+    needed: only the fits that the verdict asks for, which is the same with all of them.
+    """
 
     def objective() -> Objective:
         return methods.kd(temperature=classroom.subject.temperature, soft_weight=1.0)
 
-    say(
-        "three fits of the teacher's soft targets: the student, the student for longer, a network of the teacher's kind"
-    )
-    lessons = [
-        Lesson("soft targets alone", objective(), seed),
-        Lesson("soft targets alone, for longer", objective(), seed, times=_LONGER),
-    ]
+    lessons = {
+        "student": Lesson("soft targets alone", objective(), seed),
+        "longer": Lesson("soft targets alone, for longer", objective(), seed, times=_LONGER),
+    }
     if classroom.subject.larger is not None:
-        lessons.append(Lesson("soft targets alone, the teacher's kind", objective(), seed, larger=True))
-    pupils = zip(("student", "longer", "larger"), classroom.teach_all(lessons), strict=False)
-    fits = {name: _fit(name, pupil, classroom) for name, pupil in pupils}
-    return judge_capacity(fits["student"], fits["longer"], fits.get("larger"), thresholds=thresholds)
+        lessons["larger"] = Lesson("soft targets alone, the teacher's kind", objective(), seed, larger=True)
+
+    def fitted(names: Sequence[str]) -> dict[str, Fit]:
+        present = [name for name in names if name in lessons]
+        pupils = classroom.teach_all([lessons[name] for name in present])
+        return {name: _fit(name, pupil, classroom) for name, pupil in zip(present, pupils, strict=True)}
+
+    if not needed:
+        say(f"{len(lessons)} fits of the teacher's soft targets: the student, for longer, and the teacher's kind")
+        fits = fitted(["student", "longer", "larger"])
+    else:
+        say("a fit of the teacher's soft targets, and a longer and a larger one where they are asked for")
+        fits = fitted(["student"])
+        if asks_longer(fits["student"], thresholds=thresholds):
+            fits |= fitted(["longer"])
+            if asks_larger(fits["student"], fits["longer"], thresholds=thresholds):
+                fits |= fitted(["larger"])
+    return judge_capacity(fits["student"], fits.get("longer"), fits.get("larger"), thresholds=thresholds)
 
 
 def _fit(name: str, pupil: Pupil, classroom: Classroom) -> Fit:
