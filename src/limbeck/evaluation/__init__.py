@@ -3,6 +3,7 @@
 from limbeck.evaluation.assessment import Assessment, assess, assess_scores
 from limbeck.evaluation.bias import fit_bias, with_bias
 from limbeck.evaluation.calibration import Reliability, Temperature, ece, fit_temperature, reliability
+from limbeck.evaluation.churn import Churn, churn
 from limbeck.evaluation.cost import Cost, Timing, cost, file_bytes, flops, parameters, peak_memory, time_forward
 from limbeck.evaluation.exits import EarlyExit, early_exit, early_exit_curve
 from limbeck.evaluation.fidelity import Fidelity, fidelity
@@ -18,6 +19,7 @@ from limbeck.evaluation.tail import Tail, tail_gains
 
 __all__ = [
     "Assessment",
+    "Churn",
     "ClassGain",
     "Cost",
     "EarlyExit",
@@ -38,6 +40,7 @@ __all__ = [
     "assess_scores",
     "bootstrap_mean",
     "brier",
+    "churn",
     "class_gains",
     "confusion_matrix",
     "cost",

@@ -14,11 +14,11 @@ from limbeck.distiller import check_answer
 from limbeck.errors import InputError, RunError
 from limbeck.outputs import run_model
 from limbeck.peers.distiller import PeerDistiller
-from limbeck.peers.turns import Turn
 from limbeck.training import Observer, Result, Training, checkpoints
 from limbeck.training.engine import signals
 from limbeck.training.loop import Moment, Turns, steps
 from limbeck.training.progress import ignore
+from limbeck.training.turns import Turn
 
 __all__ = ["Peer", "exchanging", "fit_together"]
 

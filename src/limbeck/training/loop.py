@@ -155,7 +155,7 @@ def steps(
     at: the step of the checkpoint to go on from, 0 for none; the newest by default.
     batches: those that `batches_of` makes for the same set, settings and seed, where several trainings share them.
     Random numbers are drawn from the framework's generator: where several trainings take turns, each needs its own
-    state of it (see `limbeck.peers`).
+    state of it (see `Turn`).
     """
     order = None if order == seed else order
     accelerator = engine(training.precision)

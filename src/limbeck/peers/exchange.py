@@ -1,0 +1,237 @@
+"""The folder that groups share: where each publishes what it has learnt, and all that they ever know of each other."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck import checks
+from limbeck.errors import CheckpointError, InputError, RunError
+from limbeck.locks import exclusive
+from limbeck.training import load_weights, save_weights
+from limbeck.training.checkpoints import digest, read_sealed, write_sealed
+
+__all__ = ["Exchange", "Publication"]
+
+_KEPT = 2
+"""Publications of a group: the newest, and one to fall back on."""
+_NAME = re.compile(r"(step|ended)-(\d{12})\.([0-9a-f]{64})\.safetensors")
+_CARD = "group.json"
+
+
+@dataclass(frozen=True, order=True)
+class Publication:
+    """A network as a group published it: after how many steps, and whether these were its last."""
+
+    step: int
+    ended: bool
+    path: Path
+    sha256: str
+
+
+@dataclass
+class Exchange:
+    """A group's door to the others: it publishes here, and takes what they have published.
+
+    folder: shared by all groups.  group: of 1 to `groups`.
+    agreement: what must be the same for all, by name; it is published and compared.
+    run: the name of the run that publishes; another one of the same group is refused.
+    wait: for the others to have come as far, before each exchange.
+    lost_after: seconds without anything new from a group, after which it is not waited for.
+
+    A publication is a safetensors file whose name holds its step and its SHA-256; it is written aside and renamed.
+    """
+
+    folder: Path
+    group: int
+    groups: int
+    agreement: Mapping[str, Any]
+    run: str = "run"
+    wait: bool = False
+    lost_after: float = 60.0
+    say: Callable[[str], None] = lambda line: None
+    _taken: dict[int, Publication] = field(default_factory=dict)
+    _heard: dict[int, tuple[Publication | None, float]] = field(default_factory=dict)
+    _lost: set[int] = field(default_factory=set)
+    _damaged: set[str] = field(default_factory=set)
+    _agreed: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        checks.at_least("groups", self.groups, 1)
+        if self.groups < 2:
+            raise InputError("groups: found 1, expected 2 or more; one alone has nobody to learn from")
+        checks.at_least("group", self.group, 1)
+        if self.group > self.groups:
+            raise InputError(f"group: found {self.group}, expected 1 to {self.groups}, as many as there are peers")
+        checks.positive("lost_after", self.lost_after)
+
+    @property
+    def others(self) -> list[int]:
+        """The other groups."""
+        return [group for group in range(1, self.groups + 1) if group != self.group]
+
+    @property
+    def place(self) -> Path:
+        """Where this group publishes."""
+        return self._place(self.group)
+
+    # -- coming and going ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def entered(self, step: int, *, resumed: bool) -> Iterator[None]:
+        """Hold this group's place for the scope, and say what this group takes for agreed.
+
+        step: that it goes on from; what it published of later ones is taken back.
+        resumed: whether the run has been here before.  RunError where the folder cannot be written, another process
+        is this group already, another run was, or a group that is here has agreed to something else.
+        """
+        busy = f"exchange: group {self.group} is running in '{self.folder}' already; give this one another number"
+        with self._writing():
+            self.place.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.place / ".lock", wait=False, busy=busy):
+            card = self.place / _CARD
+            known = read_sealed(card) if card.is_file() else None
+            if known is not None and (known.get("run") != self.run or not resumed):
+                raise RunError(
+                    f"exchange: '{self.place}' holds what another run published as group {self.group} "
+                    f"({known.get('run')}); go on with that run, or name another folder"
+                )
+            for group in self.others:
+                self._compare(group)
+            strangers = [path.name for path in self.folder.glob("group-*") if path.name not in self._names()]
+            if strangers:
+                raise RunError(
+                    f"exchange: '{self.folder / strangers[0]}' is of none of {self.groups} groups; let all run the "
+                    "same recipe, or name another folder"
+                )
+            with self._writing():
+                write_sealed(card, {"run": self.run, "agreement": dict(self.agreement)})
+                for publication in self._of(self.group):
+                    if publication.step > step:
+                        publication.path.unlink(missing_ok=True)
+            yield
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    def publish(self, model: nn.Module, step: int, *, ended: bool = False) -> Path:
+        """Write a network for the others, and delete all but the newest two."""
+        aside = self.place / ".aside.safetensors"
+        with self._writing():
+            save_weights(model, aside)
+            final = self.place / f"{'ended' if ended else 'step'}-{step:012d}.{digest(aside)}.safetensors"
+            aside.replace(final)
+            for old in self._of(self.group)[:-_KEPT]:
+                old.path.unlink(missing_ok=True)
+        return final
+
+    # -- taking -------------------------------------------------------------------------------------------------------
+
+    def ready(self, step: int) -> bool:
+        """Whether to go on at a step: there is nobody to wait for.
+
+        A group is waited for until it has published something of this step or a later one, has ended, or is lost.
+        """
+        now = time.monotonic()
+        waiting = False
+        for group in self.others:
+            newest = max(self._of(group), default=None)
+            before, since = self._heard.get(group, (None, now))
+            if newest != before or group not in self._heard:
+                self._heard[group] = (newest, now)
+                if group in self._lost and newest is not None:
+                    self._lost.discard(group)
+                    self.say(f"group {group} is back: it has published its step {newest.step}")
+            behind = newest is None or (newest.step < step and not newest.ended)
+            gone = now - self._heard[group][1] >= self.lost_after
+            if behind and gone and group not in self._lost:
+                self._lost.add(group)
+                last = "nothing yet" if newest is None else f"last its step {newest.step}"
+                self.say(f"group {group} is lost: nothing new for {now - since:.0f} s ({last}); going on without it")
+            waiting = waiting or (behind and group not in self._lost)
+        return not (self.wait and waiting)
+
+    def take(self, group: int, model: nn.Module, step: int) -> bool:
+        """Fill a network with what a group published, and return whether there was anything new.
+
+        What it published of this very step is taken, where that is there, and else the newest.  What is damaged is
+        told once and passed over; then what was taken before stays.
+        """
+        found = sorted(self._of(group), key=lambda each: (each.step == step, each), reverse=True)
+        for publication in found:
+            if publication == self._taken.get(group) and publication.path.name not in self._damaged:
+                return False
+            if self._loaded(group, publication, model):
+                self._taken[group] = publication
+                return True
+        return False
+
+    def step_of(self, group: int) -> int | None:
+        """Return the step of what was taken from a group; None where nothing was."""
+        taken = self._taken.get(group)
+        return None if taken is None else taken.step
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _loaded(self, group: int, publication: Publication, model: nn.Module) -> bool:
+        name = publication.path.name
+        if name in self._damaged:
+            return False
+        try:
+            if digest(publication.path) != publication.sha256:
+                raise CheckpointError("wrong checksum")
+            load_weights(model, publication.path)
+        except FileNotFoundError:  # replaced by a newer one in this moment
+            return False
+        except (OSError, CheckpointError) as error:
+            self._damaged.add(name)
+            self.say(f"group {group}: '{publication.path}' is damaged ({error}); going on with what it said before")
+            return False
+        self._compare(group)
+        return True
+
+    def _compare(self, group: int) -> None:
+        """Refuse a group that takes something else for agreed."""
+        card = self._place(group) / _CARD
+        if group in self._agreed or not card.is_file():
+            return
+        theirs, ours = read_sealed(card).get("agreement"), json.loads(json.dumps(dict(self.agreement)))
+        if not isinstance(theirs, dict):
+            raise CheckpointError(f"exchange: '{card}' is damaged (it has no agreement); delete '{card.parent}'")
+        for key in sorted({*theirs, *ours}):
+            if theirs.get(key) != ours.get(key):
+                raise RunError(
+                    f"exchange: group {group} has {key} {checks.shown(theirs.get(key))}, this group "
+                    f"{self.group} {checks.shown(ours.get(key))}; let all groups run the same recipe"
+                )
+        self._agreed.add(group)
+
+    def _of(self, group: int) -> list[Publication]:
+        """Return what a group has published, in the order of its steps."""
+        named = ((path, _NAME.fullmatch(path.name)) for path in self._place(group).glob("*.safetensors"))
+        return sorted(
+            Publication(int(parts[2]), parts[1] == "ended", path, parts[3])
+            for path, parts in named
+            if parts is not None
+        )
+
+    def _place(self, group: int) -> Path:
+        return self.folder / f"group-{group}"
+
+    def _names(self) -> set[str]:
+        return {self._place(group).name for group in range(1, self.groups + 1)}
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"exchange: cannot write in '{self.folder}' ({error.strerror or error}); name a folder that all groups "
+                "can write in"
+            ) from None

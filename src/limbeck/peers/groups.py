@@ -1,0 +1,120 @@
+"""One group of several that learn apart: its own processes, its own data; it meets the others in a folder alone."""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from limbeck import checks
+from limbeck.errors import InputError
+from limbeck.peers.exchange import Exchange
+from limbeck.peers.together import Peer, exchanging
+from limbeck.training import Observer, Result
+from limbeck.training.engine import Signals, signals
+from limbeck.training.loop import Moment, steps
+from limbeck.training.progress import ignore
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["fit_group"]
+
+_SHORTEST, _LONGEST = 0.001, 0.2
+"""Seconds between two looks into the folder."""
+
+
+def fit_group(
+    peer: Peer, exchange: Exchange, *, every: int = 1, resumed: bool = False, watch: Observer = ignore
+) -> Result:
+    """Train one peer, which publishes and takes at the steps at which peers of one process do, and return its result.
+
+    peer: its distiller's `others` are copies of the other groups' networks, in the order of their groups.
+    resumed: whether its folder has been trained in before.
+    Where the exchange waits and nobody is lost, the result is that of `fit_together` with simultaneous updates.
+    Of several processes the first alone looks into the folder, and tells the others.
+    """
+    checks.at_least("every", every, 1)
+    others = peer.distiller.others
+    if len(others.models) != len(exchange.others):
+        raise InputError(f"groups: found {exchange.groups}, but the peer has {len(others.models)} others; name as many")
+    turns = steps(
+        peer.distiller,
+        peer.train_set,
+        peer.validation,
+        training=peer.training,
+        seed=peer.seed,
+        order=peer.order,
+        folder=peer.folder,
+        watch=watch,
+        label=peer.label,
+    )
+    with signals(peer.folder is not None) as signal, closing(turns):
+        moment, run = next(turns)
+        door = _Door(exchange, others.models, run.accelerator)
+        with door.entered(run.step, resumed=resumed):
+            while True:
+                if moment is Moment.UPDATED and run.due(peer.training.checkpoint_seconds, signal):
+                    run.save()
+                    signal.stop(run.last_good)
+                between = moment in (Moment.READY, Moment.UPDATED) and not run.finished
+                if between and exchanging(run.step, peer.distiller.burn_in, every):
+                    if door.first:
+                        exchange.publish(peer.distiller.student, run.step)
+                    others.present = door.meet(run.step, others.present, signal)
+                    if signal.received is not None and peer.folder is not None:
+                        run.save()
+                        signal.stop(run.last_good)
+                try:
+                    moment, run = next(turns)
+                except StopIteration as end:
+                    result: Result = end.value
+                    break
+            if door.first:
+                exchange.publish(result.student, result.steps, ended=True)
+        signal.share(run.accelerator)
+        signal.stop(run.last_good)
+    return result
+
+
+class _Door:
+    """The exchange as all processes of a group go through it: the first one reads, the others hear of it."""
+
+    def __init__(self, exchange: Exchange, models: Sequence[nn.Module], accelerator: "Accelerator") -> None:
+        self.exchange = exchange
+        self.models = models
+        self.accelerator = accelerator
+        self.first = accelerator.is_main_process
+
+    def entered(self, step: int, *, resumed: bool) -> AbstractContextManager[None]:
+        """Return a scope in which the group has its place in the folder."""
+        return self.exchange.entered(step, resumed=resumed) if self.first else nullcontext()
+
+    def meet(self, step: int, present: Sequence[bool], signal: Signals) -> list[bool]:
+        """Wait for the others, if that is wanted, take what they published, and return who has published anything."""
+        pause = _SHORTEST
+        while self.first and not self.exchange.ready(step) and signal.received is None:
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
+        signal.share(self.accelerator)
+        new = [False] * len(self.models)
+        if self.first:
+            pairs = zip(self.exchange.others, self.models, strict=True)
+            new = [self.exchange.take(group, model, step) for group, model in pairs]
+        if self.accelerator.num_processes > 1:
+            new = self._told(new)
+        return [here or now for here, now in zip(present, new, strict=True)]
+
+    def _told(self, new: Sequence[bool]) -> list[bool]:
+        """Tell the other processes of the group what is new, and give them the networks."""
+        from accelerate.utils import broadcast
+
+        flags = torch.tensor([int(each) for each in new], device=self.accelerator.device)
+        told = [bool(each) for each in broadcast(flags).tolist()]
+        for model, fresh in zip(self.models, told, strict=True):
+            if fresh:
+                for tensor in model.state_dict().values():
+                    tensor.copy_(broadcast(tensor.clone()))
+        return told
