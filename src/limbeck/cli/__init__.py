@@ -43,6 +43,7 @@ for _verb in (
     "packaged",
     "check",
     "distill",
+    "codistill",
     "evaluate",
     "diagnose",
     "compare",

@@ -1,0 +1,102 @@
+"""limbeck codistill: one peer of a recipe in processes of its own, which meet the others' in a shared folder."""
+
+import json
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.distill import resolve
+from limbeck.cli.showing import data_console, say, table, watching
+
+__all__ = ["codistill"]
+
+
+@app.command()
+def codistill(
+    recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
+    group: Annotated[int, typer.Option(help="which of the recipe's peers this one is, from 1 on")] = ...,  # type: ignore[assignment]
+    exchange: Annotated[Path, typer.Option(help="the folder that all groups share")] = ...,  # type: ignore[assignment]
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="go in step: wait for the others' weights")] = False,
+    lost_after: Annotated[float, typer.Option(help="seconds without news, after which a group counts as lost")] = 60.0,
+    seed: Annotated[int | None, typer.Option(help="one of the recipe's seeds; the first by default")] = None,
+    runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="go on with this run folder")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Train one peer of a codistillation, as one group of several that meet in a folder alone.
+
+    Start it once for each peer, with the same recipe and folder and another --group, on this machine or others.  A
+    group of several processes: torchrun --nproc-per-node 2 --no-python limbeck codistill ...
+    """
+    from limbeck.config import load_recipe
+    from limbeck.errors import Interrupted, LimbeckError
+    from limbeck.runs import RunFolder
+    from limbeck.schemes import vet
+    from limbeck.schemes.grouping import Meeting, codistil, peers_of
+
+    loaded = load_recipe(resolve(recipe), overrides or [])
+    peers_of(loaded, group)
+    parts = vet(loaded)
+    first, agree = _processes(loaded.training.precision)
+    if resume is not None:
+        folder = RunFolder.open(resume, loaded.to_yaml())
+    else:
+        made = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv) if first else None
+        folder = RunFolder(Path(agree(None if made is None else str(made.path))))
+
+    def tell(line: str) -> None:
+        if first:
+            folder.log(line)
+            if not quiet:
+                say(line)
+
+    again = f"limbeck codistill {folder.path / 'recipe.yaml'} --group {group} --exchange {exchange}"
+    again += f"{' --wait' if wait else ''} --resume {folder.path}"
+    meeting = Meeting(exchange, group, wait, lost_after)
+    try:
+        with watching(quiet=quiet or not first) as watch:
+            outcome = codistil(
+                loaded,
+                folder,
+                meeting,
+                seed=seed,
+                resumed=resume is not None,
+                parts=parts,
+                watch=watch,
+                say=tell,
+                first=first,
+            )
+    except (Interrupted, KeyboardInterrupt) as error:
+        number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(f"{str(error) or 'interrupted'}; go on: {again}", number) from None
+    except LimbeckError as error:
+        with suppress(LimbeckError):
+            tell(f"stopped: {error}")
+        raise
+    if not first:
+        return
+    if as_json:
+        print(json.dumps({"run": str(folder.path), **outcome.as_dict()}, indent=1))
+    else:
+        row = [f"group {group} of {outcome.groups}", f"{outcome.result.steps:,}", f"{outcome.test.errors}"]
+        title = f"{loaded.name}, seed {outcome.seed}: {outcome.test.examples:,} test examples"
+        shown = table(title, ["network", "steps", "test errors", "accuracy"], [[*row, f"{outcome.test.accuracy:.2%}"]])
+        data_console().print(shown)
+    say(f"run folder: {folder.path}")
+
+
+def _processes(precision: str) -> tuple[bool, Any]:
+    """Return whether this is the first process of its group, and what tells all of them what the first one says."""
+    from accelerate.utils import broadcast_object_list
+
+    from limbeck.training.engine import engine
+
+    accelerator = engine(precision)
+    return accelerator.is_main_process, lambda value: broadcast_object_list([value])[0]
