@@ -83,6 +83,8 @@ SCHEMES: list[dict[str, Any]] = [
     {"name": "assistants", "count": 2},
     {"name": "assistants", "models": [{"kind": "mlp", "hidden": [6]}, {"kind": "cnn", "channels": [2]}]},
     {"name": "born_again", "generations": 2},
+    {"name": "codistillation", "peers": 2, "burn_in": 1, "every": 2},
+    {"name": "mutual", "models": [{"kind": "mlp", "hidden": [4]}]},
     {"name": "early_stopping", "step": 5},
     {"name": "early_stopping", "share": 0.5, "hard_weight": 0.5, "teacher_epochs": [1, 2]},
     {"name": "early_stopping", "patience": 2, "tolerance": 0.1},

@@ -75,7 +75,7 @@ def agreement(recipe: Recipe, parts: Parts, seed: int) -> dict[str, Any]:
         "data": parts.transfer.source,
         "samples": [len(parts.transfer), len(parts.held_out or ())],
         "classes": parts.train.classes,
-        "scheme": {**recipe.keys["scheme"], "models": None},
+        **{f"scheme.{key}": value for key, value in recipe.keys["scheme"].items() if key != "models"},
         "networks": [{**network.keys(), "folder": network.code()} for network in networks],
         "seed": seed,
     }

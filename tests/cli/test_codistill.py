@@ -1,0 +1,105 @@
+"""limbeck codistill: groups that meet in a folder end as the peers of `limbeck distill` do, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+SMALL = {
+    "name": "pair",
+    "data": {"kind": "digits", "transfer": {"fraction": 0.3}},
+    "student": {"model": {"kind": "mlp", "hidden": [8]}},
+    "method": {"name": "kd", "temperature": 1, "hard_weight": 1.0, "soft_weight": 1.0},
+    "scheme": {"name": "codistillation", "burn_in": 2},
+    "training": {"epochs": 2, "batch_size": 128},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(**more):
+        (tmp_path / "pair.yaml").write_text(yaml.safe_dump({**SMALL, **more}))
+        return "pair.yaml"
+
+    return write
+
+
+def test_groups_in_step_end_as_the_peers_of_one_process(recipe, limbeck, tmp_path):
+    name = recipe()
+    command = [sys.executable, "-c", "from limbeck.cli import main; main()", "codistill", name, "--exchange", "shared"]
+    told = [*command, "--group", "2", "--wait", "-q", "--json", "--lost-after", "300"]
+    other = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    mine = limbeck(
+        "codistill", name, "--exchange", "shared", "--group", "1", "--wait", "-q", "--json", "--lost-after", "300"
+    )
+    out, said = other.communicate(timeout=300)
+    assert mine.code == 0, mine.err
+    assert other.returncode == 0, said
+    found = [json.loads(mine.out), json.loads(out)]
+    run = json.loads(limbeck("distill", name, "-q", "--json", "--no-report").out)
+    for number, each in enumerate(found, start=1):
+        assert (each["group"], each["groups"], each["seed"]) == (number, 2, 0)
+        kept = Path(each["run"]) / f"peer_{number}-0" / "student.safetensors"
+        assert kept.read_bytes() == (Path(run["run"]) / f"peer_{number}-0" / "student.safetensors").read_bytes()
+        assert each["test"]["errors"] == run["seeds"][0][f"peer_{number}"]["errors"]
+        assert list(each["heard"]) == [str(3 - number)]
+        manifest = json.loads((Path(each["run"]) / "manifest.json").read_text())
+        assert [read["for"] for read in manifest["test_reads"]] == [f"final figures of group {number}"]
+
+
+def test_a_group_whose_others_never_come_goes_on_and_says_so(recipe, limbeck, tmp_path):
+    answer = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2", "--wait", "--lost-after", "0.2")
+    assert answer.code == 0, answer.err
+    assert "group 1 is lost: nothing new for " in answer.err
+    assert "group 2 of 2" in answer.out
+    again = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2")
+    assert again.code == 2
+    assert again.lines[-1].startswith("limbeck: exchange: 'shared/group-2' holds what another run published as group 2")
+    run = next((tmp_path / "runs" / "pair").iterdir())
+    shown = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2", "--resume", str(run), "--json", "-q")
+    assert shown.code == 0, shown.err
+
+
+@pytest.mark.parametrize(
+    ("more", "arguments", "said"),
+    [
+        ({}, ["--group", "3"], "group: found 3, expected 1 to 2, the peers of the recipe"),
+        ({}, ["--group", "0"], "group: found 0, expected 1 to 2"),
+        ({"scheme": {"name": "offline"}}, ["--group", "1"], "scheme.name: this one has no peers to train in groups"),
+        (
+            {"scheme": {"name": "mutual", "update": "sequential"}},
+            ["--group", "1"],
+            "scheme.update: groups update at the same time, found sequential",
+        ),
+        ({"refit": True}, ["--group", "1"], "refit: a group makes one training"),
+        ({"search": {"training.epochs": [1, 2]}}, ["--group", "1"], "search: a group makes one training"),
+        ({}, ["--group", "1", "--seed", "7"], "seed: found 7, expected one of the recipe's: 0"),
+        ({}, ["--group", "1", "--lost-after", "-1"], "lost_after: found -1.0, expected a finite number above 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_one_line(recipe, limbeck, more, arguments, said):
+    answer = limbeck("codistill", recipe(**more), "--exchange", "shared", "-q", *arguments)
+    assert answer.code == 2
+    assert answer.lines[-1].startswith(f"limbeck: {said}")
+
+
+def test_an_exchange_that_cannot_be_written_is_one_line(recipe, limbeck, tmp_path):
+    (tmp_path / "shared").write_text("a file")
+    answer = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "1", "-q")
+    assert answer.code == 2
+    assert answer.lines[-1].startswith("limbeck: exchange: cannot write in 'shared' (")
+
+
+def test_groups_of_other_recipes_are_refused(recipe, limbeck):
+    assert limbeck("codistill", recipe(), "--exchange", "shared", "--group", "1", "-q").code == 0
+    other = recipe(scheme={"name": "codistillation", "burn_in": 3})
+    answer = limbeck("codistill", other, "--exchange", "shared", "--group", "2", "-q")
+    assert answer.code == 2
+    assert answer.lines[-1].startswith("limbeck: exchange: group 1 has scheme.burn_in 2, this group 2 3; let")
+    fewer = recipe(training={"epochs": 1, "batch_size": 64})
+    assert limbeck("codistill", fewer, "--exchange", "shared", "--group", "2", "-q").code == 0

@@ -1,0 +1,154 @@
+"""Groups as real processes: what they learn in step is the reference's, and one that is killed stops nobody."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).parent / "scripts" / "groups.py"
+_spec = importlib.util.spec_from_file_location("limbeck_groups", SCRIPT)
+groups = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(groups)
+
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TIMEOUT = 240
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Start a group; whatever is running when the test ends is ended."""
+    started = []
+
+    def start(group, *, launcher=(sys.executable,), **settings):
+        folder = tmp_path / f"group {group}"
+        folder.mkdir(exist_ok=True)
+        told = {"group": group, "exchange": str(tmp_path / "exchange"), "folder": str(folder), **settings}
+        process = subprocess.Popen(
+            [*launcher, str(SCRIPT), json.dumps(told)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ended(process, code=0):
+    _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == code, said[-4000:]
+
+
+def kept(tmp_path, group):
+    return load_file(tmp_path / f"group {group}" / "student.safetensors")
+
+
+def said(tmp_path, group):
+    file = tmp_path / f"group {group}" / "said.txt"
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def steps_published(tmp_path, group):
+    return sorted(
+        int(path.name.split("-")[1].split(".")[0])
+        for path in (tmp_path / "exchange").glob(f"group-{group}/*-*.safetensors")
+    )
+
+
+def until(condition, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def test_groups_in_step_learn_what_peers_of_one_process_learn(launch, tmp_path):
+    how = {"groups": 2, "every": 1, "burn_in": 2, "dropout": 0.3}
+    running = [launch(group, wait=True, **how) for group in (1, 2)]
+    wanted = groups.together(**how)
+    for group, process in enumerate(running, start=1):
+        ended(process)
+        found = kept(tmp_path, group)
+        for name, tensor in wanted[group - 1].student.state_dict().items():
+            assert torch.equal(tensor, found[name]), name
+        assert said(tmp_path, group) == []
+
+
+@pytest.mark.slow
+def test_a_group_of_two_processes_meets_one_of_one(launch, tmp_path):
+    how = {"groups": 2, "every": 3, "burn_in": 1}
+    running = [launch(1, launcher=LAUNCHER, wait=True, **how), launch(2, wait=True, **how)]
+    wanted = groups.together(**how)
+    for group, process in enumerate(running, start=1):
+        ended(process)
+        found = kept(tmp_path, group)
+        for name, tensor in wanted[group - 1].student.state_dict().items():
+            torch.testing.assert_close(tensor, found[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_again(launch, tmp_path):
+    how = {"groups": 2, "every": 1, "burn_in": 0, "wait": True, "epochs": 6}
+    first = launch(1, lost_after=1.5, hold_at=20, **how)
+    second = launch(2, die_at=10, **how)
+    ended(second, -signal.SIGKILL)
+    assert max(steps_published(tmp_path, 2)) == 10
+    until(lambda: said(tmp_path, 1))
+    assert said(tmp_path, 1)[0].startswith("group 2 is lost: nothing new for ")
+    assert said(tmp_path, 1)[0].endswith("(last its step 10); going on without it")
+    until(lambda: max(steps_published(tmp_path, 1)) == 20)
+    again = launch(2, resumed=True, **how)
+    until(lambda: max(steps_published(tmp_path, 2)) == 21)  # and there it waits
+    (tmp_path / "group 1" / "go").touch()
+    ended(again)
+    ended(first)
+    assert said(tmp_path, 1)[1:] == ["group 2 is back: it has published its step 21"]
+    assert not said(tmp_path, 2)
+    for group in (1, 2):
+        assert max(steps_published(tmp_path, group)) == 36
+        assert (tmp_path / f"group {group}" / "result.json").is_file()
+
+
+@pytest.mark.slow
+def test_groups_that_wait_for_nobody_end_whatever_the_others_do(launch, tmp_path):
+    how = {"groups": 3, "every": 4, "burn_in": 0, "wait": False}
+    ended(launch(1, **how))
+    alone = kept(tmp_path, 1)
+    last = launch(3, **how)
+    ended(last)
+    later = kept(tmp_path, 3)
+    reference = groups.together(groups=3, every=4, burn_in=100)
+    for name, tensor in reference[0].student.state_dict().items():
+        assert torch.equal(tensor, alone[name]), "nobody had published when it trained"
+    assert any(not torch.equal(tensor, later[name]) for name, tensor in reference[2].student.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_signal_while_it_waits_saves_and_stops_it(launch, tmp_path):
+    how = {"groups": 2, "every": 1, "burn_in": 3}
+    waiting = launch(1, wait=True, **how)
+    until(lambda: steps_published(tmp_path, 1) == [3])
+    time.sleep(0.3)
+    waiting.send_signal(signal.SIGTERM)
+    _, errors = waiting.communicate(timeout=TIMEOUT)
+    assert "interrupted by SIGTERM; last good checkpoint" in errors
+    running = [launch(1, wait=True, resumed=True, **how), launch(2, wait=True, **how)]
+    wanted = groups.together(**how)
+    for group, process in enumerate(running, start=1):
+        ended(process)
+        found = kept(tmp_path, group)
+        for name, tensor in wanted[group - 1].student.state_dict().items():
+            assert torch.equal(tensor, found[name]), name
