@@ -1,19 +1,19 @@
 """Codistillation beside one network of the same total batch: steps to a validation loss, staleness, churn.
 
-    python benchmarks/codistillation.py --work DIR [--data DIR] [--seeds 0 1 2 3 4] [--json FILE]
+    python benchmarks/codistillation.py --work DIR [--data DIR] [--train 55000] [--seeds 0 1 2] [--json FILE]
 
-Fashion-MNIST, 20,000 training and 5,000 validation images of its training part, drawn once; all 10,000 test images.
-Network 784-128-128-10; SGD with momentum 0.9 and a constant rate; every arm takes 3,200 steps.
+Fashion-MNIST: of its training part 5,000 images are drawn for validation and --train of the others to learn from; all
+10,000 test images.  Network 784-128-128-10; SGD with momentum 0.9 and a constant rate; every arm takes 3,200 steps.
 
-alone: one network, batch 128.  large: one network, batch 256.  Both on all 20,000 images.
+alone: one network, batch 128.  large: one network, batch 256.  Both on all training images.
 same: two networks, batch 128 each, on all images, each in an order of its own, m = 1.
-shards, m: two networks, batch 128 each, on halves of the images; each published every m steps (80 are an epoch).
+shards, m: two networks, batch 128 each, on halves of the images; each is published every m steps.
 apart: two networks on halves of the images that do not learn from each other.
 All peers: temperature 1, both weights 1, burn-in of 160 steps, simultaneous updates.
 
-The rate of alone, of large and of all pairs is chosen among four, by the lowest validation loss at a seed of its own.
-Validation is at every 80th step (at every 157th of alone and of same); in between, the loss is interpolated.  The loss
-that is to be reached is the lowest one of `large`, seed by seed.  Each training is kept in --work, and found there.
+The rate of each arm is chosen among four, by the lowest validation loss at a seed of its own.  Validation is at the end
+of each epoch; in between, the loss is interpolated.  The loss that is to be reached is the lowest one of `large`, and
+beside it the lowest one of `alone`, seed by seed.  Each training is kept in --work, and found there.
 """
 
 import argparse
@@ -35,17 +35,18 @@ from limbeck.peers import Peer, circle, fit_together
 from limbeck.plans.peers import shard
 from limbeck.randomness import derive_seed
 
-STEPS, BATCH, TRAIN, VALIDATION = 3200, 128, 20_000, 5_000
+STEPS, BATCH, VALIDATION = 3200, 128, 5_000
 RATES = (0.01, 0.02, 0.05, 0.1)
 CHOOSING = 100
 """The seed at which rates are chosen."""
-PAIRS: dict[str, dict[str, Any]] = {
-    "same, m = 1": {"every": 1},
-    "shards, m = 1": {"every": 1, "shards": True},
-    "shards, m = 8": {"every": 8, "shards": True},
-    "shards, m = 80": {"every": 80, "shards": True},
-    "apart": {"burn_in": STEPS, "shards": True},
-}
+
+
+def pairs_of(samples: int) -> dict[str, dict[str, Any]]:
+    """Return the arms of two networks."""
+    epoch = -(-samples // 2 // BATCH)
+    periods = {str(every): every for every in (1, 10, 50)} | {f"{epoch}, an epoch": epoch}
+    shards = {f"shards, m = {name}": {"every": every, "shards": True} for name, every in periods.items()}
+    return {"same, m = 1": {"every": 1}, **shards, "apart": {"burn_in": STEPS, "shards": True}}
 
 
 def network(seed: int, number: int) -> nn.Module:
@@ -113,9 +114,11 @@ def reached(points: Sequence[tuple[int, float]], loss: float) -> float | None:
     >>> reached([(10, 2.0), (20, 1.0)], 1.5)
     15.0
     """
+    if points[0][1] <= loss:
+        return float(points[0][0])
     for (before, above), (after, below) in itertools.pairwise(points):
         if below <= loss:
-            return before + (after - before) * (above - loss) / (above - below) if above > loss else float(before)
+            return before + (after - before) * (above - loss) / (above - below)
     return None
 
 
@@ -139,65 +142,82 @@ def told(values: Sequence[float | None], pattern: str) -> str:
     return pattern.format(found.mean) + ("" if found.half_width is None else " ± " + pattern.format(found.half_width))
 
 
+def _table(arms: dict[str, dict[str, Any]], goal: str) -> None:
+    """Print the steps that each arm takes to the lowest loss of one of them, and note them in it."""
+    losses = [each["lowest"] for each in arms[goal]["seeds"]]
+
+    def steps_of(arm: str) -> list[float | None]:
+        return [reached(each["curve"], loss) for each, loss in zip(arms[arm]["seeds"], losses, strict=True)]
+
+    base = steps_of(goal)
+    columns = f"{'rate':>5} {'lowest loss':>16} {'steps to goal':>24} {'of the goal arm':>24} {'test errors':>12}"
+    print(f"\nto the lowest loss of {goal}\n{'arm':28} {columns}")
+    for arm, each in arms.items():
+        steps = steps_of(arm)
+        shares = [None if a is None or b is None else a / b for a, b in zip(steps, base, strict=True)]
+        each[f"steps_to_{goal}"], each[f"share_of_{goal}"] = steps, shares
+        lowest = told([one["lowest"] for one in each["seeds"]], "{:.4f}")
+        errors = told([one["errors"] for one in each["seeds"]], "{:.0f}")
+        cells = f"{lowest:>16} {told(steps, '{:.0f}'):>24} {told(shares, '{:.2f}'):>24} {errors:>12}"
+        print(f"{arm:28} {each['rate']:5g} {cells}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", default=None)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train", type=int, default=55_000)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     splits = kinds()["fashion_mnist"](given.data)
-    whole, _ = splits.train.split(len(splits.train) - TRAIN - VALIDATION, seed=0)
-    train, validation = whole.split(VALIDATION, seed=1)
+    rest, validation = splits.train.split(VALIDATION, seed=0)
+    train = rest.subset(torch.arange(given.train))
+    pairs = pairs_of(len(train))
 
     def trained(arm: str, seed: int, rate: float) -> list[lb.Result]:
-        folder = given.work / f"{arm}, rate {rate:g}, seed {seed}"
+        folder = given.work / f"{given.train}, {arm}, rate {rate:g}, seed {seed}"
         folder.mkdir(parents=True, exist_ok=True)
         if arm in ("alone", "large"):
             return one(train, validation, seed, rate, BATCH * (2 if arm == "large" else 1), folder)
-        return pair(train, validation, seed, rate, folder, **PAIRS[arm])
+        return pair(train, validation, seed, rate, folder, **pairs[arm])
 
-    rates, choices = {}, {}
-    for kind in ("alone", "large", "shards, m = 1"):
-        choices[kind] = {rate: min(loss for _, loss in curve(trained(kind, CHOOSING, rate))) for rate in RATES}
-        rates[kind] = min(choices[kind], key=lambda rate: choices[kind][rate])
-        print(f"{kind}: lowest validation loss by rate {choices[kind]}", flush=True)
+    rates: dict[str, float] = {}
+    choices: dict[str, dict[float, float]] = {}
+    for arm in ("alone", "large", *pairs):
+        choices[arm] = {rate: min(loss for _, loss in curve(trained(arm, CHOOSING, rate))) for rate in RATES}
+        rates[arm] = min(choices[arm], key=lambda rate: choices[arm][rate])
+        print(f"{arm}: lowest validation loss by rate {choices[arm]}", flush=True)
 
     arms: dict[str, dict[str, Any]] = {}
-    for arm in ("alone", "large", *PAIRS):
-        rate = rates.get(arm, rates["shards, m = 1"])
+    for arm, rate in rates.items():
         found, logits = [], []
         for seed in given.seeds:
             results = trained(arm, seed, rate)
             found.append(measured(results, splits.test))
             logits.append(predict(results[0].student, splits.test))
-        pairs = [churn(first, second) for first, second in itertools.combinations(logits, 2)]
+        retrained = [churn(first, second) for first, second in itertools.combinations(logits, 2)]
         arms[arm] = {
             "rate": rate,
             "seeds": found,
-            "churn": {"difference": [p.difference for p in pairs], "changed": [p.changed for p in pairs]},
+            "churn": {name: [getattr(each, name) for each in retrained] for name in ("difference", "changed")},
         }
         print(f"{arm}: done", flush=True)
-    goals = [each["lowest"] for each in arms["large"]["seeds"]]
-    base = [reached(each["curve"], goal) for each, goal in zip(arms["large"]["seeds"], goals, strict=True)]
-    print(f"\n{'arm':15} {'rate':>5} {'lowest loss':>16} {'steps to goal':>28} {'of large':>16} {'test errors':>14}")
-    for arm, each in arms.items():
-        steps = [reached(one["curve"], goal) for one, goal in zip(each["seeds"], goals, strict=True)]
-        shares = [None if a is None or b is None else a / b for a, b in zip(steps, base, strict=True)]
-        each["steps_to_goal"], each["share_of_large"] = steps, shares
-        lowest = told([one["lowest"] for one in each["seeds"]], "{:.4f}")
-        errors = told([one["errors"] for one in each["seeds"]], "{:.0f}")
-        print(
-            f"{arm:15} {each['rate']:5g} {lowest:>16} {told(steps, '{:.0f}'):>28} {told(shares, '{:.2f}'):>16} "
-            f"{errors:>14}"
-        )
+    for goal in ("large", "alone"):
+        _table(arms, goal)
     print("\nchurn between two retrains of the (first) network: mean |Δp|, share of changed answers")
     for arm, each in arms.items():
         lost = {name: statistics.fmean(values) for name, values in each["churn"].items()}
-        print(f"{arm:15} {lost['difference']:.5f} {100 * lost['changed']:.2f} %")
+        print(f"{arm:28} {lost['difference']:.5f} {100 * lost['changed']:.2f} %")
     if given.json:
-        content = {"steps": STEPS, "goals": goals, "rates": choices, "arms": arms, "platform": platform.platform()}
+        content = {
+            "steps": STEPS,
+            "train": given.train,
+            "rates": choices,
+            "arms": arms,
+            "platform": platform.platform(),
+        }
         given.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -46,7 +46,7 @@ def codistill(
     parts = vet(loaded)
     first, agree = _processes(loaded.training.precision)
     if resume is not None:
-        folder = RunFolder.open(resume, loaded.to_yaml())
+        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).to_yaml())
     else:
         made = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv) if first else None
         folder = RunFolder(Path(agree(None if made is None else str(made.path))))
