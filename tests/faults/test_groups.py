@@ -108,7 +108,7 @@ def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_agai
     assert max(steps_published(tmp_path, 2)) == 10
     until(lambda: said(tmp_path, 1))
     assert said(tmp_path, 1)[0].startswith("group 2 is lost: nothing new for ")
-    assert said(tmp_path, 1)[0].endswith("(last its step 10); going on without it")
+    assert said(tmp_path, 1)[0].endswith("; going on with its step 10, and not waiting for it")
     until(lambda: max(steps_published(tmp_path, 1)) == 20)
     again = launch(2, resumed=True, **how)
     until(lambda: max(steps_published(tmp_path, 2)) == 21)  # and there it waits
@@ -152,3 +152,41 @@ def test_a_signal_while_it_waits_saves_and_stops_it(launch, tmp_path):
         found = kept(tmp_path, group)
         for name, tensor in wanted[group - 1].student.state_dict().items():
             assert torch.equal(tensor, found[name]), name
+
+
+def test_a_group_that_goes_on_between_two_exchanges_takes_what_it_missed_at_once(tmp_path):
+    """In this process, one after the other: the second one is broken off, and hears of the first before it goes on."""
+    how = {"groups": 2, "every": 5, "burn_in": 0, "wait": False}
+    shared = str(tmp_path / "exchange")
+    folders = [tmp_path / f"group {number}" for number in (1, 2)]
+    for folder in folders:
+        folder.mkdir()
+    groups.apart(1, exchange=shared, folder=str(folders[0]), **how)
+
+    class Killed(Exception):
+        """The process was killed here."""
+
+    def until_step_seven(step):
+        if step == 7:
+            raise Killed
+
+    heard = []
+
+    def what_is_heard(step):
+        heard.append((step, taught()))
+
+    def second(act, **more):
+        others = [groups.published_copy(groups.network(1, 0.0))]
+        distiller = groups.PeerDistiller(
+            groups.network(2, 0.0), groups.Others(others), groups.objective(act), burn_in=0
+        )
+        nonlocal taught
+        taught = lambda: distiller.others.speak  # noqa: E731
+        door = groups.Exchange(tmp_path / "exchange", 2, 2, {"seed": 0}, run="run 2")
+        return groups.fit_group(groups.peer(distiller, 2, 2, folders[1]), door, every=5, **more)
+
+    taught = bool
+    with pytest.raises(Killed):
+        second(until_step_seven)
+    second(what_is_heard, resumed=True)
+    assert heard[0] == (7, True)

@@ -138,7 +138,7 @@ def test_a_group_without_news_is_lost_and_comes_back(tmp_path, monkeypatch):
     now[0] += 0.2
     assert two.ready(2)
     assert two.ready(3)
-    assert lines == ["group 1 is lost: nothing new for 10 s (last its step 1); going on without it"]
+    assert lines == ["group 1 is lost: nothing new for 10 s; going on with its step 1, and not waiting for it"]
     one.publish(network(1.0), 2)
     assert not two.ready(4)
     assert lines[1:] == ["group 1 is back: it has published its step 2"]
@@ -153,7 +153,7 @@ def test_a_group_that_never_came_is_lost_too_and_that_is_noticed_without_waiting
     assert two.ready(0)
     now[0] = 61.0
     assert two.ready(7)
-    assert lines == ["group 1 is lost: nothing new for 61 s (nothing yet); going on without it"]
+    assert lines == ["group 1 is lost: nothing new for 61 s; going on without it"]
 
 
 # ------------------------------------------------------------------------------------------------------------- entering

@@ -43,7 +43,7 @@ class Exchange:
     agreement: what must be the same for all, by name; it is published and compared.
     run: the name of the run that publishes; another one of the same group is refused.
     wait: for the others to have come as far, before each exchange.
-    lost_after: seconds without anything new from a group, after which it is not waited for.
+    lost_after: seconds without anything new from a group, after which it is not waited for; what it said last stays.
 
     A publication is a safetensors file whose name holds its step and its SHA-256; it is written aside and renamed.
     """
@@ -151,8 +151,10 @@ class Exchange:
             gone = now - self._heard[group][1] >= self.lost_after
             if behind and gone and group not in self._lost:
                 self._lost.add(group)
-                last = "nothing yet" if newest is None else f"last its step {newest.step}"
-                self.say(f"group {group} is lost: nothing new for {now - since:.0f} s ({last}); going on without it")
+                mend = "going on without it"
+                if newest is not None:
+                    mend = f"going on with its step {newest.step}, and not waiting for it"
+                self.say(f"group {group} is lost: nothing new for {now - since:.0f} s; {mend}")
             waiting = waiting or (behind and group not in self._lost)
         return not (self.wait and waiting)
 

@@ -60,10 +60,13 @@ def fit_group(
                     run.save()
                     signal.stop(run.last_good)
                 between = moment in (Moment.READY, Moment.UPDATED) and not run.finished
+                if moment is Moment.READY and run.step > peer.distiller.burn_in:  # what it missed since its checkpoint
+                    others.present = door.take(run.step, others.present)
                 if between and exchanging(run.step, peer.distiller.burn_in, every):
                     if door.first:
                         exchange.publish(peer.distiller.student, run.step)
-                    others.present = door.meet(run.step, others.present, signal)
+                    door.wait(run.step, signal)
+                    others.present = door.take(run.step, others.present)
                     if signal.received is not None and peer.folder is not None:
                         run.save()
                         signal.stop(run.last_good)
@@ -92,13 +95,16 @@ class _Door:
         """Return a scope in which the group has its place in the folder."""
         return self.exchange.entered(step, resumed=resumed) if self.first else nullcontext()
 
-    def meet(self, step: int, present: Sequence[bool], signal: Signals) -> list[bool]:
-        """Wait for the others, if that is wanted, take what they published, and return who has published anything."""
+    def wait(self, step: int, signal: Signals) -> None:
+        """Wait for the others to come as far, if that is wanted, or for a signal."""
         pause = _SHORTEST
         while self.first and not self.exchange.ready(step) and signal.received is None:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST)
         signal.share(self.accelerator)
+
+    def take(self, step: int, present: Sequence[bool]) -> list[bool]:
+        """Take what the others have published, and return who has published anything yet."""
         new = [False] * len(self.models)
         if self.first:
             pairs = zip(self.exchange.others, self.models, strict=True)
