@@ -33,7 +33,8 @@ def fit_group(
 
     peer: its distiller's `others` are copies of the other groups' networks, in the order of their groups.
     resumed: whether its folder has been trained in before.
-    Where the exchange waits and nobody is lost, the result is that of `fit_together` with simultaneous updates.
+    Where the exchange waits, nobody is lost and all end at the same step, the result is that of `fit_together` with
+    simultaneous updates.
     Of several processes the first alone looks into the folder, and tells the others.
     """
     checks.at_least("every", every, 1)
