@@ -123,6 +123,25 @@ def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_agai
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("update", ["simultaneous", "sequential"])
+def test_peers_that_each_are_spread_over_two_processes_learn_the_same(tmp_path, update):
+    how = {"groups": 2, "every": 2, "burn_in": 1, "update": update}
+    done = subprocess.run(
+        [*LAUNCHER, str(SCRIPT), json.dumps({"folder": str(tmp_path), **how})],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for number, result in enumerate(groups.together(**how), start=1):
+        found = load_file(tmp_path / f"peer {number}.safetensors")
+        for name, tensor in result.student.state_dict().items():
+            torch.testing.assert_close(tensor, found[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_groups_that_wait_for_nobody_end_whatever_the_others_do(launch, tmp_path):
     how = {"groups": 3, "every": 4, "burn_in": 0, "wait": False}
     ended(launch(1, **how))

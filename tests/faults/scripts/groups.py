@@ -20,7 +20,7 @@ from limbeck.data import TensorSet
 from limbeck.objective import Objective, Term
 from limbeck.peers import Exchange, Others, Peer, PeerDistiller, circle, fit_group, fit_together, published_copy
 from limbeck.plans.peers import shard
-from limbeck.training import Result, Training
+from limbeck.training import Result, Training, save_weights
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -69,12 +69,14 @@ def peer(distiller: PeerDistiller, number: int, groups: int, folder: Path | None
     )
 
 
-def together(groups: int, *, every: int, burn_in: int, dropout: float = 0.0, **settings: Any) -> list[Result]:
+def together(
+    groups: int, *, every: int, burn_in: int, dropout: float = 0.0, update: Any = "simultaneous", **settings: Any
+) -> list[Result]:
     """Return what the reference gives: all in this process."""
     networks = [network(number, dropout) for number in range(1, groups + 1)]
     distillers = circle(networks, [objective() for _ in networks], burn_in=burn_in)
     peers = [peer(each, number, groups, None, **settings) for number, each in enumerate(distillers, start=1)]
-    return fit_together(peers, every=every)
+    return fit_together(peers, update=update, every=every)
 
 
 def apart(
@@ -116,8 +118,18 @@ def apart(
     return fit_group(found, door, every=every, resumed=resumed)
 
 
+def save_together(folder: str, **settings: Any) -> Result:
+    """Train all peers in this group of processes, and keep what the first process found."""
+    results = together(**settings)
+    if RANK == 0:
+        for number, each in enumerate(results, start=1):
+            save_weights(each.student, Path(folder) / f"peer {number}.safetensors")
+    return results[0]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    result = apart(**json.loads(sys.argv[1]))
+    given = json.loads(sys.argv[1])
+    result = apart(**given) if "group" in given else save_together(**given)
     if RANK == 0:
         print(json.dumps({"steps": result.steps}))

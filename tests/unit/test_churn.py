@@ -1,0 +1,29 @@
+"""Churn between two trainings against numpy, and its limits."""
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck.errors import InputError
+from limbeck.evaluation import churn
+
+
+def test_it_is_what_numpy_finds():
+    draw = torch.Generator().manual_seed(0)
+    first, second = (3 * torch.randn(50, 7, generator=draw) for _ in range(2))
+    p, q = (np.exp(each.double().numpy()) for each in (first, second))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    found = churn(first, second)
+    assert found.difference == pytest.approx(sum(abs(a - b) for a, b in zip(p.flat, q.flat, strict=True)) / 350)
+    assert found.changed == sum(int(a.argmax() != b.argmax()) for a, b in zip(p, q, strict=True)) / 50
+    assert churn(second, first) == found
+
+
+def test_its_limits():
+    same = torch.randn(5, 3)
+    assert (churn(same, same).difference, churn(same, same + 2.0).changed) == (0.0, 0.0)
+    one, other = 1e4 * torch.eye(2), 1e4 * (1 - torch.eye(2))
+    assert (churn(one, other).difference, churn(one, other).changed) == (1.0, 1.0)
+    assert np.isfinite(churn(one.half(), other.half()).difference)
+    with pytest.raises(InputError, match=r"^first has shape \(2, 2\), second has shape \(5, 3\)"):
+        churn(one, same)
