@@ -1,6 +1,7 @@
 """Time to train several students in one process, together and one after another, side by side in one run.
 
-    LIMBECK_DATA=DIR python benchmarks/many_students.py [--rounds 3] [--students 1 4 16] [--json FILE]
+    LIMBECK_DATA=DIR python benchmarks/many_students.py [--rounds 3] [--students 1 4 16] [--pairs mnist]
+        [--json FILE]
 
 Students of one architecture differ in temperature and initial weights, and have the same order of samples; together
 (`limbeck.fit_many`) and apart (`limbeck.fit`, one after another) they end with the same weights, which is checked.
@@ -101,6 +102,7 @@ def measure(pair: Pair, count: int, rounds: int, *, live: bool) -> dict[str, Any
     teacher = pair.teacher if live else lb.store(pair.teacher, pair.samples)
     seconds: dict[str, list[float]] = {"apart": [], "together": []}
     same = True
+    train(pair, teacher, 1, live=live, together=True)  # what is done once in a process is not timed
     for _ in range(rounds):
         took, apart = train(pair, teacher, count, live=live, together=False)
         seconds["apart"].append(took)
@@ -114,31 +116,40 @@ def measure(pair: Pair, count: int, rounds: int, *, live: bool) -> dict[str, Any
     }
 
 
+def shown(row: dict[str, Any]) -> str:
+    seconds = ", ".join(f"{way} {value:.3f} s" for way, value in row["medians"].items())
+    return (
+        f"{row['pair']}, {row['teacher']:6} teacher, {row['students']:2} students: {seconds},"
+        f" {row['apart / together']:.2f} times as fast, {'the same weights' if row['equal'] else 'OTHER WEIGHTS'}"
+    )
+
+
 def main() -> None:
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--students", nargs="+", type=int, default=[1, 4, 16])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
+    parser.add_argument("--json", type=Path, help="rows that it holds already are not measured again")
     options = parser.parse_args()
-    found = []
-    for name, make in PAIRS.items():
-        pair = make()
+    content = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {"rows": []}
+    found = content["rows"]
+    known = {(row["pair"], row["teacher"], row["students"]) for row in found}
+    for name in options.pairs:
+        pair = PAIRS[name]()
         for live in (True, False):
-            train(pair, pair.teacher if live else lb.store(pair.teacher, pair.samples), 1, live=live, together=True)
+            kind = "live" if live else "stored"
             for count in options.students:
-                row = measure(pair, count, options.rounds, live=live)
-                found.append({"pair": name, "teacher": "live" if live else "stored", **row})
-                apart, together = row["medians"]["apart"], row["medians"]["together"]
-                print(
-                    f"{name}, {found[-1]['teacher']:6} teacher, {count:2} students: apart {apart:.3f} s, together"
-                    f" {together:.3f} s, {row['apart / together']:.2f} times as fast,"
-                    f" {'the same weights' if row['equal'] else 'OTHER WEIGHTS'}",
-                    flush=True,
-                )
-    if options.json:
-        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
-        options.json.write_text(json.dumps({"rows": found, "machine": machine}, indent=1) + "\n")
+                if (name, kind, count) in known:
+                    continue
+                row = {"pair": name, "teacher": kind, **measure(pair, count, options.rounds, live=live)}
+                found.append(row)
+                print(shown(row), flush=True)
+                if options.json:
+                    machine = {"threads": 1, "torch": torch.__version__, "machine": platform.machine()}
+                    table = [shown(each) for each in found]
+                    content = {"table": table, "rows": found, "machine": machine}
+                    options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
