@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from limbeck.data.augment import Augment
 from limbeck.data.cifar import cifar10, cifar100
+from limbeck.data.columns import Column, Columns
 from limbeck.data.digits import digits
 from limbeck.data.halves import HalfSet, half_and_half, with_dustbin
 from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
@@ -14,10 +15,13 @@ from limbeck.data.npz import npz
 from limbeck.data.randaugment import RandAugment
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.data.synthetic import synthetic
+from limbeck.data.tables import bundled, table
 from limbeck.data.transfer import Transfer
 
 __all__ = [
     "Augment",
+    "Column",
+    "Columns",
     "HalfSet",
     "LazySet",
     "Loader",
@@ -26,6 +30,7 @@ __all__ = [
     "Splits",
     "TensorSet",
     "Transfer",
+    "bundled",
     "cifar10",
     "cifar100",
     "digits",
@@ -38,6 +43,7 @@ __all__ = [
     "npz",
     "read_idx",
     "synthetic",
+    "table",
     "with_dustbin",
 ]
 
@@ -49,6 +55,7 @@ def kinds() -> dict[str, Callable[..., Splits]]:
     'digits'
     """
     return {
+        "bundled": bundled,
         "cifar10": cifar10,
         "cifar100": cifar100,
         "digits": digits,
@@ -58,4 +65,5 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "mnist": mnist,
         "npz": npz,
         "synthetic": synthetic,
+        "table": table,
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.batch import Batch, Legend, Mix
 from limbeck.data.augment import Augment
+from limbeck.data.columns import Columns
 from limbeck.data.content import (
     check_inputs,
     checked_group_names,
@@ -47,6 +48,7 @@ class SampleSet(ABC):
     group_names: of the groups; empty where they have none.
     task: what a label is.
     turn: (n,) int64, how often a sample stood in this set before, where a subset repeats any; None where none does.
+    columns: of a table, how its columns became the numbers of a row; None for what is no table.
 
     Subsets are of the same kind and share the root's content.
     """
@@ -64,6 +66,7 @@ class SampleSet(ABC):
     group_names: tuple[str, ...] = ()
     task: Task = CLASSIFICATION
     turn: Tensor | None = None
+    columns: Columns | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -321,6 +324,7 @@ class TensorSet(SampleSet):
         groups: Sequence[int] | None = None,
         group_names: Sequence[str] | None = None,
         task: Task = CLASSIFICATION,
+        columns: Columns | None = None,
     ) -> "TensorSet":
         """Check and wrap tensors.
 
@@ -329,9 +333,14 @@ class TensorSet(SampleSet):
         classes: how many there are; else as many as `class_names`, else the largest label plus one.
         mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.
         groups: for each class, the number of its group, from 0 on.  group_names: for each group.
+        columns: of a table, which have as many numbers as a sample.
         Raises DataError with one line when the tensors are not such a set, InputError when mean and std are not.
         """
         check_inputs(name, inputs)
+        if columns is not None and tuple(inputs.shape[1:]) != (columns.width,):
+            raise DataError(
+                f"{name}: its columns become {columns.width} numbers, samples have shape {tuple(inputs.shape[1:])}"
+            )
         labels, classes, names = checked_labels(name, len(inputs), labels, classes, class_names, task)
         shape = tuple(inputs.shape[1:])
         digest = hashlib.sha256(f"{inputs.dtype} {tuple(inputs.shape)} {mean} {std}".encode())
@@ -354,6 +363,7 @@ class TensorSet(SampleSet):
             groups=groups,
             group_names=checked_group_names(name, group_names, groups),
             task=task,
+            columns=columns,
             inputs=inputs.detach(),
         )
 

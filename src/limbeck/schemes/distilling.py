@@ -99,6 +99,8 @@ def _distil(run: _Run) -> Outcome:
     folder.note(
         data={"source": run.choosing.train.source, "train": len(run.choosing.train), "test": len(run.choosing.test)}
     )
+    if (columns := run.final.train.columns) is not None:
+        folder.write_json("columns.json", columns.as_dict())
     taught = run.taught(run.choosing, recipe.seeds[0])
     chosen = {"alone": _choose(run, "alone", recipe, None), "distilled": _choose(run, "distilled", recipe, taught)}
     seeds = []

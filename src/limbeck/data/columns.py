@@ -1,0 +1,208 @@
+"""The columns of a table, and how each becomes numbers: standardised, or one number for each of its categories."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.checks import shown
+from limbeck.errors import DataError
+
+__all__ = ["Attribute", "Column", "Columns", "RawColumn", "is_missing"]
+
+_MISSING = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell holds nothing: None, NaN, or one of the usual words for it.
+
+    >>> [is_missing(value) for value in ("", " NA ", "?", "0", float("nan"))]
+    [True, True, True, False, True]
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return isinstance(value, str) and value.strip().lower() in _MISSING
+
+
+@dataclass(frozen=True, eq=False)
+class RawColumn:
+    """A column as it was read.
+
+    numbers: (n,) float64, NaN where it is missing; None of a nominal column.  texts: of a nominal column, None where
+    it is missing.
+    """
+
+    name: str
+    numbers: Tensor | None = None
+    texts: tuple[str | None, ...] = ()
+
+    def missing(self) -> list[int]:
+        """Return the rows in which nothing stands."""
+        if self.numbers is not None:
+            found: list[int] = torch.where(self.numbers.isnan())[0].tolist()
+            return found
+        return [row for row, text in enumerate(self.texts) if text is None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a column becomes numbers.
+
+    categories: of a nominal column, in the order of its numbers, of which one is 1 and the others 0; all are 0 for a
+        category that the training part does not have.  Empty for a number.
+    mean, std: of a number in the training part; the column is less its mean, divided by its deviation, when it is
+        batched.
+    fill: what stands for a missing cell; None where a missing cell is refused.
+    """
+
+    name: str
+    categories: tuple[str, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+    fill: float | str | None = None
+
+    @property
+    def width(self) -> int:
+        """How many numbers the column becomes."""
+        return len(self.categories) or 1
+
+    @classmethod
+    def fitted(cls, raw: RawColumn, positions: Tensor, *, impute: bool) -> "Column":
+        """Return the column as the rows at `positions` have it, the training part."""
+        if raw.numbers is not None:
+            known = raw.numbers[positions]
+            known = known[~known.isnan()]
+            if not len(known):
+                raise DataError(f"column '{raw.name}' has no value in the training part; drop it")
+            mean, std = float(known.mean()), float(known.std(correction=0))
+            tiny = 1e-7 * max(abs(mean), float(known.abs().max()))  # what rounding leaves of a constant
+            return cls(raw.name, (), mean, std if std > tiny else 1.0, mean if impute else None)
+        texts = [text for row in positions.tolist() if (text := raw.texts[row]) is not None]
+        if not texts:
+            raise DataError(f"column '{raw.name}' has no value in the training part; drop it")
+        names = sorted(set(texts))
+        fill = max(names, key=texts.count) if impute else None
+        return cls(raw.name, tuple(names), fill=fill)
+
+    def encoded(self, raw: RawColumn) -> Tensor:
+        """Return (n, width) float32: the number as it is, or one number for each category."""
+        if raw.numbers is not None:
+            fill = float(self.fill) if self.fill is not None else math.nan
+            return raw.numbers.nan_to_num(nan=fill).to(torch.float32)[:, None]
+        place = {text: number for number, text in enumerate(self.categories)}
+        texts = (self.fill if text is None else text for text in raw.texts)
+        found = torch.tensor([place.get(str(text), -1) for text in texts])
+        return (found[:, None] == torch.arange(len(self.categories))).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Where a column's numbers stand in a row: from `start` up to `stop`.  nominal: whether they are categories."""
+
+    start: int
+    stop: int
+    nominal: bool
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All columns of a table, but the label's, in their order."""
+
+    columns: tuple[Column, ...]
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row becomes."""
+        return sum(column.width for column in self.columns)
+
+    @property
+    def mean(self) -> list[float]:
+        """What is taken off each number of a row."""
+        return [value for column in self.columns for value in [column.mean] * column.width]
+
+    @property
+    def std(self) -> list[float]:
+        """What each number of a row is divided by."""
+        return [value for column in self.columns for value in [column.std] * column.width]
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """Where each column's numbers stand."""
+        found, start = [], 0
+        for column in self.columns:
+            found.append(Attribute(start, start + column.width, bool(column.categories)))
+            start += column.width
+        return tuple(found)
+
+    @classmethod
+    def fitted(cls, raw: Sequence[RawColumn], positions: Tensor, *, impute: bool) -> "Columns":
+        """Return the columns as the rows at `positions`, the training part, have them.
+
+        impute: whether a missing number becomes the mean and a missing category the most frequent one there; otherwise
+        a missing cell anywhere is refused.  Raises DataError naming the column.
+        """
+        for column in raw:
+            if not impute and (rows := column.missing()):
+                raise DataError(
+                    f"column '{column.name}' is empty in {len(rows)} rows, first in row {rows[0] + 1}; fill them in, "
+                    "drop the column, or let missing be impute"
+                )
+        return cls(tuple(Column.fitted(column, positions, impute=impute) for column in raw))
+
+    def encoded(self, raw: Sequence[RawColumn]) -> Tensor:
+        """Return (n, width) float32, not standardised, as a set keeps its samples."""
+        return torch.cat([column.encoded(own) for column, own in zip(self.columns, raw, strict=True)], dim=1)
+
+    def inputs(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Return rows as a model that was trained on the table takes them: (n, width) float32, standardised.
+
+        rows: by the columns' names; further names are left alone.
+        Raises DataError for a row without a column, or a number that is none.
+
+        >>> columns = Columns((Column("age", mean=40.0, std=10.0), Column("town", ("Bern", "Rome"))))
+        >>> columns.inputs([{"age": 50, "town": "Rome"}, {"age": "35", "town": "Oslo"}])
+        tensor([[ 1.0000,  0.0000,  1.0000],
+                [-0.5000,  0.0000,  0.0000]])
+        """
+        raw = [self._read(column, rows) for column in self.columns]
+        exact = self.encoded(raw).double()
+        return ((exact - torch.tensor(self.mean).double()) / torch.tensor(self.std).double()).to(torch.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, which `from_dict` reads."""
+        return {"columns": [asdict(column) for column in self.columns]}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Columns":
+        """Return the columns that `as_dict` told of; DataError where they are none.
+
+        >>> columns = Columns((Column("age", mean=40.0, std=10.0),))
+        >>> Columns.from_dict(columns.as_dict()) == columns
+        True
+        """
+        try:
+            each = [{**column, "categories": tuple(column["categories"])} for column in content["columns"]]
+            return cls(tuple(Column(**column) for column in each))
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"columns: found something else ({error}), expected what a run's columns.json holds"
+            ) from None
+
+    @staticmethod
+    def _read(column: Column, rows: Sequence[Mapping[str, Any]]) -> RawColumn:
+        for number, row in enumerate(rows):
+            if column.name not in row:
+                raise DataError(f"row {number}: it has no column '{column.name}'")
+            if column.fill is None and is_missing(row[column.name]):
+                raise DataError(f"row {number}: column '{column.name}' is empty, and the table had no empty cells")
+        cells = [None if is_missing(row[column.name]) else row[column.name] for row in rows]
+        if column.categories:
+            return RawColumn(column.name, texts=tuple(None if cell is None else str(cell).strip() for cell in cells))
+        try:
+            numbers = [math.nan if cell is None else float(cell) for cell in cells]
+        except (TypeError, ValueError):
+            raise DataError(f"column '{column.name}': found {shown(cells[:3])}, expected numbers") from None
+        return RawColumn(column.name, torch.tensor(numbers, dtype=torch.float64))
