@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from limbeck import schedules, targets
 from limbeck.checks import shown
+from limbeck.data import Synthesis, synthesis
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.losses import Divergence, divergences
 from limbeck.schedules import Schedule
@@ -27,6 +28,7 @@ _FAMILIES: tuple[tuple[Any, _Kinds], ...] = (
     (Schedule, {function.__name__: function for function in _SCHEDULES}),
     (Divergence, divergences.kinds()),
     (Target, targets.kinds()),
+    (Synthesis, synthesis.kinds()),
 )
 """Types whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind.
 

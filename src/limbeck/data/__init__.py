@@ -14,6 +14,7 @@ from limbeck.data.loader import Loader
 from limbeck.data.npz import npz
 from limbeck.data.randaugment import RandAugment
 from limbeck.data.sets import SampleSet, Splits, TensorSet
+from limbeck.data.synthesis import Marginals, Munge, Synthesis, Uniform
 from limbeck.data.synthetic import synthetic
 from limbeck.data.tables import bundled, table
 from limbeck.data.transfer import Transfer
@@ -25,11 +26,15 @@ __all__ = [
     "HalfSet",
     "LazySet",
     "Loader",
+    "Marginals",
+    "Munge",
     "RandAugment",
     "SampleSet",
     "Splits",
+    "Synthesis",
     "TensorSet",
     "Transfer",
+    "Uniform",
     "bundled",
     "cifar10",
     "cifar100",

@@ -7,6 +7,7 @@ import torch
 from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.data.sets import SampleSet
+from limbeck.data.synthesis import Synthesis
 from limbeck.errors import InputError
 
 __all__ = ["Transfer"]
@@ -20,6 +21,7 @@ class Transfer:
     labels: whether the samples keep their labels; without them only soft targets teach.
     labelled: share of each class that keeps its labels, in (0, 1]; the rest is there without, for schemes that learn
         from such samples, too.
+    synthetic: how further samples are made of these; they have no label but the teacher's.
     omit: classes whose samples are left out.  only: classes whose samples alone are kept.  One of the two at most.
 
     Raises InputError for a value outside its range.
@@ -35,6 +37,7 @@ class Transfer:
     omit: tuple[int, ...] = ()
     only: tuple[int, ...] = ()
     labelled: float = 1.0
+    synthetic: Synthesis | None = None
 
     def __post_init__(self) -> None:
         checks.positive("transfer.fraction", self.fraction)
@@ -49,7 +52,9 @@ class Transfer:
             raise InputError("transfer: omit and only both choose classes; give one of them")
 
     def apply(self, samples: SampleSet, seed: int) -> SampleSet:
-        """Return the transfer set: classes first, then the fraction of each, then the labels.
+        """Return the samples that are transferred: classes first, then the fraction of each, then the labels.
+
+        Those that are made are added by `extend`.
 
         Raises InputError for a class that the set does not have, DataError when nothing is left.
         """
@@ -65,3 +70,7 @@ class Transfer:
             known = torch.isin(samples.index, samples.fraction(self.labelled, seed).index)
             return replace(samples, labels=torch.where(known, samples.labels, UNLABELLED))
         return samples if self.labels else samples.without_labels()
+
+    def extend(self, samples: SampleSet, seed: int) -> SampleSet:
+        """Return what `apply` gave and the samples that are made of it; DataError where none can be."""
+        return samples if self.synthetic is None else self.synthetic.extended(samples, seed)

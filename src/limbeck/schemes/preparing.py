@@ -99,8 +99,28 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
         alone = train.subset(_positions(train, transfer))
         if "teacher" not in recipe.objective().reads():
             raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
+    if recipe.transfer.synthetic is not None:
+        transfer = _extended(recipe, transfer)
     parts = Parts(train, held_out, transfer, alone, splits.test)
     return parts if recipe.classes is None else _restricted(parts, recipe.classes, labels=recipe.transfer.labels)
+
+
+def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
+    """Return the transfer set with the samples that are made of it, which only a teacher can label."""
+    if "teacher" not in recipe.objective().reads():
+        raise RecipeError(
+            "data.transfer.synthetic: makes samples that only a teacher labels, but the method reads none; name one "
+            "with soft targets"
+        )
+    if recipe.classes is not None:
+        raise RecipeError(
+            "data.transfer.synthetic: makes samples of no known class, and classes keeps some classes alone; leave one "
+            "of them out"
+        )
+    try:
+        return recipe.transfer.extend(transfer, seed=0)
+    except (DataError, InputError) as error:
+        raise DataError(f"data.transfer.synthetic: {error}") from None
 
 
 def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> Parts:

@@ -101,6 +101,8 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     if len(parts.transfer) != len(parts.train) or not recipe.transfer.labels:
         kind = "labelled" if recipe.transfer.labels else "unlabelled"
         data += f"; transfer set of {len(parts.transfer):,} {kind} samples"
+        if recipe.transfer.synthetic is not None:
+            data += f", of which {len(parts.transfer) - len(parts.alone):,} are made and unlabelled"
     return Rehearsal(
         data,
         _card(methods.card(recipe.method.function.__name__)),
