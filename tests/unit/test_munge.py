@@ -117,6 +117,14 @@ def test_of_several_as_near_the_first_is_taken(rows):
         assert other == int(torch.where(squares <= squares.min() + 1e-12)[0][0]) or squares[other] == squares.min()
 
 
+def test_a_category_that_differs_counts_as_much_as_a_number_from_end_to_end():
+    """Town alone (1) is nearer than 0.8 of both numbers (1.28), and 0.9 of one number (0.81) is nearer still."""
+    rows = torch.tensor([[0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0.8, 1, 0, 0, 0.8], [1, 0, 0, 1, 1]])
+    assert nearest_neighbours(rows, MIXED)[0] == 1
+    rows[2] = torch.tensor([0.9, 1, 0, 0, 0])
+    assert nearest_neighbours(rows, MIXED)[0] == 2
+
+
 def test_neighbours_are_the_same_across_blocks(monkeypatch):
     rows = mixed_rows(50)
     whole = nearest_neighbours(rows, MIXED)

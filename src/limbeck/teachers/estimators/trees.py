@@ -21,6 +21,8 @@ from limbeck.teachers.estimators.fitted import Fitted, check_floor
 
 __all__ = ["Trees", "extra_trees", "gradient_boosting", "random_forest"]
 
+_AT_ONCE = 32768  # pairs of a row and a tree
+
 
 def random_forest(
     input_shape: Sequence[int],
@@ -189,17 +191,26 @@ class Trees(Fitted):
         self.value = _fixed(values.to(torch.float32))
 
     def _leaves(self, rows: Tensor) -> Tensor:
-        """Return the leaf of each row in each tree: (N, trees) int32, counted from 0."""
+        """Return the leaf of each row in each tree: (N, trees) int64, counted from 0."""
         inner = len(self.feature)
-        node = self.root.expand(len(rows), -1)
-        while inner:
-            here = node.clamp_max(inner - 1)
-            goes_left = rows.gather(1, self.feature[here].long()) <= self.threshold[here]
-            below = torch.where(node < inner, torch.where(goes_left, self.left[here], self.right[here]), node)
+        leaf = torch.arange(inner, inner + len(self.value), device=rows.device)  # which is its own child
+        feature = functional.pad(self.feature.long(), (0, len(leaf)))
+        threshold = functional.pad(self.threshold, (0, len(leaf)))
+        sides = [torch.cat([side.long(), leaf]) for side in (self.right, self.left)]
+        child = torch.stack(sides, dim=1).flatten()
+        few = max(1, _AT_ONCE // len(self.root))  # rows, that what is in use stays near the processor
+        return torch.cat([self._walked(part, feature, threshold, child) for part in rows.split(few)]) - inner
+
+    def _walked(self, rows: Tensor, feature: Tensor, threshold: Tensor, child: Tensor) -> Tensor:
+        values, trees = rows.reshape(-1), len(self.root)
+        first = torch.arange(len(rows), device=rows.device).repeat_interleave(trees) * self.columns
+        node = self.root.long().repeat(len(rows))
+        while True:
+            goes_left = values.index_select(0, first + feature.index_select(0, node)) <= threshold.index_select(0, node)
+            below = child.index_select(0, 2 * node + goes_left)
             if torch.equal(below, node):
-                break
+                return node.view(len(rows), trees)
             node = below
-        return node - inner
 
     def _read(self, mean: Tensor) -> Tensor:
         """Return the answer that a mean of leaves stands for."""
@@ -250,7 +261,7 @@ class _Boosted(Trees):
         self._plant(trees, torch.cat([tree.value for tree in trees])[:, None])
 
     def answer(self, rows: Tensor) -> Tensor:
-        scores = self.value[:, 0][self._leaves(rows).long()]
+        scores = self.value[:, 0][self._leaves(rows)]
         return self.base.repeat(len(rows), 1).index_add(1, self.column, scores)
 
     def check_tensors(self) -> None:
