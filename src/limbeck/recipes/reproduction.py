@@ -16,7 +16,9 @@ from limbeck.distiller import Distiller, Teacher
 from limbeck.locks import exclusive
 from limbeck.objective import Objective
 from limbeck.schemes.preparing import initial_weights
-from limbeck.training import Observer, Result, Training, fit
+from limbeck.teachers import estimators
+from limbeck.teachers.estimators import Fitted
+from limbeck.training import Observer, Result, Training, fit, load_weights, save_weights
 from limbeck.training.checkpoints import read_json, write_json
 
 __all__ = ["Figure", "Lab", "Reproduction", "Row", "merge"]
@@ -126,6 +128,25 @@ class Lab:
                 watch=self.watch,
                 label=f"{label} (seed {seed})",
             )
+
+    def fitted(self, label: str, estimator: Mapping[str, Any], samples: SampleSet, seed: int) -> Fitted:
+        """Fit an estimator of scikit-learn from a seed, or read it."""
+        keys = {key: value for key, value in estimator.items() if key != "kind"}
+        model = estimators.builder(estimator["kind"])(samples.input_shape, samples.classes, **keys)
+        what = {
+            "estimator": dict(estimator),
+            "samples": [samples.source, _digest(samples.index.tolist())],
+            "seed": seed,
+        }
+        path = self.root / "estimators" / f"{self._address('train', what)}.safetensors"
+        with exclusive(path.with_suffix(".lock"), wait=True, busy=""):
+            if path.is_file():
+                load_weights(model, path)
+            else:
+                self.say(f"{label} (seed {seed}): fitted by scikit-learn")
+                model.fit(samples, seed)
+                save_weights(model, path)
+        return model
 
     def choose(self, name: str, make: Callable[[], Any], **what: Any) -> Any:
         """Return a choice that was made on held-out data, or make it once and keep it."""
