@@ -36,11 +36,21 @@ every_paper = pytest.mark.parametrize("name", reproducing.reproducible())
 def shrunk(keys: Mapping[str, Any]) -> list[str]:
     """Overrides that make a recipe small: narrow models, one epoch, one seed, a small transfer set, no search."""
     overrides = ["seeds=[0]", "search={}", "refit=false", "expect={}", "training.workers=0"]
-    for where in ("training", "teacher.training"):
+    teacher = keys["teacher"]
+    for where in ("training", "teacher.training") if teacher.get("model") else ("training",):
         overrides += [f"{where}.epochs=1", f"{where}.warmup=0", f"{where}.patience=null", f"{where}.keep=last"]
         overrides += [f"{where}.batch_size=256", f"{where}.precision=fp32"]
         overrides += [f"{where}.schedule=cosine", f"{where}.milestones=[]"]
-    for where, model in (("teacher", keys["teacher"]["model"]), ("student", keys["student"]["model"])):
+    if "members" in teacher:
+        few = {"n_estimators": 3, "iterations": 2}
+        trees = [
+            {**one["estimator"], **{k: v for k, v in few.items() if k in one["estimator"]}}
+            for one in teacher["members"]
+        ]
+        overrides.append(f"teacher.members={json.dumps([{'estimator': one} for one in trees])}")
+    if "estimator" in teacher:
+        overrides.append("teacher.estimator.n_estimators=3")
+    for where, model in (("teacher", teacher.get("model", {})), ("student", keys["student"]["model"])):
         for layers in ("hidden", "channels"):
             if layers in model:
                 overrides.append(f"{where}.model.{layers}={[8] * len(model[layers])}")
