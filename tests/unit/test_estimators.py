@@ -287,7 +287,7 @@ def test_each_mistake_in_a_recipe_is_one_line(teacher, said):
 
 def test_schemes_that_need_a_network_say_so(tmp_path):
     for scheme, said in (
-        ({"name": "specialists"}, "an estimator; name a model"),
+        ({"name": "specialists"}, "no network; name a model"),
         ({"name": "early_stopping", "teacher_epochs": [1]}, "fitted by scikit-learn"),
     ):
         with pytest.raises(RecipeError, match=said):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from limbeck.config.sections import Section, parse
 from limbeck.data.content import check_fits
 from limbeck.errors import DataError, LimbeckError, ModelError, RecipeError, one_of
 from limbeck.teachers import estimators
+from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
 
-__all__ = ["ModelSpec", "path_of", "plain", "read_estimator", "read_model"]
+__all__ = ["ModelSpec", "path_of", "plain", "read_arrays", "read_estimator", "read_model"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
 _FROM_DATA = frozenset({"input_shape", "classes"})
@@ -139,6 +140,14 @@ def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     section = parse(estimators.builder(kind), keys, where, given=_FROM_DATA)
     section.build(input_shape=(1,), classes=2)
     return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
+
+
+def read_arrays(keys: Any, where: str, base: Path) -> ModelSpec:
+    """Return the answers in a file that a recipe names, by its path alone or with further keys."""
+    values = {"path": keys} if isinstance(keys, str) else keys
+    section = parse(answers, values, where, given=_FROM_DATA)
+    path = str((base / path_of(section.values["path"], f"{where}.path")).absolute())
+    return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
 
 
 def _checkpoint(keys: dict[str, Any], where: str) -> str | None:

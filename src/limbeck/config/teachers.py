@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks, methods
 from limbeck.checks import shown
-from limbeck.config.networks import ModelSpec, plain, read_estimator, read_model
+from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
 from limbeck.config.sections import Section, parse, validate
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.randomness import derive_seed
@@ -20,12 +20,13 @@ __all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "method_keys", "read_meth
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_MEMBERS = 1000
 _HARD = {"name": "hard"}
+_ONE = ("model", "estimator", "arrays")
 
 
 class TeacherKeys(BaseModel):
     """The keys of `teacher`.
 
-    model: of one network.  estimator: of scikit-learn, in a network's place.
+    model: of one network.  In a network's place, estimator: of scikit-learn; arrays: a file of answers made elsewhere.
     members: how many of it, from different seeds, or a list of networks and estimators instead.
     mean, weights: of the members' distributions.
     last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
@@ -34,6 +35,7 @@ class TeacherKeys(BaseModel):
     model_config = _STRICT
     model: dict[str, Any] | None = None
     estimator: dict[str, Any] | None = None
+    arrays: Any = None
     training: dict[str, Any] = Field(default_factory=dict)
     method: dict[str, Any] = Field(default_factory=lambda: dict(_HARD))
     members: Any = None
@@ -49,6 +51,7 @@ class _MemberKeys(BaseModel):
     model_config = _STRICT
     model: dict[str, Any] | None = None
     estimator: dict[str, Any] | None = None
+    arrays: Any = None
     training: dict[str, Any] | None = None
     method: dict[str, Any] | None = None
 
@@ -57,7 +60,8 @@ class _MemberKeys(BaseModel):
 class MemberSpec:
     """A network that teaches, and how it is trained.  keys: the whole of that, as a resolved recipe has it.
 
-    estimator: whether scikit-learn fits it; `training` and `method` then mean nothing.
+    estimator: whether scikit-learn fits it.  arrays: whether it looks up answers that were made elsewhere.  Of both
+        `training` and `method` mean nothing.
     """
 
     model: ModelSpec
@@ -65,11 +69,17 @@ class MemberSpec:
     method: Section
     keys: Mapping[str, Any] = field(repr=False)
     estimator: bool = False
+    arrays: bool = False
 
     @property
     def learns(self) -> bool:
         """Whether it is a network that is trained by the loop, epoch by epoch."""
-        return self.model.checkpoint is None and not self.estimator
+        return self.model.checkpoint is None and self.network
+
+    @property
+    def network(self) -> bool:
+        """Whether it is a network, read or trained."""
+        return not (self.estimator or self.arrays)
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class TeacherSpec:
     @property
     def network(self) -> bool:
         """Whether one network teaches, of which others may be built and trained by the loop."""
-        return self.single and not self.members[0].estimator
+        return self.single and self.members[0].network
 
     def kinds(self) -> list[tuple[MemberSpec, int]]:
         """Return the members that differ in more than their seed, each with how many there are of it."""
@@ -131,14 +141,16 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
     """Return the teacher that a recipe's validated keys name, and the keys as the resolved recipe has them."""
     members = keys["members"]
     if isinstance(members, list):
-        if beside := next((key for key in ("model", "estimator") if keys[key] is not None), None):
+        if beside := next((key for key in _ONE if keys[key] is not None), None):
             raise RecipeError(f"teacher.members: a list of networks, given beside {beside}; give one of them")
         specs = tuple(_listed(each, number, keys, base) for number, each in enumerate(members))
         if not specs:
             raise RecipeError("teacher.members: found an empty list, expected at least one network")
     else:
-        if keys["model"] is None and keys["estimator"] is None:
-            raise RecipeError("teacher.model: is missing; add it, or a list of networks under members, or an estimator")
+        if all(keys[key] is None for key in _ONE):
+            raise RecipeError(
+                "teacher.model: is missing; add it, or an estimator, or arrays, or a list of networks under members"
+            )
         specs = (_member(keys, keys["training"], keys["method"], "teacher", base),) * _count(members)
     weights = keys["weights"]
     if weights is not None:
@@ -146,12 +158,15 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
             checks.shares("teacher.weights", weights, count=len(specs))
         except InputError as error:
             raise RecipeError(str(error)) from None
+    view: Literal["same", "clean"] = keys["view"]
+    if any(member.arrays for member in specs):
+        view = "clean"  # what was answered are the samples as they are
     teacher = TeacherSpec(
         members=specs,
         mean=keys["mean"],
         weights=None if weights is None else tuple(weights),
         seed=keys["seed"],
-        view=keys["view"],
+        view=view,
         store=keys["store"],
         last_linear=keys["last_linear"],
     )
@@ -164,7 +179,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         own |= {"mean": keys["mean"], "weights": weights}
     if keys["last_linear"] is not None:
         own["last_linear"] = keys["last_linear"]
-    return teacher, {**own, "seed": keys["seed"], "view": keys["view"], "store": keys["store"]}
+    return teacher, {**own, "seed": keys["seed"], "view": view, "store": keys["store"]}
 
 
 def _count(members: Any) -> int:
@@ -180,7 +195,7 @@ def _count(members: Any) -> int:
 def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> MemberSpec:
     where = f"teacher.members[{number}]"
     own = validate(_MemberKeys, member, where)
-    if own["estimator"] is not None:
+    if own["estimator"] is not None or own["arrays"] is not None:
         return _member(own, own["training"] or {}, own["method"] or _HARD, where, base)
     return _member(own, own["training"] or keys["training"], own["method"] or keys["method"], where, base)
 
@@ -188,10 +203,13 @@ def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> Me
 def _member(
     keys: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
 ) -> MemberSpec:
-    if keys["estimator"] is not None:
-        return _estimator(keys, training, method, where, base)
-    if keys["model"] is None:
-        raise RecipeError(f"{where}.model: is missing; add it, or an estimator")
+    given = [key for key in _ONE if keys[key] is not None]
+    if len(given) > 1:
+        raise RecipeError(f"{where}.{given[1]}: is given beside {given[0]}; give one of them")
+    if not given:
+        raise RecipeError(f"{where}.model: is missing; add it, or an estimator, or arrays")
+    if given[0] != "model":
+        return _other(given[0], keys, training, method, where, base)
     spec = read_model(dict(keys["model"]), f"{where}.model", base)
     trained = parse(Training, dict(training), f"{where}.training")
     taught = read_method(dict(method), f"{where}.method")
@@ -201,16 +219,19 @@ def _member(
     return MemberSpec(spec, trained.build(), taught, resolved)
 
 
-def _estimator(
-    keys: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
+def _other(
+    kind: str, keys: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
 ) -> MemberSpec:
-    if keys["model"] is not None:
-        raise RecipeError(f"{where}.estimator: is given beside model; give one of them")
+    """Return what teaches in a network's place."""
     for name, given in (("training", bool(training)), ("method", dict(method) != _HARD)):
         if given:
-            raise RecipeError(f"{where}.{name}: is of networks, and an estimator has its own keys; leave it out")
-    spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
+            raise RecipeError(f"{where}.{name}: is of networks, beside {kind} it means nothing; leave it out")
     hard = read_method(dict(_HARD), f"{where}.method")
+    if kind == "arrays":
+        spec = read_arrays(keys["arrays"], f"{where}.arrays", base)
+        resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
+        return MemberSpec(spec, Training(), hard, {"arrays": resolved}, arrays=True)
+    spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
     return MemberSpec(spec, Training(), hard, {"estimator": plain(spec.keys())}, estimator=True)
 
 

@@ -204,7 +204,7 @@ class EarlyStopping(Scheme):
             return "name: early_stopping goes on with labels, which data.transfer.labels takes away; set it to true"
         epochs = recipe.teacher.training.epochs
         if self.teacher_epochs and not recipe.teacher.members[0].learns:
-            how = "fitted by scikit-learn" if recipe.teacher.members[0].estimator else "read from a checkpoint"
+            how = "fitted by scikit-learn" if recipe.teacher.members[0].estimator else "read from a file"
             return f"teacher_epochs: the teacher is {how}, so its training cannot be looked into"
         if self.teacher_epochs and self.teacher_epochs[-1] >= epochs:
             last = self.teacher_epochs[-1]

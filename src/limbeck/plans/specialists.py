@@ -197,7 +197,7 @@ class Specialists(Scheme):
         if "teacher" not in shop.recipe.objective().reads():
             return "name: specialists and teacher teach together, but the method reads no teacher; use kd, say"
         if not shop.recipe.teacher.network:
-            other = "several; take members out" if not shop.recipe.teacher.single else "an estimator; name a model"
+            other = "several; take members out" if not shop.recipe.teacher.single else "no network; name a model"
             return f"name: specialists start from one network, but the teacher is {other}"
         if self.top > train.classes:
             return f"top: found {self.top}, expected 1 to {train.classes}, the classes of the data"

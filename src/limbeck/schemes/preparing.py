@@ -10,7 +10,7 @@ from torch import nn
 from limbeck import plans
 from limbeck.batch import UNLABELLED
 from limbeck.config import ModelSpec, Recipe
-from limbeck.data import SampleSet
+from limbeck.data import SampleSet, Splits
 from limbeck.distiller import Distiller, Teacher, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
 from limbeck.objective import Objective
@@ -18,6 +18,7 @@ from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.tasks import CLASSIFICATION
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
+from limbeck.teachers.answers import answers_of
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Training
 from limbeck.training.batch_norm import check_batches
@@ -31,6 +32,7 @@ __all__ = [
     "build_student",
     "build_teacher",
     "estimator_of",
+    "filled",
     "initial_weights",
     "prepare",
     "seeded_build",
@@ -48,6 +50,7 @@ class Parts:
         transfer set is labelled in part, `train` is that part.
     transfer: what the student sees of `train`, for distillation.  alone: the same with labels, for the student alone.
     test: for the final figures alone.
+    whole: the data as it was read, of which all of these are parts.
     taught: where the students serve some of the classes, the sets of all of them, which the teacher learns from.
     """
 
@@ -57,6 +60,7 @@ class Parts:
     alone: SampleSet
     test: SampleSet
     taught: "Parts | None" = None
+    whole: Splits | None = None
 
     @property
     def of_teacher(self) -> "Parts":
@@ -101,7 +105,7 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
             raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
     if recipe.transfer.synthetic is not None:
         transfer = _extended(recipe, transfer)
-    parts = Parts(train, held_out, transfer, alone, splits.test)
+    parts = Parts(train, held_out, transfer, alone, splits.test, whole=splits)
     return parts if recipe.classes is None else _restricted(parts, recipe.classes, labels=recipe.transfer.labels)
 
 
@@ -111,6 +115,11 @@ def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
         raise RecipeError(
             "data.transfer.synthetic: makes samples that only a teacher labels, but the method reads none; name one "
             "with soft targets"
+        )
+    if any(member.arrays for member in recipe.teacher.members):
+        raise RecipeError(
+            "data.transfer.synthetic: makes samples that teacher.arrays has no answers to; name a teacher that can be "
+            "asked, or leave one of them out"
         )
     if recipe.classes is not None:
         raise RecipeError(
@@ -162,6 +171,8 @@ def vet(recipe: Recipe) -> Parts:
         network = seeded_build(member.model, taught, 0, "teacher")
         if member.estimator and (complaint := estimator_of(network).complaint(taught)):
             raise RecipeError(f"{member.model.where}: {member.model.keys()['kind']} {complaint}")
+        if member.arrays:
+            filled(network, parts)
         if member.learns:
             _try("teacher", network, None, member.method.build(), taught, member.training, "teacher.training")
     teacher = build_teacher(recipe, parts, 0)
@@ -236,6 +247,13 @@ def estimator_of(model: nn.Module) -> Fitted:
     if not isinstance(model, Fitted):
         raise TypeError(f"{type(model).__name__} is no estimator")
     return model
+
+
+def filled(model: nn.Module, parts: Parts) -> None:
+    """Let a member whose answers were made elsewhere read them."""
+    if parts.of_teacher.whole is None:
+        raise ValueError("answers are read for the data as a recipe has it")
+    answers_of(model).read(parts.of_teacher.whole)
 
 
 def asked(recipe: Recipe, model: nn.Module) -> Teacher:

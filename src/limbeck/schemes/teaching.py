@@ -17,7 +17,7 @@ from limbeck.evaluation.figures import words_of
 from limbeck.locks import exclusive
 from limbeck.runs import cache_folder
 from limbeck.schemes.costing import Compute, spent
-from limbeck.schemes.preparing import Parts, asked, assembled, estimator_of, seeded_build
+from limbeck.schemes.preparing import Parts, asked, assembled, estimator_of, filled, seeded_build
 from limbeck.teachers import store
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Observer, fit, load_weights, save_weights
@@ -123,6 +123,10 @@ def _member(
 ) -> TrainedTeacher:
     taught = parts.of_teacher
     model = seeded_build(member.model, taught.train, seed, "teacher")
+    if member.arrays:
+        filled(model, parts)
+        say(f"{label}: its answers were read from {member.keys['arrays']['path']}")
+        return TrainedTeacher(parts.serving(model), Compute())
     if member.model.checkpoint is not None:
         say(f"{label}: read from {member.model.checkpoint}")
         return TrainedTeacher(parts.serving(model), Compute())

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import Batch
-from limbeck.data import SampleSet
+from limbeck.data import SampleSet, Splits
 from limbeck.data.npz import read_arrays
 from limbeck.errors import DataError, InputError, one_line, one_of
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs, Tap
 from limbeck.teachers.rows import Rows
 
-__all__ = ["ArrayTeacher"]
+__all__ = ["ArrayTeacher", "read_of_splits"]
 
 _TOLERANCE = 1e-3
 """How far from 1 the probabilities of a sample may add up: what half precision leaves of a thousand of them."""
@@ -192,7 +192,20 @@ class ArrayTeacher:
         and `source` (the set's identity as text, in an .npz; another set is then refused).
         Raises DataError naming the file, the array and what is wrong.
         """
-        arrays = _read(Path(path).expanduser())
+        return cls.of_arrays(path, _read(Path(path).expanduser()), samples, clean=clean, renormalise=renormalise)
+
+    @classmethod
+    def of_arrays(
+        cls,
+        path: str | Path,
+        arrays: Mapping[str, Any],
+        samples: SampleSet,
+        *,
+        clean: bool = False,
+        renormalise: bool = False,
+    ) -> "ArrayTeacher":
+        """Take what `read` found in a file."""
+        arrays = dict(arrays)
         source = arrays.pop("source", None)
         if source is not None and source != samples.source:
             raise DataError(
@@ -237,6 +250,46 @@ class ArrayTeacher:
             digest.update(f" {tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def read_of_splits(path: str | Path, splits: Splits, renormalise: bool) -> tuple[ArrayTeacher, ArrayTeacher]:
+    """Return the answers of a file to the training and to the test part of a set.
+
+    Of a set that was split they are in the same arrays: a row for each sample of the whole in its order, or `index`.
+    Of one with a test part of its own, those to that part are in arrays whose names begin with `test_`.
+    Raises DataError naming the file, the array and what is wrong.
+    """
+    arrays = _read(Path(path).expanduser())
+    train, test = splits.train, splits.test
+    own = {name: value for name, value in arrays.items() if not name.startswith("test_")}
+    other = {name.removeprefix("test_"): value for name, value in arrays.items() if name.startswith("test_")}
+    if train.source == test.source:
+        if other:
+            raise DataError(
+                f"{path}: it has the array 'test_{next(iter(other))}', but '{splits.name}' is one set that is split; "
+                "put all answers into the same arrays"
+            )
+        size = len(train) + len(test)
+        rows = next((len(value) for name, value in own.items() if name not in _BESIDE and value.ndim), None)
+        if "index" not in own and rows is not None:
+            if rows != size:
+                raise DataError(
+                    f"{path}: {rows} answers for the {size} samples of '{splits.name}', expected one each, in their "
+                    "order; or give index, the place of each answer's sample"
+                )
+            own["index"] = torch.arange(size)
+        both = ArrayTeacher.of_arrays(path, own, train, clean=True, renormalise=renormalise)
+        return both, both
+    if not other:
+        raise DataError(
+            f"{path}: it has no answers to the test set, a part of its own; add arrays such as test_probabilities"
+        )
+    keys = {"clean": True, "renormalise": renormalise}
+    try:
+        second = ArrayTeacher.of_arrays(path, other, test, **keys)
+    except DataError as error:
+        raise DataError(str(error).replace(f"{path}: ", f"{path}: among the arrays test_*, ", 1)) from None
+    return ArrayTeacher.of_arrays(path, own, train, **keys), second
 
 
 def _index(count: int, samples: SampleSet, index: Tensor | None) -> Tensor:
