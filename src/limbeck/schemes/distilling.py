@@ -122,7 +122,7 @@ def _distil(run: _Run) -> Outcome:
         if chosen["distilled"].decisions is None:  # the first seed chooses for all, as it does in a search
             chosen["distilled"] = replace(chosen["distilled"], decisions=Decisions(answers=decided.answers))
         seeds.append(found)
-    notes: list[str] = []
+    notes = _uncounted(recipe)
     if recipe.alone_budget is not None:
         longer = _longer(run, recipe.alone_budget, seeds, notes)
         chosen["alone_budget"] = _choose(run, "alone_budget", longer, None)
@@ -264,6 +264,15 @@ def _roles(recipe: Recipe, seeds: Sequence[_Seed]) -> Mapping[str, RoleOutcome]:
             relative=compute["total"] / alone if alone else None,
         )
     return roles
+
+
+def _uncounted(recipe: Recipe) -> list[str]:
+    """Return what to say of compute that is not counted."""
+    if any(member.estimator for member in recipe.teacher.members):
+        return ["compute: what scikit-learn fits does so without FLOPs that are counted, and trees answer with none"]
+    if any(member.arrays for member in recipe.teacher.members):
+        return ["compute: the teacher's answers were made elsewhere, and count for nothing"]
+    return []
 
 
 def _figures(run: _Run, recipe: Recipe, found: _Seed) -> dict[str, Any]:
