@@ -17,8 +17,10 @@ from torch import nn
 from limbeck import models
 from limbeck.checks import shown
 from limbeck.config.sections import Section, parse
+from limbeck.data import SampleSet
 from limbeck.data.content import check_fits
-from limbeck.errors import DataError, LimbeckError, ModelError, RecipeError, one_of
+from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, one_of
+from limbeck.models.layers import Sees
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
@@ -34,6 +36,7 @@ class ModelSpec:
     """A model as a recipe names it: a kind with its keys, or a factory with arguments; and perhaps its weights.
 
     folder: where the factory's module is looked for first.  base: the folder that the checkpoint's path is of.
+    sees: what the model sees of a sample; None where it is all of it.
     """
 
     where: str
@@ -43,6 +46,7 @@ class ModelSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     base: Path = Path()
+    sees: Sees | None = None
 
     def build(self, input_shape: Sequence[int], classes: int) -> nn.Module:
         """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named."""
@@ -54,6 +58,16 @@ class ModelSpec:
             except LimbeckError as error:
                 raise type(error)(f"{self.where}.{error}") from None
         return model
+
+    def build_for(self, samples: SampleSet) -> nn.Module:
+        """Build the model for what it sees of a set's samples, and for the set's classes."""
+        outputs = samples.task.outputs(samples.classes)
+        if self.sees is None:
+            return self.build(samples.input_shape, outputs)
+        try:
+            return self.sees.around(lambda shape: self.build(shape, outputs), samples)
+        except InputError as error:
+            raise RecipeError(f"{self.where.rpartition('.')[0]}.sees.{error}") from None
 
     def keys(self) -> dict[str, Any]:
         """Return the model as a recipe writes it, defaults included."""

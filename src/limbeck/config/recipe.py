@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from limbeck.config.sections import Section, parse, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, method_keys, read_method, read_teacher
 from limbeck.data import Splits, Transfer
 from limbeck.errors import DataError, InputError, RecipeError, one_of
+from limbeck.models.layers import Sees
 from limbeck.objective import Objective
 from limbeck.plans import Scheme
 from limbeck.training import Training
@@ -32,6 +33,7 @@ _MOST_CANDIDATES = 1000
 class _StudentKeys(BaseModel):
     model_config = _STRICT
     model: dict[str, Any]
+    sees: dict[str, Any] | None = None
 
 
 class _ExpectKeys(BaseModel):
@@ -118,6 +120,8 @@ class Recipe:
             )
         source, transfer = _data(dict(top["data"]), base)
         student = read_model(dict(top["student"]["model"]), "student.model", base)
+        sees = None if top["student"]["sees"] is None else parse(Sees, top["student"]["sees"], "student.sees")
+        student = replace(student, sees=None if sees is None else sees.build())
         training = parse(Training, top["training"], "training")
         teacher, teacher_keys = read_teacher(top["teacher"] or _like_the_student(student, training), base)
         scheme, networks, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student)
@@ -151,7 +155,7 @@ class Recipe:
                 "transfer": plain(transfer.values),
             },
             "teacher": teacher_keys,
-            "student": {"model": plain(recipe.student.keys())},
+            "student": {"model": plain(recipe.student.keys())} | ({} if sees is None else {"sees": plain(sees.values)}),
             "method": method_keys(recipe.method),
             "scheme": scheme_keys,
             "alone_budget": budget is not None and plain(budget.values),

@@ -277,7 +277,7 @@ def initial_weights(seed: int, role: str) -> Iterator[None]:
 def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> nn.Module:
     """Build a model with initial weights that are a function of (seed, role), and try it on two samples."""
     with initial_weights(seed, role):
-        model = spec.build(samples.input_shape, samples.task.outputs(samples.classes))
+        model = spec.build_for(samples)
     batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
     training = model.training
     model.eval()

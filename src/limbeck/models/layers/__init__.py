@@ -4,6 +4,7 @@ from limbeck.models.layers.convolution import convolution, he_normal, normal, sh
 from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
 from limbeck.models.layers.mixture import MixtureOfExperts
+from limbeck.models.layers.sight import Sees, Sight
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 
@@ -13,6 +14,8 @@ __all__ = [
     "GlobalAverage",
     "MixtureOfExperts",
     "NormalisedLinear",
+    "Sees",
+    "Sight",
     "StochasticDepth",
     "UnitLength",
     "WithExits",
