@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.data.columns import Attribute
+from limbeck.data.content import check_fits
 from limbeck.data.sets import SampleSet, TensorSet
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
@@ -17,6 +18,7 @@ from limbeck.randomness import normal, uniform
 __all__ = ["Marginals", "Munge", "Synthesis", "Uniform", "kinds", "munge", "nearest_neighbours"]
 
 _BLOCK = 1024
+_MOST = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Synthesis:
 
     def __post_init__(self) -> None:
         checks.at_least("multiple", self.multiple, 1)
+        if self.multiple > _MOST:
+            raise InputError(f"multiple: found {self.multiple}, expected at most {_MOST:,} rounds")
         for place in self.nominal:
             checks.at_least("nominal", place, 0)
 
@@ -44,6 +48,7 @@ class Synthesis:
 
         The new set is a root of its own.  Raises DataError for samples that are no rows of floating point.
         """
+        check_fits("multiple", 8 * (1 + self.multiple) * len(samples) * math.prod(samples.input_shape))
         rows = _rows(samples)
         attributes = _attributes(samples, self.nominal)
         made = self.rows(rows, attributes, samples.index.cpu(), seed).reshape(-1, *samples.input_shape)
