@@ -5,7 +5,7 @@ what the ensemble answers: to the training set alone, or to samples made from it
 network takes the same number of steps; what differs is what it is taught on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,17 +183,24 @@ def _network(lab: Lab, name: str, seed: int, row: str, settings: Mapping[str, An
 
 
 def _settings(lab: Lab, name: str, row: str) -> dict[str, Any]:
-    """Return what has the least held-out RMSE at seed 0; every row has four candidates.
+    """Return the rate and decay with the least held-out RMSE at seed 0, of the same four for every row.
 
-    MUNGE's are its p and s, at its largest size, with the rate and decay of the network on the training set.
+    Of MUNGE they are chosen at its largest size, after its p and s, which are chosen with the rate and decay of the
+    network on the training set.
     """
-    way = row.partition("-")[0]
-    if way == "munge":
-        network = _settings(lab, name, "train")
-        candidates = [{**network, **own} for own in lab.budget["search"]["munge"]]
-        row = f"munge-{_MOST}"
-    else:
-        candidates = lab.budget["search"]["network"]
+    way, network = row.partition("-")[0], lab.budget["search"]["network"]
+    if way != "munge":
+        return _chosen(lab, name, row, f"settings-{name}-{way}", network)
+    row = f"munge-{_MOST}"
+    taught = _settings(lab, name, "train")
+    own = _chosen(
+        lab, name, row, f"settings-{name}-munge", [{**taught, **own} for own in lab.budget["search"]["munge"]]
+    )
+    return _chosen(lab, name, row, f"settings-{name}-munge-network", [{**own, **settings} for settings in network])
+
+
+def _chosen(lab: Lab, name: str, row: str, choice: str, candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the candidate with the least held-out RMSE at seed 0."""
 
     def search() -> dict[str, Any]:
         held_out = _splits(lab, name, 0)[1]
@@ -203,7 +210,7 @@ def _settings(lab: Lab, name: str, row: str) -> dict[str, Any]:
         ]
         return dict(candidates[min(scored)[1]])
 
-    chosen: dict[str, Any] = lab.choose(f"settings-{name}-{way}", search)
+    chosen: dict[str, Any] = lab.choose(choice, search)
     return chosen
 
 
