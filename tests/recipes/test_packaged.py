@@ -41,7 +41,9 @@ def shrunk(keys: Mapping[str, Any]) -> list[str]:
         overrides += [f"{where}.epochs=1", f"{where}.warmup=0", f"{where}.patience=null", f"{where}.keep=last"]
         overrides += [f"{where}.batch_size=256", f"{where}.precision=fp32"]
         overrides += [f"{where}.schedule=cosine", f"{where}.milestones=[]"]
-    if "members" in teacher:
+    if isinstance(teacher.get("members"), int):
+        overrides.append("teacher.members=2")
+    if isinstance(teacher.get("members"), list):
         few = {"n_estimators": 3, "iterations": 2}
         trees = [
             {**one["estimator"], **{k: v for k, v in few.items() if k in one["estimator"]}}
@@ -56,8 +58,6 @@ def shrunk(keys: Mapping[str, Any]) -> list[str]:
                 overrides.append(f"{where}.model.{layers}={[8] * len(model[layers])}")
         small = SMALL_MODELS.get(model.get("kind"), {})
         overrides += [f"{where}.model.{key}={value}" for key, value in small.items()]
-    if keys["teacher"].get("members"):
-        overrides.append("teacher.members=2")
     if not keys["data"]["transfer"]["only"]:
         overrides.append("data.transfer.fraction=0.1")
     overrides += [f"scheme.{key}={value}" for key, value in SMALL.items() if key in keys.get("scheme", {})]
