@@ -17,6 +17,7 @@ TINY = {
     "held_out": 100,
     "members": 4,
     "model": {"kind": "mlp", "hidden": [8]},
+    "wide": {"kind": "mlp", "hidden": [16]},
     "training": {"epochs": 2, "batch_size": 64},
     "rates": [0.05, 0.2],
     "settings": [{"temperature": 2.0, "hard_weight": hard, "soft_weight": 1.0} for hard in (0.0, 0.5)],
@@ -38,7 +39,7 @@ def lab_of(paper_, root):
 def test_every_row_runs_and_is_read_the_second_time(tiny):
     found = reproducing.reproduce(tiny, seeds=[0])
     assert list(found) == [row.name for row in tiny.rows]
-    assert len(found) == 9
+    assert len(found) == 11
     for row in tiny.rows:
         assert set(found[row.name][0]) == {figure.name for figure in row.figures}
     single = found["mnist-single"][0]
