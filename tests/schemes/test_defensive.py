@@ -162,6 +162,19 @@ def test_a_recipe_gives_the_claim_and_its_caveat(tiny, tmp_path, killed_everywhe
     same_weights(folder.path, killed, trained)
 
 
+def test_the_student_alone_at_equal_compute_is_attacked_too(tiny, tmp_path):
+    from limbeck.cli.distill import run as command
+    from limbeck.runs import RunFolder
+
+    recipe = tiny(scheme=SCHEME, method=METHOD, training={"epochs": 2, "batch_size": 128}, alone_budget=True)
+    folder = RunFolder.create(tmp_path / "runs", "defensive", recipe.to_yaml(), ["test"])
+    outcome = command(recipe, folder, quiet=True)
+    run = FinishedRun.read(folder.path)
+    longer = robustness(run.model("alone_budget", 0), run.parts.test, [0.05, 0.2])
+    assert outcome.figures[0]["alone, equal compute"] == [point.as_dict() for point in longer]
+    assert any(note.startswith("Under attack, alone, equal compute: ") for note in outcome.notes)
+
+
 def test_wrong_keys_and_methods_are_one_line(tiny, refusal):
     for keys, said in (
         ({"epsilons": []}, "scheme.epsilons: found none"),

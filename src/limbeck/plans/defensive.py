@@ -113,6 +113,8 @@ class Defensive(Scheme):
                 distilled, samples, self.epsilons, attacked=alone
             ),
         }
+        if "alone_budget" in models:
+            attacks["alone, equal compute"] = robustness(models["alone_budget"], samples, self.epsilons)
         return {name: [point.as_dict() for point in points] for name, points in attacks.items()}
 
     def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
