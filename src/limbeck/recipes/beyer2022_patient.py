@@ -38,7 +38,6 @@ _REDUCED: dict[str, Any] = {
     "short": 20,
     "long": 160,
     "training": {"batch_size": 128, "clip": 1.0, "learning_rate": 0.1},
-    "long_rates": [0.1, 0.3],
     "search": {
         "labels": [{"learning_rate": rate} for rate in (0.03, 0.1, 0.2, 0.4)],
         "teacher": [
@@ -122,22 +121,20 @@ def _student(lab: Lab, seed: int, views: str, epochs: int, keys: Mapping[str, An
     ).student
 
 
-def _settings(lab: Lab, views: str, schedule: str) -> dict[str, Any]:
-    """Return what makes the fewest held-out errors at seed 0; on either schedule all have as many candidates.
+def _settings(lab: Lab, views: str) -> dict[str, Any]:
+    """Return what makes the fewest held-out errors on the short schedule at seed 0; all have as many candidates."""
 
-    On the long one the learning rate alone is chosen anew.
-    """
-    if schedule == "short":
-        candidates = lab.budget["search"]["labels" if views == "labels" else "teacher"]
-    else:
-        found = _settings(lab, views, "short")
-        candidates = [{**found, "learning_rate": rate} for rate in lab.budget["long_rates"]]
+    def search() -> dict[str, Any]:
+        held_out, epochs = lab.sets["held_out"], lab.budget["short"]
 
-    def errors(keys: Mapping[str, Any]) -> float:
-        model = _student(lab, 0, views, lab.budget[schedule], keys)
-        return measure(predict(model, lab.sets["held_out"]), lab.sets["held_out"].labels).errors
+        def errors(keys: Mapping[str, Any]) -> float:
+            model = _student(lab, 0, views, epochs, keys)
+            return measure(predict(model, held_out), held_out.labels).errors
 
-    chosen: dict[str, Any] = lab.choose(f"settings-{views}-{schedule}", lambda: min(candidates, key=errors))
+        found: dict[str, Any] = min(lab.budget["search"]["labels" if views == "labels" else "teacher"], key=errors)
+        return found
+
+    chosen: dict[str, Any] = lab.choose(f"settings-{views}", search)
     return chosen
 
 
@@ -163,7 +160,7 @@ def _errors(lab: Lab, model: nn.Module) -> float:
 
 def _run(lab: Lab, seed: int, *, views: str, schedule: str) -> dict[str, float]:
     """Return the test errors, and how often the student says what its teacher says."""
-    model = _student(lab, seed, views, lab.budget[schedule], _settings(lab, views, schedule))
+    model = _student(lab, seed, views, lab.budget[schedule], _settings(lab, views))
     said, taught = (predict(each, lab.sets["test"]) for each in (model, _teacher(lab, seed)))
     agreement = 100.0 * fidelity(said, taught).agreement
     return {"errors": _errors(lab, model), "agreement with the teacher, %": agreement}
@@ -175,7 +172,7 @@ def _run_teacher(lab: Lab, seed: int) -> dict[str, float]:
 
 def _run_longer(lab: Lab, seed: int) -> dict[str, float]:
     epochs = _epochs_in_all(lab)
-    model = _student(lab, seed, "labels", epochs, _settings(lab, "labels", "long"), keep="best")
+    model = _student(lab, seed, "labels", epochs, _settings(lab, "labels"), keep="best")
     return {"errors": _errors(lab, model), "epochs": float(epochs)}
 
 
