@@ -121,7 +121,9 @@ def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path, request):
         own = [f"data.folder={request.getfixturevalue('small_cifar')}", "validation=0.1"]
     recipe = Recipe.parse(apply_overrides(dict(whole.keys), [*shrunk(whole.keys), *own]), path.parent)
     found = rehearse(recipe)
-    assert [model.role for model in found.models][-2:] == ["student alone", "student distilled"]
+    roles = [model.role for model in found.models]
+    assert roles[-1] == "student distilled"
+    assert "student alone" in roles
     assert all(value == value for value in found.losses.values())
     folder = RunFolder.create(tmp_path / "runs", name, recipe.to_yaml(), ["test"])
     outcome = distil(recipe, folder)
