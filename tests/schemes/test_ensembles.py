@@ -132,7 +132,10 @@ def test_a_rehearsal_counts_the_members(tiny):
         ({**ONE, "members": True}, "teacher.members: found True, expected how many networks"),
         ({**ONE, "members": [ONE]}, "teacher.members: a list of networks, given beside model; give one of them"),
         ({"members": []}, "teacher.members: found an empty list, expected at least one network"),
-        ({"members": 3}, "teacher.model: is missing; add it, or a list of networks under members"),
+        (
+            {"members": 3},
+            "teacher.model: is missing; add it, or an estimator, or arrays, or a list of networks under members",
+        ),
         ({"members": [{"modle": {}}]}, "teacher.members[0].modle: there is no such key; did you mean 'model'?"),
         ({"members": [{}]}, "teacher.members[0].model: is missing; add it"),
         ({"members": [3]}, "teacher.members[0]: found 3, expected keys"),
