@@ -42,6 +42,9 @@ class Task:
     several: bool = False
     two_way: bool = False
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def of_places(self) -> bool:
         """Whether a label belongs to a place of an example, and would have to move with it."""

@@ -341,7 +341,7 @@ def test_features_heads_and_state_of_outputs_are_kept_beside_the_tapped():
         (lambda z: (None, z), "tuple"),
         (lambda z: (), "tuple"),
     ],
-    ids=str,
+    ids=["nothing", "list", "another key", "logits of no tensor", "tuple", "empty tuple"],
 )
 def test_an_answer_without_logits_is_an_error_that_says_what_was_returned(function, found):
     with pytest.raises(ModelError, match=rf"the model returned {found}, expected a tensor of logits") as caught:
