@@ -52,6 +52,7 @@ def everything(samples):
 
 def test_every_kind_has_typed_parameters_and_returns_splits():
     assert sorted(kinds()) == [
+        "bundled",
         "cifar10",
         "cifar100",
         "digits",
@@ -61,6 +62,7 @@ def test_every_kind_has_typed_parameters_and_returns_splits():
         "mnist",
         "npz",
         "synthetic",
+        "table",
     ]
     for source in kinds().values():
         types = typing.get_type_hints(source)
