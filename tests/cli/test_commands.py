@@ -15,10 +15,12 @@ import yaml
 
 import limbeck as package
 from limbeck import runs
+from limbeck.cli.showing import describe
 from limbeck.config import load_recipe
 from limbeck.recipes import names
 from limbeck.runs import RunFolder
 from limbeck.schemes import distilling
+from limbeck.training import Progress
 
 VERBS = ("demo", "recipes", "check", "distill", "evaluate", "compare", "report", "reproduce", "env")
 TRAINED = ("alone-0", "alone-1", "distilled-0", "distilled-1")
@@ -399,6 +401,23 @@ def test_help_lists_the_verbs(limbeck):
         assert f"\n  {verb} " in answer.out
     for verb in VERBS:
         assert limbeck(verb, "-h").code == 0
+
+
+def test_a_progress_line_says_first_what_is_wanted_most():
+    progress = Progress(
+        label="distilled (seed 2)",
+        step=1183,
+        steps=1300,
+        epoch=91,
+        epochs=100,
+        losses={"hard": 0.0030272, "soft": 0.23941},
+        metrics={"errors": 14, "nll": 0.1},
+        samples_per_second=20_000.0,
+        seconds_left=75.0,
+    )
+    line = describe(progress)
+    assert line.startswith("distilled (seed 2) · epoch 91/100 · held-out errors 14 · 1 min 15 s left · hard 0.00303")
+    assert line.endswith("soft 0.239 · 20,000 samples/s · step 1183/1300")
 
 
 def test_help_is_there_before_torch_is():

@@ -249,6 +249,36 @@ def test_of_a_regression_the_student_at_equal_compute_comes_to_an_error(budget, 
     )
 
 
+def test_of_more_than_two_students_the_fidelity_is_a_table(budget, tail):
+    several, few = (build([folder], files=False).read_text(encoding="utf-8") for folder in (budget, tail))
+    assert '<th scope="row">Student alone, equal compute</th>' in several.split("s answer</th>")[1]
+    assert "s answer on" not in several
+    assert "s answer</th>" not in few
+    assert "the student alone gives the teacher" in few
+
+
+def test_a_student_above_its_teacher_is_said_to_be_above_it(budget):
+    gathered = replace(gather(budget), gap=Interval(1.5, 3.0, 2))
+    assert story.verdict(gathered)[0].startswith("The distilled student does better than the teacher: of ")
+    gathered = replace(gathered, gap=Interval(1.0, 3.0, 2))
+    assert story.verdict(gathered)[0].startswith("Distillation closed 100 % of the gap to the teacher: of ")
+
+
+def test_the_names_of_the_lowest_points_stay_off_the_axes():
+    x = charts.Axis("size", 100.0, 10_000.0, log=True)
+    y = charts.Axis("accuracy, %", 92.0, 98.5)
+    places = [(120.0, 92.6), (121.0, 92.5), (9000.0, 98.0), (110.0, 95.0)]
+    dots = [charts.Dot(*place, "alone", f"Student number {n}", "") for n, place in enumerate(places)]
+    drawn = ElementTree.fromstring(svg.draw(charts.Plane("cost", "Cost", "Of four.", x, y, dots=dots)))
+    texts = [each for each in drawn.iter() if each.tag.endswith("text")]
+    names = [each for each in texts if each.get("class") == "named"]
+    ticks = {label for _, label in x.ticks(7)}
+    axis = min(float(each.get("y")) for each in texts if each.text in ticks) - 16
+    assert len(names) == 4
+    assert all(float(name.get("y")) <= axis for name in names)
+    assert [name.get("text-anchor") for name in names if name.text != "Student number 2"] == ["start"] * 3
+
+
 @pytest.mark.parametrize(
     ("teacher", "alone", "distilled", "said"),
     [(9.0, 7.0, 5.0, "The teacher is worse than the student alone"), (9.0, 9.0, 9.0, "The teacher is no better than")],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["distill", "outcome_table", "run"]
 
 _MISSED = 3
+_MORE = {"mae": "{:.4g}"}  # the figures of a task that are no shares
 
 
 @app.command()
@@ -113,7 +114,8 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
             errors, accuracy, *others = (type(each)(each.mean, None, 1) for each in (errors, accuracy, *others))
         compute = "" if found.relative is None else f"{found.relative:.2f}"
         row = [found.label, f"{found.parameters:,}", compute, interval(errors, words.pattern), percent(accuracy)]
-        rows.append([*row, *(interval(each, "{:.4g}") for each in others)])
+        patterns = [_MORE.get(name, "{:.4f}") for name in more]
+        rows.append([*row, *map(interval, others, patterns)])
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     console = data_console()
     counted = "places of test examples" if outcome.task.of_places else "test examples"

@@ -76,20 +76,17 @@ def duration(seconds: float) -> str:
 
 
 def describe(progress: "Progress") -> str:
-    """Return a progress line."""
-    pieces = [
-        progress.label,
-        f"epoch {progress.epoch}/{progress.epochs}",
-        f"step {progress.step}/{progress.steps}",
-        " ".join(f"{name} {value:.4g}" for name, value in progress.losses.items()),
-    ]
+    """Return a progress line, what is wanted most first: a narrow terminal cuts off its end."""
+    pieces = [progress.label, f"epoch {progress.epoch}/{progress.epochs}"]
     if progress.metrics:
         errors = progress.metrics["errors"]
         pieces.append(f"held-out errors {errors:.0f}" if errors == round(errors) else f"held-out error {errors:.4g}")
-    if progress.samples_per_second:
-        pieces.append(f"{progress.samples_per_second:,.0f} samples/s")
     if progress.seconds_left is not None:
         pieces.append(f"{duration(progress.seconds_left)} left")
+    pieces.append(" ".join(f"{name} {value:.3g}" for name, value in progress.losses.items()))
+    if progress.samples_per_second:
+        pieces.append(f"{progress.samples_per_second:,.0f} samples/s")
+    pieces.append(f"step {progress.step}/{progress.steps}")
     return " · ".join(piece for piece in pieces if piece)
 
 

@@ -92,7 +92,7 @@ def _rendered(template: str, **content: Any) -> str:
             "share": lambda value: f"{100 * value:.1f} %",
             "percent": pictures.percent,
             "bytes": story.bytes_in_words,
-            "times": lambda value: "" if value is None else f"{story.number(float(f'{value:.3g}'), 2)}×",
+            "times": lambda value: "" if value is None else f"{float(f'{value:.3g}'):,g}×",
             "quantity": lambda value: "" if value is None else short(float(value)),
             "capital": lambda text: text[:1].upper() + text[1:],
         }

@@ -28,6 +28,7 @@ __all__ = [
 
 _CLASSES = words_of(CLASSIFICATION)
 _MOST_NAMED = 12  # models that are all named in a plot
+_FOOT = 0.1  # of the height of a plot
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 
 
@@ -203,6 +204,7 @@ def cost_plot(runs: Sequence[Gathered]) -> Plane:
     called = {gathered.words.accuracy for gathered in runs}
     measure = called.pop() if len(called) == 1 else "accuracy"
     y = spanning(f"test {measure}, %", [point.accuracy for point, _ in marks])
+    y = Axis(y.label, y.low - _FOOT * (y.high - y.low), y.high)  # for the names of those that lie lowest
     shown = front or [point for point, _ in marks]
     said = "; ".join(f"{point.name}, {point.accuracy:.2f} % at {number(point.cost)} parameters" for point in shown)
     which = "No other model beats: " if front else ""

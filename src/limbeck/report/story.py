@@ -145,6 +145,8 @@ def verdict(gathered: Gathered) -> list[str]:
     if gathered.gap is None:
         said = no_gap(*(model.errors.mean for model in (teacher, alone, distilled)))
         first = f"{said[:1].upper()}{said[1:]}: {errors}."
+    elif gathered.gap.mean > 1:
+        first = f"The distilled student does better than the teacher: {errors}."
     elif gathered.gap.mean > 0:
         first = f"Distillation closed {100 * gathered.gap.mean:.0f} % of the gap to the teacher: {errors}."
     else:

@@ -84,7 +84,7 @@ def _plane(chart: Plane) -> str:
             f"<title>{escape(bar.note)}</title></rect>"
         )
     parts += [_curve(line, x, y) for line in chart.lines]
-    parts += _dots(chart, x, y)
+    parts += _dots(chart, x, y, bottom)
     if chart.marker is not None:
         at = x(chart.marker)
         parts.append(
@@ -94,7 +94,7 @@ def _plane(chart: Plane) -> str:
     return _svg(chart, _HEIGHT, parts)
 
 
-def _dots(chart: Plane, x: _Scale, y: _Scale) -> list[str]:
+def _dots(chart: Plane, x: _Scale, y: _Scale, bottom: float) -> list[str]:
     """Draw points, and beside each its name, where it covers the least of the others."""
     circles, names, taken = [], [], list[_Box]()
     at = [(x(dot.x), y(dot.y)) for dot in chart.dots]
@@ -114,21 +114,21 @@ def _dots(chart: Plane, x: _Scale, y: _Scale) -> list[str]:
         ]
         boxes = [(at if side == "start" else at - wide, low - 9, at + wide if side == "start" else at, low + 2)
                  for side, at, low in places]  # fmt: skip
-        best = min(range(len(places)), key=lambda i: (_covered(boxes[i], [*taken, *points]), i))
+        best = min(range(len(places)), key=lambda i: (_covered(boxes[i], [*taken, *points], bottom), i))
         taken.append(boxes[best])
         side, start, low = places[best]
         names.append(_text(start, low, dot.name, side, ' class="named"'))
     return [*names, *circles]
 
 
-def _covered(box: _Box, others: Iterable[_Box]) -> float:
-    """Return how much of other boxes a box covers, and of what lies outside the chart."""
+def _covered(box: _Box, others: Iterable[_Box], bottom: float) -> float:
+    """Return how much of other boxes a box covers, and of what lies outside the chart and on its axes."""
     shared = sum(
         max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
         * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
         for other in others
     )
-    outside = max(0.0, box[2] - _WIDTH) + max(0.0, -box[0])
+    outside = max(0.0, box[2] - _WIDTH) + max(0.0, _LEFT - box[0]) + max(0.0, box[3] - bottom)
     return round(shared + 30.0 * outside, 3)
 
 
