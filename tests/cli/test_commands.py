@@ -196,7 +196,10 @@ def test_distill_prints_the_table_and_says_how_to_repeat_it(limbeck, recipe, tmp
     assert [line.split("┃")[1].strip() for line in answer.out.splitlines() if "┃" in line] == ["model"]
     assert answer.lines[-1].startswith(f"run folder: {folder} · repeat it: limbeck distill {folder}/recipe.yaml")
     assert plain(answer.out + answer.err)
-    assert any(line.startswith("teacher · epoch 3/3 · step 33/33 · hard ") for line in answer.lines)
+    last = [line for line in answer.lines if line.startswith("teacher · epoch 3/3 · held-out errors ")]
+    assert last, answer.lines
+    assert " · hard " in last[-1]
+    assert last[-1].endswith(" · step 33/33")
     quiet = limbeck("distill", recipe, "--quiet", "--runs", "elsewhere")
     assert quiet.out == answer.out
     assert len(quiet.lines) == 1
