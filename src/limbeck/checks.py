@@ -65,10 +65,15 @@ def unit_interval(name: str, value: Any, *, mend: str = "") -> None:
         _refuse(name, value, allowed)
 
 
-def at_least(name: str, value: Any, minimum: int) -> None:
-    """Require a whole number that is `minimum` or above."""
+def at_least(name: str, value: Any, minimum: int, *, at_most: int | None = None) -> None:
+    """Require a whole number that is `minimum` or above, and not above `at_most`."""
+    allowed = (
+        f"a whole number, {minimum} or above" if at_most is None else f"a whole number from {minimum} to {at_most}"
+    )
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        _refuse(name, value, f"a whole number, {minimum} or above")
+        _refuse(name, value, allowed)
+    if at_most is not None and value > at_most:
+        _refuse(name, value, allowed)
     if value >= 2**63:
         _refuse(name, value, "a whole number of at most 63 bits")
 

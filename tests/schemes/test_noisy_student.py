@@ -186,6 +186,7 @@ def test_unbalanced_classes_may_stay_as_they_are(tiny, carried_out):
     ("keys", "said"),
     [
         ({"iterations": 0}, "scheme.iterations: found 0"),
+        ({"iterations": 10**9}, "scheme.iterations: found 1000000000, expected a whole number from 1 to 100"),
         ({"confidence": 1.5}, "scheme.confidence: found 1.5"),
         ({"pseudo_labels": "firm"}, "scheme.pseudo_labels: found 'firm', expected 'soft' or 'hard'"),
         ({"per_class": 3, "balance": False}, "scheme.per_class: given beside balance: false"),

@@ -117,9 +117,7 @@ class Assistants(Scheme):
 
     def __post_init__(self) -> None:
         if self.count is not None:
-            checks.at_least("count", self.count, 1)
-            if self.count > _MOST:
-                raise InputError(f"count: found {checks.shown(self.count)}, expected at most {_MOST}")
+            checks.at_least("count", self.count, 1, at_most=_MOST)
             if self.models:
                 raise InputError("count: given beside models; give one of them")
 

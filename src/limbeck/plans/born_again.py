@@ -9,7 +9,6 @@ from torch import nn
 from limbeck import checks
 from limbeck.card import Card
 from limbeck.distiller import Distiller, Teacher
-from limbeck.errors import InputError
 from limbeck.plans.scheme import Planned, Scheme
 from limbeck.randomness import derive_seed
 from limbeck.teachers import MeanOfModels
@@ -47,9 +46,7 @@ class BornAgain(Scheme):
     generations: int = 3
 
     def __post_init__(self) -> None:
-        checks.at_least("generations", self.generations, 1)
-        if self.generations > _MOST:
-            raise InputError(f"generations: found {checks.shown(self.generations)}, expected at most {_MOST}")
+        checks.at_least("generations", self.generations, 1, at_most=_MOST)
 
     def roles(self) -> Mapping[str, str]:
         """Return the generations before the last, and the ensemble of all of them."""

@@ -38,6 +38,9 @@ CARD = Card(
 )
 
 
+_MOST = 100  # iterations; each is a training
+
+
 class OnUnlabelled(TermAround):
     """A term of the unlabelled samples of a batch alone; it counts no other."""
 
@@ -103,7 +106,7 @@ class NoisyStudent(Scheme):
     per_class: int | None = None
 
     def __post_init__(self) -> None:
-        checks.at_least("iterations", self.iterations, 1)
+        checks.at_least("iterations", self.iterations, 1, at_most=_MOST)
         checks.unit_interval("confidence", self.confidence)
         if self.models and len(self.models) != self.iterations - 1:
             raise InputError(
