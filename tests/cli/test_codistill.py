@@ -28,6 +28,7 @@ def recipe(tmp_path):
     return write
 
 
+@pytest.mark.slow  # tests/faults/test_groups.py has the same of the functions
 def test_groups_in_step_end_as_the_peers_of_one_process(recipe, limbeck, tmp_path):
     name = recipe()
     command = [sys.executable, "-c", "from limbeck.cli import main; main()", "codistill", name, "--exchange", "shared"]

@@ -316,9 +316,9 @@ def interrupted(monkeypatch, at, train):
     "how",
     [
         {"every": 3, "burn_in": 2},
-        {"every": 1, "update": "sequential"},
+        pytest.param({"every": 1, "update": "sequential"}, marks=pytest.mark.slow),
         {"every": 4, "patience": 1, "learning_rate": 3.0, "epochs": 5, "keep": "best"},
-        {"every": 5, "averaging": 0.8, "augment": Augment(noise=0.1)},
+        pytest.param({"every": 5, "averaging": 0.8, "augment": Augment(noise=0.1)}, marks=pytest.mark.slow),
     ],
     ids=["stale", "sequential", "patience", "average"],
 )
