@@ -1,6 +1,7 @@
 """Samples made from others, unlabelled: what a teacher is asked about where there is too little to ask it about."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ _MOST = 10_000
 
 
 @dataclass(frozen=True)
-class Synthesis:
+class Synthesis(ABC):
     """How samples are made from those of a set: `multiple` of them for each, in as many rounds.
 
     round 0 is the set itself, so that the numbers of a round, a function of (seed, round, index), are never those of
@@ -33,15 +34,13 @@ class Synthesis:
     nominal: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        checks.at_least("multiple", self.multiple, 1)
-        if self.multiple > _MOST:
-            raise InputError(f"multiple: found {self.multiple}, expected at most {_MOST:,} rounds")
+        checks.at_least("multiple", self.multiple, 1, at_most=_MOST)
         for place in self.nominal:
             checks.at_least("nominal", place, 0)
 
+    @abstractmethod
     def rows(self, rows: Tensor, attributes: Sequence[Attribute], index: Tensor, seed: int) -> Tensor:
         """Return (multiple · n, d) float32, made of rows (n, d); index: of their samples in the root."""
-        raise NotImplementedError
 
     def extended(self, samples: SampleSet, seed: int) -> TensorSet:
         """Return a set of the samples, and after them those that are made, which have no label.
@@ -99,7 +98,7 @@ class Munge(Synthesis):
 
 @dataclass(frozen=True)
 class Marginals(Synthesis):
-    """Each attribute of a sample is one that some sample of the set has, drawn for itself (the paper's RANDOM)."""
+    """Each attribute of a sample is one that some sample of the set has, drawn for itself."""
 
     def rows(self, rows: Tensor, attributes: Sequence[Attribute], index: Tensor, seed: int) -> Tensor:
         made = []

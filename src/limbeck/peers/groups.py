@@ -14,7 +14,7 @@ from limbeck.peers.exchange import Exchange
 from limbeck.peers.together import Peer, exchanging
 from limbeck.training import Observer, Result
 from limbeck.training.engine import Signals, signals
-from limbeck.training.loop import Moment, steps
+from limbeck.training.loop import Moment
 from limbeck.training.progress import ignore
 
 if TYPE_CHECKING:
@@ -41,17 +41,7 @@ def fit_group(
     others = peer.distiller.others
     if len(others.models) != len(exchange.others):
         raise InputError(f"groups: found {exchange.groups}, but the peer has {len(others.models)} others; name as many")
-    turns = steps(
-        peer.distiller,
-        peer.train_set,
-        peer.validation,
-        training=peer.training,
-        seed=peer.seed,
-        order=peer.order,
-        folder=peer.folder,
-        watch=watch,
-        label=peer.label,
-    )
+    turns = peer.steps(watch)
     with signals(peer.folder is not None) as signal, closing(turns):
         moment, run = next(turns)
         door = _Door(exchange, others.models, run.accelerator)

@@ -40,6 +40,21 @@ class Peer:
     folder: Path | None = None
     label: str = "peer"
 
+    def steps(self, watch: Observer = ignore, *, at: int | None = None) -> Turns:
+        """Return its training as steps, which go on from its checkpoint of step `at`, or from its last one."""
+        return steps(
+            self.distiller,
+            self.train_set,
+            self.validation,
+            training=self.training,
+            seed=self.seed,
+            order=self.order,
+            folder=self.folder,
+            at=at,
+            watch=watch,
+            label=self.label,
+        )
+
 
 def fit_together(
     peers: Sequence[Peer],
@@ -86,7 +101,7 @@ def fit_together(
     with signals(bool(folders)) as signal, ExitStack() as open_turns:
         turns = []
         for peer in peers:
-            turns.append(Turn(_steps_of(peer, at, watch)))
+            turns.append(Turn(peer.steps(watch, at=at)))
             open_turns.callback(turns[-1].close)
         seconds = min(peer.training.checkpoint_seconds for peer in peers)
         for number, turn in enumerate(turns):
@@ -110,21 +125,6 @@ def fit_together(
         signal.share(last.accelerator)
         signal.stop(last.last_good)
     return [turn.result for turn in turns if turn.result is not None]
-
-
-def _steps_of(peer: Peer, at: int | None, watch: Observer) -> Turns:
-    return steps(
-        peer.distiller,
-        peer.train_set,
-        peer.validation,
-        training=peer.training,
-        seed=peer.seed,
-        order=peer.order,
-        folder=peer.folder,
-        at=at,
-        watch=watch,
-        label=peer.label,
-    )
 
 
 def exchanging(step: int, burn_in: int, every: int) -> bool:

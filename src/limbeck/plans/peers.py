@@ -53,11 +53,7 @@ class PeersScheme(Scheme):
 
     def __post_init__(self) -> None:
         if self.peers is not None:
-            checks.at_least("peers", self.peers, 1)
-            if self.peers == 1 or self.peers > _MOST:
-                raise InputError(
-                    f"peers: found {checks.shown(self.peers)}, expected 2 to {_MOST}; one has nobody to learn from"
-                )
+            checks.at_least("peers", self.peers, 2, at_most=_MOST)
             if self.models and len(self.models) != self.peers - 1:
                 raise InputError(
                     f"models: found {len(self.models)} for {self.peers} peers, expected one for each but the first"
