@@ -109,6 +109,7 @@ def test_recipes_are_listed_with_their_summaries(limbeck):
     assert answer.code == 0
     assert answer.err == ""
     assert [line.split()[0] for line in answer.out.splitlines()] == names()
+    assert limbeck("recipes").out == answer.out
     listed = json.loads(limbeck("recipes", "ls", "--json").out)
     assert [entry["name"] for entry in listed] == names()
     assert all(entry["summary"] in answer.out for entry in listed)

@@ -34,7 +34,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 recipes = typer.Typer(
-    no_args_is_help=True, help="The packaged recipes: list, show, copy to edit.", rich_markup_mode=None
+    invoke_without_command=True,
+    help="The packaged recipes: list (as without a command), show, copy to edit.",
+    rich_markup_mode=None,
 )
 app.add_typer(recipes, name="recipes")
 

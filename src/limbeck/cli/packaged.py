@@ -13,6 +13,13 @@ from limbeck.cli.showing import data_console, say
 __all__ = ["copy", "ls", "show"]
 
 
+@recipes.callback()
+def listed(context: typer.Context) -> None:
+    """List the packaged recipes where no command says otherwise."""
+    if context.invoked_subcommand is None:
+        ls()
+
+
 @recipes.command("ls")
 def ls(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
     """List the packaged recipes with one line each."""
