@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.peers import Others, fit_together
 from limbeck.schemes import teaching, work
 from limbeck.schemes.rehearsal import rehearse
 from limbeck.training import fit
@@ -28,6 +29,9 @@ EVERY = {
         "method": LABELS,
     },
     "own_teacher": {"scheme": {"name": "own_teacher", "exits": ["2"]}, "method": {"name": "hard"}},
+    "codistillation": {"scheme": {"name": "codistillation", "peers": 3, "large_batch": True}, "method": LABELS},
+    "shards": {"scheme": {"name": "codistillation", "data": "shards"}, "method": LABELS},
+    "mutual": {"scheme": {"name": "mutual", "models": [WIDE["model"], {"kind": "mlp"}]}, "method": LABELS},
     "specialists": {"scheme": {"name": "specialists", "groups": {"count": 2}, "training": SHORT}},
 }
 MORE = {
@@ -52,7 +56,12 @@ def begun(monkeypatch):
             found[sizes(distiller)] += 1
         return fit(distiller, *arguments, **settings)
 
+    def counted_together(peers, **settings):
+        found.update(sizes(peer.distiller) for peer in peers if not (peer.folder / "result.json").is_file())
+        return fit_together(peers, **settings)
+
     monkeypatch.setattr(work, "fit", counted)
+    monkeypatch.setattr(work, "fit_together", counted_together)
     monkeypatch.setattr(teaching, "fit", counted)
     return found
 
@@ -93,3 +102,36 @@ def test_the_student_at_equal_compute_is_as_long_as_the_rest_together_at_most(ti
     assert bounded.trainings == 1 + 1 + 1 + 3
     assert bounded.as_dict()["trainings"] == 6
     assert bounded.scheme.startswith("born_again: generation k learns")
+
+
+def test_peers_are_timed_as_they_train_each_with_its_network_its_steps_and_the_answers_of_the_others(tiny, monkeypatch):
+    asked = Counter()
+    answer = Others.__call__
+
+    def counted(others, batch, taps=None):
+        asked[sum(others.present)] += 1
+        return answer(others, batch, taps)
+
+    monkeypatch.setattr(Others, "__call__", counted)
+    scheme = {"name": "codistillation", "peers": 3, "burn_in": 50, "large_batch": True}
+    recipe = tiny(scheme=scheme, method=LABELS, alone_budget=True)
+    found = {model.role: model for model in rehearse(recipe).models}
+    peers = [found["each other peer"], found["student distilled"]]
+    assert [(model.runs, model.steps) for model in peers] == [(2, peers[0].steps), (1, peers[0].steps)]
+    assert set(asked) == {2}, "each listens to both others"
+    large, alone = found["one network, batches of all peers"], found["student alone"]
+    assert (large.runs, large.inputs[0], alone.inputs[0]) == (1, 3 * 128, 128)
+    assert (alone.steps, large.steps) == (2 * 4, 6 * 2)  # 431 samples
+    longer = found["student alone, equal compute"]
+    assert longer.steps == round(sum(model.seconds for model in peers) / alone.seconds * alone.steps)
+    assert rehearse(recipe).trainings == 1 + 1 + 1 + 3 + 1
+    shards = rehearse(tiny(scheme={**scheme, "data": "shards", "large_batch": False}, method=LABELS)).models[-1]
+    assert shards.steps == 3 * 2 * 2, "a third of the samples, three times as often"
+
+
+def test_what_is_trained_to_compare_with_is_not_of_the_equal_compute(tiny):
+    recipe = tiny(**EVERY["specialists"], alone_budget={"teachers": False})
+    found = {model.role: model for model in rehearse(recipe).models}
+    owed = found["specialist"].seconds + found["student distilled"].seconds
+    alone = found["student alone"]
+    assert found["student alone, equal compute"].steps == round(owed / alone.seconds * alone.steps)

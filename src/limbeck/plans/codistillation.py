@@ -9,12 +9,15 @@ from torch import nn
 from limbeck import checks
 from limbeck.card import Card
 from limbeck.data import SampleSet
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.objective import Objective
 from limbeck.plans.peers import PeersScheme, labelled_alone, longer, shard
+from limbeck.plans.scheme import Planned
 from limbeck.training import Training
 
 if TYPE_CHECKING:
+    from limbeck.schemes.preparing import Shop
     from limbeck.schemes.work import Work
 
 __all__ = ["CARD", "Codistillation"]
@@ -85,11 +88,24 @@ class Codistillation(PeersScheme):
         compared = {"large_batch": "one network, batches of all peers"} if self.large_batch else {}
         return {**super().roles(), **compared}
 
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of the peers, and before them that of the network with all their batches."""
+        peers = super().planned(shop, teacher)
+        if not self.large_batch:
+            return peers
+        distiller, training = self._with_all_batches(shop)
+        label = self.roles()["large_batch"]
+        return [Planned(label, distiller, shop.parts.alone, training, compared=True), *peers]
+
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the peers, and what they are compared with."""
         models = super().train(work)
         if self.large_batch:
-            training = longer(work.training, self.count, batch_size=self.count * work.training.batch_size)
-            distiller = labelled_alone(work.student(), work.objective())
+            distiller, training = self._with_all_batches(work)
             models["large_batch"] = work.fit("large_batch", distiller, work.parts.alone, training=training).student
         return models
+
+    def _with_all_batches(self, shop: "Shop") -> tuple[Distiller, Training]:
+        recipe = shop.recipe
+        training = longer(recipe.training, self.count, batch_size=self.count * recipe.training.batch_size)
+        return labelled_alone(shop.student(), recipe.objective()), training

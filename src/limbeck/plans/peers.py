@@ -11,12 +11,12 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
 from limbeck.objective import Objective
 from limbeck.peers import Others, Peer, PeerDistiller, circle, own_part, published_copy
-from limbeck.plans.scheme import Scheme
+from limbeck.plans.scheme import Planned, Scheme
 from limbeck.randomness import derive_seed, permutation
 from limbeck.teachers import MeanOfModels
 from limbeck.training import Training
@@ -139,6 +139,22 @@ class PeersScheme(Scheme):
         return None
 
     # -- training -----------------------------------------------------------------------------------------------------
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of the peers, peer 1's last, as if each listened to all others from the start."""
+        distillers = circle(
+            [self.build(role, shop) for role in self.units], [self.joined(shop.recipe.objective()) for _ in self.units]
+        )
+        for distiller in distillers:
+            distiller.others.present = [True] * len(distiller.others.models)
+        training = self.lasting(shop.recipe.training)
+        samples = self.share(1, shop.parts.transfer)  # of all shards the largest
+        if not self.models:
+            others = Planned("each other peer", distillers[1], samples, training, count=self.count - 1)
+            return [others, Planned("student distilled", distillers[0], samples, training)]
+        named = [*zip([*self.units[1:], self.units[0]], [*distillers[1:], distillers[0]], strict=True)]
+        labels = {**self.roles(), self.units[0]: "student distilled"}
+        return [Planned(labels[unit], distiller, samples, training) for unit, distiller in named]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the peers together, and choose one of equal peers on the held-out part."""

@@ -24,6 +24,7 @@ class Planned:
 
     label: what a table calls them.  distiller, samples: one of them, as it would begin.
     training: of each; None for the recipe's.  count: how many in each seed; where it is `once`, in the first alone.
+    compared: what is trained to compare with; the distilled student owes nothing to it.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Planned:
     training: "Training | None" = None
     count: int = 1
     once: bool = False
+    compared: bool = False
 
 
 class Scheme(ABC):

@@ -234,7 +234,7 @@ class Specialists(Scheme):
         half = half_and_half(train, group)
         return [
             Planned("specialist", distiller, half, training=self.training, count=self.groups.size),
-            self.planned_as("of_teacher", self.roles()["of_teacher"], shop, teacher),
+            self.planned_as("of_teacher", self.roles()["of_teacher"], shop, teacher, compared=True),
             *super().planned(shop, teacher),
         ]
 

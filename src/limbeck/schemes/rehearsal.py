@@ -82,13 +82,14 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     alone = Distiller(shop.student(), None, methods.hard())
     models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
     taught: list[RehearsedModel] = []
-    losses: dict[str, float] = {}
+    owed, losses = 0.0, dict[str, float]()
     for plan in recipe.scheme.planned(shop, asked(recipe, build_teacher(recipe, parts, 0))):
         runs = plan.count * ((1 if plan.once else seeds) + tried)
         timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
         taught.append(timed)
+        owed += 0.0 if plan.compared else timed.seconds
     if recipe.alone_budget is not None:
-        work = sum(model.seconds for model in taught) / (seeds + tried)
+        work = owed / (seeds + tried)
         if recipe.alone_budget.teachers and recipe.scheme.uses_teacher:
             work += sum(model.seconds for model in teachers) / times
         models.append(_longer(models[-1], work, recipe.alone_budget.at_most, seeds))
