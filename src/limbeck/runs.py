@@ -131,6 +131,10 @@ class RunFolder:
             )
         return cls(path)
 
+    def discard(self) -> None:
+        """Delete the folder of a run that was refused before anything began."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; RunError when another process is running in it."""

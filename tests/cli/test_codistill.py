@@ -52,6 +52,10 @@ def test_groups_in_step_end_as_the_peers_of_one_process(recipe, limbeck, tmp_pat
         assert [read["for"] for read in manifest["test_reads"]] == [f"final figures of group {number}"]
 
 
+def runs(tmp_path):
+    return list((tmp_path / "runs").glob("*/*"))
+
+
 def test_a_group_whose_others_never_come_goes_on_and_says_so(recipe, limbeck, tmp_path):
     answer = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2", "--wait", "--lost-after", "0.2")
     assert answer.code == 0, answer.err
@@ -60,7 +64,7 @@ def test_a_group_whose_others_never_come_goes_on_and_says_so(recipe, limbeck, tm
     again = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2")
     assert again.code == 2
     assert again.lines[-1].startswith("limbeck: exchange: 'shared/group-2' holds what another run published as group 2")
-    run = next((tmp_path / "runs" / "pair").glob("*/group.json")).parent
+    (run,) = runs(tmp_path)
     shown = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2", "--resume", str(run), "--json", "-q")
     assert shown.code == 0, shown.err
 
@@ -83,10 +87,11 @@ def test_a_group_whose_others_never_come_goes_on_and_says_so(recipe, limbeck, tm
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_one_line(recipe, limbeck, more, arguments, said):
+def test_what_is_wrong_is_one_line(recipe, limbeck, tmp_path, more, arguments, said):
     answer = limbeck("codistill", recipe(**more), "--exchange", "shared", "-q", *arguments)
     assert answer.code == 2
     assert answer.lines[-1].startswith(f"limbeck: {said}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pair.yaml"], "nothing was made"
 
 
 def test_an_exchange_that_cannot_be_written_is_one_line(recipe, limbeck, tmp_path):
@@ -94,13 +99,19 @@ def test_an_exchange_that_cannot_be_written_is_one_line(recipe, limbeck, tmp_pat
     answer = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "1", "-q")
     assert answer.code == 2
     assert answer.lines[-1].startswith("limbeck: exchange: cannot write in 'shared' (")
+    assert runs(tmp_path) == []
 
 
-def test_groups_of_other_recipes_are_refused(recipe, limbeck):
+def test_groups_of_other_recipes_are_refused_and_leave_nothing(recipe, limbeck, tmp_path):
     assert limbeck("codistill", recipe(), "--exchange", "shared", "--group", "1", "-q").code == 0
     other = recipe(scheme={"name": "codistillation", "burn_in": 3})
     answer = limbeck("codistill", other, "--exchange", "shared", "--group", "2", "-q")
     assert answer.code == 2
     assert answer.lines[-1].startswith("limbeck: exchange: group 1 has scheme.burn_in 2, this group 2 3; let")
+    assert len(runs(tmp_path)) == 1
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["group-1"]
+    more = recipe(scheme={"name": "codistillation", "burn_in": 2, "peers": 3})
+    assert limbeck("codistill", more, "--exchange", "shared", "--group", "3", "-q").code == 2
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["group-1"], "no stranger to the groups that run"
     fewer = recipe(training={"epochs": 1, "batch_size": 64})
     assert limbeck("codistill", fewer, "--exchange", "shared", "--group", "2", "-q").code == 0

@@ -27,3 +27,23 @@ def test_its_limits():
     assert np.isfinite(churn(one.half(), other.half()).difference)
     with pytest.raises(InputError, match=r"^first has shape \(2, 2\), second has shape \(5, 3\)"):
         churn(one, same)
+
+
+def test_of_two_classes_it_is_the_papers_difference_and_of_more_a_part_of_the_total_variation():
+    draw = torch.Generator().manual_seed(1)
+    one, other = (torch.randn(40, generator=draw, dtype=torch.float64) for _ in range(2))
+    pair = [torch.stack([torch.zeros(40), each], dim=1) for each in (one, other)]
+    difference = float((one.sigmoid() - other.sigmoid()).abs().mean())
+    assert churn(*pair).difference == pytest.approx(difference, abs=1e-15)
+    many = [torch.randn(40, 6, generator=draw, dtype=torch.float64) for _ in range(2)]
+    variation = 1 - torch.minimum(*(each.softmax(1) for each in many)).sum(1)
+    assert churn(*many).difference == pytest.approx(float(variation.mean()) * 2 / 6)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (0, 3), (4,), (2, 3, 4)], ids=str)
+def test_what_is_no_set_of_answers_is_refused(shape):
+    with pytest.raises(InputError) as caught:
+        churn(torch.zeros(shape), torch.zeros(shape))
+    assert str(caught.value) == (
+        f"churn: found logits {shape}, expected (N, K): an example or more, two classes or more"
+    )

@@ -39,10 +39,12 @@ def codistill(
     from limbeck.errors import Interrupted, LimbeckError
     from limbeck.runs import RunFolder
     from limbeck.schemes import vet
-    from limbeck.schemes.grouping import Meeting, codistil, peers_of
+    from limbeck.schemes.grouping import Meeting, codistil, peers_of, seed_of
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     peers_of(loaded, group)
+    seed_of(loaded, seed)
+    meeting = Meeting(exchange, group, wait, lost_after)
     parts = vet(loaded)
     first, agree = _processes(loaded.training.precision)
     if resume is not None:
@@ -59,7 +61,6 @@ def codistill(
 
     again = f"limbeck codistill {folder.path / 'recipe.yaml'} --group {group} --exchange {exchange}"
     again += f"{' --wait' if wait else ''} --resume {folder.path}"
-    meeting = Meeting(exchange, group, wait, lost_after)
     try:
         with watching(quiet=quiet or not first) as watch:
             outcome = codistil(

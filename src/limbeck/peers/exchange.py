@@ -44,6 +44,7 @@ class Exchange:
     run: the name of the run that publishes; another one of the same group is refused.
     wait: for the others to have come as far, before each exchange.
     lost_after: seconds without anything new from a group, after which it is not waited for; what it said last stays.
+    admitted: whether this group has ever entered.
 
     A publication is a safetensors file whose name holds its step and its SHA-256; it is written aside and renamed.
     """
@@ -56,6 +57,7 @@ class Exchange:
     wait: bool = False
     lost_after: float = 60.0
     say: Callable[[str], None] = lambda line: None
+    admitted: bool = field(default=False, init=False)
     _taken: dict[int, Publication] = field(default_factory=dict)
     _heard: dict[int, tuple[Publication | None, float]] = field(default_factory=dict)
     _lost: set[int] = field(default_factory=set)
@@ -92,30 +94,37 @@ class Exchange:
         is this group already, another run was, or a group that is here has agreed to something else.
         """
         busy = f"exchange: group {self.group} is running in '{self.folder}' already; give this one another number"
+        if not self.place.is_dir():  # which would make a stranger of a group that is refused
+            self._admit(resumed=resumed)
         with self._writing():
             self.place.mkdir(parents=True, exist_ok=True)
         with exclusive(self.place / ".lock", wait=False, busy=busy):
-            card = self.place / _CARD
-            known = read_sealed(card) if card.is_file() else None
-            if known is not None and (known.get("run") != self.run or not resumed):
-                raise RunError(
-                    f"exchange: '{self.place}' holds what another run published as group {self.group} "
-                    f"({known.get('run')}); go on with that run, or name another folder"
-                )
-            for group in self.others:
-                self._compare(group)
-            strangers = [path.name for path in self.folder.glob("group-*") if path.name not in self._names()]
-            if strangers:
-                raise RunError(
-                    f"exchange: '{self.folder / strangers[0]}' is of none of {self.groups} groups; let all run the "
-                    "same recipe, or name another folder"
-                )
+            self._admit(resumed=resumed)
             with self._writing():
-                write_sealed(card, {"run": self.run, "agreement": dict(self.agreement)})
+                write_sealed(self.place / _CARD, {"run": self.run, "agreement": dict(self.agreement)})
                 for publication in self._of(self.group):
                     if publication.step > step:
                         publication.path.unlink(missing_ok=True)
+            self.admitted = True
             yield
+
+    def _admit(self, *, resumed: bool) -> None:
+        """Refuse another run of this group, groups that have agreed to something else, and those beyond `groups`."""
+        card = self.place / _CARD
+        known = read_sealed(card) if card.is_file() else None
+        if known is not None and (known.get("run") != self.run or not resumed):
+            raise RunError(
+                f"exchange: '{self.place}' holds what another run published as group {self.group} "
+                f"({known.get('run')}); go on with that run, or name another folder"
+            )
+        for group in self.others:
+            self._compare(group)
+        strangers = [path.name for path in self.folder.glob("group-*") if path.name not in self._names()]
+        if strangers:
+            raise RunError(
+                f"exchange: '{self.folder / strangers[0]}' is of none of {self.groups} groups; let all run the "
+                "same recipe, or name another folder"
+            )
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from limbeck import checks
 from limbeck.config import Recipe
-from limbeck.errors import InputError, RecipeError
+from limbeck.errors import InputError, LimbeckError, RecipeError
 from limbeck.evaluation import Metrics, evaluate
 from limbeck.peers import Exchange, fit_group
 from limbeck.plans.peers import PeersScheme
@@ -15,7 +16,7 @@ from limbeck.schemes.preparing import Parts, Shop, prepare
 from limbeck.training import Observer, Result
 from limbeck.training.progress import ignore
 
-__all__ = ["GroupOutcome", "Meeting", "agreement", "codistil", "peers_of"]
+__all__ = ["GroupOutcome", "Meeting", "agreement", "codistil", "peers_of", "seed_of"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Meeting:
     wait: bool = False
     lost_after: float = 60.0
 
+    def __post_init__(self) -> None:
+        checks.positive("lost_after", self.lost_after)
+
 
 def peers_of(recipe: Recipe, group: int) -> PeersScheme:
     """Return the scheme of a recipe that can be trained in groups; RecipeError for another."""
@@ -66,6 +70,13 @@ def peers_of(recipe: Recipe, group: int) -> PeersScheme:
     if not 1 <= group <= scheme.count:
         raise InputError(f"group: found {group}, expected 1 to {scheme.count}, the peers of the recipe")
     return scheme
+
+
+def seed_of(recipe: Recipe, seed: int | None) -> int:
+    """Return one of a recipe's seeds, its first by default."""
+    if seed is not None and seed not in recipe.seeds:
+        raise InputError(f"seed: found {seed}, expected one of the recipe's: {', '.join(map(str, recipe.seeds))}")
+    return recipe.seeds[0] if seed is None else seed
 
 
 def agreement(recipe: Recipe, parts: Parts, seed: int) -> dict[str, Any]:
@@ -96,13 +107,11 @@ def codistil(
     """Train one of a recipe's peers, and measure it on the test set.
 
     seed: one of the recipe's, by default its first.  resumed: whether the folder's run has begun before.
-    first: whether this process writes the run's files.
+    first: whether this process writes the run's files.  A group that the others refuse leaves no folder.
     """
     scheme = peers_of(recipe, meeting.group)
     parts = prepare(recipe) if parts is None else parts
-    seed = recipe.seeds[0] if seed is None else seed
-    if seed not in recipe.seeds:
-        raise InputError(f"seed: found {seed}, expected one of the recipe's: {', '.join(map(str, recipe.seeds))}")
+    seed = seed_of(recipe, seed)
     shop = Shop(recipe, parts, seed)
     peer = scheme.alone_in_a_group(meeting.group, shop)
     exchange = Exchange(
@@ -117,7 +126,12 @@ def codistil(
     )
     unit = f"peer_{meeting.group}-{seed}"
     peer = replace(peer, folder=folder.path / unit, label=unit)
-    result = fit_group(peer, exchange, every=scheme.period, resumed=resumed, watch=watch)
+    try:
+        result = fit_group(peer, exchange, every=scheme.period, resumed=resumed, watch=watch)
+    except LimbeckError:
+        if first and not resumed and not exchange.admitted:
+            folder.discard()
+        raise
     if first:
         folder.read_test_set(f"final figures of group {meeting.group}")
     test = evaluate(result.student, parts.test)
