@@ -2,7 +2,8 @@
 
 The paper's set, JFT, is not public, and its generalist had more images than it could fit.  A network that is small for
 its data is the like of it here: on the synthetic classes, which also have groups that are known, on Fashion-MNIST, and
-on CIFAR-100.
+on CIFAR-100.  The settings of the synthetic classes came to be on a calibration draw, whose test figures had been seen;
+the draw beside it was made afterwards and run once.
 """
 
 import math
@@ -37,7 +38,7 @@ _SYNTHETIC: dict[str, Any] = {
         "frequency": 5.0,
         "train": 40000,
         "test": 10000,
-        "seed": 1,
+        "seed": 2,
     },
     "train": 40000,
     "held_out": 4000,
@@ -47,6 +48,7 @@ _SYNTHETIC: dict[str, Any] = {
     "specialist": {"epochs": 8, "batch_size": 128, "optimizer": "adamw", "learning_rate": 0.0015},
     "temperature": 2.0,
 }
+_CALIBRATION = {**_SYNTHETIC, "data": {**_SYNTHETIC["data"], "seed": 1}}
 _FASHION: dict[str, Any] = {
     "data": {"kind": "fashion_mnist"},
     "train": 20000,
@@ -67,9 +69,17 @@ _CIFAR: dict[str, Any] = {
     "specialist": {"epochs": 4, "batch_size": 64, "learning_rate": 0.01},
     "temperature": 2.0,
 }
-_REDUCED = {"synthetic": _SYNTHETIC, "fashion-mnist": _FASHION, "cifar-100": _CIFAR, "tops": [1, 2, 3]}
+_REDUCED = {
+    "synthetic": _SYNTHETIC,
+    "calibration": _CALIBRATION,
+    "fashion-mnist": _FASHION,
+    "cifar-100": _CIFAR,
+    "tops": [1, 2, 3],
+}
+_LARGE = {"train": 200000, "held_out": 10000}
 _FULL = {
-    "synthetic": {**_SYNTHETIC, "data": {**_SYNTHETIC["data"], "train": 200000}, "train": 200000, "held_out": 10000},
+    "synthetic": {**_SYNTHETIC, **_LARGE, "data": {**_SYNTHETIC["data"], "train": 200000}},
+    "calibration": {**_CALIBRATION, **_LARGE, "data": {**_CALIBRATION["data"], "train": 200000}},
     "fashion-mnist": {**_FASHION, "train": 60000, "held_out": 10000},
     "cifar-100": {
         **_CIFAR,
@@ -107,8 +117,9 @@ class _Sets(dict[str, SampleSet]):
         kind = key.split(maxsplit=1)[0]
         sizes = self.budget[kind]
         keys = dict(sizes["data"])
+        made = keys["kind"] == "synthetic"
         load = data.kinds()[keys.pop("kind")]
-        if kind != "synthetic" and self.folder is not None:
+        if not made and self.folder is not None:
             within = self.folder / kind
             keys["folder"] = str(within if within.is_dir() else self.folder)
         splits = load(**keys)
@@ -429,6 +440,7 @@ REPRODUCTION = Reproduction(
     title="Hinton, Vinyals & Dean (2015), Distilling the Knowledge in a Neural Network, section 5: specialists",
     rows=(
         *_rows("synthetic", "synthetic classes", ("full", "confusion", "mixture")),
+        *_rows("calibration", "calibration draw of the synthetic classes", ("full", "confusion")),
         *_rows("fashion-mnist", "Fashion-MNIST", ("full", "confusion", "mixture")),
         *_rows("cifar-100", "CIFAR-100", ()),
     ),
