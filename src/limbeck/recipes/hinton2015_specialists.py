@@ -275,9 +275,12 @@ _MIXTURE_RATES = (0.3, 1.0, 3.0)
 
 
 def _mixture(lab: Lab, kind: str, seed: int) -> nn.Module:
-    """Train a mixture of as many experts as there are specialists and the generalist, all of the generalist's kind."""
+    """Train a mixture of experts of the generalist's kind.
+
+    They are as many as the specialists and the generalist, where the budget does not have a number of `experts`.
+    """
     sizes, samples = lab.budget[kind], lab.sets[f"{kind} train"]
-    count = sizes["groups"]["count"] + 1
+    count = sizes.get("experts", sizes["groups"]["count"] + 1)
     expert = dict(sizes["model"])
     build = models.builder(expert.pop("kind"))
 
@@ -442,7 +445,7 @@ REPRODUCTION = Reproduction(
         *_rows("synthetic", "synthetic classes", ("full", "confusion", "mixture")),
         *_rows("calibration", "calibration draw of the synthetic classes", ("full", "confusion")),
         *_rows("fashion-mnist", "Fashion-MNIST", ("full", "confusion", "mixture")),
-        *_rows("cifar-100", "CIFAR-100", ()),
+        *_rows("cifar-100", "CIFAR-100", ("mixture",)),
     ),
     budgets={"reduced": _REDUCED, "full": _FULL},
     seeds={"reduced": (0, 1, 2), "full": (0, 1, 2)},
