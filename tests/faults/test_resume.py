@@ -1,6 +1,5 @@
 """A training that is stopped, killed or broken anywhere goes on to the very same end."""
 
-import hashlib
 import json
 import os
 import random
@@ -10,133 +9,21 @@ import time
 import traceback
 
 import pytest
-import torch
-from torch import nn
 
-from limbeck import methods, schedules
-from limbeck.batch import UNLABELLED
+from limbeck import methods
 from limbeck.config import Recipe
-from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted, LimbeckError, RunError
-from limbeck.objective import Objective, Term
-from limbeck.outputs import Tap
+from limbeck.objective import Objective
 from limbeck.schemes import prepare, train_teacher
 from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.model import state_digest
-from limbeck.terms import HardLabels, LogitMatching, SoftTargets
+from limbeck.terms import LogitMatching
 from limbeck.training import Stage, Training, checkpoints, fit, fit_stages
+from small_resume import SAMPLES, SETTINGS, Crash, Tripwire, crash, ended, networks, once, run, sha256
 
 # Python 3.12 warns of any fork in a process with threads; these children only compute and end.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-
-
-def samples_of(size, seed, unlabelled=0):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(4, (size,), generator=generator)
-    labels[:unlabelled] = UNLABELLED
-    return TensorSet.of(torch.rand(size, 1, 4, 4, generator=generator), labels, classes=4)
-
-
-SAMPLES, HELD_OUT = samples_of(46, 0, unlabelled=7), samples_of(30, 1)  # 46 in batches of 16: 16, 16, 14
-
-
-class Tripwire(Term):
-    """Zero; calls `act(step)` at every step."""
-
-    def __init__(self, act=lambda step: None):
-        super().__init__("tripwire")
-        self._act = act
-
-    def sum(self, outputs, batch, step):
-        self._act(step)
-        return outputs["student"].logits.sum() * 0
-
-
-class Regression(Term):
-    """A projection of the student's logits onto the teacher's, made when shapes are known."""
-
-    reads = frozenset({"student", "teacher"})
-
-    def __init__(self):
-        super().__init__("regression", schedules.linear(1.0, 0.5, steps=9))
-
-    def build(self, outputs):
-        self.layer = nn.Linear(outputs["student"].logits.shape[-1], outputs["teacher"].logits.shape[-1])
-
-    def sum(self, outputs, batch, step):
-        return (self.layer(outputs["student"].logits) - outputs["teacher"].logits).square().sum()
-
-
-def networks(seed, width=8):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        student = nn.Sequential(
-            nn.Flatten(),
-            nn.Dropout(0.2),
-            nn.Linear(16, width),
-            nn.BatchNorm1d(width),
-            nn.ReLU(),
-            nn.Dropout(0.4),
-            nn.Linear(width, 4),
-        )
-        teacher = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
-    return student, teacher
-
-
-SETTINGS = {
-    "everything": {
-        "optimizer": "adamw",
-        "learning_rate": 0.01,
-        "weight_decay": 0.05,
-        "accumulate": 2,
-        "averaging": 0.8,
-        "keep": "best",
-        "patience": 5,
-        "clip": 1.0,
-        "max_norm": 1.0,
-        "schedule": "one_cycle",
-        "augment": Augment(shift=1, noise=0.1),
-    },
-    "momentum": {"momentum": 0.9, "schedule": "cosine", "warmup": 0.5, "augment": Augment(flip=0.5)},
-    "bf16": {"precision": "bf16", "optimizer": "adamw", "learning_rate": 0.01, "keep": "best", "max_norm": 0.7},
-    "early stop": {"learning_rate": 0.1, "patience": 1, "keep": "best", "schedule": "constant", "epochs": 9},
-    "plain": {"momentum": 0.0, "schedule": "step", "milestones": (1.0, 2.0), "averaging": 0.9},
-}
-
-
-def run(folder, kind="everything", act=lambda step: None, *, watch=lambda look: None, seed=3, initial=0, **changes):
-    """Train a student from scratch or go on: every call makes everything anew, as a new process would."""
-    student, teacher = (
-        networks(initial)[0],
-        ModelTeacher(networks(0)[1], view="clean" if kind == "everything" else None),
-    )
-    objective = Objective([HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Regression(), Tripwire(act)])
-    settings = Training(**{"epochs": 3, "batch_size": 16, "checkpoint_seconds": 0.0} | SETTINGS[kind] | changes)
-    return fit(
-        Distiller(student, teacher, objective),
-        SAMPLES,
-        HELD_OUT,
-        training=settings,
-        seed=seed,
-        folder=folder,
-        watch=watch,
-    )
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def ended(folder):
-    """Return everything that a finished training leaves, to be compared bit for bit."""
-    result = json.loads((folder / "result.json").read_text())
-    return {
-        "student": sha256(folder / "student.safetensors"),
-        "metrics": (folder / "metrics.jsonl").read_text(),
-        **{key: result[key] for key in ("progress", "best", "history")},
-        "files": sorted(path.name for path in folder.iterdir()),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -191,29 +78,9 @@ def test_stopped_by_a_signal_after_every_single_step(tmp_path, kind, uninterrupt
     assert (len(result.history) < 9) is (kind == "early stop") or len(result.history) == 3
 
 
-class Crash(Exception):
-    pass
-
-
-def once(at, work):
-    """Return an `act` that does `work` the first time that it is called at a step."""
-    done = []
-
-    def act(step):
-        if step == at and not done:
-            done.append(step)
-            work()
-
-    return act
-
-
 def send(*numbers):
     for number in numbers:
         signal.raise_signal(number)  # to this very thread, so that none is merged with the one before
-
-
-def crash():
-    raise Crash
 
 
 @pytest.mark.parametrize("every", [0.0, 1e9], ids=["a checkpoint a step", "no checkpoint"])
@@ -521,107 +388,3 @@ def test_a_finished_folder_is_read_without_training(tmp_path, uninterrupted):
     assert same(tmp_path, "everything", result, uninterrupted)
     assert {path: (path.stat().st_mtime_ns, sha256(path)) for path in tmp_path.iterdir()} == before
     assert looks == []
-
-
-CHANGES = {
-    "training.learning_rate": {"learning_rate": 0.02},
-    "training.epochs": {"epochs": 4},
-    "training.batch_size": {"batch_size": 8},
-    "training.keep": {"keep": "last"},
-    "training.averaging": {"averaging": None},
-    "training.augment": {"augment": Augment(shift=1)},
-    "seed": {"seed": 4},
-}
-
-
-@pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("key", CHANGES)
-def test_another_training_is_refused_by_the_first_key_that_differs(tmp_path, key, finished):
-    if finished:
-        run(tmp_path)
-    else:
-        with pytest.raises(Crash):
-            run(tmp_path, act=once(2, crash))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(RunError) as caught:
-        run(tmp_path, **CHANGES[key])
-    line = str(caught.value)
-    assert line.startswith("resume: '")
-    assert f"is of another training: {key} was " in line
-    assert line.endswith(f"; name another folder or put {key} back")
-    assert "\n" not in line
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def small(folder, *, student=8, teacher=0, objective=None, samples=SAMPLES, held_out=HELD_OUT):
-    return fit(
-        Distiller(networks(0, student)[0], ModelTeacher(networks(teacher)[1]), objective or methods.kd(2.0)),
-        samples,
-        held_out,
-        epochs=1,
-        batch_size=16,
-        folder=folder,
-    )
-
-
-@pytest.mark.parametrize(
-    ("key", "changes"),
-    [
-        ("data", {"samples": SAMPLES.subset(torch.arange(45))}),
-        ("data", {"samples": SAMPLES.subset(torch.arange(46).flip(0))}),
-        ("data", {"samples": samples_of(46, 2)}),
-        ("data", {"samples": SAMPLES.without_labels()}),
-        ("validation", {"held_out": None}),
-        ("validation", {"held_out": HELD_OUT.subset(torch.arange(5))}),
-        ("teacher", {"teacher": 1}),
-        ("objective", {"objective": Objective([HardLabels()])}),
-        ("student", {"student": 9}),
-    ],
-)
-def test_other_data_models_and_terms_are_refused_too(tmp_path, key, changes):
-    small(tmp_path)
-    with pytest.raises(RunError, match=rf"is of another training: {key} was .*; name another folder or put {key} back"):
-        small(tmp_path, **changes)
-
-
-@pytest.mark.parametrize("objective", [methods.kd(9.0), methods.kd(2.0, alpha=0.7)], ids=["temperature", "weight"])
-def test_other_numbers_of_a_term_are_refused_too(tmp_path, objective):
-    small(tmp_path)
-    with pytest.raises(RunError, match="is of another training: objective was"):
-        small(tmp_path, objective=objective)
-
-
-class Distance(Term):
-    """Holds functions that are no schedules, and reads features through a function."""
-
-    reads = frozenset({"student", "teacher"})
-
-    def __init__(self, distance, scale):
-        super().__init__("distance", schedules.linear(1.0, 0.5, steps=3))
-        self.distance, self.scale = distance, scale
-        self.taps = {model: {"x": Tap("", lambda logits: logits.softmax(-1))} for model in ("student", "teacher")}
-
-    def sum(self, outputs, batch, step):
-        return self.distance(outputs["student"].features["x"], outputs["teacher"].features["x"]).sum() * self.scale
-
-
-def test_functions_of_a_term_are_not_taken_for_schedules_and_do_not_stop_it_from_going_on(tmp_path):
-    def trained(folder, *further, scale=0.5):
-        term = Distance(lambda a, b: (a - b).square(), scale)  # another function, at another address, each time
-        distiller = Distiller(networks(0)[0], ModelTeacher(networks(0)[1]), Objective([term, *further]))
-        fit(distiller, SAMPLES, epochs=2, batch_size=16, folder=folder, checkpoint_seconds=0.0)
-
-    trained(tmp_path / "whole", Tripwire())
-    with pytest.raises(Crash):
-        trained(tmp_path / "broken", Tripwire(once(4, crash)))
-    trained(tmp_path / "broken", Tripwire())
-    assert ended(tmp_path / "broken") == ended(tmp_path / "whole")
-    with pytest.raises(RunError, match="is of another training: objective was"):
-        trained(tmp_path / "whole", Tripwire(), scale=0.25)
-
-
-@pytest.mark.parametrize("changes", [{"accumulate": 1}, {"workers": 1}, {"checkpoint_seconds": 5.0}])
-def test_what_does_not_decide_the_outcome_may_change(tmp_path, changes):
-    with pytest.raises(Crash):
-        run(tmp_path, act=once(2, crash))
-    assert run(tmp_path, **changes).steps == 9

@@ -1,0 +1,269 @@
+"""What a training is told: its settings, learning rates and optimisers, max-norm, averages and clipping."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck import methods
+from limbeck.distiller import Distiller
+from limbeck.errors import InputError, ModelError
+from limbeck.evaluation import evaluate
+from limbeck.objective import Objective, Term
+from limbeck.training import Training, WeightAverage, constrain_norms, fit
+from limbeck.training.optimisers import learning_rate, optimiser
+from small_training import HELD_OUT, SAMPLES, distiller_of, network, plain_loop, settings_of, train, weights
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("epochs", True),
+        ("batch_size", 0),
+        ("accumulate", 0),
+        ("workers", -1),
+        ("patience", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("learning_rate", "0.1"),
+        ("decay", 0.0),
+        ("momentum", -0.1),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("warmup", -1.0),
+        ("warmup", 30.0),
+        ("checkpoint_seconds", -1.0),
+        ("clip", 0.0),
+        ("max_norm", math.inf),
+        ("averaging", 1.5),
+        ("optimizer", "adam"),
+        ("schedule", "cosinus"),
+        ("precision", "fp64"),
+        ("keep", "beste"),
+        ("milestones", (10.0,)),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused_by_name(key, value):
+    with pytest.raises(InputError, match=f"^{key}: ") as caught:
+        Training(**{key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"schedule": "cosinus"}, "did you mean 'cosine'?"),
+        ({"optimizer": "adam"}, "did you mean 'adamw'?"),
+        ({"momentum": 0.0, "nesterov": True}, "set momentum"),
+        ({"schedule": "step"}, "milestones: found none"),
+        ({"schedule": "step", "milestones": (20.0, 10.0)}, "expected rising epochs above 0"),
+        ({"schedule": "step", "milestones": (0.0, 10.0)}, "expected rising epochs above 0"),
+        ({"milestones": (10.0,)}, "expected schedule: step"),
+        ({"warmup": 5.0, "epochs": 5}, "expected fewer than epochs"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_the_mend(given, says):
+    with pytest.raises(InputError) as caught:
+        Training(**given)
+    assert says in str(caught.value)
+
+
+def test_settings_at_the_edge_of_their_range_are_taken():
+    Training(epochs=1, batch_size=1, momentum=0.0, averaging=0.0, patience=1, checkpoint_seconds=0.0, clip=1e-9)
+
+
+def test_settings_by_name_are_the_same_as_a_training_and_both_at_once_are_refused():
+    by_name = fit(distiller_of(), SAMPLES, epochs=2, batch_size=16, learning_rate=0.1, schedule="constant")
+    assert torch.equal(weights(by_name.student), weights(train().student))
+    with pytest.raises(InputError, match="training: given beside epochs, clip; put them into it"):
+        fit(distiller_of(), SAMPLES, training=Training(), epochs=3, clip=1.0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 can be had on a GPU")
+def test_half_precision_without_a_gpu_is_refused():
+    with pytest.raises(InputError, match="precision: fp16 needs a GPU; use fp32 or bf16"):
+        train(precision="fp16")
+
+
+# ------------------------------------------------------------------------------------------- learning rates, optimisers
+
+
+def rates_of_torch(schedulers, count, rate=0.3, milestones=()):
+    parameter = nn.Parameter(torch.zeros(1))
+    torch_optimiser = torch.optim.SGD([parameter], lr=rate)
+    made = [make(torch_optimiser) for make in schedulers]
+    scheduler = (
+        made[0]
+        if len(made) == 1
+        else torch.optim.lr_scheduler.SequentialLR(torch_optimiser, made, milestones=list(milestones))
+    )
+    rates = []
+    for _ in range(count):
+        rates.append(torch_optimiser.param_groups[0]["lr"])
+        torch_optimiser.step()
+        scheduler.step()
+    return rates
+
+
+STEPS = 7  # in an epoch
+
+
+def rises(steps):
+    return lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=1 / steps, total_iters=steps - 1)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR warns of itself
+@pytest.mark.parametrize(
+    ("given", "schedulers", "milestones"),
+    [
+        ({"schedule": "constant"}, [lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0)], ()),
+        ({"schedule": "cosine"}, [lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=4 * STEPS)], ()),
+        (
+            {"schedule": "step", "milestones": (1.0, 2.5), "decay": 0.2},
+            [lambda o: torch.optim.lr_scheduler.MultiStepLR(o, milestones=[STEPS, round(2.5 * STEPS)], gamma=0.2)],
+            (),
+        ),
+        (
+            {"schedule": "constant", "warmup": 2.0},
+            [rises(2 * STEPS), lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0)],
+            (2 * STEPS,),
+        ),
+        (
+            {"schedule": "cosine", "warmup": 1.0},
+            [rises(STEPS), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=3 * STEPS)],
+            (STEPS,),
+        ),
+    ],
+    ids=["constant", "cosine", "step", "warmup", "warmup and cosine"],
+)
+def test_learning_rates_are_those_of_torchs_schedulers(given, schedulers, milestones):
+    rate = learning_rate(Training(epochs=4, learning_rate=0.3, **given), STEPS)
+    expected = rates_of_torch(schedulers, 4 * STEPS, milestones=milestones)
+    assert [rate(step) for step in range(4 * STEPS)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_cycle_rises_over_three_tenths_of_all_steps_and_falls_over_the_rest():
+    rate = learning_rate(Training(epochs=10, learning_rate=0.5, schedule="one_cycle"), 10)
+    rise = [1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / 30)) / 2 for step in range(30)]
+    fall = [1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * step / 70)) / 2 for step in range(70)]
+    assert [rate(step) for step in range(100)] == pytest.approx([0.5 * factor for factor in rise + fall])
+    assert rate(30) == 0.5
+
+
+def test_every_step_of_training_has_its_learning_rate():
+    seen = {}
+
+    class Looking(Term):
+        def sum(self, outputs, batch, step):
+            seen[step] = True
+            return outputs["student"].logits.sum()  # with plain SGD, the bias moves by -rate times the examples' share
+
+    student = nn.Linear(3, 4)
+    start = student.bias.detach().clone()
+    settings = settings_of(epochs=3, schedule="cosine", warmup=1.0, momentum=0.0)
+    result = fit(Distiller(student, None, Objective([Looking("look")])), SAMPLES, training=settings)
+    rate = learning_rate(settings, 4)
+    torch.testing.assert_close(student.bias, start - sum(rate(step) for step in range(12)))
+    assert sorted(seen) == list(range(12))
+    assert [line["learning_rate"] for line in result.history] == [rate(3), rate(7), rate(11)]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_optimiser_has_its_settings_and_only_what_is_trained(kind):
+    student = network()
+    student[0].weight.requires_grad_(False)
+    given = Training(optimizer=kind, learning_rate=0.2, weight_decay=0.01, momentum=0.8, nesterov=True)
+    built = optimiser(student.parameters(), given)
+    (group,) = built.param_groups
+    assert isinstance(built, torch.optim.AdamW if kind == "adamw" else torch.optim.SGD)
+    assert (group["lr"], group["weight_decay"]) == (0.2, 0.01)
+    if kind == "sgd":
+        assert (group["momentum"], group["nesterov"]) == (0.8, True)
+    assert {id(p) for p in group["params"]} == {id(p) for p in student.parameters() if p.requires_grad}
+    assert len(group["params"]) == 3
+
+
+def test_a_student_that_cannot_learn_is_refused():
+    with pytest.raises(ModelError, match="student: no parameter requires a gradient"):
+        train(Distiller(network().requires_grad_(False), None, methods.hard()))
+
+
+# ---------------------------------------------------------------------------------------- max-norm, averaging, clipping
+
+
+def test_max_norm_scales_down_what_leads_into_each_unit_and_nothing_else():
+    model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Flatten(), nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    model[4].requires_grad_(False)
+    with torch.no_grad():
+        model[0].weight[0] *= 10
+        model[0].weight[1] = 0
+        model[2].weight[3] *= 0.01
+        model[2].bias.fill_(100)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    constrain_norms(model, 0.5)
+    for name, tensor in model.state_dict().items():
+        if name not in ("0.weight", "2.weight"):
+            assert torch.equal(tensor, before[name]), name
+            continue
+        for unit, was in zip(tensor, before[name], strict=True):
+            norm = float(was.double().square().sum().sqrt())
+            torch.testing.assert_close(unit, was * min(1.0, 0.5 / max(norm, 1e-12)))
+            if norm <= 0.5:
+                assert torch.equal(unit, was)
+            else:
+                assert float(unit.norm()) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_max_norm_holds_after_every_step_of_training():
+    student = train(max_norm=0.3, learning_rate=1.0).student
+    assert all(norm <= 0.3 * (1 + 1e-6) for layer in (0, 3) for norm in student[layer].weight.norm(dim=1).tolist())
+    free = train(learning_rate=1.0).student
+    assert max(free[0].weight.norm(dim=1).tolist()) > 0.3
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_the_average_of_weights_is_the_recurrence_in_its_docstring(decay):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    average = WeightAverage(model, decay)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for count in range(1, 30):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        model(torch.randn(5, 3, dtype=torch.float64))
+        average.update(model)
+        held = min(decay, (1 + count) / (10 + count))
+        for name, tensor in model.state_dict().items():
+            expected[name] = held * expected[name] + (1 - held) * tensor if tensor.is_floating_point() else tensor
+    assert average.state["1.num_batches_tracked"] == 29
+    for name, tensor in average.state.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-12, atol=1e-12)
+
+
+def test_an_average_is_put_in_and_taken_out_again():
+    model = network()
+    average = WeightAverage(model, 0.9)
+    start = weights(model)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    moved = weights(model)
+    own = average.swap(model)
+    assert torch.equal(weights(model), start)
+    model.load_state_dict(own)
+    assert torch.equal(weights(model), moved)
+    assert not any(
+        value.data_ptr() == parameter.data_ptr() for value in own.values() for parameter in model.parameters()
+    )
+
+
+def test_averaged_weights_are_what_is_evaluated_and_kept_and_the_steps_go_on_from_the_students_own():
+    result = train(validation=HELD_OUT, averaging=0.9)
+    reference, *_ = plain_loop(distiller_of(), SAMPLES, settings_of(averaging=0.9))
+    assert torch.equal(weights(result.student), weights(reference.student))
+    assert result.metrics == evaluate(result.student, HELD_OUT).as_dict()
+    assert not torch.equal(weights(result.student), weights(train().student))

@@ -1,0 +1,211 @@
+"""Files of weights and results: what does not fit or is damaged is named, and no pickle is ever run."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from limbeck import methods
+from limbeck.data import Augment, TensorSet
+from limbeck.distiller import Distiller
+from limbeck.errors import CheckpointError, RunError
+from limbeck.teachers.model import state_digest
+from limbeck.training import checkpoints as kept
+from limbeck.training import fit, load_weights, save_weights
+from small_checkpoints import DAMAGE, flip, network, train, truncate, written
+
+# -------------------------------------------------------------------------------------------------------------- weights
+
+
+def test_weights_come_back_with_their_buffers(tmp_path):
+    model = network(nn.BatchNorm1d(5))
+    model(torch.randn(8, 3))
+    save_weights(model, tmp_path / "deep" / "model.safetensors")
+    again = network(nn.BatchNorm1d(5))
+    load_weights(again, tmp_path / "deep" / "model.safetensors")
+    assert state_digest(again) == state_digest(model)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.safetensors"]
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 5), nn.Linear(5, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, inputs):
+        return self.head(self.embedding(inputs.long().clamp(0, 6)).mean(1))
+
+
+def test_tied_weights_come_back_tied(tmp_path):
+    model, again = Tied(), Tied()
+    save_weights(model, tmp_path / "tied.safetensors")
+    load_weights(again, tmp_path / "tied.safetensors")
+    assert again.head.weight is again.embedding.weight
+    assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_training_tied_weights_goes_on_bit_for_bit(tmp_path):
+    samples = TensorSet.of(torch.rand(24, 3) * 7, torch.arange(24) % 7)
+    settings = {"epochs": 2, "batch_size": 8, "averaging": 0.9, "keep": "best", "checkpoint_seconds": 0.0}
+
+    def run(folder, watch=lambda look: None):
+        torch.manual_seed(0)
+        return fit(Distiller(Tied(), None, methods.hard()), samples, samples, folder=folder, watch=watch, **settings)
+
+    def stop(look):
+        raise KeyboardInterrupt
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", stop)
+    again = run(tmp_path / "broken")
+    assert again.student.head.weight is again.student.embedding.weight
+    assert state_digest(again.student) == state_digest(whole.student)
+
+
+def other_files(folder):
+    model = network()
+    save_weights(model, folder / "good.safetensors")
+    tensors = load_file(folder / "good.safetensors")
+    save_file({**tensors, "1.bias": torch.zeros(5)}, folder / "shape.safetensors")
+    save_file({("0.weights" if k == "0.weight" else k): v for k, v in tensors.items()}, folder / "name.safetensors")
+    save_file({k: v for k, v in tensors.items() if k != "1.bias"}, folder / "less.safetensors")
+    save_file({**tensors, "2.bias": torch.zeros(5)}, folder / "more.safetensors")
+    (folder / "short.safetensors").write_bytes((folder / "good.safetensors").read_bytes()[:-5])
+    (folder / "empty.safetensors").write_bytes(b"")
+    (folder / "folder.safetensors").mkdir()
+    torch.save(model.state_dict(), folder / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("gone.safetensors", "there is no file"),
+        ("folder.safetensors", "there is no file"),
+        ("model.pt", "is no .safetensors file; convert it with safetensors.torch.save_file (a pickle can run code"),
+        ("shape.safetensors", "of another architecture: '1.bias' is (5,) there, (4,) in the model"),
+        ("name.safetensors", "of another architecture: it has no '0.weight'; did you mean '0.weights'?"),
+        ("less.safetensors", "of another architecture: it has no '1.bias'"),
+        ("more.safetensors", "of another architecture: the model has no '2.bias'; did you mean"),
+        ("short.safetensors", "is no readable safetensors file"),
+        ("empty.safetensors", "is no readable safetensors file"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_and_the_model_is_as_it_was(tmp_path, file, says):
+    other_files(tmp_path)
+    model = network()
+    before = state_digest(model)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, tmp_path / file)
+    assert says in str(caught.value)
+    assert str(tmp_path / file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert state_digest(model) == before
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.bin", "model.pkl", "model.safetensors", "model"])
+def test_no_pickle_is_ever_run(tmp_path, name):
+    (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(CheckpointError):
+        load_weights(network(), tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
+def test_no_pickle_in_a_checkpoint_is_ever_run(tmp_path, file):
+    (path,) = written(tmp_path, 1)
+    (path / file).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        kept.read(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+# -------------------------------------------------------------------------------------------------- a finished training
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "a list", "not text", "missing keys"])
+def test_a_damaged_result_is_named(tmp_path, damage):
+    train(tmp_path)
+    if damage == "missing keys":
+        (tmp_path / "result.json").write_text("{}")
+    else:
+        DAMAGE[damage](tmp_path / "result.json")
+    if damage == "truncated":
+        truncate(tmp_path / "result.json")  # the last character is a newline
+    with pytest.raises(CheckpointError, match=r"result\.json' is damaged .*delete it to start again"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "middle bit", "last bit", "missing"])
+def test_damaged_weights_of_a_finished_training_are_named(tmp_path, damage):
+    train(tmp_path)
+    DAMAGE[damage](tmp_path / "student.safetensors")
+    with pytest.raises(CheckpointError, match=r"student\.safetensors'"):
+        train(tmp_path)
+    (tmp_path / "result.json").unlink()  # as the line says
+    assert state_digest(train(tmp_path).student) == state_digest(train(tmp_path / "other").student)
+
+
+def test_a_result_of_before_the_checksum_is_read(tmp_path):
+    first = train(tmp_path)
+    ended = json.loads((tmp_path / "result.json").read_text())
+    del ended["weights_sha256"], ended["sha256"]
+    (tmp_path / "result.json").write_text(json.dumps(ended))
+    assert state_digest(train(tmp_path).student) == state_digest(first.student)
+
+
+def test_a_setting_that_a_result_does_not_know_yet_had_its_default(tmp_path):
+    first = train(tmp_path)
+    ended = json.loads((tmp_path / "result.json").read_text())
+    del ended["sha256"], ended["identity"]["training.clip"], ended["identity"]["training.augment"]["noise"]
+    (tmp_path / "result.json").write_text(json.dumps(ended))
+    assert state_digest(train(tmp_path).student) == state_digest(first.student)
+    with pytest.raises(RunError, match=r"is of another training: training.clip was null, is 1.0"):
+        train(tmp_path, clip=1.0)
+    with pytest.raises(RunError, match=r"is of another training: training.augment was "):
+        train(tmp_path, augment=Augment(noise=0.5))
+    with pytest.raises(RunError, match=r"is of another training: training.epochs was 2, is 30"):
+        train(tmp_path, epochs=30)
+
+
+def test_no_bit_of_a_result_can_flip_unnoticed(tmp_path):
+    kept.write_sealed(tmp_path / "result.json", {"history": [{"errors": 12, "nll": 0.25}], "none": None, "é": [1e-9]})
+    content, path = kept.read_sealed(tmp_path / "result.json"), tmp_path / "flipped.json"
+    whole = (tmp_path / "result.json").read_bytes()
+    lines = []
+    for bit in range(8 * len(whole)):
+        path.write_bytes(whole)
+        flip(path, bit)
+        try:
+            found = kept.read_sealed(path)
+        except CheckpointError as error:
+            lines.append(str(error))
+        else:  # a space that became another, or the name of the checksum's own key
+            assert {name: value for name, value in found.items() if len(name) != len("sha256")} == content
+    assert len(lines) > 0.9 * 8 * len(whole)
+    assert all(line.startswith(f"'{path}' is damaged (") for line in lines)
+
+
+def test_a_result_that_says_something_else_is_refused(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "result.json"
+    text = path.read_text()
+    path.write_text(text.replace('"errors": ', '"errors": 1', 1))
+    assert path.read_text() != text
+    with pytest.raises(CheckpointError, match=r"result\.json' is damaged \(wrong checksum\); delete it to start again"):
+        train(tmp_path)
