@@ -171,6 +171,25 @@ def test_unrelated_classes_share_nothing(samples):
     assert float(distances.max() / distances.min()) < 2.5
 
 
+def test_a_teacher_is_kept_at_its_lowest_validation_loss(samples):
+    generator = torch.Generator().manual_seed(3)
+    blurred = replace(samples, inputs=samples.inputs + 2.0 * torch.randn(samples.inputs.shape, generator=generator))
+    strengths = replace(SHORT, training=replace(SHORT.training, epochs=25))
+    gaps, losses = [], []
+    for share in (0.0, 0.2):
+        subject = plant("healthy", blurred, 0, replace(strengths, validation=share))
+        known = ask(subject)
+        assert len(subject.train) == (315 if share == 0 else 252)
+        first, second = (
+            float((logits.argmax(1) == labels).double().mean())
+            for logits, labels in ((known.train, known.train_labels), (known.held_out, known.held_out_labels))
+        )
+        gaps.append(first - second)
+        losses.append(float(torch.nn.functional.cross_entropy(known.held_out, known.held_out_labels)))
+    assert gaps[1] < gaps[0] - 0.1
+    assert losses[1] < losses[0]
+
+
 def test_an_overfitted_teacher_knows_its_training_set(samples):
     strengths = replace(SHORT, large=128, memorising=12, mislabelled=0.6)
     subject = plant("overfitted_teacher", samples, 0, strengths)

@@ -91,13 +91,16 @@ def test_entropy_of_what_is_certain_or_ruled_out():
 
 
 def test_what_is_said_beside_the_label():
-    logits, labels = drawn(n=120)
+    logits, labels = drawn(n=120, margin=3.0)
     found = other_classes(logits, labels)
     margins, squares = [], []
     for row, t in zip(logits.numpy(), labels.tolist(), strict=True):
+        if row.argmax() != t:
+            continue
         others = np.delete(row, t)
-        margins += [row[t] - others.mean()] * int(row.argmax() == t)
+        margins.append(row[t] - others.mean())
         squares += list((others - others.mean()) ** 2)
+    assert len(margins) < 120
     assert found.margin == pytest.approx(np.median(margins))
     assert found.tightness == pytest.approx((np.quantile(margins, 0.95) - np.median(margins)) / np.median(margins))
     assert found.spread == pytest.approx(math.sqrt(np.mean(squares)))
@@ -157,7 +160,9 @@ def test_which_classes_are_alike_is_seconded():
     assert seconded_classes(logits, 3 * logits + noise, labels) > 0.95
     other, _ = drawn(n=400, classes=8, seed=5)
     assert abs(seconded_classes(logits, other, labels)) < 0.5
-    profiles = [class_profiles(each, labels).numpy()[~np.eye(8, dtype=bool)] for each in (logits, other)]
+    right = logits.argmax(1) == labels
+    assert not bool(right.all())
+    profiles = [class_profiles(each[right], labels[right]).numpy()[~np.eye(8, dtype=bool)] for each in (logits, other)]
     assert seconded_classes(logits, other, labels) == pytest.approx(pearsonr(*profiles).statistic)
     assert seconded_classes(logits[:, :2], logits[:, :2], labels % 2) is None
 
@@ -172,8 +177,25 @@ def test_what_another_model_seconds():
     values = [
         spearmanr(np.delete(a, t), np.delete(b, t)).statistic
         for a, b, t in zip(logits.numpy(), similar.numpy(), labels.tolist(), strict=True)
+        if a.argmax() == t
     ]
     assert seconded(logits, similar, labels) == pytest.approx(np.mean(values), abs=1e-9)
+
+
+def test_what_is_said_where_the_prediction_is_wrong_does_not_count():
+    logits, labels = drawn(n=300, classes=8, noise=0.3, margin=9.0)
+    wrong = torch.arange(300) % 3 == 0
+    told = torch.where(wrong, (labels + 1) % 8, labels)  # a third of the examples predict the class beside their own
+    logits.scatter_(1, labels[:, None], 6.0).scatter_(1, told[:, None], 9.0)
+    right, chosen = logits[~wrong], labels[~wrong]
+    assert other_classes(logits, labels).as_dict() == other_classes(right, chosen).as_dict()
+    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
+    noise.scatter_(1, told[:, None], 9.0)  # nothing but the predictions is the same
+    for measure in (seconded, seconded_classes):
+        assert measure(logits, noise, labels) == measure(right, noise[~wrong], chosen)
+    assert abs(seconded(logits, noise, labels)) < 0.1
+    nowhere = other_classes(logits, (labels + 4) % 8)
+    assert math.isfinite(nowhere.spread)
 
 
 # -------------------------------------------------------------------------------------------------------------- blocks

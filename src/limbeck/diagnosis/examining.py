@@ -30,13 +30,17 @@ def examine(
     classroom: Classroom,
     seed: int,
     *,
+    needed: bool = False,
     thresholds: Thresholds = THRESHOLDS,
     say: Callable[[str], None] = lambda line: None,
 ) -> Examination:
-    """Look at a teacher and at what a student can take over of it: four trainings of a seed."""
+    """Look at a teacher and at what a student can take over of it: four trainings of a seed.
+
+    needed: two to four, as many as the findings ask for, which are the same.
+    """
     say("a student on hard labels, which knows nothing of the teacher")
     alone = classroom.teach("hard labels", methods.hard(), seed)
-    capacity = look_into_capacity(classroom, seed, thresholds=thresholds, say=say)
+    capacity = look_into_capacity(classroom, seed, needed=needed, thresholds=thresholds, say=say)
     signs = read_signs(classroom.answers, alone, capacity)
     return Examination(signs, capacity, find_causes(signs, thresholds))
 

@@ -23,7 +23,7 @@ from limbeck.outputs import Outputs, Tap
 from limbeck.randomness import derive_seed, uniform
 from limbeck.schemes.preparing import initial_weights
 from limbeck.teachers import ModelTeacher
-from limbeck.training import Training, fit
+from limbeck.training import Progress, Training, fit
 
 __all__ = ["PLANTED", "Shuffled", "Strengths", "plant"]
 
@@ -37,6 +37,9 @@ class Strengths:
     too large.  large: units in each layer of these two teachers.  pattern: length of the pattern that alone tells
     unrelated classes apart, in shares of the root mean square distance of the samples from their mean.
     teacher, student: hidden units.  dropout: of the teacher.
+    validation: share of the training part that is taken away, from teacher and student alike, to stop every teacher but
+    the over-fitted one early: it keeps the weights of the epoch with the lowest loss there.  0 trains it to its end,
+    which over-fits on a set that is hard to learn.
     """
 
     smoothing: float = 0.1
@@ -48,6 +51,7 @@ class Strengths:
     teacher: tuple[int, ...] = (128, 128)
     student: tuple[int, ...] = (32,)
     dropout: float = 0.2
+    validation: float = 0.0
     training: Training = field(default_factory=lambda: Training(epochs=30, batch_size=64, learning_rate=0.05))
 
 
@@ -76,10 +80,14 @@ def _subject(
     dropout: float | None = None,
     objective: Objective | None = None,
     times: int = 1,
+    early: bool = True,
     wrap: Callable[[Teacher], Teacher] = lambda teacher: teacher,
 ) -> Subject:
     """Split the samples, train the teacher and put the case together."""
     train, held_out = samples.split(0.25, derive_seed(seed, "split"), stratify=True)
+    validation: SampleSet | None = None
+    if strengths.validation:
+        train, validation = train.split(strengths.validation, derive_seed(seed, "validation"), stratify=True)
     wide, narrow = hidden or strengths.teacher, small or strengths.student
 
     def network(units: tuple[int, ...], own: int, role: str, drop: float = 0.0) -> nn.Module:
@@ -88,7 +96,16 @@ def _subject(
 
     teacher = network(wide, seed, "teacher", strengths.dropout if dropout is None else dropout)
     long = replace(strengths.training, epochs=times * strengths.training.epochs)
-    fit(Distiller(teacher, None, objective or methods.hard()), train, training=long, seed=derive_seed(seed, "teacher"))
+    lowest = _Lowest(teacher)
+    fit(
+        Distiller(teacher, None, objective or methods.hard()),
+        train,
+        validation if early else None,
+        training=long,
+        seed=derive_seed(seed, "teacher"),
+        watch=lowest.look,
+    )
+    lowest.put_back()
     return Subject(
         name=samples.name,
         teacher=wrap(ModelTeacher(teacher)),
@@ -98,6 +115,24 @@ def _subject(
         larger=lambda own: network(wide, own, "larger"),
         training=strengths.training,
     )
+
+
+class _Lowest:
+    """The weights of the epoch whose validation loss was the lowest; without a validation set those of the end."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._loss, self._weights = math.inf, network.state_dict()
+
+    def look(self, progress: Progress) -> None:
+        """Keep the weights where the loss is lower than ever."""
+        if progress.epoch_ended and progress.metrics and progress.metrics["nll"] < self._loss:
+            self._loss = progress.metrics["nll"]
+            self._weights = {name: value.clone() for name, value in self._network.state_dict().items()}
+
+    def put_back(self) -> None:
+        """Put the kept weights into the network."""
+        self._network.load_state_dict(self._weights)
 
 
 def _healthy(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
@@ -115,7 +150,7 @@ def _overfitted(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
     labels = torch.where(draws[:, 0] < strengths.mislabelled, anew, samples.labels)
     noisy = replace(samples, labels=labels)
     wide = (strengths.large,) * len(strengths.teacher)
-    return _subject(noisy, seed, strengths, hidden=wide, dropout=0.0, times=strengths.memorising)
+    return _subject(noisy, seed, strengths, hidden=wide, dropout=0.0, times=strengths.memorising, early=False)
 
 
 def _too_large(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:

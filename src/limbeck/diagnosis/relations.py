@@ -58,6 +58,9 @@ def off_diagonal(matrix: Tensor) -> Tensor:
 class OtherClasses:
     """What logits say of the classes that are not the label, in nats and free of the logit of the label itself.
 
+    All is of the examples whose label is the prediction (of all where there is none): where it is not, the prediction
+    would be one of the other classes, and its logit tells how often a model errs, not what it knows of them.
+
     margin: median over the examples of the label's logit less the mean of the others.
     spread: root mean square of the others' logits around their mean, within an example.
     evenness: spread / margin; 0 where the other classes are all alike, as label smoothing makes them.
@@ -84,16 +87,15 @@ class OtherClasses:
 def other_classes(logits: Tensor, labels: Tensor, *, seed: int = 0) -> OtherClasses:
     """Measure what logits (n, K) say beside the label; labels (n,), each labelled.
 
-    Margin, tightness and epsilon are of the examples whose label is the prediction (of all where there is none).
     seed: of the halves that are compared.
 
     >>> found = other_classes(torch.tensor([[4.0, 1.0, -1.0], [4.0, 1.0, -1.0]]), torch.tensor([0, 0]))
     >>> found.margin, found.spread, round(found.class_share, 6)
     (4.0, 1.0, 1.0)
     """
-    profiles, own = _profiles(logits, labels)
-    right = logits.argmax(1) == labels
-    margins = own[right] if bool(right.any()) else own
+    right = _right(logits, labels)
+    logits, labels = logits[right], labels[right]
+    profiles, margins = _profiles(logits, labels)
     middle, high = (float(margins.quantile(share)) for share in (0.5, 0.95))
     classes = logits.shape[1]
     spread = math.sqrt(float(profiles.square().sum()) / max(len(labels) * (classes - 1), 1))
@@ -112,9 +114,9 @@ def other_classes(logits: Tensor, labels: Tensor, *, seed: int = 0) -> OtherClas
 def seconded(first: Tensor, second: Tensor, labels: Tensor) -> float | None:
     """Return how far two models agree on the order of the classes that are not the label.
 
-    The mean over the examples of Spearman's rank correlation between their logits (n, K) without the label's; None for
-    K < 3.  Two networks trained apart from each other agree where there is something to be known about the other
-    classes, and do not where what one of them says is noise.
+    The mean of Spearman's rank correlation between their logits (n, K) without the label's, over the examples whose
+    label the first one predicts (all where there is none); None for K < 3.  Two networks trained apart from each other
+    agree where there is something to be known about the other classes, and do not where what one of them says is noise.
 
     >>> logits = torch.tensor([[9.0, 3.0, 1.0, 2.0]])
     >>> seconded(logits, 10 * logits, torch.tensor([0]))
@@ -123,7 +125,8 @@ def seconded(first: Tensor, second: Tensor, labels: Tensor) -> float | None:
     checks.shapes_match("first", first.shape, "second", second.shape)
     if first.shape[1] < 3:
         return None
-    others = [_without_label(each, labels) for each in (first, second)]
+    right = _right(first, labels)
+    others = [_without_label(each[right], labels[right]) for each in (first, second)]
     value = float(spearman_rows(others[0], others[1]).nanmean())
     return None if value != value else round(value, 12)
 
@@ -146,26 +149,40 @@ def class_profiles(logits: Tensor, labels: Tensor) -> Tensor:
 def seconded_classes(first: Tensor, second: Tensor, labels: Tensor) -> float | None:
     """Return how far two models agree on which classes are alike: Pearson's correlation of their class profiles.
 
-    first, second: logits (n, K) on the same examples.  None for K < 3.  Networks that share no weights agree where the
-    classes have relations; where these are accidents of one training they do not.
+    first, second: logits (n, K) on the same examples, of which those count whose label the first predicts (all where
+    there is none).  None for K < 3.  Networks that share no weights agree where the classes have relations; where these
+    are accidents of one training they do not.
     """
     checks.shapes_match("first", first.shape, "second", second.shape)
     if first.shape[1] < 3:
         return None
-    profiles = [class_profiles(each, labels) for each in (first, second)]
+    right = _right(first, labels)
+    profiles = [class_profiles(each[right], labels[right]) for each in (first, second)]
     known = ~profiles[0].isnan() & ~torch.eye(first.shape[1], dtype=torch.bool, device=first.device)
     return pearson(profiles[0][known], profiles[1][known])
 
 
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return which examples (n,) count: those whose label is the prediction, or all where there is none."""
+    _check(logits, labels)
+    right = logits.argmax(1) == labels
+    return right if bool(right.any()) else torch.ones_like(right)
+
+
 def _without_label(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the logits (n, K - 1) of the classes that are not the label."""
+    _check(logits, labels)
+    kept = torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
+    return logits[kept].view(len(logits), -1).double()
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    """Require logits (n, K) of two classes or more, and a label for each."""
     check_labels(labels, logits.shape[:1])
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise InputError(f"logits: found shape {tuple(logits.shape)}, expected (n, K) with K ≥ 2")
     if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise InputError(f"labels: expected at least one, each from 0 to {logits.shape[1] - 1}")
-    kept = torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
-    return logits[kept].view(len(logits), -1).double()
 
 
 def _profiles(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
