@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from limbeck.recipes import (
 )
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets
 from limbeck.recipes.reproduction import Lab
-from limbeck.teachers import StoredTeacher
+from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training.progress import ignore
 
 
@@ -175,7 +176,7 @@ def test_every_row_of_all_targets(monkeypatch):
     tiny = {"train": 200, "held_out": 100, "teacher": SMALL, "teacher_epochs": 2, "student": SMALL, "epochs": 1}
     paper, found = run(targets_mnist.REPRODUCTION, tiny, seeds=[1])
     check_rows(paper, found)
-    assert len(found) == 21
+    assert len(found) == 23
     rows = {name: seeds[1] for name, seeds in found.items()}
     assert rows["pt"]["fewer than KD"] == pytest.approx(rows["kd"]["error, %"] - rows["pt"]["error, %"])
     assert rows["kd"]["fewer than hard labels"] == pytest.approx(rows["hard"]["error, %"] - rows["kd"]["error, %"])
@@ -188,6 +189,27 @@ def test_all_arms_have_as_many_candidates_that_differ():
         assert all(candidates.count(each) == 1 for each in candidates)
         built = [arm.build(**{k: v for k, v in each.items() if k != "learning_rate"}) for each in candidates]
         assert ("teacher" in built[0].reads()) == arm.taught
+
+
+def test_self_training_has_a_teacher_of_the_students_kind_and_of_another_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(all_targets, "_ONLY_RATES", [{"learning_rate": 0.1}])
+    budget = {**targets_mnist.REPRODUCTION.budgets["reduced"], "teacher": {**SMALL, "hidden": [20]}, "student": SMALL}
+    budget |= {"train": 200, "held_out": 100, "teacher_epochs": 2, "epochs": 1}
+    lab = Lab("targets-mnist", tmp_path, budget, image_sets("mnist", None, train=200, held_out=100), ignore)
+    own, large = all_targets._teacher(lab, 0, all_targets._earlier_student), all_targets._teacher(lab, 0)
+    alone = all_targets._student(lab, 0, "hard", all_targets._HARD)
+    same = store(ModelTeacher(alone), lab.sets["train"])
+    assert [len(each.class_vectors().T) for each in (own, same, large)] == [16, 16, 20]
+    assert not torch.equal(own.logits, same.logits)
+
+    seen = []
+    monkeypatch.setattr(
+        lab, "train", lambda *_args, teacher, **_named: seen.append(teacher) or SimpleNamespace(student=None)
+    )
+    arms = all_targets._arms([0] * 10)
+    for name in ("tf-kd-self", "kd", "tf-kd-code"):
+        all_targets._fitted(lab, 0, name, arms[name], arms[name].candidates()[0])
+    assert seen == [own, large, None]
 
 
 def test_the_groups_are_of_ten_classes():

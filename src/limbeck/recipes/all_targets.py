@@ -18,6 +18,7 @@ from limbeck.data import Augment, SampleSet
 from limbeck.evaluation import fidelity, predict
 from limbeck.losses import REVERSE_KL, TOTAL_VARIATION, jensen_shannon, skewed
 from limbeck.objective import Objective
+from limbeck.randomness import derive_seed
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets, percent_wrong
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
 from limbeck.targets import Mixture, RelatedClasses, SimilarClasses, TrueClass, Uniform
@@ -29,6 +30,8 @@ __all__ = ["BUDGETS", "all_targets"]
 _RATES: Mapping[str, Sequence[float]] = {"learning_rate": (0.03, 0.1, 0.3)}
 _ONLY_RATES = crossed({"learning_rate": [0.01, 0.03, 0.06, 0.1, 0.2, 0.3]})
 _WEIGHTS = ({"temperature": 2.0, "alpha": 0.5}, {"temperature": 4.0, "alpha": 0.1})
+_SHARES = ({"alpha": 0.9}, {"alpha": 0.7})
+_VIRTUAL_CODE = partial(methods.tf_kd, temperature=1.0, softening=20.0)
 
 BUDGETS: Mapping[str, Mapping[str, Any]] = {
     "reduced": {
@@ -54,16 +57,24 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class _Arm:
-    """How a student is taught.  own: the two settings that are its own; none where only learning rates are tried."""
+    """How a student is taught.
+
+    own: the two settings that are its own; none where only learning rates are tried.  taught: by a network; the large
+    one, or, by_its_kind, one of the student's own kind that learnt from hard labels.
+    """
 
     title: str
     build: Callable[..., Objective]
     own: Sequence[Mapping[str, Any]] = ()
     taught: bool = True
+    by_its_kind: bool = False
 
     def candidates(self) -> list[dict[str, Any]]:
         """Six settings."""
         return [{**rate, **own} for own in self.own for rate in crossed(_RATES)] if self.own else _ONLY_RATES
+
+
+_HARD = _Arm("hard labels", methods.hard, taught=False)
 
 
 def _kd(**fixed: Any) -> Callable[..., Objective]:
@@ -76,10 +87,12 @@ def _arms(groups: Sequence[int]) -> dict[str, _Arm]:
     related = RelatedClasses(tuple(groups))
     both = Mixture((TrueClass(), SimilarClasses(0.3, 0.3)))
     return {
-        "hard": _Arm("hard labels", methods.hard, taught=False),
+        "hard": _HARD,
         "ls": _Arm("label smoothing", methods.label_smoothing, ({"epsilon": 0.1}, {"epsilon": 0.3}), taught=False),
         "uniform": _Arm("uniform teacher", _kd(target=Uniform()), _WEIGHTS, taught=False),
         "tf-kd": _Arm("virtual teacher (Tf-KD)", methods.tf_kd, ({"alpha": 0.5}, {"alpha": 0.1}), taught=False),
+        "tf-kd-code": _Arm("virtual teacher as its code has it", _VIRTUAL_CODE, _SHARES, taught=False),
+        "tf-kd-self": _Arm("self-training (Tf-KD)", methods.tf_kd_self, _WEIGHTS, by_its_kind=True),
         "rel": _Arm("KD-rel, groups by hand", _kd(target=related), _WEIGHTS, taught=False),
         "cwtm": _Arm("CWTM", methods.cwtm),
         "dkpp": _Arm("DKPP", methods.dkpp, _WEIGHTS),
@@ -117,14 +130,19 @@ def _teacher_model(lab: Lab, seed: int) -> nn.Module:
     return lab.train("teacher", lab.budget["teacher"], methods.hard(), lab.sets["train"], training, seed).student
 
 
-def _teacher(lab: Lab, seed: int) -> StoredTeacher:
+def _teacher(lab: Lab, seed: int, model: Callable[[Lab, int], nn.Module] = _teacher_model) -> StoredTeacher:
     """Return the answers of a seed's teacher to the training set, computed once for all arms."""
 
     def answers() -> StoredTeacher:
-        return store(ModelTeacher(_teacher_model(lab, seed)), lab.sets["train"])
+        return store(ModelTeacher(model(lab, seed)), lab.sets["train"])
 
-    stored: StoredTeacher = lab.remember(f"teacher {seed}", answers)
+    stored: StoredTeacher = lab.remember(f"{model.__name__} {seed}", answers)
     return stored
+
+
+def _earlier_student(lab: Lab, seed: int) -> nn.Module:
+    """Train another network of the student's kind on hard labels, for self-training."""
+    return _fitted(lab, derive_seed(seed, "self"), "hard", _HARD, _settings(lab, "hard", _HARD))
 
 
 def _fitted(lab: Lab, seed: int, name: str, arm: _Arm, settings: Mapping[str, Any]) -> nn.Module:
@@ -135,21 +153,26 @@ def _fitted(lab: Lab, seed: int, name: str, arm: _Arm, settings: Mapping[str, An
         learning_rate=keys.pop("learning_rate"),
         clip=1.0,
     )
-    teacher = _teacher(lab, seed) if arm.taught else None
+    teacher = _teacher(lab, seed, _earlier_student if arm.by_its_kind else _teacher_model) if arm.taught else None
     return lab.train(
         name, lab.budget["student"], arm.build(**keys), lab.sets["train"], training, seed, teacher=teacher, called=name
     ).student
 
 
-def _student(lab: Lab, seed: int, name: str, arm: _Arm) -> nn.Module:
-    """Train an arm's student with the candidate that makes the fewest held-out errors at seed 0."""
+def _settings(lab: Lab, name: str, arm: _Arm) -> dict[str, Any]:
+    """Return an arm's candidate that makes the fewest held-out errors at seed 0."""
+    candidates = arm.candidates()
 
     def search() -> dict[str, Any]:
-        fit = partial(_fitted, lab, 0, name, arm)
-        return fewest_errors(arm.candidates(), fit, lab.sets["held_out"])
+        return fewest_errors(candidates, partial(_fitted, lab, 0, name, arm), lab.sets["held_out"])
 
-    candidates = arm.candidates()
-    return _fitted(lab, seed, name, arm, lab.choose(f"settings-{name}", search, candidates=candidates))
+    chosen: dict[str, Any] = lab.choose(f"settings-{name}", search, candidates=candidates)
+    return chosen
+
+
+def _student(lab: Lab, seed: int, name: str, arm: _Arm) -> nn.Module:
+    """Train an arm's student with the settings that were chosen for it."""
+    return _fitted(lab, seed, name, arm, _settings(lab, name, arm))
 
 
 def _error(lab: Lab, seed: int, name: str, arm: _Arm) -> float:
