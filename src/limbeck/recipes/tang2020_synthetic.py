@@ -6,6 +6,7 @@ the function's a and M, nor its widths: orderings are compared, not values.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from limbeck import data, methods
 from limbeck.data import SampleSet
 from limbeck.evaluation import measure, predict
 from limbeck.objective import Objective
+from limbeck.recipes.parts import fewest_errors
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training import Training
@@ -61,6 +63,7 @@ _FULL: dict[str, Any] = {
     "batch_size": 256,
     "teacher_rate": 0.01,
     "student_rate": 0.03,
+    "few": {"train": 20000, "teacher_epochs": 20, "student_epochs": 60, "batch_size": 128},
     "search": {
         "student": [{"learning_rate": rate} for rate in (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)],
         "kd": _SOFT,
@@ -84,7 +87,36 @@ _REDUCED = {
     "teacher_hidden": [256, 256],
     "student_hidden": [64, 64],
     "epochs": 8,
+    "few": {"train": 4000, "teacher_epochs": 20, "student_epochs": 60, "batch_size": 128},
 }
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Classes of a likeness, to be learnt from many samples or from the first few of them."""
+
+    tau: float
+    few: bool = False
+
+    @property
+    def name(self) -> str:
+        return ("few-" if self.few else "") + f"tau-{self.tau:g}"
+
+    @property
+    def title(self) -> str:
+        return ("few samples, " if self.few else "") + f"τ = {self.tau:g}"
+
+    def samples(self, lab: Lab) -> SampleSet:
+        """Return what teacher and students learn from."""
+        train = lab.sets[f"train {self.tau}"]
+        return train.subset(torch.arange(lab.budget["few"]["train"])) if self.few else train
+
+    def size(self, lab: Lab, role: str) -> dict[str, int]:
+        """Return the epochs and the batch size of a training."""
+        if self.few:
+            few = lab.budget["few"]
+            return {"epochs": few[f"{role}_epochs"], "batch_size": few["batch_size"]}
+        return {"epochs": lab.budget["epochs"], "batch_size": lab.budget["batch_size"]}
 
 
 def _load(_folder: Path | None, budget: Mapping[str, Any]) -> dict[str, SampleSet]:
@@ -100,84 +132,79 @@ def _load(_folder: Path | None, budget: Mapping[str, Any]) -> dict[str, SampleSe
     return sets
 
 
-def _fitted(lab: Lab, seed: int, tau: float, method: str, settings: Mapping[str, Any]) -> nn.Module:
+def _fitted(lab: Lab, seed: int, task: _Task, method: str, settings: Mapping[str, Any]) -> nn.Module:
     """Train a model of the table with given settings, or read it."""
     keys = dict(settings)
     role = "teacher" if method == "teacher" else "student"
     training = Training(
-        epochs=lab.budget["epochs"],
-        batch_size=lab.budget["batch_size"],
         optimizer="adamw",
         learning_rate=keys.pop("learning_rate", lab.budget[f"{role}_rate"]),
         schedule="one_cycle",
+        **task.size(lab, role),
     )
     return lab.train(
-        f"{_TITLES[method]}, tau {tau:g}",
+        f"{_TITLES[method]}, {task.title}",
         {"kind": "residual_tanh", "hidden": lab.budget[f"{role}_hidden"]},
         _METHODS.get(method, methods.hard)(**keys),
-        lab.sets[f"train {tau}"],
+        task.samples(lab),
         training,
         seed,
-        teacher=_teacher(lab, seed, tau) if method in ("kd", "pt", "sim") else None,
+        teacher=_teacher(lab, seed, task) if method in ("kd", "pt", "sim") else None,
     ).student
 
 
-def _teacher(lab: Lab, seed: int, tau: float) -> StoredTeacher:
+def _teacher(lab: Lab, seed: int, task: _Task) -> StoredTeacher:
     """Return the answers of a seed's teacher to the training set, computed once."""
 
     def answers() -> StoredTeacher:
-        return store(ModelTeacher(_fitted(lab, seed, tau, "teacher", {})), lab.sets[f"train {tau}"])
+        return store(ModelTeacher(_fitted(lab, seed, task, "teacher", {})), task.samples(lab))
 
-    stored: StoredTeacher = lab.remember(f"teacher {seed} {tau}", answers)
+    stored: StoredTeacher = lab.remember(f"teacher {seed} {task.name}", answers)
     return stored
 
 
-def _settings(lab: Lab, tau: float, method: str) -> dict[str, Any]:
+def _settings(lab: Lab, task: _Task, method: str) -> dict[str, Any]:
     """Return what makes the fewest held-out errors at seed 0; every method has as many candidates."""
     if method == "teacher":
         return {}
 
     def search() -> dict[str, Any]:
-        held_out = lab.sets[f"held_out {tau}"]
-        scored = []
-        for number, settings in enumerate(lab.budget["search"][method]):
-            found = measure(predict(_fitted(lab, 0, tau, method, settings), held_out), held_out.labels)
-            scored.append((found.errors, found.nll, number))
-        chosen: dict[str, Any] = lab.budget["search"][method][min(scored)[2]]
-        return chosen
+        held_out = lab.sets[f"held_out {task.tau}"]
+        return fewest_errors(lab.budget["search"][method], partial(_fitted, lab, 0, task, method), held_out)
 
-    chosen: dict[str, Any] = lab.choose(f"settings-{method}-tau-{tau:g}", search)
+    chosen: dict[str, Any] = lab.choose(f"settings-{method}-{task.name}", search)
     return chosen
 
 
-def _accuracy(lab: Lab, seed: int, tau: float, method: str) -> float:
-    test = lab.sets[f"test {tau}"]
-    model = _fitted(lab, seed, tau, method, _settings(lab, tau, method))
+def _accuracy(lab: Lab, seed: int, task: _Task, method: str) -> float:
+    test = lab.sets[f"test {task.tau}"]
+    model = _fitted(lab, seed, task, method, _settings(lab, task, method))
     return 100.0 * measure(predict(model, test), test.labels).accuracy
 
 
 Difference = Callable[[Lab, int], float]
 
 
-def _above(lab: Lab, seed: int, *, tau: float, method: str, other: str) -> float:
+def _above(lab: Lab, seed: int, *, task: _Task, method: str, other: str) -> float:
     """Return by how many points a method's accuracy lies above another's at the same seed."""
-    return _accuracy(lab, seed, tau, method) - _accuracy(lab, seed, tau, other)
+    return _accuracy(lab, seed, task, method) - _accuracy(lab, seed, task, other)
 
 
-def _gained(lab: Lab, seed: int) -> float:
+def _gained(lab: Lab, seed: int, *, few: bool) -> float:
     """Return how much better KD-sim stands against KD at the largest τ than at the smallest, at the same seed."""
-    first, last = (_above(lab, seed, tau=tau, method="sim", other="kd") for tau in (_TAUS[0], _TAUS[-1]))
+    ends = (_Task(_TAUS[0], few), _Task(_TAUS[-1], few))
+    first, last = (_above(lab, seed, task=task, method="sim", other="kd") for task in ends)
     return last - first
 
 
-def _run(lab: Lab, seed: int, *, tau: float, method: str, differences: Mapping[str, Difference]) -> dict[str, float]:
-    accuracy = {"accuracy, %": _accuracy(lab, seed, tau, method)}
+def _run(lab: Lab, seed: int, *, task: _Task, method: str, differences: Mapping[str, Difference]) -> dict[str, float]:
+    accuracy = {"accuracy, %": _accuracy(lab, seed, task, method)}
     return accuracy | {name: difference(lab, seed) for name, difference in differences.items()}
 
 
-def _row(place: int, method: str) -> Row:
+def _row(place: int, method: str, *, few: bool) -> Row:
     """Return a method's row at one of the τ, with how far it lies above KD, and the orderings that are aimed at."""
-    tau, last = _TAUS[place], len(_TAUS) - 1
+    task, last = _Task(_TAUS[place], few), len(_TAUS) - 1
     paper = {name: values[place] for name, values in _PAPER.items()}
     figures = [Figure("accuracy, %", paper[method])]
     differences: dict[str, Difference] = {}
@@ -187,21 +214,24 @@ def _row(place: int, method: str) -> Row:
         figures.append(Figure(name, round(printed, 2), *(("at least", 0.0) if aimed else ())))
 
     if method in ("pt", "sim"):
-        above = partial(_above, tau=tau, method=method, other="kd")
+        above = partial(_above, task=task, method=method, other="kd")
         compare("above KD", paper[method] - paper["kd"], above, aimed=method == "pt" and place == 0)
     if method == "sim" and place == last:
-        above = partial(_above, tau=tau, method="sim", other="pt")
+        above = partial(_above, task=task, method="sim", other="pt")
         compare("above KD-pt", paper["sim"] - paper["pt"], above, aimed=True)
         first = _PAPER["sim"][0] - _PAPER["kd"][0]
-        compare("nearer to KD than at the smallest τ, by", paper["sim"] - paper["kd"] - first, _gained, aimed=True)
-    run = partial(_run, tau=tau, method=method, differences=differences)
-    return Row(f"{method}-tau-{tau:g}", f"τ = {tau:g}: {_TITLES[method]}", tuple(figures), run)
+        gained = partial(_gained, few=few)
+        compare("nearer to KD than at the smallest τ, by", paper["sim"] - paper["kd"] - first, gained, aimed=True)
+    run = partial(_run, task=task, method=method, differences=differences)
+    return Row(f"{method}-{task.name}", f"{task.title}: {_TITLES[method]}", tuple(figures), run)
 
 
 REPRODUCTION = Reproduction(
     name="tang2020-synthetic",
     title="Tang et al. (2020), Understanding and Improving Knowledge Distillation, section 4: synthetic data",
-    rows=tuple(_row(place, method) for place in range(len(_TAUS)) for method in _TITLES),
+    rows=tuple(
+        _row(place, method, few=few) for few in (False, True) for place in range(len(_TAUS)) for method in _TITLES
+    ),
     budgets={"reduced": _REDUCED, "full": _FULL},
     seeds={"reduced": (0, 1, 2, 3, 4), "full": (0, 1, 2, 3, 4)},
     load=_load,
