@@ -18,10 +18,10 @@ SEARCH = {
 }
 TINY = {
     **PAPER.budgets["reduced"],
-    **{"train": 160, "held_out": 40, "test": 50, "classes": 4, "groups": 2, "dimensions": 6, "batch_size": 40},
-    **{"teacher_hidden": [12, 12], "student_hidden": [4, 4], "epochs": 1, "search": SEARCH},
     "few": {"train": 40, "teacher_epochs": 1, "student_epochs": 3, "batch_size": 20},
 }
+TINY |= {"train": 160, "held_out": 40, "test": 50, "classes": 4, "groups": 2, "dimensions": 6, "batch_size": 40}
+TINY |= {"teacher_hidden": [12, 12], "student_hidden": [4, 4], "epochs": 1, "search": SEARCH}
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def test_the_few_samples_are_the_first_of_the_many_and_trainings_have_their_own_
     assert torch.equal(few.samples(lab).index, many.samples(lab).index[:40])
     assert len(many.samples(lab)) == 160
     assert not set(many.samples(lab).index.tolist()) & set(lab.sets["held_out 0.6"].index.tolist())
-    assert few.size(lab, "teacher") == {"epochs": 1, "batch_size": 20}
-    assert few.size(lab, "student") == {"epochs": 3, "batch_size": 20}
-    assert many.size(lab, "teacher") == many.size(lab, "student") == {"epochs": 1, "batch_size": 40}
+    assert few.size(lab, "teacher") == (1, 20)
+    assert few.size(lab, "student") == (3, 20)
+    assert many.size(lab, "teacher") == many.size(lab, "student") == (1, 40)
     answers = [tang2020_synthetic._teacher(lab, 0, task) for task in (many, few)]
     assert [len(each.logits) for each in answers] == [160, 40]
 

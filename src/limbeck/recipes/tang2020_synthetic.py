@@ -111,12 +111,12 @@ class _Task:
         train = lab.sets[f"train {self.tau}"]
         return train.subset(torch.arange(lab.budget["few"]["train"])) if self.few else train
 
-    def size(self, lab: Lab, role: str) -> dict[str, int]:
+    def size(self, lab: Lab, role: str) -> tuple[int, int]:
         """Return the epochs and the batch size of a training."""
         if self.few:
             few = lab.budget["few"]
-            return {"epochs": few[f"{role}_epochs"], "batch_size": few["batch_size"]}
-        return {"epochs": lab.budget["epochs"], "batch_size": lab.budget["batch_size"]}
+            return few[f"{role}_epochs"], few["batch_size"]
+        return lab.budget["epochs"], lab.budget["batch_size"]
 
 
 def _load(_folder: Path | None, budget: Mapping[str, Any]) -> dict[str, SampleSet]:
@@ -136,11 +136,13 @@ def _fitted(lab: Lab, seed: int, task: _Task, method: str, settings: Mapping[str
     """Train a model of the table with given settings, or read it."""
     keys = dict(settings)
     role = "teacher" if method == "teacher" else "student"
+    epochs, batch_size = task.size(lab, role)
     training = Training(
+        epochs=epochs,
+        batch_size=batch_size,
         optimizer="adamw",
         learning_rate=keys.pop("learning_rate", lab.budget[f"{role}_rate"]),
         schedule="one_cycle",
-        **task.size(lab, role),
     )
     return lab.train(
         f"{_TITLES[method]}, {task.title}",
