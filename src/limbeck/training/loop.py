@@ -1,6 +1,5 @@
 """The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
 
-import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from enum import Enum
@@ -26,7 +25,7 @@ from limbeck.training.engine import (
 )
 from limbeck.training.ledger import Ledger
 from limbeck.training.optimisers import WeightAverage, constrain_norms, learning_rate, optimiser
-from limbeck.training.progress import Observer, Progress, ignore
+from limbeck.training.progress import Observer, Pace, ignore
 from limbeck.training.settings import Training
 from limbeck.training.state import Result, Run, held, identity
 
@@ -185,12 +184,12 @@ def steps(
         run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
         run.resume(identity(distiller, train_set, validation, training, seed, teacher_before, order), at)
         distiller.observe(run.history)
-        began, done_before = time.perf_counter(), run.step
-        stopped = training.patience is not None and run.stale >= training.patience
+        in_all, together = training.epochs * loader.steps, min(training.batch_size, len(train_set))
+        pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step)
         distiller.train()
         yield Moment.READY, run
 
-        while run.epoch < training.epochs and not stopped and not run.finished:
+        while run.epoch < training.epochs and not run.finished and not _patience_is_over(training, run):
             shares = [
                 loader.epoch(run.epoch, start=run.batch, rank=rank * parts + part, world=world * parts)
                 for part in range(parts)
@@ -219,54 +218,33 @@ def steps(
                 run.batch += 1
                 if ledger.full:
                     ledger.read(run.last_good)
-                    speed = (run.step - done_before) / max(time.perf_counter() - began, 1e-9)
-                    in_all = training.epochs * loader.steps
-                    watch(
-                        Progress(
-                            label=label,
-                            step=run.step,
-                            steps=in_all,
-                            epoch=run.epoch + 1,
-                            epochs=training.epochs,
-                            losses=ledger.means(),
-                            metrics=run.metrics,
-                            samples_per_second=speed * min(training.batch_size, len(train_set)),
-                            seconds_left=(in_all - run.step) / speed,
-                        )
-                    )
+                    watch(pace.look(run.step, run.epoch + 1, ledger.means(), run.metrics))
                 yield Moment.UPDATED, run
 
             ledger.read(run.last_good)
-            metrics = {}
-            if validation is not None:
-                with run.kept_weights():
-                    batches = Loader(validation, training.batch_size, seed=0, shuffle=False, clean_view=True)
-                    own = distiller.measure(batches.epoch(0))
-                    metrics = run.agree({**evaluate(distiller.student, validation).as_dict(), **own})
             line: dict[str, Any] = {
                 "epoch": run.epoch + 1,
                 "step": run.step,
                 "learning_rate": rate(run.step - 1),
                 "train": ledger.means(accelerator),
-                "validation": metrics,
+                "validation": {} if validation is None else _validated(run, distiller, validation, training.batch_size),
             }
             run.end_epoch(line, keep_best=training.keep == "best")
             distiller.observe(run.history)
-            stopped = training.patience is not None and run.stale >= training.patience
-            watch(
-                Progress(
-                    label=label,
-                    step=run.step,
-                    steps=training.epochs * loader.steps,
-                    epoch=run.epoch,
-                    epochs=training.epochs,
-                    losses=line["train"],
-                    metrics=metrics,
-                    epoch_ended=True,
-                )
-            )
+            watch(pace.ended(run.step, run.epoch, line["train"], line["validation"]))
 
         yield Moment.ENDED, run
         if distiller.teacher is not None and distiller.teacher.fingerprint() != teacher_before:
             raise ModelError("teacher: its weights changed during training; give the student modules of its own")
-        return run.finish(keep_best=training.keep == "best", seconds=time.perf_counter() - began)
+        return run.finish(keep_best=training.keep == "best", seconds=pace.seconds)
+
+
+def _patience_is_over(training: Training, run: Run) -> bool:
+    return training.patience is not None and run.stale >= training.patience
+
+
+def _validated(run: Run, distiller: Distiller, samples: SampleSet, batch_size: int) -> dict[str, float]:
+    """Return the metrics and the distiller's own measures of the weights that would be kept."""
+    with run.kept_weights():
+        own = distiller.measure(Loader(samples, batch_size, seed=0, shuffle=False, clean_view=True).epoch(0))
+        return run.agree({**evaluate(distiller.student, samples).as_dict(), **own})

@@ -1,9 +1,10 @@
 """What the loop tells whoever watches."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Observer", "Progress", "ignore"]
+__all__ = ["Observer", "Pace", "Progress", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,39 @@ Observer = Callable[[Progress], None]
 
 def ignore(progress: Progress) -> None:
     """Watch nothing."""
+
+
+class Pace:
+    """Makes looks at a training: how far it has come, and how fast from the moment on at which this is made.
+
+    steps, epochs: of the whole training.  samples: in a step.  done: steps that had been made before.
+    """
+
+    def __init__(self, label: str, *, steps: int, epochs: int, samples: int, done: int) -> None:
+        self._label, self._steps, self._epochs = label, steps, epochs
+        self._samples, self._done = samples, done
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._began
+
+    def look(self, step: int, epoch: int, losses: Mapping[str, float], metrics: Mapping[str, float]) -> Progress:
+        """Return a look from within an epoch, with the speed so far."""
+        speed = (step - self._done) / max(self.seconds, 1e-9)
+        return Progress(
+            self._label,
+            step,
+            self._steps,
+            epoch,
+            self._epochs,
+            losses,
+            metrics,
+            samples_per_second=speed * self._samples,
+            seconds_left=(self._steps - step) / speed,
+        )
+
+    def ended(self, step: int, epoch: int, losses: Mapping[str, float], metrics: Mapping[str, float]) -> Progress:
+        """Return a look from the end of an epoch."""
+        return Progress(self._label, step, self._steps, epoch, self._epochs, losses, metrics, epoch_ended=True)
