@@ -4,12 +4,13 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from limbeck import methods, plans, targets
@@ -77,30 +78,40 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
 
 def _rendered(template: str, **content: Any) -> str:
     """Return a page from its template; whatever a run named is escaped."""
-    with resources.as_file(resources.files("limbeck.report")) as folder:
-        environment = Environment(
-            loader=FileSystemLoader(folder),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {
-            "draw": lambda chart: Markup(svg.draw(chart)),
-            "legend": svg.legend,
-            "numbers": numbers,
-            "share": lambda value: f"{100 * value:.1f} %",
-            "percent": pictures.percent,
-            "bytes": story.bytes_in_words,
-            "times": lambda value: "" if value is None else f"{float(f'{value:.3g}'):,g}×",
-            "quantity": lambda value: "" if value is None else short(float(value)),
-            "capital": lambda text: text[:1].upper() + text[1:],
-        }
-        inlined = {name: Markup((folder / f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-        page = environment.get_template(template).render(
-            mark=Markup(_MARK), version=version("limbeck"), **content, **inlined
-        )
+    inlined = {name: Markup(_source(f"page.{name}")) for name in ("css", "js")}
+    page = _environment().get_template(template).render(
+        mark=Markup(_MARK), version=version("limbeck"), **content, **inlined
+    )
     return page.strip() + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    """Return what renders the templates, which are compiled once in a process."""
+    environment = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "draw": lambda chart: Markup(svg.draw(chart)),
+        "legend": svg.legend,
+        "numbers": numbers,
+        "share": lambda value: f"{100 * value:.1f} %",
+        "percent": pictures.percent,
+        "bytes": story.bytes_in_words,
+        "times": lambda value: "" if value is None else f"{float(f'{value:.3g}'):,g}×",
+        "quantity": lambda value: "" if value is None else short(float(value)),
+        "capital": lambda text: text[:1].upper() + text[1:],
+    }
+    return environment
+
+
+def _source(name: str) -> str:
+    """Return the text of a file that is installed beside this module."""
+    return resources.files("limbeck.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def section(gathered: Gathered, number: int) -> dict[str, Any]:
