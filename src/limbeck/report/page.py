@@ -79,8 +79,10 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
 def _rendered(template: str, **content: Any) -> str:
     """Return a page from its template; whatever a run named is escaped."""
     inlined = {name: Markup(_source(f"page.{name}")) for name in ("css", "js")}
-    page = _environment().get_template(template).render(
-        mark=Markup(_MARK), version=version("limbeck"), **content, **inlined
+    page = (
+        _environment()
+        .get_template(template)
+        .render(mark=Markup(_MARK), version=version("limbeck"), **content, **inlined)
     )
     return page.strip() + "\n"
 

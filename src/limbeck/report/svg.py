@@ -236,10 +236,11 @@ def _heat(chart: Heat) -> str:
     longest = max((len(shortened(name, 10)) for name in chart.names), default=0) if named else 0
     left = min(longest * _LETTER + 10, 74.0) if named else 4.0
     cell = (_WIDTH - left - 4) / max(size, 1)
+    most = chart.most
     shades: dict[int, list[str]] = {}
     for i, row in enumerate(chart.values):
         for j, value in enumerate(row):
-            shade = 0 if value is None or i == j else round(_SHADES * value / chart.most)
+            shade = 0 if value is None or i == j else round(_SHADES * value / most)
             if shade:
                 shades.setdefault(shade, []).append(
                     f"M{left + cell * j:.1f} {4 + cell * i:.1f}h{cell:.1f}v{cell:.1f}h-{cell:.1f}z"
