@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mistakes import Case, by_id, command_case, idx, resumable, told_by_a_process, told_in_one_line, weights
+from mistakes import Case, by_id, command_case, idx, resumable, told_in_one_line, weights
 
 COMMANDS = [
     command_case("no-file", "distill missing.yaml", "there is no file 'missing.yaml'", "'limbeck recipes ls' lists"),
@@ -101,17 +101,11 @@ COMMANDS = [
 
 CASES = COMMANDS
 assert len({case.id for case in CASES}) == len(CASES)
-PROVED = [case for case in CASES if case.id == "non-finite-loss"]
 
 
 @by_id(CASES)
 def test_a_mistake_ends_with_one_line_that_names_it_and_the_mend(case, limbeck, tmp_path):
     told_in_one_line(case, limbeck, tmp_path)
-
-
-@by_id(PROVED)
-def test_a_process_ends_with_the_same_line_and_no_traceback(case, process, tmp_path):
-    told_by_a_process(case, process, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from mistakes import (
     pickled_weights,
     recipe_case,
     text,
-    told_by_a_process,
     told_in_one_line,
     weights,
 )
@@ -268,17 +267,11 @@ MODELS = [
 
 CASES = [*DATA, *MODELS]
 assert len({case.id for case in CASES}) == len(CASES)
-PROVED = [case for case in CASES if case.id == "checkpoint-pickle"]
 
 
 @by_id(CASES)
 def test_a_mistake_ends_with_one_line_that_names_it_and_the_mend(case, limbeck, tmp_path):
     told_in_one_line(case, limbeck, tmp_path)
-
-
-@by_id(PROVED)
-def test_a_process_ends_with_the_same_line_and_no_traceback(case, process, tmp_path):
-    told_by_a_process(case, process, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------- damage of every kind
