@@ -29,8 +29,9 @@ def recipe(tmp_path):
 
 
 @pytest.mark.slow  # tests/faults/test_groups.py has the same of the functions
-def test_groups_in_step_end_as_the_peers_of_one_process(recipe, limbeck, tmp_path):
-    name = recipe()
+@pytest.mark.parametrize("exchange", ["weights", "predictions"])
+def test_groups_in_step_end_as_the_peers_of_one_process(recipe, limbeck, tmp_path, exchange):
+    name = recipe(scheme={**SMALL["scheme"], "exchange": exchange})
     command = [sys.executable, "-c", "from limbeck.cli import main; main()", "codistill", name, "--exchange", "shared"]
     told = [*command, "--group", "2", "--wait", "-q", "--json", "--lost-after", "300"]
     other = subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
@@ -110,6 +111,11 @@ def test_groups_of_other_recipes_are_refused_and_leave_nothing(recipe, limbeck, 
     assert answer.lines[-1].startswith("limbeck: exchange: group 1 has scheme.burn_in 2, this group 2 3; let")
     assert len(runs(tmp_path)) == 1
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["group-1"]
+    predicting = recipe(scheme={"name": "codistillation", "burn_in": 2, "exchange": "predictions"})
+    answer = limbeck("codistill", predicting, "--exchange", "shared", "--group", "2", "-q")
+    assert answer.lines[-1].startswith(
+        "limbeck: exchange: group 1 has scheme.exchange 'weights', this group 2 'predictions'"
+    )
     more = recipe(scheme={"name": "codistillation", "burn_in": 2, "peers": 3})
     assert limbeck("codistill", more, "--exchange", "shared", "--group", "3", "-q").code == 2
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["group-1"], "no stranger to the groups that run"

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from limbeck.training import fit
+
 SCRIPT = Path(__file__).parent / "scripts" / "groups.py"
 _spec = importlib.util.spec_from_file_location("limbeck_groups", SCRIPT)
 groups = importlib.util.module_from_spec(_spec)
@@ -76,8 +78,13 @@ def until(condition, seconds=120.0):
         time.sleep(0.02)
 
 
-def test_groups_in_step_learn_what_peers_of_one_process_learn(launch, tmp_path):
-    how = {"groups": 2, "every": 1, "burn_in": 2, "dropout": 0.3}
+@pytest.mark.parametrize(
+    "more",
+    [{"every": 1}, pytest.param({"every": 2, "predict": True}, marks=pytest.mark.slow)],
+    ids=["weights", "predictions"],
+)
+def test_groups_in_step_learn_what_peers_of_one_process_learn(launch, tmp_path, more):
+    how = {"groups": 2, "burn_in": 2, "dropout": 0.3, **more}
     running = [launch(group, wait=True, **how) for group in (1, 2)]
     wanted = groups.together(**how)
     for group, process in enumerate(running, start=1):
@@ -89,8 +96,9 @@ def test_groups_in_step_learn_what_peers_of_one_process_learn(launch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_group_of_two_processes_meets_one_of_one(launch, tmp_path):
-    how = {"groups": 2, "every": 3, "burn_in": 1}
+@pytest.mark.parametrize("predict", [False, True], ids=["weights", "predictions"])
+def test_a_group_of_two_processes_meets_one_of_one(launch, tmp_path, predict):
+    how = {"groups": 2, "every": 3, "burn_in": 1, "predict": predict}
     running = [launch(1, launcher=LAUNCHER, wait=True, **how), launch(2, wait=True, **how)]
     wanted = groups.together(**how)
     for group, process in enumerate(running, start=1):
@@ -100,8 +108,13 @@ def test_a_group_of_two_processes_meets_one_of_one(launch, tmp_path):
             torch.testing.assert_close(tensor, found[name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_again(launch, tmp_path):
-    how = {"groups": 2, "every": 1, "burn_in": 0, "wait": True, "epochs": 6}
+@pytest.mark.parametrize(
+    "more",
+    [{"epochs": 6}, pytest.param({"epochs": 3, "predict": True}, marks=pytest.mark.slow)],  # 36 steps either way
+    ids=["weights", "predictions"],
+)
+def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_again(launch, tmp_path, more):
+    how = {"groups": 2, "every": 1, "burn_in": 0, "wait": True, **more}
     first = launch(1, lost_after=1.5, hold_at=20, **how)
     second = launch(2, die_at=10, **how)
     ended(second, -signal.SIGKILL)
@@ -171,6 +184,30 @@ def test_a_signal_while_it_waits_saves_and_stops_it(launch, tmp_path):
         found = kept(tmp_path, group)
         for name, tensor in wanted[group - 1].student.state_dict().items():
             assert torch.equal(tensor, found[name]), name
+
+
+def test_a_group_learns_the_same_from_the_predictions_of_another_as_from_its_network(tmp_path):
+    """In this process, one after the other: the second one hears of the first one's end alone."""
+    how = {"groups": 2, "every": 5, "burn_in": 0, "predict": True, "epochs": 2}
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / f"group {number}"
+        folder.mkdir()
+        apart = {"exchange": str(tmp_path / "exchange"), "folder": str(folder), "wait": False}
+        found.append(groups.apart(number, **apart, **how).student.eval())
+    (shown,) = (tmp_path / "exchange").glob("group-1/ended-*.safetensors")
+    data, published = groups.samples(), load_file(shown)
+    assert torch.equal(published["index"], data.index)
+    torch.testing.assert_close(published["logits"], found[0](data.gather(data.index)).detach())
+    alone = groups.together(**{**how, "burn_in": 100})[0].student
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), found[0].parameters(), strict=True))
+
+    distiller = groups.PeerDistiller(groups.network(2, 0.0), groups.Others([found[0]]), groups.objective(), burn_in=0)
+    distiller.others.present = [True]
+    peer = groups.peer(distiller, 2, 2, None, predict=True, epochs=2)
+    taught = fit(distiller, peer.train_set, peer.validation, training=peer.training, seed=peer.seed).student
+    for one, other in zip(taught.parameters(), found[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=3e-4, rtol=1e-3)  # batches of 96 and of 8 round in other ways
 
 
 def test_a_group_that_goes_on_between_two_exchanges_takes_what_it_missed_at_once(tmp_path):

@@ -72,6 +72,21 @@ def test_each_peer_owes_what_all_of_them_took(tiny, carried_out):
     assert outcome.roles["large_batch"].relative == pytest.approx(3.0)
 
 
+def test_predictions_teach_what_weights_do_and_are_paid_for_by_whoever_answers(tiny, carried_out):
+    scheme = {"name": "codistillation", "burn_in": 2, "every": 3}
+    runs = [
+        carried_out(tiny(scheme={**scheme, "exchange": kind}, method=METHOD)) for kind in ("weights", "predictions")
+    ]
+    for name in ("peer_1-0", "peer_2-0"):
+        one, other = (load_file(path / name / "student.safetensors") for path, _ in runs)
+        for key, tensor in one.items():
+            torch.testing.assert_close(tensor, other[key], atol=1e-5, rtol=1e-4)
+    assert errors(runs[0][1], "alone") == errors(runs[1][1], "alone")
+    size = len(prepare(tiny()).transfer)
+    published = 2 + 1 + 1  # before steps 2 and 5, after the eighth, which is the last, and at the end
+    assert runs[1][1].roles["distilled"].compute["answers"] == 2 * FORWARD * size * published
+
+
 def test_a_peer_that_listens_to_nobody_is_the_student_alone(tiny, carried_out):
     recipe = tiny(scheme={"name": "codistillation", "burn_in": 1000}, method=METHOD)
     path, _ = carried_out(recipe)
@@ -215,6 +230,12 @@ def test_a_scheme_of_peers_may_be_searched(tiny, carried_out):
         ({"name": "codistillation", "every": 0}, "scheme.every: found 0, expected a whole number, 1 or above"),
         ({"name": "codistillation", "burn_in": -1}, "scheme.burn_in: found -1"),
         ({"name": "codistillation", "data": "shard"}, "scheme.data: found 'shard'"),
+        ({"name": "codistillation", "exchange": "logits"}, "scheme.exchange: found 'logits'"),
+        ({"name": "mutual", "exchange": "predictions"}, "scheme.exchange: there is no such key"),
+        (
+            {"name": "codistillation", "exchange": "predictions", "data": "shards"},
+            "scheme.exchange: predictions are for samples that every peer holds, and with data: shards each",
+        ),
         ({"name": "codistilation"}, "scheme.name: found 'codistilation'; did you mean 'codistillation'?"),
         ({"name": "mutual", "models": [{"kind": "mlp", "hiden": [3]}]}, "scheme.models[0].hiden: there is no such key"),
     ],
@@ -232,6 +253,9 @@ def test_recipes_that_contradict_it_are_refused(tiny, refusal, tmp_path):
         assert refusal(tiny(scheme=scheme, method={"name": "hard"})).startswith(f"scheme.name: peers of {name} teach")
         soft = {"name": "kd", "hard_weight": 0.0, "soft_weight": 1.0}
         assert refusal(tiny(scheme=scheme, method=soft)).startswith("scheme.name: method: all its terms read a teacher")
+    moved = {"epochs": 1, "batch_size": 128, "augment": {"noise": 0.1}}
+    predicting = tiny(scheme={"name": "codistillation", "exchange": "predictions"}, method=METHOD, training=moved)
+    assert refusal(predicting).startswith("scheme.exchange: predictions are for samples as they are, and training.aug")
     (tmp_path / "five.py").write_text(
         "from torch import nn\ndef five():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))\n"
     )

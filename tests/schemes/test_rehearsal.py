@@ -1,11 +1,12 @@
 """A rehearsal names the trainings that a run will do: as many of each size as the run then does."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from limbeck.peers import Others, fit_together
+from limbeck.peers import Others, Predictions, fit_together
 from limbeck.schemes import teaching, work
 from limbeck.schemes.rehearsal import rehearse
 from limbeck.training import fit
@@ -135,3 +136,14 @@ def test_what_is_trained_to_compare_with_is_not_of_the_equal_compute(tiny):
     owed = found["specialist"].seconds + found["student distilled"].seconds
     alone = found["student alone"]
     assert found["student alone, equal compute"].steps == round(owed / alone.seconds * alone.steps)
+
+
+def test_predictions_are_timed_as_often_as_they_are_made(tiny, monkeypatch):
+    monkeypatch.setattr(Predictions, "fill", lambda said, network: time.sleep(0.2))
+
+    def seconds(every):
+        scheme = {"name": "codistillation", "exchange": "predictions", "every": every}
+        return rehearse(tiny(scheme=scheme, method=LABELS)).models[-1].seconds_a_step
+
+    assert seconds(1) > 0.2
+    assert seconds(100) < 0.1

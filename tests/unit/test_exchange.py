@@ -4,10 +4,13 @@ import os
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from limbeck.data import TensorSet
 from limbeck.errors import InputError, RunError
-from limbeck.peers import Exchange
+from limbeck.peers import Exchange, Predictions
 
 AGREED = {"data": "abc", "seed": 0}
 
@@ -102,6 +105,56 @@ def test_files_that_are_no_publications_are_passed_over(tmp_path):
         (one.place / name).write_text("")
     assert not two.take(1, network(0.0), 1)
     assert lines == []
+
+
+# --------------------------------------------------------------------------------------------------------- predictions
+
+
+def answers(classes=3, index=(4, 1, 7), value=None):
+    data = TensorSet.of(torch.zeros(9, 2), torch.zeros(9, dtype=torch.int64), classes=classes)
+    said = Predictions(data.subset(torch.tensor(index)))
+    if value is not None:
+        said.logits.copy_(value + torch.arange(3.0 * classes).view(3, classes))
+    return said
+
+
+def test_predictions_are_published_and_taken_as_weights_are(tmp_path):
+    one, _ = door(tmp_path, 1)
+    two, lines = door(tmp_path, 2)
+    path = one.publish(answers(value=1.0), 1)
+    assert {name: list(tensor.shape) for name, tensor in load_file(path).items()} == {"index": [3], "logits": [3, 3]}
+    heard = answers()
+    assert two.take(1, heard, 1)
+    assert torch.equal(heard.logits, answers(value=1.0).logits)
+    content = bytearray(one.publish(answers(value=2.0), 2).read_bytes())
+    content[-1] ^= 1
+    max(one.place.glob("*.safetensors")).write_bytes(bytes(content))
+    assert not two.take(1, heard, 2)
+    assert torch.equal(heard.logits, answers(value=1.0).logits)
+    assert len(lines) == 1
+    assert "is damaged (wrong checksum); going on with what it said before" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (answers(index=(4, 7, 1), value=1.0), "has predictions for other samples"),
+        (answers(index=(4, 1, 7, 2)), "'index' is (4,) there, (3,) in the model"),
+        (answers(classes=4, value=1.0), "'logits' is (3, 4) there, (3, 3) in the model"),
+        (network(1.0), "it has no 'index'"),
+    ],
+    ids=["order", "number", "classes", "weights"],
+)
+def test_predictions_of_something_else_are_passed_over(tmp_path, theirs, said):
+    one, _ = door(tmp_path, 1)
+    two, lines = door(tmp_path, 2)
+    one.publish(theirs, 1)
+    heard = answers(value=5.0)
+    assert not two.take(1, heard, 1)
+    assert not two.take(1, heard, 1)
+    assert torch.equal(heard.logits, answers(value=5.0).logits)
+    assert len(lines) == 1
+    assert said in lines[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- waiting

@@ -13,9 +13,21 @@ from limbeck.data import Augment, Loader, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, RunError
 from limbeck.outputs import Members, Outputs
-from limbeck.peers import Others, Peer, PeerDistiller, circle, fit_together, mean_over_peers, own_part
+from limbeck.peers import (
+    Others,
+    Peer,
+    PeerDistiller,
+    Predictions,
+    circle,
+    fit_together,
+    mean_over_peers,
+    own_part,
+    publications,
+)
+from limbeck.peers.predictions import PredictionsTeacher
 from limbeck.peers.together import exchanging
 from limbeck.randomness import derive_seed
+from limbeck.tasks import MULTILABEL
 from limbeck.training import Training, checkpoints, fit, state
 
 SIZE, CLASSES, WIDTH = 42, 3, 5
@@ -41,10 +53,11 @@ def objective(temperature=1.0, hard_weight=1.0, soft_weight=1.0):
 
 def trained(count=2, *, update="simultaneous", every=1, burn_in=0, method=objective, noisy=False, **settings):
     """Train peers and return their networks."""
-    more = {key: settings.pop(key) for key in ("folder", "validation", "order") if key in settings}
+    more = {key: settings.pop(key) for key in ("folder", "validation", "order", "predicted") if key in settings}
     training = Training(**{"epochs": 2, **PLAIN, **settings})
     networks = [network(seed, noisy=noisy) for seed in range(count)]
-    distillers = circle(networks, [method() for _ in networks], burn_in=burn_in)
+    predicted = samples() if more.get("predicted") else None
+    distillers = circle(networks, [method() for _ in networks], burn_in=burn_in, predicted=predicted)
     peers = [
         Peer(
             distiller,
@@ -127,17 +140,18 @@ def reference(count, *, update, every, burn_in, temperature, alpha, epochs=2, ra
 )
 def test_peers_learn_by_the_algorithm(update, count, every, burn_in, temperature, alpha):
     wanted = reference(count, update=update, every=every, burn_in=burn_in, temperature=temperature, alpha=alpha)
+    how = {"update": update, "every": every, "burn_in": burn_in}
     for joined in (lambda method: method, mean_over_peers):  # the same gradient, of another loss
-        found = trained(
-            count,
-            update=update,
-            every=every,
-            burn_in=burn_in,
-            method=lambda joined=joined: joined(objective(temperature, soft_weight=alpha)),
-        )
-        for each, known in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(each.weight.detach().double().numpy(), known[:, :-1], atol=2e-6)
-            np.testing.assert_allclose(each.bias.detach().double().numpy(), known[:, -1], atol=2e-6)
+        found = trained(count, **how, method=lambda joined=joined: joined(objective(temperature, soft_weight=alpha)))
+        close(found, wanted)
+    found = trained(count, **how, method=lambda: objective(temperature, soft_weight=alpha), predicted=True)
+    close(found, wanted)
+
+
+def close(found, wanted):
+    for each, known in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(each.weight.detach().double().numpy(), known[:, :-1], atol=2e-6)
+        np.testing.assert_allclose(each.bias.detach().double().numpy(), known[:, -1], atol=2e-6)
 
 
 def test_the_two_orders_of_update_and_other_periods_are_told_apart():
@@ -155,8 +169,7 @@ def test_the_two_orders_of_update_and_other_periods_are_told_apart():
 
 def test_peers_may_share_their_batches_and_not_their_dropout():
     wanted = reference(2, update="simultaneous", every=1, burn_in=0, temperature=1.0, alpha=1.0, own_order=False)
-    for each, known in zip(trained(order=7), wanted, strict=True):
-        np.testing.assert_allclose(each.weight.detach().double().numpy(), known[:, :-1], atol=2e-6)
+    close(trained(order=7), wanted)
 
 
 def told(students, batch, method):
@@ -242,6 +255,56 @@ def test_members_that_are_none_are_taken_as_one_teacher():
     torch.testing.assert_close(one, other)
 
 
+# --------------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "sequential"])
+@pytest.mark.parametrize(("every", "burn_in"), [(1, 0), (4, 3), (5, 20)])
+def test_predictions_teach_what_weights_of_the_same_age_do(monkeypatch, update, every, burn_in):
+    count, fill = 0, Predictions.fill
+
+    def counted(said, network):
+        nonlocal count
+        count += 1
+        fill(said, network)
+
+    monkeypatch.setattr(Predictions, "fill", counted)
+    how = {"update": update, "every": every, "burn_in": burn_in, "noisy": True}
+    ones, others = trained(3, **how), trained(3, **how, predicted=True)
+    for one, other in zip(weights(ones), weights(others), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert count == 3 * publications(12, burn_in, every, update)
+
+
+def test_predictions_are_what_the_network_says_of_each_sample_by_its_index():
+    whole = samples()
+    part = whole.subset(torch.tensor([30, 4, 11]))
+    said, model = Predictions(part), network(0)
+    said.fill(model)
+    asked = PredictionsTeacher(said)(whole.batch(torch.tensor([11, 30]), augment=None, seed=0, view=0)).logits
+    torch.testing.assert_close(asked, model(whole.gather(torch.tensor([11, 30]))))
+    assert not asked.requires_grad
+    assert said.state_dict()["index"].tolist() == [30, 4, 11]
+    with pytest.raises(InputError, match=r"samples without a stored answer"):
+        PredictionsTeacher(said)(whole.batch(torch.tensor([5]), augment=None, seed=0, view=0))
+
+
+def test_what_has_no_predictions_is_refused():
+    with pytest.raises(InputError, match=r"^peers: predictions are about samples as they are, and augment"):
+        trained(predicted=True, augment=Augment(noise=0.1))
+    few = samples().subset(torch.arange(40))
+    pair = circle([network(0), network(1)], [objective(), objective()], predicted=few)
+    with pytest.raises(InputError, match=r"^peers: 40 samples have predictions, but a peer learns from others; every"):
+        fit_together([Peer(each, samples(), training=Training(epochs=1)) for each in pair])
+    with pytest.raises(ModelError, match=r"^peer: answers 2 classes, the data has 3"):
+        Predictions(few).fill(nn.Linear(WIDTH, 2))
+    with pytest.raises(InputError, match=r"^peers: the objective reads the features \['body'\] of predictions"):
+        PredictionsTeacher(Predictions(few))(a_batch(), {"body": "0"})
+    several = TensorSet.of(torch.randn(8, WIDTH), torch.zeros(8, 2), classes=2, task=MULTILABEL)
+    with pytest.raises(InputError, match=r"^peers: predictions are of one label of several classes, and the labels"):
+        Predictions(several)
+
+
 # --------------------------------------------------------------------------------------------------------- invariances
 
 
@@ -317,10 +380,11 @@ def interrupted(monkeypatch, at, train):
     [
         {"every": 3, "burn_in": 2},
         pytest.param({"every": 1, "update": "sequential"}, marks=pytest.mark.slow),
+        pytest.param({"every": 3, "burn_in": 2, "predicted": True}, marks=pytest.mark.slow),
         {"every": 4, "patience": 1, "learning_rate": 3.0, "epochs": 5, "keep": "best"},
         pytest.param({"every": 5, "averaging": 0.8, "augment": Augment(noise=0.1)}, marks=pytest.mark.slow),
     ],
-    ids=["stale", "sequential", "patience", "average"],
+    ids=["stale", "sequential", "predictions", "patience", "average"],
 )
 def test_killed_at_any_write_they_go_on_bit_for_bit(tmp_path, monkeypatch, how):
     monkeypatch.setattr(checkpoints, "_sync", lambda path: None)  # the machine itself goes on

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.batch import Batch
-from limbeck.distiller import Distiller
+from limbeck.data import SampleSet
+from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.objective import Loss, Objective, Term, TermAround
 from limbeck.outputs import Members, Outputs, Tap
+from limbeck.peers.predictions import Predictions, PredictionsTeacher
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
 
 __all__ = [
@@ -75,14 +77,17 @@ def mean_over_peers(objective: Objective) -> Objective:
 class Others:
     """The other peers as one teacher: the mean of the distributions of those who have published anything yet.
 
-    models: frozen copies, which whoever exchanges them fills anew; `present` says which of them were filled.
+    models: frozen copies of the networks, or the `Predictions` of each, which whoever exchanges them fills anew;
+        `present` says which of them were filled.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         checks.at_least("peers besides oneself", len(models), 1)
         self.models = list(models)
         self.present = [False] * len(models)
-        self._members = [ModelTeacher(model) for model in models]
+        self._members: list[Teacher] = [
+            PredictionsTeacher(model) if isinstance(model, Predictions) else ModelTeacher(model) for model in models
+        ]
         self._asked: tuple[list[bool], EnsembleTeacher] = ([], EnsembleTeacher(self._members))
 
     @property
@@ -101,8 +106,8 @@ class Others:
 
     def to(self, device: torch.device | str) -> "Others":
         """Place the copies on a device."""
-        for model in self.models:
-            model.to(device)
+        for member in self._members:
+            member.to(device)
         return self
 
     def fingerprint(self) -> str:
@@ -140,7 +145,10 @@ class PeerDistiller(Distiller):
         """Let the others see this peer as it is now."""
         if self.published is None:
             raise ValueError("this peer publishes elsewhere")
-        copy_state(self.student, self.published)
+        if isinstance(self.published, Predictions):
+            self.published.fill(self.student)
+        else:
+            copy_state(self.student, self.published)
 
     def forward(self, batch: Batch, step: int | None = None, counts: Mapping[str, Tensor | int] | None = None) -> Loss:
         """Return the loss of a batch: of the peer's own terms alone, where no other is to be listened to."""
@@ -160,10 +168,17 @@ def copy_state(source: nn.Module, target: nn.Module) -> None:
         own[name].copy_(tensor)
 
 
-def circle(students: Sequence[nn.Module], objectives: Sequence[Objective], *, burn_in: int = 0) -> list[PeerDistiller]:
+def circle(
+    students: Sequence[nn.Module],
+    objectives: Sequence[Objective],
+    *,
+    burn_in: int = 0,
+    predicted: SampleSet | None = None,
+) -> list[PeerDistiller]:
     """Return distillers of networks that teach each other in one process, each seeing what the others publish.
 
     objectives: one for each.
+    predicted: samples that all of them hold, where they publish predictions for these instead of their weights.
 
     >>> from limbeck.methods import kd
     >>> objectives = [kd(temperature=1.0, hard_weight=1.0, soft_weight=1.0) for _ in range(3)]
@@ -172,7 +187,7 @@ def circle(students: Sequence[nn.Module], objectives: Sequence[Objective], *, bu
     """
     if len(students) < 2:
         raise InputError(f"peers: found {len(students)}, expected 2 or more; one alone has nobody to learn from")
-    copies = [published_copy(student) for student in students]
+    copies = [published_copy(student) if predicted is None else Predictions(predicted) for student in students]
     return [
         PeerDistiller(
             student,

@@ -14,6 +14,7 @@ from torch import nn
 from limbeck import checks
 from limbeck.errors import CheckpointError, InputError, RunError
 from limbeck.locks import exclusive
+from limbeck.peers.predictions import Predictions
 from limbeck.training import load_weights, save_weights
 from limbeck.training.checkpoints import digest, read_sealed, write_sealed
 
@@ -27,7 +28,7 @@ _CARD = "group.json"
 
 @dataclass(frozen=True, order=True)
 class Publication:
-    """A network as a group published it: after how many steps, and whether these were its last."""
+    """What a group published of its network: after how many steps, and whether these were its last."""
 
     step: int
     ended: bool
@@ -129,7 +130,7 @@ class Exchange:
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     def publish(self, model: nn.Module, step: int, *, ended: bool = False) -> Path:
-        """Write a network for the others, and delete all but the newest two."""
+        """Write a network, or its predictions, for the others, and delete all but the newest two."""
         aside = self.place / ".aside.safetensors"
         with self._writing():
             save_weights(model, aside)
@@ -168,7 +169,7 @@ class Exchange:
         return not (self.wait and waiting)
 
     def take(self, group: int, model: nn.Module, step: int) -> bool:
-        """Fill a network with what a group published, and return whether there was anything new.
+        """Fill a network, or predictions, with what a group published, and return whether there was anything new.
 
         What it published of this very step is taken, where that is there, and else the newest.  What is damaged is
         told once and passed over; then what was taken before stays.
@@ -196,7 +197,10 @@ class Exchange:
         try:
             if digest(publication.path) != publication.sha256:
                 raise CheckpointError("wrong checksum")
-            load_weights(model, publication.path)
+            if isinstance(model, Predictions):
+                model.read(publication.path)
+            else:
+                load_weights(model, publication.path)
         except FileNotFoundError:  # replaced by a newer one in this moment
             return False
         except (OSError, CheckpointError) as error:

@@ -11,7 +11,8 @@ from torch import nn
 from limbeck import checks
 from limbeck.errors import InputError
 from limbeck.peers.exchange import Exchange
-from limbeck.peers.together import Peer, exchanging
+from limbeck.peers.predictions import Predictions
+from limbeck.peers.together import Peer, check_predicted, exchanging
 from limbeck.training import Observer, Result
 from limbeck.training.engine import Signals, signals
 from limbeck.training.loop import Moment
@@ -31,7 +32,8 @@ def fit_group(
 ) -> Result:
     """Train one peer, which publishes and takes at the steps at which peers of one process do, and return its result.
 
-    peer: its distiller's `others` are copies of the other groups' networks, in the order of their groups.
+    peer: its distiller's `others` are copies of the other groups' networks, in the order of their groups; where they
+        are `Predictions`, those are what this group publishes too.
     resumed: whether its folder has been trained in before.
     Where the exchange waits, nobody is lost and all end at the same step, the result is that of `fit_together` with
     simultaneous updates.
@@ -41,6 +43,7 @@ def fit_group(
     others = peer.distiller.others
     if len(others.models) != len(exchange.others):
         raise InputError(f"groups: found {exchange.groups}, but the peer has {len(others.models)} others; name as many")
+    check_predicted(peer)
     turns = peer.steps(watch)
     with signals(peer.folder is not None) as signal, closing(turns):
         moment, run = next(turns)
@@ -55,7 +58,7 @@ def fit_group(
                     others.present = door.take(run.step, others.present)
                 if between and exchanging(run.step, peer.distiller.burn_in, every):
                     if door.first:
-                        exchange.publish(peer.distiller.student, run.step)
+                        exchange.publish(_shown(peer, peer.distiller.student), run.step)
                     door.wait(run.step, signal)
                     others.present = door.take(run.step, others.present)
                     if signal.received is not None and peer.folder is not None:
@@ -67,10 +70,16 @@ def fit_group(
                     result: Result = end.value
                     break
             if door.first:
-                exchange.publish(result.student, result.steps, ended=True)
+                exchange.publish(_shown(peer, result.student), result.steps, ended=True)
         signal.share(run.accelerator)
         signal.stop(run.last_good)
     return result
+
+
+def _shown(peer: Peer, student: nn.Module) -> nn.Module:
+    """Return what the others are to see of a network: what this peer sees of them."""
+    theirs = peer.distiller.others.models[0]
+    return theirs.of(student) if isinstance(theirs, Predictions) else student
 
 
 class _Door:

@@ -13,14 +13,15 @@ from limbeck.data import SampleSet
 from limbeck.distiller import check_answer
 from limbeck.errors import InputError, RunError
 from limbeck.outputs import run_model
-from limbeck.peers.distiller import PeerDistiller
+from limbeck.peers.distiller import PeerDistiller, published_copy
+from limbeck.peers.predictions import Predictions, check_samples
 from limbeck.training import Observer, Result, Training, checkpoints
 from limbeck.training.engine import signals
 from limbeck.training.loop import Moment, Turns, steps
 from limbeck.training.progress import ignore
 from limbeck.training.turns import Turn
 
-__all__ = ["Peer", "exchanging", "fit_together"]
+__all__ = ["Peer", "check_predicted", "exchanging", "fit_together", "publications"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def fit_together(
         raise InputError(f"burn_in: the peers have {sorted(found)}, expected the same for all")
     burn_in = found.pop()
     _check_classes(peers)
+    for peer in peers:
+        check_predicted(peer)
     folders = [peer.folder for peer in peers if peer.folder is not None]
     if folders and len(folders) != len(peers):
         raise InputError(f"folder: {len(folders)} of {len(peers)} peers have one, expected all or none")
@@ -191,14 +194,31 @@ def _newest_in_common(folders: Sequence[Path]) -> int:
     return max(common, default=0)
 
 
+def publications(steps: int, burn_in: int, every: int, update: str = "simultaneous") -> int:
+    """Return how often a peer that takes so many steps is published, once after the last of them included.
+
+    >>> publications(12, burn_in=3, every=4), publications(11, burn_in=3, every=4, update="sequential")
+    (4, 6)
+    """
+    before, after = (max(0, -(-(end - burn_in) // every)) for end in (steps, steps + 1))
+    return after + 1 + (before if update == "sequential" else 0)
+
+
+def check_predicted(peer: Peer) -> None:
+    """Require that what the others predict is what a peer learns from; InputError."""
+    for model in peer.distiller.others.models:
+        if isinstance(model, Predictions):
+            check_samples(model, peer.train_set, peer.training)
+
+
 def _check_classes(peers: Sequence[Peer]) -> None:
     """Require that each peer answers for the classes of the data."""
     for number, peer in enumerate(peers, start=1):
         samples = peer.train_set
         batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
-        model = peer.distiller.published
-        if model is None:
+        if peer.distiller.published is None:
             raise InputError(f"peer {number}: its distiller publishes nothing; make all of them with circle(...)")
+        model = published_copy(peer.distiller.student)
         with torch.no_grad():
             logits = run_model(model, batch.inputs, task=samples.task).logits
         check_answer(f"peer {number}", logits, samples.classes, samples.task)

@@ -41,8 +41,10 @@ class Codistillation(PeersScheme):
     is the cross-entropy, with the same gradient.  `limbeck codistill` trains each peer in a process group of its own.
 
     burn_in: steps in which each learns alone.
-    every: the peers publish their weights at the end of the burn-in and every so many steps from then on; in between
+    every: the peers publish what they are at the end of the burn-in and every so many steps from then on; in between
         they see each other as they were.
+    exchange: "weights", by which each asks copies of the others about its own batches, or "predictions", for which all
+        must see the same samples as they are: each answers for all of them whenever it publishes.
     data: "same", each sees all samples in an order of its own, or "shards", each a part, as often as to take as many
         steps.
     large_batch: whether one network is trained to compare with, for as many steps with the batches of all peers
@@ -51,6 +53,7 @@ class Codistillation(PeersScheme):
 
     burn_in: int = 0
     every: int = 1
+    exchange: Literal["weights", "predictions"] = "weights"
     data: Literal["same", "shards"] = "same"
     large_batch: bool = False
 
@@ -60,6 +63,22 @@ class Codistillation(PeersScheme):
         checks.at_least("every", self.every, 1)
         if self.data not in ("same", "shards"):
             raise InputError(f"data: found {self.data!r}, expected same or shards")
+        if self.exchange not in ("weights", "predictions"):
+            raise InputError(f"exchange: found {self.exchange!r}, expected weights or predictions")
+        if self.exchange == "predictions" and self.data == "shards":
+            raise InputError(
+                "exchange: predictions are for samples that every peer holds, and with data: shards each has its own; "
+                "set data: same, or exchange: weights"
+            )
+
+    def check(self, shop: "Shop") -> str | None:
+        """Refuse also predictions for samples that the training changes."""
+        if self.exchange == "predictions" and shop.recipe.training.augment.active:
+            return (
+                "exchange: predictions are for samples as they are, and training.augment changes them at every sight; "
+                "leave it out, or set exchange: weights"
+            )
+        return super().check(shop)
 
     @property
     def listening_from(self) -> int:
@@ -78,6 +97,10 @@ class Codistillation(PeersScheme):
     def share(self, number: int, samples: SampleSet) -> SampleSet:
         """Return a peer's shard, or all of the set."""
         return shard(samples, number, self.count) if self.data == "shards" else samples
+
+    def predicted(self, samples: SampleSet) -> SampleSet | None:
+        """Return all of the set, or None for weights."""
+        return samples if self.exchange == "predictions" else None
 
     def lasting(self, training: Training) -> Training:
         """Return a training of as many steps as the student alone takes."""

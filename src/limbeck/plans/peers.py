@@ -15,7 +15,7 @@ from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
 from limbeck.objective import Objective
-from limbeck.peers import Others, Peer, PeerDistiller, circle, own_part, published_copy
+from limbeck.peers import Others, Peer, PeerDistiller, Predictions, circle, own_part, published_copy
 from limbeck.plans.scheme import Planned, Scheme
 from limbeck.randomness import derive_seed, permutation
 from limbeck.teachers import MeanOfModels
@@ -87,6 +87,10 @@ class PeersScheme(Scheme):
         """Return what a peer sees of a set."""
         return samples
 
+    def predicted(self, samples: SampleSet) -> SampleSet | None:
+        """Return the samples of a set for which peers publish predictions; None where they publish their weights."""
+        return None
+
     def lasting(self, training: Training) -> Training:
         """Return the training of a peer."""
         return training
@@ -143,25 +147,31 @@ class PeersScheme(Scheme):
     def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
         """Return the trainings of the peers, peer 1's last, as if each listened to all others from the start."""
         distillers = circle(
-            [self.build(role, shop) for role in self.units], [self.joined(shop.recipe.objective()) for _ in self.units]
+            [self.build(role, shop) for role in self.units],
+            [self.joined(shop.recipe.objective()) for _ in self.units],
+            predicted=self.predicted(shop.parts.transfer),
         )
-        for distiller in distillers:
+        samples, training = self.share(1, shop.parts.transfer), self.lasting(shop.recipe.training)
+
+        def planned(label: str, distiller: PeerDistiller, count: int = 1) -> Planned:
             distiller.others.present = [True] * len(distiller.others.models)
-        training = self.lasting(shop.recipe.training)
-        samples = self.share(1, shop.parts.transfer)  # of all shards the largest
+            between, period = distiller.publish, self.period
+            return Planned(label, distiller, samples, training, count, between=between, period=period)
+
         if not self.models:
-            others = Planned("each other peer", distillers[1], samples, training, count=self.count - 1)
-            return [others, Planned("student distilled", distillers[0], samples, training)]
-        named = [*zip([*self.units[1:], self.units[0]], [*distillers[1:], distillers[0]], strict=True)]
-        labels = {**self.roles(), self.units[0]: "student distilled"}
-        return [Planned(labels[unit], distiller, samples, training) for unit, distiller in named]
+            others = [planned("each other peer", distillers[1], self.count - 1)]
+        else:
+            labels = self.roles()
+            others = [planned(labels[unit], each) for unit, each in zip(self.units[1:], distillers[1:], strict=True)]
+        return [*others, planned("student distilled", distillers[0])]
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the peers together, and choose one of equal peers on the held-out part."""
         work.require(self.units)
         networks = [self.build(role, work) for role in self.units]
         objectives = [self.joined(work.objective()) for _ in networks]
-        distillers = circle(networks, objectives, burn_in=self.listening_from)
+        predicted = self.predicted(work.parts.transfer)
+        distillers = circle(networks, objectives, burn_in=self.listening_from, predicted=predicted)
         samples = [self.share(number, work.parts.transfer) for number in range(1, self.count + 1)]
         peers = {
             unit: self._peer(number, distiller, part, work, work.training)
@@ -198,7 +208,12 @@ class PeersScheme(Scheme):
 
     def alone_in_a_group(self, number: int, shop: "Shop") -> Peer:
         """Return one of the peers as it trains in a group of its own, with copies of the others to be filled."""
-        others = [published_copy(self.build(role, shop)) for role in self.units if role != self.units[number - 1]]
+        predicted = self.predicted(shop.parts.transfer)
+        others = [
+            published_copy(self.build(role, shop)) if predicted is None else Predictions(predicted)
+            for role in self.units
+            if role != self.units[number - 1]
+        ]
         distiller = PeerDistiller(
             self.build(self.units[number - 1], shop),
             Others(others),

@@ -1,7 +1,7 @@
 """What every scheme says of itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -25,6 +25,7 @@ class Planned:
     label: what a table calls them.  distiller, samples: one of them, as it would begin.
     training: of each; None for the recipe's.  count: how many in each seed; where it is `once`, in the first alone.
     compared: what is trained to compare with; the distilled student owes nothing to it.
+    between: what is done besides, once in every `period` steps.
     """
 
     label: str
@@ -34,6 +35,8 @@ class Planned:
     count: int = 1
     once: bool = False
     compared: bool = False
+    between: Callable[[], None] | None = None
+    period: int = 1
 
 
 class Scheme(ABC):

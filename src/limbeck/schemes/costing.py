@@ -6,7 +6,7 @@ a teacher answers costs one, once if its answers are stored.  Validation is not 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Teacher
 from limbeck.evaluation.cost import flops
 from limbeck.objective import Objective
-from limbeck.peers import Peer
+from limbeck.peers import Peer, Predictions, publications
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
 from limbeck.training import Result
 
@@ -66,14 +66,28 @@ def spent(
     return Compute(learning, answer * seen * _share_read(objective, result.steps) if answer else 0.0)
 
 
-def spent_by_peers(peers: Sequence[Peer], results: Sequence[Result]) -> Compute:
-    """Return what peers took together: what each learnt, and what all others told it after the burn-in."""
+def spent_by_peers(
+    peers: Sequence[Peer],
+    results: Sequence[Result],
+    *,
+    update: Literal["simultaneous", "sequential"] = "simultaneous",
+    every: int = 1,
+) -> Compute:
+    """Return what peers took together: what each learnt, and what all others told it after the burn-in.
+
+    Those that publish predictions answer for all of the samples each time, whoever listens.
+    """
     total = Compute()
     answers = [forward_flops(peer.distiller.student, peer.train_set) for peer in peers]
     for peer, result, own in zip(peers, results, answers, strict=True):
-        seen = len(result.history) * len(peer.train_set)
-        listening = max(0, result.steps - peer.distiller.burn_in) / max(result.steps, 1)
-        total += Compute(LEARNING * own * seen, (sum(answers) - own) * seen * listening)
+        seen, distiller = len(result.history) * len(peer.train_set), peer.distiller
+        if isinstance(distiller.published, Predictions):
+            times = publications(result.steps, distiller.burn_in, every, update)
+            told = float(own * len(distiller.published.samples) * times)
+        else:
+            listening = max(0, result.steps - distiller.burn_in) / max(result.steps, 1)
+            told = (sum(answers) - own) * seen * listening
+        total += Compute(LEARNING * own * seen, told)
     return total
 
 

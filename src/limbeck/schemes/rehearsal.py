@@ -1,6 +1,7 @@
 """A rehearsal of a recipe: everything is built and one batch is run, nothing is trained or written."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -86,6 +87,8 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     for plan in recipe.scheme.planned(shop, asked(recipe, build_teacher(recipe, parts, 0))):
         runs = plan.count * ((1 if plan.once else seeds) + tried)
         timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
+        if plan.between is not None:
+            timed = replace(timed, seconds_a_step=timed.seconds_a_step + _seconds(plan.between) / plan.period)
         taught.append(timed)
         owed += 0.0 if plan.compared else timed.seconds
     if recipe.alone_budget is not None:
@@ -140,6 +143,14 @@ def _longer(alone: RehearsedModel, work: float, at_most: float, seeds: int) -> R
     """Return the student alone, trained for so many seconds of work; a run will reckon in FLOPs instead."""
     times = min(at_most, work / (alone.seconds_a_step * alone.steps))
     return replace(alone, role="student alone, equal compute", steps=round(times * alone.steps), runs=seeds)
+
+
+def _seconds(act: Callable[[], None]) -> float:
+    """Return how long a call takes, once it has been made before."""
+    act()
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
 
 
 def _time(

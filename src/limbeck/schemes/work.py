@@ -172,7 +172,7 @@ class Work(Shop):
         for unit, peer in zip(peers, placed, strict=True):
             if peer.training.patience is not None or peer.training.keep == "best":
                 self.decided.epochs[unit] = results[unit].epoch
-        self._count("peers", spent_by_peers(placed, list(results.values())))
+        self._count("peers", spent_by_peers(placed, list(results.values()), update=update, every=every))
         self.owe(*peers)
         return results
 

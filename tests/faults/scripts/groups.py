@@ -18,7 +18,17 @@ from torch import nn
 from limbeck import methods
 from limbeck.data import TensorSet
 from limbeck.objective import Objective, Term
-from limbeck.peers import Exchange, Others, Peer, PeerDistiller, circle, fit_group, fit_together, published_copy
+from limbeck.peers import (
+    Exchange,
+    Others,
+    Peer,
+    PeerDistiller,
+    Predictions,
+    circle,
+    fit_group,
+    fit_together,
+    published_copy,
+)
 from limbeck.plans.peers import shard
 from limbeck.training import Result, Training, save_weights
 
@@ -55,12 +65,14 @@ def objective(act: Callable[[int], None] = lambda step: None) -> Objective:
     return Objective([*method.terms.values(), Tripwire(act)])
 
 
-def peer(distiller: PeerDistiller, number: int, groups: int, folder: Path | None, **settings: Any) -> Peer:
-    """Return one of the peers, whichever way it is trained."""
+def peer(
+    distiller: PeerDistiller, number: int, groups: int, folder: Path | None, *, predict: bool = False, **settings: Any
+) -> Peer:
+    """Return one of the peers, whichever way it is trained; all see the same samples where they predict them."""
     training = {"epochs": 3, "batch_size": 8, "learning_rate": 0.2, "checkpoint_seconds": 0.0, **settings}
     return Peer(
         distiller,
-        shard(samples(), number, groups),
+        samples() if predict else shard(samples(), number, groups),
         samples(),
         training=Training(**training),
         seed=number,
@@ -70,11 +82,20 @@ def peer(distiller: PeerDistiller, number: int, groups: int, folder: Path | None
 
 
 def together(
-    groups: int, *, every: int, burn_in: int, dropout: float = 0.0, update: Any = "simultaneous", **settings: Any
+    groups: int,
+    *,
+    every: int,
+    burn_in: int,
+    dropout: float = 0.0,
+    update: Any = "simultaneous",
+    predict: bool = False,
+    **settings: Any,
 ) -> list[Result]:
     """Return what the reference gives: all in this process."""
     networks = [network(number, dropout) for number in range(1, groups + 1)]
-    distillers = circle(networks, [objective() for _ in networks], burn_in=burn_in)
+    predicted = samples() if predict else None
+    distillers = circle(networks, [objective() for _ in networks], burn_in=burn_in, predicted=predicted)
+    settings["predict"] = predict
     peers = [peer(each, number, groups, None, **settings) for number, each in enumerate(distillers, start=1)]
     return fit_together(peers, update=update, every=every)
 
@@ -93,6 +114,7 @@ def apart(
     resumed: bool = False,
     wait: bool = True,
     lost_after: float = 60.0,
+    predict: bool = False,
     **settings: Any,
 ) -> Result:
     """Train one group in this process.  die_at: the step at which it is killed.
@@ -109,12 +131,16 @@ def apart(
         with (Path(folder) / "said.txt").open("a") as file:
             file.write(f"{line}\n")
 
-    others = [published_copy(network(number, dropout)) for number in range(1, groups + 1) if number != group]
+    others = [
+        Predictions(samples()) if predict else published_copy(network(number, dropout))
+        for number in range(1, groups + 1)
+        if number != group
+    ]
     distiller = PeerDistiller(network(group, dropout), Others(others), objective(act), burn_in=burn_in)
     door = Exchange(
         Path(exchange), group, groups, {"seed": 0}, run=f"run {group}", wait=wait, lost_after=lost_after, say=say
     )
-    found = peer(distiller, group, groups, Path(folder), **settings)
+    found = peer(distiller, group, groups, Path(folder), predict=predict, **settings)
     return fit_group(found, door, every=every, resumed=resumed)
 
 
