@@ -9,6 +9,7 @@ from torch import nn
 from limbeck import data
 from limbeck.data import Augment
 from limbeck.distiller import Teacher
+from limbeck.evaluation import measure, predict
 from limbeck.recipes import beyer2022_patient as paper
 from limbeck.recipes import reproducing
 from limbeck.recipes.reproduction import Lab
@@ -100,3 +101,17 @@ def test_a_choice_is_made_on_the_short_schedule_with_as_many_candidates(lab):
         assert paper._settings(lab, views) in TINY["search"]["labels" if views == "labels" else "teacher"]
     students = [label for label, epochs in trained if "student" in label and epochs == 1]
     assert sorted(students) == ["student, labels (seed 0)"] * 4 + ["student, same (seed 0)"] * 4
+
+
+def test_the_long_schedule_has_a_rate_of_its_own_and_the_temperature_of_the_short_one(lab):
+    short = paper._settings(lab, "same")
+    trained = []
+    lab.watch = lambda progress: trained.append(progress.epochs) if progress.epoch_ended else None
+    long = paper._settings(lab, "same", "long")
+    assert long["temperature"] == short["temperature"]
+    assert long["learning_rate"] in TINY["search"]["long"]
+    assert trained == [2] * (2 * 3)  # three rates of two epochs each
+    held_out = lab.sets["held_out"]
+    students = [paper._student(lab, 0, "same", 2, {**short, "learning_rate": rate}) for rate in TINY["search"]["long"]]
+    errors = [measure(predict(student, held_out), held_out.labels).errors for student in students]
+    assert long["learning_rate"] == TINY["search"]["long"][errors.index(min(errors))]

@@ -43,6 +43,7 @@ _REDUCED: dict[str, Any] = {
         "teacher": [
             {"temperature": temperature, "learning_rate": rate} for temperature in (1.0, 4.0) for rate in (0.1, 0.3)
         ],
+        "long": [0.03, 0.1, 0.3],
     },
 }
 _FULL = {**_REDUCED, "train": 60000, "held_out": 10000, "long": 600}
@@ -121,21 +122,32 @@ def _student(lab: Lab, seed: int, views: str, epochs: int, keys: Mapping[str, An
     ).student
 
 
-def _settings(lab: Lab, views: str) -> dict[str, Any]:
-    """Return what makes the fewest held-out errors on the short schedule at seed 0; all have as many candidates."""
+def _settings(lab: Lab, views: str, schedule: str = "short") -> dict[str, Any]:
+    """Return what makes the fewest held-out errors on a schedule at seed 0; all students have as many candidates.
+
+    The long schedule has a learning rate of its own, and keeps the short one's temperature.
+    """
 
     def search() -> dict[str, Any]:
-        held_out, epochs = lab.sets["held_out"], lab.budget["short"]
+        held_out, epochs = lab.sets["held_out"], lab.budget[schedule]
 
         def errors(keys: Mapping[str, Any]) -> float:
             model = _student(lab, 0, views, epochs, keys)
             return measure(predict(model, held_out), held_out.labels).errors
 
-        found: dict[str, Any] = min(lab.budget["search"]["labels" if views == "labels" else "teacher"], key=errors)
+        found: dict[str, Any] = min(_candidates(lab, views, schedule), key=errors)
         return found
 
-    chosen: dict[str, Any] = lab.choose(f"settings-{views}", search)
+    chosen: dict[str, Any] = lab.choose(f"settings-{views}-{schedule}", search)
     return chosen
+
+
+def _candidates(lab: Lab, views: str, schedule: str) -> list[dict[str, Any]]:
+    if schedule == "long":
+        short = _settings(lab, views)
+        return [{**short, "learning_rate": rate} for rate in lab.budget["search"]["long"]]
+    found: list[dict[str, Any]] = lab.budget["search"]["labels" if views == "labels" else "teacher"]
+    return found
 
 
 def _epochs_in_all(lab: Lab) -> int:
@@ -160,7 +172,7 @@ def _errors(lab: Lab, model: nn.Module) -> float:
 
 def _run(lab: Lab, seed: int, *, views: str, schedule: str) -> dict[str, float]:
     """Return the test errors, and how often the student says what its teacher says."""
-    model = _student(lab, seed, views, lab.budget[schedule], _settings(lab, views))
+    model = _student(lab, seed, views, lab.budget[schedule], _settings(lab, views, schedule))
     said, taught = (predict(each, lab.sets["test"]) for each in (model, _teacher(lab, seed)))
     agreement = 100.0 * fidelity(said, taught).agreement
     return {"errors": _errors(lab, model), "agreement with the teacher, %": agreement}
@@ -172,7 +184,7 @@ def _run_teacher(lab: Lab, seed: int) -> dict[str, float]:
 
 def _run_longer(lab: Lab, seed: int) -> dict[str, float]:
     epochs = _epochs_in_all(lab)
-    model = _student(lab, seed, "labels", epochs, _settings(lab, "labels"), keep="best")
+    model = _student(lab, seed, "labels", epochs, _settings(lab, "labels", "long"), keep="best")
     return {"errors": _errors(lab, model), "epochs": float(epochs)}
 
 
