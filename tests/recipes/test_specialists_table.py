@@ -19,6 +19,7 @@ TINY = {
     "training": {"epochs": 2, "batch_size": 64, "learning_rate": 0.05},
     "groups": {"count": 2, "smallest": 2, "largest": 3},
     "specialist": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01},
+    "mixture": {"experts": 3, "rates": [0.3, 1.0]},
     "temperature": 2.0,
 }
 

@@ -30,6 +30,8 @@ from limbeck.training import Training
 
 __all__ = ["REPRODUCTION"]
 
+# A mixture has as many experts as there are specialists and the generalist, where that is not too dear.  Its rates, of
+# which held-out samples choose one, are times the generalist's learning rate.
 _SYNTHETIC: dict[str, Any] = {
     "data": {
         "kind": "synthetic",
@@ -46,6 +48,7 @@ _SYNTHETIC: dict[str, Any] = {
     "training": {"epochs": 8, "batch_size": 128, "optimizer": "adamw", "learning_rate": 0.005},
     "groups": {"count": 12, "smallest": 3, "largest": 8, "overlap": 1.5},
     "specialist": {"epochs": 8, "batch_size": 128, "optimizer": "adamw", "learning_rate": 0.0015},
+    "mixture": {"experts": 13, "rates": [0.3, 1.0, 3.0]},
     "temperature": 2.0,
 }
 _CALIBRATION = {**_SYNTHETIC, "data": {**_SYNTHETIC["data"], "seed": 1}}
@@ -57,16 +60,30 @@ _FASHION: dict[str, Any] = {
     "training": {"epochs": 12, "batch_size": 128, "learning_rate": 0.1},
     "groups": {"count": 4, "smallest": 2, "largest": 5, "overlap": 2.0},
     "specialist": {"epochs": 8, "batch_size": 128, "learning_rate": 0.03},
+    "mixture": {"experts": 5, "rates": [0.3, 1.0, 3.0]},
     "temperature": 2.0,
 }
 _CIFAR: dict[str, Any] = {
     "data": {"kind": "cifar100"},
-    "train": 10000,
-    "held_out": 1000,
+    "train": 22000,
+    "held_out": 2000,
     "model": {"kind": "cnn", "channels": [16, 32, 64]},
-    "training": {"epochs": 8, "batch_size": 64, "learning_rate": 0.1},
-    "groups": {"count": 10, "smallest": 5, "largest": 15, "overlap": 1.1},
-    "specialist": {"epochs": 4, "batch_size": 64, "learning_rate": 0.01},
+    "training": {
+        "epochs": 10,
+        "batch_size": 128,
+        "learning_rate": 0.6,
+        "precision": "bf16",
+        "memory_format": "channels_last",
+    },
+    "groups": {"count": 10, "smallest": 5, "largest": 20, "overlap": 1.1},
+    "specialist": {
+        "epochs": 4,
+        "batch_size": 128,
+        "learning_rate": 0.3,
+        "precision": "bf16",
+        "memory_format": "channels_last",
+    },
+    "mixture": {"experts": 3, "rates": [0.3, 1.0]},
     "temperature": 2.0,
 }
 _REDUCED = {
@@ -270,17 +287,10 @@ def _epochs_in_all(lab: Lab, kind: str, seed: int) -> float:
     return float(2 * generalist + specialist * own + (1 + asked) / 3)
 
 
-_MIXTURE_RATES = (0.3, 1.0, 3.0)
-"""Times the generalist's learning rate."""
-
-
 def _mixture(lab: Lab, kind: str, seed: int) -> nn.Module:
-    """Train a mixture of experts of the generalist's kind.
-
-    They are as many as the specialists and the generalist, where the budget does not have a number of `experts`.
-    """
+    """Train a mixture of experts of the generalist's kind, as many as the budget says."""
     sizes, samples = lab.budget[kind], lab.sets[f"{kind} train"]
-    count = sizes.get("experts", sizes["groups"]["count"] + 1)
+    count = sizes["mixture"]["experts"]
     expert = dict(sizes["model"])
     build = models.builder(expert.pop("kind"))
 
@@ -303,9 +313,10 @@ def _mixture(lab: Lab, kind: str, seed: int) -> nn.Module:
 
     def best() -> float:
         held_out = lab.sets[f"{kind} held_out"]
-        return max(_MIXTURE_RATES, key=lambda rate: _accuracy(predict(trained(0, rate), held_out), held_out.labels))
+        rates: list[float] = sizes["mixture"]["rates"]
+        return max(rates, key=lambda rate: _accuracy(predict(trained(0, rate), held_out), held_out.labels))
 
-    rate: float = lab.choose(f"mixture-{kind}", best, rates=_MIXTURE_RATES)
+    rate: float = lab.choose(f"mixture-{kind}", best)
     return trained(seed, rate)
 
 
