@@ -241,6 +241,106 @@ def test_the_trial_of_a_killed_process_is_gone_on_with_first(tmp_path: Path) -> 
     assert tuned.best.values["method.temperature"] == value
 
 
+# ------------------------------------------------------------------------------------------------------------- together
+
+LIVE: dict[str, Any] = {**KEYS, "training": {**KEYS["training"], "epochs": 2, "augment": {"shift": 1}}}
+
+
+def test_settings_tried_together_come_to_what_they_come_to_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seeds; the teacher sees other views in every epoch, and answers each batch once for all settings."""
+    answered: list[int] = []
+    plain = ModelTeacher.__call__
+
+    def counted(self: ModelTeacher, batch: Any, taps: Any = None) -> Any:
+        answered.append(len(batch))
+        return plain(self, batch, taps)
+
+    monkeypatch.setattr(ModelTeacher, "__call__", counted)
+    one = Recipe.parse(LIVE)
+    folders, studies, asked = [], [], []
+    for together in (3, 1):
+        answered.clear()
+        folders.append(folder_of(tmp_path, one).path)
+        made = RunFolder(folders[-1])
+        studies.append(tune(one, TEMPERATURE, made, trials=3, seeds=2, together=together, cache=tmp_path / "cache"))
+        asked.append(sum(answered))
+    assert studies[0].trials == studies[1].trials
+    assert [trial.state for trial in studies[0].trials] == ["done"] * 3
+    assert asked[0] < 0.4 * asked[1]
+    names = [sorted(place.name for place in folder.glob("trial-*")) for folder in folders]
+    assert names[0] == names[1]
+    assert len(names[0]) == 6
+    for name in names[0]:
+        weights = [(folder / name / "student.safetensors").read_bytes() for folder in folders]
+        assert weights[0] == weights[1]
+
+
+def test_a_setting_that_fails_or_is_hopeless_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    one = recipe(training={"epochs": 3, "batch_size": 64, "learning_rate": 0.05})
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.params["training.learning_rate"] == "0.001")
+    monkeypatch.setattr(
+        optuna.samplers.TPESampler, "sample_independent", lambda self, study, trial, name, range_: rates(trial.number)
+    )
+
+    def rates(number: int) -> str:
+        return ["0.05", "0.001", "1e+30", "0.1"][number]
+
+    space = {"training.learning_rate": Choices((0.05, 0.001, 1e30, 0.1))}
+    said: list[str] = []
+    folder = folder_of(tmp_path, one)
+    tuned = tune(one, space, folder, trials=4, together=4, cache=tmp_path / "cache", say=said.append)
+    assert [trial.state for trial in tuned.trials] == ["done", "cut short", "cut short", "done"]
+    assert any("learning_rate 0.001: cut short" in line for line in said)
+    assert any("learning_rate 1e+30" in line and "is nan" in line for line in said)
+    lengths = [len((place / "metrics.jsonl").read_text().splitlines()) for place in folder.path.glob("trial-*")]
+    assert sorted(lengths) in ([0, 1, 3, 3], [1, 1, 3, 3])
+
+
+def test_a_setting_that_is_proposed_twice_is_trained_once(tmp_path: Path) -> None:
+    one = recipe()
+    folder = folder_of(tmp_path, one)
+    space = {"method.temperature": Choices((2.0,))}
+    tuned = tune(one, space, folder, trials=3, together=2, cache=tmp_path / "cache")
+    assert [trial.state for trial in tuned.trials] == ["done"] * 3
+    assert len({tuple(trial.figures.items()) for trial in tuned.trials}) == 1
+    assert len(list(folder.path.glob("trial-*"))) == 1
+
+
+def test_the_group_of_a_killed_process_is_gone_on_with_first(tmp_path: Path) -> None:
+    from limbeck.tune.study import _Study
+
+    one = recipe()
+    folder = folder_of(tmp_path, one)
+    study = _Study(one.with_values({"search": {}}), TEMPERATURE, folder, "errors", 1)
+    lost = [study._study.ask().suggest_float("method.temperature", 1.0, 20.0, log=True) for _ in range(2)]
+    tuned = tune(one, TEMPERATURE, folder, trials=3, together=2, cache=tmp_path / "cache")
+    assert [trial.state for trial in tuned.trials] == ["failed", "failed", "done", "done", "done"]
+    assert [trial.values["method.temperature"] for trial in tuned.trials[2:4]] == lost
+
+
+@pytest.mark.parametrize(
+    ("keys", "space", "together", "said"),
+    [
+        ({}, TEMPERATURE, 0, "together: found 0"),
+        ({}, {"training.batch_size": Choices((16, 32))}, 2, "training.batch_size is to be chosen"),
+        ({}, {"training.augment.shift": Choices((0, 1))}, 2, "training.augment.shift is to be chosen"),
+        (
+            {"scheme": {"name": "early_stopping", "share": 0.5}},
+            TEMPERATURE,
+            2,
+            "early_stopping is more than one",
+        ),
+    ],
+)
+def test_what_cannot_share_batches_is_refused(keys: Any, space: Any, together: int, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check_study(recipe(**keys), space, trials=4, metric="errors", seeds=1, together=together)
+
+
 _JOIN = """
 import json, sys
 from pathlib import Path

@@ -25,6 +25,9 @@ def tune(
     trials: Annotated[int, typer.Option(help="trials of the study in all")] = 30,
     metric: Annotated[str, typer.Option(help="of the held-out part: errors or nll")] = "errors",
     seeds: Annotated[int, typer.Option(help="how many of the recipe's seeds each setting is tried with")] = 1,
+    together: Annotated[
+        int, typer.Option(help="settings that are tried at a time, on the same batches; pays with a live teacher")
+    ] = 1,
     runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
     study: Annotated[Path | None, typer.Option(help="go on with the study in this folder, or join it")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -39,7 +42,7 @@ def tune(
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     allowed = read_space(space) if space else usual_space(loaded)
-    check_study(loaded, allowed, trials=trials, metric=metric, seeds=seeds)
+    check_study(loaded, allowed, trials=trials, metric=metric, seeds=seeds, together=together)
     text = loaded.to_yaml()
     if study is None:
         folder = RunFolder.create(runs, loaded.name, text, sys.argv)
@@ -54,7 +57,17 @@ def tune(
 
     try:
         with watching(quiet=quiet) as watch:
-            tuned = choose(loaded, allowed, folder, trials=trials, metric=chosen, seeds=seeds, watch=watch, say=tell)
+            tuned = choose(
+                loaded,
+                allowed,
+                folder,
+                trials=trials,
+                metric=chosen,
+                seeds=seeds,
+                together=together,
+                watch=watch,
+                say=tell,
+            )
     except Interrupted as error:
         number = error.exit_code - 128
         raise Interrupted(f"{error}; go on with the same command and --study {folder.path}", number) from None

@@ -29,9 +29,13 @@ CARD = Card(
 class Offline(Scheme):
     """The recipe's teacher teaches the recipe's student by the recipe's method."""
 
+    single: ClassVar[bool] = True
     any_task: ClassVar[bool] = True
+
+    def distiller(self, work: "Work") -> Distiller:
+        """Return the student with the recipe's teacher and method."""
+        return Distiller(work.student(), work.teacher(), work.objective())
 
     def train(self, work: "Work") -> dict[str, nn.Module]:
         """Train the student."""
-        distiller = Distiller(work.student(), work.teacher(), work.objective())
-        return {"distilled": work.fit("distilled", distiller, work.parts.transfer).student}
+        return {"distilled": work.fit("distilled", self.distiller(work), work.parts.transfer).student}

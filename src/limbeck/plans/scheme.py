@@ -49,12 +49,14 @@ class Scheme(ABC):
         reference alone, and its training is not counted as a cost of the scheme.
     needs_held_out: whether something besides the number of epochs is chosen on the held-out part; when refitting, the
         scheme is then first run with such a part, and what it noted there is recalled.
+    single: whether `distiller` makes the one training that it consists of; such ones can share their batches.
     any_task: whether it can do with labels of any task; a scheme that reads a model's answers itself, as an ensemble of
         students does, takes them for logits of classes.
     """
 
     uses_teacher: ClassVar[bool] = True
     needs_held_out: ClassVar[bool] = False
+    single: ClassVar[bool] = False
     any_task: ClassVar[bool] = False
 
     @property
@@ -115,6 +117,10 @@ class Scheme(ABC):
     def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the figures of all seeds come to, in a few lines."""
         return []
+
+    def distiller(self, work: "Work") -> Distiller:
+        """Return what is trained on the transfer set, all that a `single` scheme does; asked only of such a one."""
+        raise TypeError(f"{type(self).__name__} is more than one training")
 
     @abstractmethod
     def train(self, work: "Work") -> dict[str, nn.Module]:

@@ -1,6 +1,6 @@
 """A recipe's scheme tried with other settings on the held-out part, the teacher's answers computed once for all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from limbeck.runs import RunFolder
 from limbeck.schemes.preparing import Parts, vet
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher, wrap_teacher
 from limbeck.schemes.work import Work
-from limbeck.teachers import StoredTeacher
-from limbeck.training import Observer
+from limbeck.training import Observer, attempt_many
 from limbeck.training.progress import ignore
 
 __all__ = ["Bench"]
@@ -45,20 +44,45 @@ class Bench:
         candidate: the recipe with other values of `training`, `method` or `scheme`.
         name: of the training's folder; an attempt that is found there finished is read, one begun is gone on with.
         """
-        taught = self._teacher(candidate, seed, watch)
-        work = Work(
-            candidate,
-            self.parts,
-            seed,
-            self.folder,
-            taught,
-            watch,
-            self.say,
-            trial=name,
-            answering=self._answering(candidate, taught),
-        )
+        work = self._work(candidate, seed, name, watch)
         model = candidate.scheme.train(work)[work.role]
         return evaluate(model, work.held_out).as_dict()
+
+    def attempt_together(
+        self,
+        candidates: Mapping[str, Recipe],
+        seed: int,
+        *,
+        watch: Observer = ignore,
+        drops_out: tuple[type[Exception], ...],
+    ) -> dict[str, dict[str, float] | Exception]:
+        """Train the students of several candidates on the same batches, and measure each, by the candidate's name.
+
+        candidates: with `single` schemes, and alike in what decides the batches (`limbeck.training.SHARED`).
+        drops_out: errors, of a training or of `watch`, that end one candidate alone, whose outcome is the error.
+        Figures and folders are what `attempt` gives for each by itself.
+        """
+        works = {name: self._work(candidate, seed, name, watch) for name, candidate in candidates.items()}
+        outcomes = attempt_many(
+            [candidates[name].scheme.distiller(work) for name, work in works.items()],
+            self.parts.transfer,
+            self.parts.held_out,
+            training=[candidate.training for candidate in candidates.values()],
+            seed=seed,
+            folders=[work.place(work.role) for work in works.values()],
+            labels=list(works),
+            watch=watch,
+            drops_out=drops_out,
+        )
+        return {
+            name: outcome if isinstance(outcome, Exception) else evaluate(outcome.student, work.held_out).as_dict()
+            for (name, work), outcome in zip(works.items(), outcomes, strict=True)
+        }
+
+    def _work(self, candidate: Recipe, seed: int, name: str, watch: Observer) -> Work:
+        taught = self._teacher(candidate, seed, watch)
+        answering = self._answering(candidate, taught)
+        return Work(candidate, self.parts, seed, self.folder, taught, watch, self.say, trial=name, answering=answering)
 
     def _teacher(self, candidate: Recipe, seed: int, watch: Observer) -> TrainedTeacher:
         own = seed if candidate.teacher.seed is None else candidate.teacher.seed
@@ -66,11 +90,10 @@ class Bench:
             self._taught[own] = trained_teacher(candidate, self.parts, own, watch=watch, say=self.say, cache=self.cache)
         return self._taught[own]
 
-    def _answering(self, candidate: Recipe, taught: TrainedTeacher) -> Teacher | None:
-        """Return the teacher whose answers an earlier candidate had computed, where they are this one's too."""
+    def _answering(self, candidate: Recipe, taught: TrainedTeacher) -> Teacher:
+        """Return the teacher of all candidates that are alike in what it is asked; its answers are computed once."""
         taps = tuple(sorted(candidate.objective().taps("teacher")))
         key = (id(taught), candidate.training.augment, taps)
         if key not in self._answers:
             self._answers[key] = wrap_teacher(candidate, taught.model, self.parts)
-        found = self._answers[key]
-        return found if isinstance(found, StoredTeacher) else None
+        return self._answers[key]

@@ -42,7 +42,7 @@ class Work(Shop):
 
     role: that it ends with.  trial: the name of a run that is made to choose something; None for the final one.
     keep_to: decisions made before, which this run makes again.
-    answering: the recipe's teacher with its answers to the transfer set, where they were computed before.
+    answering: the recipe's teacher of the transfer set, where it was made before and answers others too.
     decided, costs, copied: filled while the scheme runs.
     """
 

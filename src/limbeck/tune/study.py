@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from limbeck.runs import RunFolder
 from limbeck.schemes import Bench
 from limbeck.training import Observer, Progress
 from limbeck.training.progress import ignore
+from limbeck.training.together import SHARED
 from limbeck.tune.space import Choices, Range, Space, check_space
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def tune(
     trials: int = 30,
     metric: Literal["errors", "nll"] = "errors",
     seeds: int = 1,
+    together: int = 1,
     watch: Observer = ignore,
     say: Callable[[str], None] = lambda line: None,
     cache: Path | None = None,
@@ -77,28 +79,65 @@ def tune(
     The sampler is the tree-structured Parzen estimator (Bergstra et al. 2011) of Optuna, the median rule cuts short.
     trials: of the study in all, those of earlier calls and of other processes in the same folder included.
     metric: of the held-out part, made small; seeds: how many of the recipe's first seeds a setting is tried with.
+    together: settings that are proposed at a time and trained on the same batches, a live teacher answering each once;
+        what comes of a setting is the same, and each is cut short by itself.  All their students are in memory, and
+        before they have ended neither the sampler nor the median rule hears of them.
     The test set is not read, and the teacher's answers are computed once.
     Raises RunError for the folder of a study with another space, InputError where Optuna is missing.
     """
-    check_study(recipe, space, trials=trials, metric=metric, seeds=seeds)
+    check_study(recipe, space, trials=trials, metric=metric, seeds=seeds, together=together)
     plain = recipe.with_values({"search": {}})
     bench = Bench.of(plain, folder, say=say, cache=cache)
     study = _Study(plain, space, folder, metric, seeds)
     study.clear_stale()
     while study.left(trials):
-        study.run_one(bench, trials, watch, say)
+        study.run_some(bench, min(together, trials), trials, watch, say)
     return study.outcome()
 
 
-def check_study(recipe: Recipe, space: Space, *, trials: int, metric: str, seeds: int) -> None:
+def check_study(recipe: Recipe, space: Space, *, trials: int, metric: str, seeds: int, together: int = 1) -> None:
     """Require what `tune` requires, before a folder is made."""
     checks.at_least("trials", trials, 1)
     checks.at_least("seeds", seeds, 1)
+    checks.at_least("together", together, 1)
     if seeds > len(recipe.seeds):
         raise InputError(f"seeds: found {seeds}, expected at most {len(recipe.seeds)}, as many as the recipe has")
     if metric not in _METRICS:
         raise InputError(f"metric: found {metric!r}; {one_of(metric, _METRICS)}")
     check_space(recipe, space)
+    if together > 1:
+        _check_together(recipe, space, together)
+
+
+def _check_together(recipe: Recipe, space: Space, together: int) -> None:
+    """Require that settings can share their batches."""
+    if not recipe.scheme.single:
+        raise InputError(
+            f"together: found {together}, but scheme {recipe.keys['scheme']['name']} is more than one training; try its"
+            " settings one at a time"
+        )
+    for path in space:
+        section, key, *_ = path.split(".")
+        if section == "scheme" or (section == "training" and key in SHARED):
+            raise InputError(
+                f"together: found {together}, but {path} is to be chosen, which decides what batches there are; leave"
+                " it out of the space, or try settings one at a time"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """A trial that this process runs.  name: of its trainings, by what it sets, so that none is run twice."""
+
+    trial: "optuna.Trial"
+    values: Mapping[str, Any]
+    candidate: Recipe
+    name: str
+
+    @property
+    def shown(self) -> str:
+        values = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in self.values.items())
+        return f"trial {self.trial.number}: {values}"
 
 
 class _Study:
@@ -188,54 +227,83 @@ class _Study:
         counted = self._study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED, states.RUNNING])
         return len(counted) < trials
 
-    def run_one(self, bench: Bench, trials: int, watch: Observer, say: Callable[[str], None]) -> None:
-        """Try the next setting."""
+    def run_some(self, bench: Bench, together: int, trials: int, watch: Observer, say: Callable[[str], None]) -> None:
+        """Try the next settings, so many at a time at most."""
+        with ExitStack() as stack:
+            asked: list[_Setting] = []
+            with self._alone():
+                while len(asked) < together and self.left(trials):
+                    asked.append(self._ask(stack))
+            distinct = list({setting.name: setting for setting in reversed(asked)}.values())[::-1]
+            self._try(bench, distinct, watch, say)
+            for setting in asked:
+                if setting not in distinct:  # proposed twice: what the first came to is read
+                    self._try(bench, [setting], watch, say)
+
+    def _ask(self, stack: ExitStack) -> _Setting:
+        """Let a setting be proposed, and hold its trial for as long as the stack lives."""
         import optuna
 
-        with ExitStack() as stack:
-            with self._alone():
-                if not self.left(trials):
-                    return
-                trial = self._study.ask()
-                own = derive_seed(self.recipe.seeds[0], "trial", trial.number) % 2**32  # no two processes draw the same
-                self._study.sampler = optuna.samplers.TPESampler(seed=own)
-                stack.enter_context(exclusive(self._held(trial.number), wait=False, busy=""))
-            values = {path: _suggest(trial, path, allowed) for path, allowed in self.space.items()}
-            shown = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in values.items())
-            try:
-                figures = self._attempt(bench, trial, values, watch)
-            except optuna.TrialPruned:
-                self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                say(f"trial {trial.number}: {shown}: cut short")
-                return
-            except NonFiniteLossError as error:
-                self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                say(f"trial {trial.number}: {shown}: {error}")
-                return
+        trial = self._study.ask()
+        own = derive_seed(self.recipe.seeds[0], "trial", trial.number) % 2**32  # no two processes draw the same
+        self._study.sampler = optuna.samplers.TPESampler(seed=own)
+        stack.enter_context(exclusive(self._held(trial.number), wait=False, busy=""))
+        values = {path: _suggest(trial, path, allowed) for path, allowed in self.space.items()}
+        address = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        return _Setting(trial, values, self.recipe.with_values(values), f"trial-{address}")
+
+    def _try(self, bench: Bench, settings: Sequence[_Setting], watch: Observer, say: Callable[[str], None]) -> None:
+        """Train settings on every seed, each until it drops out, and tell the study what came of it."""
+        import optuna
+
+        found: dict[_Setting, list[Mapping[str, float]]] = {setting: [] for setting in settings}
+        for number, seed in enumerate(self.recipe.seeds[: self.seeds]):
+            names = {f"{setting.name}-{seed}": setting for setting in found}
+            looked = self._cutting({name: each.trial for name, each in names.items()}, watch) if number == 0 else watch
+            for name, outcome in self._attempt(bench, names, seed, looked).items():
+                setting = names[name]
+                if not isinstance(outcome, Exception):
+                    found[setting].append(outcome)
+                    continue
+                del found[setting]
+                self._study.tell(setting.trial, state=optuna.trial.TrialState.PRUNED)
+                say(f"{setting.shown}: {'cut short' if isinstance(outcome, optuna.TrialPruned) else outcome}")
+        for setting, each in found.items():
+            figures = {figure: fmean(one[figure] for one in each) for figure in _METRICS}
             for name, value in figures.items():
-                trial.set_user_attr(name, value)
-            self._study.tell(trial, figures[self.metric])
-            say(f"trial {trial.number}: {shown}: {figures['errors']:g} held-out errors, nll {figures['nll']:.4f}")
+                setting.trial.set_user_attr(name, value)
+            self._study.tell(setting.trial, figures[self.metric])
+            say(f"{setting.shown}: {figures['errors']:g} held-out errors, nll {figures['nll']:.4f}")
 
     def _attempt(
-        self, bench: Bench, trial: "optuna.Trial", values: Mapping[str, Any], watch: Observer
-    ) -> dict[str, float]:
-        candidate = self.recipe.with_values(values)
-        address = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:12]
-        found = []
-        for number, seed in enumerate(self.recipe.seeds[: self.seeds]):
-            name = f"trial-{address}-{seed}"
-            looked = self._cutting(trial, name, watch) if number == 0 else watch
-            found.append(bench.attempt(candidate, seed, name=name, watch=looked))
-        return {figure: fmean(each[figure] for each in found) for figure in _METRICS}
+        self, bench: Bench, named: Mapping[str, _Setting], seed: int, watch: Observer
+    ) -> Mapping[str, Mapping[str, float] | Exception]:
+        """Train settings on a seed, one by its scheme and several on the same batches."""
+        import optuna
 
-    def _cutting(self, trial: "optuna.Trial", name: str, watch: Observer) -> Observer:
-        """Return an observer that ends a training that is worse than the median of the others at the same epoch."""
+        drops_out = (NonFiniteLossError, optuna.TrialPruned)
+        if len(named) > 1:
+            candidates = {name: setting.candidate for name, setting in named.items()}
+            return bench.attempt_together(candidates, seed, watch=watch, drops_out=drops_out)
+        outcomes: dict[str, Mapping[str, float] | Exception] = {}
+        for name, setting in named.items():
+            try:
+                outcomes[name] = bench.attempt(setting.candidate, seed, name=name, watch=watch)
+            except drops_out as error:
+                outcomes[name] = error
+        return outcomes
+
+    def _cutting(self, trials: Mapping[str, "optuna.Trial"], watch: Observer) -> Observer:
+        """Return an observer that ends a training that is worse than the median of the others at the same epoch.
+
+        trials: by the names of their trainings.
+        """
         import optuna
 
         def look(progress: Progress) -> None:
             watch(progress)
-            if progress.epoch_ended and progress.label == name and progress.metrics:
+            trial = trials.get(progress.label)
+            if trial is not None and progress.epoch_ended and progress.metrics:
                 trial.report(progress.metrics[self.metric], progress.epoch)
                 if progress.epoch < progress.epochs and trial.should_prune():
                     raise optuna.TrialPruned
