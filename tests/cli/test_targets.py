@@ -200,7 +200,7 @@ def test_a_run_is_repeated_by_its_resolved_recipe(name, limbeck, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RUN[name]))
     figures = []
     for path in ("recipe.yaml", "again.yaml"):
-        answer = limbeck("distill", path, "--json")
+        answer = limbeck("distill", path, "--json", "--no-report")
         assert answer.code == 0, answer.err
         (folder,) = set((tmp_path / "runs" / "targets").iterdir()) - {each for _, each in figures}
         weights = next(folder.glob("distilled-0/student.safetensors")).read_bytes()
@@ -214,7 +214,7 @@ def test_a_run_is_repeated_by_its_resolved_recipe(name, limbeck, tmp_path):
 
 def test_a_resolved_recipe_says_everything_of_its_target(limbeck, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RUN["topk"]))
-    assert limbeck("distill", "recipe.yaml", "--json").code == 0
+    assert limbeck("distill", "recipe.yaml", "--json", "--no-report").code == 0
     (folder,) = (tmp_path / "runs" / "targets").iterdir()
     resolved = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert resolved["method"]["target"] == {"kind": "topk", "k": 3, "share": None, "of": "softmax"}

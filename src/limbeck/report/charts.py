@@ -105,13 +105,18 @@ class Chart:
 
 @dataclass(frozen=True)
 class Plane(Chart):
-    """A chart over two number axes.  colour: of the bars.  marker: an x where a movable upright line begins."""
+    """A chart over two number axes.
+
+    cloud: points that are too many to be named.  colour: of it and of the bars.
+    marker: an x where a movable upright line begins.
+    """
 
     x: Axis
     y: Axis
     lines: Sequence[Line] = ()
     bars: Sequence[Bar] = ()
     dots: Sequence[Dot] = ()
+    cloud: Sequence[Point] = ()
     colour: str = "ink"
     marker: float | None = None
 

@@ -93,6 +93,8 @@ def _plane(chart: Plane, axes: "Axes") -> None:
     for bar in chart.bars:
         colour = (_COLOURS[chart.colour], bar.strength)
         axes.bar(bar.left, bar.height, bar.right - bar.left, align="edge", color=colour, ec="white")
+    if chart.cloud:
+        axes.plot(*zip(*chart.cloud, strict=True), "o", color=_COLOURS[chart.colour], markersize=3, alpha=0.55, mew=0)
     for line in chart.lines:
         if line.band:
             at, low, high = zip(*line.band, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.data import SampleSet
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import Interval, Words, predict, t_interval, words_of
 from limbeck.evaluation.calibration import Temperature, fit_temperature
@@ -27,6 +28,7 @@ _MOST_MODELS = 5
 _OTHERS = ("other", "fourth", "fifth")
 _SECONDS_OF_TIMING = 0.2
 _ASKED = 2000  # training samples that the teacher is asked about
+_MOST_LABELS = 500_000  # labels of a set, of several an example, that the models are asked about
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,13 @@ class Model:
 class Answers:
     """Logits (n, K) on the test set by role, one tensor a seed, and the labels (n,).
 
+    Where an example has several labels or one for each place, each of them is a row; of a regression the logits are the
+    numbers (n, D), and so are the labels.
+    samples: the test samples that were asked: all, or as many as keep the labels below what is drawn.
     fitted: the temperature that held-out data asks for, for each model; nothing where a refit has left no such data.
     """
 
+    samples: SampleSet
     labels: Tensor
     logits: Mapping[str, Sequence[Tensor]]
     fitted: Mapping[str, Sequence[Temperature]]
@@ -74,7 +80,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Taught:
-    """What the teacher of the first seed says of training samples: logits (n, K) at positions (n,) of the set."""
+    """What the teacher of the first seed says of training samples: logits (n, ..., K) at positions (n,) of the set."""
 
     positions: Tensor
     logits: Tensor
@@ -138,30 +144,55 @@ def gather(folder: Path) -> Gathered:
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = {role: [model.to(place) for model in models] for role, models in _networks(run, notes).items()}
     test, held_out = run.parts.test, run.parts.held_out
-    asked = networks if test.task.one_label else {}
-    if asked:
+    if networks:
         _put_on_record(folder, notes)
-    elif networks:
-        notes.append(f"What the models answer is not drawn: the labels are {test.task.labels} (task {test.task.name}).")
-    logits = {role: [predict(model, test).float().cpu() for model in models] for role, models in asked.items()}
+    some = _part(test)
+    if len(some) < len(test):
+        notes.append(
+            f"What the models answer is drawn for {len(some):,} of {len(test):,} test examples, spread evenly."
+        )
+    logits = {role: [_answered(model, some) for model in models] for role, models in networks.items()}
     fitted = {
-        role: [fit_temperature(predict(model, held_out).cpu(), held_out.labels) for model in models]
-        for role, models in asked.items()
-        if held_out is not None
+        role: [_fitted(model, _part(held_out)) for model in models]
+        for role, models in networks.items()
+        if held_out is not None and test.task.has_classes
     }
     gap = run.outcome.get("gap_closed")
     return Gathered(
         run=run,
         models=_models(run, networks),
         gap=None if gap is None else Interval(**gap),
-        answers=Answers(test.labels.cpu(), logits, fitted) if logits else None,
-        taught=_taught(run, asked["teacher"][0]) if "teacher" in asked else None,
+        answers=Answers(labels=_rows(some), logits=logits, fitted=fitted, samples=some) if logits else None,
+        taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
         curves={role: _curves(run, role, notes) for role in run.roles},
         manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
         digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in run.roles},
         notes=notes,
     )
+
+
+def _part(samples: SampleSet) -> SampleSet:
+    """Return the samples, or evenly spread ones where all would have more labels than are drawn."""
+    most = max(1, _MOST_LABELS // max(1, samples.labels[:1].numel()))
+    if samples.task.one_label or len(samples) <= most:
+        return samples
+    return samples.subset(torch.linspace(0, len(samples) - 1, most, dtype=torch.float64).round().long().unique())
+
+
+def _answered(model: nn.Module, samples: SampleSet) -> Tensor:
+    """Return a row for each label, (n, K), or the numbers of a regression, (n, D)."""
+    return predict(model, samples).float().cpu().flatten(0, -2)
+
+
+def _rows(samples: SampleSet) -> Tensor:
+    """Return a label for each row of `_answered`."""
+    labels = samples.labels.cpu()
+    return labels.flatten() if samples.task.has_classes else labels
+
+
+def _fitted(model: nn.Module, samples: SampleSet) -> Temperature:
+    return fit_temperature(_answered(model, samples), _rows(samples))
 
 
 def _put_on_record(folder: Path, notes: list[str]) -> None:
@@ -218,7 +249,8 @@ def _cost(model: nn.Module, run: FinishedRun) -> tuple[int | None, Timing | None
 def _taught(run: FinishedRun, teacher: nn.Module) -> Taught:
     """Ask the teacher about training samples, spread over the set."""
     size = len(run.parts.train)
-    positions = torch.linspace(0, size - 1, min(size, _ASKED), dtype=torch.float64).round().to(torch.int64).unique()
+    most = min(size, _ASKED, max(1, _MOST_LABELS // max(1, run.parts.train.labels[:1].numel())))
+    positions = torch.linspace(0, size - 1, most, dtype=torch.float64).round().to(torch.int64).unique()
     return Taught(positions, predict(teacher, run.parts.train.subset(positions)).float().cpu())
 
 

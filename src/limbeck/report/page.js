@@ -12,10 +12,13 @@
 
   const entropy = (shares) => shares.reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0);
 
-  const show = (example, temperature) => {
+  const sigmoid = (logits, temperature) => logits.map((logit) => 1 / (1 + Math.exp(-logit / temperature)));
+
+  // Classes share a whole, but where labels stand apart each is yes or no by itself.
+  const show = (example, temperature, apart) => {
     const logits = JSON.parse(example.dataset.logits);
-    const shares = softmax(logits.concat(JSON.parse(example.dataset.rest)), temperature);
-    const nats = entropy(shares);
+    const shares = (apart ? sigmoid : softmax)(logits.concat(JSON.parse(example.dataset.rest)), temperature);
+    const nats = entropy(shares) + (apart ? entropy(shares.map((share) => 1 - share)) : 0);
     const said = [];
     example.querySelectorAll(".bar").forEach((bar, i) => {
       const others = bar.classList.contains("others");
@@ -26,7 +29,7 @@
       if (i < 3) said.push(bar.dataset.name + " " + percent(share));
     });
     example.querySelector(".nats").textContent = nats.toFixed(2);
-    example.querySelector(".spread").textContent = Math.exp(nats).toFixed(1);
+    if (!apart) example.querySelector(".spread").textContent = Math.exp(nats).toFixed(1);
     example
       .querySelector(".bars")
       .setAttribute("aria-label", `At temperature ${temperature}: ${said.join(", ")}; entropy ${nats.toFixed(2)} nats`);
@@ -40,7 +43,8 @@
       const temperature = steps[Number(slider.value)];
       slider.setAttribute("aria-valuetext", "temperature " + temperature);
       explorer.querySelector(".reading strong").textContent = temperature;
-      explorer.querySelectorAll(".example").forEach((example) => show(example, temperature));
+      const apart = "apart" in explorer.dataset;
+      explorer.querySelectorAll(".example").forEach((example) => show(example, temperature, apart));
       markers.forEach((marker) => {
         const { left, right, low, high } = marker.dataset;
         const place = Math.log(temperature / low) / Math.log(high / low);

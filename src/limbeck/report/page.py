@@ -16,10 +16,13 @@ from markupsafe import Markup
 from limbeck import methods, plans, targets
 from limbeck.card import Card
 from limbeck.errors import InputError, RunError
-from limbeck.report import curves, figures, gains, panels, pictures, softness, story, svg
+from limbeck.report import curves, figures, numbers, panels, pictures, story, svg
 from limbeck.report.charts import Chart, Heat, Matrix, Plane, Rows, short
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
+from limbeck.report.differs import differences
 from limbeck.report.gather import Gathered, gather
+from limbeck.report.given import given
+from limbeck.tasks import Task
 
 __all__ = ["build", "build_diagnosed", "render", "section"]
 
@@ -100,7 +103,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "draw": lambda chart: Markup(svg.draw(chart)),
         "legend": svg.legend,
-        "numbers": numbers,
+        "numbers": numbers_of,
         "share": lambda value: f"{100 * value:.1f} %",
         "percent": pictures.percent,
         "bytes": story.bytes_in_words,
@@ -121,15 +124,14 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
     rows = story.model_rows(gathered)
     keys = gathered.run.recipe.keys
     temperature, distils_at = story.temperature(keys, gathered.run.outcome.get("chosen", {}).get("distilled", {}))
-    students = [model.name for model in gathered.students if gathered.answers and gathered.answers.has(model.role)]
+    task, target = gathered.run.parts.test.task, _target(keys["method"].get("target"))
     return {
         "number": number,
         "name": gathered.run.recipe.name,
         "summary": keys.get("summary") or "",
         "card": methods.card(keys["method"]["name"]),
         "scheme": plans.card(plans.name_of(gathered.run.recipe.scheme)),
-        "target": _target(keys["method"].get("target")),
-        "distils_at": distils_at,
+        "target": target,
         "facts": story.facts(gathered),
         "verdict": story.verdict(gathered),
         "rows": rows,
@@ -139,17 +141,10 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "words": gathered.words,
         "cost": panels.cost_plot([gathered]),
         "training": curves.training(gathered),
-        "explorer": pictures.taught(gathered, temperature),
-        "softening": softness.softening(temperature) if gathered.run.parts.test.task.has_classes else None,
-        "entropies": softness.entropies(gathered, temperature),
-        "faithful": story.faithful(gathered),
-        "confusions": panels.confusions(gathered),
-        "listed_head": ["True class", "Answer", *students],
-        "listed": panels.listed(gathered),
-        "disagreements": pictures.disagreements(gathered),
-        "classes": panels.class_chart(gathered),
-        "gains": gains.gains(gathered),
-        "calibration": panels.calibration(gathered),
+        "given": given(gathered, temperature, distils_at, target),
+        "differs": differences(gathered),
+        "trusted": panels.calibration(gathered) if task.has_classes else numbers.trusted(gathered),
+        "trust": _trust(task),
         "diagnosis": _diagnosis(gathered),
         "recipe": gathered.recipe,
         "provenance": story.provenance(gathered),
@@ -170,6 +165,21 @@ def _diagnosis(gathered: Gathered) -> DiagnosisSection | None:
         return None
 
 
+def _trust(task: Task) -> str:
+    """Say how the diagrams of the last question are read."""
+    if not task.has_classes:
+        return (
+            "A number that is right lies on the dotted line. Along a flatter one the answers are drawn to the mean; a"
+            " point far from it is an error that a mean squared error of all may hide."
+        )
+    each = " Every label of every example counts." if task.several else " Every place counts." if task.of_places else ""
+    return (
+        "A model that is 80 % sure should be right 8 times in 10: the bars should end on the dotted line. Below it a"
+        f" model is too sure of itself.{each} ECE, the expected calibration error, is the mean distance from the line,"
+        " over 15 bins of equal width. A bin with few examples is drawn pale: it says little."
+    )
+
+
 def _overview(gathered: Gathered, number: int) -> list[str]:
     """Return a run's line in the table of several runs."""
     errors = [row.errors for row in story.model_rows(gathered) if row.model.role in ("teacher", "alone", "distilled")]
@@ -178,17 +188,13 @@ def _overview(gathered: Gathered, number: int) -> list[str]:
 
 
 def _charts(section: dict[str, Any]) -> list[Chart]:
-    found = [section["errors"], section["cost"], *section["training"], *section["confusions"]]
-    found += [chart for chart, _ in section["calibration"]]
-    found += [chart for chart, _ in section["diagnosis"].charts] if section["diagnosis"] else []
-    found += [section["gains"].chart] if section["gains"] else []
-    return [
-        *found,
-        *(chart for chart in (section["softening"], section["entropies"], section["classes"]) if chart is not None),
-    ]
+    found = [section["errors"], section["cost"], *section["training"]]
+    for charts in (section["given"].charts, section["differs"].charts, section["trusted"]):
+        found += [chart for chart, _ in charts]
+    return [*found, *(chart for chart, _ in (section["diagnosis"].charts if section["diagnosis"] else []))]
 
 
-def numbers(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
+def numbers_of(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
     """Return a chart's numbers as a table: its head and its rows; None where the chart itself shows them."""
     match chart:
         case Plane(x=x, y=y, bars=bars) if bars:
@@ -198,7 +204,7 @@ def numbers(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
                 rows = [[*row, count] for row, count in zip(rows, counted, strict=True)]
                 return ["confidence", "share right", "examples"], rows
             return [x.label, y.label], rows
-        case Plane(x=x, lines=lines, dots=dots) if not dots:
+        case Plane(x=x, lines=lines, dots=dots, cloud=cloud) if not dots and not cloud:
             at = [point[0] for point in lines[0].points]
             kept = sorted({round(i * (len(at) - 1) / (_ROWS - 1)) for i in range(_ROWS)}) if len(at) > _ROWS else None
             values = [dict(line.points) for line in lines]

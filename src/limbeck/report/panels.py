@@ -82,10 +82,16 @@ def _on_class(model: Model, value: float) -> Interval:
 def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:
     """Return the accuracy of each class (K,) by role, over all seeds."""
     answers = gathered.answers
-    if answers is None:
+    if answers is None or not _by_class(gathered):
         return {}
     roles = [model.role for model in gathered.chief if answers.has(model.role)]
     return {role: per_class_accuracy(confusion(gathered, role)) for role in roles}
+
+
+def _by_class(gathered: Gathered) -> bool:
+    """Whether each row of the answers is for one class of the set's: not of a regression, nor a label's yes or no."""
+    task = gathered.run.parts.test.task
+    return task.has_classes and not task.several
 
 
 def confusion(gathered: Gathered, role: str) -> Tensor:
@@ -102,7 +108,7 @@ def confusion(gathered: Gathered, role: str) -> Tensor:
 def confusions(gathered: Gathered) -> list[Chart]:
     """Draw the confusion matrices of the students, where there are few enough classes."""
     names = gathered.run.parts.test.class_names
-    if gathered.answers is None or not 2 <= len(names) <= _MOST_CLASSES:
+    if gathered.answers is None or not _by_class(gathered) or not 2 <= len(names) <= _MOST_CLASSES:
         return []
     charts: list[Chart] = []
     for model in gathered.students:
@@ -122,20 +128,22 @@ def listed(gathered: Gathered, most: int = 10) -> list[list[str]]:
     """Return the students' most frequent confusions: true class, answer, and how often for each student."""
     answers = gathered.answers
     students = [model for model in gathered.students if answers is not None and answers.has(model.role)]
-    if not students:
+    if not students or not _by_class(gathered):
         return []
     tables = [confusion(gathered, model.role).fill_diagonal_(0) for model in students]
     whole = torch.stack(tables).sum(0)
     names = gathered.run.parts.test.class_names
     order = whole.flatten().argsort(descending=True, stable=True)[:most].tolist()
     pairs = [divmod(place, len(names)) for place in order]
-    return [[names[i], names[j], *(str(int(each[i, j])) for each in tables)] for i, j in pairs if whole[i, j]]
+    return [[names[i], names[j], *(f"{int(each[i, j]):,}" for each in tables)] for i, j in pairs if whole[i, j]]
 
 
 def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
     """Draw a reliability diagram of each model, over all its seeds; with each, its expected calibration error."""
     answers = gathered.answers
-    found = []
+    found: list[tuple[Plane, str]] = []
+    if not gathered.run.parts.test.task.has_classes:
+        return found
     for model in gathered.chief:
         if answers is None or not answers.has(model.role):
             continue
@@ -181,11 +189,15 @@ def _reliability(logits: Sequence[Tensor], labels: Tensor, bins: int) -> Reliabi
 def cost_plot(runs: Sequence[Gathered]) -> Plane:
     """Draw accuracy over parameters for all models of all runs, with the front of those worth their cost."""
     many = len(runs) > 1
+    called = {gathered.words.accuracy for gathered in runs}
+    measure = called.pop() if len(called) == 1 else "accuracy"
+    share = any(gathered.run.parts.test.task.has_classes for gathered in runs)
+    scale, unit = (100.0, " %") if share else (1.0, "")
     marks = []
     for number_, gathered in enumerate(runs, start=1):
         for model in gathered.models:
             name = f"{model.name.removeprefix('Student ')} ({number_})" if many else model.name
-            marks.append((Point(name, 100 * model.accuracy.mean, float(model.parameters)), model))
+            marks.append((Point(name, scale * model.accuracy.mean, float(model.parameters)), model))
     front = pareto([point for point, _ in marks]) if same_test_set(runs) else ()
     worth = {id(point) for point in front}
     dots = [
@@ -194,19 +206,17 @@ def cost_plot(runs: Sequence[Gathered]) -> Plane:
             point.accuracy,
             model.colour,
             point.name if id(point) in worth or len(marks) <= _MOST_NAMED else "",
-            f"{point.name}: {point.accuracy:.2f} %, {number(point.cost)} parameters",
+            f"{point.name}: {point.accuracy:.2f}{unit}, {number(point.cost)} parameters",
         )
         for point, model in marks
     ]
     lines = [Line("", "ink", [(point.cost, point.accuracy) for point in front], dash="3 3")] if front else []
     x = spanning("parameters (log scale)", [point.cost for point, _ in marks], log=True)
     x = Axis(x.label, x.low / 1.3, x.high * 1.3, log=True)
-    called = {gathered.words.accuracy for gathered in runs}
-    measure = called.pop() if len(called) == 1 else "accuracy"
-    y = spanning(f"test {measure}, %", [point.accuracy for point, _ in marks])
+    y = spanning(f"test {measure}, %" if share else f"test {measure}", [point.accuracy for point, _ in marks])
     y = Axis(y.label, y.low - _FOOT * (y.high - y.low), y.high)  # for the names of those that lie lowest
     shown = front or [point for point, _ in marks]
-    said = "; ".join(f"{point.name}, {point.accuracy:.2f} % at {number(point.cost)} parameters" for point in shown)
+    said = "; ".join(f"{point.name}, {point.accuracy:.2f}{unit} at {number(point.cost)} parameters" for point in shown)
     which = "No other model beats: " if front else ""
     alternative = f"Scatter plot of {measure} over parameters. {which}{said}."
     return Plane("cost", "Accuracy and cost", alternative, x, y, lines=lines, dots=dots)

@@ -14,10 +14,22 @@ from limbeck.data import SampleSet
 from limbeck.losses import KL, soften
 from limbeck.report.gather import Gathered
 
-__all__ = ["Disagreement", "disagreements", "percent", "picture", "pictured", "taught", "temperatures"]
+__all__ = [
+    "BARS",
+    "Disagreement",
+    "chosen",
+    "dial",
+    "disagreements",
+    "percent",
+    "picture",
+    "pictured",
+    "taught",
+    "temperatures",
+]
 
 _LARGEST = 64  # pixels, to keep the page small
-_BARS = 10
+BARS = 10
+"""Classes of an example that have a bar of their own."""
 
 
 def pictured(samples: SampleSet) -> bool:
@@ -60,39 +72,48 @@ def taught(gathered: Gathered, temperature: float, count: int = 8) -> dict[str, 
     """Return what the teacher says of some training images: of the most uncertain ones, and of others for comparison.
 
     {"classes": names, "temperatures": of the slider, "start": where it begins, "position": which of them that is,
-    "examples": [{"image", "label", "ids", "logits", "rest", ...}]}: `ids` are the classes with the highest `logits`,
-    `rest` holds the others' logits.  None for inputs that are no pictures.
+    "apart": whether each class has a probability of its own, "examples": [{"image", "label", "true", "ids", "logits",
+    "rest", ...}]}: `true` are its labels, `ids` the classes with the highest `logits`, `rest` holds the others' logits.
+    None for inputs that are no pictures.
     """
     samples = gathered.run.parts.train
-    if gathered.taught is None or not pictured(samples):
+    if gathered.taught is None or not samples.task.one_label or not pictured(samples):
         return None
     some, logits = gathered.taught.positions, gathered.taught.logits
     log_probs = soften(logits).log_probs
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    order = entropy.argsort(descending=True, stable=True)
-    unsure = order[: count // 2].tolist()
-    others = order[torch.linspace(len(order) // 4, len(order) - 1, count - len(unsure)).long()].unique().tolist()
-    others = [number for number in others if number not in unsure]
-    images = samples.gather(some[unsure + others])
+    numbers = chosen(-(log_probs.exp() * log_probs).sum(-1), count)
+    images = samples.gather(some[[number for number, _ in numbers]])
     labels = samples.labels[some].tolist()
     examples = [
         {
             "image": picture(image),
             "label": samples.class_names[labels[number]] if labels[number] >= 0 else "",
-            "unsure": number in unsure,
+            "true": [labels[number]],
+            "unsure": unsure,
             **_softened(logits[number], samples.class_names, temperature),
         }
-        for number, image in zip(unsure + others, images, strict=True)
+        for (number, unsure), image in zip(numbers, images, strict=True)
     ]
+    return {**dial(temperature), "classes": list(samples.class_names), "apart": False, "examples": examples}
+
+
+def chosen(entropy: Tensor, count: int = 8) -> list[tuple[int, bool]]:
+    """Return which examples are shown, by their entropy (n,), and whether for it: the largest, and others spread out.
+
+    >>> chosen(torch.tensor([0.1, 0.9, 0.2, 0.3]), 2)
+    [(1, True), (3, False)]
+    """
+    order = entropy.argsort(descending=True, stable=True)
+    unsure = order[: count // 2].tolist()
+    others = order[torch.linspace(len(order) // 4, len(order) - 1, count - len(unsure)).long()].unique().tolist()
+    return [(number, True) for number in unsure] + [(number, False) for number in others if number not in unsure]
+
+
+def dial(temperature: float) -> dict[str, Any]:
+    """Return the slider: its temperatures, where it begins, and which of them that is."""
     steps = temperatures(temperature)
     start = min(steps, key=lambda step: abs(step - temperature))
-    return {
-        "classes": list(samples.class_names),
-        "temperatures": steps,
-        "start": start,
-        "position": steps.index(start),
-        "examples": examples,
-    }
+    return {"temperatures": steps, "start": start, "position": steps.index(start)}
 
 
 def temperatures(own: float) -> list[float]:
@@ -110,8 +131,8 @@ def temperatures(own: float) -> list[float]:
 def _softened(row: Tensor, names: Sequence[str], temperature: float) -> dict[str, Any]:
     """Return an example's highest logits, and what the page shows of it until its script runs."""
     order = row.argsort(descending=True, stable=True)
-    ids = order[:_BARS].tolist()
-    logits, rest = ([round(float(row[i]), 5) for i in part] for part in (order[:_BARS], order[_BARS:]))
+    ids = order[:BARS].tolist()
+    logits, rest = ([round(float(row[i]), 5) for i in part] for part in (order[:BARS], order[BARS:]))
     log_probs = soften(torch.tensor(logits + rest, dtype=torch.float64), temperature).log_probs
     shares = log_probs.exp()
     nats = float(-(shares * log_probs).sum())
@@ -150,7 +171,12 @@ class Disagreement:
 def disagreements(gathered: Gathered, count: int = 12) -> list[Disagreement]:
     """Return the test images with the greatest KL(teacher ‖ student distilled) at the first seed."""
     answers, samples = gathered.answers, gathered.run.parts.test
-    if answers is None or not answers.has("teacher", "distilled") or not pictured(samples):
+    if (
+        answers is None
+        or not answers.has("teacher", "distilled")
+        or not samples.task.one_label
+        or not pictured(samples)
+    ):
         return []
     teacher, distilled = answers.pairs("distilled")[0]
     divergences = KL.per_example(distilled, soften(teacher), 1.0)

@@ -11,14 +11,22 @@ from limbeck.report.gather import Gathered
 
 __all__ = ["entropies", "softening"]
 
+_MOST = 20_000  # distributions whose entropy is drawn
 _LOGITS = (-10.0, -5.0, 0.0, 5.0, 10.0, 15.0)
 
 
-def softening(marker: float) -> Plane:
-    """Draw softmax of the logits -10, -5, 0, 5, 10, 15 over the temperature: what softening does to any answer."""
+def softening(marker: float, *, two_way: bool = False) -> Plane:
+    """Draw softmax of the logits -10, -5, 0, 5, 10, 15 over the temperature: what softening does to any answer.
+
+    two_way: the sigmoid of each by itself, as where each label is yes or no.
+    """
     steps = [0.5 * 40 ** (i / 120) for i in range(121)]
     logits = torch.tensor(_LOGITS, dtype=torch.float64)
-    table = torch.stack([soften(logits, at).log_probs.exp() for at in steps])
+
+    def shares(at: float) -> Tensor:
+        return (logits / at).sigmoid() if two_way else soften(logits, at).log_probs.exp()
+
+    table = torch.stack([shares(at) for at in steps])
     colours = ("third", "fourth", "fifth", "alone", "distilled", "teacher")
     lines = [
         Line(short(logit), colour, [(at, float(table[i, column])) for i, at in enumerate(steps)])
@@ -26,10 +34,11 @@ def softening(marker: float) -> Plane:
     ]
     x = Axis("temperature T (log scale)", 0.5, 20.0, log=True)
     y = Axis("probability", 0.0, 1.0, share=True)
-    cold, hot = (soften(logits, at).log_probs.exp() for at in (1.0, 20.0))
+    cold, hot = shares(1.0), shares(20.0)
     said = f"logit 15 falls from {float(cold[-1]):.1%} at T = 1 to {float(hot[-1]):.1%} at T = 20"
     rises = f"logit -10 rises from {float(cold[0]):.1g} to {float(hot[0]):.1%}"
-    alternative = f"Line chart of softmax probabilities of six logits over the temperature: {said}, {rises}."
+    which = "sigmoid" if two_way else "softmax"
+    alternative = f"Line chart of {which} probabilities of six logits over the temperature: {said}, {rises}."
     return Plane("softening", "What a temperature does to six logits", alternative, x, y, lines, marker=marker)
 
 
@@ -37,13 +46,15 @@ def entropies(gathered: Gathered, marker: float) -> Plane | None:
     """Draw the entropy of the teacher's targets on training samples over the temperature: how much they tell."""
     if gathered.taught is None:
         return None
-    logits = gathered.taught.logits.double()
+    logits = gathered.taught.logits.double().flatten(0, -2)
+    logits = logits[torch.linspace(0, len(logits) - 1, min(len(logits), _MOST)).round().long().unique()]
     steps = [0.5 * 40 ** (i / 40) for i in range(41)]
     spread = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     lows, medians, highs = zip(*(_entropy(logits, at).quantile(spread).tolist() for at in steps), strict=True)
     most = math.log(logits.shape[1])
     line = Line("median", "teacher", list(zip(steps, medians, strict=True)), list(zip(steps, lows, highs, strict=True)))
-    bound = Line("all classes alike", "ink", [(0.5, most), (20.0, most)], dash="3 3")
+    alike = "yes as likely as no" if gathered.run.parts.test.task.several else "all classes alike"
+    bound = Line(alike, "ink", [(0.5, most), (20.0, most)], dash="3 3")
     now = float(_entropy(logits, marker).median())
     said = f"the median rises from {medians[0]:.2f} nats at T = 0.5 to {medians[-1]:.2f} at T = 20"
     alternative = (

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from limbeck.evaluation import Interval, Words, no_gap, t_interval
 from limbeck.evaluation.cost import Timing
@@ -15,7 +16,8 @@ from limbeck.evaluation.paired import mcnemar
 from limbeck.evaluation.resampling import wilson
 from limbeck.evaluation.scores import score
 from limbeck.report.charts import short
-from limbeck.report.gather import Gathered, Model
+from limbeck.report.gather import Answers, Gathered, Model
+from limbeck.tasks import UNLABELLED
 
 _USUAL = 4.0
 """The temperature that is shown where a run tells of none."""
@@ -71,7 +73,17 @@ def number(value: float, digits: int = 1) -> str:
 
 def error(value: float, words: Words) -> str:
     """Return a figure of errors as its task writes it: a count, or a mean squared error."""
-    return number(value) if words.pattern == "{:.1f}" else words.pattern.format(value)
+    return number(value) if _counts(words) else words.pattern.format(value)
+
+
+def _counts(words: Words) -> bool:
+    """Whether errors are a number of things, be they examples or their places."""
+    return words.pattern == Words.pattern
+
+
+def accuracy(value: float, words: Words, digits: int = 2) -> str:
+    """Return a figure of accuracy as its task writes it: a share in percent, or R² as the number that it is."""
+    return f"{100 * value:.{digits}f} %" if _counts(words) else f"{value:.3f}"
 
 
 def bytes_in_words(size: int | None) -> str:
@@ -102,19 +114,20 @@ def model_rows(gathered: Gathered) -> list[ModelRow]:
     rows = []
     examples, words = examples_of(gathered), gathered.words
     for model in gathered.models:
-        errors, accuracy = model.errors, model.accuracy
+        errors, right = model.errors, model.accuracy
         if errors.half_width is not None:
             text = f"{error(errors.mean, words)} ± {error(errors.half_width, words)}"
-            share = f"{100 * accuracy.mean:.2f} % ± {100 * (accuracy.half_width or 0):.2f}"
+            width = accuracy(right.half_width or 0.0, words).removesuffix(" %")
+            share = f"{accuracy(right.mean, words)} ± {width}"
             low, high, over = max(errors.low, 0.0), min(errors.high, float(examples)), "seeds"
         elif not words.counted:
             low, high, over = errors.mean, errors.mean, ""
-            text, share = error(errors.mean, words), f"{100 * accuracy.mean:.2f} %"
+            text, share = error(errors.mean, words), accuracy(right.mean, words)
         else:
             within = wilson(examples - round(errors.mean), examples)
             low, high, over = (1 - within.high) * examples, (1 - within.low) * examples, "examples"
             text = f"{number(errors.mean)} ({low:.0f} to {high:.0f})"
-            share = f"{100 * accuracy.mean:.2f} % ({100 * within.low:.1f} to {100 * within.high:.1f})"
+            share = f"{accuracy(right.mean, words)} ({100 * within.low:.1f} to {100 * within.high:.1f})"
         rows.append(ModelRow(model, text, share, low, high, over, latency(model.timing)))
     return rows
 
@@ -138,9 +151,13 @@ def verdict(gathered: Gathered) -> list[str]:
         )
     else:
         of = [error(model.errors.mean, words) for model in (distilled, alone, teacher)]
+        unit = "places of test examples" if gathered.run.parts.test.task.of_places else "test examples"
         errors = (
-            f"on the test set, {words.errors}: {of[0]} of the student distilled, {of[1]} of the student alone,"
-            f" {of[2]} of the teacher"
+            f"of {examples:,} {unit} the student has {of[0]} {words.errors} when distilled, {of[1]} when trained"
+            f" alone; the teacher has {of[2]}"
+            if _counts(words)
+            else f"on the test set the student's {words.errors} is {of[0]} when distilled, {of[1]} when trained alone;"
+            f" the teacher's is {of[2]}"
         )
     if gathered.gap is None:
         said = no_gap(*(model.errors.mean for model in (teacher, alone, distilled)))
@@ -172,13 +189,18 @@ def _certainty(gathered: Gathered, role: str) -> str:
     if len(seeds) > 1:
         saved = t_interval([float(seed[role]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
         if gathered.words.errors != "errors":
-            mean, width = (error(value, gathered.words) for value in (saved.mean, saved.half_width or 0.0))
+            words = gathered.words
+            mean, width = (error(abs(value), words) for value in (saved.mean, saved.half_width or 0.0))
             alone = f"the student alone{' at equal compute' if role == 'alone_budget' else ''}"
             sure = "is more than chance." if _apart(saved) else "may be chance: run more seeds."
-            return (
-                f"Seed by seed, over {len(seeds)} seeds, the distilled student has {mean} ± {width} less than {alone}"
-                f" (95 % interval), which {sure}"
+            less = ("fewer", "more") if _counts(words) else ("lower", "higher")
+            which = less[0] if saved.mean >= 0 else less[1]
+            said = (
+                f"the distilled student has {mean} ± {width} {which} {words.errors} than {alone}"
+                if _counts(words)
+                else f"the {words.errors} of the distilled student is {mean} ± {width} {which} than that of {alone}"
             )
+            return f"Seed by seed, over {len(seeds)} seeds, {said} (95 % interval), which {sure}"
         if saved.mean == 0:
             return f"Over {len(seeds)} seeds, both students make equally many errors."
         kind = "fewer" if saved.mean > 0 else "more"
@@ -189,12 +211,26 @@ def _certainty(gathered: Gathered, role: str) -> str:
         )
         return f"{said}, {'which is more than chance.' if _apart(saved) else 'which may be chance: run more seeds.'}"
     answers = gathered.answers
-    if answers is not None and answers.has(role, "distilled"):
-        right = [score(answers.logits[each][0], answers.labels).correct for each in (role, "distilled")]
+    task = gathered.run.parts.test.task
+    if (
+        answers is not None
+        and answers.has(role, "distilled")
+        and (task.one_label or (task.several and task.has_classes))
+    ):
+        right = [_right(answers, each) for each in (role, "distilled")]
         test = mcnemar(right[0], right[1])
         said = f"On the same examples, distillation mends {test.second_better} and spoils {test.first_better}"
         return f"{said} (McNemar's exact test: p = {test.p_value:.2g}); one seed says nothing of other seeds."
     return "One seed was run, so this may be chance: run more seeds."
+
+
+def _right(answers: Answers, role: str) -> Tensor:
+    """Return whether each labelled test sample is right, all its labels together, at the first seed."""
+    rows, labels = answers.logits[role][0], answers.samples.labels.cpu()
+    if labels.dim() == 1:
+        return score(rows, labels).correct
+    known = labels != UNLABELLED
+    return ((rows.argmax(-1).view(labels.shape) == labels) | ~known).all(1)[known.any(1)]
 
 
 def _apart(difference: Interval) -> bool:
@@ -209,8 +245,8 @@ def facts(gathered: Gathered) -> list[Fact]:
         width = gathered.gap.half_width
         found.append(Fact(whole_percent(gathered.gap.mean), f"of the gap closed{_plus(width)}"))
     if alone is not None and distilled is not None:
-        before, after = (100 * model.accuracy.mean for model in (alone, distilled))
-        found.append(Fact(f"{after:.1f} %", f"{gathered.words.accuracy} distilled, {before:.1f} % alone"))
+        before, after = (accuracy(model.accuracy.mean, gathered.words, 1) for model in (alone, distilled))
+        found.append(Fact(after, f"{gathered.words.accuracy} distilled, {before} alone"))
     if teacher is not None and distilled is not None:
         times = teacher.parameters / max(distilled.parameters, 1)
         found.append(Fact(f"{times:.1f}×", f"fewer parameters: {distilled.parameters:,} of {teacher.parameters:,}"))
@@ -240,7 +276,9 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
         said.append(f"±: 95 % t-interval over {seeds} seeds.")
     if "examples" in kinds:
         said.append("In brackets: Wilson's 95 % interval over the test examples, for what was trained once.")
-    said.append("NLL: mean negative log-likelihood in nats." if task.has_classes else "NLL: half the squared error.")
+    of = ", added up over the labels of an example" if task.several else " of a place" if task.of_places else ""
+    loss = f"NLL: mean negative log-likelihood in nats{of}."
+    said.append(loss if task.has_classes else "NLL: half the squared error.")
     if any(model.compute is not None for model in gathered.models):
         said.append(
             "Compute: FLOPs of all trainings that led to a model, its teacher's included, as a multiple of the student"
@@ -258,7 +296,7 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
 def faithful(gathered: Gathered) -> list[tuple[Model, float, float]]:
     """Return each student's agreement with its teacher and their mean divergence on the test set, over its seeds."""
     answers = gathered.answers
-    if answers is None or not answers.has("teacher"):
+    if answers is None or not answers.has("teacher") or not gathered.run.parts.test.task.has_classes:
         return []
     rows = []
     for model in gathered.students:

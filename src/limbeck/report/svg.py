@@ -83,6 +83,10 @@ def _plane(chart: Plane) -> str:
             f' height="{bottom - y(bar.height):.1f}" fill-opacity="{bar.strength:.2f}">'
             f"<title>{escape(bar.note)}</title></rect>"
         )
+    parts += [
+        f'<circle class="fill-{chart.colour}" cx="{x(at):.1f}" cy="{y(value):.1f}" r="2.5" fill-opacity="0.55"/>'
+        for at, value in chart.cloud
+    ]
     parts += [_curve(line, x, y) for line in chart.lines]
     parts += _dots(chart, x, y, bottom)
     if chart.marker is not None:
