@@ -109,6 +109,33 @@ def page(digits: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of a run whose examples have several labels each."""
+    import numpy as np
+
+    root = tmp_path_factory.mktemp("labels")
+    inputs = np.random.default_rng(0).random((200, 1, 6, 6)).astype("float32")
+    marks = inputs.reshape(200, 3, 12).mean(2) > 0.5
+    np.savez(root / "marks.npz", inputs=inputs, labels=marks, class_names=np.array(["top", "middle", "bottom"]))
+    data = {"kind": "npz", "path": "marks.npz", "task": "multilabel"}
+    return build([finished(root, "labels", data, seeds=[0])], files=False)
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of a run whose examples have a label for each place."""
+    import numpy as np
+
+    root = tmp_path_factory.mktemp("places")
+    inputs = np.random.default_rng(0).random((100, 1, 6, 6)).astype("float32")
+    np.savez(root / "dots.npz", inputs=inputs, labels=(inputs[:, 0] > 0.5).astype("int64") + (inputs[:, 0] > 0.8))
+    network = {"model": {"kind": "fcn", "channels": [4]}}
+    data = {"kind": "npz", "path": "dots.npz", "task": "dense"}
+    teacher = {**network, "training": {"epochs": 3, "learning_rate": 0.1}}
+    return build([finished(root, "places", data, teacher=teacher, student=network, seeds=[0])], files=False)
+
+
+@pytest.fixture(scope="session")
 def pair(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the page of two runs, of which the second has inputs that are no pictures and one seed."""
     import numpy as np

@@ -81,6 +81,20 @@ def test_the_slider_shows_the_softmax_of_the_logits_at_its_temperature(browser, 
         assert cold["values"] != hot["values"]
 
 
+def test_where_labels_stand_apart_the_slider_shows_the_sigmoid_of_each(browser, labels):
+    browser.complaints()
+    browser.open(labels)
+    for position in (0, 20, 40):
+        temperature = move(browser, position)
+        for example in state(browser):
+            expected = [1 / (1 + math.exp(-logit / temperature)) for logit in example["logits"]]
+            assert example["shares"] == pytest.approx(expected, abs=1e-12)
+            assert example["widths"] == pytest.approx(expected, abs=0.02)
+            entropy = -sum(p * math.log(p) + (1 - p) * math.log(1 - p) for p in expected)
+            assert float(example["entropy"]) == pytest.approx(entropy, abs=0.006)
+    assert browser.complaints() == []
+
+
 def test_the_page_before_its_script_says_what_the_script_says(browser, page):
     browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
@@ -113,8 +127,8 @@ def test_the_slider_obeys_the_keyboard_and_moves_the_line_in_the_charts(browser,
     assert slider.get_attribute("aria-valuetext") == "temperature 0.5"
 
 
-def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diagnosed):
-    for each in (page, pair, diagnosed):
+def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diagnosed, places):
+    for each in (page, pair, diagnosed, places):
         browser.open(each)
         assert browser.js("return document.querySelectorAll('figure').length") >= 7
         assert (
@@ -135,10 +149,10 @@ def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diag
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
-def test_axe_finds_nothing(browser, page, pair, diagnosed, scheme, width):
+def test_axe_finds_nothing(browser, page, pair, diagnosed, labels, places, scheme, width):
     pytest.importorskip("axe_core_python", reason="needs axe-core-python: pip install limbeck[test]")
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-    for each in (page, pair, diagnosed):
+    for each in (page, pair, diagnosed, labels, places):
         browser.open(each, width=width, scheme=scheme)
         browser.js("document.querySelectorAll('details').forEach((each) => (each.open = true))")
         browser.js(axe)
@@ -148,8 +162,8 @@ def test_axe_finds_nothing(browser, page, pair, diagnosed, scheme, width):
         assert len(found["passes"]) > 20
 
 
-def test_nothing_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed):
-    for each in (page, pair, diagnosed):
+def test_nothing_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed, labels, places):
+    for each in (page, pair, diagnosed, labels, places):
         browser.open(each, width=360)
         browser.js("document.querySelectorAll('details').forEach((each) => (each.open = true))")
         assert browser.js("return document.documentElement.scrollWidth") == 360

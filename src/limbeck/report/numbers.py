@@ -106,7 +106,7 @@ def listed(gathered: Gathered, most: int = 10) -> tuple[list[str], list[list[str
     rows = []
     for row, column in (divmod(place, wide) for place in order):
         said = [answers.labels[row, column], *(answers.logits[model.role][0][row, column] for model in models)]
-        texts = ["–" if bool(torch.isnan(value)) else f"{float(value):.4g}" for value in said]
+        texts = ["–" if bool(torch.isnan(value)) else f"{float(value):.4g}".replace("-", "−") for value in said]
         rows.append([f"{row}" if wide == 1 else f"{row}, number {column}", *texts])
     return ["Test sample", "Truth", *(model.name for model in models)], rows
 

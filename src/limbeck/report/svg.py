@@ -170,7 +170,8 @@ def _rows(chart: Rows) -> str:
     for value, label in _fitting(chart.x, x):
         parts.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{bottom}"/>')
         parts.append(_text(x(value), bottom + 16, label))
-    parts.append(_text((left + right) / 2, height - 6, chart.x.label, more=' class="label"'))
+    middle = min((left + right) / 2, _WIDTH - _LETTER * len(chart.x.label) / 2)  # a long name stays inside
+    parts.append(_text(middle, height - 6, chart.x.label, more=' class="label"'))
     if chart.origin is not None:
         at = x(chart.origin)
         parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
