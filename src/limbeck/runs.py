@@ -77,6 +77,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.again = f"limbeck distill {path / 'recipe.yaml'} --resume {path}"
+        """The command by which the run goes on."""
 
     @classmethod
     def create(cls, root: Path, name: str, recipe: str, command: Sequence[str]) -> "RunFolder":
@@ -147,6 +149,10 @@ class RunFolder:
         """Add entries to the manifest."""
         self._write_manifest({**self._manifest(), **entries})
 
+    def noted(self, name: str) -> Any:
+        """Return an entry of the manifest; None where there is none."""
+        return self._manifest().get(name)
+
     def read_test_set(self, purpose: str) -> None:
         """Put on record that the test set was read."""
         manifest = self._manifest()
@@ -177,9 +183,9 @@ class RunFolder:
         except OSError as error:
             if not self.path.is_dir():
                 raise RunError(gone) from None
-            again = f"mend that and go on: limbeck distill {self.path / 'recipe.yaml'} --resume {self.path}"
             raise RunError(
-                f"run folder: cannot write '{self.path / name}' ({error.strerror or error}); {again}"
+                f"run folder: cannot write '{self.path / name}' ({error.strerror or error}); mend that and go on: "
+                f"{self.again}"
             ) from None
 
     def _manifest(self) -> dict[str, Any]:

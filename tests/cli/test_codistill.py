@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from limbeck.errors import Interrupted
+
 SMALL = {
     "name": "pair",
     "data": {"kind": "digits", "transfer": {"fraction": 0.3}},
@@ -66,8 +68,30 @@ def test_a_group_whose_others_never_come_goes_on_and_says_so(recipe, limbeck, tm
     assert again.code == 2
     assert again.lines[-1].startswith("limbeck: exchange: 'shared/group-2' holds what another run published as group 2")
     (run,) = runs(tmp_path)
+    mine = ["--exchange", "shared", "--resume", str(run), "-q"]
+    other = limbeck("codistill", recipe(), "--group", "1", *mine)
+    assert other.code == 2
+    assert other.lines[-1].startswith(f"limbeck: resume: '{run}' is a run of group 2, found 1; give it --group 2, or")
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["group-2"]
     shown = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2", "--resume", str(run), "--json", "-q")
     assert shown.code == 0, shown.err
+
+
+def test_what_was_interrupted_goes_on_as_the_same_group_and_seed_alone(recipe, limbeck, tmp_path, monkeypatch):
+    def interrupted(peer, exchange, **more):
+        raise Interrupted("interrupted by SIGTERM", 15)
+
+    name = recipe(seeds=[0, 5])
+    told = ["codistill", name, "--exchange", "shared", "--group", "1", "--wait", "-q"]
+    with monkeypatch.context() as patch:
+        patch.setattr("limbeck.schemes.grouping.fit_group", interrupted)
+        answer = limbeck(*told, "--seed", "5")
+    run = runs(tmp_path)[0].relative_to(tmp_path)
+    assert answer.code == 143
+    assert answer.lines[-1].endswith(f"--group 1 --exchange shared --wait --lost-after 60 --seed 5 --resume {run}")
+    refused = limbeck(*told, "--resume", str(run))
+    assert refused.code == 2
+    assert refused.lines[-1].startswith(f"limbeck: resume: '{run}' is a run of seed 5, found 0; give it --seed 5, or")
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,10 @@ def test_groups_of_the_first_seed_and_of_the_choosing_run_are_kept(tiny, carried
 
 def test_groups_may_be_named_and_leave_classes_out(tiny, carried_out):
     scheme = SCHEME | {"groups": {"named": [["3", "8", 9], [4, "9"]]}}
-    _, outcome = carried_out(tiny(scheme=scheme))
+    lines = []
+    _, outcome = carried_out(tiny(scheme=scheme), say=lines.append)
     assert [list(group) for group in outcome.decided[0]["groups"]] == [[3, 8, 9], [4, 9]]
+    assert "specialists: the teacher answers alone for what no specialist covers: 0, 1, 2, 5, 6, 7" in lines
 
 
 @pytest.mark.slow

@@ -32,6 +32,14 @@ def test_tensors_and_state_come_back_bit_for_bit(tmp_path):
         )
 
 
+def test_whoever_may_read_other_new_files_may_read_these(tmp_path):
+    (tmp_path / "other").touch()
+    save_weights(network(), tmp_path / "weights.safetensors")
+    checkpoint = kept.write(tmp_path, 1, TENSORS, STATE)
+    mode = (tmp_path / "other").stat().st_mode
+    assert [path.stat().st_mode for path in (tmp_path / "weights.safetensors", *checkpoint.iterdir())] == [mode] * 3
+
+
 def test_tensors_that_share_memory_come_back_apart(tmp_path):
     whole = torch.arange(6.0)
     tensors, _ = kept.read(kept.write(tmp_path, 1, {"whole": whole, "part": whole[2:4], "again": whole}, {}))

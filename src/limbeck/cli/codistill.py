@@ -43,7 +43,7 @@ def codistill(
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     peers_of(loaded, group)
-    seed_of(loaded, seed)
+    seed = seed_of(loaded, seed)
     meeting = Meeting(exchange, group, wait, lost_after)
     parts = vet(loaded)
     first, agree = _processes(loaded.training.precision)
@@ -59,8 +59,8 @@ def codistill(
             if not quiet:
                 say(line)
 
-    again = f"limbeck codistill {folder.path / 'recipe.yaml'} --group {group} --exchange {exchange}"
-    again += f"{' --wait' if wait else ''} --resume {folder.path}"
+    folder.again = f"limbeck codistill {folder.path / 'recipe.yaml'} --group {group} --exchange {exchange}"
+    folder.again += f"{' --wait' if wait else ''} --lost-after {lost_after:g} --seed {seed} --resume {folder.path}"
     try:
         with watching(quiet=quiet or not first) as watch:
             outcome = codistil(
@@ -76,7 +76,7 @@ def codistill(
             )
     except (Interrupted, KeyboardInterrupt) as error:
         number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
-        raise Interrupted(f"{str(error) or 'interrupted'}; go on: {again}", number) from None
+        raise Interrupted(f"{str(error) or 'interrupted'}; go on: {folder.again}", number) from None
     except LimbeckError as error:
         with suppress(LimbeckError):
             tell(f"stopped: {error}")

@@ -88,8 +88,7 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
             with suppress(LimbeckError):
                 folder.log(f"stopped: {str(error) or 'interrupted'}")
             number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
-            again = f"limbeck distill {folder.path / 'recipe.yaml'} --resume {folder.path}"
-            raise Interrupted(f"{str(error) or 'interrupted'}; go on: {again}", number) from None
+            raise Interrupted(f"{str(error) or 'interrupted'}; go on: {folder.again}", number) from None
         except LimbeckError as error:
             with suppress(LimbeckError):  # the disk may be full, the folder gone: the first reason is the one to tell
                 folder.log(f"stopped: {error}")

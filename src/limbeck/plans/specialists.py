@@ -243,6 +243,9 @@ class Specialists(Scheme):
         generalist, parts = work.teacher_model, work.parts
         found = work.choose("groups", lambda: self.groups.find(generalist, work.held_out, work.seed))
         groups = [[int(label) for label in group] for group in found]
+        if bare := sorted({*range(parts.train.classes)} - {label for group in groups for label in group}):
+            names = ", ".join(parts.train.class_names[label] for label in bare)
+            work.say(f"specialists: the teacher answers alone for what no specialist covers: {names}")
         work.require([*map(_unit, range(len(groups))), "distilled", "of_teacher"])
         made = self._specialists(generalist, groups, parts.train.classes)
         jobs = [self._job(work, number, each, generalist) for number, each in enumerate(made)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from limbeck import checks
 from limbeck.config import Recipe
-from limbeck.errors import InputError, LimbeckError, RecipeError
+from limbeck.errors import InputError, Interrupted, LimbeckError, RecipeError, RunError
 from limbeck.evaluation import Metrics, evaluate
 from limbeck.peers import Exchange, fit_group
 from limbeck.plans.peers import PeersScheme
@@ -126,8 +126,13 @@ def codistil(
     )
     unit = f"peer_{meeting.group}-{seed}"
     peer = replace(peer, folder=folder.path / unit, label=unit)
+    if first:
+        _same_as_before(folder, meeting.group, seed)
+        folder.note(exchange={**asdict(meeting), "folder": str(meeting.folder), "seed": seed})
     try:
         result = fit_group(peer, exchange, every=scheme.period, resumed=resumed, watch=watch)
+    except Interrupted:
+        raise
     except LimbeckError:
         if first and not resumed and not exchange.admitted:
             folder.discard()
@@ -138,6 +143,17 @@ def codistil(
     heard = {group: exchange.step_of(group) for group in exchange.others}
     outcome = GroupOutcome(meeting.group, scheme.count, seed, result, test, heard)
     if first:
-        folder.note(exchange={**asdict(meeting), "folder": str(meeting.folder)})
         folder.write_json("group.json", outcome.as_dict())
     return outcome
+
+
+def _same_as_before(folder: RunFolder, group: int, seed: int) -> None:
+    """Refuse to go on with a run of another group or seed."""
+    known = folder.noted("exchange")
+    for key, here in (("group", group), ("seed", seed)):
+        there = known.get(key, here) if isinstance(known, dict) else here
+        if there != here:
+            raise RunError(
+                f"resume: '{folder.path}' is a run of {key} {checks.shown(there)}, found {here}; give it --{key} "
+                f"{checks.shown(there)}, or start a new run without --resume"
+            )

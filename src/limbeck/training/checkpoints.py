@@ -256,10 +256,13 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors; OSError when that fails, a full disk included, of which safetensors has an error of its own."""
+    path.touch()
+    readers = path.stat().st_mode  # as for any new file; what safetensors writes its owner alone can read
     try:
         save_file({name: _own(tensor) for name, tensor in tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(str(error)) from None
+    path.chmod(readers)
 
 
 def _own(tensor: Tensor) -> Tensor:
