@@ -73,6 +73,12 @@ def test_a_group_whose_others_never_come_goes_on_and_says_so(recipe, limbeck, tm
     assert other.code == 2
     assert other.lines[-1].startswith(f"limbeck: resume: '{run}' is a run of group 2, found 1; give it --group 2, or")
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["group-2"]
+    for command in (["report", str(run)], ["evaluate", str(run)]):
+        assert (
+            limbeck(*command).lines[-1].startswith(f"limbeck: '{run}' is a run of group 2 alone, which has no outcome")
+        )
+    assert "is a run of group 2 alone" in limbeck("distill", recipe(), "--resume", str(run), "-q").lines[-1]
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["peer_2-0"]
     shown = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2", "--resume", str(run), "--json", "-q")
     assert shown.code == 0, shown.err
 
@@ -92,6 +98,11 @@ def test_what_was_interrupted_goes_on_as_the_same_group_and_seed_alone(recipe, l
     refused = limbeck(*told, "--resume", str(run))
     assert refused.code == 2
     assert refused.lines[-1].startswith(f"limbeck: resume: '{run}' is a run of seed 5, found 0; give it --seed 5, or")
+    manifest = json.loads((tmp_path / run / "manifest.json").read_text())
+    del manifest["exchange"]
+    (tmp_path / run / "manifest.json").write_text(json.dumps(manifest))
+    refused = limbeck(*told, "--resume", str(run))
+    assert refused.lines[-1] == f"limbeck: resume: '{run}' is no run of a group; start a new run without --resume"
 
 
 @pytest.mark.parametrize(

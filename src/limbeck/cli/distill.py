@@ -37,13 +37,17 @@ def distill(
     """Train the teacher (or reuse it), the student alone and the student distilled; print them side by side."""
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
+    from limbeck.errors import RunError
     from limbeck.runs import RunFolder
     from limbeck.schemes import vet
+    from limbeck.schemes.grouping import group_of
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     parts = vet(loaded)
     if resume is not None:
         folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).to_yaml())
+        if (group := group_of(resume)) is not None:
+            raise RunError(f"resume: '{resume}' is a run of group {group} alone; go on with limbeck codistill")
     else:
         folder = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv)
     outcome = run(loaded, folder, parts=parts, quiet=quiet)

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from limbeck import checks
 from limbeck.config import Recipe, load_recipe
 from limbeck.errors import RunError, one_line
 from limbeck.runs import RunFolder
+from limbeck.schemes.grouping import group_of
 from limbeck.schemes.outcome import FIXED_ROLES, ordered
 from limbeck.schemes.preparing import Parts, Shop, build_teacher, prepare
 from limbeck.teachers import MeanOfModels
@@ -56,6 +58,11 @@ class FinishedRun:
         recipe = load_recipe(folder / "recipe.yaml")
         path = folder / "outcome.json"
         if not path.is_file():
+            if (group := group_of(folder)) is not None:
+                raise RunError(
+                    f"'{folder}' is a run of group {checks.shown(group)} alone, which has no outcome of a recipe; its "
+                    "figures are in group.json, and limbeck distill trains all peers"
+                )
             again = f"limbeck distill {folder / 'recipe.yaml'} --resume {folder}"
             raise RunError(f"'{folder}' is not finished (it has no outcome.json); go on with: {again}")
         try:

@@ -11,12 +11,12 @@ from limbeck.errors import InputError, Interrupted, LimbeckError, RecipeError, R
 from limbeck.evaluation import Metrics, evaluate
 from limbeck.peers import Exchange, fit_group
 from limbeck.plans.peers import PeersScheme
-from limbeck.runs import RunFolder
+from limbeck.runs import RunFolder, read_manifest
 from limbeck.schemes.preparing import Parts, Shop, prepare
 from limbeck.training import Observer, Result
 from limbeck.training.progress import ignore
 
-__all__ = ["GroupOutcome", "Meeting", "agreement", "codistil", "peers_of", "seed_of"]
+__all__ = ["GroupOutcome", "Meeting", "agreement", "codistil", "group_of", "peers_of", "seed_of"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def codistil(
     unit = f"peer_{meeting.group}-{seed}"
     peer = replace(peer, folder=folder.path / unit, label=unit)
     if first:
-        _same_as_before(folder, meeting.group, seed)
+        if resumed:
+            _same_as_before(folder, meeting.group, seed)
         folder.note(exchange={**asdict(meeting), "folder": str(meeting.folder), "seed": seed})
     try:
         result = fit_group(peer, exchange, every=scheme.period, resumed=resumed, watch=watch)
@@ -147,11 +148,22 @@ def codistil(
     return outcome
 
 
+def group_of(folder: Path) -> int | None:
+    """Return the group that a run is of; None for a run of a whole recipe, and where its manifest cannot be read."""
+    try:
+        known = read_manifest(folder).get("exchange")
+    except (OSError, ValueError, RecursionError):
+        return None
+    return known.get("group") if isinstance(known, dict) else None
+
+
 def _same_as_before(folder: RunFolder, group: int, seed: int) -> None:
-    """Refuse to go on with a run of another group or seed."""
+    """Refuse to go on with a run of another group or seed, or with one that is of no group."""
     known = folder.noted("exchange")
+    if not isinstance(known, dict):
+        raise RunError(f"resume: '{folder.path}' is no run of a group; start a new run without --resume")
     for key, here in (("group", group), ("seed", seed)):
-        there = known.get(key, here) if isinstance(known, dict) else here
+        there = known.get(key, here)
         if there != here:
             raise RunError(
                 f"resume: '{folder.path}' is a run of {key} {checks.shown(there)}, found {here}; give it --{key} "
