@@ -178,7 +178,7 @@ def test_every_row_of_all_targets(monkeypatch):
     tiny = {"train": 200, "held_out": 100, "teacher": SMALL, "teacher_epochs": 2, "student": SMALL, "epochs": 1}
     paper, found = run(targets_mnist.REPRODUCTION, tiny, seeds=[1])
     check_rows(paper, found)
-    assert len(found) == 23
+    assert len(found) == 24
     rows = {name: seeds[1] for name, seeds in found.items()}
     assert rows["pt"]["fewer than KD"] == pytest.approx(rows["kd"]["error, %"] - rows["pt"]["error, %"])
     assert rows["kd"]["fewer than hard labels"] == pytest.approx(rows["hard"]["error, %"] - rows["kd"]["error, %"])

@@ -21,7 +21,7 @@ from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets, percent_wrong
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
-from limbeck.targets import Mixture, RelatedClasses, SimilarClasses, TrueClass, Uniform
+from limbeck.targets import Decision, Mixture, RelatedClasses, SimilarClasses, TrueClass, Uniform
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training import Training
 
@@ -31,6 +31,7 @@ _RATES: Mapping[str, Sequence[float]] = {"learning_rate": (0.03, 0.1, 0.3)}
 _ONLY_RATES = crossed({"learning_rate": [0.01, 0.03, 0.06, 0.1, 0.2, 0.3]})
 _WEIGHTS = ({"temperature": 2.0, "alpha": 0.5}, {"temperature": 4.0, "alpha": 0.1})
 _SHARES = ({"alpha": 0.9}, {"alpha": 0.7})
+_HALVES = ({"alpha": 0.5}, {"alpha": 0.1})
 _VIRTUAL_CODE = partial(methods.tf_kd, temperature=1.0, softening=20.0)
 
 BUDGETS: Mapping[str, Mapping[str, Any]] = {
@@ -90,7 +91,7 @@ def _arms(groups: Sequence[int]) -> dict[str, _Arm]:
         "hard": _HARD,
         "ls": _Arm("label smoothing", methods.label_smoothing, ({"epsilon": 0.1}, {"epsilon": 0.3}), taught=False),
         "uniform": _Arm("uniform teacher", _kd(target=Uniform()), _WEIGHTS, taught=False),
-        "tf-kd": _Arm("virtual teacher (Tf-KD)", methods.tf_kd, ({"alpha": 0.5}, {"alpha": 0.1}), taught=False),
+        "tf-kd": _Arm("virtual teacher (Tf-KD)", methods.tf_kd, _HALVES, taught=False),
         "tf-kd-code": _Arm("virtual teacher as its code has it", _VIRTUAL_CODE, _SHARES, taught=False),
         "tf-kd-self": _Arm("self-training (Tf-KD)", methods.tf_kd_self, _WEIGHTS, by_its_kind=True),
         "rel": _Arm("KD-rel, groups by hand", _kd(target=related), _WEIGHTS, taught=False),
@@ -103,6 +104,7 @@ def _arms(groups: Sequence[int]) -> dict[str, _Arm]:
             ({"temperature": 1.0, "tau": 0.3}, {"temperature": 2.0, "tau": 0.5}),
         ),
         "pt-sim": _Arm("KD-pt+sim", _kd(target=both), _WEIGHTS),
+        "decision": _Arm("the teacher's decisions alone", _kd(target=Decision(), temperature=1.0), _HALVES),
         "topk": _Arm("KD-topk, k = 3 of 10", partial(methods.kd_topk, k=3), _WEIGHTS),
         "kd": _Arm("KD", methods.kd, _WEIGHTS),
         "dkd": _Arm("DKD", methods.dkd, ({"beta": 2.0}, {"beta": 8.0})),
