@@ -20,7 +20,7 @@ from limbeck.objective import Objective
 from limbeck.report.gather import gather
 from limbeck.runs import RunFolder
 from limbeck.schedules import until
-from limbeck.schemes import FinishedRun, assess_run, distil, distilling, vet, work
+from limbeck.schemes import FinishedRun, assess_run, attempting, distil, distilling, vet, work
 from limbeck.schemes.comparing import compare_runs
 from limbeck.schemes.costing import Compute, spent
 from limbeck.schemes.outcome import ordered
@@ -36,6 +36,7 @@ TINY = {
     "student": {"model": {"kind": "mlp", "hidden": [8]}},
     "training": {"epochs": 2, "batch_size": 128},
 }
+TRIED = [f"search-distilled-{number}" for number in range(6)]
 TOY = '''
 """A student that learns from one that learnt from the teacher, and the average of the two."""
 
@@ -292,6 +293,27 @@ def test_a_scheme_may_be_searched_and_its_decisions_outlive_a_refit(tmp_path, to
         final = json.loads((folder.path / f"{unit}-0" / "result.json").read_text())
         assert len(final["history"]) == chosen
         assert final["identity"]["validation"] is None
+
+
+def test_candidates_of_a_live_teacher_are_searched_together_with_the_same_outcome(tmp_path, monkeypatch):
+    """Three temperatures and another batch size: the three share their batches, and the teacher answers each once."""
+    training = {**TINY["training"], "augment": {"shift": 1}}
+    search = {"training.batch_size": [128, 64], "method.temperature": [1.0, 3.0, 9.0]}
+    wanted = recipe(training=training, search=search, seeds=[1])
+    answered, plain = [], ModelTeacher.__call__
+    monkeypatch.setattr(ModelTeacher, "__call__", lambda *given: answered.append(len(given[1])) or plain(*given))
+    outcomes, asked, weights = [], [], []
+    for together in (1, 4):
+        monkeypatch.setattr(attempting, "_TOGETHER", together)
+        answered.clear()
+        folder, outcome = ran(wanted, tmp_path)
+        outcomes.append(outcome)
+        asked.append(sum(answered))
+        weights.append({name: (folder.path / name / "student.safetensors").read_bytes() for name in TRIED})
+    assert outcomes[0].chosen == outcomes[1].chosen
+    assert outcomes[0].seeds == outcomes[1].seeds
+    assert weights[0] == weights[1]
+    assert asked[1] < 0.55 * asked[0]  # 2 trainings and the final one, instead of 6 and the final one
 
 
 # -------------------------------------------------------------------------------------------------------------- compute

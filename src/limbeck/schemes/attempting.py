@@ -1,6 +1,6 @@
 """A recipe's scheme tried with other settings on the held-out part, the teacher's answers computed once for all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ from limbeck.runs import RunFolder
 from limbeck.schemes.preparing import Parts, vet
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher, wrap_teacher
 from limbeck.schemes.work import Work
+from limbeck.teachers import StoredTeacher
 from limbeck.training import Observer, attempt_many
 from limbeck.training.progress import ignore
+from limbeck.training.together import SHARED
 
 __all__ = ["Bench"]
+
+_TOGETHER = 4  # candidates of a search that a live teacher teaches at a time: all of them are in memory
 
 
 @dataclass
@@ -23,6 +27,7 @@ class Bench:
     """Where settings of one recipe are tried: its data, its teacher and a folder for the trainings.
 
     parts: with a held-out part, which alone measures.  The test set is never read.
+    taught: trained teachers by their seed; others are trained, or read, when they are wanted.
     """
 
     recipe: Recipe
@@ -30,7 +35,7 @@ class Bench:
     parts: Parts
     say: Callable[[str], None] = lambda line: None
     cache: Path | None = None
-    _taught: dict[int, TrainedTeacher] = field(default_factory=dict)
+    taught: dict[int, TrainedTeacher] = field(default_factory=dict)
     _answers: dict[tuple[Any, ...], Teacher] = field(default_factory=dict)
 
     @classmethod
@@ -79,16 +84,47 @@ class Bench:
             for (name, work), outcome in zip(works.items(), outcomes, strict=True)
         }
 
+    def attempt_all(
+        self, candidates: Mapping[str, Recipe], seed: int, *, watch: Observer = ignore
+    ) -> Iterator[tuple[str, dict[str, float]]]:
+        """Yield the name and the figures of each candidate, as `attempt` gives them; some are trained together.
+
+        These are neighbours that a live teacher teaches on the same batches, of which it is then asked once.
+        """
+        groups: list[tuple[Any, dict[str, Recipe]]] = []
+        for name, candidate in candidates.items():
+            batches = self._batches(candidate, seed, watch)
+            if batches is None or not groups or groups[-1][0] != batches or len(groups[-1][1]) == _TOGETHER:
+                groups.append((batches, {}))
+            groups[-1][1][name] = candidate
+        for _, group in groups:
+            if len(group) > 1:
+                for name, outcome in self.attempt_together(group, seed, watch=watch, drops_out=()).items():
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    yield name, outcome
+            else:
+                for name, candidate in group.items():
+                    yield name, self.attempt(candidate, seed, name=name, watch=watch)
+
+    def _batches(self, candidate: Recipe, seed: int, watch: Observer) -> tuple[object, ...] | None:
+        """Return what decides the batches of a candidate's only training; None where sharing them gains nothing."""
+        if not candidate.scheme.single or not candidate.scheme.uses_teacher:
+            return None
+        if isinstance(self._answering(candidate, self._teacher(candidate, seed, watch)), StoredTeacher):
+            return None
+        return tuple(getattr(candidate.training, key) for key in SHARED)
+
     def _work(self, candidate: Recipe, seed: int, name: str, watch: Observer) -> Work:
         taught = self._teacher(candidate, seed, watch)
-        answering = self._answering(candidate, taught)
+        answering = self._answering(candidate, taught) if candidate.scheme.uses_teacher else None
         return Work(candidate, self.parts, seed, self.folder, taught, watch, self.say, trial=name, answering=answering)
 
     def _teacher(self, candidate: Recipe, seed: int, watch: Observer) -> TrainedTeacher:
         own = seed if candidate.teacher.seed is None else candidate.teacher.seed
-        if own not in self._taught:
-            self._taught[own] = trained_teacher(candidate, self.parts, own, watch=watch, say=self.say, cache=self.cache)
-        return self._taught[own]
+        if own not in self.taught:
+            self.taught[own] = trained_teacher(candidate, self.parts, own, watch=watch, say=self.say, cache=self.cache)
+        return self.taught[own]
 
     def _answering(self, candidate: Recipe, taught: TrainedTeacher) -> Teacher:
         """Return the teacher of all candidates that are alike in what it is asked; its answers are computed once."""

@@ -1,6 +1,6 @@
 """A recipe carried out: teacher, student alone and the scheme's students, on the same budget and search."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,7 @@ from limbeck.config import AloneBudget, Recipe
 from limbeck.distiller import Distiller
 from limbeck.evaluation import evaluate
 from limbeck.runs import RunFolder
+from limbeck.schemes.attempting import Bench
 from limbeck.schemes.costing import LEARNING, Compute, forward_flops
 from limbeck.schemes.finished import keep_history, teacher_file
 from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, ordered
@@ -199,24 +200,40 @@ def _search(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None)
     """Return the candidate with the fewest held-out errors at the first seed, and what it sets."""
     if role != "distilled" and not any(path.startswith("training.") for path in recipe.search):
         return _Chosen(recipe, {})  # nothing of the search is the student alone's to choose
-    scored: list[tuple[float, float, int, _Chosen]] = []
+    wanted: dict[str, _Chosen] = {}
     for number, candidate in enumerate(recipe.candidates()):
         values = {path: _value(candidate.keys, path) for path in recipe.search}
         if role != "distilled":
             values = {path: value for path, value in values.items() if path.startswith("training.")}
-            if any(values == known.values for *_, known in scored):
+            if any(values == known.values for known in wanted.values()):
                 continue
-        name = f"search-{role}-{number}"
-        work = run.work(candidate, run.choosing, recipe.seeds[0], taught, role=role, trial=name)
-        models = _trainer(candidate, role)(work)
-        if run.choosing.held_out is None:
-            raise ValueError("choices are made with a held-out part")
-        metrics = evaluate(models[role], run.choosing.held_out).as_dict()
-        scored.append((metrics["errors"], metrics["nll"], number, _Chosen(candidate, values)))
-        run.say(f"search, {FIXED_ROLES[role]}: {values} gives {metrics['errors']} held-out errors")
+        wanted[f"search-{role}-{number}"] = _Chosen(candidate, values)
+    scored: list[tuple[float, float, int, _Chosen]] = []
+    for name, metrics in _tried(run, role, wanted, taught):
+        scored.append((metrics["errors"], metrics["nll"], len(scored), wanted[name]))
+        run.say(f"search, {FIXED_ROLES[role]}: {wanted[name].values} gives {metrics['errors']} held-out errors")
     *_, best = min(scored, key=lambda entry: entry[:3])
     run.say(f"search, {FIXED_ROLES[role]}: chose {best.values} out of {len(scored)}")
     return best
+
+
+def _tried(
+    run: _Run, role: str, wanted: Mapping[str, _Chosen], taught: TrainedTeacher | None
+) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Train candidates by the names of their trainings, with the first seed, and yield their held-out figures."""
+    seed = run.recipe.seeds[0]
+    if taught is not None:
+        own = {run.recipe.teacher.of(seed): taught}
+        bench = Bench(run.recipe, run.folder, run.choosing, run.say, run.cache, own)
+        candidates = {name: chosen.recipe for name, chosen in wanted.items()}
+        yield from bench.attempt_all(candidates, seed, watch=run.watch)
+        return
+    if run.choosing.held_out is None:
+        raise ValueError("choices are made with a held-out part")
+    for name, chosen in wanted.items():
+        work = run.work(chosen.recipe, run.choosing, seed, None, role=role, trial=name)
+        model = _trainer(chosen.recipe, role)(work)[role]
+        yield name, evaluate(model, run.choosing.held_out).as_dict()
 
 
 def _value(keys: Any, path: str) -> Any:
