@@ -32,7 +32,7 @@ def _mean_errors(train: lb.data.SampleSet, held_out: lb.data.SampleSet, teacher:
         student = lb.models.mlp((1, 8, 8), 10, hidden=(64,))
         objective = lb.methods.hard() if teacher is None else lb.methods.logit_matching()
         distiller = lb.Distiller(student, teacher, objective)
-        lb.fit(distiller, train, seed=seed, epochs=40, batch_size=32, learning_rate=0.05)
+        lb.fit(distiller, train, seed=seed, epochs=20, batch_size=32, learning_rate=0.05)
         errors.append(lb.evaluate(student, held_out).errors)
     return fmean(errors)
 
