@@ -316,7 +316,8 @@ def test_the_tables_and_the_page(limbeck, runs):
     page = Page(Path("page.html").read_text())
     assert not [tag for tag, attributes in page.tags if tag in ("script", "link", "img") or "src" in attributes]
     assert "<script>" in page.text
-    assert {"html", "title", "h1", "table", "caption"} <= {tag for tag, _ in page.tags}
+    assert "Test errors of each run" in page.text
+    assert {"html", "title", "h1", "h2", "table", "figure", "svg"} <= {tag for tag, _ in page.tags}
     assert ("html", {"lang": "en"}) in page.tags
     again = limbeck("compare", runs["tiny"], marked, "--html", "page.html")
     assert (again.code, again.lines) == (

@@ -126,6 +126,8 @@ def test_everything_that_was_found_is_shown(folder):
     assert drawn["correlation-low"].values[0] == [1.0, -0.2, None]
     assert "most alike <script>" in drawn["correlation-low"].alternative
     assert drawn["rescaling"].lines[0].points == [(0.2, -2.0), (0.9, 0.8)]
+    assert drawn["rescaling"].x.low == pytest.approx(0.2 - 0.08)
+    assert dict(found.facts)["Students' wrong classes in the teacher's order (rank correlation)"] == "+0.400  KD"
     assert dict(found.facts)["Blocks of the known hierarchy"].startswith("2 groups, correlation +0.400 within")
 
 
@@ -145,6 +147,13 @@ def test_it_is_told_how_settings_were_chosen_what_was_reused_and_who_was_diagnos
     assert "Not the student of &lt;script&gt;" in build_diagnosed(where).read_text(encoding="utf-8")
     older = diagnosis_section(folder())  # of before there was a search
     assert "5 settings" not in {chart.key: note for chart, note in older.charts}["targets"]
+
+
+def test_the_weights_of_a_sure_teachers_examples_are_spread_over_the_axis(folder):
+    [early, _] = content()["rescaling"]
+    for curve, low in (([[0.99, 2.0, 5], [1.0, 4.0, 5]], 0.989), ([[1.0, 2.0, 5], [1.0, 4.0, 5]], 0.0)):
+        drawn = charts(diagnosis_section(folder(rescaling=[{**early, "curve": curve}])))
+        assert (drawn["rescaling"].x.low, drawn["rescaling"].x.high) == (pytest.approx(low), 1.0)
 
 
 def test_a_quick_diagnosis_has_no_effects(folder):

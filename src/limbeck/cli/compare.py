@@ -1,6 +1,5 @@
 """limbeck compare: finished runs side by side."""
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,30 +28,6 @@ _COLUMNS = (
     ("its agreement", "distilled", "agreement", ""),
 )
 _LONGEST = 60
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; }}
-caption {{ text-align: left; font-weight: 600; padding: .5rem 0; }}
-th, td {{ border-bottom: 1px solid GrayText; padding: .3rem .7rem; text-align: right; vertical-align: top; }}
-th:first-child, td:first-child {{ text-align: left; }}
-</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
 
 Grid = tuple[str, Sequence[str], list[list[str]]]
 
@@ -155,29 +130,12 @@ def _value(value: Any) -> str:
 def _write(page: Path, found: "Comparison") -> None:
     """Write a self-contained page; everything that it shows is escaped."""
     from limbeck.errors import RunError
+    from limbeck.report import render_comparison
 
-    tables = [_table(*grid) for grid in _grids(found)]
-    lines = [f"<p>{html.escape(line)}</p>" for line in _lines(found)]
-    title = html.escape("limbeck: comparison of " + ", ".join(run.label for run in found.runs))
+    content = render_comparison(found, _grids(found), _lines(found))
     aside = page.with_name(f".{page.name}.tmp")
     try:
-        content = _PAGE.format(title=title, body="\n".join(tables + lines))
         aside.write_text(content, encoding="utf-8", errors="backslashreplace")
         aside.replace(page)
     except OSError as error:
         raise RunError(f"compare: cannot write '{page}' ({error.strerror}); name another file") from None
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    title = html.escape(title)
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table><caption>{title}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table></div>"
-    )
-
-
-def _row(row: Sequence[str]) -> str:
-    first, *others = (html.escape(cell) for cell in row)
-    cells = "".join(f"<td>{cell}</td>" for cell in others)
-    return f'<tr><th scope="row">{first}</th>{cells}</tr>'

@@ -140,8 +140,11 @@ def _rescaling(found: Sequence[Mapping[str, Any]]) -> Plane:
                 Line(name, colour, [(at, min(max(value, _LOWEST), _HIGHEST)) for at, value in points], dash=dash)
             )
     values = [value for line in lines for _, value in line.points]
+    # Of a teacher that is sure of everything all points lie near 1: the axis begins where they do.
+    least = min((at for line in lines for at, _ in line.points), default=0.0)
+    low = max(0.0, least - 0.1 * (1.0 - least)) if least < 1.0 else 0.0
     axes = (
-        Axis("teacher's confidence in the true class", 0.0, 1.0, share=True),
+        Axis("teacher's confidence in the true class", low, 1.0, share=True),
         spanning("median weight w", [0.0, 1.0, *values]),
     )
     said = "; ".join(
@@ -249,10 +252,14 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{teacher['stability_of_blocks']:.2f} (adjusted Rand index)",
             )
         )
+    near = []
     for name, value in content["nearness"].items():
         half = "" if value["half_width"] is None else f" ± {value['half_width']:.3f}"
-        found.append((f"Wrong classes in the teacher's order, {ARMS.get(name, name)}", f"{value['mean']:+.3f}{half}"))
-    return found
+        near.append(f"{value['mean']:+.3f}{half}  {ARMS.get(name, name)}")
+    return [
+        *found,
+        *([("Students' wrong classes in the teacher's order (rank correlation)", "\n".join(near))] if near else []),
+    ]
 
 
 def _blocks(blocks: Mapping[str, Any]) -> str:

@@ -18,13 +18,15 @@ from limbeck.card import Card
 from limbeck.errors import InputError, RunError
 from limbeck.report import curves, figures, numbers, panels, pictures, story, svg
 from limbeck.report.charts import Chart, Heat, Matrix, Plane, Rows, short
+from limbeck.report.compared import errors_of_runs
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
 from limbeck.report.differs import differences
 from limbeck.report.gather import Gathered, gather
 from limbeck.report.given import given
+from limbeck.schemes.comparing import Comparison
 from limbeck.tasks import Task
 
-__all__ = ["build", "build_diagnosed", "render", "section"]
+__all__ = ["build", "build_diagnosed", "render", "render_comparison", "section"]
 
 _MARK = '<meta name="generator" content="limbeck">'
 _ROWS = 12  # of the table below a curve
@@ -77,6 +79,16 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
         comparable=panels.same_test_set(runs),
         overview=[_overview(gathered, number) for number, gathered in enumerate(runs, start=1)],
     )
+
+
+def render_comparison(
+    found: Comparison, tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]], lines: Sequence[str]
+) -> str:
+    """Return the page of a comparison.  tables: title, columns and rows of each.  lines: what there is to say of it."""
+    labels = [run.label for run in found.runs]
+    title = " and ".join(labels) if len(labels) < 3 else f"{len(labels)} runs compared"
+    chart = errors_of_runs(found)
+    return _rendered("compared.html.j2", title=title, tables=tables, lines=lines, chart=chart)
 
 
 def _rendered(template: str, **content: Any) -> str:

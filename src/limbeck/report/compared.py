@@ -1,0 +1,37 @@
+"""Several runs on one page: their errors side by side, the tables, and what differs."""
+
+from limbeck.evaluation import words_of
+from limbeck.report.charts import Interval, Rows, spanning
+from limbeck.schemes.comparing import Comparison
+
+__all__ = ["errors_of_runs"]
+
+_MODELS = (
+    ("teacher", "Teacher", "teacher"),
+    ("alone", "Student alone", "alone"),
+    ("alone_budget", "Student alone, equal compute", "other"),
+    ("distilled", "Student distilled", "distilled"),
+)
+
+
+def errors_of_runs(found: Comparison) -> Rows | None:
+    """Draw the errors of each run's models with their intervals; None where the runs have other test samples."""
+    if len({run.evaluation["test"]["digest"] for run in found.runs}) > 1:
+        return None
+    words = words_of(found.runs[0].task)
+    rows = []
+    for run in found.runs:
+        entries = []
+        for role, name, colour in _MODELS:
+            if (value := run.figure(role, "errors")) is not None:
+                half = value.half_width or 0.0
+                entries.append(Interval(name, colour, value.mean, max(value.mean - half, 0.0), value.mean + half))
+        rows.append((run.label, entries))
+    ends = [entry.high for _, entries in rows for entry in entries]
+    named = f"test {words.errors}"
+    said = "; ".join(
+        f"{label}: " + ", ".join(f"{entry.series.lower()} {entry.value:.4g}" for entry in entries)
+        for label, entries in rows
+    )
+    axis = spanning(f"{named} ({'fewer' if words.counted else 'less'} is better)", [0.0, *ends], zero=True)
+    return Rows("runs", f"{named.capitalize()} of each run", f"Dot plot of {named}. {said}.", axis, rows)
