@@ -226,7 +226,8 @@ def numbers_of(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
                 [f"{place:.3g}", *(f"{v[place]:.4g}" if place in v else "" for v in values)] for place in chosen
             ]
         case Rows(rows=rows) if rows and len(rows[0][1]) > 1:
-            head = ["class", *(entry.series for entry in rows[0][1])]
+            named = {"runs": "run", "labels": "label", "capacity": "network"}.get(chart.key, "class")
+            head = [named, *(entry.series for entry in rows[0][1])]
             return head, [[name, *(f"{entry.value:.3f}" for entry in entries)] for name, entries in rows]
         case Heat():
             return ["class", "and class", "resemblance"], [
