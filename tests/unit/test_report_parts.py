@@ -258,10 +258,17 @@ def test_of_more_than_two_students_the_fidelity_is_a_table(budget, tail):
 
 
 def test_a_student_above_its_teacher_is_said_to_be_above_it(budget):
-    gathered = replace(gather(budget), gap=Interval(1.5, 3.0, 2))
+    gathered = replace(gather(budget), gap=Interval(1.5, 0.6, 2))
     assert story.verdict(gathered)[0].startswith("The distilled student does better than the teacher: of ")
-    gathered = replace(gathered, gap=Interval(1.0, 3.0, 2))
+    gathered = replace(gathered, gap=Interval(1.0, 0.6, 2))
     assert story.verdict(gathered)[0].startswith("Distillation closed 100 % of the gap to the teacher: of ")
+
+
+@pytest.mark.parametrize(("mean", "half_width", "tells"), [(0.5, 0.51, False), (0.5, 0.49, True), (1.2, 1.1, True)])
+def test_a_share_that_may_be_nothing_and_may_be_all_is_not_told(budget, mean, half_width, tells):
+    gathered = replace(gather(budget), gap=Interval(mean, half_width, 5))
+    assert any("of the gap closed" in fact.label for fact in story.facts(gathered)) is tells
+    assert story.verdict(gathered)[0].startswith("What share of the gap ") is not tells
 
 
 def test_the_names_of_the_lowest_points_stay_off_the_axes():

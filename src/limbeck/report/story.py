@@ -162,6 +162,8 @@ def verdict(gathered: Gathered) -> list[str]:
     if gathered.gap is None:
         said = no_gap(*(model.errors.mean for model in (teacher, alone, distilled)))
         first = f"{said[:1].upper()}{said[1:]}: {errors}."
+    elif not _tells(gathered.gap):
+        first = f"What share of the gap to the teacher distillation closed cannot be told from these seeds: {errors}."
     elif gathered.gap.mean > 1:
         first = f"The distilled student does better than the teacher: {errors}."
     elif gathered.gap.mean > 0:
@@ -237,11 +239,16 @@ def _apart(difference: Interval) -> bool:
     return difference.low > 0 or difference.high < 0
 
 
+def _tells(share: Interval) -> bool:
+    """Return whether a share says anything: its interval does not reach from nothing to all."""
+    return share.half_width is None or share.low > 0 or share.high < 1
+
+
 def facts(gathered: Gathered) -> list[Fact]:
     """Return the few numbers that stand above everything else."""
     teacher, alone, distilled = (gathered.model(role) for role in ("teacher", "alone", "distilled"))
     found = []
-    if gathered.gap is not None:
+    if gathered.gap is not None and _tells(gathered.gap):
         width = gathered.gap.half_width
         found.append(Fact(whole_percent(gathered.gap.mean), f"of the gap closed{_plus(width)}"))
     if alone is not None and distilled is not None:
