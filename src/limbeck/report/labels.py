@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.evaluation.figures import average_precision
 from limbeck.losses import KL, soften
 from limbeck.report.charts import Axis, Interval, Rows
-from limbeck.report.gather import Gathered
+from limbeck.report.gather import Answers, Gathered
 from limbeck.report.pictures import BARS, Disagreement, chosen, dial, percent, picture, pictured
 from limbeck.tasks import UNLABELLED
 
@@ -26,7 +26,7 @@ def precisions(gathered: Gathered) -> Rows | None:
     if answers is None or not models:
         return None
     names = gathered.run.parts.test.class_names
-    table = {model.role: [_precision(gathered, model.role, label) for label in range(len(names))] for model in models}
+    table = {model.role: _precisions(answers, model.role) for model in models}
     known = [label for label in range(len(names)) if all(column[label] is not None for column in table.values())]
     if not known:
         return None
@@ -47,19 +47,17 @@ def precisions(gathered: Gathered) -> Rows | None:
     return Rows("labels", title, f"Dot plot of the average precision of {len(rows)} labels: {said}.", axis, rows)
 
 
-def _precision(gathered: Gathered, role: str, label: int) -> float | None:
-    """Return a label's average precision, mean over the seeds; None where no sample has it."""
-    answers = gathered.answers
-    if answers is None:
-        return None
-    truth = answers.samples.labels[:, label].cpu()
-    known = truth != UNLABELLED
-    found = [
-        average_precision(_margins(rows, answers.samples.labels.shape)[known, label], truth[known] == 1)
-        for rows in answers.logits[role]
-    ]
-    kept = [each for each in found if each is not None]
-    return fmean(kept) if kept else None
+def _precisions(answers: Answers, role: str) -> list[float | None]:
+    """Return each label's average precision, mean over the seeds; None where no sample has it."""
+    truth = answers.samples.labels.cpu()
+    known, margins = truth != UNLABELLED, [_margins(rows, truth.shape) for rows in answers.logits[role]]
+    table = []
+    for label in range(truth.shape[1]):
+        some = known[:, label]
+        found = [average_precision(each[some, label], truth[some, label] == 1) for each in margins]
+        kept = [each for each in found if each is not None]
+        table.append(fmean(kept) if kept else None)
+    return table
 
 
 def _margins(rows: Tensor, shape: torch.Size) -> Tensor:
