@@ -4,26 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from faults import Answer
 from limbeck.cli import main
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command ended with."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        """The lines of stderr."""
-        return self.err.splitlines()
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ class Answer:
 
     @property
     def lines(self) -> list[str]:
+        """The lines of stderr."""
         return self.err.splitlines()
 
     def refused(self, *said: str) -> str:

@@ -138,19 +138,24 @@ def test_a_study_finds_the_planted_best_and_makes_its_recipe(tmp_path: Path) -> 
     assert manifest["test_reads"] == []
 
 
-def test_the_same_values_are_trained_once_and_the_teacher_answers_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answered: list[int] = []
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples each batch had that a live teacher has answered since."""
+    sizes: list[int] = []
     plain = ModelTeacher.__call__
 
     def counted(self: ModelTeacher, batch: Any, taps: Any = None) -> Any:
-        answered.append(len(batch))
+        sizes.append(len(batch))
         return plain(self, batch, taps)
 
+    monkeypatch.setattr(ModelTeacher, "__call__", counted)
+    return sizes
+
+
+def test_the_same_values_are_trained_once_and_the_teacher_answers_once(tmp_path: Path, answered: list[int]) -> None:
     one = recipe()
     tune(one, {"method.temperature": Choices((2.0,))}, folder_of(tmp_path, one), trials=1, cache=tmp_path / "cache")
-    monkeypatch.setattr(ModelTeacher, "__call__", counted)
+    answered.clear()
     folder = folder_of(tmp_path, one)
     space = {"method.temperature": Choices((2.0, 3.0))}
     tuned = tune(one, space, folder, trials=5, cache=tmp_path / "cache")
@@ -246,18 +251,8 @@ def test_the_trial_of_a_killed_process_is_gone_on_with_first(tmp_path: Path) -> 
 LIVE: dict[str, Any] = {**KEYS, "training": {**KEYS["training"], "epochs": 2, "augment": {"shift": 1}}}
 
 
-def test_settings_tried_together_come_to_what_they_come_to_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_tried_together_come_to_what_they_come_to_apart(tmp_path: Path, answered: list[int]) -> None:
     """Two seeds; the teacher sees other views in every epoch, and answers each batch once for all settings."""
-    answered: list[int] = []
-    plain = ModelTeacher.__call__
-
-    def counted(self: ModelTeacher, batch: Any, taps: Any = None) -> Any:
-        answered.append(len(batch))
-        return plain(self, batch, taps)
-
-    monkeypatch.setattr(ModelTeacher, "__call__", counted)
     one = Recipe.parse(LIVE)
     folders, studies, asked = [], [], []
     for together in (3, 1):
