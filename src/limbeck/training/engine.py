@@ -1,6 +1,7 @@
 """The engine under the loop: Accelerate, for precision, devices and many processes."""
 
 import atexit
+import gc
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,7 @@ def engine(precision: str) -> "Accelerator":
 def _part() -> None:
     """Part from the other processes; a process that ends without it may be aborted by its communication threads."""
     if torch.distributed.is_initialized():
+        gc.collect()  # what is left of ended trainings holds the group, whose threads would outlive it
         torch.distributed.destroy_process_group()
 
 
