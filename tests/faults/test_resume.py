@@ -177,7 +177,16 @@ def test_stored_answers_go_on_as_well(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.fixture
+def hang_up():
+    """Let SIGHUP do what it does by default, whatever this process was started under."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_ends_with_its_exit_code(tmp_path, number, code, uninterrupted):
     with pytest.raises(
         Interrupted, match=f"^interrupted by {number.name}; last good checkpoint: .*step-000000005"
@@ -220,6 +229,20 @@ def test_a_second_signal_stops_at_once_and_what_was_saved_is_good(tmp_path, unin
         run(tmp_path, act=once(4, lambda: send(signal.SIGINT, signal.SIGINT)))
     assert checkpoints.newest(tmp_path / "checkpoints").name == "step-000000004"
     assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+@pytest.mark.usefixtures("hang_up")
+def test_a_terminal_that_hangs_up_twice_does_not_stop_the_saving(tmp_path, uninterrupted):
+    with pytest.raises(Interrupted, match=r"^interrupted by SIGHUP; last good checkpoint: .*step-000000005"):
+        run(tmp_path, act=once(4, lambda: send(signal.SIGHUP, signal.SIGHUP)), checkpoint_seconds=1e9)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
+
+
+@pytest.mark.usefixtures("hang_up")
+def test_a_hang_up_that_the_process_ignores_stays_ignored(tmp_path, uninterrupted):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    assert same(tmp_path, "everything", run(tmp_path, act=once(4, lambda: send(signal.SIGHUP))), uninterrupted)
 
 
 def test_without_a_folder_a_signal_does_what_it_always_did():

@@ -30,3 +30,29 @@ def test_all_names_load_torch_and_nothing_heavy_that_torch_does_not():
     assert "limbeck" not in by_torch
     assert "limbeck.training.loop" in everything
     assert (everything - by_torch) & HEAVY == set()
+
+
+WITHOUT_POSIX = """
+import importlib, pathlib, pkgutil, signal, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+del signal.SIGHUP
+import limbeck
+for found in pkgutil.walk_packages(limbeck.__path__, "limbeck."):
+    if found.name != "limbeck.__main__":
+        importlib.import_module(found.name)
+import torch
+samples = limbeck.data.TensorSet.of(torch.randn(32, 3), torch.arange(32) % 4, classes=4)
+distiller = limbeck.Distiller(torch.nn.Linear(3, 4), None, limbeck.methods.hard())
+result = limbeck.fit(distiller, samples, epochs=1, batch_size=16, folder=sys.argv[1])
+print(result.steps, sorted(path.name for path in pathlib.Path(sys.argv[1]).iterdir()))
+"""
+
+
+def test_every_module_is_imported_and_a_folder_is_trained_in_without_what_windows_has_not(tmp_path):
+    answer = subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX, str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    steps, *files = answer.stdout.split(" ", 1)
+    assert (steps, "student.safetensors" in files[0]) == ("2", True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -204,8 +205,54 @@ def test_one_who_waits_goes_on_when_the_other_process_ends(tmp_path):
         assert other.stdout.readline() == "held\n"
         assert refusal(exclusive(lock, wait=False, busy="busy").__enter__) == "busy"
         began = time.monotonic()
-        with exclusive(lock, wait=True, busy=""):
+        with exclusive(lock, wait=True, busy="busy"):
             assert time.monotonic() - began > 0.05
+
+
+@pytest.fixture
+def held_elsewhere(tmp_path):
+    """Return a lock file that another process holds."""
+    lock = tmp_path / "held"
+    script = (
+        "import pathlib, sys\nfrom limbeck.locks import exclusive\n"
+        "with exclusive(pathlib.Path(sys.argv[1]), wait=True, busy=''):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        yield lock
+        other.stdin.close()
+
+
+def test_a_wait_is_told_again_and_again_and_ends_with_a_signal(held_elsewhere, monkeypatch, caplog):
+    monkeypatch.setattr("limbeck.locks._SILENT", 0.05)
+    monkeypatch.setattr("limbeck.locks._BETWEEN", 0.1)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.9)
+        with pytest.raises(KeyboardInterrupt), exclusive(held_elsewhere, wait=True, busy="teacher: it is trained"):
+            raise AssertionError("two processes hold it")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    lines = [record.getMessage() for record in caplog.records if record.name == "limbeck"]
+    assert 3 <= len(lines) <= 8
+    assert set(lines) <= {f"teacher: it is trained; waiting for it ({seconds} s so far)" for seconds in (0, 1)}
+
+
+def test_without_a_handler_a_wait_is_told_on_stderr_and_sigterm_ends_it(held_elsewhere):
+    script = (
+        "import pathlib, sys\nimport limbeck.locks as locks\nlocks._SILENT = 0.05\n"
+        "with locks.exclusive(pathlib.Path(sys.argv[1]), wait=True, busy='busy'): pass\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(held_elsewhere)], stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr.readline() == b"busy; waiting for it (0 s so far)\n"
+        waiting.terminate()
+        assert waiting.wait(timeout=20) == -signal.SIGTERM
 
 
 def test_a_lock_that_cannot_be_written_is_told_with_the_mend(tmp_path):

@@ -4,11 +4,12 @@ import os
 import signal
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from limbeck import __version__
 from limbeck.errors import Interrupted, LimbeckError
 
 __all__ = ["app", "main"]
@@ -39,6 +40,22 @@ recipes = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(recipes, name="recipes")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"limbeck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_verbs(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    pass
+
 
 for _verb in (
     "demo",

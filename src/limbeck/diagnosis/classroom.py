@@ -164,7 +164,9 @@ class Classroom:
 
         with ExitStack() as locks:
             for folder in sorted(folders or []):  # in one order, so that no two processes wait for each other
-                locks.enter_context(exclusive(folder.with_suffix(".lock"), wait=True, busy=""))
+                locks.enter_context(
+                    exclusive(folder.with_suffix(".lock"), wait=True, busy=f"another process trains '{folder}'")
+                )
             outcomes = attempt_many(
                 [place.distiller for place in places],
                 self.subject.train,

@@ -117,7 +117,9 @@ class Lab:
             },
         )
         folder = self.root / "trainings" / address
-        with exclusive(folder.with_suffix(".lock"), wait=True, busy=""):
+        with exclusive(
+            folder.with_suffix(".lock"), wait=True, busy=f"{label}: another process trains it in '{folder}'"
+        ):
             return fit(
                 Distiller(network, teacher, objective),
                 samples,
@@ -139,7 +141,7 @@ class Lab:
             "seed": seed,
         }
         path = self.root / "estimators" / f"{self._address('train', what)}.safetensors"
-        with exclusive(path.with_suffix(".lock"), wait=True, busy=""):
+        with exclusive(path.with_suffix(".lock"), wait=True, busy=f"{label}: another process fits it in '{path}'"):
             if path.is_file():
                 load_weights(model, path)
             else:
@@ -153,7 +155,7 @@ class Lab:
         address = self._address("choice", {"name": name, **what})
         if address not in self._memory:
             path = self.root / "choices" / f"{name}-{address}.json"
-            with exclusive(path.with_suffix(".lock"), wait=True, busy=""):
+            with exclusive(path.with_suffix(".lock"), wait=True, busy=f"another process chooses '{path}'"):
                 if not path.is_file():
                     write_json(path, make())
                 self._memory[address] = read_json(path)

@@ -197,7 +197,7 @@ def _fitted(model: nn.Module, samples: SampleSet) -> Temperature:
 
 def _put_on_record(folder: Path, notes: list[str]) -> None:
     try:
-        with exclusive(folder / ".lock", wait=True, busy=""):
+        with exclusive(folder / ".lock", wait=True, busy=f"run folder: '{folder}' is in use by another process"):
             RunFolder(folder).read_test_set("report: where the models differ, and their calibration")
     except (OSError, LimbeckError):
         notes.append("The run's manifest cannot be written, so that this reading of the test set is not on record.")

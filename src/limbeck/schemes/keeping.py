@@ -118,7 +118,7 @@ def held(folder: Path) -> Iterator[None]:
     """Hold a run folder to write in it, after whoever holds it now."""
     if not folder.is_dir():  # the lock must not make it again
         raise RunError(f"'{folder}' is no run folder; name one below runs/")
-    with exclusive(folder / ".lock", wait=True, busy=""):
+    with exclusive(folder / ".lock", wait=True, busy=f"run folder: '{folder}' is in use by another process"):
         try:
             yield
         except OSError as error:

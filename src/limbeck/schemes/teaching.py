@@ -135,7 +135,7 @@ def _member(
         fitted = estimator_of(model)
         _fit_estimator(fitted, taught, seed, folder, say, label)
         return TrainedTeacher(parts.serving(fitted), Compute())
-    with exclusive(folder / ".lock", wait=True, busy=""):
+    with exclusive(folder / ".lock", wait=True, busy=f"{label}: another process trains it in '{folder}'"):
         known = (folder / "result.json").is_file()
         say(f"{label}: {'found in' if known else 'training in'} {folder}")
         objective = member.method.build()
@@ -159,7 +159,7 @@ def _fit_estimator(
 ) -> None:
     """Fit an estimator in a folder, with its figures beside it, or read it where it lies there finished."""
     weights, result = folder / "estimator.safetensors", folder / "result.json"
-    with exclusive(folder / ".lock", wait=True, busy=""):
+    with exclusive(folder / ".lock", wait=True, busy=f"{label}: another process fits it in '{folder}'"):
         known = result.is_file() and weights.is_file()
         if known:
             load_weights(model, weights)

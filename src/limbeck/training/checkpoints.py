@@ -149,7 +149,7 @@ def read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file: aside, then renamed."""
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text)
+    aside.write_text(text, encoding="utf-8")
     _sync(aside)
     aside.replace(path)
 
@@ -162,7 +162,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; CheckpointError when it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); delete it to start again") from None
 
@@ -283,7 +283,13 @@ def digest(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt":  # where a folder cannot be opened, nor a file synchronised that is open for reading alone
+        if path.is_dir():
+            return
+        flags = os.O_RDWR
+    else:
+        flags = os.O_RDONLY
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -33,7 +33,8 @@ __all__ = [
     "unwrapped",
 ]
 
-_WATCHED = (signal.SIGINT, signal.SIGTERM)
+_WATCHED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+_HANG_UP = getattr(signal, "SIGHUP", None)  # a terminal that closes may send two, and Windows has none
 
 
 def check_precision(precision: str) -> None:
@@ -161,7 +162,10 @@ class Signals:
 
 @contextmanager
 def signals(enabled: bool) -> Iterator[Signals]:
-    """Take SIGINT and SIGTERM as a wish to save and stop at the next step; a second one stops at once."""
+    """Take SIGINT, SIGTERM and SIGHUP as a wish to save and stop at the next step; a second one stops at once.
+
+    A SIGHUP that the process ignores, as under nohup, stays ignored, and a second one stops nothing.
+    """
     state = Signals()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield state
@@ -171,10 +175,13 @@ def signals(enabled: bool) -> Iterator[Signals]:
     def receive(number: int, _frame: Any) -> None:
         state.received = number
         for watched, handler in before.items():
-            signal.signal(watched, handler)
+            signal.signal(watched, signal.SIG_IGN if watched == _HANG_UP else handler)
 
     for number in _WATCHED:
-        before[number] = signal.getsignal(number)
+        handler = signal.getsignal(number)
+        if handler is None or (number == _HANG_UP and handler == signal.SIG_IGN):
+            continue  # None: a handler that Python did not set, and cannot put back
+        before[number] = handler
         signal.signal(number, receive)
     try:
         yield state

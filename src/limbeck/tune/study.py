@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -177,7 +178,7 @@ class _Study:
     def _open(self) -> "optuna.Study":
         try:
             import optuna
-            from optuna.storages.journal import JournalFileBackend
+            from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
         except ImportError:
             raise InputError("tune: Optuna is not installed; pip install 'limbeck[tune]'") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -185,7 +186,8 @@ class _Study:
         with warnings.catch_warnings(), self._alone(), self.folder.writing(_JOURNAL):
             warnings.simplefilter("ignore")
             try:
-                storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+                lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None  # the usual one is a symbolic link
+                storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
                 return optuna.create_study(
                     study_name=_NAME,
                     storage=storage,
@@ -203,7 +205,9 @@ class _Study:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with exclusive(self.folder.path / _LOCK, wait=True, busy=""):
+        with exclusive(
+            self.folder.path / _LOCK, wait=True, busy=f"study: another process writes in '{self.folder.path}'"
+        ):
             yield
 
     def clear_stale(self) -> None:
