@@ -198,43 +198,27 @@ def evaluated(distiller, samples):
         return distiller.eval()(Batch.of(samples.inputs, samples.labels)).total.item()
 
 
-def test_the_trainers_accumulation_averages_means_which_is_limbecks_when_all_batches_count_alike(tmp_path):
-    alike = samples_of(48)
+@pytest.mark.parametrize("unlabelled", [0, 30])
+def test_the_trainers_accumulation_divides_by_the_labels_of_the_whole_step(tmp_path, unlabelled):
+    samples = samples_of(48, unlabelled=unlabelled)
+    by_hand, by_trainer, by_fit = (distiller_of("mlp", methods.hard()) for _ in range(3))
+    plain(by_hand, samples)
     halves = {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
-    by_hand, by_trainer = distiller_of("mlp"), distiller_of("mlp")
-    plain(by_hand, alike)
-    under_trainer(by_trainer, alike, tmp_path, **halves)
+    under_trainer(by_trainer, samples, tmp_path, **halves)
     assert distance(by_trainer, by_hand) < TOLERANCE
-
-
-def test_the_trainers_accumulation_is_the_mean_of_means_when_batches_count_otherwise(tmp_path):
-    samples = samples_of(48, unlabelled=30)
-    whole, means, by_trainer = (distiller_of("mlp", methods.hard()) for _ in range(3))
-    plain(whole, samples)
-    sgd = torch.optim.SGD(means.parameters(), lr=RATE)
-    for epoch in range(EPOCHS):
-        for batch in order(samples).epoch(epoch):
-            for half in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
-                (means(Batch.of(batch.inputs[half], batch.labels[half])).total / 2).backward()
-            sgd.step()
-            sgd.zero_grad()
-    under_trainer(by_trainer, samples, tmp_path, per_device_train_batch_size=BATCH // 2, gradient_accumulation_steps=2)
-    assert distance(by_trainer, means) < TOLERANCE
-    assert distance(by_trainer, whole) > 100 * TOLERANCE
-    accumulated = distiller_of("mlp", methods.hard())
     settings = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "momentum": 0.0, "schedule": "constant"}
-    fit(accumulated, samples, accumulate=2, **settings)
-    assert distance(accumulated, whole) < TOLERANCE
+    fit(by_fit, samples, accumulate=2, **settings)
+    assert distance(by_fit, by_hand) < TOLERANCE
 
 
-class Stepping(transformers.TrainerCallback):
-    """Tells the distiller which step it is, for schedules."""
+def test_a_term_that_counts_other_samples_than_the_labelled_ones_is_refused_in_a_step_of_several_batches(tmp_path):
+    samples, halves = samples_of(48, unlabelled=30), {"per_device_train_batch_size": BATCH // 2}
+    with pytest.raises(InputError, match=r"term 'soft': it counts 8 places of a batch that has \d labels"):
+        under_trainer(distiller_of("mlp"), samples, tmp_path, gradient_accumulation_steps=2, **halves)
+    under_trainer(distiller_of("mlp"), samples, tmp_path, **halves)  # each batch is a step of its own
 
-    def on_step_begin(self, args, state, control, model=None, **rest):
-        model.distiller.step = state.global_step
 
-
-def test_schedules_follow_the_trainer_through_a_callback_and_stand_still_without_one(tmp_path):
+def test_schedules_follow_the_trainer_through_its_callback_and_stand_still_without_one(tmp_path):
     samples = samples_of(48)
 
     def scheduled():
@@ -242,7 +226,8 @@ def test_schedules_follow_the_trainer_through_a_callback_and_stand_still_without
 
     by_hand, followed, still = (distiller_of("mlp", scheduled()) for _ in range(3))
     losses = plain(by_hand, samples)
-    assert under_trainer(followed, samples, tmp_path, callbacks=[Stepping()]) == pytest.approx(losses, rel=TOLERANCE)
+    callback = TrainerModel(followed).callback()
+    assert under_trainer(followed, samples, tmp_path, callbacks=[callback]) == pytest.approx(losses, rel=TOLERANCE)
     assert distance(followed, by_hand) < TOLERANCE
     under_trainer(still, samples, tmp_path)
     assert distance(still, by_hand) > 100 * TOLERANCE
@@ -267,11 +252,10 @@ def test_columns_that_the_trainer_leaves_out_are_missed_with_the_mend(tmp_path):
         trainer.train()
 
 
-def test_the_adapter_holds_the_student_and_not_the_teacher():
+def test_the_adapter_holds_the_student_under_its_own_names_and_not_the_teacher():
     distiller = distiller_of("bert")
     model = TrainerModel(distiller)
-    assert {name.split(".")[1] for name in model.state_dict()} == {"student"}
-    assert len(model.state_dict()) == len(distiller.student.state_dict())
+    assert list(model.state_dict()) == list(distiller.student.state_dict())
     assert state_digest(copy.deepcopy(model).distiller.student) == state_digest(distiller.student)
 
 

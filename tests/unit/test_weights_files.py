@@ -49,6 +49,76 @@ def test_tied_weights_come_back_tied(tmp_path):
     assert torch.equal(again.head.weight, model.head.weight)
 
 
+def test_a_tied_tensor_is_written_once_and_fills_a_model_that_is_not_tied(tmp_path):
+    model, path = Tied(), tmp_path / "tied.safetensors"
+    save_weights(model, path)
+    assert list(load_file(path)) == ["embedding.weight"]
+    untied = Tied()
+    untied.head.weight = nn.Parameter(torch.zeros(7, 5))
+    load_weights(untied, path)
+    assert torch.equal(untied.head.weight, model.embedding.weight)
+    written = {path.read_bytes() for _ in range(5) if save_weights(model, path) is None}
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("left_out", ["embedding.weight", "head.weight", None])
+def test_a_file_may_leave_out_names_of_a_tied_tensor_but_not_contradict_the_tie(tmp_path, left_out):
+    model, again, path = Tied(), Tied(), tmp_path / "tied.safetensors"
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != left_out}
+    save_file(state, path)
+    load_weights(again, path)
+    assert torch.equal(again.head.weight, model.head.weight)
+    if left_out is None:
+        save_file({**state, "head.weight": state["head.weight"] + 1}, path)
+        with pytest.raises(
+            CheckpointError, match=r"'embedding.weight' and 'head.weight' differ there and are one tensor"
+        ):
+            load_weights(again, path)
+        assert torch.equal(again.head.weight, model.head.weight)
+
+
+WRAPPERS = {
+    "plain": lambda net: net,
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "parallel": nn.DataParallel,
+    "compiled and parallel": lambda net: nn.DataParallel(torch.compile(net, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("source", [*WRAPPERS, "distiller"])
+@pytest.mark.parametrize("target", list(WRAPPERS))
+def test_names_that_differ_by_a_wrapper_alone_are_one_name(tmp_path, source, target):
+    saved, filled, path = network(nn.BatchNorm1d(5)), network(nn.BatchNorm1d(5)), tmp_path / "model.safetensors"
+    wrapped = Distiller(saved, None, methods.hard()) if source == "distiller" else WRAPPERS[source](saved)
+    save_weights(wrapped, path)
+    load_weights(WRAPPERS[target](filled), path)
+    assert state_digest(filled) == state_digest(saved)
+
+
+def test_a_module_that_is_called_like_a_wrapper_keeps_its_name(tmp_path):
+    def net():
+        return nn.ModuleDict({"module": nn.Linear(3, 3), "other": nn.ModuleDict({"module": nn.Linear(3, 3)})})
+
+    class Clash(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.module = nn.Parameter(torch.randn(3)), nn.Module()
+            self.module.weight = nn.Parameter(torch.randn(3))
+
+    for make in (net, Clash):
+        saved, filled, path = make(), make(), tmp_path / "model.safetensors"
+        save_weights(saved, path)
+        load_weights(filled, path)
+        assert state_digest(filled) == state_digest(saved)
+
+
+def test_a_file_with_more_than_a_distillers_terms_beside_the_student_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({f"student.{name}": each for name, each in network().state_dict().items()} | {"x": torch.ones(1)}, path)
+    with pytest.raises(CheckpointError, match="is of another architecture"):
+        load_weights(network(), path)
+
+
 def test_training_tied_weights_goes_on_bit_for_bit(tmp_path):
     samples = TensorSet.of(torch.rand(24, 3) * 7, torch.arange(24) % 7)
     settings = {"epochs": 2, "batch_size": 8, "averaging": 0.9, "keep": "best", "checkpoint_seconds": 0.0}

@@ -1,7 +1,6 @@
 """Training: the one loop, its settings, checkpoints and stages."""
 
 from limbeck.training.apart import Job, fit_apart
-from limbeck.training.checkpoints import load_weights, save_weights
 from limbeck.training.loop import fit
 from limbeck.training.optimisers import WeightAverage, constrain_norms
 from limbeck.training.progress import Observer, Progress
@@ -10,6 +9,7 @@ from limbeck.training.stages import Stage, fit_stages
 from limbeck.training.state import Result
 from limbeck.training.together import attempt_many, fit_many
 from limbeck.training.transformers import TrainerModel
+from limbeck.training.weights import load_weights, save_weights
 
 __all__ = [
     "Job",

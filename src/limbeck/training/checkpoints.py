@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from limbeck.errors import CheckpointError, one_of
+from limbeck.errors import CheckpointError
 
 __all__ = [
     "digest",
-    "load_weights",
+    "load_tensors",
     "mend",
     "newest",
     "optimiser_tensors",
@@ -27,8 +27,9 @@ __all__ = [
     "remove",
     "remove_after",
     "restore_optimiser",
-    "save_weights",
+    "save_tensors",
     "steps",
+    "sync",
     "write",
     "write_json",
     "write_sealed",
@@ -40,61 +41,6 @@ _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's state as safetensors: aside, then renamed."""
-    aside = path.with_name(f".{path.name}.aside")  # a folder: safetensors too writes to a file of another name first
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    _save_tensors(model.state_dict(), aside / path.name)
-    _sync(aside / path.name)
-    (aside / path.name).replace(path)
-    aside.rmdir()
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model from a safetensors file.
-
-    Raises CheckpointError when the file is missing, damaged, a pickle, or of another architecture; the model is then
-    as it was.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: there is no file '{path}'; expected a .safetensors file")
-    if path.suffix != ".safetensors":
-        raise CheckpointError(
-            f"checkpoint: '{path}' is no .safetensors file; convert it with safetensors.torch.save_file"
-            " (a pickle can run code, so limbeck does not open one)"
-        )
-    loaded = _load_tensors(path)
-    own, grown = model.state_dict(), _grown(model)
-    for name in own:
-        if name not in loaded:
-            raise CheckpointError(
-                f"checkpoint: '{path}' is of another architecture: it has no '{name}'; {one_of(name, loaded)}"
-            )
-        if own[name].shape != loaded[name].shape and not (name in grown and own[name].dim() == loaded[name].dim()):
-            raise CheckpointError(
-                f"checkpoint: '{path}' is of another architecture: '{name}' is {tuple(loaded[name].shape)} there,"
-                f" {tuple(own[name].shape)} in the model; change the model's keys"
-            )
-        if own[name].is_floating_point() != loaded[name].is_floating_point() or loaded[name].is_complex():
-            raise CheckpointError(
-                f"checkpoint: '{path}' does not fit: '{name}' is {loaded[name].dtype} there, {own[name].dtype} in the"
-                " model; save it in the model's type"
-            )
-    extra = sorted(set(loaded) - set(own))
-    if extra:
-        raise CheckpointError(
-            f"checkpoint: '{path}' is of another architecture: the model has no '{extra[0]}'; {one_of(extra[0], own)}"
-        )
-    model.load_state_dict(loaded)
-
-
-def _grown(model: nn.Module) -> frozenset[str]:
-    """Return the names of the tensors whose sizes are the file's to say, as modules declare them under `grown`."""
-    parts = ((f"{path}." if path else "", getattr(part, "grown", ())) for path, part in model.named_modules())
-    return frozenset(path + name for path, names in parts for name in names)
-
-
 def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
     """Write the checkpoint of a step and delete all but the newest two."""
     final = folder / f"step-{step:09d}"
@@ -103,16 +49,16 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
         shutil.rmtree(abandoned, ignore_errors=True)
     folder.mkdir(exist_ok=True)  # not those above: a run that is gone is not begun anew in the middle
     aside.mkdir()
-    _save_tensors(tensors, aside / _TENSORS)
-    _sync(aside / _TENSORS)
+    save_tensors(tensors, aside / _TENSORS)
+    sync(aside / _TENSORS)
     content = {"tensors_sha256": digest(aside / _TENSORS), "state": state}
     body = json.dumps(content)
     (aside / _STATE).write_text(json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
-    _sync(aside / _STATE)
+    sync(aside / _STATE)
     if final.exists():
         shutil.rmtree(final)
     aside.replace(final)
-    _sync(folder)
+    sync(folder)
     for old in _steps(folder)[:-_KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -143,14 +89,14 @@ def read(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged (wrong checksum); {mend(checkpoint)}")
     if not isinstance(content.get("state"), dict):
         raise CheckpointError(f"checkpoint: '{checkpoint}' is damaged (it has no state); {mend(checkpoint)}")
-    return _load_tensors(checkpoint / _TENSORS), content["state"]
+    return load_tensors(checkpoint / _TENSORS), content["state"]
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file: aside, then renamed."""
     aside = path.with_name(f".{path.name}.tmp")
     aside.write_text(text, encoding="utf-8")
-    _sync(aside)
+    sync(aside)
     aside.replace(path)
 
 
@@ -247,19 +193,20 @@ def mend(checkpoint: Path) -> str:
     return f"delete it to go on from '{older[-1].name}'" if older else "delete it to start again"
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; CheckpointError where it is damaged."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint: '{path}' is no readable safetensors file ({error}); make it anew") from None
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors; OSError when that fails, a full disk included, of which safetensors has an error of its own."""
     path.touch()
     readers = path.stat().st_mode  # as for any new file; what safetensors writes its owner alone can read
     try:
-        save_file({name: _own(tensor) for name, tensor in tensors.items()}, path)
+        save_file({name: _own(tensor) for name, tensor in tensors.items()}, path, dict(metadata) if metadata else None)
     except SafetensorError as error:
         raise OSError(str(error)) from None
     path.chmod(readers)
@@ -282,7 +229,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder reach the disk."""
     if os.name == "nt":  # where a folder cannot be opened, nor a file synchronised that is open for reading alone
         if path.is_dir():
             return

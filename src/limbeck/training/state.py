@@ -22,6 +22,7 @@ from limbeck.training.engine import Signals
 from limbeck.training.ledger import Ledger
 from limbeck.training.optimisers import WeightAverage
 from limbeck.training.settings import Training
+from limbeck.training.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -299,7 +300,7 @@ class Run:
         if self.folder is not None and not self.finished and self.accelerator.is_main_process:
             weights = self.folder / "student.safetensors"
             with self._writing("the result"):
-                checkpoints.save_weights(student, weights)
+                save_weights(student, weights)
                 ended = {
                     "identity": self._identity,
                     "progress": [self.epoch, self.batch, self.step, self.stale],
@@ -343,7 +344,7 @@ class Run:
         known = ended.get("weights_sha256")
         if known is not None and weights.is_file() and checkpoints.digest(weights) != known:
             raise CheckpointError(f"'{weights}' is damaged (wrong checksum); delete '{path.name}' to train again")
-        checkpoints.load_weights(self.distiller.student, weights)
+        load_weights(self.distiller.student, weights)
         if self.accelerator.is_main_process:  # a process that was killed right after its result may have left some
             checkpoints.remove(path.with_name("checkpoints"))
         self.finished = True

@@ -1,0 +1,179 @@
+"""A model's weights as a safetensors file: each tied tensor once, under names that no wrapper has changed."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from limbeck.errors import CheckpointError, one_of
+from limbeck.outputs import canonical_path
+from limbeck.training.checkpoints import load_tensors, save_tensors, sync
+
+__all__ = ["distinct", "load_weights", "save_weights", "with_aliases"]
+
+_ALIASES = "alias"
+_TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state holds beside its student
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state as safetensors: aside, then renamed.
+
+    A tensor that several names share (a tied embedding) is written once; the file's metadata lists its other names.
+    """
+    aside = path.with_name(f".{path.name}.aside")  # a folder: safetensors too writes to a file of another name first
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    tensors, aliases = distinct(model)
+    metadata = {_ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}
+    save_tensors(tensors, aside / path.name, metadata)
+    sync(aside / path.name)
+    (aside / path.name).replace(path)
+    aside.rmdir()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from a safetensors file.
+
+    Names may differ by what DDP, FSDP and torch.compile insert, on either side, and a file may leave out all but one
+    name of a tied tensor, as the Transformers library does.  The state of a whole `Distiller` fills its student.
+
+    Raises CheckpointError when the file is missing, damaged, a pickle, or of another architecture; the model is then
+    as it was.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: there is no file '{path}'; expected a .safetensors file")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"checkpoint: '{path}' is no .safetensors file; convert it with safetensors.torch.save_file"
+            " (a pickle can run code, so limbeck does not open one)"
+        )
+    own, grown = model.state_dict(), _grown(model)
+    loaded = _under_own_names(with_aliases(load_tensors(path), _written_aliases(path)), own)
+    loaded = _filled(model, loaded, path)
+    for name in own:
+        if name not in loaded:
+            raise CheckpointError(
+                f"checkpoint: '{path}' is of another architecture: it has no '{name}'; {one_of(name, loaded)}"
+            )
+        if own[name].shape != loaded[name].shape and not (name in grown and own[name].dim() == loaded[name].dim()):
+            raise CheckpointError(
+                f"checkpoint: '{path}' is of another architecture: '{name}' is {tuple(loaded[name].shape)} there,"
+                f" {tuple(own[name].shape)} in the model; change the model's keys"
+            )
+        if own[name].is_floating_point() != loaded[name].is_floating_point() or loaded[name].is_complex():
+            raise CheckpointError(
+                f"checkpoint: '{path}' does not fit: '{name}' is {loaded[name].dtype} there, {own[name].dtype} in the"
+                " model; save it in the model's type"
+            )
+    extra = sorted(set(loaded) - set(own))
+    if extra:
+        raise CheckpointError(
+            f"checkpoint: '{path}' is of another architecture: the model has no '{extra[0]}'; {one_of(extra[0], own)}"
+        )
+    model.load_state_dict(loaded)
+
+
+def distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a model's state with each tensor once, and the further names of tied ones as {name: name that is kept}.
+
+    Of several names the first is kept that the model does not list among its `_tied_weights_keys`, so that the
+    Transformers library finds the name it looks for.
+
+    >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    >>> model[1].weight = model[0].weight
+    >>> tensors, aliases = distinct(model)
+    >>> list(tensors), aliases
+    (['0.weight'], {'1.weight': '0.weight'})
+    """
+    state = model.state_dict()
+    kept: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for names in _tied(state):
+        first = next((name for name in names if not _left_out(model, name)), names[0])
+        kept[first] = state[first]
+        aliases |= {name: first for name in names if name != first}
+    return {name: kept[name] for name in state if name in kept}, aliases
+
+
+def with_aliases(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the tensors with those that are known by further names under these too."""
+    return {**tensors, **{name: tensors[kept] for name, kept in aliases.items() if kept in tensors}}
+
+
+def _tied(state: Mapping[str, Tensor]) -> Iterable[list[str]]:
+    """Yield the names of a state in their order, those of one and the same tensor together."""
+    groups: dict[Any, list[str]] = {}
+    for name, tensor in state.items():
+        alone = tensor.numel() == 0 or tensor.is_meta
+        key = name if alone else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        groups.setdefault(key, []).append(name)
+    return groups.values()
+
+
+def _left_out(model: nn.Module, name: str) -> bool:
+    """Return whether the Transformers library leaves this name of a tied tensor out of its files."""
+    found = (getattr(part, "_tied_weights_keys", None) or () for part in model.modules())
+    return any(re.search(key, canonical_path(name)) for keys in found for key in keys)
+
+
+def _written_aliases(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        aliases = None
+    if not isinstance(aliases, dict) or not all(isinstance(kept, str) for kept in aliases.values()):
+        raise CheckpointError(f"checkpoint: '{path}' is damaged (its list of tied names); make it anew")
+    return aliases
+
+
+def _under_own_names(loaded: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a file's tensors by the model's names for them, where these differ by wrappers alone."""
+    names, files = _canonical(own), _canonical(loaded)
+    if not names.keys() & files.keys():  # the state of a distiller, whose student is asked for
+        for prefix in ("distiller.student.", "student."):
+            student = {name.removeprefix(prefix): raw for name, raw in files.items() if name.startswith(prefix)}
+            if names.keys() & student.keys() and len(student) + sum(map(_of_terms, files)) == len(files):
+                files = student
+    return {names.get(name, raw): loaded[raw] for name, raw in files.items() if name in names or not _of_terms(name)}
+
+
+def _of_terms(name: str) -> bool:
+    return name.startswith(_TERMS)
+
+
+def _canonical(names: Iterable[str]) -> dict[str, str]:
+    """Return names by what they are without wrappers; as they are where two would be one."""
+    raw = list(names)
+    found = {canonical_path(name): name for name in raw}
+    return found if len(found) == len(raw) else {name: name for name in raw}
+
+
+def _filled(model: nn.Module, loaded: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return a file's tensors with the names of tied ones that it leaves out; CheckpointError where ties disagree."""
+    filled = dict(loaded)
+    for names in _tied(model.state_dict()):
+        there = [name for name in names if name in loaded]
+        for name in there[1:]:
+            if not _same(loaded[name], loaded[there[0]]):
+                raise CheckpointError(
+                    f"checkpoint: '{path}' does not fit: '{there[0]}' and '{name}' differ there and are one tensor in"
+                    " the model; untie them in the model, or save the file from a tied one"
+                )
+        filled |= {name: loaded[there[0]] for name in names if there and name not in loaded}
+    return filled
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and bool(((one == other) | (one != one)).all())
+
+
+def _grown(model: nn.Module) -> frozenset[str]:
+    """Return the names of the tensors whose sizes are the file's to say, as modules declare them under `grown`."""
+    parts = ((f"{path}." if path else "", getattr(part, "grown", ())) for path, part in model.named_modules())
+    return frozenset(path + name for path, names in parts for name in names)
