@@ -60,6 +60,7 @@ class _Manifest(BaseModel):
     test_reads: list[dict[str, str]] = []
     teachers: dict[str, str] = {}
     data: dict[str, str | int] = {}
+    code: dict[str, dict[str, str]] = {}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """Networks as a recipe names them: a kind with its keys, or a factory of the user's own."""
 
-import hashlib
-import importlib
 import inspect
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from limbeck.config.sections import Section, parse
 from limbeck.data import SampleSet
 from limbeck.data.content import check_fits
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, one_of
+from limbeck.identity import code_identity, importing
 from limbeck.models.layers import Sees
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
@@ -77,13 +78,9 @@ class ModelSpec:
             keys = {"kind": self.section.function.__name__, **self.section.values}
         return keys | ({} if self.checkpoint is None else {"checkpoint": str((self.base / self.checkpoint).resolve())})
 
-    def code(self) -> str | None:
-        """Return the digest of the file that a factory is written in, where it is written in one; None for a kind."""
-        if self.factory is None:
-            return None
-        module = inspect.getmodule(_import_factory(self.factory, self.where, self.folder))
-        path = Path(getattr(module, "__file__", None) or "")
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    def code(self) -> dict[str, str] | None:
+        """Return what `code_identity` says of the factory: the SHA-256 of each file of its code; None for a kind."""
+        return None if self.factory is None else code_identity(self.factory, self.folder.resolve())
 
     def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
         try:
@@ -100,18 +97,23 @@ class ModelSpec:
         return model
 
     def _from_factory(self, given: Mapping[str, Any]) -> nn.Module:
-        function = _import_factory(str(self.factory), self.where, self.folder)
-        try:
-            accepted = inspect.signature(function).parameters
-            model = function(**{name: value for name, value in given.items() if name in accepted}, **self.arguments)
-        except Exception as error:
-            raise ModelError(
-                f"{self.where}.factory: '{self.factory}' raised {type(error).__name__}: {_first_line(error)}; "
-                "mend it or its arguments"
-            ) from error
+        with _imported(str(self.factory), self.where, self.folder) as function:
+            try:
+                accepted = inspect.signature(function).parameters
+                model = function(**{name: value for name, value in given.items() if name in accepted}, **self.arguments)
+            except Exception as error:
+                raise ModelError(
+                    f"{self.where}.factory: '{self.factory}' raised {type(error).__name__}: {_first_line(error)}; "
+                    "mend it or its arguments"
+                ) from error
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"{self.where}.factory: '{self.factory}' returned {type(model).__name__}, expected a torch.nn.Module"
+            )
+        if _handed_out(model):
+            raise ModelError(
+                f"{self.where}.factory: '{self.factory}' returned weights that it had returned before, so that two"
+                " networks would be one; let it build new ones at each call"
             )
         return model
 
@@ -186,29 +188,46 @@ def path_of(text: str, where: str) -> Path:
     return path
 
 
-def _import_factory(factory: str, where: str, folder: Path) -> Any:
+@contextmanager
+def _imported(factory: str, where: str, folder: Path) -> Iterator[Callable[..., Any]]:
+    """Import a factory; what its module imports inside the scope is found as well."""
     module_name, _, name = factory.partition(":")
-    place = str(folder.resolve())
-    if place not in sys.path:
-        sys.path.insert(0, place)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(
-            f"{where}.factory: cannot import '{module_name}' ({error}); check the name or install it"
-        ) from None
-    except Exception as error:
-        raise ModelError(
-            f"{where}.factory: importing '{module_name}' raised {type(error).__name__}: {_first_line(error)}; mend it"
-        ) from error
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ModelError(f"{where}.factory: '{module_name}' has no '{part}'; {one_of(part, _public(found))}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ModelError(f"{where}.factory: '{factory}' is {type(found).__name__}, expected a function")
-    return found
+    with ExitStack() as scope:
+        try:
+            module = scope.enter_context(importing(module_name, folder))
+        except ImportError as error:
+            raise ModelError(
+                f"{where}.factory: cannot import '{module_name}' ({error}); check the name or install it"
+            ) from None
+        except LimbeckError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"{where}.factory: importing '{module_name}' raised {type(error).__name__}: {_first_line(error)};"
+                " mend it"
+            ) from error
+        found: Any = module
+        for part in name.split("."):
+            if not hasattr(found, part):
+                raise ModelError(f"{where}.factory: '{module_name}' has no '{part}'; {one_of(part, _public(found))}")
+            found = getattr(found, part)
+        if not callable(found):
+            raise ModelError(f"{where}.factory: '{factory}' is {type(found).__name__}, expected a function")
+        yield found
+
+
+_HANDED_OUT: "WeakValueDictionary[int, Any]" = WeakValueDictionary()
+
+
+def _handed_out(model: nn.Module) -> bool:
+    """Whether a factory returned a model, or a part of it that holds weights, before; all of them are noted."""
+    holders = [
+        part for part in model.modules() if any(True for _ in chain(part.parameters(False), part.buffers(False)))
+    ]
+    parts = [model, *holders, *model.parameters()]
+    before = any(_HANDED_OUT.get(id(part)) is part for part in parts)
+    _HANDED_OUT.update({id(part): part for part in parts})
+    return before
 
 
 def _public(module: Any) -> list[str]:

@@ -186,6 +186,11 @@ class Recipe:
         objective: Objective = self.method.build()
         return objective
 
+    def code(self) -> dict[str, dict[str, str]]:
+        """Return the SHA-256 of each file of each factory's code (`ModelSpec.code`), by the factory's key."""
+        specs = [*(member.model for member in self.teacher.members), self.student, *self.networks]
+        return {spec.where: files for spec in specs if (files := spec.code()) is not None}
+
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """Return the recipe with some `key.path` values replaced."""
         keys = dict(self.keys)

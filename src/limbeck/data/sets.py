@@ -84,6 +84,20 @@ class SampleSet(ABC):
         """How many examples, or places of them, have a label."""
         return int(self.task.count(self.task.labelled(self.labels)))
 
+    def digest(self) -> str:
+        """Return the SHA-256 of all that a training sees of the set: content, choice and order, labels, normalisation.
+
+        >>> samples = TensorSet.of(torch.zeros(3, 2), torch.tensor([2, 0, 2]))
+        >>> samples.digest() == samples.subset(torch.tensor([1, 0, 2])).digest()
+        False
+        """
+        digest = hashlib.sha256(f"{self.source} {self.classes} {self.class_names} {self.task} {self.groups}".encode())
+        for tensor in (self.index, self.labels, self.mean, self.std):
+            digest.update(b"none" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            if tensor is not None:
+                digest.update(raw_bytes(tensor))
+        return digest.hexdigest()
+
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone."""
         return permutation(seed, "order", epoch, len(self))

@@ -1,5 +1,6 @@
 """From a recipe or a finished run to the subject of a diagnosis."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
         clean=clean,
         groups=train.groups,
         about=about,
-        code="".join(filter(None, (recipe.student.code(), recipe.teacher.model.code()))),
+        code=json.dumps([recipe.student.code(), recipe.teacher.model.code()]),
     )
 
 

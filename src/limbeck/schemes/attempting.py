@@ -10,6 +10,7 @@ from limbeck.distiller import Teacher
 from limbeck.evaluation import evaluate
 from limbeck.runs import RunFolder
 from limbeck.schemes.preparing import Parts, vet
+from limbeck.schemes.sameness import same_as_before
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher, wrap_teacher
 from limbeck.schemes.work import Work
 from limbeck.teachers import StoredTeacher
@@ -41,7 +42,9 @@ class Bench:
     @classmethod
     def of(cls, recipe: Recipe, folder: RunFolder, **more: Any) -> "Bench":
         """Vet a recipe and set a bench up for it."""
-        return cls(recipe, folder, vet(recipe), **more)
+        parts = vet(recipe)
+        same_as_before(recipe, folder, parts)
+        return cls(recipe, folder, parts, **more)
 
     def attempt(self, candidate: Recipe, seed: int, *, name: str, watch: Observer = ignore) -> dict[str, float]:
         """Train the student of a candidate by its scheme and measure it on the held-out part.

@@ -18,6 +18,7 @@ from limbeck.schemes.costing import LEARNING, Compute, forward_flops
 from limbeck.schemes.finished import keep_history, teacher_file
 from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, ordered
 from limbeck.schemes.preparing import Parts, Shop, prepare, vet
+from limbeck.schemes.sameness import same_as_before
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher
 from limbeck.schemes.work import Decisions, Work
 from limbeck.teachers import MeanOfModels, state_digest
@@ -97,9 +98,7 @@ def distil(
 
 def _distil(run: _Run) -> Outcome:
     recipe, folder = run.recipe, run.folder
-    folder.note(
-        data={"source": run.choosing.train.source, "train": len(run.choosing.train), "test": len(run.choosing.test)}
-    )
+    same_as_before(recipe, folder, run.choosing)
     if (columns := run.final.train.columns) is not None:
         folder.write_json("columns.json", columns.as_dict())
     taught = run.taught(run.choosing, recipe.seeds[0])

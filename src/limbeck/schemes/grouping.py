@@ -13,6 +13,7 @@ from limbeck.peers import Exchange, fit_group
 from limbeck.plans.peers import PeersScheme
 from limbeck.runs import RunFolder, read_manifest
 from limbeck.schemes.preparing import Parts, Shop, prepare
+from limbeck.schemes.sameness import same_as_before
 from limbeck.training import Observer, Result
 from limbeck.training.progress import ignore
 
@@ -129,6 +130,7 @@ def codistil(
     if first:
         if resumed:
             _same_as_before(folder, meeting.group, seed)
+        same_as_before(recipe, folder, parts)
         folder.note(exchange={**asdict(meeting), "folder": str(meeting.folder), "seed": seed})
     try:
         result = fit_group(peer, exchange, every=scheme.period, resumed=resumed, watch=watch)

@@ -1,0 +1,6 @@
+"""What decides a result: the code that a network is written in."""
+
+from limbeck.identity.modules import importing
+from limbeck.identity.sources import code_identity
+
+__all__ = ["code_identity", "importing"]
