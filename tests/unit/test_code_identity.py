@@ -60,7 +60,8 @@ def helpers(act: str) -> dict[str, str]:
 def test_what_a_factory_imports_is_its_folders_own_and_decides_its_identity(tmp_path, line, lazy):
     """Two projects with the same module names, in turns; then an edit of the same length, in the same second."""
     if lazy:
-        body = f"from torch import nn\ndef net():\n    {line}\n    return nn.Sequential({IMPORTS[line]}, nn.Linear(3, 2))\n"
+        body = f"from torch import nn\ndef net():\n    {line}\n"
+        body += f"    return nn.Sequential({IMPORTS[line]}, nn.Linear(3, 2))\n"
     else:
         body = f"{line}\n{NET.format(IMPORTS[line])}"
     if lazy and "*" in line:

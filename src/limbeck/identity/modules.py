@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from limbeck.identity.sources import code_identity, is_local
+from limbeck.identity.sources import code_identity, is_local, look_again
 
 __all__ = ["importing"]
 
@@ -41,7 +41,7 @@ def importing(name: str, folder: Path) -> Iterator[ModuleType]:
     (3, False)
     """
     folder, first = folder.resolve(), name.partition(".")[0]
-    importlib.invalidate_caches()
+    look_again(folder)
     if not is_local(first, folder):
         if any(place.exists() for place in (folder / f"{first}.py", folder / first / "__init__.py")):
             raise ImportError(f"both '{folder}' and an installed package have it; rename that of the folder")

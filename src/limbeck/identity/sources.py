@@ -2,18 +2,17 @@
 
 import ast
 import hashlib
-import importlib
 import os
 import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import FileFinder, ModuleSpec, PathFinder
 from pathlib import Path
 
 from limbeck.errors import ModelError
 
-__all__ = ["code_identity", "is_installed", "is_library", "is_local"]
+__all__ = ["code_identity", "is_library", "is_local", "look_again"]
 
 _OWN = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("site-packages", "dist-packages")
@@ -34,7 +33,7 @@ def code_identity(factory: str, folder: Path) -> dict[str, str]:
     >>> sorted(code_identity("json.decoder:JSONDecoder", Path()))
     ['json.decoder']
     """
-    importlib.invalidate_caches()
+    look_again(folder)
     module = factory.partition(":")[0]
     waiting, files = list(_files(module, folder)), dict[str, str]()
     if not waiting and (spec := _spec(module)) is not None and spec.origin and Path(spec.origin).is_file():
@@ -50,18 +49,25 @@ def code_identity(factory: str, folder: Path) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
+def look_again(folder: Path) -> None:
+    """Forget which files the import system has seen in a folder; it goes by a time that two edits may share."""
+    for place, finder in list(sys.path_importer_cache.items()):
+        if isinstance(finder, FileFinder) and Path(place).is_relative_to(folder):
+            finder.invalidate_caches()
+
+
 def is_local(name: str, folder: Path) -> bool:
     """Whether a module of this top-level name is taken from a folder: it is there, and no installed package has it."""
     module = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
     if module or any(folder.glob(f"{name}.*.so")) or any(folder.glob(f"{name}.*.pyd")):
-        return not is_installed(name, folder)
-    if not (folder / name).is_dir() or is_installed(name, folder):
+        return not _is_installed(name, folder)
+    if not (folder / name).is_dir() or _is_installed(name, folder):
         return False
     elsewhere = PathFinder.find_spec(name)  # a folder without __init__.py comes after every module
     return elsewhere is None or elsewhere.origin is None
 
 
-def is_installed(name: str, folder: Path) -> bool:
+def _is_installed(name: str, folder: Path) -> bool:
     """Whether a top-level name is of the standard library, of limbeck, or of an installed package outside `folder`."""
     if name in sys.stdlib_module_names or name in ("limbeck", "__main__"):
         return True
@@ -113,7 +119,7 @@ def _files(module: str, folder: Path) -> Iterator[tuple[str, Path]]:
     first, *rest = module.split(".")
     if is_local(first, folder):
         places = [str(folder)]
-    elif is_installed(first, folder) and not any(_below(place, first) for place in _linked(tuple(sys.path))):
+    elif _is_installed(first, folder) and not any(_below(place, first) for place in _linked(tuple(sys.path))):
         return
     else:
         places = list(sys.path)
