@@ -1,6 +1,6 @@
 """The distiller: student, teacher and objective as one module whose forward takes a batch and returns a loss."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError
 from limbeck.losses import class_cosines
+from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.tasks import Task
 
-__all__ = ["Average", "ClassVectors", "Distiller", "Teacher", "check_answer"]
+__all__ = ["Average", "ClassVectors", "Distiller", "Teacher", "check_answer", "require_gradient"]
 
 
 @runtime_checkable
@@ -53,6 +54,25 @@ def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
         )
 
 
+def check_numbers(name: str, logits: Tensor) -> None:
+    """Require logits without a NaN or +inf; -inf rules a class out and is a value."""
+    wrong = int((logits.isnan() | logits.isposinf()).flatten(1).any(1).sum())
+    if wrong:
+        raise ModelError(
+            f"{name}: answers NaN or +inf for {wrong} of {len(logits)} samples of the first batch, before any training;"
+            " check its weights, and the scale of its inputs"
+        )
+
+
+def require_gradient(loss: Loss) -> None:
+    """Require a loss that the student can learn from."""
+    if not loss.total.requires_grad:
+        raise ModelError(
+            "student: its answer does not depend on any parameter that learns, so that there is no gradient; take"
+            " detach() and torch.no_grad() out of its forward"
+        )
+
+
 class Average(Protocol):
     """A moving average of a model's weights, which whoever trains updates after each step and keeps."""
 
@@ -85,6 +105,7 @@ class Distiller(nn.Module):
             )
         if teacher is None and "teacher" in objective.reads():
             raise InputError("teacher: found None, but the objective reads a teacher; give one")
+        _check_apart(student, teacher)
         self.student = student
         self.objective = objective
         self._teacher: tuple[Teacher | None] = (teacher,)
@@ -112,6 +133,14 @@ class Distiller(nn.Module):
             self.teacher.to(device)
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
+        """Move student and terms as any module, and the teacher to where the student then is."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        place = next((tensor.device for tensor in (*self.student.parameters(), *self.student.buffers())), None)
+        if self.teacher is not None and place is not None:
+            self.teacher.to(place)
+        return self
+
     def build(self, batch: Batch, *, classes: int | None = None, legend: Legend | None = None) -> dict[str, Outputs]:
         """Let the terms create what depends on the models' shapes, from a first batch, before an optimiser is made.
 
@@ -120,18 +149,14 @@ class Distiller(nn.Module):
         """
         if legend is not None:
             self.objective.settle(legend)
-        training = [module for module in self.student.modules() if module.training]
-        self.student.eval()
-        try:
-            with torch.no_grad():
-                outputs = self._outputs(batch, self.objective.reads())
-                for name, answer in outputs.items():
-                    if classes is not None and self.objective.shares_classes(name):
-                        check_answer(name, answer.logits, classes, batch.task)
-                self.objective.build(outputs)
-        finally:
-            for module in training:
-                module.training = True
+        check_network("student", self.student)
+        with evaluating(self.student), torch.no_grad():
+            outputs = self._outputs(batch, self.objective.reads())
+            for name, answer in outputs.items():
+                if classes is not None and self.objective.shares_classes(name):
+                    check_answer(name, answer.logits, classes, batch.task)
+                check_numbers(name, answer.logits)
+            self.objective.build(outputs)
         return outputs
 
     def follow(self, average: Average | None) -> None:
@@ -185,3 +210,14 @@ class Distiller(nn.Module):
             self._cosines = class_cosines(teacher.class_vectors(logits.shape[-1]))
         self._cosines = self._cosines.to(logits.device)
         return self._cosines
+
+
+def _check_apart(student: nn.Module, teacher: Teacher | None) -> None:
+    """Refuse a student with parameters that its teacher froze because they are the teacher's too."""
+    frozen = {id(weights) for weights in frozen_by(teacher)}
+    for name, weights in student.named_parameters():
+        if id(weights) in frozen and not weights.requires_grad:
+            raise ModelError(
+                f"student: its parameter '{name}' is the teacher's too, and was frozen with it; give the student"
+                " modules of its own (copy.deepcopy), or freeze the part before making the teacher if it is to stay"
+            )

@@ -22,7 +22,7 @@ from limbeck.evaluation import evaluate
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
-from limbeck.teachers import ModelTeacher
+from limbeck.teachers import EnsembleTeacher, ModelTeacher
 from limbeck.teachers.model import state_digest
 from limbeck.terms import HardLabels
 from limbeck.training import Training, checkpoints
@@ -91,10 +91,11 @@ def test_a_student_that_is_its_own_teacher_is_refused():
 
 @pytest.mark.parametrize("shared", ["statistics", "weights"])
 def test_a_student_that_changes_its_teacher_is_found_out_and_nothing_is_kept(tmp_path, shared):
-    part = nn.BatchNorm1d(3) if shared == "statistics" else nn.Linear(3, 3)
+    part = nn.BatchNorm1d(3).requires_grad_(False) if shared == "statistics" else nn.Linear(3, 3)
     student, teacher = nn.Sequential(part, nn.Linear(3, 4)), ModelTeacher(nn.Sequential(part, nn.Linear(3, 4)))
     if shared == "weights":
         student.requires_grad_(True)
+    student.train()  # the teacher put the shared part into eval mode, where it would stay
     distiller = Distiller(student, teacher, methods.kd())
     for _ in range(2):  # the second time it must not be read as finished either
         with pytest.raises(ModelError, match="teacher: its weights changed during training; give the student modules"):
@@ -103,8 +104,16 @@ def test_a_student_that_changes_its_teacher_is_found_out_and_nothing_is_kept(tmp
         assert not (tmp_path / "student.safetensors").exists()
 
 
-def test_a_frozen_part_may_be_shared_with_the_teacher():
-    head = nn.Linear(8, 4)
+def test_a_part_that_making_the_teacher_froze_is_refused():
+    trunk = nn.Linear(3, 8)
+    teacher = ModelTeacher(nn.Sequential(trunk, nn.Linear(8, 4)))
+    for around in (teacher, EnsembleTeacher([teacher, ModelTeacher(network())])):
+        with pytest.raises(ModelError, match=r"^student: its parameter '0.weight' is the teacher's too"):
+            Distiller(nn.Sequential(trunk, nn.Linear(8, 4)), around, methods.kd())
+
+
+def test_a_part_that_was_frozen_before_may_be_shared_with_the_teacher():
+    head = nn.Linear(8, 4).requires_grad_(False)
     student, teacher = nn.Sequential(nn.Linear(3, 8), head), ModelTeacher(nn.Sequential(nn.Linear(3, 8), head))
     before, body = weights(head), weights(student[0])
     train(Distiller(student, teacher, methods.kd()))

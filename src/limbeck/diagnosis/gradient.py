@@ -12,6 +12,7 @@ from limbeck.diagnosis.correlation import pearson, spearman
 from limbeck.diagnosis.proposition import nearness_order
 from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.subject import Answers, Subject
+from limbeck.networks import evaluating
 from limbeck.outputs import Tap, run_model
 
 __all__ = ["Rescaling", "nearness", "rescaling"]
@@ -88,12 +89,8 @@ def nearness(pupil: Pupil, answers: Answers, samples: SampleSet) -> float | None
 def _features(network: nn.Module, samples: SampleSet, path: str) -> Tensor:
     """Return what a linear layer is given for each sample, in eval mode: (n, d)."""
     place = next(network.parameters()).device
-    training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         loader = Loader(samples.to(place), 1000, seed=0, shuffle=False)
         taps = {"features": Tap(path, side="input")}
         found = [run_model(network, batch.inputs, taps).features["features"] for batch in loader.epoch(0)]
-    finally:
-        network.train(training)
     return torch.cat(found).flatten(1).cpu()

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from limbeck import checks
 from limbeck.errors import InputError
+from limbeck.networks import evaluating
 from limbeck.outputs import run_model
 
 if TYPE_CHECKING:
@@ -222,14 +223,8 @@ class _Watch(TorchDispatchMode):
 @contextmanager
 def _answering(model: nn.Module) -> Iterator[None]:
     """Put a model into eval mode without gradients for the scope."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model), torch.no_grad():
+        yield
 
 
 def _finisher(inputs: Tensor) -> Callable[[], None]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from limbeck.data import Loader, SampleSet
 from limbeck.evaluation.figures import Metrics, Places, figures_of
+from limbeck.networks import check_network, evaluating
 from limbeck.outputs import run_model
 from limbeck.tasks import CLASSIFICATION, Task
 
@@ -20,7 +21,7 @@ def predict(
     """Return the logits (n, K) of a model on the unaugmented samples, in their order, in eval mode.
 
     Of other tasks they are (n, 2), (n, C, 2), (n, H, W, K), or numbers (n, D); see `limbeck.tasks`.
-    The model's mode is put back afterwards.  device: by default where the model is.
+    The mode of each of the model's modules is put back afterwards.  device: by default where the model is.
     """
     return torch.cat([logits for logits, _ in _answers(model, samples, batch_size, device)])
 
@@ -59,13 +60,10 @@ def _answers(
     """Yield a model's logits and the labels, batch by batch."""
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    training = model.training
-    model.eval()
-    try:
+    check_network("model", model)
+    with evaluating(model):
         samples = samples.to(device)
         for batch in Loader(samples, batch_size, seed=0, shuffle=False).epoch(0):
             batch = batch.to(device)
             labels = samples.labels[:0] if batch.labels is None else batch.labels
             yield run_model(model, batch.inputs, task=batch.task).logits, labels
-    finally:
-        model.train(training)

@@ -12,6 +12,7 @@ from limbeck.batch import UNLABELLED
 from limbeck.data import Loader, SampleSet
 from limbeck.errors import DataError
 from limbeck.losses import cross_entropy
+from limbeck.networks import evaluating
 from limbeck.outputs import run_model
 
 __all__ = ["Robustness", "fgsm", "robustness"]
@@ -51,14 +52,10 @@ def fgsm(
     """
     checks.non_negative("epsilon", epsilon)
     checks.positive("temperature", temperature)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         asked = inputs.detach().clone().requires_grad_()
         loss = cross_entropy(run_model(model, asked).logits / temperature, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, asked)
-    finally:
-        model.train(training)
     moved = inputs + epsilon * gradient.sign()
     still = (gradient == 0).flatten(1).all(1)
     return moved.clamp(inputs.min(), inputs.max()), still
@@ -89,11 +86,8 @@ def robustness(
             if not isinstance(batch.inputs, Tensor) or not batch.inputs.is_floating_point() or batch.labels is None:
                 raise DataError("robustness: the inputs are not numbers that can be moved a little")
             moved, kept = fgsm(attacked or model, batch.inputs, batch.labels, epsilon, temperature=temperature)
-            training = model.training
-            model.eval()
-            with torch.no_grad():
+            with evaluating(model), torch.no_grad():
                 right += int((run_model(model, moved).logits.argmax(-1) == batch.labels).sum())
-            model.train(training)
             still += int(kept.sum())
         found.append(Robustness(epsilon, right / len(known), still / len(known)))
     return found

@@ -14,6 +14,7 @@ from limbeck.card import Card
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
+from limbeck.networks import evaluating
 from limbeck.objective import Objective, Term
 from limbeck.plans.scheme import Planned, Scheme
 from limbeck.schedules import Schedule
@@ -133,17 +134,13 @@ class EndingDistiller(Distiller):
         terms: list[Term] = [term for term in self.objective.terms.values() if "teacher" in term.reads]  # type: ignore[misc,operator]
         sums, counts = {term.name: 0.0 for term in terms}, {term.name: 0 for term in terms}
         judging = Distiller(self.student, self._judge[0], self.objective)
-        training = self.student.training
-        self.student.eval()
-        try:
+        with evaluating(self.student):
             for batch in batches:
                 outputs = judging.outputs(batch, 0)
                 for term in terms:
                     value, count = term(outputs, batch, 0)
                     sums[term.name] += float(value)
                     counts[term.name] += int(count)
-        finally:
-            self.student.train(training)
         return {name: value / max(counts[name], 1) for name, value in sums.items()}
 
     def observe(self, history: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.distiller import Average, Distiller
 from limbeck.errors import InputError
+from limbeck.networks import evaluating
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.plans.scheme import Scheme
@@ -53,14 +54,8 @@ class AverageTeacher:
         if taps:
             raise InputError(f"mean teacher: the objective reads the features {sorted(taps)} of the teacher; use kd")
         student, inputs = self._student[0], batch.inputs if self.view is None else batch.views[self.view]
-        training = [module for module in student.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
+        with evaluating(student):
             return run_model(_Under(student, self.average), inputs, task=batch.task).detach()
-        finally:
-            for module in training:
-                module.training = True
 
     def to(self, device: torch.device | str) -> "AverageTeacher":
         """Return the teacher; its weights are where the student's are."""

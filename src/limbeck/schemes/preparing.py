@@ -13,6 +13,7 @@ from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet, Splits
 from limbeck.distiller import Distiller, Teacher, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
+from limbeck.networks import check_network, evaluating
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
@@ -279,13 +280,9 @@ def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> n
     with initial_weights(seed, role):
         model = spec.build_for(samples)
     batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), _answering(role, samples):
-            logits = run_model(model, batch.inputs, task=samples.task).logits
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad(), _answering(role, samples):
+        check_network(role, model)
+        logits = run_model(model, batch.inputs, task=samples.task).logits
     check_answer(role, logits, samples.classes, samples.task)
     return model
 

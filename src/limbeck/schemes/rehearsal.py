@@ -12,7 +12,7 @@ from limbeck import methods, plans
 from limbeck.card import Card
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, require_gradient
 from limbeck.objective import Loss
 from limbeck.schemes.preparing import Parts, Shop, asked, build_teacher, seeded_build, vet
 from limbeck.training import Training
@@ -177,6 +177,7 @@ def _time(
     with torch.random.fork_rng(), laid_out(distiller, training.memory_format):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = forward()
+        require_gradient(loss)
         losses = {"total": float(loss.total.detach()), **{name: part.mean for name, part in loss.parts.items()}}
         loss.total.backward()
         optimizer.step()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch
 from limbeck.errors import InputError, one_of
+from limbeck.networks import check_network, freeze
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.teachers.class_vectors import class_vectors
 from limbeck.teachers.mean import MeanOfModels
@@ -43,7 +44,9 @@ class ModelTeacher:
     ) -> None:
         if isinstance(model, MeanOfModels):  # whose logits softened are not its members' softened answers
             raise InputError("teacher: found a mean of networks, expected one; let limbeck.EnsembleTeacher ask them")
-        self.model = model.requires_grad_(False).eval()
+        check_network("teacher", model)
+        self.model = model
+        self.froze = freeze(model)
         self.transform = transform
         self.view = view
         self.taps = dict(taps or {})

@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.data import SampleSet
 from limbeck.errors import InputError
+from limbeck.networks import kept, start_training
 from limbeck.outputs import run_model
 from limbeck.training.settings import Training
 
@@ -47,12 +48,13 @@ def _smallest(batch_size: int, size: int, parts: int) -> int:
 
 def _starved(model: nn.Module, samples: SampleSet) -> str | None:
     """Return the path of a BatchNorm that sees one value of each channel of a sample while training."""
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    learning = {path: module for path, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    learning = {path: module for path, module in learning.items() if module.training}
     starved: list[str] = []
-    if learning:
+    with kept(model):
+        start_training(model)
+        learning = {path: module for path, module in model.named_modules() if isinstance(module, _BatchNorm)}
+        learning = {path: module for path, module in learning.items() if module.training}
+        if not learning:
+            return None
         model.eval()
         hooks = [module.register_forward_pre_hook(_noting(path, starved)) for path, module in learning.items()]
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -63,8 +65,6 @@ def _starved(model: nn.Module, samples: SampleSet) -> str | None:
         finally:
             for hook in hooks:
                 hook.remove()
-    for module, mode in modes.items():
-        module.training = mode
     return starved[0] if starved else None
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.errors import InputError, Interrupted
+from limbeck.errors import InputError, Interrupted, RunError
 from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Signals",
+    "check_alone",
     "check_precision",
     "engine",
     "global_counts",
@@ -134,11 +135,42 @@ def unwrapped(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, rank: int) -> Iterator[None]:
-    """Give this process its own dropout numbers inside the scope, and the caller's generator back afterwards."""
+    """Give this process its own dropout numbers inside the scope, and the caller's generator back afterwards.
+
+    The generator is the process's: RunError while another thread trains.
+    """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with _alone(), torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed(seed, "dropout", rank))
         yield
+
+
+_trainings: list[int] = []
+"""The thread of each training that has begun and not ended, in this process."""
+_trainings_lock = threading.Lock()
+
+
+def check_alone() -> None:
+    """Refuse to train while another thread does; trainings that take turns are in one."""
+    if any(thread != threading.get_ident() for thread in _trainings):
+        raise RunError(
+            "fit: another thread of this process is training, and both would draw dropout from one generator; train one"
+            " after the other, in one call of fit_many, or in processes of their own"
+        )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Note that this thread trains; RunError while another one does."""
+    me = threading.get_ident()
+    with _trainings_lock:
+        check_alone()
+        _trainings.append(me)
+    try:
+        yield
+    finally:
+        with _trainings_lock:
+            _trainings.remove(me)
 
 
 class Signals:

@@ -6,14 +6,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, require_gradient
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
+from limbeck.networks import kept, networks_of, start_training
 from limbeck.randomness import derive_seed
 from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import (
+    check_alone,
     engine,
     global_counts,
     laid_out,
@@ -24,7 +28,7 @@ from limbeck.training.engine import (
     unwrapped,
 )
 from limbeck.training.ledger import Ledger
-from limbeck.training.optimisers import WeightAverage, constrain_norms, learning_rate, optimiser
+from limbeck.training.optimisers import WeightAverage, constrain_norms, constrained_weights, learning_rate, optimiser
 from limbeck.training.progress import Observer, Pace, ignore
 from limbeck.training.settings import Training
 from limbeck.training.state import Result, Run, held, identity
@@ -157,6 +161,9 @@ def steps(
     state of it (see `Turn`).
     """
     order = None if order == seed else order
+    if not torch.is_grad_enabled():
+        raise InputError("fit: found gradients switched off; call it outside torch.no_grad and torch.inference_mode")
+    check_alone()
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
     distiller.prepare(accelerator.device)
@@ -169,6 +176,7 @@ def steps(
 
     with (
         seeded(seed, rank),
+        kept(distiller, *networks_of(distiller.teacher)),
         unwrapped(distiller),
         laid_out(distiller, training.memory_format),
         held(folder, accelerator),
@@ -177,6 +185,8 @@ def steps(
         distiller.build(first, classes=train_set.classes, legend=train_set.legend)
         check_batches(distiller.student, train_set, training, world)
         raw_optimizer = optimiser(distiller.parameters(), training)
+        if training.max_norm is not None:
+            constrained_weights(distiller.student)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
         optimizer = stepper(accelerator, prepared, raw_optimizer)
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
@@ -186,7 +196,8 @@ def steps(
         distiller.observe(run.history)
         in_all, together = training.epochs * loader.steps, min(training.batch_size, len(train_set))
         pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step)
-        distiller.train()
+        for child in distiller.children():
+            start_training(child)
         yield Moment.READY, run
 
         while run.epoch < training.epochs and not run.finished and not _patience_is_over(training, run):
@@ -203,6 +214,7 @@ def steps(
                     last = part == parts - 1
                     with nullcontext() if last else accelerator.no_sync(module):
                         loss = module(micro, run.step, counts)
+                        require_gradient(loss)
                         accelerator.backward(loss.total * world if world > 1 else loss.total)
                     ledger.add(run.step, loss)
                 yield Moment.COMPUTED, run

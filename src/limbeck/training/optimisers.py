@@ -4,16 +4,21 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 from limbeck import schedules
 from limbeck.errors import ModelError
 from limbeck.training.settings import Training
 
-__all__ = ["WeightAverage", "constrain_norms", "learning_rate", "optimiser"]
+__all__ = ["WeightAverage", "constrain_norms", "constrained_weights", "learning_rate", "optimiser"]
 
 
 def optimiser(parameters: Iterable[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
     """Build the optimiser; weight decay applies to every parameter.  Raises ModelError when there is none to train."""
+    parameters = list(parameters)
+    if not parameters:
+        raise ModelError("student: it has no parameters, so nothing can learn; give it layers, or evaluate it as it is")
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if not trainable:
         raise ModelError(
@@ -54,12 +59,43 @@ def learning_rate(settings: Training, steps_per_epoch: int) -> Callable[[int], f
 
 @torch.no_grad()
 def constrain_norms(model: nn.Module, max_norm: float) -> None:
-    """Scale down, in place, the weights into each unit whose norm exceeds `max_norm` (Hinton et al. 2012)."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.ndim >= 2:
-            norms = torch.linalg.vector_norm(parameter.flatten(1), dim=1)
-            scale = (max_norm / norms.clamp_min(1e-12)).clamp_max(1.0)
-            parameter.mul_(scale.reshape(-1, *[1] * (parameter.ndim - 1)))
+    """Scale down, in place, the weights into each unit whose norm exceeds `max_norm` (Hinton et al. 2012).
+
+    A unit is a row of a matrix, or an output channel of a convolution, transposed ones included.
+    Raises ModelError for a layer that computes its weight from parameters that are not the weight itself.
+    """
+    for parameter, groups in constrained_weights(model):
+        rows = _by_unit(parameter, groups)
+        scale = (max_norm / torch.linalg.vector_norm(rows.flatten(2), dim=2).clamp_min(1e-12)).clamp_max(1.0)
+        rows.mul_(scale.reshape(*scale.shape, *[1] * (rows.ndim - 2)))
+
+
+def _by_unit(parameter: Tensor, groups: int) -> Tensor:
+    """Return a view (groups, units, ...) of a weight, whose last axes are what leads into a unit."""
+    if not groups:
+        return parameter[None]
+    rows: Tensor = parameter.unflatten(0, (groups, -1)).transpose(1, 2)  # a transposed convolution: (in, out / groups)
+    return rows
+
+
+def constrained_weights(model: nn.Module) -> list[tuple[nn.Parameter, int]]:
+    """Return the weights that a norm constrains, with the groups of a transposed convolution, 0 of other layers."""
+    found: dict[nn.Parameter, int] = {}
+    for path, module in model.named_modules():
+        computed = parametrize.is_parametrized(module) or any(
+            name.endswith(("_orig", "_v")) and hasattr(module, name[: name.rindex("_")])
+            for name, _ in module.named_parameters(recurse=False)
+        )
+        if computed and any(weights.requires_grad and weights.ndim >= 2 for weights in module.parameters()):
+            raise ModelError(
+                f"max_norm: layer '{path}' computes its weight from other parameters (weight_norm, spectral_norm, "
+                "pruning or another parametrisation), whose norms are not the weight's; leave max_norm out"
+            )
+        groups = module.groups if isinstance(module, _ConvTransposeNd) else 0
+        for weights in module.parameters(recurse=False):
+            if weights.requires_grad and weights.ndim >= 2 and found.setdefault(weights, groups) != groups:
+                raise ModelError(f"max_norm: the weight of '{path}' is another layer's too, with other units; untie it")
+    return list(found.items())
 
 
 class WeightAverage:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError, ModelError, one_of
+from limbeck.networks import kept, start_training
 from limbeck.objective import Objective
 from limbeck.training.loop import fit
 from limbeck.training.progress import Observer, ignore
@@ -97,29 +97,20 @@ def _choose(student: nn.Module, stage: Stage, wanted: dict[str, bool]) -> None:
 
 @contextmanager
 def _resting(student: nn.Module, stage: Stage) -> Iterator[None]:
-    """Keep the modules that do not learn in eval mode, whatever mode the student is set to."""
+    """Put the modules that do not learn into eval mode, in which `fit` leaves them."""
     modules = dict(student.named_modules(remove_duplicate=False))
     busy = {
         id(module)
         for path, module in modules.items()
         if _inside(path, stage.trainable) or any(_inside(learning, [path]) for learning in stage.trainable or ())
     }
-    resting: dict[nn.Module, None] = {}
-    for module in student.modules():
-        if id(module) not in busy and module.state_dict():  # dropout between parts that learn goes on
-            resting |= dict.fromkeys(module.modules())
-    handles = [module.register_forward_pre_hook(_rest) for module in resting]
-    try:
+    with kept(student):
+        start_training(student)
+        for module in list(student.modules()):
+            if id(module) not in busy and module.state_dict():  # dropout between parts that learn goes on
+                for resting in module.modules():
+                    resting.training = False
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in resting:
-            module.training = student.training
-
-
-def _rest(module: nn.Module, _: Any) -> None:
-    module.training = False
 
 
 def _inside(path: str, outer: Sequence[str] | None) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import ModelError
 from limbeck.evaluation.cost import flop_counter
+from limbeck.networks import evaluating
 from limbeck.outputs import Outputs, Tap, canonical_path, run_model
 
 __all__ = ["DEEPEST", "ExitOf", "WithExits"]
@@ -52,13 +53,8 @@ class WithExits(nn.Module):
         self.base = base
         self.paths = dict(exits)
         self._taps: dict[str, str | Tap] = {**exits, DEEPEST: Tap(_last_linear(base, classes), side="input")}
-        training = base.training
-        base.eval()
-        try:
-            with torch.no_grad():
-                found = run_model(base, inputs, self._taps).features
-        finally:
-            base.train(training)
+        with evaluating(base), torch.no_grad():
+            found = run_model(base, inputs, self._taps).features
         deepest = _averaged(found[DEEPEST]).shape[1]
         self.exits = nn.ModuleDict(
             {name: Exit(_averaged(found[name]).shape[1], deepest, classes) for name in self.paths}
@@ -74,21 +70,17 @@ class WithExits(nn.Module):
 
     def forward_flops(self, inputs: Any) -> list[int]:
         """Return the FLOPs up to each exit, those of the exits before it included, and of the whole; at batch 1."""
-        training, counts, heads = self.training, [], 0
-        self.eval()
-        try:
-            with torch.no_grad():
-                features = run_model(self.base, inputs, self._taps).features
-                for name, leave in self.exits.items():
-                    with flop_counter() as counter:
-                        leave(features[name])
-                    heads += counter.get_total_flops()
-                    counts.append(self._until(name, inputs) + heads)
+        counts, heads = [], 0
+        with evaluating(self), torch.no_grad():
+            features = run_model(self.base, inputs, self._taps).features
+            for name, leave in self.exits.items():
                 with flop_counter() as counter:
-                    run_model(self.base, inputs)
-                counts.append(counter.get_total_flops() + heads)
-        finally:
-            self.train(training)
+                    leave(features[name])
+                heads += counter.get_total_flops()
+                counts.append(self._until(name, inputs) + heads)
+            with flop_counter() as counter:
+                run_model(self.base, inputs)
+            counts.append(counter.get_total_flops() + heads)
         return counts
 
     def _until(self, name: str, inputs: Any) -> int:

@@ -1,0 +1,144 @@
+"""Networks as they are handed over: the mode of each of their modules, and what no network may be that is asked."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from limbeck.errors import ModelError
+
+__all__ = ["check_network", "evaluating", "freeze", "frozen_by", "kept", "networks_of", "start_training"]
+
+_DEEPEST, _MOST = 4, 1000  # how far networks are looked for inside of a teacher
+
+
+@contextmanager
+def kept(*networks: nn.Module) -> Iterator[None]:
+    """Put every module back, when the scope ends, into the mode it had, and every parameter's `requires_grad`.
+
+    >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with kept(network):
+    ...     _ = network.eval()
+    >>> [module.training for module in network]
+    [True, False]
+    """
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    wanted = [(weights, weights.requires_grad) for network in networks for weights in network.parameters()]
+    roots = [(network, network.training) for network in networks]
+    try:
+        yield
+    finally:
+        for network, training in roots:
+            if network.training != training:
+                _switch(network, training)
+        for module, training in modes:
+            module.training = training
+        for weights, learns in wanted:
+            if weights.requires_grad != learns:
+                weights.requires_grad_(learns)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode for the scope, and each of its modules back into its own mode afterwards."""
+    with kept(network):
+        _switch(network, False)
+        yield
+
+
+def start_training(network: nn.Module) -> None:
+    """Put a network into train mode.
+
+    A module that stands in eval mode inside a network in train mode was frozen by hand, and stays in eval mode.
+
+    >>> network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4).eval())
+    >>> start_training(network)
+    >>> [module.training for module in network]
+    [True, False]
+    """
+    frozen = [module for module in network.modules() if not module.training] if network.training else []
+    _switch(network, True)
+    for module in frozen:
+        module.training = False
+
+
+def _switch(network: nn.Module, training: bool) -> None:
+    try:
+        network.train(training)
+    except NotImplementedError:  # an exported program, which is what it was exported as in either mode
+        for module in network.modules():
+            module.training = training
+
+
+def networks_of(owner: Any) -> list[nn.Module]:
+    """Return the networks that an object holds in its attributes, in lists and mappings of them, and so on inside.
+
+    >>> class Teacher:
+    ...     def __init__(self):
+    ...         self.members = [nn.Linear(3, 4), nn.ReLU()]
+    >>> networks_of(Teacher())
+    [Linear(in_features=3, out_features=4, bias=True), ReLU()]
+    """
+    return [each for each in _inside(owner) if isinstance(each, nn.Module)]
+
+
+def freeze(network: nn.Module) -> list[nn.Parameter]:
+    """Put a network into eval mode and stop its gradients; return the parameters that required one until then."""
+    learning = [weights for weights in network.parameters() if weights.requires_grad]
+    for weights in learning:
+        weights.requires_grad_(False)
+    _switch(network, False)
+    return learning
+
+
+def frozen_by(owner: Any) -> list[nn.Parameter]:
+    """Return the parameters that an object, or one inside of it, has frozen and noted under `froze`."""
+    return [weights for each in _inside(owner) for weights in getattr(each, "froze", ())]
+
+
+def _inside(owner: Any) -> list[Any]:
+    found: dict[int, Any] = {}
+    _gather(owner, found, _DEEPEST)
+    return list(found.values())
+
+
+def _gather(value: Any, found: dict[int, Any], deepest: int) -> None:
+    if isinstance(value, nn.Module):
+        found[id(value)] = value
+    elif deepest:
+        inner: Any = ()
+        if isinstance(value, Mapping):
+            inner = value.values()
+        elif isinstance(value, list | tuple):
+            inner = value
+        elif not isinstance(value, type) and (attributes := getattr(value, "__dict__", None)):
+            found[id(value)] = value
+            inner = attributes.values()
+        for each in list(islice(inner, _MOST)):
+            _gather(each, found, deepest - 1)
+
+
+def check_network(role: str, network: nn.Module) -> None:
+    """Require a network whose answer to a sample can be asked for: of that sample alone, by weights that are there.
+
+    >>> check_network("teacher", nn.BatchNorm1d(4, track_running_stats=False))
+    Traceback (most recent call last):
+    limbeck.errors.ModelError: teacher: BatchNorm keeps no running statistics, so that in eval mode too its answer...
+    """
+    for path, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            layer = f"BatchNorm '{path}'" if path else "BatchNorm"
+            raise ModelError(
+                f"{role}: {layer} keeps no running statistics, so that in eval mode too its answer to a sample depends "
+                "on the rest of the batch; set track_running_stats=True"
+            )
+    for kind, tensors in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
+        for path, tensor in tensors:
+            if tensor.is_meta:
+                raise ModelError(
+                    f"{role}: the {kind} '{path}' is on the meta device and holds no numbers; build the network on a "
+                    "real device, or fill it with to_empty(device=...) and its weights"
+                )
