@@ -6,10 +6,12 @@ Every error that a user can cause derives from `LimbeckError`; the command line 
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
 
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DataWarning",
     "InputError",
     "Interrupted",
     "LimbeckError",
@@ -25,6 +27,9 @@ __all__ = [
 
 _LONGEST = 1000
 """Of a line; what is longer is cut in the middle, for the place stands first and the mend last."""
+
+_MOST_COMPARED, _LONGEST_COMPARED = 2000, 100
+"""Names that are compared with a misspelt one, and their letters: the time to compare two grows with their product."""
 
 
 class LimbeckError(Exception):
@@ -48,6 +53,10 @@ class RecipeError(LimbeckError):
 
 class DataError(LimbeckError):
     """Data that is missing, damaged, or not what was declared."""
+
+
+class DataWarning(UserWarning):
+    """What was left out, or looks damaged, when data was read; `Splits.notes` holds the same lines."""
 
 
 class ModelError(LimbeckError):
@@ -93,7 +102,8 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     >>> nearest("temprature", ["temperature", "alpha"])
     'temperature'
     """
-    matches = get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.6)
+    names = [text for text in islice(map(str, valid), _MOST_COMPARED) if len(text) <= _LONGEST_COMPARED]
+    matches = get_close_matches(str(name)[: 2 * _LONGEST_COMPARED], names, n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 

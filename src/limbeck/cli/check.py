@@ -30,6 +30,8 @@ def check(
         return
     console = data_console()
     console.print(f"data      {found.data}", markup=False)
+    for note in found.notes:
+        console.print(f"note      {note}", markup=False)
     console.print(f"method    {found.method}", markup=False)
     console.print(f"scheme    {found.scheme}", markup=False)
     rows = [

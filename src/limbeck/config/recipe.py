@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, method_keys, read_method, read_teacher
 from limbeck.data import Splits, Transfer
-from limbeck.errors import DataError, InputError, RecipeError, one_of
+from limbeck.errors import DataError, DataWarning, InputError, RecipeError, one_of
 from limbeck.models.layers import Sees
 from limbeck.objective import Objective
 from limbeck.plans import Scheme
@@ -174,9 +175,11 @@ class Recipe:
         return recipe
 
     def load_data(self) -> Splits:
-        """Read the data."""
+        """Read the data; what there is to say of it stands in the `notes` of the result and is no warning."""
         try:
-            splits: Splits = self.data.build()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DataWarning)
+                splits: Splits = self.data.build()
         except DataError as error:
             raise DataError(f"data: {error}") from None
         return splits

@@ -9,22 +9,10 @@ import torch
 from torch import Tensor
 
 from limbeck.checks import shown
+from limbeck.data.cells import code, is_blank, is_missing, is_number
 from limbeck.errors import DataError
 
-__all__ = ["Attribute", "Column", "Columns", "RawColumn", "is_missing"]
-
-_MISSING = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a cell holds nothing: None, NaN, or one of the usual words for it.
-
-    >>> [is_missing(value) for value in ("", " NA ", "?", "0", float("nan"))]
-    [True, True, True, False, True]
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    return isinstance(value, str) and value.strip().lower() in _MISSING
+__all__ = ["Attribute", "Column", "Columns", "RawColumn"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +41,8 @@ class Column:
 
     categories: of a nominal column, in the order of its numbers, of which one is 1 and the others 0; all are 0 for a
         category that the training part does not have.  Empty for a number.
-    mean, std: of a number in the training part; the column is less its mean, divided by its deviation, when it is
-        batched.
+    mean, std: of a number in the training part; the column is less its mean, divided by its deviation, computed in
+        float64 so that large values that differ little (times, say) keep their differences.
     fill: what stands for a missing cell; None where a missing cell is refused.
     """
 
@@ -78,7 +66,7 @@ class Column:
             if not len(known):
                 raise DataError(f"column '{raw.name}' has no value in the training part; drop it")
             mean, std = float(known.mean()), float(known.std(correction=0))
-            tiny = 1e-7 * max(abs(mean), float(known.abs().max()))  # what rounding leaves of a constant
+            tiny = 8 * torch.finfo(torch.float64).eps * float(known.abs().max())  # what rounding leaves of a constant
             return cls(raw.name, (), mean, std if std > tiny else 1.0, mean if impute else None)
         texts = [text for row in positions.tolist() if (text := raw.texts[row]) is not None]
         if not texts:
@@ -88,10 +76,10 @@ class Column:
         return cls(raw.name, tuple(names), fill=fill)
 
     def encoded(self, raw: RawColumn) -> Tensor:
-        """Return (n, width) float32: the number as it is, or one number for each category."""
+        """Return (n, width) float32: the standardised number, or one number for each category."""
         if raw.numbers is not None:
             fill = float(self.fill) if self.fill is not None else math.nan
-            return raw.numbers.nan_to_num(nan=fill).to(torch.float32)[:, None]
+            return ((raw.numbers.nan_to_num(nan=fill) - self.mean) / self.std).to(torch.float32)[:, None]
         place = {text: number for number, text in enumerate(self.categories)}
         texts = (self.fill if text is None else text for text in raw.texts)
         found = torch.tensor([place.get(str(text), -1) for text in texts])
@@ -119,16 +107,6 @@ class Columns:
         return sum(column.width for column in self.columns)
 
     @property
-    def mean(self) -> list[float]:
-        """What is taken off each number of a row."""
-        return [value for column in self.columns for value in [column.mean] * column.width]
-
-    @property
-    def std(self) -> list[float]:
-        """What each number of a row is divided by."""
-        return [value for column in self.columns for value in [column.std] * column.width]
-
-    @property
     def attributes(self) -> tuple[Attribute, ...]:
         """Where each column's numbers stand."""
         found, start = [], 0
@@ -153,7 +131,7 @@ class Columns:
         return cls(tuple(Column.fitted(column, positions, impute=impute) for column in raw))
 
     def encoded(self, raw: Sequence[RawColumn]) -> Tensor:
-        """Return (n, width) float32, not standardised, as a set keeps its samples."""
+        """Return (n, width) float32, standardised, as a set keeps its samples."""
         return torch.cat([column.encoded(own) for column, own in zip(self.columns, raw, strict=True)], dim=1)
 
     def inputs(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -167,9 +145,7 @@ class Columns:
         tensor([[ 1.0000,  0.0000,  1.0000],
                 [-0.5000,  0.0000,  0.0000]])
         """
-        raw = [self._read(column, rows) for column in self.columns]
-        exact = self.encoded(raw).double()
-        return ((exact - torch.tensor(self.mean).double()) / torch.tensor(self.std).double()).to(torch.float32)
+        return self.encoded([self._read(column, rows) for column in self.columns])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values, which `from_dict` reads."""
@@ -193,16 +169,26 @@ class Columns:
 
     @staticmethod
     def _read(column: Column, rows: Sequence[Mapping[str, Any]]) -> RawColumn:
+        missing = is_blank if column.categories else is_missing
         for number, row in enumerate(rows):
             if column.name not in row:
                 raise DataError(f"row {number}: it has no column '{column.name}'")
-            if column.fill is None and is_missing(row[column.name]):
+            if column.fill is None and missing(row[column.name]):
                 raise DataError(f"row {number}: column '{column.name}' is empty, and the table had no empty cells")
-        cells = [None if is_missing(row[column.name]) else row[column.name] for row in rows]
+        cells = [None if missing(row[column.name]) else row[column.name] for row in rows]
         if column.categories:
-            return RawColumn(column.name, texts=tuple(None if cell is None else str(cell).strip() for cell in cells))
+            return RawColumn(column.name, texts=tuple(None if cell is None else code(cell) for cell in cells))
         try:
-            numbers = [math.nan if cell is None else float(cell) for cell in cells]
-        except (TypeError, ValueError):
+            numbers = [math.nan if cell is None else _number(cell) for cell in cells]
+        except (TypeError, ValueError, OverflowError):
             raise DataError(f"column '{column.name}': found {shown(cells[:3])}, expected numbers") from None
         return RawColumn(column.name, torch.tensor(numbers, dtype=torch.float64))
+
+
+def _number(cell: Any) -> float:
+    if isinstance(cell, str) and not is_number(cell):
+        raise ValueError(cell)
+    number = float(cell)
+    if math.isinf(number):
+        raise ValueError(cell)
+    return number

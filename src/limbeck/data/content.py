@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck import checks
 from limbeck.batch import UNLABELLED
+from limbeck.data.names import MOST_CLASSES, checked_names
 from limbeck.errors import DataError, InputError
 from limbeck.tasks import CLASSIFICATION, Task
 
@@ -17,9 +19,19 @@ __all__ = [
     "checked_group_names",
     "checked_groups",
     "checked_labels",
+    "narrowed",
     "normalisation",
     "raw_bytes",
 ]
+
+_MOST_ROUNDED = 0.05
+"""How much of its deviation a value may lose to rounding before that is refused."""
+
+_AT_ONCE = 2**22
+"""How many values are looked at together, so that a large array needs no second one of its size."""
+
+_CONSTANT = 2e-15
+"""The share of a value below which its deviation is taken for the rounding of a constant."""
 
 
 def check_fits(name: str, size: int) -> None:
@@ -59,7 +71,13 @@ def checked_labels(
         raise DataError(f"{name}: {classes} classes but labels of shape {tuple(labels.shape)}; there must be one each")
     if task.one_label and task.two_way and classes != 2:
         raise DataError(f"{name}: {classes} classes, but task {task.name} has 2")
-    names = tuple(str(label) for label in range(classes)) if class_names is None else tuple(class_names)
+    if classes > MOST_CLASSES:
+        raise DataError(_too_many(name, labels, classes))
+    names = (
+        tuple(str(label) for label in range(classes))
+        if class_names is None
+        else checked_names(name, "class" if task.has_classes else "target", class_names)
+    )
     if len(names) != classes:
         raise DataError(f"{name}: {classes} classes but {len(names)} class names; there must be one each")
     if task.has_classes:
@@ -70,7 +88,7 @@ def checked_labels(
 def _as_kept(name: str, labels: Tensor, task: Task) -> Tensor:
     """Return labels in the type that a set keeps: int64, or float32 (n, D) of a regression."""
     if not task.has_classes and not labels.is_complex():
-        labels = labels.to(torch.float32)
+        labels = narrowed(f"{name}: labels", labels)
         labels = labels.unsqueeze(1) if labels.dim() == 1 else labels
         if bool(labels.isinf().any()):
             position = int(labels.isinf().any(1).nonzero()[0])
@@ -91,6 +109,16 @@ def _classes(labels: Tensor, task: Task) -> int:
     if task.several:
         return labels.shape[1]
     return 2 if task.two_way else max(int(labels.max()) + 1, 0)
+
+
+def _too_many(name: str, labels: Tensor, classes: int) -> str:
+    if not labels.is_floating_point() and int(labels.max()) >= MOST_CLASSES:
+        place = int((labels >= MOST_CLASSES).nonzero()[0, 0])
+        return (
+            f"{name}: sample {place} has label {int(labels.max())}, expected the number of a class below "
+            f"{MOST_CLASSES:,}; number the classes from 0 on"
+        )
+    return f"{name}: {classes:,} classes, expected at most {MOST_CLASSES:,}"
 
 
 def _check_range(name: str, labels: Tensor, highest: int) -> None:
@@ -125,7 +153,7 @@ def checked_group_names(
     count = 0 if groups is None else max(groups) + 1
     if len(group_names) != count:
         raise DataError(f"{name}: {count} groups but {len(group_names)} group names; there must be one each")
-    return tuple(group_names)
+    return checked_names(name, "group", group_names)
 
 
 def check_inputs(name: str, inputs: Tensor) -> None:
@@ -145,6 +173,35 @@ def check_inputs(name: str, inputs: Tensor) -> None:
         raise DataError(f"{name}: sample {position} holds a value that is NaN or infinite")
 
 
+def narrowed(what: str, values: Tensor) -> Tensor:
+    """Return values (n, ...) as float32; DataError where that would round away how the samples differ.
+
+    Times in seconds since 1970, say, differ by less than the 128 seconds to which float32 knows them.
+
+    >>> narrowed("times", torch.tensor([1.7e9, 1.7e9 + 10], dtype=torch.float64))
+    Traceback (most recent call last):
+    limbeck.errors.DataError: times: values near 1.7e+09 differ by 5, which float32 rounds away; subtract their mean
+    """
+    rounded = values.to(torch.float32)
+    if values.dtype in (torch.float32, torch.float16, torch.bfloat16) or len(values) < 2:
+        return rounded
+    before, after = values.reshape(len(values), -1), rounded.reshape(len(values), -1)
+    for start in range(0, before.shape[1], step := max(1, _AT_ONCE // len(values))):
+        exact = before[:, start : start + step].double()
+        exact = exact.masked_fill(~exact.isfinite(), torch.nan)
+        error = (after[:, start : start + step].double() - exact).abs().nan_to_num(0.0).amax(0)
+        centre = exact.nanmean(0)
+        spread = (exact - centre).square().nanmean(0).sqrt()
+        lost = (error > _MOST_ROUNDED * spread) & (spread > _CONSTANT * centre.abs())
+        if bool(lost.any()):
+            first = int(lost.nonzero()[0])
+            raise DataError(
+                f"{what}: values near {float(centre[first]):.3g} differ by {float(spread[first]):.3g}, which float32 "
+                "rounds away; subtract their mean"
+            )
+    return rounded
+
+
 def normalisation(
     name: str,
     dtype: torch.dtype,
@@ -152,17 +209,36 @@ def normalisation(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return mean and std as (C, 1, ...) tensors for samples of `shape`, None without them; InputError if wrong."""
+    """Return mean and std as (C, 1, ...) float32 for samples of `shape`, None without them; InputError if wrong."""
     if mean is None and std is None:
         return None
     if mean is None or std is None:
         raise InputError(f"{name}: give both mean and std, or neither")
     if dtype == torch.int64:
         raise InputError(f"{name}: whole-number inputs (token ids) cannot be normalised; leave mean and std out")
+    mean, std = _numbers(f"{name}: mean", mean), _numbers(f"{name}: std", std)
     if not len(mean) == len(std) == shape[0]:
         raise InputError(f"{name}: mean has {len(mean)} and std {len(std)} values, expected one for each of {shape[0]}")
+    held = torch.finfo(torch.float32)
     for value, deviation in zip(mean, std, strict=True):
         checks.finite(f"{name}: mean", value)
         checks.positive(f"{name}: std", deviation)
+        if not held.tiny <= deviation <= held.max:
+            raise InputError(
+                f"{name}: std: found {deviation!r}, expected {held.tiny:.3g} to {held.max:.3g}, as float32"
+            )
+        if abs(value) * held.eps > _MOST_ROUNDED * deviation:
+            raise InputError(
+                f"{name}: mean {value:g} is so far from 0 that float32 rounds away a std of {deviation:g}; subtract "
+                "the mean in float64 beforehand"
+            )
     ones = (1,) * (len(shape) - 1)
-    return torch.tensor(mean).view(-1, *ones), torch.tensor(std).view(-1, *ones)
+    return tuple(torch.tensor(values, dtype=torch.float32).view(-1, *ones) for values in (mean, std))  # type: ignore[return-value]
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    """Return the numbers of a list, an array or a tensor as Python's."""
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(listed, list | tuple):
+        raise InputError(f"{name}: found {checks.shown(listed)}, expected one number for each channel")
+    return [value.item() if hasattr(value, "item") else value for value in listed]

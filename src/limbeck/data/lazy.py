@@ -1,6 +1,7 @@
 """Sets that do not fit in memory: samples are fetched one by one, by worker processes where the loader has them."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import UNLABELLED
+from limbeck.checks import shown
 from limbeck.data.content import check_inputs, checked_labels, raw_bytes
 from limbeck.data.sets import SampleSet
 from limbeck.errors import DataError, InputError
@@ -41,6 +43,7 @@ class LazySet(SampleSet):
     ) -> "LazySet":
         """Wrap a map-style dataset, or a function: root index -> (sample, label).
 
+        The label of a sample is the number of its class, or `UNLABELLED`: one whole number.
         labels: (n,) as `TensorSet.of` takes them.  source: what identifies the content, since it is not read whole.
         Both may be left out for a dataset that has a length: every sample is then read once to learn them.
         Raises DataError when samples or labels are not as they should be, InputError when too little is given.
@@ -95,7 +98,26 @@ def _sample(name: str, fetch: Callable[[int], tuple[Any, Any]], root: int) -> tu
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Tensor)):
         raise DataError(f"{name}: sample {root} is {type(answer).__name__}, expected a tuple (tensor, label)")
     check_inputs(f"{name}: sample {root}", answer[0][None])
-    return answer[0], int(answer[1])
+    return answer[0], _label(name, root, answer[1])
+
+
+def _label(name: str, root: int, label: Any) -> int:
+    """Return a sample's label as a whole number; DataError for what is no class's number."""
+    array = hasattr(label, "item") and hasattr(label, "shape")
+    several = array and math.prod(label.shape) != 1
+    found = label.item() if array and not several else label
+    if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 2**63:
+        return found
+    what = f"of shape {tuple(label.shape)}" if several else shown(found)
+    mend = "number the classes from 0 on"
+    if isinstance(found, str):
+        mend = "number the classes from 0 on and give class_names"
+    elif several or isinstance(found, float | bool | list | tuple):
+        mend = "for several labels, masks or numbers to predict use TensorSet with its task"
+    raise DataError(
+        f"{name}: sample {root} has label {what}, expected the number of a class (a whole number from 0 on), or "
+        f"{UNLABELLED} for none; {mend}"
+    )
 
 
 def _scan(name: str, fetch: Callable[[int], tuple[Any, Any]], size: int) -> tuple[Tensor, str]:

@@ -1,6 +1,7 @@
 """Sets of samples that know who they are: every sample keeps its place in the root set, whatever subset it is in."""
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from limbeck.data.content import (
     raw_bytes,
 )
 from limbeck.data.mixing import partners
-from limbeck.errors import DataError, InputError, one_of
+from limbeck.errors import DataError, DataWarning, InputError, one_of
 from limbeck.losses import label_positions
 from limbeck.randomness import permutation
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
@@ -345,7 +346,7 @@ class TensorSet(SampleSet):
         inputs: (n, ...) uint8, float32 or int64.  labels: (n,) whole numbers, `UNLABELLED` where there is none.
         task: what a label is; for another than classification, labels are shaped as the task says.
         classes: how many there are; else as many as `class_names`, else the largest label plus one.
-        mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.
+        mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.  Kept as float32.
         groups: for each class, the number of its group, from 0 on.  group_names: for each group.
         columns: of a table, which have as many numbers as a sample.
         Raises DataError with one line when the tensors are not such a set, InputError when mean and std are not.
@@ -357,13 +358,14 @@ class TensorSet(SampleSet):
             )
         labels, classes, names = checked_labels(name, len(inputs), labels, classes, class_names, task)
         shape = tuple(inputs.shape[1:])
-        digest = hashlib.sha256(f"{inputs.dtype} {tuple(inputs.shape)} {mean} {std}".encode())
+        scale = normalisation(name, inputs.dtype, shape, mean, std)
+        scaled = None if scale is None else [values.flatten().tolist() for values in scale]
+        digest = hashlib.sha256(f"{inputs.dtype} {tuple(inputs.shape)} {scaled}".encode())
         digest.update(raw_bytes(inputs))
         digest.update(raw_bytes(labels))
         if task != CLASSIFICATION:
             digest.update(task.name.encode())
         groups = checked_groups(name, groups, classes)
-        scale = normalisation(name, inputs.dtype, shape, mean, std)
         return cls(
             name=name,
             classes=classes,
@@ -392,11 +394,25 @@ class TensorSet(SampleSet):
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set as it is published: a part to learn from and a part that no choice may depend on."""
+    """A data set as it is published: a part to learn from and a part that no choice may depend on.
+
+    notes: lines on what was left out when it was read, and on what may have been meant otherwise.
+    """
 
     train: SampleSet
     test: SampleSet
     name: str
+    notes: tuple[str, ...] = ()
+
+    def noting(self, notes: Iterable[str], *, warn: bool) -> "Splits":
+        """Return the sets with further notes.
+
+        warn: whether each is a `DataWarning` as well, as it is where data was left out or looks damaged.
+        """
+        notes = tuple(notes)
+        for note in notes if warn else ():
+            warnings.warn(note, DataWarning, stacklevel=3)
+        return replace(self, notes=self.notes + notes)
 
     @classmethod
     def held_out(cls, whole: SampleSet, share: float, seed: int) -> "Splits":

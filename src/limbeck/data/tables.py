@@ -2,8 +2,10 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +14,19 @@ from torch import Tensor
 
 from limbeck.batch import UNLABELLED
 from limbeck.checks import shown
-from limbeck.data.columns import Columns, RawColumn, is_missing
+from limbeck.data.cells import (
+    code,
+    decimal_comma,
+    exact,
+    is_blank,
+    is_infinite,
+    is_missing,
+    is_number,
+    one_spelling,
+)
+from limbeck.data.columns import Columns, RawColumn
 from limbeck.data.content import check_fits
+from limbeck.data.names import checked_names, listed, look_alike
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.tasks import CLASSIFICATION, REGRESSION, Task, task_named
@@ -21,6 +34,8 @@ from limbeck.tasks import CLASSIFICATION, REGRESSION, Task, task_named
 __all__ = ["bundled", "table"]
 
 _MOST_CATEGORIES = 200
+_MOST_FRACTIONS = 50  # classes that are numbers with fractions: ratings in halves are fewer, measurements are more
+_MANY_NUMBERS = 100  # classes that are whole numbers, from which on they may be amounts
 _NOMINAL = {"diabetes": {"sex"}}
 
 
@@ -72,21 +87,28 @@ def table(
     deviations and categories are those of the training part alone, and are kept with the set as its `columns`.
 
     path: the file, in UTF-8.  label: the column that is predicted; of classes, any texts, sorted (as numbers where all
-        are); an empty cell is no label.
+        are numbers, and then 1 and 1.0 are one class); an empty cell is no label.
     nominal: columns that are nominal though numbers stand in them (postcodes).  drop: columns that are left out.
-    missing: an empty cell (also NA, NaN, null, none or ?) is refused, or imputed: a number by the mean, a category by
-        the most frequent one of the training part.
+    missing: an empty cell, and NA, NaN, null, none or ? in a column of numbers, is refused, or imputed: a number by the
+        mean, a category by the most frequent one of the training part.  In a nominal column and among classes these
+        words are names like any other.
     test_share, seed: the share of each class that is held out for testing, and of the split.
+    What may have been meant otherwise (such a word as a class, names that look alike, a nominal column of which half is
+    numbers) stands in `notes` of the result; what looks damaged is given as a `DataWarning` as well.
     Raises DataError naming the file, the line or column, and what is wrong.
     """
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise InputError(f"delimiter: found {delimiter!r}, expected one sign, such as ',' or ';'")
     path = str(Path(path).expanduser())
-    header, rows = _read(path, delimiter)
+    notes, doubts = list[str](), list[str]()
+    header, rows = _read(path, delimiter, doubts)
     for key, names in (("label", (label,)), ("nominal", nominal), ("drop", drop)):
         for name in names:
             if name not in header:
-                raise DataError(f"{path}: {key} names a column '{name}' that there is not; {one_of(name, header)}")
+                mend = _other_delimiter(header, delimiter) or one_of(name, header)
+                raise DataError(f"{path}: {key} names a column '{name}' that there is not; {mend}")
+    checked_names(path, "column", header)
+    doubts += look_alike("column", header)
     for key, names in (("drop", drop), ("nominal", nominal)):
         if label in names:
             raise InputError(f"{key}: names the label, '{label}'; leave it out")
@@ -94,13 +116,18 @@ def table(
     columns = []
     for place, name in enumerate(header):
         if name != label and name not in drop:
-            columns.append(_column(path, name, [row[place] for row in rows], nominal=name in nominal))
+            columns.append(_column(path, name, [row[place] for row in rows], notes, doubts, nominal=name in nominal))
     if not columns:
         raise DataError(f"{path}: beside the label there is no column left to learn from")
     cells = [row[header.index(label)] for row in rows]
-    labels, classes = _numbers(path, label, cells) if kind is REGRESSION else _classes(path, label, cells, kind)
+    if kind is REGRESSION:
+        labels, classes = _numbers(path, label, cells)
+    else:
+        labels, classes = _classes(path, label, cells, kind, notes)
     try:
-        return _split(path, columns, labels, classes, kind, test_share, seed, impute=missing == "impute")
+        splits = _split(path, columns, labels, classes, kind, test_share, seed, impute=missing == "impute")
+        splits = splits.noting((f"{path}: {note}" for note in doubts), warn=True)
+        return splits.noting((f"{path}: {note}" for note in notes), warn=False)
     except DataError as error:
         raise DataError(str(error) if str(error).startswith(path) else f"{path}: {error}") from None
 
@@ -127,16 +154,15 @@ def _split(
         class_names=classes,
         name=name,
         task=task,
-        mean=columns.mean,
-        std=columns.std,
         columns=columns,
     )
     train, test = (replace(whole.subset(part.index), name=part.name) for part in (parts.train, parts.test))
     return Splits(train, test, name)
 
 
-def _read(path: str, delimiter: str) -> tuple[list[str], list[list[str]]]:
+def _read(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], list[list[str]]]:
     """Return the names of a file's columns and its rows, each as long as the first."""
+    empty = 0
     try:
         check_fits(path, 10 * Path(path).stat().st_size)
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
@@ -148,69 +174,156 @@ def _read(path: str, delimiter: str) -> tuple[list[str], list[list[str]]]:
                     continue
                 if len(row) != len(header):
                     raise DataError(f"{path}: line {reader.line_num} has {len(row)} cells, the first has {len(header)}")
-                rows.append(row)
+                if any(map(str.strip, row)):
+                    rows.append(row)
+                else:
+                    empty += len(row) > 1
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise DataError(f"{path}: is no CSV file in UTF-8 ({' '.join(str(error).split())})") from None
+        raise DataError(
+            f"{path}: is no CSV file in UTF-8 ({' '.join(str(error).split())}); save it as 'CSV UTF-8'"
+        ) from None
     if not rows:
         raise DataError(f"{path}: has no rows below its first line, which names the columns")
+    if empty:
+        doubts.append(f"{empty:,} rows have no value in any column and are left out")
+    while header and not header[-1] and not any(row[-1].strip() for row in rows):  # as spreadsheets leave them
+        header.pop()
+        rows = [row[:-1] for row in rows]
+    counts = Counter(header)
     for name in header:
-        if not name or header.count(name) > 1:
-            raise DataError(f"{path}: its first line names {name!r} {header.count(name)} times, expected a name each")
+        if not name or counts[name] > 1:
+            mend = "" if name else "; name the column, or leave out the numbers of rows (pandas: index=False)"
+            raise DataError(f"{path}: its first line names {name!r} {counts[name]} times, expected a name each{mend}")
+    if len(header) > 1 and all(map(is_number, header)) and not _counts_up(header):
+        raise DataError(
+            f"{path}: its first line holds numbers ({listed(header)}), expected the columns' names; add them"
+        )
     return header, rows
 
 
-def _column(path: str, name: str, cells: Sequence[str], *, nominal: bool) -> RawColumn:
+def _counts_up(header: Sequence[str]) -> bool:
+    """Return whether a header of numbers is one that programs write: the columns' places, from 0 or from 1."""
+    return any(list(header) == [str(place + first) for place in range(len(header))] for first in (0, 1))
+
+
+def _other_delimiter(header: Sequence[str], delimiter: str) -> str | None:
+    """Return the mend for a first line that is one cell, because its names are kept apart by another sign."""
+    for sign, written in ((";", "';'"), ("\t", '"\\t"'), ("|", "'|'"), (",", "','")):
+        if len(header) == 1 and sign in header[0] and sign != delimiter:
+            return f"its first line is one name, {shown(header[0])}; let delimiter be {written}"
+    return None
+
+
+def _column(
+    path: str, name: str, cells: Sequence[str], notes: list[str], doubts: list[str], *, nominal: bool
+) -> RawColumn:
+    where = f"{path}: column '{name}'"
     if not nominal and (numbers := _parsed(cells)) is not None:
         infinite = torch.where(numbers.isinf() | (numbers.abs() > torch.finfo(torch.float32).max))[0]
         if len(infinite):
-            raise DataError(
-                f"{path}: column '{name}', row {int(infinite[0]) + 1}: found {shown(cells[int(infinite[0])])}, "
-                "which float32 cannot hold"
-            )
+            row = int(infinite[0])
+            raise DataError(f"{where}, row {row + 1}: found {shown(cells[row])}, which float32 cannot hold")
         return RawColumn(name, numbers)
-    texts = tuple(None if is_missing(cell) else cell.strip() for cell in cells)
+    if all(map(is_missing, cells)):
+        return RawColumn(name, texts=(None,) * len(cells))
+    known = [cell for cell in cells if not is_missing(cell)]
+    others = [cell for cell in known if not is_number(cell)]
+    if not nominal and others:
+        if all(map(is_infinite, others)) and len(others) < len(known):
+            row = cells.index(others[0])
+            raise DataError(f"{where}, row {row + 1}: found {shown(cells[row])}, which float32 cannot hold")
+        if (found := decimal_comma(known)) is not None:
+            raise DataError(
+                f"{where}: found {shown(found)}, a decimal comma; expected a decimal point, so write it with one"
+            )
+    texts = tuple(None if is_blank(cell) else code(cell) for cell in cells)
     count = len(set(texts))
     if count > _MOST_CATEGORIES:
-        example = next(text for text in texts if text is not None and (nominal or _parsed([text]) is None))
+        example = next(text for text in texts if text is not None and (nominal or not is_number(text)))
         raise DataError(
-            f"{path}: column '{name}' has {count:,} different cells such as {shown(example)}, more than "
+            f"{where} has {count:,} different cells such as {shown(example)}, more than "
             f"{_MOST_CATEGORIES} categories; drop it, or mend the cells that are no numbers"
         )
+    if not nominal and 2 * len(others) <= len(known):
+        row = cells.index(others[0]) + 1
+        doubts.append(
+            f"column '{name}' is nominal, for {len(others):,} of its {len(cells):,} cells are no numbers, first "
+            f"{shown(others[0])} in row {row}; mend them if it is a column of numbers"
+        )
+    notes += _words(f"column '{name}'", [cell for cell in cells if not is_blank(cell)], "a category", "missing")
+    notes += look_alike(f"column '{name}': category", sorted({text for text in texts if text is not None}))
     return RawColumn(name, texts=texts)
+
+
+def _words(what: str, cells: Sequence[str], taken: str, otherwise: str) -> list[str]:
+    """Return a line on cells that hold a word for a missing value and are taken as a name."""
+    words = [cell.strip() for cell in cells if is_missing(cell)]
+    if not words:
+        return []
+    return [
+        f"{what}: {shown(words[0])} is taken as {taken} ({len(words):,} cells hold such a word); leave a cell empty "
+        f"where it is {otherwise}"
+    ]
 
 
 def _parsed(cells: Sequence[str]) -> Tensor | None:
     """Return the cells as numbers, NaN where they are missing; None where one is no number, or all are missing."""
-    try:
-        values = [math.nan if is_missing(cell) else float(cell) for cell in cells]
-    except ValueError:
+    missing = [is_missing(cell) for cell in cells]
+    if all(missing) or not all(gone or is_number(cell) for cell, gone in zip(cells, missing, strict=True)):
         return None
-    numbers = torch.tensor(values, dtype=torch.float64)
-    return None if bool(numbers.isnan().all()) else numbers
+    values = [math.nan if gone else float(cell) for cell, gone in zip(cells, missing, strict=True)]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _numbers(path: str, label: str, cells: Sequence[str]) -> tuple[Tensor, list[str]]:
     numbers = _parsed(cells)
     if numbers is None:
-        wrong = next((cell for cell in cells if not is_missing(cell) and _parsed([cell]) is None), "nothing")
-        raise DataError(f"{path}: label '{label}': found {shown(wrong)}, expected numbers (task regression)")
+        wrong = next((cell for cell in cells if not is_missing(cell) and not is_number(cell)), "nothing")
+        mend = "; write it with a decimal point" if decimal_comma([wrong]) else ""
+        raise DataError(f"{path}: label '{label}': found {shown(wrong)}, expected numbers (task regression){mend}")
     return numbers, [label]
 
 
-def _classes(path: str, label: str, cells: Sequence[str], task: Task) -> tuple[Tensor, list[str]]:
-    texts = [None if is_missing(cell) else cell.strip() for cell in cells]
-    names = sorted({text for text in texts if text is not None})
-    if (values := _parsed(names)) is not None and len(names) > 1:
-        names = [names[place] for place in values.argsort(stable=True).tolist()]
+def _classes(path: str, label: str, cells: Sequence[str], task: Task, notes: list[str]) -> tuple[Tensor, list[str]]:
+    where = f"{path}: label '{label}'"
+    texts = [None if is_blank(cell) else cell.strip() for cell in cells]
+    found = sorted({text for text in texts if text is not None})
+    words = [text for text in found if is_missing(text)]
+    if words and all(is_number(text) for text in found if not is_missing(text)) and len(words) < len(found):
+        raise DataError(
+            f"{where}: found {shown(words[0])} among numbers; leave the cell empty where there is no label, or name "
+            "the classes by texts"
+        )
+    name_of, numbers = _named(where, found)
+    names = list(dict.fromkeys(name_of.values()))
     if len(names) < 2 or (task.two_way and len(names) != 2):
         expected = "2" if task.two_way else "2 or more"
-        raise DataError(f"{path}: label '{label}' has {len(names)} classes, expected {expected} (task {task.name})")
-    if len(names) > max(2, len(cells) // 2):
+        raise DataError(f"{where} has {len(names)} classes, expected {expected} (task {task.name})")
+    fractions = any(number != number.to_integral_value() for number in numbers)
+    if len(names) > max(2, len(cells) // 2) or (fractions and len(names) > _MOST_FRACTIONS):
         raise DataError(
-            f"{path}: label '{label}' has {len(names):,} different cells in {len(cells):,} rows; to predict numbers, "
+            f"{where} has {len(names):,} different cells in {len(cells):,} rows; to predict numbers, "
             "let task be regression"
         )
-    number = {name: place for place, name in enumerate(names)}
-    return torch.tensor([UNLABELLED if text is None else number[text] for text in texts]), names
+    if numbers and len(names) > _MANY_NUMBERS:
+        notes.append(
+            f"label '{label}' has {len(names):,} classes, all numbers; to predict numbers, let task be regression"
+        )
+    notes += _words(f"label '{label}'", [text for text in texts if text is not None], "a class", "unknown")
+    notes += look_alike("class", names)
+    number_of = {name: place for place, name in enumerate(names)}
+    return torch.tensor([UNLABELLED if text is None else number_of[name_of[text]] for text in texts]), names
+
+
+def _named(where: str, found: Sequence[str]) -> tuple[dict[str, str], list[Decimal]]:
+    """Return the class of each text, in the order of the classes, and their numbers where all texts are numbers."""
+    number_of = {text: number for text in found if (number := exact(text)) is not None}
+    if len(found) < 2 or len(number_of) < len(found):
+        return {text: text for text in found}, []
+    same: dict[Decimal, list[str]] = {}
+    for text, number in number_of.items():
+        same.setdefault(number, []).append(text)
+    ordered = sorted(same)
+    return {text: one_spelling(where, same[number]) for number in ordered for text in same[number]}, ordered

@@ -99,6 +99,8 @@ def distil(
 def _distil(run: _Run) -> Outcome:
     recipe, folder = run.recipe, run.folder
     same_as_before(recipe, folder, run.choosing)
+    for note in run.choosing.notes:
+        run.say(note)
     if (columns := run.final.train.columns) is not None:
         folder.write_json("columns.json", columns.as_dict())
     taught = run.taught(run.choosing, recipe.seeds[0])
@@ -122,7 +124,7 @@ def _distil(run: _Run) -> Outcome:
         if chosen["distilled"].decisions is None:  # the first seed chooses for all, as it does in a search
             chosen["distilled"] = replace(chosen["distilled"], decisions=Decisions(answers=decided.answers))
         seeds.append(found)
-    notes = _uncounted(recipe)
+    notes = [*run.choosing.notes, *_uncounted(recipe)]
     if recipe.alone_budget is not None:
         longer = _longer(run, recipe.alone_budget, seeds, notes)
         chosen["alone_budget"] = _choose(run, "alone_budget", longer, None)

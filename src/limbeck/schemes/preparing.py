@@ -68,6 +68,12 @@ class Parts:
         """The sets that the teacher learns from."""
         return self if self.taught is None else self.taught
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of the data as it was read."""
+        whole = self.of_teacher.whole
+        return () if whole is None else tuple(f"data: {note}" for note in whole.notes)
+
     def serving(self, model: nn.Module) -> nn.Module:
         """Return a network that learnt from the teacher's sets as one that answers the students' classes."""
         if self.taught is None:
@@ -330,8 +336,14 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
     except Exception as error:
         shape = tuple(samples.input_shape)
         line = (str(error).splitlines() or [""])[0]
+        tokens = samples.gather(torch.zeros(1, dtype=torch.int64)).dtype == torch.int64
+        mend = (
+            "inputs are int64, which are token ids; save pixels as uint8 and other numbers as float32"
+            if tokens
+            else "change the model's keys"
+        )
         raise ModelError(
-            f"{role}: cannot take inputs of shape {shape} ({type(error).__name__}: {line}); change the model's keys"
+            f"{role}: cannot take inputs of shape {shape} ({type(error).__name__}: {line}); {mend}"
         ) from error
 
 

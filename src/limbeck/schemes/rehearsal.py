@@ -50,13 +50,17 @@ class RehearsedModel:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a recipe's rehearsal found."""
+    """What a recipe's rehearsal found.
+
+    notes: lines on what was left out of the data, or may have been meant otherwise.
+    """
 
     data: str
     method: str
     scheme: str
     models: tuple[RehearsedModel, ...]
     losses: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def trainings(self) -> int:
@@ -113,6 +117,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         _card(plans.card(plans.name_of(recipe.scheme))),
         (*models, *taught),
         losses,
+        parts.notes,
     )
 
 
