@@ -1,11 +1,11 @@
 """A set of one's own as image files in a folder for each class."""
 
 import hashlib
-import warnings
+import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,18 +13,23 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.data.content import check_fits
 from limbeck.data.lazy import LazySet
+from limbeck.data.names import listed, look_alike
+from limbeck.data.pictures import LONGEST_SIDE, picture
 from limbeck.data.sets import SampleSet, Splits, TensorSet
-from limbeck.errors import DataError, InputError
-
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
+from limbeck.errors import DataError, InputError, nearest
 
 __all__ = ["image_folder"]
 
 _ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever its ending, a file is taken for no other: EPS, say, runs a program
-_MOST_PIXELS, _MOST_RESIZED, _LONGEST_SIDE = 2**26, 2**24, 2**15
-_RUN_LENGTHS = (1, 2)  # of a bmp: 8 and 4 bits
+_OTHER_ENDINGS = frozenset(
+    {".apng", ".avif", ".dcm", ".dng", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl"}
+    | {".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tif", ".tiff"}
+)
+_FOREIGN = frozenset({"__macosx", "__pycache__", "@eadir", "lost+found", "$recycle.bin", "system volume information"})
+"""Folders that programs leave beside a user's."""
+
+_PARTS = frozenset({"dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"})
+_MOST_RESIZED = 2**24
 
 
 def image_folder(
@@ -38,18 +43,22 @@ def image_folder(
     """Return the images under folder/train/<class>/ and folder/test/<class>/ as uint8 (3, H, W), or (1, H, W) if grey.
 
     folder: png, jpg, jpeg, webp or bmp files.  Where it has neither train nor test, its folders are the classes and
-        `test_share` of each class, drawn by `seed`, is held out for testing.  Classes are in alphabetical order.
-    size: (H, W) in pixels; every image is resized to it (bilinear).
+        `test_share` of each class, drawn by `seed`, is held out for testing.  Classes are in alphabetical order; hidden
+        folders and those that programs leave (__MACOSX, @eaDir) are none.
+    size: (H, W) in pixels; every image is resized to it (bilinear).  It is read as a person sees it: turned as its EXIF
+        orientation says, on white where it is transparent, and of several frames the first.
     limit_bytes: decoded, a part up to this size is kept in memory; a larger one is read as batches need it.
+    What is left out (other types of images, images in deeper folders, other files) and classes without images stand in
+    `notes` of the result; where these are images or classes, they are given as a `DataWarning` as well.
     Raises DataError naming the file or folder that is missing, empty or damaged.
     """
     if len(size) != 2:
         raise InputError(f"size: found {size!r}, expected (height, width)")
     for name, pixels in zip(("height", "width"), size, strict=True):
         checks.at_least(f"size: {name}", pixels, 1)
-    if max(size) > _LONGEST_SIDE or size[0] * size[1] > _MOST_RESIZED:
+    if max(size) > LONGEST_SIDE or size[0] * size[1] > _MOST_RESIZED:
         raise InputError(
-            f"size: found {tuple(size)}, expected at most {_MOST_RESIZED:,} pixels, and {_LONGEST_SIDE:,} a side"
+            f"size: found {tuple(size)}, expected at most {_MOST_RESIZED:,} pixels, and {LONGEST_SIDE:,} a side"
         )
     checks.at_least("limit_bytes", limit_bytes, 0)
     place = Path(folder).expanduser()
@@ -59,15 +68,35 @@ def image_folder(
     if len(parts) == 1:
         missing = "test" if parts == ["train"] else "train"
         raise DataError(f"{folder}: has {parts[0]}/ but no {missing}/; add it, or put the class folders side by side")
-    classes = _classes(place / "train" if parts else place)
-    if parts:
-        other = _classes(place / "test")
+    left = _LeftOut()
+    resized = (size[0], size[1])
+    if not parts:
+        classes = _classes(place, left)
+        if all(name.casefold() in _PARTS for name in classes):
+            raise DataError(f"{folder}: its folders {listed(classes)} are no classes; name them train and test")
+        splits = Splits.held_out(_part(place, classes, resized, grey, limit_bytes, left), test_share, seed)
+    else:
+        classes = _classes(place / "train", left)
+        others = [path.name for path in sorted(place.iterdir()) if _is_own_folder(path) and path.name not in parts]
+        if others:
+            left.doubts.append(f"{place}: train and test alone are read, and not {listed(others)}")
+        other = _classes(place / "test", left)
         if unknown := sorted(set(other) - set(classes)):
-            raise DataError(f"{place / 'test' / unknown[0]}: is a class that {place / 'train'} does not have")
-        train = _part(place / "train", classes, (size[0], size[1]), grey, limit_bytes)
-        return Splits(train, _part(place / "test", classes, (size[0], size[1]), grey, limit_bytes), place.name)
-    whole = _part(place, classes, (size[0], size[1]), grey, limit_bytes)
-    return Splits.held_out(whole, test_share, seed)
+            close = nearest(unknown[0], classes)
+            mend = f"; did you mean '{close}'?" if close else ""
+            raise DataError(f"{place / 'test' / unknown[0]}: is a class that {place / 'train'} does not have{mend}")
+        train, test = (_part(place / part, classes, resized, grey, limit_bytes, left) for part in parts)
+        splits = Splits(train, test, place.name)
+    left.doubts += look_alike(f"{place}: class", classes)
+    return splits.noting(left.doubts, warn=True).noting(left.notes, warn=False)
+
+
+@dataclass
+class _LeftOut:
+    """What there is to say of a folder.  doubts: of images and classes; notes: of anything else."""
+
+    doubts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,13 +112,27 @@ class _Images:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return _decoded(self.paths[index], self.size, self.grey), self.labels[index]
+        return picture(self.paths[index], self.size, self.grey)[0], self.labels[index]
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(_name(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+def _is_own(path: Path) -> bool:
+    """Return whether a file or folder is a user's: neither hidden nor left there by a program."""
+    return not path.name.startswith(".") and path.name.casefold() not in _FOREIGN
+
+
+def _is_own_folder(path: Path) -> bool:
+    return _is_own(path) and path.is_dir()
+
+
+def _classes(folder: Path, left: _LeftOut) -> tuple[str, ...]:
+    entries = list(folder.iterdir())
+    names = tuple(sorted(_name(path) for path in entries if _is_own_folder(path)))
     if not names:
         raise DataError(f"{folder}: has no class folders; expected one folder of images for each class")
+    if foreign := sorted(path.name for path in entries if path.is_dir() and not _is_own(path)):
+        left.notes.append(f"{folder}: hidden and foreign folders are no classes: {listed(foreign)}")
+    if loose := sum(_is_image(path) and not path.is_dir() for path in entries):
+        left.doubts.append(f"{folder}: {loose:,} images beside the class folders are left out; move them into one")
     return names
 
 
@@ -101,19 +144,66 @@ def _name(path: Path) -> str:
     return path.name
 
 
-def _part(folder: Path, classes: Sequence[str], size: tuple[int, int], grey: bool, limit_bytes: int) -> SampleSet:
-    found = [
-        (path, label)
-        for label, name in enumerate(classes)
-        if (folder / name).is_dir()
-        for path in sorted((folder / name).iterdir(), key=_name)
-        if path.suffix.lower() in _ENDINGS
-    ]
-    for path, _ in found:
-        if not path.is_file():  # to open a pipe would wait for somebody to write into it
-            raise DataError(f"{path}: is no file; remove it")
+def _is_image(path: Path) -> bool:
+    return _is_own(path) and path.suffix.lower() in _ENDINGS | _OTHER_ENDINGS
+
+
+def _found(folder: Path, classes: Sequence[str], left: _LeftOut) -> list[tuple[Path, int]]:
+    """Return the images in a part's class folders, with the number of the class, and note what lies beside them."""
+    found: list[tuple[Path, int]] = []
+    endings: Counter[str] = Counter()
+    deeper: list[Path] = []
+    others = 0
+    for label, name in enumerate(classes):
+        own = folder / name
+        for path in sorted(own.iterdir(), key=_name) if own.is_dir() else ():
+            ending = path.suffix.lower()
+            if not _is_own(path):
+                continue
+            if ending in _ENDINGS:
+                if not path.is_file():  # to open a pipe would wait for somebody to write into it
+                    raise DataError(f"{path}: is no file; remove it")
+                found.append((path, label))
+            elif path.is_dir():
+                deeper += [image for image in _below(path) if _is_image(image)]
+            elif ending in _OTHER_ENDINGS:
+                endings[ending] += 1
+            else:
+                others += 1
+    if endings:
+        kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items()))
+        left.doubts.append(f"{folder}: images of other types are left out ({kinds}); convert them to png or jpeg")
+    if deeper:
+        left.doubts.append(
+            f"{folder}: {len(deeper):,} images in deeper folders are left out, the first in {deeper[0].parent}; move "
+            "them up into their class folder"
+        )
+    if others:
+        left.notes.append(f"{folder}: {others:,} files that are no images are left out")
     if not found:
-        raise DataError(f"{folder}: has no images; expected {', '.join(sorted(_ENDINGS))} files in its class folders")
+        reason = f" ({left.doubts[-1].removeprefix(f'{folder}: ')})" if endings or deeper else ""
+        raise DataError(
+            f"{folder}: has no images; expected {', '.join(sorted(_ENDINGS))} files in its class folders{reason}"
+        )
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return all files below a folder, links to folders aside."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
+def _part(
+    folder: Path, classes: Sequence[str], size: tuple[int, int], grey: bool, limit_bytes: int, left: _LeftOut
+) -> SampleSet:
+    found = _found(folder, classes, left)
+    numbers = {label for _, label in found}
+    empty = [name for label, name in enumerate(classes) if label not in numbers and (folder / name).is_dir()]
+    if empty:
+        left.doubts.append(
+            f"{folder}: {len(empty):,} of {len(classes):,} classes have no images: {listed(empty)}; add some, or "
+            "remove the folders"
+        )
     images = _Images(tuple(path for path, _ in found), tuple(label for _, label in found), size, grey)
     labels = torch.tensor(images.labels)
     decoded = len(images) * size[0] * size[1] * (1 if grey else 3)
@@ -121,44 +211,11 @@ def _part(folder: Path, classes: Sequence[str], size: tuple[int, int], grey: boo
         source = _identity(folder, images)
         return LazySet.of(images, labels, source=source, class_names=classes, name=str(folder))
     check_fits(str(folder), decoded)
-    inputs = torch.stack([images[index][0] for index in range(len(images))])
+    pictures = [picture(path, size, grey) for path in images.paths]
+    if animated := sum(frames > 1 for _, frames in pictures):
+        left.notes.append(f"{folder}: {animated:,} images have several frames, of which the first is read")
+    inputs = torch.stack([pixels for pixels, _ in pictures])
     return TensorSet.of(inputs, labels, class_names=classes, name=str(folder))
-
-
-def _decoded(path: Path, size: tuple[int, int], grey: bool) -> Tensor:
-    """Read one image as uint8 (C, H, W)."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of PIL about palettes and metadata; what is damaged raises
-            with Image.open(path, formats=_FORMATS) as image:
-                _check(path, image)
-                wanted = image.convert("L" if grey else "RGB").resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    except Image.DecompressionBombError:
-        raise DataError(f"{path}: claims to have more than {_MOST_PIXELS:,} pixels; make it smaller") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "it does not begin as a png, jpeg, webp or bmp file"
-        raise DataError(f"{path}: cannot be read as an image ({reason}); remove or replace it") from None
-    pixels = torch.from_numpy(np.array(wanted))
-    return pixels[None] if grey else pixels.permute(2, 0, 1).contiguous()
-
-
-def _check(path: Path, image: "ImageFile") -> None:
-    """Refuse an image whose pixels are of another kind, or more than its file may cost to read; none is decoded yet."""
-    width, height = image.size
-    if width * height > _MOST_PIXELS or max(width, height) > _LONGEST_SIDE:
-        raise DataError(
-            f"{path}: is {width} x {height} pixels, expected at most {_MOST_PIXELS:,}, and {_LONGEST_SIDE:,} a side;"
-            " make it smaller"
-        )
-    if image.mode.startswith(("I", "F")):
-        raise DataError(f"{path}: has pixels of mode {image.mode}, expected 8 bits a channel; convert it")
-    if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
-        raise DataError(f"{path}: is a run-length coded bmp, which takes long to read; convert it to png")
 
 
 def _identity(folder: Path, images: _Images) -> str:
