@@ -4,24 +4,33 @@ Every error that a user can cause derives from `LimbeckError`; the command line 
 `exit_code`.  Anything else that escapes is a defect of limbeck.
 """
 
+import os
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
+from pathlib import PurePath
 
 __all__ = [
     "CheckpointError",
     "DataError",
     "DataWarning",
+    "ForeignExitError",
     "InputError",
     "Interrupted",
     "LimbeckError",
+    "MemoryLimitError",
     "ModelError",
     "NonFiniteLossError",
     "RecipeError",
     "RunError",
+    "UnwrittenError",
+    "command",
+    "lacks_memory",
     "nearest",
     "one_line",
     "one_of",
+    "plain",
 ]
 
 
@@ -38,8 +47,7 @@ class LimbeckError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        line = " ".join(part.strip() for part in super().__str__().splitlines())
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        line = plain(" ".join(part.strip() for part in super().__str__().splitlines()))
         return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} ... {line[-295:]}"
 
 
@@ -71,8 +79,34 @@ class RunError(LimbeckError):
     """A run folder that cannot be written, resumed or found."""
 
 
+_REPEAT = "free space or name another folder, then run the same command again"
+
+
+class UnwrittenError(RunError):
+    """A run folder that could not be written; what was saved before is good.
+
+    found: what happened, to which whoever knows the command adds how to go on.
+    """
+
+    def __init__(self, found: str, mend: str = _REPEAT) -> None:
+        super().__init__(f"{found}; {mend}")
+        self.found = found
+
+
 class NonFiniteLossError(LimbeckError):
     """Training stopped because a term of the loss became NaN or infinite."""
+
+    exit_code = 1
+
+
+class MemoryLimitError(LimbeckError, MemoryError):
+    """Memory that the machine does not give."""
+
+    exit_code = 1
+
+
+class ForeignExitError(LimbeckError):
+    """Code that is not limbeck's, such as a factory's module, wanted to end the program in the middle of its work."""
 
     exit_code = 1
 
@@ -94,6 +128,59 @@ def one_line(error: Exception) -> str:
     if hasattr(error, "errors") and (first := next(iter(error.errors()), None)):
         return f"{'.'.join(map(str, first['loc'][:3])) or 'all of it'}: {first['msg']}"
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def plain(text: str) -> str:
+    r"""Return a text as a terminal may show it: escapes, controls and direction marks are written out.
+
+    >>> plain("a\x1b[31m \u202eb")
+    'a\\x1b[31m \\u202eb'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def command(*words: object) -> str:
+    r"""Return a command that can be pasted into a shell: quoted where that is needed, and `plain`.
+
+    >>> command("limbeck", "report", "my runs/x")
+    "limbeck report 'my runs/x'"
+    >>> command("limbeck", "report", "x\x1b'")
+    "limbeck report $'x\\033\\''"
+    """
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(given: object) -> str:
+    word = str(given)
+    if isinstance(given, PurePath) and word.startswith("-"):
+        word = f"./{word}"  # else it would be read as an option
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = []
+    for letter in word:
+        if letter in "'\\":
+            letters.append(f"\\{letter}")
+        elif letter.isprintable():
+            letters.append(letter)
+        else:  # three octal digits, for a hexadecimal number would swallow the digit that follows it
+            letters += [f"\\{byte:03o}" for byte in os.fsencode(letter)]
+    return f"$'{''.join(letters)}'"
+
+
+_LACKING = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed", "bad allocation")
+"""What allocators say that found no memory: of the C library, C++, torch on CPUs, CUDA and MPS, and cuBLAS."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory could not be had, in the words of whichever allocator refused it.
+
+    >>> lacks_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    True
+    """
+    if isinstance(error, MemoryError):
+        return not isinstance(error, MemoryLimitError)
+    said = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(words in said for words in _LACKING)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from limbeck.errors import RunError
+from limbeck.errors import RunError, plain
 
 __all__ = ["Waiting", "exclusive"]
 
@@ -42,7 +42,7 @@ class Waiting:
         self._nap = min(2 * self._nap, _LONGEST)
         if time.monotonic() >= self._due:
             seconds = self.seconds
-            _LOG.warning("%s; waiting for it (%.0f s so far)", self.reason, seconds)
+            _LOG.warning("%s; waiting for it (%.0f s so far)", plain(self.reason), seconds)
             self._due = time.monotonic() + min(_RARELY, max(_BETWEEN, seconds / 10))
 
 

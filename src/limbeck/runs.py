@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from limbeck.errors import LimbeckError, RunError, one_line
+from limbeck.errors import LimbeckError, RunError, UnwrittenError, command, one_line, plain
 from limbeck.locks import exclusive
 
-__all__ = ["RunFolder", "cache_folder", "environment", "read_manifest"]
+__all__ = ["RunFolder", "cache_folder", "environment", "made_by", "read_manifest"]
 
 
 def cache_folder() -> Path:
@@ -73,16 +73,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return {"test_reads": [], **manifest}
 
 
+def made_by(folder: Path) -> str | None:
+    """Return the command that made a run folder, such as "tune"; None where its manifest does not tell."""
+    try:
+        words = read_manifest(folder).get("command", [])
+    except (OSError, ValueError, RecursionError):
+        return None
+    return words[1] if len(words) > 1 else None
+
+
 class RunFolder:
     """The folder of one run: recipe.yaml (resolved), manifest.json, log.txt, and a folder for each training."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, again: str | None = None) -> None:
         self.path = path
-        self.again = f"limbeck distill {path / 'recipe.yaml'} --resume {path}"
-        """The command by which the run goes on."""
+        self.again = again or command("limbeck", "distill", path / "recipe.yaml", "--resume", path)
+        """The command by which what is done in the folder goes on, ready to be pasted; that of a run by default."""
 
     @classmethod
-    def create(cls, root: Path, name: str, recipe: str, command: Sequence[str]) -> "RunFolder":
+    def create(cls, root: Path, name: str, recipe: str, argv: Sequence[str]) -> "RunFolder":
         """Make a new folder root/name/<stamp>-<id>."""
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         path = root / name / f"{stamp}-{secrets.token_hex(3)}"
@@ -96,7 +105,7 @@ class RunFolder:
             ) from None
         folder = cls(path)
         manifest = {
-            "command": list(command),
+            "command": list(argv),
             "working_directory": str(Path.cwd()),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "environment": environment(),
@@ -107,7 +116,8 @@ class RunFolder:
             folder._write_manifest(manifest)
         except RunError as error:
             shutil.rmtree(path, ignore_errors=True)
-            raise RunError(f"{str(error).split('; mend')[0]}; name a folder that can be written with --runs") from None
+            found = error.found if isinstance(error, UnwrittenError) else str(error)
+            raise RunError(f"{found}; name a folder that can be written with --runs") from None
         return folder
 
     @classmethod
@@ -164,7 +174,8 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Append a line to log.txt."""
         with self.writing("log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {line}\n")
+            shown = "\n".join(plain(each) for each in line.splitlines())
+            file.write(f"{datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {shown}\n")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run: aside, then renamed."""
@@ -184,9 +195,9 @@ class RunFolder:
         except OSError as error:
             if not self.path.is_dir():
                 raise RunError(gone) from None
-            raise RunError(
-                f"run folder: cannot write '{self.path / name}' ({error.strerror or error}); mend that and go on: "
-                f"{self.again}"
+            raise UnwrittenError(
+                f"run folder: cannot write '{self.path / name}' ({error.strerror or error})",
+                f"mend that and go on: {self.again}",
             ) from None
 
     def _manifest(self) -> dict[str, Any]:

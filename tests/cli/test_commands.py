@@ -217,7 +217,8 @@ def test_distill_prints_the_table_and_says_how_to_repeat_it(limbeck, recipe, tmp
 
 
 def test_on_a_terminal_there_is_one_live_line(limbeck, recipe, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     answer = limbeck("distill", recipe, "seeds=[0]", "--json", "--no-report")
     assert answer.code == 0
     assert "\x1b[2K" in answer.err  # the live line is erased where it stands

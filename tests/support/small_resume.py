@@ -119,7 +119,7 @@ def ended(folder):
     return {
         "student": sha256(folder / "student.safetensors"),
         "metrics": (folder / "metrics.jsonl").read_text(),
-        **{key: result[key] for key in ("progress", "best", "history")},
+        **{key: json.dumps(result[key]) for key in ("progress", "best", "history")},  # 9 is not 9.0
         "files": sorted(path.name for path in folder.iterdir()),
     }
 

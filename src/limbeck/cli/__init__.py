@@ -1,6 +1,5 @@
 """The command line: one file a verb.  Data goes to stdout, everything else to stderr."""
 
-import os
 import signal
 import sys
 from importlib import import_module
@@ -10,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from limbeck import __version__
-from limbeck.errors import Interrupted, LimbeckError
+from limbeck.cli.ending import as_errors
+from limbeck.cli.streams import lost, steady
+from limbeck.errors import Interrupted, LimbeckError, plain
 
 __all__ = ["app", "main"]
 
@@ -20,7 +21,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with as_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted", signal.SIGINT) from None
 
@@ -76,18 +78,32 @@ for _verb in (
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one line and its exit code, never with a traceback."""
+    with steady():
+        code = _ended()
+        reason = None if code else lost()
+        if reason is not None:
+            code = 1
+            if not isinstance(reason, BrokenPipeError):  # a reader that has left, such as head, has what it wanted
+                said = f"stdout: the result was not written ({reason.strerror or reason})"
+                print(f"limbeck: {said}; open stdout or name a file that can be written", file=sys.stderr)
+    sys.exit(code)
+
+
+def _ended() -> int:
+    """Run the command line and return its exit code."""
     try:
         app(prog_name="limbeck")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except LimbeckError as error:
         print(f"limbeck: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         print("limbeck: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 130
     except OSError as error:  # the machine's refusal, wherever it came from, is no defect
-        where = f" '{error.filename}'" if error.filename else ""
-        print(f"limbeck: the system refused{where} ({error.strerror or error}); mend that and repeat", file=sys.stderr)
-        sys.exit(2)
+        where = f" '{plain(str(error.filename))}'" if error.filename else ""
+        reason = plain(str(error.strerror or error))
+        print(f"limbeck: the system refused{where} ({reason}); mend that and repeat", file=sys.stderr)
+        return 2
+    return 0

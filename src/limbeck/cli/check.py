@@ -1,6 +1,5 @@
 """limbeck check: build everything a recipe names, run one batch, say what it will cost."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,8 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import data_console, duration, say, table
+from limbeck.cli.showing import duration, say, show, show_json, table
+from limbeck.errors import command
 
 __all__ = ["check"]
 
@@ -26,14 +26,12 @@ def check(
     loaded = load_recipe(resolve(recipe), overrides or [])
     found = rehearse(loaded)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
+        show_json(found.as_dict())
         return
-    console = data_console()
-    console.print(f"data      {found.data}", markup=False)
-    for note in found.notes:
-        console.print(f"note      {note}", markup=False)
-    console.print(f"method    {found.method}", markup=False)
-    console.print(f"scheme    {found.scheme}", markup=False)
+    show(f"data      {found.data}")
+    show(*(f"note      {note}" for note in found.notes))
+    show(f"method    {found.method}")
+    show(f"scheme    {found.scheme}")
     rows = [
         [
             model.role,
@@ -48,7 +46,7 @@ def check(
         for model in found.models
     ]
     columns = ["model", "parameters", "inputs", "logits", "training memory", "a step", "steps × runs", "time"]
-    console.print(table(f"{loaded.name}: one batch ran", columns, rows))
-    console.print("losses of the first batch: " + ", ".join(f"{k} {v:.4g}" for k, v in found.losses.items()))
+    show(table(f"{loaded.name}: one batch ran", columns, rows))
+    show("losses of the first batch: " + ", ".join(f"{k} {v:.4g}" for k, v in found.losses.items()))
     work = f"{found.trainings:,} trainings, about {duration(found.seconds)} in all on this machine"
-    say(f"{work} · next: limbeck distill {recipe}")
+    say(f"{work} · next: {command('limbeck', 'distill', recipe, *(overrides or []))}")

@@ -1,9 +1,6 @@
 """limbeck codistill: one peer of a recipe in processes of its own, which meet the others' in a shared folder."""
 
-import json
-import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +8,10 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import data_console, say, table, watching
+from limbeck.cli.ending import recorded
+from limbeck.cli.showing import say, show, show_json, table, watching
+from limbeck.cli.streams import copied
+from limbeck.errors import command
 
 __all__ = ["codistill"]
 
@@ -36,7 +36,6 @@ def codistill(
     group of several processes: torchrun --nproc-per-node 2 --no-python limbeck codistill ...
     """
     from limbeck.config import load_recipe
-    from limbeck.errors import Interrupted, LimbeckError
     from limbeck.runs import RunFolder
     from limbeck.schemes import vet
     from limbeck.schemes.grouping import Meeting, codistil, peers_of, seed_of
@@ -59,37 +58,31 @@ def codistill(
             if not quiet:
                 say(line)
 
-    folder.again = f"limbeck codistill {folder.path / 'recipe.yaml'} --group {group} --exchange {exchange}"
-    folder.again += f"{' --wait' if wait else ''} --lost-after {lost_after:g} --seed {seed} --resume {folder.path}"
-    try:
-        with watching(quiet=quiet or not first) as watch:
-            outcome = codistil(
-                loaded,
-                folder,
-                meeting,
-                seed=seed,
-                resumed=resume is not None,
-                parts=parts,
-                watch=watch,
-                say=tell,
-                first=first,
-            )
-    except (Interrupted, KeyboardInterrupt) as error:
-        number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
-        raise Interrupted(f"{str(error) or 'interrupted'}; go on: {folder.again}", number) from None
-    except LimbeckError as error:
-        with suppress(LimbeckError):
-            tell(f"stopped: {error}")
-        raise
+    words = ["limbeck", "codistill", folder.path / "recipe.yaml", "--group", group, "--exchange", exchange]
+    words += [*(["--wait"] if wait else []), "--lost-after", f"{lost_after:g}", "--seed", seed, "--resume", folder.path]
+    folder.again = command(*words)
+    with recorded(folder, log=first), watching(quiet=quiet or not first) as watch:
+        outcome = codistil(
+            loaded,
+            folder,
+            meeting,
+            seed=seed,
+            resumed=resume is not None,
+            parts=parts,
+            watch=watch,
+            say=tell,
+            first=first,
+        )
     if not first:
         return
     if as_json:
-        print(json.dumps({"run": str(folder.path), **outcome.as_dict()}, indent=1))
+        show_json({"run": str(folder.path), **outcome.as_dict()})
     else:
         row = [f"group {group} of {outcome.groups}", f"{outcome.result.steps:,}", f"{outcome.test.errors}"]
         title = f"{loaded.name}, seed {outcome.seed}: {outcome.test.examples:,} test examples"
         shown = table(title, ["network", "steps", "test errors", "accuracy"], [[*row, f"{outcome.test.accuracy:.2%}"]])
-        data_console().print(shown)
+        with copied():
+            show(shown)
     say(f"run folder: {folder.path}")
 
 

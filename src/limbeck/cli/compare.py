@@ -9,7 +9,8 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.evaluate import mcnemar_line
-from limbeck.cli.showing import data_console, interval, percent, say, table
+from limbeck.cli.showing import interval, percent, say, show, show_json, table
+from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.schemes.comparing import ComparedRun, Comparison
@@ -52,15 +53,14 @@ def compare(
     if page is not None:
         _write(page, found)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
+        show_json(found.as_dict())
     else:
-        console = data_console()
         for title, columns, rows in _grids(found):
-            console.print(table(title, columns, rows))
+            show(table(title, columns, rows))
         for line in _lines(found):
-            console.print(line, markup=False)
+            show(line)
     written = "" if page is None else f"written to {page} · "
-    say(f"{written}next: limbeck report {' '.join(str(run.folder) for run in found.runs)}")
+    say(f"{written}next: {command('limbeck', 'report', *(run.folder for run in found.runs))}")
 
 
 def _grids(found: "Comparison") -> list[Grid]:

@@ -8,6 +8,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.showing import say
+from limbeck.cli.streams import copied
 
 __all__ = ["demo"]
 
@@ -27,7 +28,9 @@ def demo(
 
     recipe = load_recipe(find("digits-kd").recipe)
     folder = RunFolder.create(runs, "demo", recipe.to_yaml(), sys.argv)
-    outcome_table(recipe, run(recipe, folder, quiet=quiet))
+    outcome = run(recipe, folder, quiet=quiet)
+    with copied():
+        outcome_table(recipe, outcome)
     made = reported(folder) if page else ""
     following = "limbeck recipes cp digits-kd my.yaml, edit it, limbeck distill my.yaml"
     say(f"run folder: {folder.path} · next: {following}{made}")

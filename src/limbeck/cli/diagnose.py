@@ -1,6 +1,5 @@
 """limbeck diagnose: why a distillation helps or fails, and what to do."""
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +9,9 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import data_console, duration, percent, say, table, watching
+from limbeck.cli.showing import duration, percent, say, show, show_json, table, watching
+from limbeck.cli.streams import copied
+from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.diagnosis import Diagnosis
@@ -76,39 +77,38 @@ def diagnose(
             )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on", signal.SIGINT) from None
-    path = keep(found.as_dict(), folder)
+    path = keep(found.as_dict(), folder, again=command("limbeck", *sys.argv[1:]))
     if as_json:
-        print(json.dumps({"run": str(folder), "file": str(path), **found.as_dict()}, indent=1))
+        show_json({"run": str(folder), "file": str(path), **found.as_dict()})
     else:
-        show(found)
+        with copied():
+            show_diagnosis(found)
     made = f" · page: {build_diagnosed(folder, files=False)}" if page else ""
     reused = f", {found.reused} of them the run's own" if found.reused else ""
     say(f"{found.trainings} trainings{reused}, {duration(found.seconds)} · written to {path}{made}")
 
 
-def show(found: "Diagnosis") -> None:
+def show_diagnosis(found: "Diagnosis") -> None:
     """Print what was found, what each part of distillation does, and what to do."""
-    console = data_console()
     settings = found.settings
-    console.print(
+    show(
         f"{found.name}: {settings['train']:,} samples to learn from, {settings['held_out']:,} held out that everything"
         f" is measured on, {settings['classes']} classes",
-        markup=False,
     )
     for line in settings["about"]:
-        console.print(line, markup=False)
+        show(line)
     if not found.findings:
-        console.print("Nothing is wrong with this teacher and this student, as far as can be seen.")
+        show("Nothing is wrong with this teacher and this student, as far as can be seen.")
     for finding in found.findings:
-        console.print(f"Found: {finding.said}\n  {finding.evidence}", markup=False)
+        show(f"Found: {finding.said}\n  {finding.evidence}")
     if found.attribution is not None:
         _attribution(found)
-    console.print(table("the gradient and the geometry", ["what", "value"], _mechanics(found)))
+    show(table("the gradient and the geometry", ["what", "value"], _mechanics(found)))
     rows = [[each.question, each.said, each.evidence, each.confidence] for each in found.advice]
     advice = table("what to do", ["question", "advice", "evidence", "how sure"], rows)
     for column in advice.columns[1:]:
         column.justify = "left"
-    console.print(advice)
+    show(advice)
 
 
 def _attribution(found: "Diagnosis") -> None:
@@ -117,18 +117,17 @@ def _attribution(found: "Diagnosis") -> None:
     attribution = found.attribution
     if attribution is None:
         return
-    console = data_console()
     rows = [
         [f"{name}  {ARMS[name]}", _setting(found.chosen[name]), percent(value)]
         for name, value in attribution.accuracies.items()
     ]
     searched = "chosen on held-out data" if found.settings["search"] else "as the recipe has it"
     columns = ["the student learns from", searched, f"accuracy on held-out data, {attribution.seeds} seeds"]
-    console.print(table("students by target", columns, rows))
+    show(table("students by target", columns, rows))
     for each in attribution.effects:
-        console.print(f"  {each.verdict()}", markup=False)
+        show(f"  {each.verdict()}")
     for name, reason in attribution.left_out.items():
-        console.print(f"  {name} is left out: {reason}", markup=False)
+        show(f"  {name} is left out: {reason}")
 
 
 def _setting(setting: "Setting") -> str:

@@ -1,17 +1,17 @@
 """limbeck distill: teacher, student alone and what the recipe's scheme trains, and the table of them."""
 
-import json
-import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import data_console, duration, interval, percent, say, table, watching
+from limbeck.cli.ending import recorded
+from limbeck.cli.showing import duration, interval, percent, say, show, show_json, table, watching
+from limbeck.cli.streams import copied
+from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.config import Recipe
@@ -38,7 +38,7 @@ def distill(
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.errors import RunError
-    from limbeck.runs import RunFolder
+    from limbeck.runs import RunFolder, made_by
     from limbeck.schemes import vet
     from limbeck.schemes.grouping import group_of
 
@@ -46,20 +46,24 @@ def distill(
     parts = vet(loaded)
     if resume is not None:
         folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).to_yaml())
+        if (verb := made_by(resume)) in ("tune", "diagnose"):
+            raise RunError(f"resume: '{resume}' is no run but was made by limbeck {verb}; start a run without --resume")
         if (group := group_of(resume)) is not None:
             raise RunError(f"resume: '{resume}' is a run of group {group} alone; go on with limbeck codistill")
     else:
         folder = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv)
     outcome = run(loaded, folder, parts=parts, quiet=quiet)
     if as_json:
-        print(json.dumps({"run": str(folder.path), **outcome.as_dict()}, indent=1))
+        show_json({"run": str(folder.path), **outcome.as_dict()})
     else:
-        outcome_table(loaded, outcome)
+        with copied():
+            outcome_table(loaded, outcome)
     missed = misses(loaded, outcome)
     for line in missed:
         say(f"missed: {line}")
     made = reported(folder) if page else ""
-    say(f"run folder: {folder.path} · repeat it: limbeck distill {folder.path / 'recipe.yaml'}{made}")
+    repeat = command("limbeck", "distill", folder.path / "recipe.yaml")
+    say(f"run folder: {folder.path} · repeat it: {repeat}{made}")
     if missed:
         raise typer.Exit(_MISSED)
 
@@ -74,7 +78,6 @@ def resolve(recipe: Path) -> Path:
 
 def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":
     """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
-    from limbeck.errors import Interrupted, LimbeckError
     from limbeck.schemes import distil
 
     def tell(line: str) -> None:
@@ -85,18 +88,8 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
     began = time.monotonic()
     with folder.locked():
         folder.log("started")
-        try:
-            with watching(quiet=quiet) as watch:
-                outcome = distil(recipe, folder, parts=parts, watch=watch, say=tell)
-        except (Interrupted, KeyboardInterrupt) as error:
-            with suppress(LimbeckError):
-                folder.log(f"stopped: {str(error) or 'interrupted'}")
-            number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
-            raise Interrupted(f"{str(error) or 'interrupted'}; go on: {folder.again}", number) from None
-        except LimbeckError as error:
-            with suppress(LimbeckError):  # the disk may be full, the folder gone: the first reason is the one to tell
-                folder.log(f"stopped: {error}")
-            raise
+        with recorded(folder), watching(quiet=quiet) as watch:
+            outcome = distil(recipe, folder, parts=parts, watch=watch, say=tell)
         folder.write_json("outcome.json", outcome.as_dict())
         folder.log(f"done in {duration(time.monotonic() - began)}")
     return outcome
@@ -120,20 +113,19 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         patterns = [_MORE.get(name, "{:.4f}") for name in more]
         rows.append([*row, *map(interval, others, patterns)])
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
-    console = data_console()
     counted = "places of test examples" if outcome.task.of_places else "test examples"
     title = f"{recipe.name}: {examples:,} {counted}, {over}"
     columns = ["model", "parameters", "compute", f"test {words.errors}", words.accuracy]
-    console.print(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
-    console.print("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
+    show(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
+    show("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
     for note in outcome.notes:
-        console.print(note, markup=False)
+        show(note)
     gap = outcome.gap_closed()
     if gap is None:
         said = no_gap(*(outcome.errors(role).mean for role in ("teacher", "alone", "distilled")))
-        console.print(f"{said[:1].upper()}{said[1:]}.")
+        show(f"{said[:1].upper()}{said[1:]}.")
     else:
-        console.print(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(gap)}")
+        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(gap)}")
 
 
 def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:

@@ -1,12 +1,12 @@
 """limbeck env: what a bug report needs."""
 
-import json
 import os
 from typing import Annotated
 
 import typer
 
 from limbeck.cli import app
+from limbeck.cli.showing import show, show_json
 
 __all__ = ["env"]
 
@@ -18,9 +18,9 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] =
 
     found = {**environment(), "cpus": os.cpu_count(), "cache": str(cache_folder())}
     if as_json:
-        print(json.dumps(found, indent=1))
+        show_json(found)
         return
     for name, value in found.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
-        print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+        show(f"{name}: {', '.join(value) if isinstance(value, list) else value}")

@@ -1,13 +1,14 @@
 """limbeck evaluate: every measure of a finished run's models, on the sets and seeds of the run."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import data_console, interval, percent, say, table
+from limbeck.cli.showing import interval, percent, say, show, show_json, table
+from limbeck.cli.streams import copied
+from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.evaluation import ClassGain, Estimate, Interval, McNemar
@@ -72,14 +73,13 @@ def evaluate(
     )
     path = keep(found.as_dict(), run)
     if as_json:
-        print(json.dumps({"run": str(run), "file": str(path), **found.as_dict()}, indent=1))
+        show_json({"run": str(run), "file": str(path), **found.as_dict()})
     else:
-        _figures_table(found)
-        _cost_table(found)
-        console = data_console()
-        for line in _lines(found):
-            console.print(line, markup=False)
-    say(f"written to {path} · next: limbeck report {run}")
+        with copied():
+            _figures_table(found)
+            _cost_table(found)
+            show(*_lines(found))
+    say(f"written to {path} · next: {command('limbeck', 'report', run)}")
 
 
 def _figures(found: "RunAssessment | TaskAssessment") -> tuple[tuple[str, str, str], ...]:
@@ -104,7 +104,7 @@ def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
     over = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval over seeds"
     title = f"{found.name}: {found.test['examples']:,} {_counted(found)}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
-    data_console().print(table(title, columns, rows))
+    show(table(title, columns, rows))
 
 
 def _counted(found: "RunAssessment | TaskAssessment") -> str:
@@ -176,7 +176,7 @@ def _cost_table(found: "RunAssessment | TaskAssessment") -> None:
         )
     threads = "1 thread" if student.threads == 1 else f"{student.threads} threads"
     title = f"cost on {student.device}, {threads}; times are medians (and quartiles) after a warm-up"
-    data_console().print(table(title, ["a forward pass", "teacher", "student", "teacher / student"], rows))
+    show(table(title, ["a forward pass", "teacher", "student", "teacher / student"], rows))
 
 
 def _cost_row(name: str, pattern: str, teacher: float, student: float) -> list[str]:

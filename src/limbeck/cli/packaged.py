@@ -1,14 +1,16 @@
 """limbeck recipes: list, show and copy the packaged recipes."""
 
-import json
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from limbeck.cli import recipes
-from limbeck.cli.showing import data_console, say
+from limbeck.cli import recipes, showing
+from limbeck.cli.showing import say, show_json
+from limbeck.errors import command
 
 __all__ = ["copy", "ls", "show"]
 
@@ -27,11 +29,11 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = 
 
     found = [find(name) for name in names()]
     if as_json:
-        print(json.dumps([{"name": recipe.name, "summary": recipe.summary} for recipe in found], indent=1))
+        show_json([{"name": recipe.name, "summary": recipe.summary} for recipe in found])
         return
     width = max(len(recipe.name) for recipe in found)
     for recipe in found:
-        data_console().print(f"{recipe.name:<{width}}  {recipe.summary}", markup=False, soft_wrap=True)
+        showing.show(f"{recipe.name:<{width}}  {recipe.summary}")
 
 
 @recipes.command("show")
@@ -57,8 +59,12 @@ def copy(
     place = target / f"{name}.yaml" if target.is_dir() else target
     if place.exists():
         raise RunError(f"recipes cp: '{place}' exists already; name another file or delete it")
+    aside = place.with_name(f".limbeck-{os.getpid()}.tmp")
     try:
-        shutil.copyfile(recipe.recipe, place)
+        shutil.copyfile(recipe.recipe, aside)
+        aside.replace(place)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         raise RunError(f"recipes cp: cannot write '{place}' ({error.strerror}); name another file") from None
-    say(f"copied to {place} · next: edit it, then limbeck check {place}")
+    say(f"copied to {place} · next: edit it, then {command('limbeck', 'check', place)}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import say
-from limbeck.errors import LimbeckError
+from limbeck.cli.showing import say, show
+from limbeck.cli.streams import copied
+from limbeck.errors import LimbeckError, command
 
 if TYPE_CHECKING:
     from limbeck.runs import RunFolder
@@ -28,7 +29,9 @@ def report(
     """Write one self-contained HTML page that shows what finished runs came to; print its place."""
     from limbeck.report import build
 
-    print(build(runs, out, files=figures))
+    written = build(runs, out, files=figures)
+    with copied():
+        show(str(written))
 
 
 def reported(folder: "RunFolder") -> str:
@@ -44,5 +47,5 @@ def reported(folder: "RunFolder") -> str:
         with suppress(LimbeckError):
             folder.log(f"no report:\n{traceback.format_exc()}")
         reason = str(error) if isinstance(error, LimbeckError) else f"{type(error).__name__}: {error}"
-        say(f"no report: {' '.join(reason.split())}; make it with: limbeck report {folder.path}")
+        say(f"no report: {' '.join(reason.split())}; make it with: {command('limbeck', 'report', folder.path)}")
         return ""

@@ -1,13 +1,12 @@
 """limbeck reproduce: a paper's table beside ours."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import data_console, say, table, watching
+from limbeck.cli.showing import say, show, show_json, table, watching
 
 if TYPE_CHECKING:
     from limbeck.recipes.reproduction import Reproduction
@@ -58,12 +57,10 @@ def reproduce(
     if record:
         say(f"recorded in {reproducing.record(found, budget, results, command=command)}")
     if as_json:
-        print(json.dumps(merged, indent=1))
+        show_json(merged)
     else:
         rows = comparison(found, merged, budget)
-        data_console().print(
-            table(f"{found.title} ({budget} budget)", ["row", "figure", "paper", "ours", "seeds"], rows)
-        )
+        show(table(f"{found.title} ({budget} budget)", ["row", "figure", "paper", "ours", "seeds"], rows))
     missed = misses(found, merged, budget) if full else []
     for line in missed:
         say(f"missed: {line}")

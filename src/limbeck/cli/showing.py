@@ -1,52 +1,66 @@
 """What the commands print: tables and progress lines."""
 
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from limbeck.cli.streams import REPLACED
+from limbeck.errors import plain
+
 if TYPE_CHECKING:
     from limbeck.evaluation import Interval
     from limbeck.training.progress import Observer, Progress
 
-__all__ = ["data_console", "duration", "interval", "percent", "say", "table", "watching"]
+__all__ = ["duration", "interval", "percent", "say", "show", "show_json", "table", "watching"]
 
 _SECONDS_BETWEEN_LINES = 5.0
+_WIDTH_WITHOUT_A_TERMINAL = 160
 
 
-def data_console() -> Console:
-    """Return the console for data: stdout; as wide as the terminal, or unbounded where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+def show(*items: str | Table) -> None:
+    """Print data to stdout, tables and lines; where there is no terminal lines are not broken, and tables are wide."""
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _WIDTH_WITHOUT_A_TERMINAL, highlight=False)
+    for item in items:
+        if isinstance(item, str):
+            console.print(_text(item), soft_wrap=not terminal)
+        else:
+            console.print(item)
+
+
+def show_json(content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print data to stdout as JSON, in ASCII whatever the encoding."""
+    print(json.dumps(content, indent=1))
 
 
 def say(line: str) -> None:
     """Tell the user something on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Return a table; the first column is text, the others are numbers."""
-    result = Table(title=Text(plain(title)), title_justify="left", title_style="bold")
+    result = Table(title=_text(title), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        result.add_column(Text(plain(column)), justify="left" if number == 0 else "right", no_wrap=number == 0)
+        result.add_column(_text(column), justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
-        result.add_row(*(Text(plain(cell)) for cell in row))
+        result.add_row(*map(_text, row))
     return result
 
 
-def plain(text: str) -> str:
-    r"""Return a text as a terminal may show it: what is no character of it, such as an escape, is written out.
-
-    >>> plain("a\x1b[31m")
-    'a\\x1b[31m'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _text(text: str) -> Text:
+    """Return a text for stdout, without markup, in characters that its encoding has: what replaces one may be wider."""
+    lines = "\n".join(plain(line) for line in text.split("\n"))
+    encoding = sys.stdout.encoding or "utf-8"
+    return Text(lines.encode(encoding, REPLACED).decode(encoding))
 
 
 def interval(value: "Interval", pattern: str = "{:.1f}") -> str:
@@ -96,7 +110,7 @@ def watching(*, quiet: bool = False) -> Iterator["Observer"]:
     if quiet:
         yield lambda progress: None
         return
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
     shown: dict[str, Progress] = {}
 
     def merge(progress: "Progress") -> "Progress":
@@ -108,13 +122,13 @@ def watching(*, quiet: bool = False) -> Iterator["Observer"]:
             return replace(progress, samples_per_second=speed, seconds_left=left)
         return progress
 
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         with Live(Text(""), console=console, refresh_per_second=8, transient=True) as live:
 
             def update(progress: "Progress") -> None:
                 progress = merge(progress)
                 shown["last"] = progress
-                live.update(Text(describe(progress), no_wrap=True, overflow="ellipsis"))
+                live.update(Text(plain(describe(progress)), no_wrap=True, overflow="ellipsis"))
 
             yield update
         return

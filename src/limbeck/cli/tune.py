@@ -9,7 +9,10 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import data_console, say, table, watching
+from limbeck.cli.ending import recorded
+from limbeck.cli.showing import say, show, show_json, table, watching
+from limbeck.cli.streams import copied
+from limbeck.errors import command
 
 __all__ = ["tune"]
 
@@ -35,7 +38,6 @@ def tune(
 ) -> None:
     """Choose settings on the held-out part; several processes may share one study, and a stopped one goes on."""
     from limbeck.config import load_recipe
-    from limbeck.errors import Interrupted
     from limbeck.runs import RunFolder
     from limbeck.tune import check_study, read_space, usual_space
     from limbeck.tune import tune as choose
@@ -55,28 +57,25 @@ def tune(
         if not quiet:
             say(line)
 
-    try:
-        with watching(quiet=quiet) as watch:
-            tuned = choose(
-                loaded,
-                allowed,
-                folder,
-                trials=trials,
-                metric=chosen,
-                seeds=seeds,
-                together=together,
-                watch=watch,
-                say=tell,
-            )
-    except Interrupted as error:
-        number = error.exit_code - 128
-        raise Interrupted(f"{error}; go on with the same command and --study {folder.path}", number) from None
+    folder.again = command("limbeck", *sys.argv[1:], *([] if study else ["--study", folder.path]))
+    with recorded(folder), watching(quiet=quiet) as watch:
+        tuned = choose(
+            loaded,
+            allowed,
+            folder,
+            trials=trials,
+            metric=chosen,
+            seeds=seeds,
+            together=together,
+            watch=watch,
+            say=tell,
+        )
     finished = sum(trial.state != "running" for trial in tuned.trials)
     kept = folder.path / f"tuned-{finished}.yaml"
     with folder.writing(kept.name):
         kept.write_text(tuned.recipe.to_yaml(), encoding="utf-8")
     if as_json:
-        print(json.dumps({"run": str(folder.path), "recipe": str(kept), **tuned.as_dict()}, indent=1))
+        show_json({"run": str(folder.path), "recipe": str(kept), **tuned.as_dict()})
     else:
         shown = sorted((t for t in tuned.trials if t.figures), key=lambda t: (t.figures[metric], t.number))[:10]
         names = list(allowed)
@@ -90,11 +89,10 @@ def tune(
             for t in shown
         ]
         title = f"{loaded.name}: the best of {finished} trials on the held-out part"
-        data_console().print(table(title, ["trial", *names, "errors", "nll"], rows))
-    say(
-        f"the best recipe: {kept} · measure it: limbeck distill {kept}"
-        f" · go on: --study {folder.path} --trials {2 * trials}"
-    )
+        with copied():
+            show(table(title, ["trial", *names, "errors", "nll"], rows))
+    measure, go_on = command("limbeck", "distill", kept), command("--study", folder.path, "--trials", 2 * trials)
+    say(f"the best recipe: {kept} · measure it: {measure} · go on: {go_on}")
 
 
 def _value(value: object) -> str:

@@ -8,18 +8,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.diagnosis.diagnosing import FORMAT
-from limbeck.errors import RunError, one_line
+from limbeck.errors import RunError, command, one_line
 from limbeck.runs import RunFolder
 from limbeck.schemes.keeping import held
 
 __all__ = ["keep", "kept"]
 
 
-def keep(content: Mapping[str, Any], folder: Path) -> Path:
+def keep(content: Mapping[str, Any], folder: Path, *, again: str | None = None) -> Path:
     """Write a diagnosis into its run folder and return where it lies; nothing is overwritten.
 
     content: as `Diagnosis.as_dict` gives it.  One that is there already and says the same, but for the time it took, is
     left as it is; one that says something else gets a neighbour with a number.
+    again: the command to repeat where it cannot be written; by default that for the run which the folder holds.
     """
     with held(folder):
         for path in _files(folder):
@@ -27,7 +28,7 @@ def keep(content: Mapping[str, Any], folder: Path) -> Path:
                 return path
         number = max((_number(path) for path in _files(folder)), default=0) + 1
         path = folder / ("diagnosis.json" if number == 1 else f"diagnosis-{number}.json")
-        RunFolder(folder).write_json(path.name, content)
+        RunFolder(folder, again or command("limbeck", "diagnose", folder)).write_json(path.name, content)
     return path
 
 
@@ -36,7 +37,7 @@ def kept(folder: Path) -> Mapping[str, Any] | None:
     files = _files(folder)
     if not files:
         return None
-    path, mend = files[-1], f"delete it and run limbeck diagnose {folder}"
+    path, mend = files[-1], f"delete it and run {command('limbeck', 'diagnose', folder)}"
     content = _read(path)
     if content.get("format", FORMAT) != FORMAT:
         raise RunError(f"'{path}' has format {content['format']!r}, expected {FORMAT}; {mend}")

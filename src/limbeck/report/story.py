@@ -1,6 +1,5 @@
 """What a run came to, in plain words; numbers are written the same way everywhere on the page."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.errors import command
 from limbeck.evaluation import Interval, Words, no_gap, t_interval
 from limbeck.evaluation.cost import Timing
 from limbeck.evaluation.fidelity import fidelity
@@ -353,8 +353,8 @@ def provenance(gathered: Gathered) -> list[tuple[str, str]]:
     ]
     chosen = [f"{role}: {values}" for role, values in run.outcome.get("chosen", {}).items() if values]
     found = {
-        "Command": shlex.join(manifest.get("command", [])),
-        "To repeat it": f"limbeck distill {shlex.quote(str(run.folder / 'recipe.yaml'))}",
+        "Command": command(*manifest.get("command", [])),
+        "To repeat it": command("limbeck", "distill", run.folder / "recipe.yaml"),
         "Started": manifest.get("started", ""),
         "Seeds": ", ".join(str(seed) for seed in run.seeds),
         "Chosen by search": "\n".join(chosen),

@@ -12,7 +12,7 @@ from torch import nn
 from limbeck import checks
 from limbeck.config import Recipe, load_recipe
 from limbeck.errors import RunError, one_line
-from limbeck.runs import RunFolder
+from limbeck.runs import RunFolder, made_by
 from limbeck.schemes.grouping import group_of
 from limbeck.schemes.outcome import FIXED_ROLES, ordered
 from limbeck.schemes.preparing import Parts, Shop, build_teacher, prepare
@@ -63,7 +63,9 @@ class FinishedRun:
                     f"'{folder}' is a run of group {checks.shown(group)} alone, which has no outcome of a recipe; its "
                     "figures are in group.json, and limbeck distill trains all peers"
                 )
-            again = f"limbeck distill {folder / 'recipe.yaml'} --resume {folder}"
+            if (verb := made_by(folder)) in ("tune", "diagnose"):
+                raise RunError(f"'{folder}' was made by limbeck {verb} and is no run; name a folder that distill made")
+            again = RunFolder(folder).again
             raise RunError(f"'{folder}' is not finished (it has no outcome.json); go on with: {again}")
         try:
             outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

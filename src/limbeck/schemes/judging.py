@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from limbeck.data import SampleSet
-from limbeck.errors import InputError
+from limbeck.errors import InputError, command
 from limbeck.evaluation import Cost, Interval, cost, t_interval
 from limbeck.runs import RunFolder
 from limbeck.schemes.finished import FinishedRun
@@ -100,7 +100,8 @@ def put_on_record(run: FinishedRun) -> None:
     """Write into the manifest that the test set is read."""
     with held(run.folder):
         names = [run.label(role) for role in run.roles]
-        RunFolder(run.folder).read_test_set(f"evaluation of {', '.join(names[:-1])} and {names[-1]}")
+        folder = RunFolder(run.folder, command("limbeck", "evaluate", run.folder))
+        folder.read_test_set(f"evaluation of {', '.join(names[:-1])} and {names[-1]}")
 
 
 def sets_of(run: FinishedRun) -> dict[str, SampleSet]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck.errors import RunError, one_line
+from limbeck.errors import RunError, command, one_line
 from limbeck.locks import exclusive
 from limbeck.runs import RunFolder
 
@@ -36,7 +36,7 @@ def keep(content: Mapping[str, Any], folder: Path) -> Path:
             if _timeless(_read(path), content) == _timeless(content, content):
                 return path
             number += 1
-        RunFolder(folder).write_json(path.name, content)
+        RunFolder(folder, command("limbeck", "evaluate", folder)).write_json(path.name, content)
     return path
 
 
@@ -50,7 +50,7 @@ def kept(folder: Path) -> Mapping[str, Any] | None:
     files = [path for _, path in sorted(numbered.items()) if path.is_file()]
     if not files:
         return None
-    content, mend = _read(files[-1]), f"delete it and run limbeck evaluate {folder}"
+    content, mend = _read(files[-1]), f"delete it and run {command('limbeck', 'evaluate', folder)}"
     if "format" not in content:
         raise RunError(f"'{files[-1]}' is damaged; {mend}")
     if content["format"] != FORMAT:
@@ -122,7 +122,7 @@ def held(folder: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise RunError(f"evaluate: cannot write in '{folder}' ({error.strerror}); mend that and repeat") from None
+            raise RunError(f"run folder: cannot write in '{folder}' ({error.strerror}); mend that and repeat") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

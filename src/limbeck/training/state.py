@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
-from limbeck.errors import CheckpointError, RunError
+from limbeck.errors import CheckpointError, RunError, UnwrittenError
 from limbeck.locks import exclusive
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
@@ -324,9 +324,8 @@ class Run:
         try:
             yield
         except OSError as error:
-            raise RunError(
-                f"run folder: cannot write {what} to '{self.folder}' ({error.strerror or error}); "
-                "free space or name another folder, then run the same command again"
+            raise UnwrittenError(
+                f"run folder: cannot write {what} to '{self.folder}' ({error.strerror or error})"
             ) from None
 
     def _read_result(self, path: Path) -> None:
@@ -424,7 +423,7 @@ def _whole(values: Any, count: int) -> list[int]:
 def _score(values: Any) -> tuple[float, float]:
     if not isinstance(values, list) or len(values) != 2 or not all(map(_is_number, values)):
         raise ValueError(f"found {_short(values)}, expected two numbers")
-    return float(values[0]), float(values[1])
+    return values[0], values[1]  # as they are: a whole number stays one in what is written next
 
 
 def _is_number(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -178,7 +177,8 @@ class _Study:
     def _open(self) -> "optuna.Study":
         try:
             import optuna
-            from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+            from limbeck.tune.journal import Journal
         except ImportError:
             raise InputError("tune: Optuna is not installed; pip install 'limbeck[tune]'") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -186,11 +186,9 @@ class _Study:
         with warnings.catch_warnings(), self._alone(), self.folder.writing(_JOURNAL):
             warnings.simplefilter("ignore")
             try:
-                lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None  # the usual one is a symbolic link
-                storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
                 return optuna.create_study(
                     study_name=_NAME,
-                    storage=storage,
+                    storage=optuna.storages.JournalStorage(Journal(path)),
                     load_if_exists=True,
                     direction="minimize",
                     pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=self._warmup()),

@@ -1,0 +1,74 @@
+"""How a command's work ends: what limbeck does not raise itself, as errors; and the end, in the run's log."""
+
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from limbeck.errors import (
+    ForeignExitError,
+    Interrupted,
+    LimbeckError,
+    MemoryLimitError,
+    UnwrittenError,
+    lacks_memory,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from limbeck.runs import RunFolder
+
+__all__ = ["as_errors", "recorded"]
+
+
+@contextmanager
+def as_errors() -> Iterator[None]:
+    """Turn memory that is not there, and an end of the program that other code asks for, into errors of one line."""
+    try:
+        yield
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        raise MemoryLimitError(
+            f"memory: there is not enough of it ({one_line(error)}); lower training.batch_size, or take a smaller model"
+            " or a part of the data"
+        ) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit in a user's module, or an exception that is none of Exception's
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ForeignExitError(
+            f"'{last.filename}', line {last.lineno}, would end the program in the middle of its work"
+            f" ({type(error).__name__}: {error}); let it raise an error, or leave that line out"
+        ) from error
+
+
+@contextmanager
+def recorded(folder: "RunFolder", *, log: bool = True) -> Iterator[None]:
+    """Write the reason of a command's failure into the run's log; of one that a signal stopped, tell how to go on.
+
+    log: False in a process that does not write in the folder.
+    """
+
+    def note(line: str) -> None:
+        with suppress(LimbeckError):  # the disk may be full, the folder gone: the first reason is the one to tell
+            if log:
+                folder.log(line)
+
+    try:
+        with as_errors():
+            yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        note(f"stopped: {str(error) or 'interrupted'}")
+        number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(f"{str(error) or 'interrupted'}; go on: {folder.again}", number) from None
+    except UnwrittenError as error:
+        note(f"stopped: {error.found}")
+        raise UnwrittenError(error.found, f"mend that and go on: {folder.again}") from None
+    except LimbeckError as error:
+        note(f"stopped: {error}")
+        raise
+    except Exception:
+        note(f"stopped:\n{traceback.format_exc()}")
+        raise
