@@ -330,12 +330,13 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
     """Name the model whose answer fails in the scope."""
     try:
         yield
-    except LimbeckError as error:
-        whose = "" if str(error).startswith("teacher") else f"{role}: "  # a student's first loss asks its teacher too
-        raise ModelError(f"{whose}{error}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - each branch raises, and a forward's own error stays its cause
+        raised = error.__cause__ if isinstance(error, ModelError) else error
+        named = next((whose for whose in ("teacher", "student") if str(error).startswith(whose)), role)
+        if raised is None or isinstance(raised, LimbeckError):
+            raise ModelError(str(error) if str(error).startswith(named) else f"{role}: {error}") from None
         shape = tuple(samples.input_shape)
-        line = (str(error).splitlines() or [""])[0]
+        line = (str(raised).splitlines() or [""])[0]
         tokens = samples.gather(torch.zeros(1, dtype=torch.int64)).dtype == torch.int64
         mend = (
             "inputs are int64, which are token ids; save pixels as uint8 and other numbers as float32"
@@ -343,8 +344,8 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
             else "change the model's keys"
         )
         raise ModelError(
-            f"{role}: cannot take inputs of shape {shape} ({type(error).__name__}: {line}); {mend}"
-        ) from error
+            f"{named}: cannot take inputs of shape {shape} ({type(raised).__name__}: {line}); {mend}"
+        ) from raised
 
 
 def _positions(root: SampleSet, part: SampleSet) -> torch.Tensor:
