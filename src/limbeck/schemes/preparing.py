@@ -11,6 +11,7 @@ from limbeck import plans
 from limbeck.batch import UNLABELLED
 from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet, Splits
+from limbeck.data.names import ambiguous
 from limbeck.distiller import Distiller, Teacher, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
 from limbeck.networks import check_network, evaluating
@@ -146,6 +147,8 @@ def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> 
         renamed = samples.relabelled(classes)
         return renamed.subset(torch.where(renamed.labels != UNLABELLED)[0])
 
+    if complaint := ambiguous(classes, parts.train.class_names):
+        raise RecipeError(f"classes: {complaint}")
     try:
         alone = part(parts.alone)
         return Parts(
