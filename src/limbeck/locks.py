@@ -23,10 +23,10 @@ class Waiting:
     """A wait for another process, which the logger "limbeck" tells of: after a second, and then every few seconds.
 
     Without a handler of its own a warning of this logger is printed on stderr.
-    A signal ends the wait, since it is spent in `time.sleep`.
+    A signal ends the wait, since it is spent in `time.sleep`.  reason: what is said; None for a silent wait.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str | None) -> None:
         self.reason = reason
         self._began = time.monotonic()
         self._due, self._nap = self._began + _SILENT, _SHORTEST
@@ -40,7 +40,7 @@ class Waiting:
         """Sleep for a moment, and tell of the wait where that is due."""
         time.sleep(self._nap)
         self._nap = min(2 * self._nap, _LONGEST)
-        if time.monotonic() >= self._due:
+        if self.reason is not None and time.monotonic() >= self._due:
             seconds = self.seconds
             _LOG.warning("%s; waiting for it (%.0f s so far)", plain(self.reason), seconds)
             self._due = time.monotonic() + min(_RARELY, max(_BETWEEN, seconds / 10))

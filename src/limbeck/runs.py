@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from limbeck.errors import LimbeckError, RunError, UnwrittenError, command, one_line, plain
-from limbeck.locks import exclusive
+from limbeck.ranks import first_does, held_by_first, is_first
 
 __all__ = ["RunFolder", "cache_folder", "environment", "made_by", "read_manifest"]
 
@@ -83,7 +83,10 @@ def made_by(folder: Path) -> str | None:
 
 
 class RunFolder:
-    """The folder of one run: recipe.yaml (resolved), manifest.json, log.txt, and a folder for each training."""
+    """The folder of one run: recipe.yaml (resolved), manifest.json, log.txt, and a folder for each training.
+
+    Where several processes train together, all have the folder and the first alone writes in it.
+    """
 
     def __init__(self, path: Path, again: str | None = None) -> None:
         self.path = path
@@ -151,14 +154,14 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; RunError when another process is running in it."""
-        with exclusive(
+        with held_by_first(
             self.path / ".lock", wait=False, busy=f"run folder: '{self.path}' is in use by another process; wait for it"
         ):
             yield
 
     def note(self, **entries: Any) -> None:
         """Add entries to the manifest."""
-        self._write_manifest({**self._manifest(), **entries})
+        first_does(lambda: self._write_manifest({**self._manifest(), **entries}))
 
     def noted(self, name: str) -> Any:
         """Return an entry of the manifest; None where there is none."""
@@ -166,23 +169,41 @@ class RunFolder:
 
     def read_test_set(self, purpose: str) -> None:
         """Put on record that the test set was read."""
-        manifest = self._manifest()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        manifest["test_reads"].append({"at": now, "for": purpose})
-        self._write_manifest(manifest)
+
+        def record() -> None:
+            manifest = self._manifest()
+            manifest["test_reads"].append({"at": now, "for": purpose})
+            self._write_manifest(manifest)
+
+        first_does(record)
 
     def log(self, line: str) -> None:
         """Append a line to log.txt."""
+        if not is_first():  # who does not wait either: a line may be one process's alone
+            return
         with self.writing("log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
             shown = "\n".join(plain(each) for each in line.splitlines())
             file.write(f"{datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {shown}\n")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run: aside, then renamed."""
-        aside = self.path / f".{name}.tmp"
-        with self.writing(name):
+
+        def write(path: Path) -> None:
+            aside = path.with_name(f".{path.name}.tmp")
             aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            aside.replace(self.path / name)
+            aside.replace(path)
+
+        self.save(name, write)
+
+    def save(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let a file or folder of the run be written, of several processes by the first; the others wait for it."""
+
+        def told() -> None:
+            with self.writing(name):
+                write(self.path / name)
+
+        first_does(told)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The command line: one file a verb.  Data goes to stdout, everything else to stderr."""
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -11,9 +12,12 @@ from typer.core import TyperGroup
 from limbeck import __version__
 from limbeck.cli.ending import as_errors
 from limbeck.cli.streams import lost, steady
-from limbeck.errors import Interrupted, LimbeckError, plain
+from limbeck.errors import InputError, Interrupted, LimbeckError, RunError, plain
 
 __all__ = ["app", "main"]
+
+_TOGETHER = ("distill", "codistill")  # verbs that several processes carry out together
+_ANYWHERE = ("env", "recipes")  # verbs that train nothing, and need not know of other processes
 
 
 class _Group(TyperGroup):
@@ -52,11 +56,27 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _all_verbs(
-    version: Annotated[
+    context: typer.Context,
+    _shown: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
     ] = False,
 ) -> None:
-    pass
+    _meet(context.invoked_subcommand)
+
+
+def _meet(verb: str | None) -> None:
+    """Meet the other processes of a launch, or refuse a launch that is broken or of a verb for one process."""
+    if verb in _ANYWHERE or {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.isdisjoint(os.environ):
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each process warns of what limbeck does on purpose
+    from limbeck.ranks import join, launched
+
+    if (launch := launched()) is not None and verb not in _TOGETHER:
+        raise InputError(
+            f"{verb}: found WORLD_SIZE={launch.world}, expected one process; start it without torchrun, or unset RANK, "
+            "WORLD_SIZE and LOCAL_RANK"
+        )
+    join()
 
 
 for _verb in (
@@ -74,6 +94,20 @@ for _verb in (
     "tune",
 ):
     import_module(f"limbeck.cli.{_verb}")
+
+
+def _said(error: LimbeckError) -> int:
+    """Say why the command ends, and return its exit code; of several processes that train together one says it."""
+
+    def say(line: str) -> None:
+        print(f"limbeck: {line}", file=sys.stderr)
+
+    ranks = sys.modules.get("limbeck.ranks")  # with torch, which this verb may not have come to
+    if ranks is None:
+        say(str(error))
+        return error.exit_code
+    code: int = ranks.end_together(error, say)
+    return code
 
 
 def main() -> None:
@@ -96,14 +130,11 @@ def _ended() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except LimbeckError as error:
-        print(f"limbeck: {error}", file=sys.stderr)
-        return error.exit_code
+        return _said(error)
     except KeyboardInterrupt:
-        print("limbeck: interrupted", file=sys.stderr)
-        return 130
+        return _said(Interrupted("interrupted", signal.SIGINT))
     except OSError as error:  # the machine's refusal, wherever it came from, is no defect
         where = f" '{plain(str(error.filename))}'" if error.filename else ""
         reason = plain(str(error.strerror or error))
-        print(f"limbeck: the system refused{where} ({reason}); mend that and repeat", file=sys.stderr)
-        return 2
+        return _said(RunError(f"the system refused{where} ({reason}); mend that and repeat"))
     return 0

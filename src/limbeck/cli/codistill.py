@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,6 +36,7 @@ def codistill(
     group of several processes: torchrun --nproc-per-node 2 --no-python limbeck codistill ...
     """
     from limbeck.config import load_recipe
+    from limbeck.ranks import first_does, is_first
     from limbeck.runs import RunFolder
     from limbeck.schemes import vet
     from limbeck.schemes.grouping import Meeting, codistil, peers_of, seed_of
@@ -45,12 +46,12 @@ def codistill(
     seed = seed_of(loaded, seed)
     meeting = Meeting(exchange, group, wait, lost_after)
     parts = vet(loaded)
-    first, agree = _processes(loaded.training.precision)
+    first = is_first()
     if resume is not None:
         folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).to_yaml())
     else:
-        made = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv) if first else None
-        folder = RunFolder(Path(agree(None if made is None else str(made.path))))
+        made = first_does(lambda: str(RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv).path))
+        folder = RunFolder(Path(made))
 
     def tell(line: str) -> None:
         if first:
@@ -71,7 +72,6 @@ def codistill(
             parts=parts,
             watch=watch,
             say=tell,
-            first=first,
         )
     if not first:
         return
@@ -84,13 +84,3 @@ def codistill(
         with copied():
             show(shown)
     say(f"run folder: {folder.path}")
-
-
-def _processes(precision: str) -> tuple[bool, Any]:
-    """Return whether this is the first process of its group, and what tells all of them what the first one says."""
-    from accelerate.utils import broadcast_object_list
-
-    from limbeck.training.engine import engine
-
-    accelerator = engine(precision)
-    return accelerator.is_main_process, lambda value: broadcast_object_list([value])[0]

@@ -9,7 +9,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.ending import recorded
-from limbeck.cli.showing import duration, interval, over_seeds, percent, say, show, show_json, table, watching
+from limbeck.cli.showing import duration, interval, percent, say, show, show_json, table, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -38,6 +38,7 @@ def distill(
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.errors import RunError
+    from limbeck.ranks import first_does, is_first
     from limbeck.runs import RunFolder, made_by
     from limbeck.schemes import vet
     from limbeck.schemes.grouping import group_of
@@ -51,8 +52,13 @@ def distill(
         if (group := group_of(resume)) is not None:
             raise RunError(f"resume: '{resume}' is a run of group {group} alone; go on with limbeck codistill")
     else:
-        folder = RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv)
-    outcome = run(loaded, folder, parts=parts, quiet=quiet)
+        made = first_does(lambda: str(RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv).path))
+        folder = RunFolder(Path(made))
+    outcome = run(loaded, folder, parts=parts, quiet=quiet or not is_first())
+    if not is_first():
+        if misses(loaded, outcome):
+            raise typer.Exit(_MISSED)
+        return
     if as_json:
         show_json({"run": str(folder.path), **outcome.as_dict()})
     else:
@@ -96,8 +102,8 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
 
 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
-    """Print what failed, the models side by side, and what the distillation came to."""
-    from limbeck.evaluation import words_of
+    """Print the models side by side, and the share of the gap that was closed."""
+    from limbeck.evaluation import no_gap, words_of
 
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
@@ -112,18 +118,20 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         row = [found.label, f"{found.parameters:,}", compute, interval(errors, words.pattern), percent(accuracy)]
         patterns = [_MORE.get(name, "{:.4f}") for name in more]
         rows.append([*row, *map(interval, others, patterns)])
-    stands = outcome.standing()
-    show(*(f"{failure}." for failure in stands.failures))
+    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     counted = "places of test examples" if outcome.task.of_places else "test examples"
-    title = f"{recipe.name}: {examples:,} {counted}, {over_seeds(seeds)}"
+    title = f"{recipe.name}: {examples:,} {counted}, {over}"
     columns = ["model", "parameters", "compute", f"test {words.errors}", words.accuracy]
     show(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
     show("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
     for note in outcome.notes:
         show(note)
-    show(f"{stands.said}.")
-    if stands.share is not None:
-        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(stands.share)}")
+    gap = outcome.gap_closed()
+    if gap is None:
+        said = no_gap(*(outcome.errors(role).mean for role in ("teacher", "alone", "distilled")))
+        show(f"{said[:1].upper()}{said[1:]}.")
+    else:
+        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(gap)}")
 
 
 def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,8 @@ from torch import nn
 from limbeck import methods
 from limbeck.config import AloneBudget, Recipe
 from limbeck.distiller import Distiller
-from limbeck.evaluation import constant_accuracy, evaluate
+from limbeck.evaluation import evaluate
+from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
 from limbeck.schemes.attempting import Bench
 from limbeck.schemes.costing import LEARNING, Compute, forward_flops
@@ -111,8 +113,7 @@ def _distil(run: _Run) -> Outcome:
         if recipe.refit if number == 0 else recipe.teacher.seed is None:
             taught = run.taught(run.final, seed)
         own = recipe.teacher.of(seed)
-        with folder.writing(teacher_file(folder.path, own).name):
-            save_weights(taught.model, teacher_file(folder.path, own))
+        folder.save(teacher_file(folder.path, own).name, partial(save_weights, taught.model))
         keep_history(folder, own, taught.history)
         digests[str(own)] = state_digest(taught.model)
         found = _Seed(seed, {"teacher": taught.model}, {"teacher": taught.compute})
@@ -155,7 +156,6 @@ def _distil(run: _Run) -> Outcome:
         figures=figures,
         notes=notes,
         task=run.final.test.task,
-        constant_accuracy=constant_accuracy(run.final.test.labels, run.final.test.task),
     )
 
 
@@ -211,7 +211,8 @@ def _search(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None)
                 continue
         wanted[f"search-{role}-{number}"] = _Chosen(candidate, values)
     scored: list[tuple[float, float, int, _Chosen]] = []
-    for name, metrics in _tried(run, role, wanted, taught):
+    for name, figures in _tried(run, role, wanted, taught):
+        metrics = first_says({**figures})
         scored.append((metrics["errors"], metrics["nll"], len(scored), wanted[name]))
         run.say(f"search, {FIXED_ROLES[role]}: {wanted[name].values} gives {metrics['errors']} held-out errors")
     *_, best = min(scored, key=lambda entry: entry[:3])

@@ -33,8 +33,7 @@ def keep_history(folder: RunFolder, seed: int, history: Sequence[Mapping[str, An
     """Put the history of a teacher's training into the run, whoever trained it; nothing of one that was read."""
     if history:
         path = _teacher_history(folder.path, seed)
-        with folder.writing(path.name):
-            write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in history))
+        folder.save(path.name, lambda path: write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in history)))
 
 
 def _teacher_history(folder: Path, seed: int) -> Path:

@@ -11,6 +11,7 @@ from limbeck.errors import InputError, Interrupted, LimbeckError, RecipeError, R
 from limbeck.evaluation import Metrics, evaluate
 from limbeck.peers import Exchange, fit_group
 from limbeck.plans.peers import PeersScheme
+from limbeck.ranks import first_does, is_first
 from limbeck.runs import RunFolder, read_manifest
 from limbeck.schemes.preparing import Parts, Shop, prepare
 from limbeck.schemes.sameness import same_as_before
@@ -103,12 +104,11 @@ def codistil(
     parts: Parts | None = None,
     watch: Observer = ignore,
     say: Callable[[str], None] = lambda line: None,
-    first: bool = True,
 ) -> GroupOutcome:
     """Train one of a recipe's peers, and measure it on the test set.
 
     seed: one of the recipe's, by default its first.  resumed: whether the folder's run has begun before.
-    first: whether this process writes the run's files.  A group that the others refuse leaves no folder.
+    A group that the others refuse leaves no folder.
     """
     scheme = peers_of(recipe, meeting.group)
     parts = prepare(recipe) if parts is None else parts
@@ -127,26 +127,23 @@ def codistil(
     )
     unit = f"peer_{meeting.group}-{seed}"
     peer = replace(peer, folder=folder.path / unit, label=unit)
-    if first:
-        if resumed:
-            _same_as_before(folder, meeting.group, seed)
-        same_as_before(recipe, folder, parts)
-        folder.note(exchange={**asdict(meeting), "folder": str(meeting.folder), "seed": seed})
+    if resumed:
+        first_does(lambda: _same_as_before(folder, meeting.group, seed))
+    same_as_before(recipe, folder, parts)
+    folder.note(exchange={**asdict(meeting), "folder": str(meeting.folder), "seed": seed})
     try:
         result = fit_group(peer, exchange, every=scheme.period, resumed=resumed, watch=watch)
     except Interrupted:
         raise
     except LimbeckError:
-        if first and not resumed and not exchange.admitted:
+        if is_first() and not resumed and not exchange.admitted:
             folder.discard()
         raise
-    if first:
-        folder.read_test_set(f"final figures of group {meeting.group}")
+    folder.read_test_set(f"final figures of group {meeting.group}")
     test = evaluate(result.student, parts.test)
     heard = {group: exchange.step_of(group) for group in exchange.others}
     outcome = GroupOutcome(meeting.group, scheme.count, seed, result, test, heard)
-    if first:
-        folder.write_json("group.json", outcome.as_dict())
+    folder.write_json("group.json", outcome.as_dict())
     return outcome
 
 

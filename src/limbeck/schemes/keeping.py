@@ -14,10 +14,10 @@ from limbeck.runs import RunFolder
 
 __all__ = ["FORMAT", "held", "keep", "kept"]
 
-FORMAT = 2
+FORMAT = 1
 """Of evaluation.json; raised whenever its keys change their meaning."""
 
-_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost", "failures")
+_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost")
 
 
 def keep(content: Mapping[str, Any], folder: Path) -> Path:

@@ -6,6 +6,7 @@ from limbeck import checks
 from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.locks import exclusive
+from limbeck.ranks import first_does
 from limbeck.runs import RunFolder
 from limbeck.schemes.preparing import Parts
 
@@ -25,8 +26,13 @@ def same_as_before(recipe: Recipe, folder: RunFolder, parts: Parts) -> None:
         "train": len(parts.train),
         "test": len(parts.test),
     }
-    with exclusive(folder.path / ".sameness.lock", wait=True, busy=""):  # several processes may share a study
-        _agree(folder, code, data)
+
+    def agree() -> None:
+        busy = f"run folder: '{folder.path}' is in use by another process"
+        with exclusive(folder.path / ".sameness.lock", wait=True, busy=busy):  # several processes may share a study
+            _agree(folder, code, data)
+
+    first_does(agree)
 
 
 def _agree(folder: RunFolder, code: dict[str, dict[str, str]], data: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from limbeck.errors import RunError
 from limbeck.evaluation import evaluate
 from limbeck.evaluation.figures import words_of
 from limbeck.locks import exclusive
+from limbeck.ranks import first_does, held_by_first, is_first
 from limbeck.runs import cache_folder
 from limbeck.schemes.costing import Compute, spent
 from limbeck.schemes.preparing import Parts, asked, assembled, estimator_of, filled, seeded_build
@@ -135,7 +136,7 @@ def _member(
         fitted = estimator_of(model)
         _fit_estimator(fitted, taught, seed, folder, say, label)
         return TrainedTeacher(parts.serving(fitted), Compute())
-    with exclusive(folder / ".lock", wait=True, busy=f"{label}: another process trains it in '{folder}'"):
+    with held_by_first(folder / ".lock", wait=True, busy=f"{label}: another process trains it in '{folder}'"):
         known = (folder / "result.json").is_file()
         say(f"{label}: {'found in' if known else 'training in'} {folder}")
         objective = member.method.build()
@@ -159,27 +160,35 @@ def _fit_estimator(
 ) -> None:
     """Fit an estimator in a folder, with its figures beside it, or read it where it lies there finished."""
     weights, result = folder / "estimator.safetensors", folder / "result.json"
-    with exclusive(folder / ".lock", wait=True, busy=f"{label}: another process fits it in '{folder}'"):
-        known = result.is_file() and weights.is_file()
-        if known:
-            load_weights(model, weights)
-        else:
-            model.fit(parts.train, seed)
-            save_weights(model, weights)
-            sets = {"train": parts.train, "held_out": parts.held_out}
-            write_sealed(result, {name: evaluate(model, part).as_dict() for name, part in sets.items() if part})
-        figures = read_sealed(result)
-    part = "held_out" if "held_out" in figures else "train"
-    found = f"{words_of(parts.train.task).accuracy} {figures[part]['accuracy']:.4f}"
-    how = "found in" if known else "fitted by scikit-learn in"
-    say(f"{label}: {how} {folder}, {found} on its {part.replace('_', '-')} part")
+
+    def made() -> str:
+        busy = f"{label}: another process fits it in '{folder}'"
+        with exclusive(folder / ".lock", wait=True, busy=busy):
+            known = result.is_file() and weights.is_file()
+            if known:
+                load_weights(model, weights)
+            else:
+                model.fit(parts.train, seed)
+                save_weights(model, weights)
+                sets = {"train": parts.train, "held_out": parts.held_out}
+                write_sealed(result, {name: evaluate(model, part).as_dict() for name, part in sets.items() if part})
+            figures = read_sealed(result)
+        part = "held_out" if "held_out" in figures else "train"
+        found = f"{words_of(parts.train.task).accuracy} {figures[part]['accuracy']:.4f}"
+        how = "found in" if known else "fitted by scikit-learn in"
+        return f"{label}: {how} {folder}, {found} on its {part.replace('_', '-')} part"
+
+    line = first_does(made)
+    if not is_first():
+        load_weights(model, weights)
+    say(line)
 
 
 def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Observer) -> Observer:
     """Return an observer that keeps the model's weights after some epochs."""
 
     def look(progress: Progress) -> None:
-        if progress.epoch_ended and progress.epoch in epochs:
+        if progress.epoch_ended and progress.epoch in epochs and is_first():
             aside = folder / f".{_after(progress.epoch)}.tmp"
             save_weights(model, aside)
             aside.replace(folder / _after(progress.epoch))

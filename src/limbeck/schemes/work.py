@@ -14,6 +14,7 @@ from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import RunError
 from limbeck.objective import Objective
 from limbeck.peers import Peer, fit_together
+from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
 from limbeck.schemes.costing import Compute, forward_flops, spent, spent_by_peers
 from limbeck.schemes.preparing import Shop, asked
@@ -189,10 +190,12 @@ class Work(Shop):
 
     def keep(self, role: str, model: nn.Module) -> nn.Module:
         """Keep the weights of a role that no unit bears the name of; the report and later readers find them there."""
-        path = self.place(role) / "student.safetensors"
-        with self.folder.writing(str(path.relative_to(self.folder.path))):
+
+        def write(path: Path) -> None:
             path.parent.mkdir(exist_ok=True)
             save_weights(model, path)
+
+        self.folder.save(f"{self._name(role)}/student.safetensors", write)
         self._count(role, Compute())
         return model
 
@@ -216,13 +219,17 @@ class Work(Shop):
         made, copy = self.place(unit), self.place(role)
         if not (made / "result.json").is_file():
             return
-        if not (copy / "result.json").is_file():
+
+        def write(copy: Path) -> None:
+            if (copy / "result.json").is_file():
+                return
             aside = copy.with_name(f".{copy.name}.tmp")
-            with self.folder.writing(copy.name):
-                shutil.rmtree(aside, ignore_errors=True)
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(made, aside)
-                aside.replace(copy)
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(made, aside)
+            aside.replace(copy)
+
+        self.folder.save(copy.name, write)
         self.copied.add(role)
 
     def choose(self, name: str, decide: Callable[[], Any]) -> Any:
@@ -231,7 +238,7 @@ class Work(Shop):
         decide: gives a plain value, the same whenever it is called with the same finished units.
         """
         known = self.keep_to is not None and name in self.keep_to.answers
-        return self.note(name, self.recall(name) if known else decide())
+        return self.note(name, self.recall(name) if known else first_says(decide()))
 
     def note(self, name: str, value: Any) -> Any:
         """Put on record what came out on the held-out part, a plain value, and return it."""

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck import ranks
 from limbeck.batch import Batch
-from limbeck.errors import InputError, Interrupted, RunError
-from limbeck.networks import is_unsized
+from limbeck.errors import InputError, Interrupted, RunError, one_line
 from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
 
@@ -52,12 +53,26 @@ def engine(precision: str) -> "Accelerator":
     from accelerate.utils import DistributedDataParallelKwargs
 
     check_precision(precision)
+    ranks.join()
     AcceleratorState._reset_state()  # noqa: SLF001 - the one way to change the precision within a process
     # Without being told so, Accelerate takes each of several processes on CPUs for the only one.
     cpu = not torch.accelerator.is_available()
     # What no active term reaches has no gradient: a layer above a hint, a projection whose weight has come to 0.
     idle = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision), kwargs_handlers=[idle])
+    mixed = {"fp32": "no"}.get(precision, precision)
+    with ranks.plain_environment():
+        try:
+            accelerator = Accelerator(cpu=cpu, mixed_precision=mixed, kwargs_handlers=[idle])
+        except (ValueError, RuntimeError) as error:
+            set_here = " and ".join(name for name in ranks.DEVICE_NAMES if name in os.environ)
+            if not set_here:
+                raise
+            raise InputError(f"{set_here}: Accelerate refuses it ({one_line(error)}); unset it") from None
+    if accelerator.num_processes != ranks.world_size():
+        raise InputError(
+            f"processes: {ranks.world_size()} have met, but Accelerate trains in {accelerator.num_processes} on "
+            f"{accelerator.device.type}; train in one process there"
+        )
     if accelerator.num_processes > 1:
         atexit.unregister(_part)
         atexit.register(_part)
@@ -102,10 +117,9 @@ def sum_over_ranks(accelerator: "Accelerator", tensor: Tensor) -> Tensor:
 @contextmanager
 def laid_out(module: nn.Module, memory_format: str) -> Iterator[None]:
     """Keep the weights of a module's convolutions in a memory format inside the scope, and contiguous afterwards."""
-    tensors = []
-    if memory_format != "contiguous":
-        every = (tensor for tensor in (*module.parameters(), *module.buffers()) if not is_unsized(tensor))
-        tensors = [tensor for tensor in every if tensor.dim() == 4]
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.dim() == 4]
+    if memory_format == "contiguous":
+        tensors = []
     for tensor in tensors:
         tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     try:
@@ -176,14 +190,25 @@ def _alone() -> Iterator[None]:
 
 
 class Signals:
-    """Which signal asked the run to stop, if any did."""
+    """Which signal asked the run to stop, if any did.
+
+    received: known to all processes; where there are several, what one receives counts once it is shared.
+    own: what this process received.
+    """
 
     received: int | None = None
+    own: int | None = None
+
+    def note(self, number: int) -> None:
+        """Note a signal that this process received."""
+        self.own = number
+        if ranks.world_size() == 1:
+            self.received = number
 
     def share(self, accelerator: "Accelerator") -> None:
         """Let all processes know of a signal that one of them received."""
         if accelerator.num_processes > 1:
-            flags = torch.tensor([int(self.received == number) for number in _WATCHED], device=accelerator.device)
+            flags = torch.tensor([int(self.own == number) for number in _WATCHED], device=accelerator.device)
             for number, count in zip(_WATCHED, sum_over_ranks(accelerator, flags).tolist(), strict=True):
                 if count:
                     self.received = number
@@ -199,15 +224,24 @@ def signals(enabled: bool) -> Iterator[Signals]:
     """Take SIGINT, SIGTERM and SIGHUP as a wish to save and stop at the next step; a second one stops at once.
 
     A SIGHUP that the process ignores, as under nohup, stays ignored, and a second one stops nothing.
+    Several processes meet before that, and a scope that another one has left ends with RunError.
     """
     state = Signals()
-    if not enabled or threading.current_thread() is not threading.main_thread():
-        yield state
-        return
+    ranks.join()
+    with ranks.all_there():
+        if not enabled or threading.current_thread() is not threading.main_thread():
+            yield state
+            return
+        with _received_by(state):
+            yield state
+
+
+@contextmanager
+def _received_by(state: Signals) -> Iterator[None]:
     before: dict[int, Any] = {}
 
     def receive(number: int, _frame: Any) -> None:
-        state.received = number
+        state.note(number)
         for watched, handler in before.items():
             signal.signal(watched, signal.SIG_IGN if watched == _HANG_UP else handler)
 
@@ -218,7 +252,7 @@ def signals(enabled: bool) -> Iterator[Signals]:
         before[number] = handler
         signal.signal(number, receive)
     try:
-        yield state
+        yield
     finally:
         for watched, handler in before.items():
             signal.signal(watched, handler)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
-from limbeck.locks import exclusive
-from limbeck.networks import fill, tensors_of
+from limbeck.ranks import first_does, held_by_first, same_in_all
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
 from limbeck.training.ledger import Ledger
@@ -70,7 +69,7 @@ def identity(
     settings = asdict(training)
     for key in ("accumulate", "workers", "checkpoint_seconds"):
         settings.pop(key)
-    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(distiller).items()}
+    shapes = {name: list(tensor.shape) for name, tensor in distiller.state_dict().items()}
     initial = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     return {
         **{f"training.{key}": value for key, value in settings.items()},
@@ -85,23 +84,32 @@ def identity(
 
 
 @contextmanager
-def held(folder: str | Path | None, accelerator: "Accelerator") -> Iterator[None]:
+def held(folder: str | Path | None) -> Iterator[None]:
     """Make a training's folder and hold it for the scope; RunError when another process trains in it.
 
     A training that has ended is only read, which any number of processes may do.
     """
-    if folder is None or not accelerator.is_main_process or (Path(folder) / _ENDED).is_file():
+    if folder is None:
         yield
         return
     path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"run folder: cannot make '{path}' ({error.strerror}); name a folder that can be written"
-        ) from None
+
+    def ended() -> bool:
+        if (path / _ENDED).is_file():
+            return True
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"run folder: cannot make '{path}' ({error.strerror}); name a folder that can be written"
+            ) from None
+        return False
+
     busy = f"run folder: '{path}' is in use by another training; wait for it, or name another folder"
-    with exclusive(path / ".training.lock", wait=False, busy=busy):
+    if first_does(ended):
+        yield
+        return
+    with held_by_first(path / ".training.lock", wait=False, busy=busy):
         yield
 
 
@@ -159,32 +167,36 @@ class Run:
             return
         self.ledger.read(self.last_good)
         generators, sums = self._generators(), self._sums()
-        if self.accelerator.is_main_process:
-            optimiser_tensors, optimiser_state = checkpoints.optimiser_tensors(self.optimiser)
-            tensors = {
-                **{f"model.{name}": tensor for name, tensor in self.distiller.state_dict().items()},
-                **optimiser_tensors,
-                **{f"best.{name}": tensor for name, tensor in self.best.items()},
-                **{f"generator.{name}": tensor for name, tensor in generators.items()},
-            }
-            if self.average is not None:
-                tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
-            scaler = self.accelerator.scaler
-            state = {
-                "identity": self._identity,
-                "optimiser": optimiser_state,
-                "average_updates": 0 if self.average is None else self.average.updates,
-                "scaler": None if scaler is None else scaler.state_dict(),
-                "sums": sums[0] if len(sums) == 1 else sums,
-                "best": [self.best_epoch, *self.best_score],
-                "progress": [self.epoch, self.batch, self.step, self.stale],
-                "history": self.history,
-            }
-            with self._writing("a checkpoint"):
-                path = checkpoints.write(self.folder / "checkpoints", self.step, tensors, state)
-            self.last_good = f"last good checkpoint: {path}"
-        self.accelerator.wait_for_everyone()
+        self.last_good = first_does(lambda: self._write(generators, sums))
         self._saved_at = time.monotonic()
+
+    def _write(self, generators: Mapping[str, Tensor], sums: list[dict[str, list[float]]]) -> str:
+        """Write what all processes have into a checkpoint, and return where it is."""
+        if self.folder is None:
+            raise ValueError("a checkpoint is written into a folder")
+        optimiser_tensors, optimiser_state = checkpoints.optimiser_tensors(self.optimiser)
+        tensors = {
+            **{f"model.{name}": tensor for name, tensor in self.distiller.state_dict().items()},
+            **optimiser_tensors,
+            **{f"best.{name}": tensor for name, tensor in self.best.items()},
+            **{f"generator.{name}": tensor for name, tensor in generators.items()},
+        }
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
+        scaler = self.accelerator.scaler
+        state = {
+            "identity": self._identity,
+            "optimiser": optimiser_state,
+            "average_updates": 0 if self.average is None else self.average.updates,
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "sums": sums[0] if len(sums) == 1 else sums,
+            "best": [self.best_epoch, *self.best_score],
+            "progress": [self.epoch, self.batch, self.step, self.stale],
+            "history": self.history,
+        }
+        with self._writing("a checkpoint"):
+            path = checkpoints.write(self.folder / "checkpoints", self.step, tensors, state)
+        return f"last good checkpoint: {path}"
 
     def resume(self, wanted: Mapping[str, Any], at: int | None = None) -> None:
         """Go on from the folder's newest checkpoint, or from its end, if it holds the same training.
@@ -199,9 +211,8 @@ class Run:
             self._read_result(ended)
             return
         if at is not None:
-            if self.accelerator.is_main_process:
-                checkpoints.remove_after(self.folder / "checkpoints", at)
-            self.accelerator.wait_for_everyone()
+            place, last = self.folder / "checkpoints", at
+            first_does(lambda: checkpoints.remove_after(place, last))
         newest = checkpoints.newest(self.folder / "checkpoints")
         if newest is None:
             self._write_metrics()
@@ -258,7 +269,7 @@ class Run:
         try:
             yield
         finally:
-            fill(self.distiller.student, own)
+            self.distiller.student.load_state_dict(own)
 
     def agree(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the first process's metrics, so that all decide alike."""
@@ -280,41 +291,50 @@ class Run:
             self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
             if keep_best:
                 with self.kept_weights():
-                    own = tensors_of(self.distiller.student)
+                    own = self.distiller.student.state_dict()
                     self.best = {name: tensor.detach().clone() for name, tensor in own.items()}
         else:
             self.stale += 1
-        if self.folder is not None and self.accelerator.is_main_process:
-            with self._writing("metrics"), (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        if self.folder is not None:
+            path = self.folder / "metrics.jsonl"
+
+            def add() -> None:
+                with self._writing("metrics"), path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+
+            first_does(add)
 
     def finish(self, *, keep_best: bool, seconds: float) -> Result:
         """Put the weights that are kept into the student, and write them with the result."""
         student = self.distiller.student
         if not self.finished:
             if keep_best:
-                fill(student, self.best)
+                student.load_state_dict(self.best)
             elif self.average is not None:
                 self.average.swap(student)
+            same_in_all(student)
         epoch = self.best_epoch if keep_best else self.epoch
         metrics = dict(self.history[epoch - 1]["validation"])
-        if self.folder is not None and not self.finished and self.accelerator.is_main_process:
-            weights = self.folder / "student.safetensors"
-            with self._writing("the result"):
-                save_weights(student, weights)
-                ended = {
-                    "identity": self._identity,
-                    "progress": [self.epoch, self.batch, self.step, self.stale],
-                    "best": [self.best_epoch, *self.best_score],
-                    "history": self.history,
-                    "weights_sha256": checkpoints.digest(weights),
-                }
-                checkpoints.write_sealed(self.folder / _ENDED, ended)
-            checkpoints.remove(self.folder / "checkpoints")
         if self.folder is not None:
-            self.accelerator.wait_for_everyone()
-            self.last_good = f"the training had ended: '{self.folder}'"
+            folder = self.folder
+            if not self.finished:
+                first_does(lambda: self._write_result(folder))
+            self.last_good = f"the training had ended: '{folder}'"
         return Result(student, epoch, self.step, metrics, self.history, seconds)
+
+    def _write_result(self, folder: Path) -> None:
+        weights = folder / "student.safetensors"
+        with self._writing("the result"):
+            save_weights(self.distiller.student, weights)
+            ended = {
+                "identity": self._identity,
+                "progress": [self.epoch, self.batch, self.step, self.stale],
+                "best": [self.best_epoch, *self.best_score],
+                "history": self.history,
+                "weights_sha256": checkpoints.digest(weights),
+            }
+            checkpoints.write_sealed(folder / _ENDED, ended)
+        checkpoints.remove(folder / "checkpoints")
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -364,10 +384,14 @@ class Run:
                 )
 
     def _write_metrics(self) -> None:
-        if self.folder is not None and self.accelerator.is_main_process:
-            lines = "".join(json.dumps(line) + "\n" for line in self.history)
-            with self._writing("metrics"):
-                checkpoints.write_text(self.folder / "metrics.jsonl", lines)
+        if self.folder is not None:
+            path, lines = self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history)
+
+            def write() -> None:
+                with self._writing("metrics"):
+                    checkpoints.write_text(path, lines)
+
+            first_does(write)
 
     def _sums(self) -> list[dict[str, list[float]]]:
         if self.accelerator.num_processes == 1:

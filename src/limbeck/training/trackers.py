@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError, one_of
+from limbeck.ranks import is_first
 from limbeck.training.progress import Observer, Progress
 
 __all__ = ["TRACKERS", "check_trackers", "tracking"]
@@ -31,7 +32,7 @@ def tracking(names: Sequence[str], folder: Path, project: str, watch: Observer) 
     each training, W&B to folder/wandb (WANDB_MODE=offline needs no network).  project: W&B's.
     """
     check_trackers(names)
-    if not names:
+    if not names or not is_first():
         yield watch
         return
     opened: dict[str, list[Any]] = {}

@@ -3,19 +3,23 @@
 python -m torch.distributed.run --standalone --nproc_per_node=2 processes.py FOLDER
 """
 
+import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
 from limbeck import schedules
 from limbeck.batch import UNLABELLED
+from limbeck.cli import main as command_line
 from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted
@@ -68,10 +72,11 @@ class Tripwire(Term):
         return outputs["student"].logits.sum() * 0
 
 
-def network(seed: int, width: int, dropout: float = 0.0) -> nn.Sequential:
+def network(seed: int, width: int, dropout: float = 0.0, *, norm: bool = False) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Dropout(dropout), nn.Tanh(), nn.Linear(width, 4))
+        middle = nn.BatchNorm1d(width) if norm else nn.Dropout(dropout)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, width), middle, nn.Tanh(), nn.Linear(width, 4))
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -95,6 +100,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "unlabelled": 5,
         "dist": True,
     },  # its rows are gathered, of the last batch one process has none
+    "batch norm": {"size": 46, "norm": True},
     "long": {"size": 46, "batch_size": 4, "epochs": 3},
     "long with dropout": {"size": 46, "batch_size": 4, "epochs": 3, "dropout": 0.3},
 }
@@ -102,12 +108,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def train(kind: str, folder: Path, act: Callable[[int], None] = lambda step: None) -> Result:
     """Run one of the trainings; in a second process the student begins as another."""
-    given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None, "dist": False} | SETTINGS[kind]
-    size, unlabelled, dropout, hint = (given.pop(key) for key in ("size", "unlabelled", "dropout", "hint"))
+    given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None, "dist": False, "norm": False} | SETTINGS[kind]
+    size, unlabelled, dropout, hint, norm = map(given.pop, ("size", "unlabelled", "dropout", "hint", "norm"))
     terms = [HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Tripwire(act)] + ([Hint(hint)] if hint else [])
     terms += [IntraClass(0.7, temperature=2.0)] if given.pop("dist") else []
     return fit(
-        Distiller(network(RANK, 8, dropout), ModelTeacher(network(9, 6)), Objective(terms)),
+        Distiller(network(RANK, 8, dropout, norm=norm), ModelTeacher(network(9, 6)), Objective(terms)),
         samples_of(size, 0, unlabelled),
         samples_of(30, 1),
         training=Training(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "checkpoint_seconds": 0.0} | given),
@@ -139,6 +145,34 @@ def kill_at(step: int, rank: int) -> Callable[[int], None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return act
+
+
+RECIPE = {
+    "name": "digits-in-two",
+    "data": {"kind": "digits", "transfer": {"fraction": 0.3}},
+    "teacher": {"model": {"kind": "mlp", "hidden": [16]}, "training": {"epochs": 2, "batch_size": 128}},
+    "student": {"model": {"kind": "mlp", "hidden": [8]}},
+    "method": {"name": "kd", "temperature": 4.0},
+    "training": {"epochs": 2, "batch_size": 128, "keep": "best"},
+    "search": {"training.learning_rate": [0.1, 0.2]},
+    "refit": True,
+    "seeds": [0, 1],
+    "validation": 300,
+}
+
+
+def distilled(folder: Path, *more: str) -> dict[str, Any]:
+    """Carry out a recipe as the command line does; return what is printed and how it ends."""
+    recipe, out, err = folder / f"recipe {RANK}.yaml", io.StringIO(), io.StringIO()
+    recipe.write_text(json.dumps(RECIPE))
+    argv = ["limbeck", "distill", str(recipe), "--no-report", "--json", *more]
+    place = patch.dict(os.environ, XDG_CACHE_HOME=str(folder / "cache"))
+    with patch("sys.argv", argv), place, redirect_stdout(out), redirect_stderr(err):
+        try:
+            command_line()
+        except SystemExit as end:
+            code = end.code
+    return {"out": out.getvalue(), "err": err.getvalue(), "code": code}
 
 
 def main(folder: Path) -> None:
@@ -175,6 +209,10 @@ def main(folder: Path) -> None:
         train("long", folder / "begun by two", crash_at(25))
     except Crash:
         told["long, begun by two"] = "broken"
+    told["distill"] = distilled(folder, "--runs", str(folder / "runs"))
+    (folder / "file").touch()
+    told["distill, no folder"] = distilled(folder, "--runs", str(folder / "file" / "runs"))
+    told["distill, no such key"] = distilled(folder, "training.rate=0.1")
     (folder / f"rank {RANK}.json").write_text(json.dumps(told))
 
 
