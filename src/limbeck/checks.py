@@ -1,12 +1,26 @@
 """Checks of single values, each with a line that names the value, what was found and what is allowed."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from limbeck.errors import InputError
 
-__all__ = ["at_least", "finite", "non_negative", "positive", "shapes_match", "shares", "shown", "unit_interval"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "at_least",
+    "finite",
+    "logits",
+    "non_negative",
+    "positive",
+    "shapes_match",
+    "shares",
+    "shown",
+    "some_weight",
+    "unit_interval",
+]
 
 
 def shown(value: Any) -> str:
@@ -78,6 +92,12 @@ def at_least(name: str, value: Any, minimum: int, *, at_most: int | None = None)
         _refuse(name, value, "a whole number of at most 63 bits")
 
 
+def logits(name: str, values: "Tensor") -> None:
+    """Require numbers, or -inf, which rules a class out: a NaN or +inf is greater or less than nothing."""
+    if bool((values.isnan() | (values == math.inf)).any()):
+        raise InputError(f"{name}: found NaN or infinity, expected numbers; look at the model or its data")
+
+
 def shares(name: str, values: Sequence[Any], *, count: int) -> None:
     """Require `count` numbers that are 0 or above and add up to 1 (to a millionth)."""
     if len(values) != count:
@@ -87,6 +107,13 @@ def shares(name: str, values: Sequence[Any], *, count: int) -> None:
     total = math.fsum(values)
     if abs(total - 1) > 1e-6:
         raise InputError(f"{name}: found {shown(list(values))}, which add up to {total:.6g}, expected 1")
+
+
+def some_weight(weights: Mapping[str, Any]) -> None:
+    """Require weights, by name, of which at least one is not 0."""
+    if not any(weights.values()):
+        all_of_them = "both are" if len(weights) == 2 else "found" if len(weights) == 1 else "all are"
+        raise InputError(f"{', '.join(weights)}: {all_of_them} 0, expected at least one above 0")
 
 
 def shapes_match(a: str, a_shape: Sequence[int], b: str, b_shape: Sequence[int]) -> None:

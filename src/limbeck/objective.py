@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from limbeck import checks, schedules
@@ -165,6 +166,8 @@ class Objective(nn.Module):
             self.terms = nn.ModuleDict({term.name: term for term in terms})
         except KeyError as error:
             raise InputError(f"terms: {error.args[0]}; rename the term") from None
+        if all(not callable(term.weight) and term.weight == 0 for term in terms):
+            raise InputError(f"terms: the weights of {', '.join(names)} are 0, expected at least one above 0")
 
     def active(self, step: int) -> list[tuple[Term, float]]:
         """Return the terms whose weight at `step` is not 0, with that weight."""
@@ -203,6 +206,12 @@ class Objective(nn.Module):
         """Let every term take note of what the data's labels mean, before anything runs."""
         for term in self._terms():
             term.settle(legend)
+        unlabelled = Batch.of(torch.zeros(1, 1), task=legend.task)
+        if not legend.labelled and not any(int(term.count(unlabelled)) for term in self._terms()):
+            names = ", ".join(f"'{term.name}'" for term in self._terms())
+            raise InputError(
+                f"terms: {names} learn from labels alone, and no sample has one; add one with soft targets"
+            )
 
     def build(self, outputs: Mapping[str, Outputs]) -> None:
         """Let every term create what depends on the models' shapes."""

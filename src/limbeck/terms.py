@@ -20,7 +20,7 @@ from limbeck.losses import (
     squared_error,
     standardise,
 )
-from limbeck.losses.reduction import check_labels, check_mask, compute_dtype
+from limbeck.losses.reduction import check_labels, check_mask, compute_dtype, only_counted
 from limbeck.losses.targets import smooth_labels
 from limbeck.objective import Term
 from limbeck.outputs import Outputs
@@ -28,7 +28,7 @@ from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target
 from limbeck.tasks import Task
 
-__all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "require_classes"]
+__all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "counted_outputs", "require_classes"]
 
 
 class HardLabels(Term):
@@ -74,7 +74,7 @@ class HardLabels(Term):
         target = smooth_labels(labels, logits.shape[-1], self.label_smoothing, dtype=compute_dtype(logits).dtype)
         labelled = labels != UNLABELLED
         mask = labelled if mask is None else labelled & mask
-        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), mask, "none")
+        return reduce(CROSS_ENTROPY.per_example(only_counted(logits, mask), target, 1.0), mask, "none")
 
 
 class SoftTargets(Term):
@@ -165,14 +165,13 @@ class SoftTargets(Term):
         if self.needs_labels and batch.labels is None:
             return compute_dtype(student.logits[:0]).sum()
         temperature = schedules.at(self.temperature, step)
+        counted = batch.labelled() if self.needs_labels else batch.mask
         answers = outputs["teacher"] if self.target.reads_teacher else student.detach()
+        answers = counted_outputs(answers, counted)
         target = self.target(_standardised(answers) if self.standardise else answers, batch, temperature)
         _check_shapes(student.logits, "teacher" if self.target.reads_teacher else "target", target.log_probs, batch)
-        counted = batch.mask
-        if self.needs_labels:
-            counted = batch.labelled()
-        logits = standardise(student.logits) if self.standardise else student.logits
-        return self.compare(logits, target, batch, counted, temperature)
+        logits = only_counted(student.logits, counted)
+        return self.compare(standardise(logits) if self.standardise else logits, target, batch, counted, temperature)
 
     def compare(
         self, logits: Tensor, target: Dense, batch: Batch, counted: Tensor | None, temperature: float
@@ -200,6 +199,19 @@ class LogitMatching(Term):
         student, teacher = outputs["student"].logits, outputs["teacher"].logits
         _check_shapes(student, "teacher", teacher, batch)
         return logit_matching(student, teacher, zero_mean=self.zero_mean, mask=batch.mask, reduction="sum")
+
+
+def counted_outputs(outputs: Outputs, counted: Tensor | None) -> Outputs:
+    """Return a model's outputs with logits 0 where nothing is counted, each member's of an ensemble.
+
+    Logits of other places than those that `counted` has are left as they are, for the terms to refuse.
+    """
+    if counted is None or outputs.logits.shape[:-1] != counted.shape:
+        return outputs
+    members = outputs.members
+    if members is not None:
+        members = replace(members, logits=torch.where(counted.unsqueeze(-1), members.logits, 0.0))
+    return replace(outputs, logits=only_counted(outputs.logits, counted), members=members)
 
 
 def _standardised(outputs: Outputs) -> Outputs:

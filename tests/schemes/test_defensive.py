@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from limbeck.batch import UNLABELLED, Batch
-from limbeck.data import TensorSet
-from limbeck.errors import DataError, InputError, RecipeError
-from limbeck.evaluation import fgsm, robustness
+from limbeck.data import LazySet, TensorSet
+from limbeck.errors import DataError, InputError, ModelError, RecipeError
+from limbeck.evaluation import fgsm, robustness, value_range
 from limbeck.losses import cross_entropy
 from limbeck.outputs import Outputs
 from limbeck.plans.defensive import LabelsAtTemperature
@@ -59,11 +59,57 @@ def test_the_attack_moves_each_value_by_epsilon_against_the_label():
         for value in range(6):
             slope = sum((shares[k] - (k == int(labels[row]))) * weight[k][value] for k in range(3))
             wanted = float(inputs[row, value]) + math.copysign(0.01, slope)
-            wanted = min(max(wanted, float(inputs.min())), float(inputs.max()))
             assert float(moved[row, value]) == pytest.approx(wanted, abs=1e-6)
     with torch.no_grad():
         assert cross_entropy(model(moved), labels) > cross_entropy(model(inputs), labels)
     assert torch.equal(fgsm(model, inputs, labels, 0.0)[0], inputs)
+
+
+def test_an_attack_on_a_sample_does_not_depend_on_its_neighbours():
+    inputs, labels = torch.rand(60, 6) * torch.arange(1.0, 7.0), torch.randint(3, (60,))
+    samples = TensorSet.of(inputs, labels, classes=3)
+    bounds = value_range(samples)
+    whole, _ = fgsm(linear(), inputs, labels, 0.3, bounds=bounds)
+    for row in range(0, 60, 7):
+        alone, _ = fgsm(linear(), inputs[row : row + 1], labels[row : row + 1], 0.3, bounds=bounds)
+        torch.testing.assert_close(alone[0], whole[row], rtol=0, atol=1e-6)
+    assert torch.equal(whole.amin(0) >= inputs.amin(0), torch.ones(6, dtype=torch.bool))
+    assert (whole.amax(0) <= inputs.amax(0)).all()
+    assert ((whole == inputs.amin(0)) | (whole == inputs.amax(0))).any()
+    half = samples.subset(torch.arange(7))
+    for first, second in zip(value_range(half), bounds, strict=True):
+        assert torch.equal(first, second)
+    [one], [all_of_them] = robustness(linear(), half, [0.3]), robustness(linear(), half, [0.3], bounds=bounds)
+    assert one == all_of_them
+
+
+def test_the_range_is_by_channel_of_what_the_model_sees_and_black_to_white_for_images():
+    images = torch.randint(100, 120, (4, 2, 3, 3), dtype=torch.uint8)
+    samples = TensorSet.of(images, torch.arange(4) % 2, mean=[0.5, 0.25], std=[0.25, 0.5])
+    low, high = value_range(samples)
+    assert low.shape == high.shape == (2, 1, 1)
+    torch.testing.assert_close(low.flatten(), torch.tensor([-2.0, -0.5]))
+    torch.testing.assert_close(high.flatten(), torch.tensor([2.0, 1.5]))
+    rows = TensorSet.of(torch.tensor([[0.0, 5.0], [1.0, 9.0]]), torch.tensor([0, 1]), mean=[0.0, 1.0], std=[1.0, 2.0])
+    assert [each.tolist() for each in value_range(rows)] == [[0.0, 2.0], [1.0, 4.0]]
+    lazy = LazySet.of([(torch.full((2, 2), float(number)), number) for number in range(3)])
+    assert [each.flatten().tolist() for each in value_range(lazy)] == [[0.0, 0.0], [2.0, 2.0]]
+
+
+def test_what_lies_beyond_the_range_is_not_moved_further_than_epsilon():
+    inputs = torch.tensor([[9.0] * 6, [-9.0] * 6])
+    moved, _ = fgsm(linear(), inputs, torch.tensor([0, 1]), 0.1, bounds=(torch.zeros(6), torch.ones(6)))
+    assert (moved - inputs).abs().max() <= 0.1 + 1e-6
+    assert moved[0].max() <= 9.0
+    assert moved[1].min() >= -9.0
+
+
+def test_an_attack_on_a_network_that_answers_nan_is_refused():
+    broken = linear(math.nan)
+    with pytest.raises(ModelError, match=r"^fgsm: the gradient by the inputs is NaN or infinite"):
+        fgsm(broken, torch.zeros(1, 6), torch.tensor([0]), 0.1)
+    with pytest.raises(InputError, match=r"^logits: found NaN or infinity"):
+        robustness(broken, TensorSet.of(torch.zeros(1, 6), torch.tensor([0]), classes=3), [0.1], attacked=linear())
 
 
 def test_large_logits_mask_the_gradient_and_dividing_them_unmasks_it():

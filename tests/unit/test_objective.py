@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 from limbeck import losses, methods, schedules
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError, NonFiniteLossError
 from limbeck.objective import Objective, Part, Term, TermAround
 from limbeck.outputs import Outputs, Tap
@@ -204,11 +204,27 @@ def test_a_term_of_weight_0_is_not_computed_and_what_only_it_reads_is_not_needed
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_when_no_term_is_active_the_loss_is_zero_with_a_zero_gradient(dtype, fill):
     z = torch.full((4, 3), fill, dtype=dtype).requires_grad_()
-    loss = Objective([Plain(weight=0.0)])(outputs_of(z), Batch.of(torch.zeros(4, 1)))
+    loss = Objective([Plain(weight=lambda step: 0.0)])(outputs_of(z), Batch.of(torch.zeros(4, 1)))
     loss.total.backward()
     assert loss.total == 0
     assert loss.parts == {}
     assert torch.equal(z.grad, torch.zeros_like(z))
+
+
+def test_an_objective_that_never_weighs_anything_is_refused():
+    with pytest.raises(InputError, match=r"^terms: the weights of plain, other are 0, expected at least one above 0$"):
+        Objective([Plain(weight=0.0), Plain(weight=0, name="other")])
+    assert Objective([Plain(weight=0.0), Plain(weight=lambda step: 0.0, name="other")]).active(0) == []
+
+
+def test_labels_alone_teach_nothing_where_no_sample_has_one():
+    nothing = Legend(("a", "b"), labelled=False)
+    with pytest.raises(
+        InputError, match=r"^terms: 'hard' learn from labels alone, and no sample has one; add one with"
+    ):
+        methods.hard().settle(nothing)
+    methods.kd(alpha=0.5).settle(nothing)
+    methods.hard().settle(Legend(("a", "b")))
 
 
 @pytest.mark.parametrize("fill", [0.0, -INF, 6e4])

@@ -286,7 +286,9 @@ def test_ties_are_resolved_by_the_number_of_the_class(row, k):
     ("settings", "classes", "kept"),
     [
         ({}, 100, 25),
-        ({}, 10, 2),
+        ({}, 10, 3),  # 2.5, up
+        ({}, 6, 2),  # 1.5, up as well
+        ({"share": 0.29}, 50, 15),  # 14.5 as it is written, 14.499999999999998 as it is multiplied
         ({}, 2, 1),
         ({"share": 0.5}, 1000, 500),
         ({"share": 0.001}, 10, 1),

@@ -35,7 +35,8 @@ def beta(concentration: float, drawn: Tensor) -> Tensor:
     """Turn pairs of numbers uniform on [0, 1) into numbers of the Beta(α, α) distribution, (N, 2) -> (N,) float32.
 
     With t Student-distributed of 2α degrees of freedom, ½ + ½·t/√(2α + t²) is Beta(α, α), and t² = 2α·(u^(-1/α) -
-    1)·cos²(2πv) (Bailey 1994; Devroye 1996): exact for every concentration α above 0, and without rejection.
+    1)·cos²(2πv) (Bailey 1994; Devroye 1996): exact for every concentration α above 0, and without rejection.  None is 0
+    or 1: what would round to them is the nearest number above 0 or below 1.
 
     >>> beta(0.2, torch.tensor([[0.5, 0.25], [0.5, 0.0]])).round(decimals=3)
     tensor([0.5000, 0.9920])
@@ -44,7 +45,9 @@ def beta(concentration: float, drawn: Tensor) -> Tensor:
     remaining, angle = 1.0 - drawn[:, 0].to(torch.float64), 2.0 * torch.pi * drawn[:, 1].to(torch.float64)
     cosine = torch.cos(angle)
     odds = (remaining ** (-1.0 / concentration) - 1.0) * cosine.square()  # t²/2α
-    return (0.5 + 0.5 * torch.sign(cosine) / torch.sqrt(1.0 + 1.0 / odds)).to(torch.float32)
+    lesser = 0.5 / ((1.0 + odds) * (1.0 + torch.sqrt(1.0 / (1.0 + 1.0 / odds))))  # ½ - ½·√(odds/(1 + odds))
+    share = torch.where(cosine > 0, 1.0 - lesser, lesser).to(torch.float32)
+    return share.clamp(torch.finfo(torch.float32).tiny, 1.0 - torch.finfo(torch.float32).eps / 2)
 
 
 def blend(own: Tensor, other: Tensor, share: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ def pearson(first: Tensor, second: Tensor) -> float | None:
     checks.shapes_match("first", first.shape, "second", second.shape)
     if first.dim() != 1:
         raise InputError(f"first: found shape {tuple(first.shape)}, expected (n,)")
+    for name, values in (("first", first), ("second", second)):
+        if not bool(values.isfinite().all()):
+            raise InputError(f"{name}: found NaN or infinity, expected numbers; look at the model or its data")
     if len(first) < 2:
         return None
     value = float(_rows(first.double()[None], second.double()[None])[0])
@@ -48,6 +51,8 @@ def ranks(values: Tensor) -> Tensor:
     >>> ranks(torch.tensor([[3.0, 1.0, 3.0]]))
     tensor([[1.5000, 0.0000, 1.5000]], dtype=torch.float64)
     """
+    if bool(values.isnan().any()):
+        raise InputError("values: found NaN, which has no rank, expected numbers; look at the model or its data")
     ordered, order = values.sort(dim=1)
     place = torch.arange(values.shape[1], dtype=torch.float64, device=values.device).expand(values.shape)
     starts = torch.ones_like(ordered, dtype=torch.bool)

@@ -36,6 +36,7 @@ def class_correlation(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """
     if logits.dim() != 2 or len(logits) < 2:
         raise InputError(f"logits: found shape {tuple(logits.shape)}, expected (n, K) with n ≥ 2")
+    checks.logits("logits", logits)
     probs = soften(logits.double(), temperature).log_probs.exp()
     apart = probs - probs.mean(0)
     norms = apart.norm(dim=0)
@@ -181,6 +182,7 @@ def _check(logits: Tensor, labels: Tensor) -> None:
     check_labels(labels, logits.shape[:1])
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise InputError(f"logits: found shape {tuple(logits.shape)}, expected (n, K) with K ≥ 2")
+    checks.logits("logits", logits)
     if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise InputError(f"labels: expected at least one, each from 0 to {logits.shape[1] - 1}")
 

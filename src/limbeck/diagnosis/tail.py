@@ -8,6 +8,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.diagnosis.confidence import entropy
 from limbeck.diagnosis.correlation import spearman_rows
+from limbeck.losses.targets.selection import share_of_classes
 
 __all__ = ["tail_curve", "temperature_for"]
 
@@ -27,10 +28,12 @@ def tail_curve(teacher_logits: Tensor, other_logits: Tensor, shares: Sequence[fl
     {1: 1.0, 2: 1.0, 4: 1.0}
     """
     checks.shapes_match("teacher_logits", teacher_logits.shape, "other_logits", other_logits.shape)
+    for name, logits in (("teacher_logits", teacher_logits), ("other_logits", other_logits)):
+        checks.logits(name, logits)
     classes = teacher_logits.shape[1]
     order = teacher_logits.argsort(dim=1, descending=True, stable=True)
     sorted_teacher, sorted_other = teacher_logits.gather(1, order), other_logits.gather(1, order)
-    counts = sorted({max(1, round(share * classes)) for share in shares})
+    counts = sorted({share_of_classes(share, classes) for share in shares})
     found = {}
     for k in counts:
         if classes - k >= _FEWEST:

@@ -13,7 +13,7 @@ from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.resampling import Estimate, bootstrap_mean, wilson
-from limbeck.evaluation.robustness import Robustness, fgsm, robustness
+from limbeck.evaluation.robustness import Robustness, fgsm, robustness, value_range
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
 from limbeck.evaluation.tail import Tail, tail_gains
 
@@ -71,6 +71,7 @@ __all__ = [
     "tail_gains",
     "time_forward",
     "top_k_accuracy",
+    "value_range",
     "wilson",
     "with_bias",
     "words_of",

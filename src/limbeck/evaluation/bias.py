@@ -36,6 +36,7 @@ def fit_bias(
     """
     checks.positive("limit", limit)
     checks.positive("step", step)
+    checks.logits("logits", logits)
     count = round(2 * limit / step) + 1
     values = [-limit + i * step for i in range(count)]
     errors = [int((with_bias(logits, classes, value).argmax(-1) != labels).sum()) for value in values]

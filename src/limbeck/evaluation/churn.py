@@ -37,6 +37,8 @@ def churn(first: Tensor, second: Tensor) -> Churn:
         raise InputError(
             f"churn: found logits {tuple(first.shape)}, expected (N, K): an example or more, two classes or more"
         )
+    for name, logits in (("first", first), ("second", second)):
+        checks.logits(name, logits)
     difference = (first.double().softmax(-1) - second.double().softmax(-1)).abs().mean()
     changed = (first.argmax(-1) != second.argmax(-1)).double().mean()
     return Churn(float(difference), float(changed))

@@ -47,6 +47,7 @@ def early_exit(logits: Sequence[Tensor], threshold: float) -> tuple[Tensor, Tens
         raise InputError("logits: found none, expected those of at least one exit")
     checks.non_negative("threshold", threshold)
     stacked = torch.stack([each.double() for each in logits])
+    checks.logits("logits", stacked)
     sure, classes = stacked.softmax(-1).max(-1)
     leaves = sure >= threshold
     leaves[-1] = True

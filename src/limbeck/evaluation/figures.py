@@ -1,5 +1,6 @@
 """The figures of a model, task by task: what is wrong, what is right, and the loss on the labels."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.batch import UNLABELLED
-from limbeck.errors import DataError
+from limbeck.errors import DataError, InputError
 from limbeck.losses import cross_entropy, squared_error
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, Task
 
@@ -87,7 +88,7 @@ def _classes(logits: Tensor, labels: Tensor) -> Metrics:
     known = labels != UNLABELLED
     examples = _some(known)
     errors = int(((logits.argmax(-1) != labels) & known).sum())
-    nll = float(cross_entropy(logits.double(), labels, reduction="sum")) / examples
+    nll = _nll(logits, labels) / examples
     return Metrics(examples, errors, 1.0 - errors / examples, nll)
 
 
@@ -96,7 +97,7 @@ def _labels(logits: Tensor, labels: Tensor) -> Metrics:
     examples = _some(known.any(1))
     right = (logits.argmax(-1) == labels) | ~known
     errors = examples - int((right.all(1) & known.any(1)).sum())
-    nll = float(cross_entropy(logits.double(), labels, reduction="sum")) / examples
+    nll = _nll(logits, labels) / examples
     shares = (right & known).sum(0).double() / known.sum(0).double()
     more = {"label_accuracy": float(shares[known.any(0)].mean())}
     scores = logits[..., 1].double() - logits[..., 0].double()
@@ -119,6 +120,8 @@ def average_precision(scores: Tensor, positive: Tensor) -> float | None:
     0.8333333333333333
     """
     checks.shapes_match("scores", scores.shape, "positive", positive.shape)
+    if bool(scores.isnan().any()):
+        raise InputError(_NO_NUMBERS.format("scores"))
     if not bool(positive.any()):
         return None
     order = scores.argsort(descending=True)
@@ -133,6 +136,8 @@ def _numbers(answers: Tensor, labels: Tensor) -> Metrics:
     known = REGRESSION.labelled(labels)
     examples = _some(known)
     answers, labels = answers[known].double(), labels[known].double()
+    if not bool(answers.isfinite().all()):
+        raise InputError(_NO_NUMBERS.format("answers"))
     difference = answers - labels
     squares, spread = difference.square().sum(0), (labels - labels.mean(0)).square().sum(0)
     explained = torch.where(spread > 0, 1.0 - squares / torch.where(spread > 0, spread, 1.0), (squares == 0).double())
@@ -154,7 +159,7 @@ class Places:
     def of(cls, logits: Tensor, labels: Tensor) -> "Places":
         """Count logits (n, ..., K) against labels (n, ...)."""
         labels = labels.to(logits.device)
-        nll = float(cross_entropy(logits.double(), labels, reduction="sum"))
+        nll = _nll(logits, labels)
         known, classes = labels != UNLABELLED, logits.shape[-1]
         cells = labels[known] * classes + logits.argmax(-1)[known]
         return cls(torch.bincount(cells, minlength=classes * classes).view(classes, classes), nll)
@@ -179,6 +184,14 @@ def _places(logits: Tensor, labels: Tensor) -> Metrics:
     return Places.of(logits, labels).metrics()
 
 
+def _nll(logits: Tensor, labels: Tensor) -> float:
+    """Return the loss on the labels, summed; InputError where a counted place has no distribution."""
+    total = float(cross_entropy(logits.double(), labels, reduction="sum"))
+    if math.isnan(total):
+        raise InputError(_NO_NUMBERS.format("logits"))
+    return total
+
+
 def _some(known: Tensor) -> int:
     examples = int(known.sum())
     if not examples:
@@ -186,6 +199,7 @@ def _some(known: Tensor) -> int:
     return examples
 
 
+_NO_NUMBERS = "{}: found NaN or infinity, expected numbers; look at the model or its data"
 _NO_LABELS = "evaluation: the set has no labels, expected at least one labelled sample"
 _FIGURES: Mapping[str, Callable[[Tensor, Tensor], Metrics]] = {
     CLASSIFICATION.name: _classes,

@@ -87,9 +87,9 @@ def _score_chunk(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor
     distance = own.squeeze(1).double() - highest.double()
     powers = (logits.double() - highest[:, None]).exp_()
     total = powers.sum(1)
-    share = distance.exp() / total
-    squares = powers.square_().sum(1) / total.square() - 2.0 * share + 1.0
-    return predictions, 1.0 / total, total.log() - distance, squares.clamp_min_(0.0), rank
+    others = powers.scatter_(1, labels[:, None], 0.0)
+    squares = others.square().sum(1) / total.square() + (others.sum(1) / total).square()  # Σ_others p² + (1 - p_y)²
+    return predictions, 1.0 / total, total.log() - distance, squares, rank
 
 
 def brier(logits: Tensor, labels: Tensor) -> float:

@@ -3,12 +3,15 @@
 DIST (Huang et al. 2022) asks the student for the teacher's relations instead of its probabilities.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
-from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, reduce
+from limbeck.losses import logspace
+from limbeck.losses.reduction import Reduction, compute_dtype, only_counted, reduce
 
 __all__ = ["column_loss", "dist", "inter_class", "intra_class", "row_loss"]
 
@@ -30,8 +33,8 @@ def inter_class(
     >>> float(inter_class(10 * logits, logits, temperature=1000.0)) < 1e-3
     True
     """
-    log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
-    return reduce(row_loss(log_q, log_p), mask, reduction)
+    student, teacher = _scaled(student_logits, teacher_logits, temperature, mask)
+    return reduce(row_loss(student, F.log_softmax(teacher, -1)), mask, reduction)
 
 
 def intra_class(
@@ -46,11 +49,11 @@ def intra_class(
     >>> intra_class(torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([[5.0, 6.0], [5.0, 7.0]])).abs().round()
     tensor(0.)
     """
-    log_q, log_p = _log_probs(student_logits, teacher_logits, temperature)
+    scaled = _scaled(student_logits, teacher_logits, temperature, mask)
     if mask is not None:
-        check_mask(mask, log_q.shape[:-1])
-        log_q, log_p = log_q[mask], log_p[mask]
-    return column_loss(log_q.reshape(-1, log_q.shape[-1]), log_p.reshape(-1, log_p.shape[-1]))
+        scaled = scaled[0][mask], scaled[1][mask]
+    log_q, log_p = (F.log_softmax(rows, -1).reshape(-1, student_logits.shape[-1]) for rows in scaled)
+    return column_loss(log_q, log_p)
 
 
 def dist(
@@ -74,56 +77,114 @@ def dist(
     """
     checks.non_negative("inter_weight", inter_weight)
     checks.non_negative("intra_weight", intra_weight)
+    checks.some_weight({"inter_weight": inter_weight, "intra_weight": intra_weight})
     inter = inter_class(student_logits, teacher_logits, temperature=temperature, mask=mask)
     intra = intra_class(student_logits, teacher_logits, temperature=temperature, mask=mask)
     factor = temperature * temperature if tau_squared else 1.0
     return factor * (inter_weight * inter + intra_weight * intra)
 
 
-def row_loss(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """Return 1 - correlation of each row of two tables of log-probabilities (..., K): (...)."""
-    return 1.0 - _correlation(log_q.exp(), log_p.exp(), _present(log_q, log_p))
+def row_loss(scaled: Tensor, log_p: Tensor) -> Tensor:
+    """Return 1 - correlation of softmax(scaled) and p over the classes, (..., K) -> (...); p is a constant.
+
+    A class that is -inf in both is no class.
+    """
+    return logspace.rows(scaled, log_p, _value, _slope)
 
 
 def column_loss(log_q: Tensor, log_p: Tensor) -> Tensor:
     """Return 1 - correlation of each column of two tables of log-probabilities (n, K), mean over the columns.
 
-    A column that is -inf in both tables throughout is no class; with n = 0 the loss is 0.
+    A column that is -inf in both tables throughout is no class; with n = 0 the loss is 0.  log_p is a constant.
     """
     if not len(log_q):
         return log_q.exp().sum()
-    present = _present(log_q, log_p).any(0)
-    everywhere = torch.ones_like(log_q.t(), dtype=torch.bool)
-    return reduce(1.0 - _correlation(log_q.exp().t(), log_p.exp().t(), everywhere), present, "mean")
+    each = logspace.rows(log_q.t(), log_p.t(), _column_value, _column_slope)
+    present = _present(log_q, log_p)
+    return reduce(each, None if present is None else present.any(0), "mean")
 
 
-def _correlation(a: Tensor, b: Tensor, present: Tensor) -> Tensor:
-    """Return Pearson's correlation of each row of a with that of b (..., M) over what is present: (...).
+def _value(log_a: Tensor, log_b: Tensor) -> Tensor:
+    return _apart(*_both(log_a, log_b, _present(log_a, log_b)))
 
-    A row without spread, up to rounding, has correlation 0 and no gradient.
+
+def _slope(log_a: Tensor, log_b: Tensor) -> Tensor:
+    return _by_log(*_both(log_a, log_b, _present(log_a, log_b)))
+
+
+def _column_value(log_a: Tensor, log_b: Tensor) -> Tensor:
+    return _apart(*_both(log_a, log_b, None))
+
+
+def _column_slope(log_a: Tensor, log_b: Tensor) -> Tensor:
+    return _by_log(*_both(log_a, log_b, None))
+
+
+class _Row(NamedTuple):
+    """Rows without their mean and of length 1, (..., M).
+
+    flat: (..., 1), whether a row has no spread, up to rounding; its direction is then 0.
+    weight: (..., M), the rows themselves over the length that they have without their mean.
     """
-    a, b = _centred(a, present), _centred(b, present)
-    squares = (a * a).sum(-1) * (b * b).sum(-1)
-    defined = squares > 0
-    return torch.where(defined, (a * b).sum(-1) / torch.where(defined, squares, 1.0).sqrt(), 0.0)
+
+    direction: Tensor
+    flat: Tensor
+    weight: Tensor
 
 
-def _centred(rows: Tensor, present: Tensor) -> Tensor:
-    """Return rows without their mean, scaled to a largest value of 1; zeros where only rounding would be left."""
-    rows = torch.where(present, rows, 0.0)
-    mean = rows.sum(-1, keepdim=True) / present.sum(-1, keepdim=True).clamp_min(1)
-    centred = torch.where(present, rows - mean, 0.0)
-    spread, size = (each.detach().abs().amax(-1, keepdim=True) for each in (centred, rows))
-    flat = spread <= 8 * torch.finfo(rows.dtype).eps * size
-    return torch.where(flat, 0.0, centred / torch.where(flat, 1.0, spread))
+def _apart(a: _Row, b: _Row) -> Tensor:
+    """Return 1 - Pearson's correlation of each row of a and b, (...): ½·Σ (â - b̂)².
+
+    A row without spread has correlation 0.
+    """
+    half = 0.5 * (a.direction - b.direction).square().sum(-1)
+    return torch.where((a.flat | b.flat).squeeze(-1), 1.0 + 0.0 * half, half)  # NaN of the other row stays
 
 
-def _present(log_q: Tensor, log_p: Tensor) -> Tensor:
-    return ~(torch.isneginf(log_q) & torch.isneginf(log_p))
+def _by_log(a: _Row, b: _Row) -> Tensor:
+    """Return the derivative of 1 - correlation by log a: -(a/|a - mean a|)·(b̂ - r·â), 0 where a row has no spread."""
+    difference = a.direction - b.direction
+    apart = 0.5 * difference.square().sum(-1, keepdim=True)
+    return a.weight * (difference - apart * a.direction) * ~(a.flat | b.flat)
 
 
-def _log_probs(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _both(log_a: Tensor, log_b: Tensor, present: Tensor | None) -> tuple[_Row, _Row]:
+    return _row(log_a, present), _row(log_b, present)
+
+
+def _row(logs: Tensor, present: Tensor | None) -> _Row:
+    """Read rows of logarithms (..., M).  present: which classes of a row exist; None for all.
+
+    A correlation does not depend on the scale of a row, so that each is divided by its largest value in log space:
+    neither the values nor their spread can vanish.
+    """
+    largest = logs.detach().amax(-1, keepdim=True)
+    logs = logs - torch.where(torch.isneginf(largest), 0.0, largest)
+    below = logs.expm1()  # of the largest value, which is 1
+    if present is None:
+        centred = below - below.mean(-1, keepdim=True)
+    else:
+        below = torch.where(present, below, 0.0)
+        mean = below.sum(-1, keepdim=True) / present.sum(-1, keepdim=True).clamp_min(1)
+        centred = torch.where(present, below - mean, 0.0)
+    spread = centred.detach().abs().amax(-1, keepdim=True)
+    flat = spread <= 8 * torch.finfo(logs.dtype).eps
+    unit = centred / torch.where(flat, torch.inf, spread)
+    length = torch.where(flat, 1.0, unit.square().sum(-1, keepdim=True)).sqrt()
+    return _Row(unit / length, flat, logs.exp() / (torch.where(flat, torch.inf, spread) * length))
+
+
+def _present(log_q: Tensor, log_p: Tensor) -> Tensor | None:
+    """Return which classes either can have; None where that is all of them and it costs nothing to find out."""
+    absent = torch.isneginf(log_q) & torch.isneginf(log_p)
+    return None if absent.device.type == "cpu" and not bool(absent.any()) else ~absent
+
+
+def _scaled(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     checks.positive("temperature", temperature)
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    student, teacher = compute_dtype(student_logits), compute_dtype(teacher_logits.detach())
-    return F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1)
+    student, teacher = (only_counted(logits, mask) for logits in (student_logits, teacher_logits.detach()))
+    student, teacher = compute_dtype(student), compute_dtype(teacher)
+    return student / temperature, teacher / temperature

@@ -1,14 +1,15 @@
 """Decoupled distillation: the true class against the rest, and the rest among itself (Zhao et al. 2022)."""
 
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
-from limbeck.losses.logspace import mean_difference
-from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, reduce
+from limbeck.losses import logspace
+from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, only_counted, reduce
 
 __all__ = ["dkd"]
 
@@ -41,34 +42,49 @@ def dkd(
     checks.positive("temperature", temperature)
     checks.non_negative("alpha", alpha)
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    labelled = _labelled(labels, student_logits)
+    labelled = _labelled(labels, student_logits, mask)
+    beta = _beta(beta, labels, labelled)
+    if not isinstance(beta, Tensor):
+        checks.some_weight({"alpha": alpha, "beta": beta})
+    true = torch.where(labelled, labels, 0).unsqueeze(-1)
+    student = _decoupled(only_counted(student_logits, labelled), true, temperature)
+    teacher = _decoupled(only_counted(teacher_logits.detach(), labelled), true, temperature)
+    split = logspace.compare(student.split, torch.log_softmax(teacher.split, -1), _KL)
+    among = logspace.compare(student.rest, torch.log_softmax(teacher.rest, -1), _KL)
+    among = torch.where(teacher.alone, 0.0, torch.where(student.alone, torch.inf, among))
+    return temperature * temperature * reduce(alpha * split + beta * among, labelled, reduction)
+
+
+_KL = logspace.kl()
+
+
+class _Decoupled(NamedTuple):
+    """Logits of (the true class, all the others together), (..., 2), and of the others among themselves, (..., K).
+
+    alone: (...), where there is no other class; the logits of the others are then all 0.
+    """
+
+    split: Tensor
+    rest: Tensor
+    alone: Tensor
+
+
+def _decoupled(logits: Tensor, true: Tensor, temperature: float) -> _Decoupled:
+    scaled = compute_dtype(logits) / temperature
+    absent = torch.isneginf(scaled).scatter(-1, true, True)
+    alone = absent.all(-1, keepdim=True)  # one class, or no other that there could be
+    others = torch.where(alone, 0.0, torch.where(absent, -torch.inf, scaled))
+    together = torch.where(alone, -torch.inf, others.logsumexp(-1, keepdim=True))
+    return _Decoupled(torch.cat([scaled.gather(-1, true), together], -1), others, alone.squeeze(-1))
+
+
+def _labelled(labels: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Return which examples have a label and are no padding."""
+    check_labels(labels, logits.shape[:-1])
+    labelled = labels != UNLABELLED
     if mask is not None:
         check_mask(mask, labels.shape)
         labelled = labelled & mask
-    beta = _beta(beta, labels, labelled)
-    true = torch.where(labelled, labels, 0).unsqueeze(-1)
-    target_q, rest_q = _decoupled(student_logits, true, temperature)
-    target_p, rest_p = _decoupled(teacher_logits.detach(), true, temperature)
-    per_example = alpha * mean_difference(target_p, target_p, target_q) + beta * mean_difference(rest_p, rest_p, rest_q)
-    return temperature * temperature * reduce(per_example, labelled, reduction)
-
-
-def _decoupled(logits: Tensor, true: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return log (p̃_t, 1-p̃_t), shaped (..., 2), and log p̂ (..., K), -inf at the true class."""
-    scaled = compute_dtype(logits) / temperature
-    log_probs = F.log_softmax(scaled, dim=-1)
-    absent = torch.isneginf(scaled).scatter(-1, true, True)
-    alone = absent.all(-1, keepdim=True)  # one class, or no other that there could be
-    total = torch.logsumexp(torch.where(alone, 0.0, torch.where(absent, -torch.inf, log_probs)), -1, keepdim=True)
-    among = F.log_softmax(torch.where(alone, 0.0, torch.where(absent, -torch.inf, scaled)), dim=-1)
-    among = torch.where(alone, -torch.inf, among)
-    own = log_probs.gather(-1, true)
-    return torch.cat([own, torch.where(alone, -torch.inf, total)], -1), among
-
-
-def _labelled(labels: Tensor, logits: Tensor) -> Tensor:
-    check_labels(labels, logits.shape[:-1])
-    labelled = labels != UNLABELLED
     known = labels[labelled]
     if not labels.is_cuda and known.numel() and not 0 <= int(known.min()) <= int(known.max()) < logits.shape[-1]:
         raise InputError(

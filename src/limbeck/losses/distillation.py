@@ -16,7 +16,7 @@ from limbeck.losses.divergences import (
     jensen_shannon,
     skewed,
 )
-from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, reduce
+from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, only_counted, reduce
 from limbeck.losses.targets import soften
 from limbeck.losses.weights import kd_weights
 
@@ -48,7 +48,9 @@ def cross_entropy(
     check_labels(labels, logits.shape[:-1])
     if mask is not None:
         check_mask(mask, labels.shape)
-    logits = compute_dtype(logits)
+        labels = torch.where(mask, labels, UNLABELLED)
+    labelled = labels != UNLABELLED
+    logits = compute_dtype(only_counted(logits, labelled))
     try:
         flat = F.cross_entropy(
             logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=UNLABELLED, reduction="none"
@@ -59,8 +61,7 @@ def cross_entropy(
             f"labels: found {int(known.min())} to {int(known.max())}, expected 0 to {logits.shape[-1] - 1} "
             f"for logits of {logits.shape[-1]} classes (or {UNLABELLED})"
         ) from None
-    labelled = labels != UNLABELLED
-    return reduce(flat.reshape(labels.shape), labelled if mask is None else labelled & mask, reduction)
+    return reduce(flat.reshape(labels.shape), labelled, reduction)
 
 
 def soft_cross_entropy(
@@ -202,7 +203,11 @@ def kd(
     """
     hard_weight, soft_weight = kd_weights(alpha, hard_weight, soft_weight)
     checks.positive("temperature", temperature)
-    if labels is not None and soft_weight == 0:
+    if soft_weight == 0:
+        if labels is None:
+            raise InputError(
+                "labels: found None, but soft_weight is 0, so that nothing is left; give labels or a soft_weight"
+            )
         return hard_weight * cross_entropy(student_logits, labels, mask=mask)
     soft = kl(student_logits, teacher_logits, temperature=temperature, mask=mask)
     soft = soft_weight * KL.factor(temperature) * soft
@@ -229,7 +234,8 @@ def logit_matching(
     tensor(1.)
     """
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    student, teacher = compute_dtype(student_logits), compute_dtype(teacher_logits.detach())
+    student, teacher = (only_counted(logits, mask) for logits in (student_logits, teacher_logits.detach()))
+    student, teacher = compute_dtype(student), compute_dtype(teacher)
     absent = torch.isneginf(student) & torch.isneginf(teacher)
     classes = (~absent).sum(-1, keepdim=True)
     difference = torch.where(absent, 0.0, student - teacher)
@@ -247,5 +253,5 @@ def _divergence(
     reduction: Reduction,
 ) -> Tensor:
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    target = soften(teacher_logits, temperature)
-    return reduce(divergence.per_example(student_logits, target, temperature), mask, reduction)
+    target = soften(only_counted(teacher_logits, mask), temperature)
+    return reduce(divergence.per_example(only_counted(student_logits, mask), target, temperature), mask, reduction)

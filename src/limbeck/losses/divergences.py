@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
 from limbeck.errors import InputError, one_of
+from limbeck.losses import logspace
 from limbeck.losses.correlation import row_loss
-from limbeck.losses.logspace import log_mixture, mean_difference
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.targets import SoftTarget
 
@@ -41,7 +39,7 @@ class Divergence:
     """A divergence and its temperature factor.
 
     name: with the values of its parameters, so that two that differ have different names.
-    per_example(student_logits (..., K), target, temperature) -> (...), without the factor.
+    per_example(student_logits (..., K), target, temperature) -> (...), without the factor; the target is a constant.
     factor(temperature): what a distillation loss multiplies it with, once.
     least_classes: how many classes it says anything of.
 
@@ -70,13 +68,7 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
     """
     _open_unit_interval("beta", beta, "at 0 and 1 the divergence is 0; their limits are kl and reverse_kl")
 
-    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-        log_q = _student_log_probs(student_logits, target, temperature)
-        log_p = target.log_probs
-        log_m = log_mixture(beta, log_p, log_q)
-        return beta * mean_difference(log_p, log_p, log_m) + (1.0 - beta) * mean_difference(log_q, log_q, log_m)
-
-    return Divergence(f"js(beta={beta!r})", per_example, _square)
+    return Divergence(f"js(beta={beta!r})", _per_example(logspace.js(beta)), _square)
 
 
 def skewed(skew: float = 0.1) -> Divergence:
@@ -93,12 +85,8 @@ def skewed(skew: float = 0.1) -> Divergence:
     if skew == 1:
         raise InputError("skew: found 1, expected a number in [0, 1); at 1 the student has no part in it")
 
-    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-        log_q = _student_log_probs(student_logits, target, temperature)
-        log_p = target.log_probs
-        return mean_difference(log_p, log_p, log_mixture(skew, log_p, log_q))
-
-    return Divergence(f"skewed_kl(skew={skew!r})", per_example, _square)
+    formula = logspace.skewed_kl(skew) if skew else logspace.kl()
+    return Divergence(f"skewed_kl(skew={skew!r})", _per_example(formula), _square)
 
 
 def correlation(tau_squared: bool = False) -> Divergence:
@@ -114,7 +102,7 @@ def correlation(tau_squared: bool = False) -> Divergence:
     """
 
     def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-        return row_loss(_student_log_probs(student_logits, target, temperature), target.log_probs)
+        return row_loss(_scaled(student_logits, target, temperature), target.log_probs)
 
     name = f"correlation(tau_squared={tau_squared!r})"
     return Divergence(name, per_example, _square if tau_squared else _constant, least_classes=3)
@@ -144,33 +132,17 @@ def kinds() -> Mapping[str, Callable[..., Divergence]]:
     return _KINDS
 
 
-def _student_log_probs(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+def _scaled(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
     checks.positive("temperature", temperature)
     checks.shapes_match("student_logits", student_logits.shape, "the target", target.log_probs.shape)
-    return F.log_softmax(compute_dtype(student_logits) / temperature, dim=-1)
+    return compute_dtype(student_logits) / temperature
 
 
-def _kl(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-    log_q = _student_log_probs(student_logits, target, temperature)
-    log_p = target.log_probs
-    p = log_p.exp()
-    return torch.where(p == 0, 0.0, p * (log_p - log_q)).sum(-1)
+def _per_example(formula: logspace.Formula) -> Callable[[Tensor, SoftTarget, float], Tensor]:
+    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+        return logspace.compare(_scaled(student_logits, target, temperature), target.log_probs, formula)
 
-
-def _cross_entropy(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-    log_q = _student_log_probs(student_logits, target, temperature)
-    p = target.log_probs.exp()
-    return -torch.where(p == 0, 0.0, p * log_q).sum(-1)
-
-
-def _reverse_kl(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-    log_q = _student_log_probs(student_logits, target, temperature)
-    return mean_difference(log_q, log_q, target.log_probs)
-
-
-def _total_variation(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-    q = _student_log_probs(student_logits, target, temperature).exp()
-    return 0.5 * (target.log_probs.exp() - q).abs().sum(-1)
+    return per_example
 
 
 def _square(temperature: float) -> float:
@@ -191,16 +163,16 @@ def _open_unit_interval(name: str, value: float, reason: str) -> None:
         raise InputError(f"{name}: found {value!r}, expected a number above 0 and below 1; {reason}")
 
 
-KL = Divergence("kl", _kl, _square)
+KL = Divergence("kl", _per_example(logspace.kl()), _square)
 """KL(p̃ ‖ q̃) = Σ p̃ (log p̃ - log q̃): 0 exactly when student and target agree."""
 
-CROSS_ENTROPY = Divergence("cross_entropy", _cross_entropy, _square)
+CROSS_ENTROPY = Divergence("cross_entropy", _per_example(logspace.cross_entropy()), _square)
 """H(p̃, q̃) = -Σ p̃ log q̃ = H(p̃) + KL(p̃ ‖ q̃): the same gradients as KL, another value."""
 
-REVERSE_KL = Divergence("reverse_kl", _reverse_kl, _square)
+REVERSE_KL = Divergence("reverse_kl", _per_example(logspace.reverse_kl()), _square)
 """KL(q̃ ‖ p̃) = Σ q̃ (log q̃ - log p̃): infinite where the student gives a class what the target gives exactly 0."""
 
-TOTAL_VARIATION = Divergence("total_variation", _total_variation, _linear)
+TOTAL_VARIATION = Divergence("total_variation", _per_example(logspace.total_variation()), _linear)
 """½·Σ |p̃ - q̃|, in [0, 1]."""
 
 _KINDS: Mapping[str, Callable[..., Divergence]] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.errors import InputError
 
-__all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "reduce"]
+__all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "only_counted", "reduce"]
 
 Reduction = Literal["none", "sum", "mean"]
 
@@ -31,6 +31,21 @@ def check_mask(mask: Tensor, shape: Sequence[int]) -> None:
     checks.shapes_match("mask", mask.shape, "the loss per example", shape)
     if mask.dtype != torch.bool:
         raise InputError(f"mask: found {mask.dtype}, expected torch.bool; give mask.bool()")
+
+
+def only_counted(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Return logits (..., K) with 0 where the mask (...) is False, so that NaN there reaches neither loss nor gradient.
+
+    To be done before any arithmetic: afterwards the gradient of a masked NaN is 0·NaN.  None counts all.
+
+    >>> only_counted(torch.tensor([[1.0, 2.0], [torch.nan, torch.inf]]), torch.tensor([True, False]))
+    tensor([[1., 2.],
+            [0., 0.]])
+    """
+    if mask is None:
+        return logits
+    check_mask(mask, logits.shape[:-1])
+    return torch.where(mask.unsqueeze(-1), logits, 0.0)
 
 
 def reduce(per_example: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:

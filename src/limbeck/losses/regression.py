@@ -5,7 +5,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.errors import InputError
-from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, reduce
+from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, only_counted, reduce
 
 __all__ = ["bounded_squared_error", "squared_error"]
 
@@ -49,7 +49,9 @@ def bounded_squared_error(
     labelled = _labelled(student_answers, labels, mask)
     errors = _errors(student_answers, labels, labelled)
     bound = _errors(teacher_answers.detach(), labels, labelled)
-    return reduce(torch.where(errors + margin > bound, 0.5 * errors, 0.0), labelled, reduction)
+    loss = torch.where(errors + margin > bound, 0.5 * errors, 0.0)
+    known = (errors + bound).isfinite()  # NaN is above nothing, and nothing is above infinity
+    return reduce(torch.where(known, loss, errors + bound), labelled, reduction)
 
 
 def _labelled(answers: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
@@ -65,6 +67,6 @@ def _labelled(answers: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
 
 def _errors(answers: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
     """Return e of each example; 0 without a label."""
-    answers = compute_dtype(answers)
-    difference = answers - torch.where(labelled.unsqueeze(-1), labels.to(answers.dtype), answers.detach())
+    answers = compute_dtype(only_counted(answers, labelled))
+    difference = answers - only_counted(labels.to(answers.dtype), labelled)
     return (difference * difference).mean(-1)

@@ -24,12 +24,16 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
     """
     checks.positive("eps", eps)
     logits = compute_dtype(logits)
+    numbers = logits.detach().amax(-1, keepdim=True) < torch.inf  # a row with NaN or inf is NaN, without a gradient
+    logits = torch.where(numbers, logits, 0.0)
     present = ~torch.isneginf(logits)
     count = present.sum(-1, keepdim=True).clamp_min(1)
     known = torch.where(present, logits, 0.0)
-    centred = torch.where(present, known - known.sum(-1, keepdim=True) / count, 0.0)
-    variance = (centred * centred).sum(-1, keepdim=True) / count
-    rounding = 8 * torch.finfo(logits.dtype).eps * known.detach().abs().sum(-1, keepdim=True) / count
-    flat = variance <= rounding * rounding
-    deviation = torch.where(flat, 1.0, variance).sqrt() + eps
-    return torch.where(present, centred / deviation, -torch.inf)
+    below = torch.where(present, known - known.detach().amax(-1, keepdim=True), 0.0)  # exact where the spread is small
+    centred = torch.where(present, below - below.sum(-1, keepdim=True) / count, 0.0)
+    spread = centred.detach().abs().amax(-1, keepdim=True)
+    flat = spread <= 8 * torch.finfo(logits.dtype).eps * known.detach().abs().sum(-1, keepdim=True) / count
+    unit = centred / torch.where(flat, 1.0, spread)  # first, or the squares of small logits would vanish
+    length = torch.where(flat, 1.0, (unit * unit).sum(-1, keepdim=True) / count).sqrt()
+    deviation = torch.where(flat, 1.0, spread) * length + eps
+    return torch.where(numbers, torch.where(present, centred / deviation, -torch.inf), torch.nan)

@@ -33,6 +33,5 @@ def kd_weights(
     hard, soft = hard_weight or 0.0, soft_weight or 0.0
     checks.non_negative("hard_weight", hard)
     checks.non_negative("soft_weight", soft)
-    if hard == soft == 0:
-        raise InputError("hard_weight, soft_weight: both are 0, expected at least one above 0")
+    checks.some_weight({"hard_weight": hard, "soft_weight": soft})
     return hard, soft

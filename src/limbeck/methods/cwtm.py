@@ -14,7 +14,7 @@ from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import softened
-from limbeck.terms import count_labelled, require_classes
+from limbeck.terms import count_labelled, counted_outputs, require_classes
 
 __all__ = ["CARD", "ConfidenceWeighted", "cwtm"]
 
@@ -52,8 +52,8 @@ class ConfidenceWeighted(Term):
         logits = outputs["student"].logits
         if batch.labels is None:
             return compute_dtype(logits[:0]).sum()
-        confidence = softened(outputs["teacher"], 1.0).log_probs.amax(-1).exp()
         counted = batch.labelled()
+        confidence = softened(counted_outputs(outputs["teacher"], counted), 1.0).log_probs.amax(-1).exp()
         here = torch.stack([torch.where(counted, confidence, 0.0).sum(), counted.sum().to(confidence)])
         everywhere = ranks.all_rows(here[None]).sum(0)
         share = here[0] / torch.where(everywhere[0] > 0, everywhere[0], 1.0)

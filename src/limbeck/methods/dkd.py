@@ -47,6 +47,7 @@ class Decoupled(SoftTargets):
         super().__init__(weight, temperature=temperature, target=target, standardise=standardise, name=name)
         checks.non_negative("alpha", alpha)
         checks.non_negative("beta", beta)
+        checks.some_weight({"alpha": alpha, "beta": beta})
         self.alpha = alpha
         self.beta = beta
 

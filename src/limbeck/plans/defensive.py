@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ from limbeck.card import Card
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
-from limbeck.evaluation import robustness
+from limbeck.evaluation import robustness, value_range
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.plans.scheme import Planned, Scheme
@@ -105,16 +106,15 @@ class Defensive(Scheme):
     def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, shop: "Shop") -> dict[str, Any]:
         """Return the accuracy under attack, as claimed and without the masking of the gradient."""
         alone, distilled, hot = models["alone"], models["distilled"], _temperature(shop.recipe.objective())
+        attack = partial(robustness, samples=samples, epsilons=self.epsilons, bounds=value_range(shop.parts.train))
         attacks = {
-            "alone": robustness(alone, samples, self.epsilons),
-            "distilled": robustness(distilled, samples, self.epsilons),
-            "distilled, logits divided by T": robustness(distilled, samples, self.epsilons, temperature=hot),
-            "distilled, attacked through the student alone": robustness(
-                distilled, samples, self.epsilons, attacked=alone
-            ),
+            "alone": attack(alone),
+            "distilled": attack(distilled),
+            "distilled, logits divided by T": attack(distilled, temperature=hot),
+            "distilled, attacked through the student alone": attack(distilled, attacked=alone),
         }
         if "alone_budget" in models:
-            attacks["alone, equal compute"] = robustness(models["alone_budget"], samples, self.epsilons)
+            attacks["alone, equal compute"] = attack(models["alone_budget"])
         return {name: [point.as_dict() for point in points] for name, points in attacks.items()}
 
     def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -165,6 +165,7 @@ class NoisyStudent(Scheme):
         transfer = work.parts.transfer
         logits = predict(model, transfer).cpu()
         work.count_answers(f"labels of iteration {number}", model, transfer)
+        checks.logits(f"teacher of iteration {number}", logits)
         sure, classes = logits.double().softmax(-1).max(-1)
         unlabelled = transfer.labels.cpu() == UNLABELLED
         kept = (unlabelled & (sure >= self.confidence)).nonzero().squeeze(1)

@@ -17,6 +17,7 @@ from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import early_exit_curve, predict
 from limbeck.losses import KL, reduce, soften
+from limbeck.losses.reduction import compute_dtype, only_counted
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
@@ -64,8 +65,8 @@ class ExitSoftTargets(Term):
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         student = outputs["student"]
-        target = soften(student.logits.detach(), self.temperature)
-        per_example = KL.per_example(student.heads[self.leave], target, self.temperature)
+        deepest, leaving = (only_counted(each, batch.mask) for each in (student.logits, student.heads[self.leave]))
+        per_example = KL.per_example(leaving, soften(deepest, self.temperature), self.temperature)
         return KL.factor(self.temperature) * reduce(per_example, batch.mask, "sum")
 
 
@@ -80,8 +81,10 @@ class ExitHint(Term):
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
         features = outputs["student"].features
-        distance = (features[self.leave].float() - features[DEEPEST].detach().float()).square().sum(-1)
-        return reduce(distance, batch.mask, "sum")
+        own, deepest = (
+            compute_dtype(only_counted(each, batch.mask)) for each in (features[self.leave], features[DEEPEST].detach())
+        )
+        return reduce((own - deepest).square().sum(-1), batch.mask, "sum")
 
 
 @dataclass(frozen=True)

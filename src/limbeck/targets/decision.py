@@ -38,7 +38,8 @@ class Decision(Target):
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         log_probs = softened(outputs, temperature).log_probs
         decided = log_probs.argmax(-1, keepdim=True)
-        return Dense(torch.full_like(log_probs, -torch.inf).scatter_(-1, decided, 0.0))
+        certain = 0.0 * log_probs.gather(-1, decided)  # 0, or NaN where the teacher says NaN
+        return Dense(torch.full_like(log_probs, -torch.inf).scatter_(-1, decided, certain))
 
     @property
     def reads_teacher(self) -> bool:

@@ -8,6 +8,7 @@ from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError
 from limbeck.losses import Dense, top_k
+from limbeck.losses.targets.selection import share_of_classes
 from limbeck.outputs import Outputs
 from limbeck.targets.softmax import PLAIN
 from limbeck.targets.target import Target
@@ -31,8 +32,9 @@ _SHARE = 0.25
 class TopK(Target):
     """The k largest of p̃, and the rest spread evenly over the other classes (KD-topk, Tang et al. 2020).
 
-    k: how many classes, 1 to K; K gives the plain target.  share: the share of the classes instead, in (0, 1], rounded,
-    one class at least; the default is 0.25, the paper's best on CIFAR-100.  of: the target that is cut.
+    k: how many classes, 1 to K; K gives the plain target.  share: the share of the classes instead, in (0, 1], rounded
+    to the nearest number of classes (halves up), one at least; the default is 0.25, the paper's best on CIFAR-100.
+    of: the target that is cut.
 
     >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3))
@@ -60,7 +62,7 @@ class TopK(Target):
 
     def count(self, classes: int) -> int:
         """Return how many of so many classes are kept."""
-        return self.k or max(1, round((self.share or _SHARE) * classes))
+        return self.k or share_of_classes(self.share or _SHARE, classes)
 
     @property
     def made_of(self) -> tuple[Target, ...]:

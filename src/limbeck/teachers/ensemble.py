@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
@@ -14,6 +13,7 @@ from limbeck.batch import Batch
 from limbeck.distiller import ClassVectors, Teacher
 from limbeck.errors import InputError, ModelError
 from limbeck.losses.reduction import compute_dtype
+from limbeck.losses.targets.relations import unit_rows
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.targets import softened
 
@@ -89,7 +89,8 @@ class EnsembleTeacher:
         """Return the weighted mean of answers (M, N, D) that are numbers and no logits."""
         if self.mean == "geometric":
             raise InputError("mean: found 'geometric', which is of distributions; numbers need mean='arithmetic'")
-        return torch.einsum("m,m...->...", answers.new_tensor(self.weights), answers)
+        counted = [(weight, answer) for weight, answer in zip(self.weights, answers, strict=True) if weight]
+        return torch.stack([weight * answer for weight, answer in counted]).sum(0)
 
     def class_vectors(self, classes: int | None = None) -> Tensor:
         """Return the members' class vectors side by side, so that their cosine is the weighted mean of the members'.
@@ -100,8 +101,7 @@ class EnsembleTeacher:
         for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             if not isinstance(member, ClassVectors):
                 raise ModelError(f"ensemble: member {number} ({type(member).__name__}) offers no class vectors")
-            vectors = F.normalize(compute_dtype(member.class_vectors(classes).detach()), dim=1)
-            parts.append(math.sqrt(weight) * vectors)
+            parts.append(math.sqrt(weight) * unit_rows(compute_dtype(member.class_vectors(classes).detach())))
         return torch.cat(parts, dim=1)
 
     def to(self, device: torch.device | str) -> "EnsembleTeacher":

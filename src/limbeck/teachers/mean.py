@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.errors import InputError, ModelError
+from limbeck.losses import Dense, geometric_mean, mixture
 from limbeck.outputs import run_model
 
 __all__ = ["MeanOfModels"]
@@ -16,7 +17,9 @@ __all__ = ["MeanOfModels"]
 class MeanOfModels(nn.Module):
     """Answer log of the mean of the members' distributions, arithmetic or geometric, weighted.
 
-    members: networks with logits of one shape (N, K).  weights: 0 or above, adding up to 1; equal ones by default.
+    members: networks with logits of one shape (N, K).  weights: 0 or above, adding up to 1; equal ones by default.  A
+    member of weight 0 counts nowhere, whatever it answers.
+    mean: "arithmetic", log Σ w_m·p_m, or "geometric", Σ w_m·log p_m, renormalised.
 
     >>> members = [nn.Linear(3, 4), nn.Linear(3, 4)]
     >>> torch.allclose(MeanOfModels(members)(torch.zeros(2, 3)).exp().sum(-1), torch.ones(2))
@@ -48,10 +51,8 @@ class MeanOfModels(nn.Module):
         if any(logits.shape != each[0].shape for logits in each):
             shapes = [tuple(logits.shape) for logits in each]
             raise ModelError(f"members: they answer {shapes}; give all the same classes")
-        logs = torch.stack(
-            [torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1) for logits in each]
-        )
-        share = logs.new_tensor(self.weights).reshape(-1, *[1] * each[0].ndim)
-        if self.mean == "geometric":
-            return torch.log_softmax((share * logs).sum(0), -1)
-        return torch.logsumexp(logs + share.log(), 0)
+        answers = [
+            Dense(torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)) for logits in each
+        ]
+        mean = geometric_mean if self.mean == "geometric" else mixture
+        return mean(answers, self.weights).log_probs

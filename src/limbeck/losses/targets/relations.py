@@ -13,7 +13,7 @@ from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.targets.dense import Dense
 from limbeck.losses.targets.labels import at_label
 
-__all__ = ["class_cosines", "related_classes", "similar_classes"]
+__all__ = ["class_cosines", "related_classes", "similar_classes", "unit_rows"]
 
 
 def class_cosines(vectors: Tensor) -> Tensor:
@@ -28,11 +28,17 @@ def class_cosines(vectors: Tensor) -> Tensor:
     """
     if vectors.ndim != 2 or not vectors.is_floating_point():
         raise InputError(f"class vectors: found {vectors.dtype} {tuple(vectors.shape)}, expected floating point (K, d)")
-    rows = vectors.detach().double()
-    largest = rows.abs().amax(1, keepdim=True)  # first, or the squares of small rows would vanish
-    rows = F.normalize(rows / torch.where(largest > 0, largest, 1.0), dim=1)
+    if not bool(vectors.isfinite().all()):
+        raise InputError("class vectors: found NaN or infinity, expected numbers; look at the teacher's last layer")
+    rows = unit_rows(vectors.detach().double())
     cosines = (rows @ rows.T).clamp(-1.0, 1.0)
     return cosines.fill_diagonal_(1.0).to(compute_dtype(vectors[:0]).dtype)
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Return rows (K, d) of length 1; a row of zeros stays."""
+    largest = vectors.abs().amax(1, keepdim=True)  # first, or the squares of small rows would vanish
+    return F.normalize(vectors / torch.where(largest == 0, 1.0, largest), dim=1)
 
 
 def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: float = 0.5) -> Dense:

@@ -12,7 +12,7 @@ from limbeck.errors import InputError
 from limbeck.losses.targets.dense import Dense, normalised
 from limbeck.randomness import uniform
 
-__all__ = ["label_positions", "permute", "restrict", "top_k"]
+__all__ = ["label_positions", "permute", "restrict", "share_of_classes", "top_k"]
 
 
 def top_k(target: Dense, k: int) -> Dense:
@@ -36,6 +36,15 @@ def top_k(target: Dense, k: int) -> Dense:
     kept = above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
     rest = torch.where(kept, -math.inf, log_probs).logsumexp(-1, keepdim=True) - math.log(classes - k)
     return Dense(torch.where(kept, log_probs, rest))
+
+
+def share_of_classes(share: float, classes: int) -> int:
+    """Return how many classes a share of them is, in (0, 1]: the nearest number, halves rounded up, one at least.
+
+    >>> [share_of_classes(0.25, classes) for classes in (2, 6, 10)]
+    [1, 2, 3]
+    """
+    return max(1, math.floor(round(share * classes, 9) + 0.5))
 
 
 def permute(target: Dense, index: Tensor, seed: int = 0) -> Dense:
