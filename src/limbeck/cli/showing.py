@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation import Interval
     from limbeck.training.progress import Observer, Progress
 
-__all__ = ["duration", "interval", "percent", "say", "show", "show_json", "table", "watching"]
+__all__ = ["duration", "interval", "over_seeds", "percent", "say", "show", "show_json", "table", "watching"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _WIDTH_WITHOUT_A_TERMINAL = 160
@@ -64,15 +64,25 @@ def _text(text: str) -> Text:
 
 
 def interval(value: "Interval", pattern: str = "{:.1f}") -> str:
-    """Return a mean with its 95 % interval."""
-    mean = pattern.format(value.mean)
-    return mean if value.half_width is None else f"{mean} ± {pattern.format(value.half_width)}"
+    """Return a mean with its 95 % interval; of two seeds both values."""
+    return value.written(pattern)
 
 
 def percent(value: "Interval") -> str:
-    """Return a share with its 95 % interval, in percent."""
-    mean = f"{100 * value.mean:.1f} %"
-    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.1f}"
+    """Return a share in percent with its 95 % interval; of two seeds both values."""
+    mean, *width = value.written("{:.1f}", 100).split(" ± ")
+    return " ± ".join([f"{mean} %", *width])
+
+
+def over_seeds(count: int) -> str:
+    """Say what stands behind the figures of a table.
+
+    >>> over_seeds(1), over_seeds(2), over_seeds(5)
+    ('one seed, so no interval', 'the values of two seeds', 'mean ± 95 % t-interval over 5 seeds')
+    """
+    if count < 3:
+        return "one seed, so no interval" if count == 1 else "the values of two seeds"
+    return f"mean ± 95 % t-interval over {count} seeds"
 
 
 def duration(seconds: float) -> str:

@@ -14,10 +14,10 @@ from limbeck.runs import RunFolder
 
 __all__ = ["FORMAT", "held", "keep", "kept"]
 
-FORMAT = 1
+FORMAT = 2
 """Of evaluation.json; raised whenever its keys change their meaning."""
 
-_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost")
+_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost", "failures")
 
 
 def keep(content: Mapping[str, Any], folder: Path) -> Path:
