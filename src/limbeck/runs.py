@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from limbeck.errors import LimbeckError, RunError, UnwrittenError, command, one_line, plain
 from limbeck.ranks import first_does, held_by_first, is_first
+from limbeck.records import as_json, sealed, unsealed
 
 __all__ = ["RunFolder", "cache_folder", "environment", "made_by", "read_manifest"]
 
@@ -65,7 +66,7 @@ class _Manifest(BaseModel):
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a run; ValueError, RecursionError or OSError when it is damaged."""
-    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = unsealed(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     _Manifest.model_validate(manifest)
     for key, kind in (("packages", dict), ("devices", list)):
         if not isinstance(manifest.get("environment", {}).get(key, kind()), kind):
@@ -191,7 +192,7 @@ class RunFolder:
 
         def write(path: Path) -> None:
             aside = path.with_name(f".{path.name}.tmp")
-            aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            aside.write_text(as_json(content) + "\n", encoding="utf-8")
             aside.replace(path)
 
         self.save(name, write)
@@ -230,7 +231,7 @@ class RunFolder:
             ) from None
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        self.write_json("manifest.json", manifest)
+        self.write_json("manifest.json", sealed(manifest))
 
 
 def _git_commit() -> str | None:

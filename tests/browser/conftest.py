@@ -15,6 +15,7 @@ from limbeck.diagnosis.recipes import subject_of_run
 from limbeck.report import build, build_diagnosed
 from limbeck.runs import RunFolder
 from limbeck.schemes import FinishedRun, distil
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.training import Training
 
 FLAGS = (
@@ -85,7 +86,7 @@ def finished(root: Path, name: str, data: dict[str, Any], **more: Any) -> Path:
     }
     recipe = Recipe.parse(keys, root)
     folder = RunFolder.create(root / "runs", name, recipe.to_yaml(), ["limbeck", "distill", f"{name}.yaml"])
-    folder.write_json("outcome.json", distil(recipe, folder, cache=root / "cache").as_dict())
+    keep_outcome(folder, distil(recipe, folder, cache=root / "cache"))
     return folder.path
 
 

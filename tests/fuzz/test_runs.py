@@ -19,14 +19,17 @@ from safetensors.torch import save_file
 import limbeck as lb
 from fuzzing import HOSTILE, answered, arrays, cases, command, mutated, noisy, safetensors_bytes, small
 from limbeck.config import Recipe, load_recipe
+from limbeck.records import sealed
 from limbeck.report import build
 from limbeck.runs import RunFolder
 from limbeck.schemes import FinishedRun, assess_run, build_student, distil, prepare
 from limbeck.schemes.comparing import compare_runs
 from limbeck.schemes.keeping import keep, kept
 from limbeck.schemes.preparing import seeded_build
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.schemes.teaching import wrap_teacher
 from limbeck.training import checkpoints, fit, load_weights
+from sealed import resealed
 
 
 class Crash(Exception):
@@ -50,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("whole", "broken"):
             folder = RunFolder.create(place / name, recipe.name, recipe.to_yaml(), ["limbeck"])
             if name == "whole":
-                folder.write_json("outcome.json", distil(recipe, folder).as_dict())
+                keep_outcome(folder, distil(recipe, folder))
                 keep(assess_run(FinishedRun.read(folder.path), with_cost=False).as_dict(), folder.path)
             else:
                 with pytest.raises(Crash):
@@ -86,9 +89,15 @@ def damaged_json(draw: random.Random, content: bytes) -> bytes:
     if kind == 1:
         return bytes(noisy(draw, content))
     try:
-        return json.dumps(mutated(draw, json.loads(content), 2)).encode()
+        found = mutated(draw, json.loads(content), 2)
+        signed = isinstance(found, dict) and "sha256" in found and draw.random() < 0.7
+        return json.dumps(sealed(unsigned(found)) if signed else found).encode()
     except (TypeError, ValueError, RecursionError):
         return json.dumps(draw.choice([None, [], {"seeds": []}, {"format": 1}])).encode()
+
+
+def unsigned(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != "sha256"}
 
 
 def judged(run: Path, how: str) -> Any:
@@ -161,17 +170,20 @@ def safe(text: str) -> None:
 
 
 def test_the_report_and_the_comparison_escape_what_they_show(run, tmp_path):
-    outcome = json.loads((run / "outcome.json").read_text())
-    outcome["chosen"] = {"alone": {HOSTILE: HOSTILE}, "distilled": {}}
-    (run / "outcome.json").write_text(json.dumps(outcome))
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest |= {"command": [HOSTILE], "started": HOSTILE, "git": f"{HOSTILE}\ud800"}
-    manifest["environment"] |= {"packages": {HOSTILE: HOSTILE}, "devices": [HOSTILE], "platform": HOSTILE}
-    manifest["test_reads"].append({"at": HOSTILE, "for": HOSTILE})
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    def hostile(manifest: dict[str, Any]) -> None:
+        manifest |= {"command": [HOSTILE], "started": HOSTILE, "git": f"{HOSTILE}\ud800"}
+        manifest["environment"] |= {"packages": {HOSTILE: HOSTILE}, "devices": [HOSTILE], "platform": HOSTILE}
+        manifest["test_reads"].append({"at": HOSTILE, "for": HOSTILE})
+
+    chosen = {"alone": {HOSTILE: HOSTILE}, "distilled": {}}
+    resealed(run / "manifest.json", hostile)
+    resealed(run / "outcome.json", lambda outcome: outcome.update(chosen=chosen))
+    for path in run.glob("evaluation*.json"):
+        path.unlink()
     other = Path(shutil.copytree(run, tmp_path / "<b>other[/red]"))
     text = (other / "recipe.yaml").read_text().replace("name: small", f"name: x{'y' * 20}", 1)
     (other / "recipe.yaml").write_text(text)
+    resealed(other / "outcome.json")
     safe(build([run, other], Path("page.html"), files=False).read_text(encoding="utf-8"))
     code, out, err = command("compare", run, other, "--html", "compared.html")
     assert code == 0, err
@@ -181,10 +193,11 @@ def test_the_report_and_the_comparison_escape_what_they_show(run, tmp_path):
 
 
 def test_a_role_that_is_a_path_is_refused(run):
-    outcome = json.loads((run / "outcome.json").read_text())
-    for seed in outcome["seeds"]:
-        seed["../../../x"] = seed["alone"]
-    (run / "outcome.json").write_text(json.dumps(outcome))
+    def renamed(outcome: dict[str, Any]) -> None:
+        for seed in outcome["seeds"]:
+            seed["../../../x"] = seed["alone"]
+
+    resealed(run / "outcome.json", renamed)
     for how in ("read", "evaluate", "report"):
         assert "is damaged" in answered(lambda how=how: judged(run, how))
 

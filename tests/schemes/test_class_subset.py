@@ -1,15 +1,15 @@
 """Students that serve a subset of the classes: the teacher learns them all and answers for the subset."""
 
-import json
-
 import pytest
 import torch
 
 from limbeck.config import Recipe
 from limbeck.errors import DataError, RecipeError
 from limbeck.evaluation import evaluate
+from limbeck.runs import RunFolder
 from limbeck.schemes import FinishedRun, prepare, vet
 from limbeck.schemes.rehearsal import rehearse
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.schemes.teaching import teacher_key, train_teacher, wrap_teacher
 
 SERVED = (8, "3", 5)
@@ -56,7 +56,7 @@ def test_the_teacher_is_that_of_all_classes_and_answers_for_some(tiny, tmp_path)
 def test_a_run_for_some_classes_is_measured_on_them_and_read_back(tiny, carried_out, method):
     recipe = tiny(classes=list(SERVED), method=method)
     path, outcome = carried_out(recipe)
-    (path / "outcome.json").write_text(json.dumps(outcome.as_dict()))
+    keep_outcome(RunFolder(path), outcome)
     found = FinishedRun.read(path)
     assert outcome.seeds[0].metrics["teacher"].examples == len(found.parts.test)
     for role in ("teacher", "alone", "distilled"):

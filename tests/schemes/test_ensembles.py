@@ -1,7 +1,5 @@
 """Several networks as the recipe's teacher: what is trained, cached, averaged, measured and taught."""
 
-import json
-
 import pytest
 import torch
 import yaml
@@ -10,9 +8,11 @@ from limbeck.config import Recipe
 from limbeck.errors import RecipeError
 from limbeck.evaluation import measure, predict
 from limbeck.report.gather import gather
+from limbeck.runs import RunFolder
 from limbeck.schemes import FinishedRun, assess_run
 from limbeck.schemes.preparing import prepare
 from limbeck.schemes.rehearsal import rehearse
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.schemes.teaching import teacher_key, train_teacher, wrap_teacher
 
 ONE = {"model": {"kind": "mlp", "hidden": [24]}, "training": {"epochs": 2, "batch_size": 128}}
@@ -26,7 +26,7 @@ MIXED = {
 
 
 def finished(tmp_path, path, outcome):
-    (path / "outcome.json").write_text(json.dumps(outcome.as_dict()))
+    keep_outcome(RunFolder(path), outcome)
     return FinishedRun.read(path)
 
 

@@ -18,6 +18,7 @@ from limbeck.randomness import fingerprints
 from limbeck.runs import RunFolder
 from limbeck.schemes import distil, vet
 from limbeck.schemes.finished import FinishedRun
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.teachers import ArrayTeacher
 from limbeck.teachers.answers import Answers
 from limbeck.training import load_weights, save_weights
@@ -51,7 +52,7 @@ def carried_out(keys, tmp_path):
     recipe = Recipe.parse(keys)
     folder = RunFolder.create(tmp_path / "runs", recipe.name, recipe.to_yaml(), ["test"])
     outcome = distil(recipe, folder, cache=tmp_path / "cache")
-    folder.write_json("outcome.json", outcome.as_dict())
+    keep_outcome(folder, outcome)
     return folder.path, outcome
 
 

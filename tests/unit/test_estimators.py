@@ -12,6 +12,7 @@ from limbeck.evaluation import evaluate, predict
 from limbeck.runs import RunFolder
 from limbeck.schemes import distil
 from limbeck.schemes.finished import FinishedRun
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.tasks import BINARY, MULTILABEL, REGRESSION
 from limbeck.teachers import ModelTeacher, estimators, store
 from limbeck.training import load_weights, save_weights
@@ -219,7 +220,7 @@ def carried_out(keys, tmp_path, said=None):
     folder = RunFolder.create(tmp_path / "runs", recipe.name, recipe.to_yaml(), ["test"])
     say = (lambda line: None) if said is None else said.append
     outcome = distil(recipe, folder, cache=tmp_path / "cache", say=say)
-    folder.write_json("outcome.json", outcome.as_dict())
+    keep_outcome(folder, outcome)
     return folder.path, outcome
 
 

@@ -18,6 +18,8 @@ from limbeck.report import build, charts, figures, panels, pictures, svg
 from limbeck.report.gather import gather
 from limbeck.runs import RunFolder
 from limbeck.schemes import distil
+from limbeck.schemes.sealing import keep_outcome
+from sealed import resealed
 
 HOSTILE = '<script>alert("1")</script>'
 IMAGE = "'\"><img src=x onerror=alert(2)>"
@@ -53,7 +55,7 @@ def finished(root: Path, name: str, data: dict, **more: object) -> Path:
     }
     recipe = Recipe.parse(keys, root)
     folder = RunFolder.create(root / "runs", name, recipe.to_yaml(), ["limbeck", "distill", HOSTILE])
-    folder.write_json("outcome.json", distil(recipe, folder, cache=root / "cache").as_dict())
+    keep_outcome(folder, distil(recipe, folder, cache=root / "cache"))
     return folder.path
 
 
@@ -244,11 +246,12 @@ def test_a_missing_piece_is_left_out_and_named(copy, missing, gone, kept):
 
 
 def test_a_further_role_of_the_outcome_is_shown_where_it_belongs(copy):
-    outcome = json.loads((copy / "outcome.json").read_text())
-    for seed in outcome["seeds"]:
-        seed["alone_longer"] = dict(seed["alone"], errors=7)
-    (copy / "outcome.json").write_text(json.dumps(outcome))
+    def longer(outcome):
+        for seed in outcome["seeds"]:
+            seed["alone_longer"] = dict(seed["alone"], errors=7)
+
     shutil.copytree(copy / "alone-0", copy / "alone_longer-0")
+    resealed(copy / "outcome.json", longer)
     gathered = gather(copy)
     assert [model.role for model in gathered.models] == ["teacher", "alone", "alone_longer", "distilled"]
     text = build([copy], files=False).read_text(encoding="utf-8")

@@ -7,9 +7,11 @@ import pytest
 
 from limbeck.diagnosis.keeping import kept
 from limbeck.errors import RunError
+from limbeck.records import sealed
 from limbeck.report import build_diagnosed, svg
 from limbeck.report.charts import Heat
 from limbeck.report.diagnosis import diagnosis_section
+from limbeck.schemes.keeping import bound
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -96,7 +98,7 @@ def content(**changed):
 @pytest.fixture
 def folder(tmp_path):
     def made(**changed):
-        (tmp_path / "diagnosis.json").write_text(json.dumps(content(**changed)))
+        (tmp_path / "diagnosis.json").write_text(json.dumps(sealed(bound(content(**changed), tmp_path))))
         return tmp_path
 
     return made

@@ -20,6 +20,7 @@ from limbeck.report.gather import gather
 from limbeck.report.given import given
 from limbeck.runs import RunFolder
 from limbeck.schemes import distil
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.schemes.tasks import nearness
 from limbeck.tasks import UNLABELLED
 
@@ -65,7 +66,7 @@ def finished(root: Path, task: str, seeds: list[int]) -> Path:
     }
     recipe = Recipe.parse(keys, root)
     folder = RunFolder.create(root / "runs", task, recipe.to_yaml(), ["limbeck", "distill"])
-    folder.write_json("outcome.json", distil(recipe, folder, cache=root / "cache").as_dict())
+    keep_outcome(folder, distil(recipe, folder, cache=root / "cache"))
     return folder.path
 
 
@@ -192,7 +193,7 @@ def test_one_seed_is_compared_on_whole_examples(tmp_path):
         for role in ("alone", "distilled")
     }
     mended, spoilt = (right["distilled"] & ~right["alone"]).sum(), (right["alone"] & ~right["distilled"]).sum()
-    assert f"distillation mends {mended} and spoils {spoilt} (McNemar" in " ".join(story.verdict(found))
+    assert f"distillation mends {mended} and spoils {spoilt} (McNemar" in story.verdict(found)[1]
 
 
 # --------------------------------------------------------------------------------------------------------------- places
@@ -294,8 +295,8 @@ def test_r2_is_a_number_and_accuracy_a_share(gathered):
     assert story.facts(dense)[-2].value == f"{100 * dense.model('distilled').accuracy.mean:.1f} %"
     assert panels.cost_plot([regression]).y.label == "test R²"
     assert panels.cost_plot([dense]).y.label == "test accuracy of places, %"
-    said, of_places = (" ".join(story.verdict(each)) for each in (regression, dense))
-    assert f"mean squared error is {regression.model('distilled').errors.mean:.4g} when distilled" in said
-    assert "the mean squared error of the distilled student, against the student alone: " in said
-    assert " wrong places when distilled, " in of_places
-    assert "the wrong places of the distilled student, against the student alone: " in of_places
+    first, second = story.verdict(regression)[:2]
+    assert f"mean squared error is {regression.model('distilled').errors.mean:.4g} when distilled" in first
+    assert "the mean squared error of the distilled student is " in second
+    assert " wrong places when distilled, " in story.verdict(dense)[0]
+    assert "wrong places than the student alone" in story.verdict(dense)[1]

@@ -13,6 +13,7 @@ import pytest
 from limbeck.errors import RecipeError, RunError
 from limbeck.locks import exclusive
 from limbeck.runs import RunFolder, cache_folder, environment
+from sealed import contents
 
 RECIPE = "name: own\nseeds:\n- 0\n"
 
@@ -23,7 +24,7 @@ def folder(tmp_path):
 
 
 def manifest(folder):
-    return json.loads((folder.path / "manifest.json").read_text())
+    return contents(folder.path / "manifest.json")
 
 
 def as_it_stands(path) -> str:

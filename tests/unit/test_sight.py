@@ -14,6 +14,7 @@ from limbeck.runs import RunFolder
 from limbeck.schemes import distil
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.preparing import Shop, vet
+from limbeck.schemes.sealing import keep_outcome
 
 KEYS = {
     "name": "part",
@@ -97,7 +98,7 @@ def test_a_recipe_gives_the_student_a_part_and_the_teacher_all(tmp_path):
     assert recipe.keys["student"]["sees"]["columns"] == ["mean_radius", "worst_area"]
     folder = RunFolder.create(tmp_path / "runs", "part", recipe.to_yaml(), ["test"])
     outcome = distil(recipe, folder, cache=tmp_path / "cache")
-    folder.write_json("outcome.json", outcome.as_dict())
+    keep_outcome(folder, outcome)
     run = FinishedRun.read(folder.path)
     for role in ("alone", "distilled"):
         student = run.student(role, 0)

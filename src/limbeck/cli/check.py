@@ -7,7 +7,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import duration, say, show, show_json, table
+from limbeck.cli.showing import Trust, duration, say, show, show_json, table
 from limbeck.errors import command
 
 __all__ = ["check"]
@@ -18,12 +18,16 @@ def check(
     recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
     overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    trust: Trust = False,
 ) -> None:
     """Build everything, run one batch, print shapes, parameters, memory and a time estimate.  Nothing is trained."""
     from limbeck.config import load_recipe
     from limbeck.schemes.rehearsal import rehearse
+    from limbeck.schemes.trust import trust_recipe
 
     loaded = load_recipe(resolve(recipe), overrides or [])
+    if not trust:
+        trust_recipe(loaded, resolve(recipe))
     found = rehearse(loaded)
     if as_json:
         show_json(found.as_dict())

@@ -48,7 +48,7 @@ def codistill(
     parts = vet(loaded)
     first = is_first()
     if resume is not None:
-        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).to_yaml())
+        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).with_data_of(loaded).to_yaml())
     else:
         made = first_does(lambda: str(RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv).path))
         folder = RunFolder(Path(made))

@@ -9,7 +9,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.evaluate import mcnemar_line
-from limbeck.cli.showing import interval, percent, say, show, show_json, table
+from limbeck.cli.showing import Data, Trust, interval, percent, reading, say, show, show_json, table
 from limbeck.errors import command
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="write the comparison to this file, too")] = None,
     device: Annotated[str | None, typer.Option(help="where models run that are not evaluated yet")] = None,
+    trust: Trust = False,
+    data: Data = None,
 ) -> None:
     """Set finished runs side by side: figures with intervals, paired differences, and what differs in the recipes."""
     from limbeck.errors import RunError
@@ -49,19 +51,19 @@ def compare(
     folders, passed = find_runs(runs)
     for line in passed:
         say(line)
-    found = compare_runs(folders, device=device, say=say)
+    found = compare_runs(folders, device=device, trust=trust, data=data, say=say)
     if page is not None:
         _write(page, found)
     if as_json:
         show_json(found.as_dict())
     else:
-        show(*_failures(found))
         for title, columns, rows in _grids(found):
             show(table(title, columns, rows))
         for line in _lines(found):
             show(line)
     written = "" if page is None else f"written to {page} · "
-    say(f"{written}next: {command('limbeck', 'report', *(run.folder for run in found.runs))}")
+    report = command("limbeck", "report", *(run.folder for run in found.runs), *reading(trust, data))
+    say(f"{written}next: {report}")
 
 
 def _grids(found: "Comparison") -> list[Grid]:
@@ -83,25 +85,12 @@ def _grids(found: "Comparison") -> list[Grid]:
         for run in found.runs
     ]
     errors = "errors, as each task counts them," if words is None else words.errors
-    title = f"test {errors} of teacher, student alone and student distilled; {_over(found)}"
+    title = f"test {errors} of teacher, student alone and student distilled; mean ± 95 % t-interval over seeds"
     grids: list[Grid] = [(title, columns, rows)]
     if found.differing:
         differing = [[key, *(_value(value) for value in values)] for key, values in found.differing.items()]
         grids.append(("what differs in the recipes", ["key", *(run.label for run in found.runs)], differing))
     return grids
-
-
-def _over(found: "Comparison") -> str:
-    """Say what stands behind the figures of runs that may have different numbers of seeds."""
-    counts = {run.seeds for run in found.runs}
-    said = ["mean ± 95 % t-interval over three seeds or more"] if max(counts) > 2 else []
-    said += ["both values of two seeds"] if 2 in counts else []
-    return ", ".join([*said, "the value of one seed"] if 1 in counts else said)
-
-
-def _failures(found: "Comparison") -> list[str]:
-    """Return a line for each model that failed: said before any difference from it."""
-    return [f"{run.label}: {failure}." for run in found.runs for failure in run.failures]
 
 
 def _lines(found: "Comparison") -> list[str]:
@@ -146,7 +135,7 @@ def _write(page: Path, found: "Comparison") -> None:
     from limbeck.errors import RunError
     from limbeck.report import render_comparison
 
-    content = render_comparison(found, _grids(found), [*_failures(found), *_lines(found)])
+    content = render_comparison(found, _grids(found), _lines(found))
     aside = page.with_name(f".{page.name}.tmp")
     try:
         aside.write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -9,7 +9,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import duration, percent, say, show, show_json, table, watching
+from limbeck.cli.showing import Data, Trust, duration, percent, say, show, show_json, table, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -37,6 +37,8 @@ def diagnose(
     runs: Annotated[Path, typer.Option(help="where the folder of a recipe's diagnosis is made")] = Path("runs"),
     page: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    trust: Trust = False,
+    data: Data = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Look into a teacher, its student and their data: what is wrong, which part of distillation helps, what to do.
@@ -52,6 +54,7 @@ def diagnose(
     from limbeck.report import build_diagnosed
     from limbeck.runs import RunFolder, cache_folder
     from limbeck.schemes import FinishedRun
+    from limbeck.schemes.trust import trust_recipe
 
     tell = (lambda line: None) if quiet else say
     try:
@@ -59,11 +62,15 @@ def diagnose(
             if what.is_dir():
                 if overrides:
                     raise InputError("diagnose: a run cannot be changed; give its recipe.yaml to change settings")
-                finished = FinishedRun.read(what)
+                finished = FinishedRun.read(what, trust=trust, data=data)
                 recipe, folder = finished.recipe, finished.folder
                 subject = subject_of_run(finished, watch=watch, say=tell)
             else:
                 recipe = load_recipe(resolve(what), overrides or [])
+                if data is not None:
+                    recipe = recipe.with_data_in(data)
+                if not trust:
+                    trust_recipe(recipe, resolve(what))
                 subject = subject_of_recipe(recipe, watch=watch, say=tell)
                 folder = RunFolder.create(runs, recipe.name, recipe.to_yaml(), sys.argv).path
             found = run(
@@ -154,4 +161,5 @@ def _mechanics(found: "Diagnosis") -> list[list[str]]:
 
 
 def _correlation(value: "Interval") -> str:
-    return value.written("{:+.3f}")
+    half = "" if value.half_width is None else f" ± {value.half_width:.3f}"
+    return f"{value.mean:+.3f}{half}"

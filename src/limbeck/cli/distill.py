@@ -9,7 +9,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.ending import recorded
-from limbeck.cli.showing import duration, interval, over_seeds, percent, say, show, show_json, table, watching
+from limbeck.cli.showing import duration, interval, percent, say, show, show_json, table, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -46,7 +46,7 @@ def distill(
     loaded = load_recipe(resolve(recipe), overrides or [])
     parts = vet(loaded)
     if resume is not None:
-        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).to_yaml())
+        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).with_data_of(loaded).to_yaml())
         if (verb := made_by(resume)) in ("tune", "diagnose"):
             raise RunError(f"resume: '{resume}' is no run but was made by limbeck {verb}; start a run without --resume")
         if (group := group_of(resume)) is not None:
@@ -85,6 +85,7 @@ def resolve(recipe: Path) -> Path:
 def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":
     """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
     from limbeck.schemes import distil
+    from limbeck.schemes.sealing import keep_outcome
 
     def tell(line: str) -> None:
         folder.log(line)
@@ -96,14 +97,14 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
         folder.log("started")
         with recorded(folder), watching(quiet=quiet) as watch:
             outcome = distil(recipe, folder, parts=parts, watch=watch, say=tell)
-        folder.write_json("outcome.json", outcome.as_dict())
+        keep_outcome(folder, outcome)
         folder.log(f"done in {duration(time.monotonic() - began)}")
     return outcome
 
 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
-    """Print what failed, the models side by side, and what the distillation came to."""
-    from limbeck.evaluation import words_of
+    """Print the models side by side, and the share of the gap that was closed."""
+    from limbeck.evaluation import no_gap, words_of
 
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
@@ -118,18 +119,20 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         row = [found.label, f"{found.parameters:,}", compute, interval(errors, words.pattern), percent(accuracy)]
         patterns = [_MORE.get(name, "{:.4f}") for name in more]
         rows.append([*row, *map(interval, others, patterns)])
-    stands = outcome.standing()
-    show(*(f"{failure}." for failure in stands.failures))
+    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
     counted = "places of test examples" if outcome.task.of_places else "test examples"
-    title = f"{recipe.name}: {examples:,} {counted}, {over_seeds(seeds)}"
+    title = f"{recipe.name}: {examples:,} {counted}, {over}"
     columns = ["model", "parameters", "compute", f"test {words.errors}", words.accuracy]
     show(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
     show("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
     for note in outcome.notes:
         show(note)
-    show(f"{stands.said}.")
-    if stands.share is not None:
-        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(stands.share)}")
+    gap = outcome.gap_closed()
+    if gap is None:
+        said = no_gap(*(outcome.errors(role).mean for role in ("teacher", "alone", "distilled")))
+        show(f"{said[:1].upper()}{said[1:]}.")
+    else:
+        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(gap)}")
 
 
 def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import interval, over_seeds, percent, say, show, show_json, table
+from limbeck.cli.showing import Data, Trust, interval, percent, reading, say, show, show_json, table
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -62,6 +62,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
     with_cost: Annotated[bool, typer.Option("--cost/--no-cost", help="measure time and memory")] = True,
     device: Annotated[str | None, typer.Option(help="where the models run; else CUDA where there is one")] = None,
+    trust: Trust = False,
+    data: Data = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Measure a finished run: errors, calibration, fidelity, gain and harm by class, and cost."""
@@ -69,18 +71,20 @@ def evaluate(
     from limbeck.schemes.keeping import keep
 
     found = assess_run(
-        FinishedRun.read(run), with_cost=with_cost, device=device, say=(lambda line: None) if quiet else say
+        FinishedRun.read(run, trust=trust, data=data),
+        with_cost=with_cost,
+        device=device,
+        say=(lambda line: None) if quiet else say,
     )
     path = keep(found.as_dict(), run)
     if as_json:
         show_json({"run": str(run), "file": str(path), **found.as_dict()})
     else:
         with copied():
-            show(*(f"{failure}." for failure in found.standing().failures))
             _figures_table(found)
             _cost_table(found)
             show(*_lines(found))
-    say(f"written to {path} · next: {command('limbeck', 'report', run)}")
+    say(f"written to {path} · next: {command('limbeck', 'report', run, *reading(trust, data))}")
 
 
 def _figures(found: "RunAssessment | TaskAssessment") -> tuple[tuple[str, str, str], ...]:
@@ -101,7 +105,8 @@ def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
         if any(cell is not None for cell in cells):
             change = _change(found.advantage(name), pattern)
             rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
-    over = over_seeds(len(found.of("distilled")))
+    seeds = len(found.of("distilled"))
+    over = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval over seeds"
     title = f"{found.name}: {found.test['examples']:,} {_counted(found)}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
     show(table(title, columns, rows))
@@ -137,8 +142,9 @@ def _change(value: "Interval | None", pattern: str) -> str:
     if value is None:
         return ""
     if pattern:
-        return interval(value, pattern.replace("{:", "{:+"))
-    return f"{value.written('{:+.1f}', 100)} points"
+        return interval(value, pattern.replace("{:", "{:+")).replace("± +", "± ")
+    half = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
+    return f"{100 * value.mean:+.1f}{half} points"
 
 
 def _temperature_lines(found: "RunAssessment") -> list[str]:

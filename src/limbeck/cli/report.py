@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import say, show
+from limbeck.cli.showing import Data, Trust, say, show
 from limbeck.cli.streams import copied
 from limbeck.errors import LimbeckError, command
 
@@ -25,11 +25,13 @@ def report(
         Path | None, typer.Option(help="the page; by default report.html in the run's folder (several: here)")
     ] = None,
     figures: Annotated[bool, typer.Option(help="write the figures as SVG and PNG beside each run, too")] = True,
+    trust: Trust = False,
+    data: Data = None,
 ) -> None:
     """Write one self-contained HTML page that shows what finished runs came to; print its place."""
     from limbeck.report import build
 
-    written = build(runs, out, files=figures)
+    written = build(runs, out, files=figures, trust=trust, data=data)
     with copied():
         show(str(written))
 
@@ -42,7 +44,7 @@ def reported(folder: "RunFolder") -> str:
     from limbeck.report import build
 
     try:
-        return f" · report: {build([folder.path], files=False)}"
+        return f" · report: {build([folder.path], files=False, trust=True)}"
     except Exception as error:  # noqa: BLE001 - the outcome is safe, and a page can be made again
         with suppress(LimbeckError):
             folder.log(f"no report:\n{traceback.format_exc()}")

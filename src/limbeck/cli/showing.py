@@ -1,12 +1,13 @@
 """What the commands print: tables and progress lines."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -19,10 +20,31 @@ if TYPE_CHECKING:
     from limbeck.evaluation import Interval
     from limbeck.training.progress import Observer, Progress
 
-__all__ = ["duration", "interval", "over_seeds", "percent", "say", "show", "show_json", "table", "watching"]
+__all__ = [
+    "Data",
+    "Trust",
+    "duration",
+    "interval",
+    "percent",
+    "reading",
+    "say",
+    "show",
+    "show_json",
+    "table",
+    "watching",
+]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _WIDTH_WITHOUT_A_TERMINAL = 160
+
+
+Trust = Annotated[bool, typer.Option("--trust", help="import the factories of runs that are not of your project")]
+Data = Annotated[Path | None, typer.Option("--data", help="where the data of the run is now, if it was moved")]
+
+
+def reading(trust: bool, data: Path | None) -> list[object]:
+    """Return the options by which a further command reads the same run."""
+    return [*(["--trust"] if trust else []), *([] if data is None else ["--data", data])]
 
 
 def show(*items: str | Table) -> None:
@@ -37,8 +59,10 @@ def show(*items: str | Table) -> None:
 
 
 def show_json(content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print data to stdout as JSON, in ASCII whatever the encoding."""
-    print(json.dumps(content, indent=1))
+    """Print data to stdout as JSON, in ASCII whatever the encoding; what is not finite is null."""
+    from limbeck.records import as_json
+
+    print(as_json(content))
 
 
 def say(line: str) -> None:
@@ -64,25 +88,15 @@ def _text(text: str) -> Text:
 
 
 def interval(value: "Interval", pattern: str = "{:.1f}") -> str:
-    """Return a mean with its 95 % interval; of two seeds both values."""
-    return value.written(pattern)
+    """Return a mean with its 95 % interval."""
+    mean = pattern.format(value.mean)
+    return mean if value.half_width is None else f"{mean} ± {pattern.format(value.half_width)}"
 
 
 def percent(value: "Interval") -> str:
-    """Return a share in percent with its 95 % interval; of two seeds both values."""
-    mean, *width = value.written("{:.1f}", 100).split(" ± ")
-    return " ± ".join([f"{mean} %", *width])
-
-
-def over_seeds(count: int) -> str:
-    """Say what stands behind the figures of a table.
-
-    >>> over_seeds(1), over_seeds(2), over_seeds(5)
-    ('one seed, so no interval', 'the values of two seeds', 'mean ± 95 % t-interval over 5 seeds')
-    """
-    if count < 3:
-        return "one seed, so no interval" if count == 1 else "the values of two seeds"
-    return f"mean ± 95 % t-interval over {count} seeds"
+    """Return a share with its 95 % interval, in percent."""
+    mean = f"{100 * value.mean:.1f} %"
+    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.1f}"
 
 
 def duration(seconds: float) -> str:

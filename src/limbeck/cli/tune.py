@@ -49,7 +49,7 @@ def tune(
     if study is None:
         folder = RunFolder.create(runs, loaded.name, text, sys.argv)
     else:
-        folder = RunFolder.open(study, text, lambda kept: load_recipe(kept).to_yaml())
+        folder = RunFolder.open(study, text, lambda kept: load_recipe(kept).with_data_of(loaded).to_yaml())
     chosen: Literal["errors", "nll"] = metric  # type: ignore[assignment]
 
     def tell(line: str) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,13 @@ class ModelSpec:
     def code(self) -> dict[str, str] | None:
         """Return what `code_identity` says of the factory: the SHA-256 of each file of its code; None for a kind."""
         return None if self.factory is None else code_identity(self.factory, self.folder.resolve())
+
+    def home(self) -> Path | None:
+        """Import the factory and return the file that defines the function which it names; None where that is none."""
+        with _imported(str(self.factory), self.where, self.folder) as function:
+            module = sys.modules.get(str(getattr(function, "__module__", "")))
+        file = getattr(module, "__file__", None)
+        return None if file is None else Path(file)
 
     def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
         try:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks, data, plans
 from limbeck.checks import shown
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
-from limbeck.config.reading import apply_overrides, explained, read_yaml, written
+from limbeck.config.reading import apply_overrides, read_yaml
 from limbeck.config.sections import Section, parse, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, method_keys, read_method, read_teacher
 from limbeck.data import Splits, Transfer
@@ -28,6 +29,7 @@ __all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
+_PLACES = ("folder", "path")  # the keys of `data` that name files
 
 
 class _StudentKeys(BaseModel):
@@ -173,6 +175,11 @@ class Recipe:
             candidate.method.build()
         return recipe
 
+    @property
+    def models(self) -> list[ModelSpec]:
+        """Every network that the recipe names: the teacher's members, the student, and those of the scheme."""
+        return [*(member.model for member in self.teacher.members), self.student, *self.networks]
+
     def load_data(self) -> Splits:
         """Read the data; what there is to say of it stands in the `notes` of the result and is no warning."""
         try:
@@ -183,6 +190,38 @@ class Recipe:
             raise DataError(f"data: {error}") from None
         return splits
 
+    @property
+    def place(self) -> Path | None:
+        """The file or folder that the data is in; None where the recipe names none."""
+        named = [self.data.values.get(key) for key in _PLACES]
+        return next((Path(place) for place in named if place is not None), None)
+
+    def with_data_in(self, place: Path) -> "Recipe":
+        """Return the recipe with its data in another file, or in a folder that it lies in under its own name."""
+        key = next((key for key in _PLACES if key in self.data.values), None)
+        if key is None:
+            kind = self.keys["data"]["kind"]
+            raise RecipeError(f"data: found '{place}' as its place; expected none: data.kind {kind} has no files")
+        within = key == "path" and place.is_dir()
+        here = place / Path(self.data.values[key]).name if within else place
+        return self.with_values({f"data.{key}": str(here.absolute())})
+
+    def with_data_of(self, other: "Recipe") -> "Recipe":
+        """Return the recipe with its data where another one has its own; itself where either reads no files."""
+        return self if self.place is None or other.place is None else self.with_data_in(other.place)
+
+    def without_checkpoints(self) -> "Recipe":
+        """Return the recipe with networks as they are built, for readers that have the weights elsewhere."""
+        members = tuple(
+            replace(member, model=replace(member.model, checkpoint=None)) for member in self.teacher.members
+        )
+        return replace(
+            self,
+            teacher=replace(self.teacher, members=members),
+            student=replace(self.student, checkpoint=None),
+            networks=tuple(replace(network, checkpoint=None) for network in self.networks),
+        )
+
     def objective(self) -> Objective:
         """Build the student's objective."""
         objective: Objective = self.method.build()
@@ -190,8 +229,7 @@ class Recipe:
 
     def code(self) -> dict[str, dict[str, str]]:
         """Return the SHA-256 of each file of each factory's code (`ModelSpec.code`), by the factory's key."""
-        specs = [*(member.model for member in self.teacher.members), self.student, *self.networks]
-        return {spec.where: files for spec in specs if (files := spec.code()) is not None}
+        return {spec.where: files for spec in self.models if (files := spec.code()) is not None}
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """Return the recipe with some `key.path` values replaced."""
@@ -225,17 +263,13 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as YAML."""
-        return written(self.keys)
+        return yaml.safe_dump(dict(self.keys), sort_keys=False, allow_unicode=True, width=120)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and validate a recipe file; RecipeError with one line for the first thing that is wrong."""
     path = Path(path)
-    keys = apply_overrides(read_yaml(path), overrides)
-    try:
-        return Recipe.parse(keys, path.parent)
-    except RecipeError as error:
-        raise RecipeError(explained(str(error), path, overrides)) from None
+    return Recipe.parse(apply_overrides(read_yaml(path), overrides), path.parent)
 
 
 def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
@@ -246,7 +280,7 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
     kind = keys.pop("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise RecipeError(f"data.kind: found {shown(kind)}; {one_of(str(kind), kinds)}")
-    for key in ("folder", "path"):
+    for key in _PLACES:
         if isinstance(keys.get(key), str):
             keys[key] = str((base / path_of(keys[key], f"data.{key}")).absolute())
     return parse(kinds[kind], keys, "data"), transfer

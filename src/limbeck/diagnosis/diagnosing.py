@@ -1,6 +1,5 @@
 """The whole diagnosis of a subject, from the teacher's answers to the advice."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from limbeck.diagnosis.tail import tail_curve, temperature_for
 from limbeck.diagnosis.teacher import TeacherFacts, look_at_teacher
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import Interval, t_interval
+from limbeck.records import finite
 from limbeck.training import Observer
 from limbeck.training.progress import ignore
 
@@ -71,7 +71,7 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is not finite is None."""
-        content: dict[str, Any] = _finite(self._content())
+        content: dict[str, Any] = finite(self._content())
         return content
 
     def _content(self) -> dict[str, Any]:
@@ -241,11 +241,3 @@ def _settings(subject: Subject, seeds: Sequence[int], *, quick: bool, search: bo
         "held_out": len(subject.held_out),
         "hierarchy": subject.groups is not None,
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

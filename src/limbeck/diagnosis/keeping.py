@@ -1,6 +1,5 @@
 """Diagnoses kept in run folders: written once, never overwritten, read back by the report."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.diagnosis.diagnosing import FORMAT
 from limbeck.errors import RunError, command, one_line
+from limbeck.records import sealed
 from limbeck.runs import RunFolder
-from limbeck.schemes.keeping import held
+from limbeck.schemes.keeping import bound, held, read_bound, required_bound
 
 __all__ = ["keep", "kept"]
 
@@ -22,13 +22,14 @@ def keep(content: Mapping[str, Any], folder: Path, *, again: str | None = None) 
     left as it is; one that says something else gets a neighbour with a number.
     again: the command to repeat where it cannot be written; by default that for the run which the folder holds.
     """
+    content = bound(content, folder)
     with held(folder):
         for path in _files(folder):
-            if _timeless(_read(path)) == _timeless(json.loads(json.dumps(content))):
+            if _timeless(read_bound(path)) == _timeless(content):
                 return path
         number = max((_number(path) for path in _files(folder)), default=0) + 1
         path = folder / ("diagnosis.json" if number == 1 else f"diagnosis-{number}.json")
-        RunFolder(folder, again or command("limbeck", "diagnose", folder)).write_json(path.name, content)
+        RunFolder(folder, again or command("limbeck", "diagnose", folder)).write_json(path.name, sealed(content))
     return path
 
 
@@ -38,7 +39,7 @@ def kept(folder: Path) -> Mapping[str, Any] | None:
     if not files:
         return None
     path, mend = files[-1], f"delete it and run {command('limbeck', 'diagnose', folder)}"
-    content = _read(path)
+    content = required_bound(path, folder, mend)
     if content.get("format", FORMAT) != FORMAT:
         raise RunError(f"'{path}' has format {content['format']!r}, expected {FORMAT}; {mend}")
     try:
@@ -59,14 +60,6 @@ def _number(path: Path) -> int:
         return 1
     number = path.stem.removeprefix("diagnosis-")
     return int(number) if number.isdecimal() and len(number) < 9 else 0
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _timeless(content: Mapping[str, Any]) -> dict[str, Any]:

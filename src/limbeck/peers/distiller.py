@@ -11,7 +11,6 @@ from limbeck.batch import Batch
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
-from limbeck.networks import tensors_of
 from limbeck.objective import Loss, Objective, Term, TermAround
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.peers.predictions import Predictions, PredictionsTeacher
@@ -164,8 +163,8 @@ class PeerDistiller(Distiller):
 @torch.no_grad()
 def copy_state(source: nn.Module, target: nn.Module) -> None:
     """Copy a network's parameters and buffers into another of the same build, in place."""
-    own = tensors_of(target)
-    for name, tensor in tensors_of(source).items():
+    own = target.state_dict()
+    for name, tensor in source.state_dict().items():
         own[name].copy_(tensor)
 
 

@@ -32,11 +32,19 @@ _MARK = '<meta name="generator" content="limbeck">'
 _ROWS = 12  # of the table below a curve
 
 
-def build(folders: Sequence[Path], out: Path | None = None, *, files: bool = True) -> Path:
+def build(
+    folders: Sequence[Path],
+    out: Path | None = None,
+    *,
+    files: bool = True,
+    trust: bool = False,
+    data: Path | None = None,
+) -> Path:
     """Write the report of one or several finished runs and return its place.
 
     out: by default report.html in the folder of one run, or in the current folder for several.
     files: whether the figures are also written as SVG and PNG into `figures/` of each run.
+    trust, data: see `FinishedRun.read`.
     Raises RunError when a folder is no finished run, or the page cannot be written.
     """
     if not folders:
@@ -44,7 +52,7 @@ def build(folders: Sequence[Path], out: Path | None = None, *, files: bool = Tru
     path = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     if out is not None or path.exists():
         _check(path)
-    runs = [gather(folder) for folder in folders]
+    runs = [gather(folder, trust=trust, data=data) for folder in folders]
     sections = [section(gathered, number) for number, gathered in enumerate(runs, start=1)]
     _write(path, render(runs, sections))
     if files:
@@ -188,16 +196,14 @@ def _trust(task: Task) -> str:
     return (
         "A model that is 80 % sure should be right 8 times in 10: the bars should end on the dotted line. Below it a"
         f" model is too sure of itself.{each} ECE, the expected calibration error, is the mean distance from the line,"
-        " over 15 bins of equal width, of each seed by itself: the mean over the seeds, as `limbeck evaluate` gives it."
-        " The bars hold the answers of all seeds. A bin with few examples is drawn pale: it says little."
+        " over 15 bins of equal width. A bin with few examples is drawn pale: it says little."
     )
 
 
 def _overview(gathered: Gathered, number: int) -> list[str]:
     """Return a run's line in the table of several runs."""
     errors = [row.errors for row in story.model_rows(gathered) if row.model.role in ("teacher", "alone", "distilled")]
-    share = gathered.standing.share
-    gap = "not told" if share is None else story.whole_percent(share.mean)
+    gap = "no gap" if gathered.gap is None else story.whole_percent(gathered.gap.mean)
     return [f"{number}. {gathered.run.recipe.name}", str(gathered.run.folder), *errors, gap]
 
 

@@ -27,8 +27,9 @@ from limbeck.evaluation import (
     score,
     tail_gains,
 )
+from limbeck.records import finite
 from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.judging import Judged, costs_of, finite, identity, models_of, place, put_on_record, sets_of
+from limbeck.schemes.judging import Judged, costs_of, identity, models_of, place, put_on_record, sets_of
 from limbeck.schemes.tasks import TaskAssessment, assess_task
 
 __all__ = ["AssessedModel", "RunAssessment", "assess_run"]

@@ -48,12 +48,6 @@ class ComparedRun:
         return sum(model["role"] == "distilled" for model in self.evaluation["models"])
 
     @property
-    def failures(self) -> Sequence[str]:
-        """A clause for each model that failed, as `Standing.failures` has them."""
-        found: list[str] = self.evaluation["failures"]
-        return found
-
-    @property
     def counted(self) -> bool:
         """Whether a test sample is right or wrong as a whole."""
         return all(model.get("test_errors") is not None for model in self.evaluation["models"])
@@ -105,7 +99,7 @@ class Comparison:
                     "label": run.label,
                     **{
                         key: run.evaluation[key]
-                        for key in ("name", "test", "parameters", "summary", "advantage", "failures", "cost")
+                        for key in ("name", "test", "parameters", "summary", "advantage", "cost")
                     },
                 }
                 for run in self.runs
@@ -145,17 +139,24 @@ def _below(place: Path) -> list[Path]:
 
 
 def compare_runs(
-    folders: Sequence[Path], *, device: str | None = None, say: Callable[[str], None] = lambda line: None
+    folders: Sequence[Path],
+    *,
+    device: str | None = None,
+    trust: bool = False,
+    data: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Compare two or more finished runs.
 
     A run that was evaluated is read from its evaluation.json; another is evaluated now, without its cost.
+    trust, data: see `FinishedRun.read`, by which each run is read first.
     """
     if len(folders) < 2:
         raise RunError(f"compare: found {'one finished run' if folders else 'no run'}, expected two or more")
     runs = []
     for folder, label in zip(folders, _labels(folders), strict=True):
-        evaluation = _evaluation(folder, device, say)
+        run = FinishedRun.read(folder, trust=trust, data=data)
+        evaluation = _evaluation(run, device, say)
         recipe = load_recipe(folder / "recipe.yaml")
         runs.append(ComparedRun(folder, label, flattened(recipe.keys), evaluation))
     return Comparison(tuple(runs), tuple(_pairs(runs)), _differing(runs), pareto(list(_points(runs))))
@@ -176,13 +177,12 @@ def flattened(keys: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _evaluation(folder: Path, device: str | None, say: Callable[[str], None]) -> Mapping[str, Any]:
+def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]) -> Mapping[str, Any]:
     """Return the newest evaluation that is kept, or a new one."""
-    known = kept(folder) if (folder / "outcome.json").is_file() else None
+    known = kept(run.folder)
     if known is not None:
         return known
-    run = FinishedRun.read(folder)
-    say(f"'{folder}' is not evaluated yet")
+    say(f"'{run.folder}' is not evaluated yet")
     return assess_run(run, with_cost=False, device=device, say=say).as_dict()
 
 

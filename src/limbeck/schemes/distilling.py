@@ -12,7 +12,7 @@ from torch import nn
 from limbeck import methods
 from limbeck.config import AloneBudget, Recipe
 from limbeck.distiller import Distiller
-from limbeck.evaluation import constant_accuracy, evaluate
+from limbeck.evaluation import evaluate
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
 from limbeck.schemes.attempting import Bench
@@ -21,6 +21,7 @@ from limbeck.schemes.finished import keep_history, teacher_file
 from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, ordered
 from limbeck.schemes.preparing import Parts, Shop, prepare, vet
 from limbeck.schemes.sameness import same_as_before
+from limbeck.schemes.sealing import data_of
 from limbeck.schemes.teaching import TrainedTeacher, trained_teacher
 from limbeck.schemes.work import Decisions, Work
 from limbeck.teachers import MeanOfModels, state_digest
@@ -99,7 +100,7 @@ def distil(
 
 
 def _distil(run: _Run) -> Outcome:
-    recipe, folder = run.recipe, run.folder
+    recipe, folder, code = run.recipe, run.folder, run.recipe.code()
     same_as_before(recipe, folder, run.choosing)
     for note in run.choosing.notes:
         run.say(note)
@@ -156,7 +157,8 @@ def _distil(run: _Run) -> Outcome:
         figures=figures,
         notes=notes,
         task=run.final.test.task,
-        constant_accuracy=constant_accuracy(run.final.test.labels, run.final.test.task),
+        data=data_of(run.final),
+        code=code,
     )
 
 

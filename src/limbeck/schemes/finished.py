@@ -1,6 +1,7 @@
 """A finished run, read back from its folder: its recipe, its data and its trained models."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.config import Recipe, load_recipe
-from limbeck.errors import RunError, one_line
+from limbeck.errors import DataError, RunError, one_line
+from limbeck.records import as_json
 from limbeck.runs import RunFolder, made_by
 from limbeck.schemes.grouping import group_of
 from limbeck.schemes.outcome import FIXED_ROLES, ordered
 from limbeck.schemes.preparing import Parts, Shop, build_teacher, prepare
+from limbeck.schemes.sealing import OUTCOME, data_of, files_of, read_outcome, require_same
+from limbeck.schemes.trust import require_trust
 from limbeck.teachers import MeanOfModels
 from limbeck.training import load_weights
 from limbeck.training.checkpoints import write_text
@@ -33,7 +37,9 @@ def keep_history(folder: RunFolder, seed: int, history: Sequence[Mapping[str, An
     """Put the history of a teacher's training into the run, whoever trained it; nothing of one that was read."""
     if history:
         path = _teacher_history(folder.path, seed)
-        folder.save(path.name, lambda path: write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in history)))
+        folder.save(
+            path.name, lambda path: write_text(path, "".join(f"{as_json(entry, indent=None)}\n" for entry in history))
+        )
 
 
 def _teacher_history(folder: Path, seed: int) -> Path:
@@ -50,13 +56,16 @@ class FinishedRun:
     outcome: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> "FinishedRun":
-        """Read a run folder; RunError when it is none, or not finished."""
+    def read(cls, folder: Path, *, trust: bool = False, data: Path | None = None) -> "FinishedRun":
+        """Read a run folder, once its weights, code and data are those that it ended with.
+
+        trust: whether to import the factories of its recipe wherever they lie; else `require_trust` decides.
+        data: the file or folder that its data is in now, if that was moved.
+        Raises RunError when it is no run folder, is not finished, or has changed since.
+        """
         if not (folder / "recipe.yaml").is_file():
             raise RunError(f"'{folder}' is no run folder (it has no recipe.yaml); name one below runs/")
-        recipe = load_recipe(folder / "recipe.yaml")
-        path = folder / "outcome.json"
-        if not path.is_file():
+        if not (folder / OUTCOME).is_file():
             if (group := group_of(folder)) is not None:
                 raise RunError(
                     f"'{folder}' is a run of group {checks.shown(group)} alone, which has no outcome of a recipe; its "
@@ -66,12 +75,27 @@ class FinishedRun:
                 raise RunError(f"'{folder}' was made by limbeck {verb} and is no run; name a folder that distill made")
             again = RunFolder(folder).again
             raise RunError(f"'{folder}' is not finished (it has no outcome.json); go on with: {again}")
+        outcome = read_outcome(folder)
+        recipe = load_recipe(folder / "recipe.yaml")
+        recipe = recipe if data is None else recipe.with_data_in(data)
         try:
-            outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             _check_outcome(outcome, recipe)
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"'{path}' is damaged ({one_line(error)}); run the recipe again") from None
-        return cls(folder, recipe, prepare(recipe, refit=recipe.refit), outcome)
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"'{folder / OUTCOME}' is damaged ({one_line(error)}); run the recipe again") from None
+        require_same(folder, "code", files_of(recipe.code()), files_of(outcome["code"]))
+        if not trust:
+            require_trust(recipe, folder)
+        try:
+            parts = prepare(recipe, refit=recipe.refit)
+        except DataError as error:
+            if (place := recipe.place) is None or place.exists():
+                raise
+            raise RunError(
+                f"'{folder}': found no data in '{place}', where the run had it; expected it there. Say where it is now "
+                f"with --data PATH (in Python data=), or put it back"
+            ) from error
+        require_same(folder, "data", data_of(parts), outcome["data"])
+        return cls(folder, recipe, parts, outcome)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -81,7 +105,7 @@ class FinishedRun:
     def teacher(self, seed: int) -> nn.Module:
         """Return the trained teacher of a student's seed."""
         own = self.recipe.teacher.of(seed)
-        model = build_teacher(self.recipe, self.parts, own)
+        model = build_teacher(self.recipe.without_checkpoints(), self.parts, own)
         load_weights(model, teacher_file(self.folder, own))
         return model
 
@@ -107,7 +131,7 @@ class FinishedRun:
 
     def student(self, role: str, seed: int) -> nn.Module:
         """Return the trained model of a role that is not the teacher's: "alone", "distilled", the scheme's own."""
-        scheme, shop = self.recipe.scheme, Shop(self.recipe, self.parts, seed)
+        scheme, shop = self.recipe.scheme, Shop(self.recipe.without_checkpoints(), self.parts, seed)
         if role == "member" and not self.recipe.teacher.single:
             return self.teacher(seed).members[0]  # type: ignore[index,return-value]
         if whole := scheme.part_of(role):
@@ -150,7 +174,7 @@ class _Metrics(BaseModel):
     examples: int = Field(ge=1, lt=2**63)
     errors: int | float = Field(ge=0, lt=2**63)
     accuracy: float
-    nll: float
+    nll: float | None  # None where it was not finite
 
 
 class _Parameters(BaseModel):
@@ -184,12 +208,18 @@ class _Outcome(BaseModel):
     chosen: dict[str, dict[str, Any]] = {}
     roles: dict[str, _Role] = {}
     notes: list[str] = []
+    data: dict[str, str]
+    code: dict[str, dict[str, str]]
 
 
 def _check_outcome(outcome: Any, recipe: Recipe) -> None:
-    """Require an outcome to be what a run of the recipe writes; ValueError otherwise."""
+    """Require an outcome to be what a run of the recipe writes; ValueError otherwise.  Null becomes NaN in it."""
     checked = _Outcome.model_validate(outcome)
     if [seed.get("seed") for seed in checked.seeds] != list(recipe.seeds):
         raise ValueError("its seeds are not the recipe's")
     if any(seed.keys() != checked.seeds[0].keys() for seed in checked.seeds):
         raise ValueError("its seeds have different roles")
+    for seed in outcome["seeds"]:
+        for role, figures in seed.items():
+            if isinstance(figures, dict):
+                seed[role] = {name: math.nan if value is None else value for name, value in figures.items()}

@@ -1,7 +1,6 @@
 """What every assessment of a finished run holds, whatever its task: models, figures over the seeds, and cost."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,13 +10,13 @@ from torch import nn
 
 from limbeck.data import SampleSet
 from limbeck.errors import InputError, command
-from limbeck.evaluation import Cost, Interval, Metrics, Standing, constant_accuracy, cost, standing, t_interval
+from limbeck.evaluation import Cost, Interval, cost, t_interval
+from limbeck.records import finite
 from limbeck.runs import RunFolder
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.keeping import FORMAT, held
-from limbeck.tasks import task_named
 
-__all__ = ["Judged", "JudgedModel", "costs_of", "finite", "identity", "models_of", "place", "put_on_record", "sets_of"]
+__all__ = ["Judged", "JudgedModel", "costs_of", "identity", "models_of", "place", "put_on_record", "sets_of"]
 
 _TIMED = 256  # samples of the larger batch whose time is taken
 
@@ -75,16 +74,6 @@ class Judged(Generic[M]):
         known = [two - one for one, two in values if one is not None and two is not None]
         return t_interval(known) if known and len(known) == len(values) else None
 
-    def standing(self) -> Standing:
-        """Return what may be claimed of these figures."""
-        seeds, examples = len(self.of("distilled")), self.test["examples"]
-        found: dict[str, list[Metrics]] = {}
-        for model in self.models:
-            errors, accuracy, nll = (model.figures()[name] for name in ("errors", "accuracy", "nll"))
-            found.setdefault(model.role, []).append(Metrics(examples, errors, accuracy, nll))
-        shared = {role: each * seeds if len(each) == 1 else each for role, each in found.items()}
-        return standing(shared, self.test["constant_accuracy"], task_named(self.test["task"]))
-
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is not finite is None."""
         names = list(dict.fromkeys(name for model in self.models for name in model.figures()))
@@ -101,7 +90,6 @@ class Judged(Generic[M]):
                 },
                 "advantage": {name: vars(found) for name in names if (found := self.advantage(name)) is not None},
                 "models": [model.as_dict() for model in self.models],
-                "failures": list(self.standing().failures),
                 "cost": {role: found.as_dict() for role, found in self.cost.items()},
             }
         )
@@ -159,20 +147,4 @@ def identity(samples: SampleSet) -> dict[str, Any]:
     digest = hashlib.sha256(samples.source.encode())
     digest.update(samples.index.cpu().numpy().tobytes())
     labelled = int(samples.task.count(samples.task.labelled(samples.labels)))
-    return {
-        "name": samples.name,
-        "examples": labelled,
-        "classes": samples.classes,
-        "digest": digest.hexdigest(),
-        "task": samples.task.name,
-        "constant_accuracy": constant_accuracy(samples.labels, samples.task),
-    }
-
-
-def finite(value: Any) -> Any:
-    """Return plain values with None in place of what is not finite."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {"name": samples.name, "examples": labelled, "classes": samples.classes, "digest": digest.hexdigest()}

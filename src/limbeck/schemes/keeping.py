@@ -10,14 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.errors import RunError, command, one_line
 from limbeck.locks import exclusive
+from limbeck.records import as_json, sealed, unsealed
 from limbeck.runs import RunFolder
+from limbeck.schemes.sealing import seal_of
 
-__all__ = ["FORMAT", "held", "keep", "kept"]
+__all__ = ["FORMAT", "bound", "held", "keep", "kept", "read_bound", "required_bound"]
 
-FORMAT = 2
+FORMAT = 1
 """Of evaluation.json; raised whenever its keys change their meaning."""
 
-_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost", "failures")
+_OUTCOME = "outcome_sha256"
+_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost")
 
 
 def keep(content: Mapping[str, Any], folder: Path) -> Path:
@@ -27,16 +30,16 @@ def keep(content: Mapping[str, Any], folder: Path) -> Path:
     An evaluation that is there already and says the same, but for what was measured by the clock, is left as it is;
     one that says something else gets a neighbour with a number.
     """
-    number = 1
+    number, content = 1, bound(content, folder)
     with held(folder):
         while True:
             path = folder / ("evaluation.json" if number == 1 else f"evaluation-{number}.json")
             if not path.exists():
                 break
-            if _timeless(_read(path), content) == _timeless(content, content):
+            if _timeless(read_bound(path), content) == _timeless(content, content):
                 return path
             number += 1
-        RunFolder(folder, command("limbeck", "evaluate", folder)).write_json(path.name, content)
+        RunFolder(folder, command("limbeck", "evaluate", folder)).write_json(path.name, sealed(content))
     return path
 
 
@@ -50,7 +53,8 @@ def kept(folder: Path) -> Mapping[str, Any] | None:
     files = [path for _, path in sorted(numbered.items()) if path.is_file()]
     if not files:
         return None
-    content, mend = _read(files[-1]), f"delete it and run {command('limbeck', 'evaluate', folder)}"
+    mend = f"delete it and run {command('limbeck', 'evaluate', folder)}"
+    content = required_bound(files[-1], folder, mend)
     if "format" not in content:
         raise RunError(f"'{files[-1]}' is damaged; {mend}")
     if content["format"] != FORMAT:
@@ -125,12 +129,29 @@ def held(folder: Path) -> Iterator[None]:
             raise RunError(f"run folder: cannot write in '{folder}' ({error.strerror}); mend that and repeat") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def bound(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what was measured of a run as JSON has it, with the seal of the outcome that it was measured of."""
+    plain: dict[str, Any] = json.loads(as_json(content))
+    return {**plain, _OUTCOME: seal_of(folder)}
+
+
+def read_bound(path: Path) -> dict[str, Any]:
+    """Return what a file of measurements holds; nothing where it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return unsealed(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def required_bound(path: Path, folder: Path, mend: str) -> dict[str, Any]:
+    """Return what was measured of a run as it is now; RunError with the mend where it is damaged or of another."""
+    try:
+        content = unsealed(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"'{path}' is damaged ({one_line(error)}); {mend}") from None
+    if content.pop(_OUTCOME, None) != seal_of(folder):
+        raise RunError(f"'{path}': found what was measured of another outcome; expected that of this run; {mend}")
+    return content
 
 
 def _timeless(content: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from limbeck.data import SampleSet
 from limbeck.evaluation import Estimate, McNemar, Metrics, evaluate, fidelity, mcnemar, paired_difference, predict
+from limbeck.records import finite
 from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.judging import Judged, costs_of, finite, identity, models_of
+from limbeck.schemes.judging import Judged, costs_of, identity, models_of
 from limbeck.tasks import Task
 
 __all__ = ["Nearness", "TaskAssessment", "TaskModel", "assess_task", "nearness"]

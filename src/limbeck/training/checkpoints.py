@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, one_line
+from limbeck.records import as_json, sealed, unsealed
 
 __all__ = [
     "digest",
@@ -101,8 +102,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file: aside, then renamed."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    """Write a JSON file: aside, then renamed; what is not finite is null."""
+    write_text(path, as_json(content) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -115,25 +116,15 @@ def read_json(path: Path) -> Any:
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object with a checksum of itself, as the key "sha256": aside, then renamed."""
-    write_json(path, {**content, "sha256": _seal(content)})
+    write_json(path, sealed(content))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what `write_sealed` wrote, without its checksum; CheckpointError when it is damaged.
-
-    A file of an older version has no checksum, and is read as it is.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' is damaged (it holds no keys); delete it to start again")
-    seal = content.pop("sha256", None)
-    if seal is not None and seal != _seal(content):
-        raise CheckpointError(f"'{path}' is damaged (wrong checksum); delete it to start again")
-    return content
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """Read what `write_sealed` wrote, without its checksum; CheckpointError when it is damaged or has none."""
+    try:
+        return unsealed(read_json(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' is damaged ({one_line(error)}); delete it to start again") from None
 
 
 def remove(folder: Path) -> None:

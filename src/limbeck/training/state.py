@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
-from limbeck.networks import fill, tensors_of
 from limbeck.ranks import first_does, held_by_first, same_in_all
+from limbeck.records import as_json
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
 from limbeck.training.ledger import Ledger
@@ -70,7 +70,7 @@ def identity(
     settings = asdict(training)
     for key in ("accumulate", "workers", "checkpoint_seconds"):
         settings.pop(key)
-    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(distiller).items()}
+    shapes = {name: list(tensor.shape) for name, tensor in distiller.state_dict().items()}
     initial = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     return {
         **{f"training.{key}": value for key, value in settings.items()},
@@ -270,7 +270,7 @@ class Run:
         try:
             yield
         finally:
-            fill(self.distiller.student, own)
+            self.distiller.student.load_state_dict(own)
 
     def agree(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the first process's metrics, so that all decide alike."""
@@ -292,7 +292,7 @@ class Run:
             self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
             if keep_best:
                 with self.kept_weights():
-                    own = tensors_of(self.distiller.student)
+                    own = self.distiller.student.state_dict()
                     self.best = {name: tensor.detach().clone() for name, tensor in own.items()}
         else:
             self.stale += 1
@@ -301,7 +301,7 @@ class Run:
 
             def add() -> None:
                 with self._writing("metrics"), path.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                    file.write(as_json(line, indent=None) + "\n")
 
             first_does(add)
 
@@ -310,7 +310,7 @@ class Run:
         student = self.distiller.student
         if not self.finished:
             if keep_best:
-                fill(student, self.best)
+                student.load_state_dict(self.best)
             elif self.average is not None:
                 self.average.swap(student)
             same_in_all(student)
@@ -362,8 +362,7 @@ class Run:
                 raise ValueError(f"the best epoch is {self.best_epoch} of {len(self.history)}")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"'{path}' is damaged ({error!r}); delete it to start again") from None
-        known = ended.get("weights_sha256")
-        if known is not None and weights.is_file() and checkpoints.digest(weights) != known:
+        if weights.is_file() and checkpoints.digest(weights) != ended.get("weights_sha256"):
             raise CheckpointError(f"'{weights}' is damaged (wrong checksum); delete '{path.name}' to train again")
         load_weights(self.distiller.student, weights)
         if self.accelerator.is_main_process:  # a process that was killed right after its result may have left some
@@ -386,7 +385,10 @@ class Run:
 
     def _write_metrics(self) -> None:
         if self.folder is not None:
-            path, lines = self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history)
+            path, lines = (
+                self.folder / "metrics.jsonl",
+                "".join(as_json(line, indent=None) + "\n" for line in self.history),
+            )
 
             def write() -> None:
                 with self._writing("metrics"):
@@ -425,17 +427,26 @@ class Run:
 
 
 def checked_history(history: Any) -> list[dict[str, Any]]:
-    """Return the entries of a history, one an epoch; ValueError where they are not what a training writes."""
+    """Return the entries of a history, one an epoch; ValueError where they are not what a training writes.
+
+    A null stands for a figure that was not finite, and is returned as NaN.
+    """
     if not isinstance(history, list):
         raise ValueError("the history is no list")
+    found = []
     for number, entry in enumerate(history, start=1):
         if not isinstance(entry, dict) or entry.get("epoch") != number:
             raise ValueError(f"the history has no epoch {number}")
         _whole([entry["epoch"], entry.get("step", 0)], 2)
         parts = [entry.get("train"), entry.get("validation"), {"rate": entry.get("learning_rate", 0.0)}]
-        if not all(isinstance(part, dict) and all(map(_is_number, part.values())) for part in parts):
+        if not all(isinstance(part, dict) and all(map(_is_figure, part.values())) for part in parts):
             raise ValueError(f"the history's epoch {number} does not hold numbers")
-    return history
+        known = {
+            key: {name: math.nan if value is None else value for name, value in entry[key].items()}
+            for key in ("train", "validation")
+        }
+        found.append({**entry, **known})
+    return found
 
 
 def _whole(values: Any, count: int) -> list[int]:
@@ -447,9 +458,14 @@ def _whole(values: Any, count: int) -> list[int]:
 
 
 def _score(values: Any) -> tuple[float, float]:
-    if not isinstance(values, list) or len(values) != 2 or not all(map(_is_number, values)):
+    if not isinstance(values, list) or len(values) != 2 or not all(map(_is_figure, values)):
         raise ValueError(f"found {_short(values)}, expected two numbers")
-    return values[0], values[1]  # as they are: a whole number stays one in what is written next
+    errors, nll = (math.inf if value is None else value for value in values)
+    return errors, nll  # as they are: a whole number stays one in what is written next
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or _is_number(value)
 
 
 def _is_number(value: Any) -> bool:

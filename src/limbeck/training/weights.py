@@ -10,11 +10,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from limbeck.errors import CheckpointError, ModelError, one_of
+from limbeck.errors import CheckpointError, one_of
 from limbeck.outputs import canonical_path
 from limbeck.training.checkpoints import load_tensors, save_tensors, sync
 
-__all__ = ["check_savable", "distinct", "load_weights", "save_weights", "with_aliases"]
+__all__ = ["distinct", "load_weights", "save_weights", "with_aliases"]
 
 _ALIASES = "alias"
 _TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state holds beside its student
@@ -28,7 +28,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
     aside = path.with_name(f".{path.name}.aside")  # a folder: safetensors too writes to a file of another name first
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    check_savable(model)
     tensors, aliases = distinct(model)
     metadata = {_ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}
     save_tensors(tensors, aside / path.name, metadata)
@@ -37,29 +36,14 @@ def save_weights(model: nn.Module, path: Path) -> None:
     aside.rmdir()
 
 
-def check_savable(model: nn.Module, role: str = "model") -> None:
-    """Require weights that a file of limbeck holds: ModelError for complex ones, and for state that is no tensor."""
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise ModelError(
-                f"{role}: '{name}' is {type(value).__name__}, and a file of weights holds tensors alone; keep it in a"
-                " buffer (register_buffer), or train without a folder"
-            )
-        if value.is_complex():
-            raise ModelError(
-                f"{role}: '{name}' is {str(value.dtype).removeprefix('torch.')}, and a file of weights holds no"
-                " complex numbers; keep real and imaginary part (torch.view_as_real), or train without a folder"
-            )
-
-
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill a model from a safetensors file.
 
     Names may differ by what DDP, FSDP and torch.compile insert, on either side, and a file may leave out all but one
     name of a tied tensor, as the Transformers library does.  The state of a whole `Distiller` fills its student.
 
-    Raises CheckpointError when the file is missing, damaged, a pickle, or of another architecture; the model is then
-    as it was.
+    Raises CheckpointError when the file is missing, damaged, a pickle, of another architecture, or holds NaN; the model
+    is then as it was.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint: there is no file '{path}'; expected a .safetensors file")
@@ -91,7 +75,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(
             f"checkpoint: '{path}' is of another architecture: the model has no '{extra[0]}'; {one_of(extra[0], own)}"
         )
+    _require_numbers(model, loaded, path)
     model.load_state_dict(loaded)
+
+
+def _require_numbers(model: nn.Module, loaded: Mapping[str, Tensor], path: Path) -> None:
+    """Require weights that are numbers; of a buffer an infinity is one too, as in the mask of an attention."""
+    learnt = dict(model.named_parameters(remove_duplicate=False))
+    for name in model.state_dict():
+        if not (tensor := loaded[name]).is_floating_point():
+            continue
+        kind = "NaN" if bool(tensor.isnan().any()) else "an infinity"
+        if kind == "NaN" or (name in learnt and bool(tensor.isinf().any())):
+            raise CheckpointError(
+                f"checkpoint: '{path}': found {kind} in '{name}'; expected finite numbers. Make the file anew: what "
+                "wrote it had diverged or was cut short"
+            )
 
 
 def distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
