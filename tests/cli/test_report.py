@@ -27,7 +27,7 @@ def test_report_writes_the_page_and_the_figures_and_prints_its_place(limbeck, ru
     answer = limbeck("report", run)
     assert (answer.code, answer.out, answer.err) == (0, f"{run}/report.html\n", "")
     assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert (run / "figures" / "errors.png").is_file()
+    assert (run / "figures" / "errors.svg").is_file()
     elsewhere = limbeck("report", run, run, "--out", "two.html", "--no-figures")
     assert (elsewhere.code, elsewhere.out) == (0, "two.html\n")
 

@@ -103,7 +103,7 @@ class Changes:
             writes = any(c in mode for c in "wax+") if isinstance(mode, str) else flags & (os.O_WRONLY | os.O_RDWR)
             if not writes:
                 return False
-        return str(path).startswith(self.folder) and "matplotlib" not in path.parts  # its list of fonts
+        return str(path).startswith(self.folder)
 
 
 def full(path: str) -> None:

@@ -5,7 +5,7 @@ import sys
 
 EVERYTHING = "[getattr(limbeck, name) for name in limbeck.__all__]"
 HEAVY = {
-    "accelerate", "http.server", "jinja2", "matplotlib", "optuna", "pandas", "PIL", "pydantic", "rich",
+    "accelerate", "http.server", "jinja2", "optuna", "pandas", "PIL", "pydantic", "rich",
     "scipy", "sklearn", "torchvision", "transformers", "typer", "yaml",
 }  # fmt: skip
 

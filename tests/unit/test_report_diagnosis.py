@@ -4,6 +4,7 @@ import json
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from limbeck.diagnosis.keeping import kept
 from limbeck.errors import RunError
@@ -223,18 +224,35 @@ def test_a_report_tells_what_it_leaves_out(tmp_path, monkeypatch):
 def test_a_heatmap_is_one_path_a_shade(tmp_path):
     size = 100
     values = [[((i * j) % 21 - 10) / 10 for j in range(size)] for i in range(size)]
-    drawn = svg.draw(Heat("key", "title", "alternative <text>", [str(i) for i in range(size)], values))
+    heat = Heat("key", "title", "alternative <text>", [str(i) for i in range(size)], values)
+    drawn, middle = svg.draw(heat), heat.scale[1]
     tree = ElementTree.fromstring(drawn)
-    paths = [node for node in tree if node.tag == "path"]
-    assert len(paths) == 20
+    [paths] = [list(node) for node in tree if node.get("class") == "cells"]
+    assert 10 <= len(paths) <= 20
     assert len(drawn) < 400_000
     cells = sum(path.get("d").count("M") for path in paths)
-    assert cells == sum(value != 0 for i, row in enumerate(values) for j, value in enumerate(row) if i != j)
+    assert cells == sum(value != middle for i, row in enumerate(values) for j, value in enumerate(row) if i != j)
     assert tree.get("aria-label") == "alternative <text>"
+
+
+def test_a_heatmap_shows_small_differences_beside_one_pair_that_stands_out():
+    """At T = 1 all correlations but one are near -1/(K-1), which was one colour."""
+    size, generator = 10, torch.Generator().manual_seed(0)
+    values = (-0.11 + 0.005 * torch.rand(size, size, generator=generator)).tolist()
+    values[3][5] = values[5][3] = 0.9
+    symmetric = [[values[min(i, j)][max(i, j)] for j in range(size)] for i in range(size)]
+    heat = Heat("key", "t", "a", [str(i) for i in range(size)], symmetric)
+    shades = {round(10 * heat.shade(symmetric[i][j])) for i in range(size) for j in range(i)}
+    assert {-10, 10} <= shades
+    assert len(shades) >= 8
+    texts = [node.text for node in ElementTree.fromstring(svg.draw(heat)).iter("text")]
+    low, middle, high = heat.scale
+    for said in (f"{low:+.3g}", f"median {middle:+.3g}", f"{high:+.3g}"):
+        assert said.replace("-", "−") in texts
 
 
 def test_the_pairs_of_a_heatmap():
     heat = Heat("key", "t", "a", ["a", "b", "c"], [[1.0, 0.5, -0.2], [0.5, 1.0, None], [-0.2, None, 1.0]])
     assert heat.pairs(5) == [("a", "b", 0.5), ("a", "c", -0.2)]
-    assert heat.most == 0.5
-    assert Heat("key", "t", "a", ["a", "b"], [[1.0, None], [None, 1.0]]).most == 1.0
+    assert heat.scale == pytest.approx((-0.2, 0.15, 0.5))
+    assert Heat("key", "t", "a", ["a", "b"], [[1.0, None], [None, 1.0]]).scale == (0.0, 0.0, 0.0)

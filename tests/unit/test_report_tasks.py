@@ -286,7 +286,7 @@ def test_the_teachers_numbers_stand_where_there_is_no_temperature(gathered, tmp_
     assert len(chart.cloud) == len(found.taught.positions) * 3
     assert note.endswith("training samples.")
     written = figures.save([chart], tmp_path)
-    assert [path.name for path in written] == ["taught.svg", "taught.png"]
+    assert [path.name for path in written] == ["taught.svg"]
 
 
 def test_r2_is_a_number_and_accuracy_a_share(gathered):

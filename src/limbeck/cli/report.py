@@ -24,7 +24,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="the page; by default report.html in the run's folder (several: here)")
     ] = None,
-    figures: Annotated[bool, typer.Option(help="write the figures as SVG and PNG beside each run, too")] = True,
+    figures: Annotated[bool, typer.Option(help="write the figures as SVG beside each run, too")] = True,
     trust: Trust = False,
     data: Data = None,
 ) -> None:

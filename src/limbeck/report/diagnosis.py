@@ -201,7 +201,7 @@ def _heats(teacher: Mapping[str, Any], names: Sequence[str]) -> list[tuple[Chart
         most, i, j = max(apart)
         least, k, m = min(apart)
         said = f"most alike {own[i]} and {own[j]}, {most:+.2f}; least {own[k]} and {own[m]}, {least:+.2f}"
-        note = f"Darkest: {max(abs(most), abs(least)):.2f}. Blue classes go together, orange ones exclude each other."
+        note = "Blue pairs are more alike than the median pair, orange ones less; the scale stands below."
         found.append((Heat(key, title, f"Heatmap of {len(rows)} classes: {said}.", own, values), note))
     return found
 

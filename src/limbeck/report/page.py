@@ -43,7 +43,7 @@ def build(
     """Write the report of one or several finished runs and return its place.
 
     out: by default report.html in the folder of one run, or in the current folder for several.
-    files: whether the figures are also written as SVG and PNG into `figures/` of each run.
+    files: whether the figures are also written as SVG into `figures/` of each run.
     trust, data: see `FinishedRun.read`.
     Raises RunError when a folder is no finished run, or the page cannot be written.
     """

@@ -1,18 +1,23 @@
 """Charts as inline SVG, in the colours of the page's style sheet, so that they are legible on light and dark."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterable
 from html import escape
 
-from limbeck.report.charts import Axis, Chart, Heat, Line, Matrix, Plane, Rows, shortened
+from limbeck.report.charts import Axis, Chart, Heat, Line, Matrix, Plane, Rows, breadth, shortened
 
-__all__ = ["draw", "legend"]
+__all__ = ["draw", "legend", "parts"]
 
 _Scale = Callable[[float], float]
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
+_Drawn = tuple[float, float, str]  # width, height, content
 
 _WIDTH, _HEIGHT = 360.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 40.0
 _ROW = 24.0
+_NOTED = 60  # letters of a name in the note of a cell
+_ROOM = 27  # letters of the name of a row
 _DEEPEST = 0.5  # opacity of a matrix's cell
 _NAMED = 20  # classes whose names fit beside a heatmap
 _SHADES = 10
@@ -26,6 +31,15 @@ def draw(chart: Chart) -> str:
     >>> draw(Plane("k", "title", "a <b>", Axis("x", 0, 1), Axis("y", 0, 1)))[:44]
     '<svg class="chart" viewBox="0 0 360 240" rol'
     """
+    width, height, content = parts(chart)
+    return (
+        f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(chart.alternative)}">'
+        f"{content}</svg>"
+    )
+
+
+def parts(chart: Chart) -> _Drawn:
+    """Return a chart's width and height, and what is drawn within them."""
     match chart:
         case Plane():
             return _plane(chart)
@@ -49,18 +63,18 @@ def legend(chart: Chart) -> list[tuple[str, str, str]]:
     return list(found.values()) if len(found) > 1 else []
 
 
-def _svg(chart: Chart, height: float, content: Iterable[str], width: float = _WIDTH) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(chart.alternative)}">'
-        f"{''.join(content)}</svg>"
-    )
-
-
 def _text(x: float, y: float, text: str, anchor: str = "middle", more: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(text)}</text>'
 
 
-def _plane(chart: Plane) -> str:
+def _name(x: float, y: float, name: str, anchor: str, most: int = 10, more: str = "") -> str:
+    """Draw a name; one that is cut has the whole of it as its tooltip."""
+    shown = shortened(name, most)
+    whole = "" if shown == name else f"<title>{escape(name)}</title>"
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{whole}{escape(shown)}</text>'
+
+
+def _plane(chart: Plane) -> _Drawn:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
     def x(value: float) -> float:
@@ -69,33 +83,33 @@ def _plane(chart: Plane) -> str:
     def y(value: float) -> float:
         return bottom - chart.y.place(value) * (bottom - _TOP)
 
-    parts = [_text(2, 12, chart.y.label, "start", ' class="label"')]
+    drawn = [_text(2, 12, chart.y.label, "start", ' class="label"')]
     for value, label in chart.y.ticks(5):
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(_text(_LEFT - 6, y(value) + 4, label, "end"))
-    parts += [_text(x(value), bottom + 16, label) for value, label in _fitting(chart.x, x)]
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(_text((_LEFT + right) / 2, _HEIGHT - 6, chart.x.label, more=' class="label"'))
+        drawn.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        drawn.append(_text(_LEFT - 6, y(value) + 4, label, "end"))
+    drawn += [_text(x(value), bottom + 16, label) for value, label in _fitting(chart.x, x)]
+    drawn.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    drawn.append(_text((_LEFT + right) / 2, _HEIGHT - 6, chart.x.label, more=' class="label"'))
     for bar in chart.bars:
         left, width = x(bar.left), max(x(bar.right) - x(bar.left) - 1.5, 1.0)
-        parts.append(
+        drawn.append(
             f'<rect class="fill-{chart.colour} bar" x="{left:.1f}" y="{y(bar.height):.1f}" width="{width:.1f}"'
             f' height="{bottom - y(bar.height):.1f}" fill-opacity="{bar.strength:.2f}">'
             f"<title>{escape(bar.note)}</title></rect>"
         )
-    parts += [
+    drawn += [
         f'<circle class="fill-{chart.colour}" cx="{x(at):.1f}" cy="{y(value):.1f}" r="2.5" fill-opacity="0.55"/>'
         for at, value in chart.cloud
     ]
-    parts += [_curve(line, x, y) for line in chart.lines]
-    parts += _dots(chart, x, y, bottom)
+    drawn += [_curve(line, x, y) for line in chart.lines]
+    drawn += _dots(chart, x, y, bottom)
     if chart.marker is not None:
         at = x(chart.marker)
-        parts.append(
+        drawn.append(
             f'<line class="marker" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"'
             f' data-left="{_LEFT}" data-right="{right}" data-low="{chart.x.low}" data-high="{chart.x.high}"/>'
         )
-    return _svg(chart, _HEIGHT, parts)
+    return _WIDTH, _HEIGHT, "".join(drawn)
 
 
 def _dots(chart: Plane, x: _Scale, y: _Scale, bottom: float) -> list[str]:
@@ -103,6 +117,7 @@ def _dots(chart: Plane, x: _Scale, y: _Scale, bottom: float) -> list[str]:
     circles, names, taken = [], [], list[_Box]()
     at = [(x(dot.x), y(dot.y)) for dot in chart.dots]
     points = [(left - 6, top - 6, left + 6, top + 6) for left, top in at]
+    points += [box for line in chart.lines for box in _along(line, x, y)]
     for dot, (left, top) in sorted(zip(chart.dots, at, strict=True), key=lambda each: each[1][1]):
         circles.append(
             f'<circle class="fill-{dot.colour}" cx="{left:.1f}" cy="{top:.1f}" r="5">'
@@ -110,7 +125,7 @@ def _dots(chart: Plane, x: _Scale, y: _Scale, bottom: float) -> list[str]:
         )
         if not dot.name:
             continue
-        wide = _LETTER * len(dot.name)
+        wide = _LETTER * breadth(dot.name)
         places: list[tuple[str, float, float]] = [
             (side, left + (9 if side == "start" else -9), top + below)
             for below in (4, -7, 15, -18, 26)
@@ -123,6 +138,16 @@ def _dots(chart: Plane, x: _Scale, y: _Scale, bottom: float) -> list[str]:
         side, start, low = places[best]
         names.append(_text(start, low, dot.name, side, ' class="named"'))
     return [*names, *circles]
+
+
+def _along(line: Line, x: _Scale, y: _Scale) -> Iterable[_Box]:
+    """Return small boxes along a curve, which names should not cover."""
+    ends = [(x(at), y(value)) for at, value in line.points]
+    for (left, top), (right, bottom) in itertools.pairwise(ends):
+        count = max(1, round(math.hypot(right - left, bottom - top) / 4))
+        for step in range(count + 1):
+            at, low = left + (right - left) * step / count, top + (bottom - top) * step / count
+            yield at - 2, low - 2, at + 2, low + 2
 
 
 def _covered(box: _Box, others: Iterable[_Box], bottom: float) -> float:
@@ -148,16 +173,17 @@ def _curve(line: Line, x: _Scale, y: _Scale) -> str:
 
 
 def _fitting(axis: Axis, place: _Scale) -> list[tuple[float, str]]:
-    """Return the ticks whose texts do not run into each other."""
+    """Return the ticks whose texts do not run into each other; the first and the last where no two would be left."""
     kept: list[tuple[float, str]] = []
-    for value, label in axis.ticks(7):
+    found = axis.ticks(7)
+    for value, label in found:
         if not kept or place(value) - place(kept[-1][0]) > _LETTER * (len(label) + len(kept[-1][1])) / 2 + 8:
             kept.append((value, label))
-    return kept
+    return kept if len(kept) > 1 else [found[0], found[-1]]
 
 
-def _rows(chart: Rows) -> str:
-    longest = max((len(shortened(name)) for name, _ in chart.rows), default=0)
+def _rows(chart: Rows) -> _Drawn:
+    longest = max((breadth(shortened(name, _ROOM)) for name, _ in chart.rows), default=0)
     left, right = min(max(longest * _LETTER + 14, 40.0), 185.0), _WIDTH - 18.0
     top = 6.0
     bottom = top + _ROW * len(chart.rows)
@@ -166,106 +192,125 @@ def _rows(chart: Rows) -> str:
     def x(value: float) -> float:
         return left + chart.x.place(value) * (right - left)
 
-    parts = []
+    drawn = []
     for value, label in _fitting(chart.x, x):
-        parts.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{bottom}"/>')
-        parts.append(_text(x(value), bottom + 16, label))
+        drawn.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{bottom}"/>')
+        drawn.append(_text(x(value), bottom + 16, label))
     middle = min((left + right) / 2, _WIDTH - _LETTER * len(chart.x.label) / 2)  # a long name stays inside
-    parts.append(_text(middle, height - 6, chart.x.label, more=' class="label"'))
+    drawn.append(_text(middle, height - 6, chart.x.label, more=' class="label"'))
     if chart.origin is not None:
         at = x(chart.origin)
-        parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
+        drawn.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
     for number, (name, entries) in enumerate(chart.rows):
         middle = top + _ROW * (number + 0.5)
-        parts.append(_text(left - 8, middle + 4, shortened(name), "end"))
+        drawn.append(_name(left - 8, middle + 4, name, "end", _ROOM))
         if len(entries) > 1 and number:  # else it is hard to see which row a point is of
             edge = middle - _ROW / 2
-            parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{edge}" y2="{edge}"/>')
+            drawn.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{edge}" y2="{edge}"/>')
         for place, entry in enumerate(entries):
             at = middle + (place - (len(entries) - 1) / 2) * min(6.0, 16.0 / max(len(entries), 1))
-            note = f"{name}, {entry.series}: {entry.value:.4g}"
+            note = f"{shortened(name, _NOTED)}, {shortened(entry.series, _NOTED)}: {entry.value:.4g}"
             if entry.high > entry.low:
-                parts.append(
+                drawn.append(
                     f'<line class="line-{entry.colour} whisker" x1="{x(entry.low):.1f}" x2="{x(entry.high):.1f}"'
                     f' y1="{at:.1f}" y2="{at:.1f}"/>'
                 )
-            parts.append(
+            drawn.append(
                 f'<circle class="fill-{entry.colour}" cx="{x(entry.value):.1f}" cy="{at:.1f}" r="4">'
                 f"<title>{escape(note)}</title></circle>"
             )
-    return _svg(chart, height, parts)
+    return _WIDTH, height, "".join(drawn)
 
 
-def _matrix(chart: Matrix) -> str:
+def _matrix(chart: Matrix) -> _Drawn:
     size = len(chart.names)
-    longest = max((len(shortened(name, 10)) for name in chart.names), default=0)
+    longest = max((breadth(shortened(name, 10)) for name in chart.names), default=0)
     left = min(longest * _LETTER + 26, 90.0)
     cell = (_WIDTH - left - 4) / max(size, 1)
     upright = longest * _LETTER > cell
     top = 6.0
     below = (longest * _LETTER if upright else 14.0) + 26
     most = max((n for i, row in enumerate(chart.counts) for j, n in enumerate(row) if i != j), default=0)
-    parts = []
+    drawn = []
     for i, row in enumerate(chart.counts):
         y = top + cell * i
-        parts.append(_text(left - 6, y + cell / 2 + 4, shortened(chart.names[i], 10), "end"))
+        drawn.append(_name(left - 6, y + cell / 2 + 4, chart.names[i], "end"))
         for j, count in enumerate(row):
             x = left + cell * j
             # The diagonal would drown what is wrong, so it is drawn apart and has a scale of its own.  No cell is so
             # dark that its number could not be read.
             depth = _DEEPEST * (count / max(sum(row), 1) / 2 if i == j else count / max(most, 1))
             colour = "ink" if i == j else chart.colour
-            note = f"{chart.names[i]} taken for {chart.names[j]}: {count}" if i != j else f"{chart.names[i]}: {count}"
-            parts.append(
+            true, answer = shortened(chart.names[i], _NOTED), shortened(chart.names[j], _NOTED)
+            note = f"{true} taken for {answer}: {count}" if i != j else f"{true}: {count}"
+            drawn.append(
                 f'<rect class="cell fill-{colour}" x="{x + 0.75:.2f}" y="{y + 0.75:.2f}" width="{cell - 1.5:.2f}"'
                 f' height="{cell - 1.5:.2f}" fill-opacity="{depth:.3f}"><title>{escape(note)}</title></rect>'
             )
             if count and cell >= 15:
-                parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), more=' class="label"'))
+                drawn.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), more=' class="label"'))
     bottom = top + cell * size
     for j, name in enumerate(chart.names):
         x = left + cell * (j + 0.5)
         turn = f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"' if upright else ""
         anchor, y = ("end", bottom + 12) if upright else ("middle", bottom + 15)
-        parts.append(_text(x, y, shortened(name, 10), anchor, turn))
-    parts.append(_text(left + cell * size / 2, bottom + below - 6, "answer", more=' class="label"'))
+        drawn.append(_name(x, y, name, anchor, more=turn))
+    drawn.append(_text(left + cell * size / 2, bottom + below - 6, "answer", more=' class="label"'))
     middle = top + cell * size / 2
-    parts.append(_text(11, middle, "true class", more=f' class="label" transform="rotate(-90 11 {middle:.1f})"'))
-    return _svg(chart, bottom + below, parts)
+    drawn.append(_text(11, middle, "true class", more=f' class="label" transform="rotate(-90 11 {middle:.1f})"'))
+    return _WIDTH, bottom + below, "".join(drawn)
 
 
-def _heat(chart: Heat) -> str:
+def _heat(chart: Heat) -> _Drawn:
     """Draw resemblances as cells of two colours; those of one shade are one path, so that many classes stay small."""
     size = len(chart.names)
     named = size <= _NAMED
-    longest = max((len(shortened(name, 10)) for name in chart.names), default=0) if named else 0
+    longest = max((breadth(shortened(name, 10)) for name in chart.names), default=0) if named else 0
     left = min(longest * _LETTER + 10, 74.0) if named else 4.0
     cell = (_WIDTH - left - 4) / max(size, 1)
-    most = chart.most
     shades: dict[int, list[str]] = {}
     for i, row in enumerate(chart.values):
         for j, value in enumerate(row):
-            shade = 0 if value is None or i == j else round(_SHADES * value / most)
+            shade = 0 if value is None or i == j else round(_SHADES * chart.shade(value))
             if shade:
-                shades.setdefault(shade, []).append(
-                    f"M{left + cell * j:.1f} {4 + cell * i:.1f}h{cell:.1f}v{cell:.1f}h-{cell:.1f}z"
-                )
-    parts = [
+                shades.setdefault(shade, []).append(_square(left + cell * j, 4 + cell * i, cell, cell))
+    drawn = [
         f'<rect class="grid" x="{left:.1f}" y="4" width="{cell * size:.1f}" height="{cell * size:.1f}" fill="none"/>'
     ]
-    for shade, cells in sorted(shades.items()):
-        colour = "other" if shade > 0 else "alone"
-        parts.append(f'<path class="fill-{colour}" fill-opacity="{abs(shade) / _SHADES:.2f}" d="{"".join(cells)}"/>')
+    cells = "".join(_shaded(shade, "".join(each)) for shade, each in sorted(shades.items()))
+    drawn.append(f'<g class="cells">{cells}</g>')
     bottom = 4 + cell * size
     if not named:
-        parts.append(_text(_WIDTH / 2, bottom + 16, f"{size} classes, group by group", more=' class="label"'))
-        return _svg(chart, bottom + 24, parts)
+        drawn.append(_text(_WIDTH / 2, bottom + 16, f"{size} classes, group by group", more=' class="label"'))
+        return _WIDTH, bottom + 64, "".join([*drawn, *_scale_of(chart, bottom + 30)])
     upright = longest * _LETTER > cell
     for k, name in enumerate(chart.names):
         at = 4 + cell * (k + 0.5)
-        parts.append(_text(left - 6, at + 4, shortened(name, 10), "end"))
+        drawn.append(_name(left - 6, at + 4, name, "end"))
         x = left + cell * (k + 0.5)
         turn = f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"' if upright else ""
         anchor, y = ("end", bottom + 12) if upright else ("middle", bottom + 15)
-        parts.append(_text(x, y, shortened(name, 10), anchor, turn))
-    return _svg(chart, bottom + (longest * _LETTER + 14 if upright else 24), parts)
+        drawn.append(_name(x, y, name, anchor, more=turn))
+    below = bottom + (longest * _LETTER + 20 if upright else 30)
+    return _WIDTH, below + 34, "".join([*drawn, *_scale_of(chart, below)])
+
+
+def _scale_of(chart: Heat, top: float) -> list[str]:
+    """Draw the legend of a heatmap's colours: from the least resemblance over the median to the largest."""
+    left, right = _WIDTH * 0.2, _WIDTH * 0.8
+    step = (right - left) / (2 * _SHADES + 1)
+    drawn = [_shaded(n - _SHADES, _square(left + step * n, top, step, 12)) for n in range(2 * _SHADES + 1)]
+    drawn.append(
+        f'<rect class="grid" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="12" fill="none"/>'
+    )
+    ends = zip((left, (left + right) / 2, right), chart.scale, ("", "median ", ""), strict=True)
+    return drawn + [_text(x, top + 26, f"{word}{value:+.3g}".replace("-", "−")) for x, value, word in ends]
+
+
+def _square(x: float, y: float, wide: float, high: float) -> str:
+    return f"M{x:.1f} {y:.1f}h{wide:.1f}v{high:.1f}h-{wide:.1f}z"
+
+
+def _shaded(shade: int, path: str) -> str:
+    colour = "other" if shade > 0 else "alone"
+    return f'<path class="fill-{colour}" fill-opacity="{abs(shade) / _SHADES:.2f}" d="{path}"/>'
