@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, Legend
-from limbeck.errors import InputError, ModelError
+from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
 from limbeck.losses import class_cosines
 from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective
@@ -58,7 +58,7 @@ def check_numbers(name: str, logits: Tensor) -> None:
     """Require logits without a NaN or +inf; -inf rules a class out and is a value."""
     wrong = int((logits.isnan() | logits.isposinf()).flatten(1).any(1).sum())
     if wrong:
-        raise ModelError(
+        raise NonFiniteAnswerError(
             f"{name}: answers NaN or +inf for {wrong} of {len(logits)} samples of the first batch, before any training;"
             " check its weights, and the scale of its inputs"
         )

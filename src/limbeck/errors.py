@@ -21,6 +21,7 @@ __all__ = [
     "LimbeckError",
     "MemoryLimitError",
     "ModelError",
+    "NonFiniteAnswerError",
     "NonFiniteLossError",
     "RecipeError",
     "RunError",
@@ -109,6 +110,12 @@ class ForeignExitError(LimbeckError):
     """Code that is not limbeck's, such as a factory's module, wanted to end the program in the middle of its work."""
 
     exit_code = 1
+
+
+class NonFiniteAnswerError(ModelError, NonFiniteLossError):
+    """A model answers NaN or +inf before any training, so that each loss would be so."""
+
+    exit_code = 2
 
 
 class Interrupted(LimbeckError):

@@ -19,7 +19,7 @@ from limbeck.data import Augment, LazySet
 from limbeck.distiller import Distiller
 from limbeck.errors import ModelError, NonFiniteLossError, RunError
 from limbeck.evaluation import evaluate
-from limbeck.objective import Objective
+from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
@@ -66,6 +66,89 @@ def test_a_sum_of_finite_terms_that_overflows_is_named_as_the_total():
     objective = Objective([HardLabels(3e38), HardLabels(3e38, name="again")])
     with pytest.raises(NonFiniteLossError, match=r"^step 1: term 'total' of the loss is inf"):
         train(distiller_of(objective))
+
+
+class BadGradient(Term):
+    """Zero, whose gradient is `value` at one step."""
+
+    def __init__(self, at, value=math.nan):
+        super().__init__("quiet")
+        self.at, self.value = at, value
+
+    def sum(self, outputs, batch, step):
+        zero = (outputs["student"].logits * 0.0).sum()
+        if step == self.at and zero.requires_grad:
+            outputs["student"].logits.register_hook(lambda gradient: torch.full_like(gradient, self.value))
+        return zero
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [0, 5, 7])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_kept_and_names_a_parameter(tmp_path, at, value):
+    distiller = distiller_of(Objective([HardLabels(), BadGradient(at, value)]))
+    with pytest.raises(NonFiniteLossError) as caught:
+        train(distiller, folder=tmp_path, checkpoint_seconds=0.0)
+    line = str(caught.value)
+    assert line.startswith(
+        f"step {at + 1}: parameter 'student.0.weight' is NaN or infinite after it, although each loss"
+    )
+    assert "\n" not in line
+    newest = checkpoints.newest(tmp_path / "checkpoints")
+    assert (newest is None) == (at == 0)
+    if newest is not None:
+        assert newest.name == f"step-{at:09d}"
+        tensors, _ = checkpoints.read(newest)
+        assert all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point())
+    assert not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"clip": 1.0},
+        {"optimizer": "adamw", "learning_rate": 0.01},
+        {"max_norm": 1.0},
+        {"averaging": 0.9},
+        {"accumulate": 2},
+        {"validation": HELD_OUT, "keep": "best"},
+        {"momentum": 0.0, "learning_rate": 1e-30},
+    ],
+    ids=str,
+)
+def test_the_last_gradient_of_a_training_is_looked_at_too(settings):
+    objective = Objective([HardLabels(), BadGradient(7, math.inf)])
+    with pytest.raises(
+        NonFiniteLossError, match=r"^step 8: parameter 'student\.0\.weight' is NaN or infinite after it"
+    ):
+        train(distiller_of(objective), **settings)
+
+
+def test_a_loss_that_a_bad_gradient_led_to_is_named_with_the_parameter():
+    with pytest.raises(NonFiniteLossError, match=r"^step 4: term 'hard' of the loss is nan, and parameter 'student\.0"):
+        train(distiller_of(Objective([HardLabels(), BadGradient(2)])))
+
+
+def test_statistics_that_are_not_finite_are_not_kept():
+    class Broken(nn.BatchNorm1d):
+        def forward(self, inputs):
+            answer = super().forward(inputs)
+            self.running_var = torch.full_like(self.running_var, math.inf)
+            return answer
+
+    distiller = Distiller(nn.Sequential(Broken(3), nn.Linear(3, 4)), None, methods.hard())
+    with pytest.raises(
+        NonFiniteLossError, match=r"^step 4: running variance of 'student\.0' is NaN or infinite after it"
+    ):
+        train(distiller, epochs=1)
+
+
+def test_a_constant_that_is_infinite_is_no_concern():
+    student = network()
+    student.register_buffer("never", torch.tensor(-math.inf))
+    student.register_parameter("frozen", nn.Parameter(torch.tensor(math.nan), requires_grad=False))
+    assert train(Distiller(student, None, methods.hard())).steps == 8
 
 
 # -------------------------------------------------------------------------------------------------- teacher and student

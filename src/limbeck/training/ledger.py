@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from limbeck.errors import NonFiniteLossError
 from limbeck.objective import Loss
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["Ledger"]
 
 _BLOCK = 20
+_MEND = "lower training.learning_rate or set training.clip"
 
 
 class Ledger:
     """Adds up the terms of an epoch in float64, in the order of the steps.
 
     Losses stay on the device until a block of them is read at once, so that an accelerator need not wait at every step.
+    What is trained is looked at then as well: a gradient that was not finite has left its mark there, whatever the
+    losses were.  (A step that a gradient scaler skips leaves none.)
+
+    trained: the module whose trainable parameters, and whose statistics of normalisation, must stay finite.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trained: nn.Module) -> None:
+        self.trained = trained
         self.sums: dict[str, list[float]] = {}  # by term: sum, count, weighted sum
         self._pending: list[tuple[int, Loss]] = []
 
@@ -41,7 +48,7 @@ class Ledger:
     def read(self, last_good: str) -> None:
         """Add the pending losses to the sums.
 
-        Raises NonFiniteLossError with the first step and term that are NaN or infinite.
+        Raises NonFiniteLossError with the first step and term that are NaN or infinite, or with a parameter that is.
         """
         pending, self._pending = self._pending, []
         if not pending:
@@ -50,6 +57,7 @@ class Ledger:
         for _, loss in pending:
             values += [loss.total, *(part.sum for part in loss.parts.values())]
             values += [part.count for part in loss.parts.values() if isinstance(part.count, Tensor)]
+        spoilt = _spoilt(self.trained)
         numbers = iter(torch.stack([value.double() for value in values]).tolist())
         for step, loss in pending:
             total = next(numbers)
@@ -60,15 +68,20 @@ class Ledger:
             }
             for name, value in {**sums, "total": total}.items():
                 if not math.isfinite(value):
+                    also = f", and {spoilt} is since" if spoilt else ""
                     raise NonFiniteLossError(
-                        f"step {step + 1}: term '{name}' of the loss is {value}; {last_good}; "
-                        "lower training.learning_rate or set training.clip"
+                        f"step {step + 1}: term '{name}' of the loss is {value}{also}; {last_good}; {_MEND}"
                     )
             for name, part in loss.parts.items():
                 entry = self.sums.setdefault(name, [0.0, 0.0, 0.0])
                 entry[0] += sums[name]
                 entry[1] += counts[name]
                 entry[2] += part.weight * sums[name]
+        if spoilt:
+            raise NonFiniteLossError(
+                f"step {pending[-1][0] + 1}: {spoilt} after it, although each loss was finite: a gradient was not, or "
+                f"the step was too large; {last_good}; {_MEND}"
+            )
 
     def means(self, accelerator: "Accelerator | None" = None) -> dict[str, float]:
         """Return the mean of each term over what it counted, over all ranks, and `total`, their weighted sum."""
@@ -101,3 +114,25 @@ class Ledger:
             name: [sum(values) if rank == 0 else 0.0 for values in zip(*entries, strict=True)]
             for name, entries in everyone.items()
         }
+
+
+@torch.no_grad()
+def _spoilt(trained: nn.Module) -> str:
+    """Name the first trainable parameter or running statistic that is NaN or infinite; "" where all are finite."""
+    tensors: dict[str, Tensor] = {
+        f"parameter '{name}'": each for name, each in trained.named_parameters() if each.requires_grad
+    }
+    for path, module in trained.named_modules():
+        if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
+            tensors[f"running mean of '{path}'"] = module.running_mean
+            tensors[f"running variance of '{path}'"] = module.running_var
+    tensors = {name: each for name, each in tensors.items() if each.numel() and each.is_floating_point()}
+    if not tensors:
+        return ""
+    # A sum is NaN or infinite where one value is, and there is one number a tensor to wait for.
+    wide = {name: each.dtype if each.dtype == torch.float64 else torch.float32 for name, each in tensors.items()}
+    sums = [each.sum(dtype=wide[name]).float() for name, each in tensors.items()]
+    for name, value in zip(tensors, torch.stack([each.to(sums[0].device) for each in sums]).tolist(), strict=True):
+        if not math.isfinite(value):
+            return f"{name} is NaN or infinite"
+    return ""

@@ -99,9 +99,9 @@ def fit(
         so does one that goes on there at this moment.
     watch: called with `Progress` every few steps and at each epoch's end.
 
-    Raises InputError for a batch size that leaves a BatchNorm a single value, NonFiniteLossError when a term becomes
-    NaN or infinite, Interrupted after a signal when a folder was given, ModelError when the teacher was changed by
-    training.
+    Raises InputError for a batch size that leaves a BatchNorm a single value, NonFiniteLossError when a term or a
+    weight becomes NaN or infinite, Interrupted after a signal when a folder was given, ModelError when the teacher
+    was changed by training.
 
     >>> import limbeck as lb
     >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
@@ -172,7 +172,7 @@ def steps(
     loader = batches_of(train_set, training, seed if order is None else order) if batches is None else batches
     rate = learning_rate(training, loader.steps)
     teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
-    ledger = Ledger()
+    ledger = Ledger(distiller)
 
     with (
         seeded(seed, rank),
