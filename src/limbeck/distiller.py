@@ -128,6 +128,7 @@ class Distiller(nn.Module):
 
     def prepare(self, device: torch.device | str) -> "Distiller":
         """Place student, terms and teacher on a device."""
+        check_network("student", self.student)
         self.to(device)
         if self.teacher is not None:
             self.teacher.to(device)
@@ -188,7 +189,7 @@ class Distiller(nn.Module):
         return loss
 
     def _outputs(self, batch: Batch, models: frozenset[str]) -> dict[str, Outputs]:
-        outputs = {"student": run_model(self.student, batch.inputs, self.objective.taps("student"), task=batch.task)}
+        outputs = {"student": self._ask_student(batch)}
         if "teacher" in models:
             if self.teacher is None:
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")
@@ -198,6 +199,9 @@ class Distiller(nn.Module):
                 answer = replace(answer, class_cosines=self._class_cosines(self.teacher, answer.logits))
             outputs["teacher"] = answer
         return outputs
+
+    def _ask_student(self, batch: Batch) -> Outputs:
+        return run_model(self.student, batch.inputs, self.objective.taps("student"), task=batch.task, role="student")
 
     def _class_cosines(self, teacher: Teacher, logits: Tensor) -> Tensor:
         """Return the similarity of the teacher's classes, read from it once, where its logits are."""

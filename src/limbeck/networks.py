@@ -5,12 +5,25 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from limbeck.errors import ModelError
 
-__all__ = ["check_network", "evaluating", "freeze", "frozen_by", "kept", "networks_of", "start_training"]
+__all__ = [
+    "check_network",
+    "evaluating",
+    "fill",
+    "freeze",
+    "frozen_by",
+    "is_lazy",
+    "is_unsized",
+    "kept",
+    "networks_of",
+    "start_training",
+    "tensors_of",
+]
 
 _DEEPEST, _MOST = 4, 1000  # how far networks are looked for inside of a teacher
 
@@ -26,7 +39,8 @@ def kept(*networks: nn.Module) -> Iterator[None]:
     [True, False]
     """
     modes = [(module, module.training) for network in networks for module in network.modules()]
-    wanted = [(weights, weights.requires_grad) for network in networks for weights in network.parameters()]
+    every = [weights for network in networks for weights in network.parameters() if not is_unsized(weights)]
+    wanted = [(weights, weights.requires_grad) for weights in every]
     roots = [(network, network.training) for network in networks]
     try:
         yield
@@ -85,9 +99,32 @@ def networks_of(owner: Any) -> list[nn.Module]:
     return [each for each in _inside(owner) if isinstance(each, nn.Module)]
 
 
+def is_lazy(network: nn.Module) -> bool:
+    """Return whether a network has layers that learn their sizes from the first batch, and have not seen one."""
+    return any(is_unsized(tensor) for tensor in (*network.parameters(), *network.buffers()))
+
+
+def is_unsized(tensor: Tensor) -> bool:
+    """Return whether a tensor has no size yet."""
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network, without what its modules keep there that is no tensor (`get_extra_state`)."""
+    return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `tensors_of` gives; a network's other state stays as it is."""
+    network.load_state_dict({**network.state_dict(), **tensors})
+
+
 def freeze(network: nn.Module) -> list[nn.Parameter]:
-    """Put a network into eval mode and stop its gradients; return the parameters that required one until then."""
-    learning = [weights for weights in network.parameters() if weights.requires_grad]
+    """Put a network into eval mode and stop its gradients; return the parameters that required one until then.
+
+    Those of a lazy layer are left until they have a size.
+    """
+    learning = [weights for weights in network.parameters() if weights.requires_grad and not is_unsized(weights)]
     for weights in learning:
         weights.requires_grad_(False)
     _switch(network, False)

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from limbeck.errors import InputError, ModelError, one_of
+from limbeck.errors import InputError, LimbeckError, ModelError, one_line, one_of
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "run_model"]
@@ -163,17 +164,25 @@ def _reader(name: str, tap: Tap, features: _Features) -> Callable[..., None]:
 
 
 def run_model(
-    model: nn.Module, inputs: Any, taps: Mapping[str, str | Tap] | None = None, *, task: Task = CLASSIFICATION
+    model: nn.Module,
+    inputs: Any,
+    taps: Mapping[str, str | Tap] | None = None,
+    *,
+    task: Task = CLASSIFICATION,
+    role: str = "model",
 ) -> Outputs:
     """Call `model` on `inputs` and return `Outputs`, whatever common form the model answers in.
 
-    The model may return logits, `Outputs`, an object or mapping with `logits`, or a tuple (logits, state).
-    task: how its logits, and those of its exits, are read: their class axis is last afterwards.
+    The model may return logits, `Outputs`, an object or mapping with `logits`, or a tuple (logits, state).  It is asked
+    in its own type: floating-point inputs become what its parameters are (float64, bfloat16).
+    task: how its logits, and those of its exits, are read: their class axis is last afterwards.  role: its name in
+    error lines.
+    Raises ModelError where the model raises, or answers with anything else.
     """
     if not taps:
-        return _read(_as_outputs(_call(model, inputs), {}), task)
+        return _read(_as_outputs(_call(model, inputs, role), {}, role), task)
     with capture(model, taps) as features:
-        answer = _call(model, inputs)
+        answer = _call(model, inputs, role)
     for name, tap in taps.items():
         if name not in features:
             path = tap if isinstance(tap, str) else tap.path
@@ -184,7 +193,7 @@ def run_model(
                 f"feature '{name}': a later module changed the output of '{path}' in place (a ReLU with inplace=True,"
                 " say); set inplace=False there, or read a copy: Tap(path, torch.clone)"
             )
-    return _read(_as_outputs(answer, features), task)
+    return _read(_as_outputs(answer, features, role), task)
 
 
 def _read(outputs: Outputs, task: Task) -> Outputs:
@@ -194,21 +203,83 @@ def _read(outputs: Outputs, task: Task) -> Outputs:
     return replace(outputs, logits=task.logits(outputs.logits), heads=heads)
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+def _call(model: nn.Module, inputs: Any, role: str) -> Any:
+    inputs = _in_own_type(model, inputs)
+    try:
+        return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    except (LimbeckError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "memory" in str(error):  # of which torch's allocator on the CPU says so in a RuntimeError
+            raise
+        raise ModelError(
+            f"{role}: its forward raised {type(error).__name__}: {one_line(error)}; it was asked {_described(inputs)}"
+        ) from error
 
 
-def _as_outputs(answer: Any, features: dict[str, Tensor]) -> Outputs:
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _in_own_type(model: nn.Module, inputs: Any) -> Any:
+    """Return inputs whose floating-point tensors have the type of the model's parameters, where these have one type."""
+    own = next((weights.dtype for weights in model.parameters() if weights.dtype in _TYPES), None)
+    if own is None or not any(_is_of_another_type(each, own) for each in _parts(inputs)):
+        return inputs
+    if any(weights.dtype != own for weights in model.parameters() if weights.dtype in _TYPES):
+        return inputs
+    if isinstance(inputs, Mapping):
+        return {name: each.to(own) if _is_of_another_type(each, own) else each for name, each in inputs.items()}
+    return inputs.to(own)
+
+
+def _parts(inputs: Any) -> list[Any]:
+    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+
+
+def _is_of_another_type(value: Any, dtype: torch.dtype) -> bool:
+    return isinstance(value, Tensor) and value.dtype != dtype and value.dtype in _TYPES
+
+
+def _described(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return "with " + ", ".join(f"{name} {_described(each)}" for name, each in inputs.items())
+    if isinstance(inputs, Tensor):
+        return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+    return f"with {type(inputs).__name__}"
+
+
+def _as_outputs(answer: Any, features: dict[str, Tensor], role: str) -> Outputs:
     if isinstance(answer, Outputs):
-        return replace(answer, features={**answer.features, **features})
-    if isinstance(answer, Tensor):
-        return Outputs(answer, features)
-    logits = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
-    if isinstance(logits, Tensor):
-        return Outputs(logits, features)
-    if isinstance(answer, tuple) and answer and isinstance(answer[0], Tensor):
-        return Outputs(answer[0], features, state=answer[1] if len(answer) > 1 else None)
-    raise ModelError(
-        f"the model returned {type(answer).__name__}, expected a tensor of logits, limbeck.Outputs, "
-        "or something with a tensor 'logits'"
-    )
+        found = replace(answer, features={**answer.features, **features})
+    elif isinstance(answer, Tensor):
+        found = Outputs(answer, features)
+    else:
+        logits = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+        if isinstance(logits, Tensor):
+            found = Outputs(logits, features)
+        elif isinstance(answer, tuple) and answer and isinstance(answer[0], Tensor):
+            found = Outputs(answer[0], features, state=answer[1] if len(answer) > 1 else None)
+        else:
+            whose = "" if role == "model" else f"{role}: "
+            raise ModelError(
+                f"{whose}the model returned {type(answer).__name__}, expected a tensor of logits, limbeck.Outputs, "
+                "or something with a tensor 'logits'"
+            )
+    _check_logits(found.logits, answer, role)
+    return found
+
+
+def _check_logits(logits: Any, answer: Any, role: str) -> None:
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"{role}: its Outputs hold {type(logits).__name__} for logits, expected a tensor")
+    if logits.dim() == 0:
+        first = ", the first of a tuple such as (loss, logits)" if isinstance(answer, tuple) else ""
+        raise ModelError(
+            f"{role}: answers a single number{first}, expected logits (N, K) with a row for each sample; return the"
+            " logits alone, or as the attribute or key 'logits'"
+        )
+    if not logits.is_floating_point():
+        raise ModelError(
+            f"{role}: answers {str(logits.dtype).removeprefix('torch.')} numbers, expected floating-point logits; "
+            "return them before argmax, and of complex ones the real part or the modulus"
+        )

@@ -77,7 +77,7 @@ def test_the_demo_ends_in_a_table_and_a_run_folder(limbeck, monkeypatch, tmp_pat
     assert plain(answer.err)
     for row in ("teacher", "student alone", "student distilled"):
         assert any(f"│ {row} " in line and "%" in line for line in answer.out.splitlines()), row
-    assert "359 test examples, mean ± 95 % interval over 5 seeds" in answer.out
+    assert "359 test examples, mean ± 95 % t-interval over 5 seeds" in answer.out
     assert answer.out.splitlines()[-1].startswith("Share of the gap closed, (alone - distilled)/(alone - teacher): ")
     progress = [line for line in answer.lines if " · epoch " in line]
     assert any(line.startswith("teacher · epoch ") for line in progress)
@@ -202,7 +202,7 @@ def test_distill_prints_the_table_and_says_how_to_repeat_it(limbeck, recipe, tmp
     answer = limbeck("distill", recipe)
     folder = only_run(tmp_path / "runs").relative_to(tmp_path)
     assert answer.code == 0, answer.err
-    assert "tiny: 359 test examples, mean ± 95 % interval over 2 seeds" in answer.out
+    assert "tiny: 359 test examples, the values of two seeds" in answer.out
     assert [line.split("┃")[1].strip() for line in answer.out.splitlines() if "┃" in line] == ["model"]
     assert answer.lines[-1].startswith(f"run folder: {folder} · repeat it: limbeck distill {folder}/recipe.yaml")
     assert plain(answer.out + answer.err)

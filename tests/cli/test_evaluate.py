@@ -331,6 +331,18 @@ def test_the_tables_and_the_page(limbeck, runs):
     )
 
 
+def test_what_failed_is_said_before_any_difference(limbeck, runs):
+    said = "The student alone diverged (its NLL or accuracy is not finite), in 2 of 2 seeds"
+    found = evaluated(limbeck, runs["tiny"], "--no-cost")
+    assert found["failures"] == json.loads((runs["tiny"] / "outcome.json").read_text())["failures"]
+    path = runs["tiny"] / "evaluation.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "failures": [said]}))
+    answer = limbeck("compare", runs["tiny"], runs["hot"], "--html", "page.html")
+    assert answer.out.startswith("tiny/"), answer.out
+    assert answer.out.splitlines()[0].endswith(f": {said}.")
+    assert Page(Path("page.html").read_text()).text.count(said) == 1
+
+
 def test_other_test_samples_are_not_paired(limbeck, runs):
     for name in ("tiny", "hot"):
         evaluated(limbeck, runs[name], "--no-cost")

@@ -318,7 +318,7 @@ def test_build_makes_what_depends_on_shapes_without_training_anything():
 @pytest.mark.parametrize("training", [True, False])
 def test_build_gives_the_student_back_its_mode_even_when_a_model_fails(training):
     distiller = distiller_of().train(training)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match=r"^student: its forward raised RuntimeError"):
         distiller.build(Batch.of(torch.randn(2, 99)))
     assert all(module.training is training for module in distiller.student.modules())
 

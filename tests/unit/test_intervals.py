@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from limbeck.errors import InputError
-from limbeck.evaluation import Interval, gap_closed, no_gap, t_interval
+from limbeck.evaluation import Interval, gap_closed, t_interval
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -120,15 +120,20 @@ def test_without_a_gap_there_is_no_share(alone):
     assert gap_closed(10.0, alone, [5.0] * len(alone)) is None
 
 
-@pytest.mark.parametrize(
-    ("errors", "teacher", "student"),
-    [((9, 9, 8), "no better", "better"), ((9, 8, 8), "worse", "as good"), ((9.5, 9, 9.2), "worse", "worse")],
-)
-def test_where_there_is_no_share_it_is_said_how_the_three_stand(errors, teacher, student):
-    assert gap_closed(errors[0], [errors[1]], [errors[2]]) is None
-    said = no_gap(*errors)
-    assert said.startswith(f"the teacher is {teacher} than the student alone, ")
-    assert said.endswith(f"; the distilled student is {student}")
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2))
+def test_of_two_values_both_are_written_and_drawn(values):
+    """An interval of two values is 12.7 times as wide as they lie apart, which tells nothing."""
+    found = t_interval(values)
+    low, high = found.ends
+    assert [low, high] == pytest.approx(sorted(values), rel=1e-9, abs=1e-6)
+    assert found.written("{:.3e}", 2.0).split(" and ") == [f"{2 * low:.3e}", f"{2 * high:.3e}"]
+    assert "±" not in found.written()
+
+
+def test_from_three_values_on_the_interval_is_written_and_of_one_the_value():
+    assert t_interval([1.0, 2.0, 3.0]).written("{:+.1f}") == "+2.0 ± 2.5"
+    assert t_interval([1.0, 2.0, 3.0]).ends == (t_interval([1.0, 2.0, 3.0]).low, t_interval([1.0, 2.0, 3.0]).high)
+    assert t_interval([1.25]).written("{:.1f}", 100) == "125.0"
 
 
 def test_one_seed_allows_no_interval_and_a_gap_that_hangs_on_one_seed_allows_none_either():

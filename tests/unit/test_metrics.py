@@ -149,7 +149,7 @@ def test_a_measured_model_is_as_it_was(training):
 
 def test_a_model_that_fails_has_its_mode_back():
     model = nn.Sequential(nn.Linear(6, 4)).train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match=r"^model: its forward raised RuntimeError"):
         predict(model, samples_of())
     assert model.training
 

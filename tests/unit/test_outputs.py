@@ -261,7 +261,9 @@ def test_hooks_are_gone_after_an_exception_in_the_scope_or_in_the_model():
     with pytest.raises(ZeroDivisionError), capture(net, {"a": "stem"}):
         raise ZeroDivisionError
     assert hooks(net) == 0
-    with pytest.raises(RuntimeError):
+    with pytest.raises(
+        ModelError, match=r"^model: its forward raised RuntimeError: .*; it was asked float32 \(4, 99\)"
+    ):
         run_model(net, torch.randn(4, 99), {"a": "stem"})
     assert hooks(net) == 0
 

@@ -193,7 +193,7 @@ def test_one_seed_is_compared_on_whole_examples(tmp_path):
         for role in ("alone", "distilled")
     }
     mended, spoilt = (right["distilled"] & ~right["alone"]).sum(), (right["alone"] & ~right["distilled"]).sum()
-    assert f"distillation mends {mended} and spoils {spoilt} (McNemar" in story.verdict(found)[1]
+    assert f"distillation mends {mended} and spoils {spoilt} (McNemar" in " ".join(story.verdict(found))
 
 
 # --------------------------------------------------------------------------------------------------------------- places
@@ -295,8 +295,8 @@ def test_r2_is_a_number_and_accuracy_a_share(gathered):
     assert story.facts(dense)[-2].value == f"{100 * dense.model('distilled').accuracy.mean:.1f} %"
     assert panels.cost_plot([regression]).y.label == "test R²"
     assert panels.cost_plot([dense]).y.label == "test accuracy of places, %"
-    first, second = story.verdict(regression)[:2]
-    assert f"mean squared error is {regression.model('distilled').errors.mean:.4g} when distilled" in first
-    assert "the mean squared error of the distilled student is " in second
-    assert " wrong places when distilled, " in story.verdict(dense)[0]
-    assert "wrong places than the student alone" in story.verdict(dense)[1]
+    said, of_places = (" ".join(story.verdict(each)) for each in (regression, dense))
+    assert f"mean squared error is {regression.model('distilled').errors.mean:.4g} when distilled" in said
+    assert "the mean squared error of the distilled student, against the student alone: " in said
+    assert " wrong places when distilled, " in of_places
+    assert "the wrong places of the distilled student, against the student alone: " in of_places

@@ -57,6 +57,7 @@ def compare(
     if as_json:
         show_json(found.as_dict())
     else:
+        show(*_failures(found))
         for title, columns, rows in _grids(found):
             show(table(title, columns, rows))
         for line in _lines(found):
@@ -85,12 +86,25 @@ def _grids(found: "Comparison") -> list[Grid]:
         for run in found.runs
     ]
     errors = "errors, as each task counts them," if words is None else words.errors
-    title = f"test {errors} of teacher, student alone and student distilled; mean ± 95 % t-interval over seeds"
+    title = f"test {errors} of teacher, student alone and student distilled; {_over(found)}"
     grids: list[Grid] = [(title, columns, rows)]
     if found.differing:
         differing = [[key, *(_value(value) for value in values)] for key, values in found.differing.items()]
         grids.append(("what differs in the recipes", ["key", *(run.label for run in found.runs)], differing))
     return grids
+
+
+def _over(found: "Comparison") -> str:
+    """Say what stands behind the figures of runs that may have different numbers of seeds."""
+    counts = {run.seeds for run in found.runs}
+    said = ["mean ± 95 % t-interval over three seeds or more"] if max(counts) > 2 else []
+    said += ["both values of two seeds"] if 2 in counts else []
+    return ", ".join([*said, "the value of one seed"] if 1 in counts else said)
+
+
+def _failures(found: "Comparison") -> list[str]:
+    """Return a line for each model that failed: said before any difference from it."""
+    return [f"{run.label}: {failure}." for run in found.runs for failure in run.failures]
 
 
 def _lines(found: "Comparison") -> list[str]:
@@ -135,7 +149,7 @@ def _write(page: Path, found: "Comparison") -> None:
     from limbeck.errors import RunError
     from limbeck.report import render_comparison
 
-    content = render_comparison(found, _grids(found), _lines(found))
+    content = render_comparison(found, _grids(found), [*_failures(found), *_lines(found)])
     aside = page.with_name(f".{page.name}.tmp")
     try:
         aside.write_text(content, encoding="utf-8", errors="backslashreplace")

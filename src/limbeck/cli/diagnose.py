@@ -161,5 +161,4 @@ def _mechanics(found: "Diagnosis") -> list[list[str]]:
 
 
 def _correlation(value: "Interval") -> str:
-    half = "" if value.half_width is None else f" ± {value.half_width:.3f}"
-    return f"{value.mean:+.3f}{half}"
+    return value.written("{:+.3f}")

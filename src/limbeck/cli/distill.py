@@ -9,7 +9,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.ending import recorded
-from limbeck.cli.showing import duration, interval, percent, say, show, show_json, table, watching
+from limbeck.cli.showing import duration, interval, over_seeds, percent, say, show, show_json, table, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -103,8 +103,8 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
 
 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
-    """Print the models side by side, and the share of the gap that was closed."""
-    from limbeck.evaluation import no_gap, words_of
+    """Print what failed, the models side by side, and what the distillation came to."""
+    from limbeck.evaluation import words_of
 
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
@@ -119,20 +119,18 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         row = [found.label, f"{found.parameters:,}", compute, interval(errors, words.pattern), percent(accuracy)]
         patterns = [_MORE.get(name, "{:.4f}") for name in more]
         rows.append([*row, *map(interval, others, patterns)])
-    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval"
+    stands = outcome.standing()
+    show(*(f"{failure}." for failure in stands.failures))
     counted = "places of test examples" if outcome.task.of_places else "test examples"
-    title = f"{recipe.name}: {examples:,} {counted}, {over}"
+    title = f"{recipe.name}: {examples:,} {counted}, {over_seeds(seeds)}"
     columns = ["model", "parameters", "compute", f"test {words.errors}", words.accuracy]
     show(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
     show("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
     for note in outcome.notes:
         show(note)
-    gap = outcome.gap_closed()
-    if gap is None:
-        said = no_gap(*(outcome.errors(role).mean for role in ("teacher", "alone", "distilled")))
-        show(f"{said[:1].upper()}{said[1:]}.")
-    else:
-        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(gap)}")
+    show(f"{stands.said}.")
+    if stands.share is not None:
+        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(stands.share)}")
 
 
 def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:

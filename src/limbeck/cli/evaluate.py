@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import Data, Trust, interval, percent, reading, say, show, show_json, table
+from limbeck.cli.showing import Data, Trust, interval, over_seeds, percent, reading, say, show, show_json, table
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -81,6 +81,7 @@ def evaluate(
         show_json({"run": str(run), "file": str(path), **found.as_dict()})
     else:
         with copied():
+            show(*(f"{failure}." for failure in found.standing().failures))
             _figures_table(found)
             _cost_table(found)
             show(*_lines(found))
@@ -105,8 +106,7 @@ def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
         if any(cell is not None for cell in cells):
             change = _change(found.advantage(name), pattern)
             rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
-    seeds = len(found.of("distilled"))
-    over = f"mean ± 95 % t-interval over {seeds} seeds" if seeds > 1 else "one seed, so no interval over seeds"
+    over = over_seeds(len(found.of("distilled")))
     title = f"{found.name}: {found.test['examples']:,} {_counted(found)}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
     show(table(title, columns, rows))
@@ -142,9 +142,8 @@ def _change(value: "Interval | None", pattern: str) -> str:
     if value is None:
         return ""
     if pattern:
-        return interval(value, pattern.replace("{:", "{:+")).replace("± +", "± ")
-    half = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
-    return f"{100 * value.mean:+.1f}{half} points"
+        return interval(value, pattern.replace("{:", "{:+"))
+    return f"{value.written('{:+.1f}', 100)} points"
 
 
 def _temperature_lines(found: "RunAssessment") -> list[str]:

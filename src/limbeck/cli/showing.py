@@ -25,6 +25,7 @@ __all__ = [
     "Trust",
     "duration",
     "interval",
+    "over_seeds",
     "percent",
     "reading",
     "say",
@@ -88,15 +89,25 @@ def _text(text: str) -> Text:
 
 
 def interval(value: "Interval", pattern: str = "{:.1f}") -> str:
-    """Return a mean with its 95 % interval."""
-    mean = pattern.format(value.mean)
-    return mean if value.half_width is None else f"{mean} ± {pattern.format(value.half_width)}"
+    """Return a mean with its 95 % interval; of two seeds both values."""
+    return value.written(pattern)
 
 
 def percent(value: "Interval") -> str:
-    """Return a share with its 95 % interval, in percent."""
-    mean = f"{100 * value.mean:.1f} %"
-    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.1f}"
+    """Return a share in percent with its 95 % interval; of two seeds both values."""
+    mean, *width = value.written("{:.1f}", 100).split(" ± ")
+    return " ± ".join([f"{mean} %", *width])
+
+
+def over_seeds(count: int) -> str:
+    """Say what stands behind the figures of a table.
+
+    >>> over_seeds(1), over_seeds(2), over_seeds(5)
+    ('one seed, so no interval', 'the values of two seeds', 'mean ± 95 % t-interval over 5 seeds')
+    """
+    if count < 3:
+        return "one seed, so no interval" if count == 1 else "the values of two seeds"
+    return f"mean ± 95 % t-interval over {count} seeds"
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
-"""Reading a recipe's text: YAML without code, without duplicate keys, and `key.path=value` on top."""
+"""A recipe's text: YAML without code, duplicate keys and numbers in disguise, and `key.path=value` on top."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,39 @@ import yaml
 from limbeck.checks import shown
 from limbeck.errors import RecipeError
 
-__all__ = ["apply_overrides", "read_yaml"]
+__all__ = ["apply_overrides", "explained", "read_yaml", "written"]
 
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)$")
+_TAG = "tag:yaml.org,2002:"
+_AS_IT_LOOKS = {
+    f"{_TAG}int": re.compile(r"[-+]?(0|[1-9]\d*)"),
+    f"{_TAG}float": re.compile(r"[-+]?((\d+\.?\d*|\.\d+)(e[-+]?\d+)?|\.inf|\.nan)", re.IGNORECASE),
+}
+_FOUND = re.compile(r"(?P<place>[^:]+): found .+?, expected (?P<expected>.+)", re.DOTALL)
+_WORDS = frozenset({"yes", "no", "on", "off"})
+_READ_AS = {"null": "no value", "int": "a number", "float": "a number", "timestamp": "a date"}
 _MOST_BYTES = 2**18
 _MOST_VALUES, _DEEPEST = 100_000, 50  # with every alias written out
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with 1e-3 as a number and without duplicate keys."""
+    """The safe loader, with 1e-3 as a number, and without duplicate keys and numbers that are not what they look like.
+
+    To YAML 1.1, 010 is 8, 1:30 is 90, 1_1 is 11, and some times are written otherwise than they are read.
+    """
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        implied = self.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        if node.style is not None or implied != node.tag:
+            return node
+        looks = _AS_IT_LOOKS.get(node.tag)
+        if (looks and not looks.fullmatch(node.value)) or node.tag == f"{_TAG}timestamp":
+            value = self.construct_object(node)
+            if str(value) != node.value:
+                mend = "write it in plain digits, or in quotes if it is text" if looks else "put it in quotes"
+                raise RecipeError(f"line {node.start_mark.line + 1}: {node.value} is {value} to YAML; {mend}")
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -26,11 +50,69 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise RecipeError(f"line {key.start_mark.line + 1}: key '{key.value}' stands twice; delete one")
+            if key.tag == f"{_TAG}bool":
+                value = str(self.construct_object(key)).lower()
+                raise RecipeError(
+                    f"line {key.start_mark.line + 1}: key {key.value} is {value} to YAML; put it in quotes"
+                )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return node
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which puts a text in quotes where `_Loader` would read a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
+
+
+def written(keys: Mapping[str, Any]) -> str:
+    """Return keys as YAML, which `read_yaml` reads as they were."""
+    text: str = yaml.dump(dict(keys), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def explained(complaint: str, path: Path, overrides: Sequence[str]) -> str:
+    """Return the complaint about a value of a recipe with what stands there, where YAML read it as no text.
+
+    path, overrides: what the recipe was read from.  `key: found False, expected text` becomes `key: found no, which
+    YAML reads as false, expected text; put it in quotes`.
+    """
+    found = _FOUND.fullmatch(complaint)
+    if found is None:
+        return complaint
+    place, expected = found["place"], found["expected"]
+    scalars = _scalars(_composed(path.read_text(encoding="utf-8")), "")
+    for override in overrides:
+        key, _, text = override.partition("=")
+        scalars = {where: node for where, node in scalars.items() if not where.startswith(key)}
+        scalars |= _scalars(_composed(text), key)
+    node = scalars.get(place)
+    if node is None or not ("text" in expected or node.value.lower() in _WORDS):
+        return complaint
+    reading = _READ_AS.get(node.tag.removeprefix(_TAG)) or str(node.value.lower() in ("true", "yes", "on")).lower()
+    quotes = "; put it in quotes" if "text" in expected else ""
+    return f"{place}: found {node.value or 'nothing'}, which YAML reads as {reading}, expected {expected}{quotes}"
+
+
+def _composed(text: str) -> yaml.Node | None:
+    node: yaml.Node | None = _Loader(text).get_single_node()
+    return node
+
+
+def _scalars(node: yaml.Node | None, place: str) -> dict[str, yaml.ScalarNode]:
+    """Return by their places the plain scalars that YAML reads as something else than text."""
+    if isinstance(node, yaml.ScalarNode):
+        return {place: node} if node.style is None and node.tag != f"{_TAG}str" else {}
+    found: dict[str, yaml.ScalarNode] = {}
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            found |= _scalars(item, f"{place}[{number}]")
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            found |= _scalars(value, f"{place}.{key.value}" if place else str(key.value))
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

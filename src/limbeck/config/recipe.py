@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks, data, plans
 from limbeck.checks import shown
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
-from limbeck.config.reading import apply_overrides, read_yaml
+from limbeck.config.reading import apply_overrides, explained, read_yaml, written
 from limbeck.config.sections import Section, parse, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, method_keys, read_method, read_teacher
 from limbeck.data import Splits, Transfer
@@ -263,13 +262,17 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the resolved recipe as YAML."""
-        return yaml.safe_dump(dict(self.keys), sort_keys=False, allow_unicode=True, width=120)
+        return written(self.keys)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and validate a recipe file; RecipeError with one line for the first thing that is wrong."""
     path = Path(path)
-    return Recipe.parse(apply_overrides(read_yaml(path), overrides), path.parent)
+    keys = apply_overrides(read_yaml(path), overrides)
+    try:
+        return Recipe.parse(keys, path.parent)
+    except RecipeError as error:
+        raise RecipeError(explained(str(error), path, overrides)) from None
 
 
 def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:

@@ -223,8 +223,17 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
         within = next((each for each in options if inspect.isclass(each) and issubclass(each, BaseModel)), within)
     if first["type"] == "missing":
         return f"{place}: is missing; add it"
-    expected = first["msg"].replace("Input should be ", "").removeprefix("Value error, ")
-    return f"{place}: found {shown(first['input'])}, expected {_IN_YAML.get(expected, expected)}"
+    return f"{place}: found {shown(first['input'])}, expected {_expected(error)}"
+
+
+def _expected(error: ValidationError) -> str:
+    """Return what is expected where the first complaint is: of several types that are allowed there, each complains."""
+    first, *others = error.errors()
+    within = first["loc"][:-1]  # less the type, where several are allowed
+    same = [each for each in others if len(each["loc"]) == len(first["loc"]) and each["loc"][:-1] == within]
+    alternatives = first["loc"][-1:] in (("int",), ("str",), ("float",), ("bool",))
+    said = [each["msg"].replace("Input should be ", "").removeprefix("Value error, ") for each in (first, *same)]
+    return " or ".join(_IN_YAML.get(each, each) for each in (said if alternatives else said[:1]))
 
 
 def _keys(model: type[BaseModel]) -> str:

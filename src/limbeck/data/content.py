@@ -14,6 +14,7 @@ from limbeck.errors import DataError, InputError
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = [
+    "channels_last",
     "check_fits",
     "check_inputs",
     "checked_group_names",
@@ -26,6 +27,9 @@ __all__ = [
 
 _MOST_ROUNDED = 0.05
 """How much of its deviation a value may lose to rounding before that is refused."""
+
+_SMALLEST_SIDE = 8
+"""Of an image whose channels may be last, so that a few small feature maps are not taken for one."""
 
 _AT_ONCE = 2**22
 """How many values are looked at together, so that a large array needs no second one of its size."""
@@ -168,9 +172,23 @@ def check_inputs(name: str, inputs: Tensor) -> None:
         )
     if inputs.numel() == 0:
         raise DataError(f"{name}: inputs have shape {tuple(inputs.shape)}, which holds nothing; expected some samples")
+    if inputs.dtype == torch.uint8 and channels_last(inputs.shape):
+        raise DataError(
+            f"{name}: inputs have shape {tuple(inputs.shape)}, whose channels are last; expected (samples, channels, "
+            "height, width), such as transpose(0, 3, 1, 2) makes of it"
+        )
     if inputs.is_floating_point() and not bool(torch.isfinite(torch.stack(inputs.aminmax())).all()):
         position = int((~torch.isfinite(inputs.flatten(1)).all(dim=1)).nonzero()[0])
         raise DataError(f"{name}: sample {position} holds a value that is NaN or infinite")
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Return whether inputs (n, ...) look like images (n, height, width, channels) of one, three or four channels.
+
+    >>> channels_last((60, 32, 32, 3)), channels_last((60, 3, 32, 32)), channels_last((60, 4, 4, 1))
+    (True, False, False)
+    """
+    return len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) >= _SMALLEST_SIDE
 
 
 def narrowed(what: str, values: Tensor) -> Tensor:

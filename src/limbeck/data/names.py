@@ -1,12 +1,12 @@
 """Names of classes, groups and columns as data brings them: each once, of bounded length, and printable on one line."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from limbeck.checks import shown
 from limbeck.errors import DataError
 
-__all__ = ["MOST_CLASSES", "MOST_LETTERS", "checked_names", "listed", "look_alike"]
+__all__ = ["MOST_CLASSES", "MOST_LETTERS", "ambiguous", "checked_names", "listed", "look_alike"]
 
 MOST_CLASSES = 2**20
 """A model answers with one number for each class, and each class has a name.  The largest published label sets have
@@ -55,6 +55,25 @@ def checked_names(where: str, what: str, names: Iterable[str]) -> tuple[str, ...
             raise DataError(f"{where}: {what} name {shown(name)} {forms}; expected a name of its own for each")
         known[spelling] = name
     return names
+
+
+def ambiguous(classes: Iterable[int | str], class_names: Sequence[str]) -> str | None:
+    """Return the line on the first class that is given by number where that is the name of another class; else None.
+
+    >>> ambiguous([0, 1], ["0", "1"]), ambiguous(["1"], ["1", "2"])
+    (None, None)
+    >>> ambiguous([1], ["1", "2"])
+    "1 is the number of class '2' and the name of class number 0; write names, in quotes"
+    """
+    place = {name: number for number, name in enumerate(class_names)}
+    for each in classes:
+        other = place.get(str(each), each)
+        if isinstance(each, int) and other != each and 0 <= each < len(class_names):
+            return (
+                f"{each} is the number of class {shown(class_names[each])} and the name of class number {other}; "
+                "write names, in quotes"
+            )
+    return None
 
 
 def look_alike(what: str, names: Iterable[str]) -> list[str]:

@@ -13,13 +13,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from limbeck.data.content import check_fits
+from limbeck.data.content import channels_last, check_fits, narrowed
+from limbeck.data.names import listed
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, one_of
 from limbeck.tasks import Task, task_named
 
 __all__ = ["npz", "read_arrays"]
 
+_IMAGE_AXES = 4  # samples, channels, height, width
 _KEYS = ("inputs", "labels", "test_inputs", "test_labels", "class_names")
 
 
@@ -30,8 +32,9 @@ def npz(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "cla
     """Return the arrays of an .npz archive, which is never unpickled.
 
     path: the archive, with `inputs` (n, ...) and `labels` (n,), and if it has them `test_inputs`, `test_labels` and
-        `class_names`.  Inputs: uint8 is kept and divided by 255 when batched; floating point becomes float32 and other
-        whole numbers int64 (token ids).
+        `class_names`.  Inputs: uint8 (pixels, channels first) is kept and divided by 255 when batched; floating point
+        becomes float32, and is refused where that would lose how the samples differ; other whole numbers are token ids,
+        int64.
     test_share, seed: without test arrays, the share of each class that is held out for testing.
     task: what a label is.  Labels of `binary` are 0 or 1, (n,); of `multilabel` 0 or 1, (n, C); of `dense` numbers of
         classes, (n, H, W); of `regression` numbers to predict, (n,) or (n, D), in whatever unit.  No label is -100
@@ -49,13 +52,16 @@ def npz(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "cla
     names, kind = _class_names(path, arrays), task_named(task)
     train = _part(path, "", arrays, None, names, kind)
     if not _has_test(arrays):
-        return Splits.held_out(replace(train, name=path), test_share, seed)
-    test = _part(path, "test_", arrays, train.classes, names, kind)
-    if train.input_shape != test.input_shape:
-        raise DataError(
-            f"{path}: inputs are {train.input_shape} each, test_inputs {test.input_shape}, expected the same"
-        )
-    return Splits(train, test, path)
+        splits = Splits.held_out(replace(train, name=path), test_share, seed)
+    else:
+        test = _part(path, "test_", arrays, train.classes, names, kind)
+        if train.input_shape != test.input_shape:
+            raise DataError(
+                f"{path}: inputs are {train.input_shape} each, test_inputs {test.input_shape}, expected the same"
+            )
+        splits = Splits(train, test, path)
+    doubts, notes = _notes(path, splits)
+    return splits.noting(doubts, warn=True).noting(notes, warn=False)
 
 
 def _part(
@@ -154,13 +160,51 @@ def _inputs(path: str, key: str, arrays: dict[str, Any]) -> Tensor:
         raise DataError(f"{path}: array '{key}' is {array.dtype}, expected numbers")
     if array.dtype == "uint8":
         return torch.from_numpy(array)
-    return torch.from_numpy(array.astype("float32" if array.dtype.kind == "f" else "int64"))
+    if array.dtype.kind == "f":
+        return _floating(path, key, array)
+    if array.ndim >= _IMAGE_AXES:
+        raise DataError(
+            f"{path}: array '{key}' is {array.dtype} {array.shape}; whole numbers are token ids unless they are uint8; "
+            "save pixels as uint8, and other numbers as float32"
+        )
+    return _whole(path, key, array)
+
+
+def _floating(path: str, key: str, array: Any) -> Tensor:
+    """Return an array of floating-point numbers as float32; DataError where that would lose how the samples differ."""
+    narrow = array.dtype.itemsize <= 4
+    return narrowed(f"{path}: array '{key}'", torch.from_numpy(array.astype("float32" if narrow else "float64")))
+
+
+def _whole(path: str, key: str, array: Any) -> Tensor:
+    if array.dtype == "uint64" and array.size and array.max() >= 2**63:
+        raise DataError(f"{path}: array '{key}' holds {array.max()}, expected whole numbers below 2^63 (int64)")
+    return torch.from_numpy(array.astype("int64"))
 
 
 def _labels(path: str, key: str, arrays: dict[str, Any], task: Task) -> Tensor:
     array = arrays[key]
-    if array.dtype.kind in "uifb" and (not task.has_classes or (task.two_way and array.dtype.kind in "fb")):
+    if array.dtype.kind in "uifb" and not task.has_classes:
+        return torch.from_numpy(array.astype("float64"))
+    if task.two_way and array.dtype.kind in "fb":
         return torch.from_numpy(array.astype("float32"))
     if array.dtype.kind not in "ui":
         raise DataError(f"{path}: array '{key}' is {array.dtype}, expected whole numbers (int64)")
-    return torch.from_numpy(array.astype("int64"))
+    return _whole(path, key, array)
+
+
+def _notes(path: str, splits: Splits) -> tuple[list[str], list[str]]:
+    """Return what looks damaged, and what else there is to say of arrays that are a set."""
+    doubts, notes = [], []
+    train, shape = splits.train, (len(splits.train), *splits.train.input_shape)
+    if channels_last(shape):
+        doubts.append(
+            f"{path}: inputs have shape {shape[1:]} each, taken as channels, height and width; are they last?"
+        )
+    if train.task.has_classes and not train.task.two_way:
+        empty = [name for name, count in zip(train.class_names, train.class_counts(), strict=True) if not count]
+        if empty:
+            notes.append(
+                f"{path}: {len(empty):,} of {train.classes:,} classes have no sample to train on: {listed(empty)}"
+            )
+    return doubts, notes

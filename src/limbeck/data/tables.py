@@ -270,11 +270,16 @@ def _words(what: str, cells: Sequence[str], taken: str, otherwise: str) -> list[
 
 def _parsed(cells: Sequence[str]) -> Tensor | None:
     """Return the cells as numbers, NaN where they are missing; None where one is no number, or all are missing."""
-    missing = [is_missing(cell) for cell in cells]
-    if all(missing) or not all(gone or is_number(cell) for cell, gone in zip(cells, missing, strict=True)):
-        return None
-    values = [math.nan if gone else float(cell) for cell, gone in zip(cells, missing, strict=True)]
-    return torch.tensor(values, dtype=torch.float64)
+    values = []
+    for cell in cells:
+        if is_number(cell):
+            values.append(float(cell))
+        elif is_missing(cell):
+            values.append(math.nan)
+        else:
+            return None
+    numbers = torch.tensor(values, dtype=torch.float64)
+    return None if bool(numbers.isnan().all()) else numbers
 
 
 def _numbers(path: str, label: str, cells: Sequence[str]) -> tuple[Tensor, list[str]]:

@@ -8,13 +8,14 @@ from limbeck.evaluation.cost import Cost, Timing, cost, file_bytes, flops, param
 from limbeck.evaluation.exits import EarlyExit, early_exit, early_exit_curve
 from limbeck.evaluation.fidelity import Fidelity, fidelity
 from limbeck.evaluation.figures import Words, words_of
-from limbeck.evaluation.intervals import Interval, gap_closed, no_gap, t_interval
+from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.resampling import Estimate, bootstrap_mean, wilson
 from limbeck.evaluation.robustness import Robustness, fgsm, robustness, value_range
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
+from limbeck.evaluation.standing import Standing, constant_accuracy, standing
 from limbeck.evaluation.tail import Tail, tail_gains
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Reliability",
     "Robustness",
     "Scores",
+    "Standing",
     "Tail",
     "Temperature",
     "Timing",
@@ -43,6 +45,7 @@ __all__ = [
     "churn",
     "class_gains",
     "confusion_matrix",
+    "constant_accuracy",
     "cost",
     "early_exit",
     "early_exit_curve",
@@ -57,7 +60,6 @@ __all__ = [
     "gap_closed",
     "mcnemar",
     "measure",
-    "no_gap",
     "paired_difference",
     "parameters",
     "pareto",
@@ -67,6 +69,7 @@ __all__ = [
     "reliability",
     "robustness",
     "score",
+    "standing",
     "t_interval",
     "tail_gains",
     "time_forward",

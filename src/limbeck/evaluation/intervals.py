@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from limbeck.errors import InputError
 
-__all__ = ["Interval", "gap_closed", "no_gap", "t_interval"]
+__all__ = ["Interval", "gap_closed", "t_interval"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,28 @@ class Interval:
     def high(self) -> float:
         """The upper end."""
         return self.mean + (self.half_width or 0.0)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What a chart draws: the 95 % interval's ends; of two values both, the smaller first.
+
+        >>> t_interval([34.0, 30.0]).ends
+        (30.0, 34.0)
+        """
+        away = (self.half_width or 0.0) / (_quantile(2, 0.95) if self.n == 2 else 1.0)
+        return self.mean - away, self.mean + away
+
+    def written(self, pattern: str = "{:.1f}", scale: float = 1.0) -> str:
+        """Return the mean with its 95 % interval; of two values both, since an interval of two says next to nothing.
+
+        >>> t_interval([0.25, 0.5, 0.75]).written(scale=100), t_interval([30.0, 34.0]).written("{:+.1f}")
+        ('50.0 ± 62.1', '+30.0 and +34.0')
+        """
+        if self.half_width is None:
+            return pattern.format(scale * self.mean)
+        if self.n == 2:
+            return " and ".join(pattern.format(scale * end) for end in self.ends)
+        return f"{pattern.format(scale * self.mean)} ± {pattern.replace('+', '').format(scale * self.half_width)}"
 
 
 def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
@@ -74,20 +96,6 @@ def gap_closed(
         return Interval(whole, None, n)
     error = math.sqrt((n - 1) / n * sum((part - fmean(parts)) ** 2 for part in parts))
     return Interval(whole, _quantile(n, confidence) * error, n)
-
-
-def no_gap(teacher: float, alone: float, distilled: float) -> str:
-    """Say of mean errors how the three stand to each other, where `gap_closed` is None: words without a full stop.
-
-    >>> no_gap(40.0, 30.0, 25.0)
-    'the teacher is worse than the student alone, so no share of a gap is given; the distilled student is better'
-    """
-    above = "no better" if teacher == alone else "worse"
-    moved = "as good" if distilled == alone else "better" if distilled < alone else "worse"
-    return (
-        f"the teacher is {above} than the student alone, so no share of a gap is given; the distilled student is "
-        f"{moved}"
-    )
 
 
 def _quantile(n: int, confidence: float) -> float:

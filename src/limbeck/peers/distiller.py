@@ -11,6 +11,7 @@ from limbeck.batch import Batch
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError
+from limbeck.networks import tensors_of
 from limbeck.objective import Loss, Objective, Term, TermAround
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.peers.predictions import Predictions, PredictionsTeacher
@@ -163,8 +164,8 @@ class PeerDistiller(Distiller):
 @torch.no_grad()
 def copy_state(source: nn.Module, target: nn.Module) -> None:
     """Copy a network's parameters and buffers into another of the same build, in place."""
-    own = target.state_dict()
-    for name, tensor in source.state_dict().items():
+    own = tensors_of(target)
+    for name, tensor in tensors_of(source).items():
         own[name].copy_(tensor)
 
 

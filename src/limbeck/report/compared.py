@@ -24,8 +24,8 @@ def errors_of_runs(found: Comparison) -> Rows | None:
         entries = []
         for role, name, colour in _MODELS:
             if (value := run.figure(role, "errors")) is not None:
-                half = value.half_width or 0.0
-                entries.append(Interval(name, colour, value.mean, max(value.mean - half, 0.0), value.mean + half))
+                low, high = value.ends
+                entries.append(Interval(name, colour, value.mean, max(low, 0.0), high))
         rows.append((run.label, entries))
     ends = [entry.high for _, entries in rows for entry in entries]
     named = f"test {words.errors}"

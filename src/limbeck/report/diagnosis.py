@@ -9,6 +9,7 @@ from limbeck.diagnosis.attribution import ARMS
 from limbeck.diagnosis.keeping import kept
 from limbeck.diagnosis.searching import CANDIDATES
 from limbeck.diagnosis.signs import HIGH
+from limbeck.evaluation import Interval as OverSeeds
 from limbeck.report.charts import Axis, Bar, Chart, Heat, Interval, Line, Plane, Rows, spanning
 
 __all__ = ["DiagnosisSection", "diagnosis_section"]
@@ -119,9 +120,9 @@ def _arms(attribution: Mapping[str, Any]) -> Rows:
     """Draw the accuracy of the students by target."""
     rows = []
     for name, over in attribution["accuracies"].items():
-        half = over["half_width"] or 0.0
+        low, high = OverSeeds(**over).ends
         colour, title = {"hard": "alone", "kd": "distilled"}.get(name, "other"), ARMS.get(name, name)
-        value = Interval(title, colour, over["mean"], over["mean"] - half, over["mean"] + half)
+        value = Interval(title, colour, over["mean"], low, high)
         rows.append((title, (value,)))
     ends = [end for _, (value,) in rows for end in (value.low, value.high)]
     said = "; ".join(f"{name} {value.value:.1%}" for name, (value,) in rows)
@@ -254,8 +255,7 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     near = []
     for name, value in content["nearness"].items():
-        half = "" if value["half_width"] is None else f" ± {value['half_width']:.3f}"
-        near.append(f"{value['mean']:+.3f}{half}  {ARMS.get(name, name)}")
+        near.append(f"{OverSeeds(**value).written('{:+.3f}')}  {ARMS.get(name, name)}")
     return [
         *found,
         *([("Students' wrong classes in the teacher's order (rank correlation)", "\n".join(near))] if near else []),

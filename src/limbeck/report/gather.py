@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from limbeck.data import SampleSet
 from limbeck.errors import LimbeckError
-from limbeck.evaluation import Interval, Words, predict, t_interval, words_of
+from limbeck.evaluation import (
+    Interval,
+    Metrics,
+    Standing,
+    Words,
+    constant_accuracy,
+    predict,
+    standing,
+    t_interval,
+    words_of,
+)
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.locks import exclusive
@@ -100,6 +110,7 @@ class Curve:
 class Gathered:
     """A run as its report sees it.
 
+    standing: what may be claimed of the test figures.
     curves: by role and quantity ("train.soft", "validation.errors", "learning_rate").
     digests: SHA-256 of the files of weights, by role.
     notes: what had to be left out, and why.
@@ -107,7 +118,7 @@ class Gathered:
 
     run: FinishedRun
     models: tuple[Model, ...]
-    gap: Interval | None
+    standing: Standing
     answers: Answers | None
     taught: Taught | None
     curves: Mapping[str, Mapping[str, Curve]]
@@ -160,11 +171,10 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         for role, models in networks.items()
         if held_out is not None and test.task.has_classes
     }
-    gap = run.outcome.get("gap_closed")
     return Gathered(
         run=run,
         models=_models(run, networks),
-        gap=None if gap is None else Interval(**gap),
+        standing=_standing(run),
         answers=Answers(labels=_rows(some), logits=logits, fitted=fitted, samples=some) if logits else None,
         taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
         curves={role: _curves(run, role, notes) for role in run.roles},
@@ -173,6 +183,15 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in run.roles},
         notes=notes,
     )
+
+
+def _standing(run: FinishedRun) -> Standing:
+    found = {
+        role: [Metrics(*(seed[role][name] for name in ("examples", "errors", "accuracy", "nll"))) for seed in seeds]
+        for seeds in [run.outcome["seeds"]]
+        for role in run.roles
+    }
+    return standing(found, constant_accuracy(run.parts.test.labels, run.parts.test.task), run.parts.test.task)
 
 
 def _part(samples: SampleSet) -> SampleSet:

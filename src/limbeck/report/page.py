@@ -196,14 +196,16 @@ def _trust(task: Task) -> str:
     return (
         "A model that is 80 % sure should be right 8 times in 10: the bars should end on the dotted line. Below it a"
         f" model is too sure of itself.{each} ECE, the expected calibration error, is the mean distance from the line,"
-        " over 15 bins of equal width. A bin with few examples is drawn pale: it says little."
+        " over 15 bins of equal width, of each seed by itself: the mean over the seeds, as `limbeck evaluate` gives it."
+        " The bars hold the answers of all seeds. A bin with few examples is drawn pale: it says little."
     )
 
 
 def _overview(gathered: Gathered, number: int) -> list[str]:
     """Return a run's line in the table of several runs."""
     errors = [row.errors for row in story.model_rows(gathered) if row.model.role in ("teacher", "alone", "distilled")]
-    gap = "no gap" if gathered.gap is None else story.whole_percent(gathered.gap.mean)
+    share = gathered.standing.share
+    gap = "not told" if share is None else story.whole_percent(share.mean)
     return [f"{number}. {gathered.run.recipe.name}", str(gathered.run.folder), *errors, gap]
 
 

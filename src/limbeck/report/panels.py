@@ -45,7 +45,9 @@ def errors_chart(rows: Sequence[ModelRow], words: Words = _CLASSES) -> Rows:
     highs = [row.high for row in rows]
     named = f"test {words.errors}"
     axis = spanning(f"{named} ({'fewer' if words.counted else 'less'} is better)", [0.0, *highs], zero=True)
-    title = f"{named.capitalize()}, with 95 % intervals" if any(row.over for row in rows) else named.capitalize()
+    kinds = {row.over for row in rows}
+    drawn = "both seeds" if kinds == {"two seeds"} else "95 % intervals" if kinds - {"", "two seeds"} else ""
+    title = f"{named.capitalize()}, with {drawn}" if drawn else named.capitalize()
     return Rows("errors", title, f"Dot plot of {named}. {said}.", axis, entries)
 
 
@@ -149,14 +151,15 @@ def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
             continue
         logits, labels = answers.logits[model.role], answers.labels
         diagram = _reliability(logits, labels, bins)
-        note = f"ECE {diagram.ece:.3f}"
+        own = _ece(logits, labels, bins)
+        note = f"ECE {own:.4f}"
         fitted = answers.fitted.get(model.role, ())
         if any(each.at_bound for each in fitted):
             note += "; the held-out data does not determine a temperature"
         elif fitted:
             mended = [row / each.temperature for row, each in zip(logits, fitted, strict=True)]
-            after, mean = _reliability(mended, labels, bins).ece, fmean(each.temperature for each in fitted)
-            note += f"; {after:.3f} at T = {mean:.2f}, fitted on held-out data"
+            after, mean = _ece(mended, labels, bins), fmean(each.temperature for each in fitted)
+            note += f"; {after:.4f} at T = {mean:.2f}, fitted on held-out data"
         bars = [
             Bar(
                 low,
@@ -174,7 +177,7 @@ def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
         perfect = Line("", "ink", [(0.0, 0.0), (1.0, 1.0)], dash="3 3")
         axes = Axis("confidence", 0.0, 1.0, share=True), Axis("share right", 0.0, 1.0, share=True)
         title, key = f"Reliability, {model.name.lower()}", f"reliability-{model.role}"
-        alternative = f"Reliability diagram of the {model.name.lower()}: expected calibration error {diagram.ece:.3f}."
+        alternative = f"Reliability diagram of the {model.name.lower()}: expected calibration error {own:.4f}."
         chart = Plane(key, title, alternative, *axes, lines=[perfect], bars=bars, colour=model.colour)
         found.append((chart, note))
     return found
@@ -184,6 +187,11 @@ def _reliability(logits: Sequence[Tensor], labels: Tensor, bins: int) -> Reliabi
     scores = [score(each, labels) for each in logits]
     confidence, right = (torch.cat([getattr(each, name) for each in scores]) for name in ("confidence", "correct"))
     return reliability(confidence, right, bins=bins)
+
+
+def _ece(logits: Sequence[Tensor], labels: Tensor, bins: int) -> float:
+    """Return the expected calibration error of each seed by itself, the mean over the seeds."""
+    return fmean(_reliability([each], labels, bins).ece for each in logits)
 
 
 def cost_plot(runs: Sequence[Gathered]) -> Plane:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import command
-from limbeck.evaluation import Interval, Words, no_gap, t_interval
+from limbeck.evaluation import Words, t_interval
 from limbeck.evaluation.cost import Timing
 from limbeck.evaluation.fidelity import fidelity
 from limbeck.evaluation.paired import mcnemar
@@ -50,7 +50,8 @@ class Fact:
 class ModelRow:
     """A model's line in the first table, as text.
 
-    low, high: the ends of the interval of its errors.  over: what the interval is over, "seeds" or "examples".
+    low, high: the ends of the interval of its errors.  over: what the interval is over, "seeds" or "examples"; of
+    "two seeds" both values.
     """
 
     model: Model
@@ -116,10 +117,19 @@ def model_rows(gathered: Gathered) -> list[ModelRow]:
     for model in gathered.models:
         errors, right = model.errors, model.accuracy
         if errors.half_width is not None:
-            text = f"{error(errors.mean, words)} ± {error(errors.half_width, words)}"
-            width = accuracy(right.half_width or 0.0, words).removesuffix(" %")
-            share = f"{accuracy(right.mean, words)} ± {width}"
-            low, high, over = max(errors.low, 0.0), min(errors.high, float(examples)), "seeds"
+            joint = " and " if errors.n == 2 else " ± "
+            both = errors.ends if errors.n == 2 else (errors.mean, errors.half_width)
+            text = joint.join(error(value, words) for value in both)
+            both = right.ends if right.n == 2 else (right.mean, right.half_width or 0.0)
+            first, second = (accuracy(value, words) for value in both)
+            share = (
+                f"{first.removesuffix(' %')}{joint}{second}"
+                if errors.n == 2
+                else f"{first} ± {second.removesuffix(' %')}"
+            )
+            over = "two seeds" if errors.n == 2 else "seeds"
+            low, high = max(errors.ends[0], 0.0), errors.ends[1]
+            high = min(high, float(examples)) if _counts(words) else high
         elif not words.counted:
             low, high, over = errors.mean, errors.mean, ""
             text, share = error(errors.mean, words), accuracy(right.mean, words)
@@ -159,18 +169,9 @@ def verdict(gathered: Gathered) -> list[str]:
             else f"on the test set the student's {words.errors} is {of[0]} when distilled, {of[1]} when trained alone;"
             f" the teacher's is {of[2]}"
         )
-    if gathered.gap is None:
-        said = no_gap(*(model.errors.mean for model in (teacher, alone, distilled)))
-        first = f"{said[:1].upper()}{said[1:]}: {errors}."
-    elif not _tells(gathered.gap):
-        first = f"What share of the gap to the teacher distillation closed cannot be told from these seeds: {errors}."
-    elif gathered.gap.mean > 1:
-        first = f"The distilled student does better than the teacher: {errors}."
-    elif gathered.gap.mean > 0:
-        first = f"Distillation closed {100 * gathered.gap.mean:.0f} % of the gap to the teacher: {errors}."
-    else:
-        first = f"Distillation did not help: {errors}."
-    return [first, _certainty(gathered, "alone"), *_equal_compute(gathered)]
+    stands = gathered.standing
+    failures = [f"{failure}." for failure in stands.failures]
+    return [*failures, f"{stands.said}: {errors}.", _certainty(gathered, "alone"), *_equal_compute(gathered)]
 
 
 def _equal_compute(gathered: Gathered) -> list[str]:
@@ -189,29 +190,7 @@ def _certainty(gathered: Gathered, role: str) -> str:
     """Say whether the difference between the student distilled and another may be chance."""
     seeds = gathered.run.outcome["seeds"]
     if len(seeds) > 1:
-        saved = t_interval([float(seed[role]["errors"] - seed["distilled"]["errors"]) for seed in seeds])
-        if gathered.words.errors != "errors":
-            words = gathered.words
-            mean, width = (error(abs(value), words) for value in (saved.mean, saved.half_width or 0.0))
-            alone = f"the student alone{' at equal compute' if role == 'alone_budget' else ''}"
-            sure = "is more than chance." if _apart(saved) else "may be chance: run more seeds."
-            less = ("fewer", "more") if _counts(words) else ("lower", "higher")
-            which = less[0] if saved.mean >= 0 else less[1]
-            said = (
-                f"the distilled student has {mean} ± {width} {which} {words.errors} than {alone}"
-                if _counts(words)
-                else f"the {words.errors} of the distilled student is {mean} ± {width} {which} than that of {alone}"
-            )
-            return f"Seed by seed, over {len(seeds)} seeds, {said} (95 % interval), which {sure}"
-        if saved.mean == 0:
-            return f"Over {len(seeds)} seeds, both students make equally many errors."
-        kind = "fewer" if saved.mean > 0 else "more"
-        that = "that is" if role == "alone" else "the distilled one makes"
-        said = (
-            f"Seed by seed, over {len(seeds)} seeds, {that} {number(abs(saved.mean))} ±"
-            f" {number(saved.half_width or 0)} errors {kind} (95 % interval)"
-        )
-        return f"{said}, {'which is more than chance.' if _apart(saved) else 'which may be chance: run more seeds.'}"
+        return _seed_by_seed(gathered.words, role, [float(s[role]["errors"] - s["distilled"]["errors"]) for s in seeds])
     answers = gathered.answers
     task = gathered.run.parts.test.task
     if (
@@ -235,22 +214,38 @@ def _right(answers: Answers, role: str) -> Tensor:
     return ((rows.argmax(-1).view(labels.shape) == labels) | ~known).all(1)[known.any(1)]
 
 
-def _apart(difference: Interval) -> bool:
-    return difference.low > 0 or difference.high < 0
+def _seed_by_seed(words: Words, role: str, saved: Sequence[float]) -> str:
+    """Say how many errors the distilled student has less than another.  saved: of each seed."""
+    whole = t_interval(saved)
+    other = "the student alone at equal compute" if role == "alone_budget" else "the student alone"
+    if not any(saved):
+        return f"Over {len(saved)} seeds, the distilled student and {other} have the same {words.errors}."
+    less, more = ("fewer", "more") if _counts(words) else ("lower", "higher")
+    if len(saved) == 2:
+        each = " and ".join(f"{_moved_by(value, words)} {less if value >= 0 else more}" for value in saved)
+        sure = "two seeds allow no interval: run more seeds."
+    else:
+        kind = less if whole.mean >= 0 else more
+        each = f"{_moved_by(whole.mean, words)} ± {_moved_by(whole.half_width or 0.0, words)} {kind} (95 % interval)"
+        sure = (
+            "which is more than chance." if whole.low > 0 or whole.high < 0 else "which may be chance: run more seeds."
+        )
+    has = f"the {words.errors} of the distilled student, against {other}: {each}"
+    return f"Seed by seed, over {len(saved)} seeds, {has}, {sure}"
 
 
-def _tells(share: Interval) -> bool:
-    """Return whether a share says anything: its interval does not reach from nothing to all."""
-    return share.half_width is None or share.low > 0 or share.high < 1
+def _moved_by(change: float, words: Words) -> str:
+    return number(abs(change)) if words.errors == "errors" else error(abs(change), words)
 
 
 def facts(gathered: Gathered) -> list[Fact]:
     """Return the few numbers that stand above everything else."""
     teacher, alone, distilled = (gathered.model(role) for role in ("teacher", "alone", "distilled"))
     found = []
-    if gathered.gap is not None and _tells(gathered.gap):
-        width = gathered.gap.half_width
-        found.append(Fact(whole_percent(gathered.gap.mean), f"of the gap closed{_plus(width)}"))
+    share = gathered.standing.share
+    if share is not None:
+        width = "" if share.half_width is None else f", ± {100 * share.half_width:.0f} over the seeds"
+        found.append(Fact(whole_percent(share.mean), f"of the gap closed{width}"))
     if alone is not None and distilled is not None:
         before, after = (accuracy(model.accuracy.mean, gathered.words, 1) for model in (alone, distilled))
         found.append(Fact(after, f"{gathered.words.accuracy} distilled, {before} alone"))
@@ -269,10 +264,6 @@ def whole_percent(share: float) -> str:
     return f"{100 * share:.0f} %".replace("-", "−")
 
 
-def _plus(half_width: float | None) -> str:
-    return "" if half_width is None else f", ± {100 * half_width:.0f} over the seeds"
-
-
 def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
     """Say what the table's figures are over."""
     seeds = len(gathered.run.outcome["seeds"])
@@ -281,6 +272,8 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
     said = [f"{examples_of(gathered):,} {'labelled places of ' if task.of_places else ''}test examples."]
     if "seeds" in kinds:
         said.append(f"±: 95 % t-interval over {seeds} seeds.")
+    if "two seeds" in kinds:
+        said.append("Of two seeds both values are given: they allow no interval.")
     if "examples" in kinds:
         said.append("In brackets: Wilson's 95 % interval over the test examples, for what was trained once.")
     of = ", added up over the labels of an example" if task.several else " of a place" if task.of_places else ""

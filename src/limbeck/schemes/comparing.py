@@ -48,6 +48,12 @@ class ComparedRun:
         return sum(model["role"] == "distilled" for model in self.evaluation["models"])
 
     @property
+    def failures(self) -> Sequence[str]:
+        """A clause for each model that failed, as `Standing.failures` has them."""
+        found: list[str] = self.evaluation["failures"]
+        return found
+
+    @property
     def counted(self) -> bool:
         """Whether a test sample is right or wrong as a whole."""
         return all(model.get("test_errors") is not None for model in self.evaluation["models"])
@@ -99,7 +105,7 @@ class Comparison:
                     "label": run.label,
                     **{
                         key: run.evaluation[key]
-                        for key in ("name", "test", "parameters", "summary", "advantage", "cost")
+                        for key in ("name", "test", "parameters", "summary", "advantage", "failures", "cost")
                     },
                 }
                 for run in self.runs

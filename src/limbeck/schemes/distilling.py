@@ -12,7 +12,7 @@ from torch import nn
 from limbeck import methods
 from limbeck.config import AloneBudget, Recipe
 from limbeck.distiller import Distiller
-from limbeck.evaluation import evaluate
+from limbeck.evaluation import constant_accuracy, evaluate
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
 from limbeck.schemes.attempting import Bench
@@ -157,6 +157,7 @@ def _distil(run: _Run) -> Outcome:
         figures=figures,
         notes=notes,
         task=run.final.test.task,
+        constant_accuracy=constant_accuracy(run.final.test.labels, run.final.test.task),
         data=data_of(run.final),
         code=code,
     )

@@ -10,11 +10,12 @@ from torch import nn
 
 from limbeck.data import SampleSet
 from limbeck.errors import InputError, command
-from limbeck.evaluation import Cost, Interval, cost, t_interval
+from limbeck.evaluation import Cost, Interval, Metrics, Standing, constant_accuracy, cost, standing, t_interval
 from limbeck.records import finite
 from limbeck.runs import RunFolder
 from limbeck.schemes.finished import FinishedRun
 from limbeck.schemes.keeping import FORMAT, held
+from limbeck.tasks import task_named
 
 __all__ = ["Judged", "JudgedModel", "costs_of", "identity", "models_of", "place", "put_on_record", "sets_of"]
 
@@ -74,6 +75,16 @@ class Judged(Generic[M]):
         known = [two - one for one, two in values if one is not None and two is not None]
         return t_interval(known) if known and len(known) == len(values) else None
 
+    def standing(self) -> Standing:
+        """Return what may be claimed of these figures."""
+        seeds, examples = len(self.of("distilled")), self.test["examples"]
+        found: dict[str, list[Metrics]] = {}
+        for model in self.models:
+            errors, accuracy, nll = (model.figures()[name] for name in ("errors", "accuracy", "nll"))
+            found.setdefault(model.role, []).append(Metrics(examples, errors, accuracy, nll))
+        shared = {role: each * seeds if len(each) == 1 else each for role, each in found.items()}
+        return standing(shared, self.test["constant_accuracy"], task_named(self.test["task"]))
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is not finite is None."""
         names = list(dict.fromkeys(name for model in self.models for name in model.figures()))
@@ -90,6 +101,7 @@ class Judged(Generic[M]):
                 },
                 "advantage": {name: vars(found) for name in names if (found := self.advantage(name)) is not None},
                 "models": [model.as_dict() for model in self.models],
+                "failures": list(self.standing().failures),
                 "cost": {role: found.as_dict() for role, found in self.cost.items()},
             }
         )
@@ -147,4 +159,11 @@ def identity(samples: SampleSet) -> dict[str, Any]:
     digest = hashlib.sha256(samples.source.encode())
     digest.update(samples.index.cpu().numpy().tobytes())
     labelled = int(samples.task.count(samples.task.labelled(samples.labels)))
-    return {"name": samples.name, "examples": labelled, "classes": samples.classes, "digest": digest.hexdigest()}
+    return {
+        "name": samples.name,
+        "examples": labelled,
+        "classes": samples.classes,
+        "digest": digest.hexdigest(),
+        "task": samples.task.name,
+        "constant_accuracy": constant_accuracy(samples.labels, samples.task),
+    }

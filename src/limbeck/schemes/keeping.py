@@ -16,11 +16,11 @@ from limbeck.schemes.sealing import seal_of
 
 __all__ = ["FORMAT", "bound", "held", "keep", "kept", "read_bound", "required_bound"]
 
-FORMAT = 1
+FORMAT = 2
 """Of evaluation.json; raised whenever its keys change their meaning."""
 
 _OUTCOME = "outcome_sha256"
-_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost")
+_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost", "failures")
 
 
 def keep(content: Mapping[str, Any], folder: Path) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from limbeck.evaluation import Interval, Metrics, gap_closed, t_interval
+from limbeck.evaluation import Interval, Metrics, Standing, gap_closed, standing, t_interval
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["FIXED_ROLES", "Outcome", "RoleOutcome", "SeedOutcome", "ordered"]
@@ -74,6 +74,7 @@ class Outcome:
     parameters: of teacher and student.  chosen: what the search chose for each.
     decided: what the scheme decided on held-out data, by seed.  figures: further ones of the scheme, by seed.
     notes: lines on what was cut short.  task: of the data, which says what errors and accuracy are.
+    constant_accuracy: on the test set, of the best answer that is the same for every sample.
     data: the digest of each set.  code: of each factory of the recipe, the digests of its files by module.
     """
 
@@ -85,6 +86,7 @@ class Outcome:
     figures: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     task: Task = CLASSIFICATION
+    constant_accuracy: float = 0.0
     data: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -108,6 +110,11 @@ class Outcome:
             [float(seed.distilled.errors) for seed in self.seeds],
         )
 
+    def standing(self) -> Standing:
+        """Return what may be claimed of these figures."""
+        found = {role: [seed.metrics[role] for seed in self.seeds] for role in self.seeds[0].metrics}
+        return standing(found, self.constant_accuracy, self.task)
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         gap = self.gap_closed()
@@ -125,6 +132,7 @@ class Outcome:
             "figures": {str(seed): dict(found) for seed, found in self.figures.items()},
             "notes": list(self.notes),
             "task": self.task.name,
+            "failures": list(self.standing().failures),
             "data": dict(self.data),
             "code": {where: dict(files) for where, files in self.code.items()},
         }

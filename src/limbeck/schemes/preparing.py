@@ -11,6 +11,7 @@ from limbeck import plans
 from limbeck.batch import UNLABELLED
 from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet, Splits
+from limbeck.data.names import ambiguous
 from limbeck.distiller import Distiller, Teacher, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
 from limbeck.networks import check_network, evaluating
@@ -146,6 +147,8 @@ def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> 
         renamed = samples.relabelled(classes)
         return renamed.subset(torch.where(renamed.labels != UNLABELLED)[0])
 
+    if complaint := ambiguous(classes, parts.train.class_names):
+        raise RecipeError(f"classes: {complaint}")
     try:
         alone = part(parts.alone)
         return Parts(
@@ -330,12 +333,13 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
     """Name the model whose answer fails in the scope."""
     try:
         yield
-    except LimbeckError as error:
-        whose = "" if str(error).startswith("teacher") else f"{role}: "  # a student's first loss asks its teacher too
-        raise ModelError(f"{whose}{error}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - each branch raises, and a forward's own error stays its cause
+        raised = error.__cause__ if isinstance(error, ModelError) else error
+        named = next((whose for whose in ("teacher", "student") if str(error).startswith(whose)), role)
+        if raised is None or isinstance(raised, LimbeckError):
+            raise ModelError(str(error) if str(error).startswith(named) else f"{role}: {error}") from None
         shape = tuple(samples.input_shape)
-        line = (str(error).splitlines() or [""])[0]
+        line = (str(raised).splitlines() or [""])[0]
         tokens = samples.gather(torch.zeros(1, dtype=torch.int64)).dtype == torch.int64
         mend = (
             "inputs are int64, which are token ids; save pixels as uint8 and other numbers as float32"
@@ -343,8 +347,8 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
             else "change the model's keys"
         )
         raise ModelError(
-            f"{role}: cannot take inputs of shape {shape} ({type(error).__name__}: {line}); {mend}"
-        ) from error
+            f"{named}: cannot take inputs of shape {shape} ({type(raised).__name__}: {line}); {mend}"
+        ) from raised
 
 
 def _positions(root: SampleSet, part: SampleSet) -> torch.Tensor:

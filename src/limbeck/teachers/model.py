@@ -3,14 +3,16 @@
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.errors import InputError, one_of
-from limbeck.networks import check_network, freeze
+from limbeck.errors import InputError, ModelError, one_of
+from limbeck.losses.reduction import compute_dtype
+from limbeck.networks import check_network, freeze, is_lazy
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.teachers.class_vectors import class_vectors
 from limbeck.teachers.mean import MeanOfModels
@@ -42,11 +44,17 @@ class ModelTeacher:
         taps: Mapping[str, str | Tap] | None = None,
         last_linear: str | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"teacher: found {type(model).__name__}, expected a torch.nn.Module; a function hides the weights that"
+                " decide its answers, so let a module hold them"
+            )
         if isinstance(model, MeanOfModels):  # whose logits softened are not its members' softened answers
             raise InputError("teacher: found a mean of networks, expected one; let limbeck.EnsembleTeacher ask them")
         check_network("teacher", model)
         self.model = model
         self.froze = freeze(model)
+        self._lazy = is_lazy(model)
         self.transform = transform
         self.view = view
         self.taps = dict(taps or {})
@@ -72,10 +80,15 @@ class ModelTeacher:
         for module in training:
             module.training = False
         try:
-            return run_model(self.model, inputs, {**self.taps, **(taps or {})}, task=batch.task).detach()
+            taps = {**self.taps, **(taps or {})}
+            answer = _at_least_float32(run_model(self.model, inputs, taps, task=batch.task, role="teacher").detach())
         finally:  # a part shared with the student trains on
             for module in training:
                 module.training = True
+        if self._lazy:
+            self.froze += freeze(self.model)
+            self._lazy = is_lazy(self.model)
+        return answer
 
     def class_vectors(self, classes: int | None = None) -> Tensor:
         """Return the rows of the last linear layer, the one named by `last_linear` or the one that is found: (K, d).
@@ -91,12 +104,19 @@ class ModelTeacher:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the model's state and architecture, the transform, the view and the taps."""
+        if self._lazy:
+            raise ModelError("teacher: it has lazy layers without weights as yet; ask it about a batch first")
         states = [state_digest(part) for part in (self.model, self.transform) if isinstance(part, nn.Module)]
         described = repr((states, self.model, self.transform, self.view, self.taps))
         if self.last_linear is not None:
             described += f" {self.last_linear}"
         described = re.sub(r" at 0x[0-9a-fA-F]+", "", described)  # addresses differ from process to process
         return hashlib.sha256(described.encode()).hexdigest()
+
+
+def _at_least_float32(outputs: Outputs) -> Outputs:
+    heads = {name: compute_dtype(logits) for name, logits in outputs.heads.items()}
+    return replace(outputs, logits=compute_dtype(outputs.logits), heads=heads)
 
 
 def state_digest(model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from limbeck import ranks
 from limbeck.batch import Batch
 from limbeck.errors import InputError, Interrupted, RunError, one_line
+from limbeck.networks import is_unsized
 from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
 
@@ -117,9 +118,10 @@ def sum_over_ranks(accelerator: "Accelerator", tensor: Tensor) -> Tensor:
 @contextmanager
 def laid_out(module: nn.Module, memory_format: str) -> Iterator[None]:
     """Keep the weights of a module's convolutions in a memory format inside the scope, and contiguous afterwards."""
-    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.dim() == 4]
-    if memory_format == "contiguous":
-        tensors = []
+    tensors = []
+    if memory_format != "contiguous":
+        every = (tensor for tensor in (*module.parameters(), *module.buffers()) if not is_unsized(tensor))
+        tensors = [tensor for tensor in every if tensor.dim() == 4]
     for tensor in tensors:
         tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     try:

@@ -28,10 +28,19 @@ from limbeck.training.engine import (
     unwrapped,
 )
 from limbeck.training.ledger import Ledger
-from limbeck.training.optimisers import WeightAverage, constrain_norms, constrained_weights, learning_rate, optimiser
+from limbeck.training.optimisers import (
+    WeightAverage,
+    check_complete,
+    constrain_norms,
+    constrained_weights,
+    learning_rate,
+    make_dense,
+    optimiser,
+)
 from limbeck.training.progress import Observer, Pace, ignore
 from limbeck.training.settings import Training
 from limbeck.training.state import Result, Run, held, identity
+from limbeck.training.weights import check_savable
 
 __all__ = ["Batches", "Moment", "Turns", "batches_of", "fit", "steps"]
 
@@ -171,7 +180,6 @@ def steps(
     validation = None if validation is None else validation.to(accelerator.device)
     loader = batches_of(train_set, training, seed if order is None else order) if batches is None else batches
     rate = learning_rate(training, loader.steps)
-    teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
     ledger = Ledger(distiller)
 
     with (
@@ -183,6 +191,9 @@ def steps(
     ):
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
         distiller.build(first, classes=train_set.classes, legend=train_set.legend)
+        teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
+        if folder is not None:
+            check_savable(distiller.student, "student")
         check_batches(distiller.student, train_set, training, world)
         raw_optimizer = optimiser(distiller.parameters(), training)
         if training.max_norm is not None:
@@ -217,6 +228,7 @@ def steps(
                         require_gradient(loss)
                         accelerator.backward(loss.total * world if world > 1 else loss.total)
                     ledger.add(run.step, loss)
+                make_dense(raw_optimizer)
                 yield Moment.COMPUTED, run
                 if training.clip is not None:
                     accelerator.clip_grad_norm_(module.parameters(), training.clip)
@@ -241,6 +253,7 @@ def steps(
                 "train": ledger.means(accelerator),
                 "validation": {} if validation is None else _validated(run, distiller, validation, training.batch_size),
             }
+            check_complete(distiller, raw_optimizer)
             run.end_epoch(line, keep_best=training.keep == "best")
             distiller.observe(run.history)
             watch(pace.ended(run.step, run.epoch, line["train"], line["validation"]))

@@ -9,9 +9,18 @@ from torch.nn.utils import parametrize
 
 from limbeck import schedules
 from limbeck.errors import ModelError
+from limbeck.networks import fill, tensors_of
 from limbeck.training.settings import Training
 
-__all__ = ["WeightAverage", "constrain_norms", "constrained_weights", "learning_rate", "optimiser"]
+__all__ = [
+    "WeightAverage",
+    "check_complete",
+    "constrain_norms",
+    "constrained_weights",
+    "learning_rate",
+    "make_dense",
+    "optimiser",
+]
 
 
 def optimiser(parameters: Iterable[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
@@ -38,6 +47,25 @@ def optimiser(parameters: Iterable[nn.Parameter], settings: Training) -> torch.o
         weight_decay=settings.weight_decay,
         fused=fused or None,
     )
+
+
+def make_dense(optimizer: torch.optim.Optimizer) -> None:
+    """Make sparse gradients dense, of `nn.Embedding(sparse=True)` for example: the optimisers here take no others."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+
+
+def check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Require that the optimiser has every parameter that learns: none may come after the first batch."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in known:
+            raise ModelError(
+                f"{name.partition('.')[0]}: its parameter '{name.partition('.')[2]}' came during the training, or was"
+                " put in another's place, so that nothing trains it; make all parameters before the first batch"
+            )
 
 
 def learning_rate(settings: Training, steps_per_epoch: int) -> Callable[[int], float]:
@@ -107,21 +135,21 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
+        for name, tensor in tensors_of(model).items():
+            if tensor.is_floating_point() or tensor.is_complex():
                 self.state[name].lerp_(tensor.detach(), 1.0 - decay)
             else:
                 self.state[name].copy_(tensor)
 
     def swap(self, model: nn.Module) -> dict[str, Tensor]:
         """Put the average into the model and return the model's own weights, to be put back."""
-        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        model.load_state_dict(self.state)
+        own = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+        fill(model, self.state)
         return own

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
+from limbeck.networks import fill, tensors_of
 from limbeck.ranks import first_does, held_by_first, same_in_all
 from limbeck.records import as_json
 from limbeck.training import checkpoints
@@ -70,7 +71,7 @@ def identity(
     settings = asdict(training)
     for key in ("accumulate", "workers", "checkpoint_seconds"):
         settings.pop(key)
-    shapes = {name: list(tensor.shape) for name, tensor in distiller.state_dict().items()}
+    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(distiller).items()}
     initial = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     return {
         **{f"training.{key}": value for key, value in settings.items()},
@@ -270,7 +271,7 @@ class Run:
         try:
             yield
         finally:
-            self.distiller.student.load_state_dict(own)
+            fill(self.distiller.student, own)
 
     def agree(self, metrics: dict[str, float]) -> dict[str, float]:
         """Return the first process's metrics, so that all decide alike."""
@@ -292,7 +293,7 @@ class Run:
             self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
             if keep_best:
                 with self.kept_weights():
-                    own = self.distiller.student.state_dict()
+                    own = tensors_of(self.distiller.student)
                     self.best = {name: tensor.detach().clone() for name, tensor in own.items()}
         else:
             self.stale += 1
@@ -310,7 +311,7 @@ class Run:
         student = self.distiller.student
         if not self.finished:
             if keep_best:
-                student.load_state_dict(self.best)
+                fill(student, self.best)
             elif self.average is not None:
                 self.average.swap(student)
             same_in_all(student)

@@ -10,11 +10,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from limbeck.errors import CheckpointError, one_of
+from limbeck.errors import CheckpointError, ModelError, one_of
 from limbeck.outputs import canonical_path
 from limbeck.training.checkpoints import load_tensors, save_tensors, sync
 
-__all__ = ["distinct", "load_weights", "save_weights", "with_aliases"]
+__all__ = ["check_savable", "distinct", "load_weights", "save_weights", "with_aliases"]
 
 _ALIASES = "alias"
 _TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state holds beside its student
@@ -28,12 +28,28 @@ def save_weights(model: nn.Module, path: Path) -> None:
     aside = path.with_name(f".{path.name}.aside")  # a folder: safetensors too writes to a file of another name first
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    check_savable(model)
     tensors, aliases = distinct(model)
     metadata = {_ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}
     save_tensors(tensors, aside / path.name, metadata)
     sync(aside / path.name)
     (aside / path.name).replace(path)
     aside.rmdir()
+
+
+def check_savable(model: nn.Module, role: str = "model") -> None:
+    """Require weights that a file of limbeck holds: ModelError for complex ones, and for state that is no tensor."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{role}: '{name}' is {type(value).__name__}, and a file of weights holds tensors alone; keep it in a"
+                " buffer (register_buffer), or train without a folder"
+            )
+        if value.is_complex():
+            raise ModelError(
+                f"{role}: '{name}' is {str(value.dtype).removeprefix('torch.')}, and a file of weights holds no"
+                " complex numbers; keep real and imaginary part (torch.view_as_real), or train without a folder"
+            )
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

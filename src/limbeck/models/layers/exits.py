@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import ModelError
+from limbeck.errors import LimbeckError, ModelError
 from limbeck.evaluation.cost import flop_counter
 from limbeck.networks import evaluating
 from limbeck.outputs import Outputs, Tap, canonical_path, run_model
@@ -102,7 +102,7 @@ class WithExits(nn.Module):
         raise ModelError(f"exits: module '{self.paths[name]}' was not called in the forward pass; name another")
 
 
-class _Reached(Exception):
+class _Reached(LimbeckError):
     """The module of an exit has answered."""
 
 

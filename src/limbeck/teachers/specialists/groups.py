@@ -7,6 +7,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.batch import UNLABELLED
+from limbeck.data.names import ambiguous
 from limbeck.errors import InputError, one_of
 from limbeck.randomness import permutation, uniform
 
@@ -31,6 +32,8 @@ def named_groups(groups: Sequence[Sequence[int | str]], class_names: Sequence[st
     found = []
     for place, group in enumerate(groups):
         where = f"groups[{place}]"
+        if complaint := ambiguous(group, class_names):
+            raise InputError(f"{where}: {complaint}")
         members: list[int] = []
         for entry in group:
             if isinstance(entry, bool) or not isinstance(entry, int | str):

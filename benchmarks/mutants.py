@@ -1,0 +1,371 @@
+"""Which planted defects the tests notice: each changes one line of a copy of the package, and a test must fail.
+
+    python benchmarks/mutants.py [--only WORD ...] [--json benchmarks/results/mutants.json]
+
+A mutant is a defect that somebody could write: another teacher, another set, another sign.  Its line names the file,
+the text that stands there, the text that is put in its place, and the tests that are asked (all of them in one process,
+until the first failure).  A mutant that no test notices is printed as SURVIVED, and the exit status is 1.  A text that
+is no longer there once is an error: put the mutant right.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A defect.  file: below src/limbeck.  before, after: a text that occurs there once, and what takes its place."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: str
+
+
+_SCHEMES = "tests/schemes/test_"
+_WHO = _SCHEMES + "who_teaches_whom.py"
+_NOISY, _EARLY = _SCHEMES + "noisy_student.py", _SCHEMES + "early_stopping.py"
+_OWN, _DEFENSIVE, _SPECIALISTS = (_SCHEMES + f"{name}.py" for name in ("own_teacher", "defensive", "specialists"))
+_TRAINING = "tests/unit/test_training.py tests/unit/test_training_settings.py tests/unit/test_training_safety.py"
+_ESTIMATES = "tests/unit/test_intervals.py tests/unit/test_paired.py"
+
+NAMED = [
+    Mutant(
+        "noisy student: soft pseudo-labels rolled by one sample",
+        "plans/noisy_student.py",
+        "StoredTeacher(logits, transfer",
+        "StoredTeacher(logits.roll(1, 0), transfer",
+        _WHO,
+    ),
+    Mutant(
+        "noisy student: hard pseudo-labels shifted by one class",
+        "plans/noisy_student.py",
+        "ArrayTeacher.of_labels(classes, transfer",
+        "ArrayTeacher.of_labels((classes + 1) % transfer.classes, transfer",
+        _WHO,
+    ),
+    Mutant(
+        "noisy student: the first teacher labels every iteration",
+        "plans/noisy_student.py",
+        "            teacher = models[role]\n",
+        "",
+        _WHO,
+    ),
+    Mutant(
+        "early stopping: the teacher's epoch is chosen on the test set",
+        "plans/early_stopping.py",
+        "evaluate(student, work.held_out)",
+        "evaluate(student, work.parts.test)",
+        _WHO,
+    ),
+    Mutant(
+        "early stopping: the end is judged in train mode",
+        "plans/early_stopping.py",
+        "self.student.eval()",
+        "self.student.train()",
+        _WHO,
+    ),
+    Mutant(
+        "early stopping: the share is rounded to whole epochs",
+        "plans/early_stopping.py",
+        "round(self.share * training.epochs * steps)",
+        "round(self.share * training.epochs) * steps",
+        _WHO,
+    ),
+    Mutant(
+        "own teacher: the deepest feature is not detached",
+        "plans/own_teacher.py",
+        "features[DEEPEST].detach()",
+        "features[DEEPEST]",
+        _WHO,
+    ),
+    Mutant(
+        "own teacher: the exit's feature is detached instead",
+        "plans/own_teacher.py",
+        "features[self.leave]",
+        "features[self.leave].detach()",
+        _WHO,
+    ),
+    Mutant(
+        "defensive: the plain attack divides the logits by T",
+        "plans/defensive.py",
+        '"distilled": robustness(distilled, samples, self.epsilons)',
+        '"distilled": robustness(distilled, samples, self.epsilons, temperature=hot)',
+        _WHO,
+    ),
+    Mutant(
+        "specialists: groups are found on the training set",
+        "plans/specialists.py",
+        "self.groups.find(generalist, work.held_out",
+        "self.groups.find(generalist, work.parts.train",
+        _WHO,
+    ),
+    Mutant("early exit: > in place of >=", "evaluation/exits.py", "sure >= threshold", "sure > threshold", _WHO),
+    Mutant(
+        "geometric mean: not renormalised",
+        "teachers/mean.py",
+        "return torch.log_softmax((share * logs).sum(0), -1)",
+        "return (share * logs).sum(0)",
+        _WHO,
+    ),
+]
+
+OWN = [
+    Mutant(
+        "born again: every generation learns from the recipe's teacher",
+        "plans/born_again.py",
+        "teacher = work.teach(models[role], name=role)",
+        "work.teach(models[role], name=role)",
+        _SCHEMES + "born_again.py",
+    ),
+    Mutant(
+        "born again: generations share their order",
+        "plans/born_again.py",
+        'work.seed if role == "distilled" else derive_seed(work.seed, role)',
+        "work.seed",
+        _SCHEMES + "born_again.py",
+    ),
+    Mutant(
+        "born again: the ensemble leaves the last generation out",
+        "plans/born_again.py",
+        "MeanOfModels([models[role] for role in units])",
+        "MeanOfModels([models[role] for role in units[:-1]])",
+        _SCHEMES + "born_again.py",
+    ),
+    Mutant(
+        "assistants: the student learns from the teacher",
+        "plans/assistants.py",
+        "teacher = work.teach(models[role], name=role)",
+        "work.teach(models[role], name=role)",
+        _SCHEMES + "assistants.py",
+    ),
+    Mutant(
+        "mean teacher: the ramp falls",
+        "plans/mean_teacher.py",
+        "(1 - min(1.0, step / steps)) ** 2",
+        "min(1.0, step / steps) ** 2",
+        _SCHEMES + "mean_teacher.py",
+    ),
+    Mutant(
+        "mean teacher: the teacher is the student as it is",
+        "plans/mean_teacher.py",
+        "if self._average is None:",
+        "if True:",
+        _SCHEMES + "mean_teacher.py",
+    ),
+    Mutant(
+        "mean teacher: answers in train mode",
+        "plans/mean_teacher.py",
+        "module.training = False",
+        "module.training = True",
+        _SCHEMES + "mean_teacher.py",
+    ),
+    Mutant(
+        "noisy student: unbalanced by the least confident",
+        "plans/noisy_student.py",
+        "descending=True",
+        "descending=False",
+        _NOISY,
+    ),
+    Mutant(
+        "noisy student: the labelled samples are pseudo-labelled too",
+        "plans/noisy_student.py",
+        "(unlabelled & (sure >= self.confidence))",
+        "(sure >= self.confidence)",
+        _NOISY,
+    ),
+    Mutant(
+        "early stopping: the teacher stays one epoch longer",
+        "plans/early_stopping.py",
+        "self.step = epoch * steps\n",
+        "self.step = (epoch + 1) * steps\n",
+        _EARLY,
+    ),
+    Mutant(
+        "early stopping: the candidate with the most errors teaches",
+        "plans/early_stopping.py",
+        "min(scored)[-1]",
+        "max(scored)[-1]",
+        _EARLY,
+    ),
+    Mutant(
+        "defensive: the teacher learns at T = 1",
+        "plans/defensive.py",
+        'outputs["student"].logits / self.temperature',
+        'outputs["student"].logits',
+        _DEFENSIVE,
+    ),
+    Mutant(
+        "specialists: the dustbin is shifted the wrong way",
+        "plans/specialists.py",
+        "shift.fill_(dustbin_shift(job.half.share))",
+        "shift.fill_(-dustbin_shift(job.half.share))",
+        _SPECIALISTS,
+    ),
+    Mutant(
+        "specialists: the student of all learns from the generalist",
+        "plans/specialists.py",
+        'self._student(work, "distilled", work.teach(together, name="specialists"))',
+        'self._student(work, "distilled")',
+        _SPECIALISTS,
+    ),
+    Mutant(
+        "search: the candidate with the most held-out errors is kept",
+        "schemes/distilling.py",
+        "*_, best = min(scored",
+        "*_, best = max(scored",
+        "tests/unit/test_schemes.py",
+    ),
+    Mutant(
+        "search: candidates are measured on the training set",
+        "schemes/attempting.py",
+        "evaluate(model, work.held_out)",
+        "evaluate(model, work.parts.train)",
+        "tests/unit/test_schemes.py tests/unit/test_tune.py",
+    ),
+    Mutant(
+        "outcome: measured on the training set",
+        "schemes/distilling.py",
+        "evaluate(found.models[role], run.final.test)",
+        "evaluate(found.models[role], run.final.train)",
+        "tests/unit/test_schemes.py",
+    ),
+    Mutant(
+        "alone: learns from the whole transfer set, unlabelled and all",
+        "schemes/distilling.py",
+        "distiller, work.parts.alone).student}",
+        "distiller, work.parts.transfer).student}",
+        "tests/unit/test_schemes.py " + _NOISY,
+    ),
+    Mutant(
+        "advantage: alone less distilled",
+        "schemes/judging.py",
+        "known = [two - one for",
+        "known = [one - two for",
+        "tests/cli/test_evaluate.py",
+    ),
+    Mutant(
+        "training: the first of equal epochs gives way to the last",
+        "training/state.py",
+        "if score < self.best_score:",
+        "if score <= self.best_score:",
+        _TRAINING,
+    ),
+    Mutant(
+        "training: patience runs an epoch longer",
+        "training/loop.py",
+        "run.stale >= training.patience",
+        "run.stale > training.patience",
+        _TRAINING,
+    ),
+    Mutant(
+        "training: the learning rate is a step ahead",
+        "training/loop.py",
+        '["lr"] = rate(run.step)',
+        '["lr"] = rate(run.step + 1)',
+        _TRAINING,
+    ),
+    Mutant(
+        "training: schedules are a step ahead",
+        "training/loop.py",
+        "loss = module(micro, run.step, counts)",
+        "loss = module(micro, run.step + 1, counts)",
+        _TRAINING,
+    ),
+    Mutant(
+        "training: every epoch has the order of the first",
+        "training/loop.py",
+        "loader.epoch(run.epoch, start",
+        "loader.epoch(0, start",
+        _TRAINING,
+    ),
+    Mutant(
+        "training: the average forgets its ramp",
+        "training/optimisers.py",
+        "decay = min(self.decay, (1 + self.updates) / (10 + self.updates))",
+        "decay = self.decay",
+        _TRAINING,
+    ),
+    Mutant(
+        "training: the best epoch is kept without its average",
+        "training/state.py",
+        "with self.kept_weights():\n                    own",
+        "if True:\n                    own",
+        _TRAINING,
+    ),
+    Mutant(
+        "training: a resumed run draws other dropout",
+        "training/state.py",
+        '        self._restore_generators(_under(tensors, "generator."))\n',
+        "",
+        "tests/unit/test_checkpoints.py tests/faults/test_resume.py",
+    ),
+    Mutant(
+        "results: a t-interval with n degrees of freedom",
+        "evaluation/intervals.py",
+        "t.ppf(0.5 + confidence / 2.0, n - 1)",
+        "t.ppf(0.5 + confidence / 2.0, n)",
+        _ESTIMATES,
+    ),
+    Mutant(
+        "results: gained and harmed change places",
+        "evaluation/paired.py",
+        "gained, harmed = total(difference.clamp_min(0)), total(-difference.clamp_max(0))",
+        "harmed, gained = total(difference.clamp_min(0)), total(-difference.clamp_max(0))",
+        _ESTIMATES,
+    ),
+]
+
+
+def main() -> None:
+    """Plant each mutant in a copy of the package and run its tests."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[], help="words that a mutant's name must hold")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = {}
+    for mutant in [*NAMED, *OWN]:
+        if all(word in mutant.name for word in options.only):
+            found[mutant.name] = noticed(mutant)
+            print(f"{found[mutant.name] or 'SURVIVED':<9} {mutant.name}", flush=True)
+    survivors = [name for name, by in found.items() if not by]
+    print(f"{len(found) - len(survivors)} of {len(found)} are noticed")
+    if options.json:
+        content = {"mutants": len(found), "survivors": survivors, "noticed": {k: v for k, v in found.items() if v}}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    sys.exit(bool(survivors))
+
+
+def noticed(mutant: Mutant) -> str | None:
+    """Return the first test that fails with a mutant planted; None where none does."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch)
+        for name in ("src", "tests", "pyproject.toml", "conftest.py", "README.md", "docs", "constraints.txt"):
+            source, place = _ROOT / name, tree / name
+            shutil.copytree(source, place) if source.is_dir() else shutil.copy(source, place)
+        file = tree / "src" / "limbeck" / mutant.file
+        text = file.read_text(encoding="utf-8")
+        if text.count(mutant.before) != 1:
+            sys.exit(f"{mutant.name}: found {mutant.before!r} {text.count(mutant.before)} times in {mutant.file}")
+        file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()]
+        done = subprocess.run(command, check=False, cwd=tree, env=environment, capture_output=True, text=True)
+        if done.returncode not in (0, 1):
+            sys.exit(f"{mutant.name}: the tests cannot be run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return failed[0].split(" ", 1)[1] if failed else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""How teacher, student alone and distilled student stand to each other, and what of it chance does not explain.
+
+Everything that tells a gain (the page, `distill`, `evaluate`, `compare`) asks here, so that all claim the same.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from limbeck.evaluation.figures import Metrics, words_of
+from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
+from limbeck.tasks import UNLABELLED, Task
+
+__all__ = ["Standing", "constant_accuracy", "standing"]
+
+_ROLES = {
+    "teacher": "The teacher",
+    "alone": "The student alone",
+    "alone_budget": "The student alone at equal compute",
+    "distilled": "The distilled student",
+}
+_HARDLY = 0.05
+"""The share of what a constant answer gets wrong that a model must get right, to be more than chance."""
+_ENOUGH = 3
+"""Seeds from which on an interval over seeds tells something: Student's t of two is 12.7 standard errors."""
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What may be claimed of a distillation.
+
+    failures: a clause for each model that failed (near chance, or diverged); such a model is no baseline.
+    share: of the gap to the teacher that was closed, where the gap and the share are beyond noise; else None.
+    said: a headline without figures, without a full stop.
+    """
+
+    failures: tuple[str, ...]
+    share: Interval | None
+    said: str
+
+
+def constant_accuracy(labels: Tensor, task: Task) -> float:
+    """Return the accuracy of the best answer that is the same for every sample: R² 0 for numbers.
+
+    labels: as the set has them.  Unlabelled samples and places do not count.
+
+    >>> from limbeck.tasks import CLASSIFICATION
+    >>> constant_accuracy(torch.tensor([0, 1, 1, 1, -100]), CLASSIFICATION)
+    0.75
+    """
+    if not task.has_classes:
+        return 0.0
+    if task.several:
+        rows = labels[(labels != UNLABELLED).any(1)]
+        counts = torch.unique(rows, dim=0, return_counts=True)[1]
+    else:
+        known = labels[labels != UNLABELLED].flatten()
+        counts = torch.unique(known, return_counts=True)[1]
+    return float(counts.max()) / float(counts.sum()) if len(counts) else 0.0
+
+
+def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task) -> Standing:
+    """Judge the test figures of a run.
+
+    found: by role, one for each seed in the seeds' order; "teacher", "alone" and "distilled" are there, and a teacher
+    that all seeds share is repeated.  constant: see `constant_accuracy`.
+
+    A difference is beyond noise if its t-interval over three seeds or more excludes 0; with fewer seeds, if it exceeds
+    1.96 standard errors of two independent counts of errors.  With fewer seeds nothing is beyond noise where errors are
+    no counts of examples (`Words.counted`).
+
+    >>> from limbeck.tasks import CLASSIFICATION
+    >>> errors = {"teacher": 100, "alone": 499, "distilled": 90}
+    >>> found = {role: [Metrics(1000, n, 1 - n / 1000, 0.5)] for role, n in errors.items()}
+    >>> standing(found, 0.501, CLASSIFICATION).failures[0][:59]
+    'The student alone is no better than one answer for all test'
+    """
+    failures = {
+        role: said for role in _ROLES if role in found and (said := _failure(role, found[role], constant, task))
+    }
+    teacher, alone, distilled = (found[role] for role in ("teacher", "alone", "distilled"))
+    if failures:
+        kept = tuple(failures.values())
+        if "alone" in failures or "teacher" in failures:
+            return Standing(kept, None, "No share of a gap to the teacher is told, since one of the two models failed")
+        return Standing(kept, None, "Distillation failed")
+    gap, gain, above = (
+        _moved(one, two, task) for one, two in ((alone, teacher), (alone, distilled), (teacher, distilled))
+    )
+    if gap <= 0:
+        first = "The teacher is worse" if gap < 0 else "The teacher is not better by more than chance"
+        second = {1: "is better than the student alone", 0: "differs from it by no more than chance"}.get(
+            gain, "is worse than the student alone"
+        )
+        return Standing(
+            (), None, f"{first} than the student alone, so no share of a gap is told; the distilled student {second}"
+        )
+    share = gap_closed(
+        fmean(each.errors for each in teacher), [each.errors for each in alone], [each.errors for each in distilled]
+    )
+    few = len(alone) < _ENOUGH
+    if share is None or (gain == above == 0 if few else share.low <= 0 and share.high >= 1):
+        seeds = "one seed" if len(alone) == 1 else "these seeds"
+        return Standing(
+            (), None, f"What share of the gap to the teacher distillation closed cannot be told from {seeds}"
+        )
+    share = Interval(share.mean, None, share.n) if few else share
+    if share.mean > 1 and above > 0:
+        said = "The distilled student does better than the teacher"
+    elif share.mean > 1:
+        said = "The distilled student is as good as the teacher, as far as can be told"
+    elif share.mean > 0:
+        said = f"Distillation closed {100 * share.mean:.0f} % of the gap to the teacher"
+    else:
+        said = "Distillation did not help"
+    return Standing((), share, said)
+
+
+def _failure(role: str, found: Sequence[Metrics], constant: float, task: Task) -> str | None:
+    """Say that a model failed, in how many of the seeds, and how; None where none did."""
+    diverged = [each for each in found if not math.isfinite(each.nll) or not math.isfinite(each.accuracy)]
+    near = [each for each in found if each not in diverged and _near(each, constant, task)]
+    failed = len(diverged) + len(near)
+    if not failed:
+        return None
+    where = "" if len(found) == 1 else f", in {failed} of {len(found)} seeds"
+    if not near:
+        return f"{_ROLES[role]} diverged (its NLL or accuracy is not finite){where}"
+    words, worst = words_of(task), min(each.accuracy for each in near)
+    if task.has_classes:
+        figures = f"{words.accuracy} {100 * worst:.1f} %; the most frequent answer alone gives {100 * constant:.1f} %"
+    else:
+        figures = f"{words.accuracy} {worst:.3f}; the mean of the labels gives 0"
+    return f"{_ROLES[role]} is no better than one answer for all test examples, or hardly ({figures}){where}"
+
+
+def _near(found: Metrics, constant: float, task: Task) -> bool:
+    """Whether a model is as good as a constant answer, within noise, or hardly better."""
+    if constant >= 1:
+        return False  # every answer is the same, and right: nothing to tell it apart from
+    room = (found.accuracy - constant) / (1 - constant)
+    if not task.has_classes:
+        return room < _HARDLY
+    noise = math.sqrt(constant * (1 - constant) / found.examples) if words_of(task).counted else 0.0
+    return found.accuracy <= constant + _Z * noise or (room < _HARDLY and found.accuracy < 2 * constant)
+
+
+def _moved(one: Sequence[Metrics], two: Sequence[Metrics], task: Task) -> int:
+    """Return 1 if `two` makes fewer errors than `one` beyond noise, -1 if more, 0 if that may be chance."""
+    change = t_interval([first.errors - second.errors for first, second in zip(one, two, strict=True)])
+    if change.n >= _ENOUGH:
+        sure = change.low > 0 or change.high < 0
+    elif words_of(task).counted:
+        shares = [1 - fmean(each.accuracy for each in models) for models in (one, two)]
+        sure = abs(change.mean) > _Z * math.sqrt(one[0].examples * sum(share * (1 - share) for share in shares))
+    else:
+        sure = False
+    return int(math.copysign(1, change.mean)) if sure else 0
