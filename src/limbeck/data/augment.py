@@ -30,7 +30,8 @@ class Augment:
     randaugment: random operations of one strength (Cubuk et al. 2020), for pixels in [0, 1].
     brightness, contrast, saturation: for pixels in [0, 1], the reach r of a factor that is drawn for each image,
         uniform in [max(0, 1-r), 1+r]; `limbeck.data.colours` has the formulas.
-    noise: standard deviation of Gaussian noise added to every value.
+    noise: standard deviation of Gaussian noise added to every value: to pixels in [0, 1], and to the standardised
+        columns of a table.
     mixup, cutmix: the concentration α of Beta(α, α), from which each sample draws how much of it is left beside another
         sample of the set, itself a view of this kind: mixup adds the two up (Zhang et al. 2018), cutmix puts a box of
         the other image in (Yun et al. 2019).  Both papers draw one number for a batch; here each sample has its own.

@@ -40,9 +40,18 @@ _CONSTANT = 2e-15
 
 def check_fits(name: str, size: int) -> None:
     """Require that so many bytes, of which a file or a recipe only tells as yet, fit into this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = _memory()
     if size > memory:
         raise DataError(f"{name}: takes {size:,} bytes, this machine has {memory:,}; make it smaller")
+
+
+def _memory() -> int:
+    """Return how many bytes this machine has."""
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil  # type: ignore[import-untyped]  # on Windows; Accelerate needs it as well
+
+    return int(psutil.virtual_memory().total)
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
