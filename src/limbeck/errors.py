@@ -6,7 +6,9 @@ Every error that a user can cause derives from `LimbeckError`; the command line 
 
 import os
 import shlex
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import PurePath
@@ -29,6 +31,7 @@ __all__ = [
     "command",
     "lacks_memory",
     "nearest",
+    "no_exit",
     "one_line",
     "one_of",
     "plain",
@@ -176,6 +179,30 @@ def _quoted(given: object) -> str:
 
 _LACKING = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "alloc_failed", "bad allocation")
 """What allocators say that found no memory: of the C library, C++, torch on CPUs, CUDA and MPS, and cuBLAS."""
+
+
+@contextmanager
+def no_exit(whose: str = "") -> Iterator[None]:
+    """Run code that is not limbeck's; ForeignExitError where it wants to end the program, by whatever is no Exception.
+
+    An interruption by the user is let through.
+
+    >>> with no_exit("teacher.factory: 'net:build'"):
+    ...     raise SystemExit(0)
+    Traceback (most recent call last):
+    limbeck.errors.ForeignExitError: teacher.factory: 'net:build' wants to end the program (SystemExit: 0) in '...
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]  # quit() is a frozen one
+        raise ForeignExitError(
+            f"{whose or 'a module'} wants to end the program ({type(error).__name__}: {error}) in '{last.filename}',"
+            f" line {last.lineno}; let it raise an error instead, or return"
+        ) from error
 
 
 def lacks_memory(error: BaseException) -> bool:

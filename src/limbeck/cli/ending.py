@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from limbeck.errors import (
-    ForeignExitError,
     Interrupted,
     LimbeckError,
     MemoryLimitError,
     UnwrittenError,
     lacks_memory,
+    no_exit,
     one_line,
 )
 
@@ -26,21 +26,14 @@ __all__ = ["as_errors", "recorded"]
 def as_errors() -> Iterator[None]:
     """Turn memory that is not there, and an end of the program that other code asks for, into errors of one line."""
     try:
-        yield
+        with no_exit():
+            yield
     except Exception as error:
         if not lacks_memory(error):
             raise
         raise MemoryLimitError(
             f"memory: there is not enough of it ({one_line(error)}); lower training.batch_size, or take a smaller model"
             " or a part of the data"
-        ) from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # sys.exit in a user's module, or an exception that is none of Exception's
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise ForeignExitError(
-            f"'{last.filename}', line {last.lineno}, would end the program in the middle of its work"
-            f" ({type(error).__name__}: {error}); let it raise an error, or leave that line out"
         ) from error
 
 

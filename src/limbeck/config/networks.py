@@ -20,7 +20,18 @@ from limbeck.checks import shown
 from limbeck.config.sections import Section, parse
 from limbeck.data import SampleSet
 from limbeck.data.content import check_fits
-from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, one_of
+from limbeck.errors import (
+    DataError,
+    ForeignExitError,
+    InputError,
+    LimbeckError,
+    MemoryLimitError,
+    ModelError,
+    RecipeError,
+    lacks_memory,
+    no_exit,
+    one_of,
+)
 from limbeck.identity import code_identity, importing
 from limbeck.models.layers import Sees
 from limbeck.teachers import estimators
@@ -101,6 +112,10 @@ class ModelSpec:
         except ModelError as error:
             raise ModelError(f"{self.where}.{error}") from None
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+            if lacks_memory(error):
+                raise MemoryLimitError(
+                    f"{self.where}: takes {size:,} bytes, for which there is not enough memory; make the model smaller"
+                ) from error
             raise ModelError(f"{self.where}: cannot be built ({_first_line(error)}); change its keys") from None
         return model
 
@@ -108,8 +123,14 @@ class ModelSpec:
         with _imported(str(self.factory), self.where, self.folder) as function:
             try:
                 accepted = inspect.signature(function).parameters
-                model = function(**{name: value for name, value in given.items() if name in accepted}, **self.arguments)
+                with no_exit(f"{self.where}.factory: '{self.factory}'"):
+                    taken = {name: value for name, value in given.items() if name in accepted}
+                    model = function(**taken, **self.arguments)
+            except ForeignExitError:
+                raise
             except Exception as error:
+                if lacks_memory(error):
+                    raise
                 raise ModelError(
                     f"{self.where}.factory: '{self.factory}' raised {type(error).__name__}: {_first_line(error)}; "
                     "mend it or its arguments"
@@ -202,7 +223,8 @@ def _imported(factory: str, where: str, folder: Path) -> Iterator[Callable[..., 
     module_name, _, name = factory.partition(":")
     with ExitStack() as scope:
         try:
-            module = scope.enter_context(importing(module_name, folder))
+            with no_exit(f"{where}.factory: importing '{module_name}'"):
+                module = scope.enter_context(importing(module_name, folder))
         except ImportError as error:
             raise ModelError(
                 f"{where}.factory: cannot import '{module_name}' ({error}); check the name or install it"

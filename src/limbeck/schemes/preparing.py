@@ -13,7 +13,7 @@ from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet, Splits
 from limbeck.data.names import ambiguous
 from limbeck.distiller import Distiller, Teacher, check_answer
-from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
+from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, lacks_memory
 from limbeck.networks import check_network, evaluating
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
@@ -333,8 +333,10 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
     """Name the model whose answer fails in the scope."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - each branch raises, and a forward's own error stays its cause
+    except Exception as error:
         raised = error.__cause__ if isinstance(error, ModelError) else error
+        if lacks_memory(error):
+            raise
         named = next((whose for whose in ("teacher", "student") if str(error).startswith(whose)), role)
         if raised is None or isinstance(raised, LimbeckError):
             raise ModelError(str(error) if str(error).startswith(named) else f"{role}: {error}") from None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.batch import Batch
-from limbeck.errors import InputError, ModelError, one_line
+from limbeck.errors import InputError, ModelError, lacks_memory, one_line
 from limbeck.outputs import Outputs, Tap
 from limbeck.teachers.contents import content_digest
 
@@ -118,6 +118,8 @@ class PredictTeacher:
             try:
                 answer = function(rows.numpy())
             except Exception as error:
+                if lacks_memory(error):
+                    raise
                 raise ModelError(
                     f"teacher: {type(self.model).__name__} cannot take rows of {rows.shape[1]} numbers "
                     f"({type(error).__name__}: {one_line(error)})"

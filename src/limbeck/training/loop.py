@@ -28,6 +28,7 @@ from limbeck.training.engine import (
     unwrapped,
 )
 from limbeck.training.ledger import Ledger
+from limbeck.training.memory import enough_memory
 from limbeck.training.optimisers import (
     WeightAverage,
     check_complete,
@@ -108,9 +109,9 @@ def fit(
         so does one that goes on there at this moment.
     watch: called with `Progress` every few steps and at each epoch's end.
 
-    Raises InputError for a batch size that leaves a BatchNorm a single value, NonFiniteLossError when a term or a
-    weight becomes NaN or infinite, Interrupted after a signal when a folder was given, ModelError when the teacher
-    was changed by training.
+    Raises InputError for a batch size that leaves a BatchNorm a single value, MemoryLimitError where memory is not
+    enough, NonFiniteLossError when a term or a weight becomes NaN or infinite, Interrupted after a signal when a folder
+    was given, ModelError when the teacher was changed by training.
 
     >>> import limbeck as lb
     >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
@@ -183,6 +184,7 @@ def steps(
     ledger = Ledger(distiller)
 
     with (
+        enough_memory(label, distiller, training),
         seeded(seed, rank),
         kept(distiller, *networks_of(distiller.teacher)),
         unwrapped(distiller),
