@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import InputError, LimbeckError, ModelError, one_line, one_of
+from limbeck.errors import InputError, LimbeckError, ModelError, lacks_memory, one_line, one_of
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "run_model"]
@@ -207,10 +207,10 @@ def _call(model: nn.Module, inputs: Any, role: str) -> Any:
     inputs = _in_own_type(model, inputs)
     try:
         return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    except (LimbeckError, MemoryError, torch.OutOfMemoryError):
+    except LimbeckError:
         raise
     except Exception as error:
-        if "memory" in str(error):  # of which torch's allocator on the CPU says so in a RuntimeError
+        if lacks_memory(error):
             raise
         raise ModelError(
             f"{role}: its forward raised {type(error).__name__}: {one_line(error)}; it was asked {_described(inputs)}"
