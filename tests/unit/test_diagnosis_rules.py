@@ -1,6 +1,7 @@
 """The rules: capacity, causes and advice, each from hand-made numbers on both sides of its threshold."""
 
 from dataclasses import replace
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -212,6 +213,95 @@ def test_what_was_measured_comes_first():
     same = replace(case(), attribution=attribute({"hard": hard, "kd": hard}))
     assert answer("distil", same).confidence == "rule of thumb"
     assert answer("target", same).confidence == "measured"
+
+
+CHANGES = {
+    "smoothed": SMOOTHED,
+    "overfitted": {"train_accuracy": 1.0, "accuracy": 0.6, "overconfidence": 0.3, "student_accuracy": 0.5},
+    "noise": {"seconded": 0.0, "reliability": 0.0},
+    "unrelated": {"class_share": 0.1},
+    "two classes": {"classes": 2, "evenness": 0.0, "seconded": None, "seconded_classes": None, "class_share": None},
+}
+STANDS = {
+    "better": {},
+    "as good": {"accuracy": 0.92},
+    "worse": {"accuracy": 0.8},
+    "right on all": {"accuracy": 1.0, "train_accuracy": 1.0},
+    "both right on all": {"accuracy": 1.0, "train_accuracy": 1.0, "student_accuracy": 1.0},
+}
+HELD = {
+    "teacher": (fit("student", 0.02), fit("longer", 0.01), fit("larger", 0.0)),
+    "data": (fit("student", 0.02, 0.3), fit("longer", 0.01), fit("larger", 0.0)),
+    "optimisation": (fit("student", 0.3), fit("longer", 0.04), fit("larger", 0.3)),
+    "capacity": (fit("student", 0.3), fit("longer", 0.25), fit("larger", 0.02)),
+    "unlearnable": (fit("student", 0.3), fit("longer", 0.28), fit("larger", 0.2)),
+}
+CONDITION = "If you distil all the same: "
+
+
+def contradictions(given, found):
+    """Return the pairs of advices that cannot both be followed."""
+    by = {each.question: each for each in found}
+    value = {name: each.value for name, each in by.items()}
+    against, classes, perfect = value["distil"] is False, given.signs.classes, given.signs.accuracy == 1.0
+    how = [by[name] for name in ("target", "k", "temperature", "training")]
+    free = [each for each in how if not each.said.startswith((CONDITION, "Any: ", "Not a question"))]
+    pairs = {
+        "do not distil, and how to": against and bool(free),
+        "distil, on a condition": not against and any(each.said.startswith(CONDITION) for each in found),
+        "do not distil, and the teacher weighs more": against and value["alpha"] < 0.5,
+        "do not distil since the teacher is no better, and keep it": against
+        and given.signs.accuracy <= given.signs.student_accuracy
+        and value["teacher"] == "keep"
+        and not perfect,
+        "distil, and no teacher is good enough": value["distil"] is True and value["teacher"] == "better",
+        "distil, and check the teacher first": value["distil"] is True
+        and value["teacher"] == "checked"
+        and by["distil"].confidence != "measured",
+        "check the teacher, and let it weigh more": value["teacher"] == "checked" and value["alpha"] < 0.5,
+        "a better one of a teacher that is right on all": perfect
+        and any("better teacher" in each.said for each in found),
+        "keep the teacher, and only a better one helps": value["teacher"] == "keep" and "better" in by["training"].said,
+        "the whole distribution, and a part of it": value["target"] == "softmax" and value["k"] < classes,
+        "one other target, and topk": value["target"] not in ("softmax", "topk") and value["k"] < classes,
+        "topk, and all classes": value["target"] == "topk" and given.better is None and value["k"] == classes,
+        "train longer, and it does not help": value["training"] == "longer" and "not help" in by["training"].said,
+    }
+    return [name for name, holds in pairs.items() if holds]
+
+
+def test_advices_never_contradict_each_other():
+    """Every pair of causes, with all that may hold a student back, all standings, and all that may be measured."""
+    n = 500
+    few, many = ((torch.arange(n) < count).expand(3, n).clone() for count in (300, 400))
+    measured = [None, *(attribute({"hard": one, "kd": two}) for one, two in ((few, many), (many, few), (few, few)))]
+    gain = attribute({"hard": few, "kd": many}).effect("whole")
+    seen = set()
+    for names in [*combinations(CHANGES, 2), *((name,) for name in CHANGES), ()]:
+        changed = {key: value for name in names for key, value in CHANGES[name].items()}
+        for stands, fits in product(STANDS.values(), HELD.values()):
+            held = judge_capacity(*fits)
+            base = case(held, **{**changed, **stands})
+            tails = ({},) if base.signs.classes == 2 else ({}, {1: 0.7, 2: 0.05}, {1: 0.7, 2: 0.6})
+            for attribution, better, tail in product(measured, (None, "pt", "topk"), tails):
+                if better is not None and attribution is None:
+                    continue
+                given = replace(base, attribution=attribution, better=better and (better, gain), tail=tail)
+                found = advise(given)
+                assert contradictions(given, found) == [], (names, stands, held.limit, [each.said for each in found])
+                seen |= {(each.question, str(each.value)) for each in found}
+    assert {("distil", value) for value in ("True", "False", "None")} <= seen
+    assert {("teacher", value) for value in ("keep", "better", "checked", "smaller", "regularised")} <= seen
+    assert {("target", value) for value in ("softmax", "topk", "pt")} <= seen
+
+
+def test_what_once_stood_side_by_side():
+    harms = attribute({"hard": torch.ones(3, 50, dtype=bool), "kd": torch.zeros(3, 50, dtype=bool)})
+    found = {each.question: each for each in advise(replace(case(), attribution=harms))}
+    assert (found["distil"].value, found["alpha"].value) == (False, 0.5)
+    perfect = {each.question: each for each in advise(case(accuracy=1.0, train_accuracy=1.0))}
+    assert perfect["teacher"].said == "Keep this teacher: there is no better one."
+    assert perfect["training"].said == "Longer training will not help: the student has learnt its teacher."
 
 
 # ---------------------------------------------------------------------------------------------------------------- tail

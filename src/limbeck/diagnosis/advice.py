@@ -58,6 +58,19 @@ class Case:
         """Whether a cause was found."""
         return any(finding.cause == cause for finding in self.findings)
 
+    @property
+    def against(self) -> bool:
+        """Whether the advice is not to distil; what else is advised is then for those who do all the same."""
+        return distil(self).value is False
+
+    @property
+    def doubted(self) -> bool:
+        """Whether what the teacher says beside the label cannot be relied on, or learnt."""
+        return self.has("noise_beside_the_label") or self.capacity.limit == "unlearnable"
+
+
+_ALL_THE_SAME = "If you distil all the same: "
+
 
 def distil(case: Case) -> Advice:
     """Answer whether to distil at all: by what was measured, else by whether the teacher knows more."""
@@ -73,9 +86,11 @@ def distil(case: Case) -> Advice:
     evidence = known if whole is None else f"{whole.verdict()}; {known}"
     if signs.accuracy <= signs.student_accuracy:
         said = "There is little to gain: the teacher is no better than the student on hard labels."
+        if signs.student_accuracy == 1.0:
+            said = "There is nothing to gain: the student on hard labels is right on every held-out example."
         return Advice("distil", False, said, evidence, "indicated")
     said = "Distil: the teacher knows more than the student"
-    if case.has("overfitted_teacher") or case.has("noise_beside_the_label"):
+    if case.has("overfitted_teacher") or case.doubted:
         return Advice("distil", None, f"{said}, but mend the teacher first.", evidence, "indicated")
     return Advice("distil", True, f"{said}. More seeds would show how much it helps.", evidence, "rule of thumb")
 
@@ -87,36 +102,59 @@ def target(case: Case) -> Advice:
         return Advice("target", "pt", said, "the class that is not the label is the other one", "measured")
     if case.better is not None:
         name, effect = case.better
-        return Advice("target", name, f"Teach {name} instead of the whole distribution.", effect.verdict(), "measured")
+        said = _if(case, f"Teach {name} instead of the whole distribution.")
+        return Advice("target", name, said, effect.verdict(), "measured")
     for cause in ("noise_beside_the_label", "unrelated_classes", "smoothed_teacher"):
         for finding in case.findings:
             if finding.cause == cause:
                 said = "Teach its confidence alone (pt): it says little of the other classes that could be used."
-                return Advice("target", "pt", said, finding.evidence, "indicated")
+                return Advice("target", "pt", _if(case, said), finding.evidence, "indicated")
     if case.attribution is not None:
         evidence = "no other target that was tried beats it by more than chance"
-        return Advice("target", "softmax", "Keep the whole distribution.", evidence, "measured")
+        return Advice("target", "softmax", _if(case, "Keep the whole distribution."), evidence, "measured")
+    k, reason = _kept(case)
+    if k < case.signs.classes:
+        said = _if(case, f"Teach the {k} most probable of {case.signs.classes} classes (topk).")
+        return Advice("target", "topk", said, reason, "indicated")
     evidence = "what the teacher says beside the label is the same for a class and for another network"
-    return Advice("target", "softmax", "Keep the whole distribution.", evidence, "indicated")
+    return Advice("target", "softmax", _if(case, "Keep the whole distribution."), evidence, "indicated")
+
+
+def _if(case: Case, said: str) -> str:
+    """Return advice on how to distil; where it is not to distil at all, as a condition."""
+    return f"{_ALL_THE_SAME}{said[:1].lower()}{said[1:]}" if case.against else said
+
+
+def _kept(case: Case) -> tuple[int, str]:
+    """Return how many of the most probable classes are more than noise, and why; all where that is not known."""
+    classes = case.signs.classes
+    if not is_witness(case.signs, case.thresholds):
+        return classes, "the student on hard labels is too weak to say what of the rest is noise"
+    for k, agreement in sorted(case.tail.items()):
+        if agreement < case.thresholds.tail_seconded:
+            return k, f"beyond them its order correlates by {agreement:+.2f} with a student's on hard labels"
+    if not case.tail:
+        return classes, "there are too few classes for their order to be compared"
+    k, agreement = max(case.tail.items())
+    return classes, f"even beyond the {k} most probable its order correlates by {agreement:+.2f} with a student's"
 
 
 def keep(case: Case) -> Advice:
-    """Answer how many classes of the teacher's distribution to keep."""
-    classes = case.signs.classes
-    if not is_witness(case.signs, case.thresholds):
-        evidence = "the student on hard labels is too weak to say what of the rest is noise"
-        return Advice("k", classes, "Keep all classes.", evidence, "rule of thumb")
-    for k, agreement in sorted(case.tail.items()):
-        if agreement < case.thresholds.tail_seconded:
-            said = f"Keep the {k} most probable of {classes} classes (topk)."
-            evidence = f"beyond them its order correlates by {agreement:+.2f} with a student's on hard labels"
-            return Advice("k", k, said, evidence, "indicated")
-    if not case.tail:
-        evidence = "there are too few classes for their order to be compared"
-        return Advice("k", classes, "Keep all classes.", evidence, "rule of thumb")
-    k, agreement = max(case.tail.items())
-    evidence = f"even beyond the {k} most probable its order correlates by {agreement:+.2f} with a student's"
-    return Advice("k", classes, "Keep all classes.", evidence, "indicated")
+    """Answer how many classes of the teacher's distribution to keep; it goes with the target that is advised."""
+    classes, taught = case.signs.classes, target(case)
+    k, evidence = _kept(case)
+    if taught.value not in ("softmax", "topk"):
+        evidence = f"the target that is advised ({taught.value}) keeps no chosen number of classes"
+        return Advice("k", classes, "Not a question here.", evidence, taught.confidence)
+    if taught.value == "softmax":
+        known = case.attribution is not None and k < classes
+        reason = "no other target that was tried beats the whole distribution" if known else evidence
+        sure: Confidence = "indicated" if case.tail and is_witness(case.signs, case.thresholds) else "rule of thumb"
+        return Advice("k", classes, _if(case, "Keep all classes."), reason, "measured" if known else sure)
+    if k == classes:  # topk was measured to be better, at the k that was tried
+        said = _if(case, "Keep as many as in the comparison.")
+        return Advice("k", classes, said, taught.evidence, taught.confidence)
+    return Advice("k", k, _if(case, f"Keep the {k} most probable of {classes} classes (topk)."), evidence, "indicated")
 
 
 def temperature(case: Case) -> Advice:
@@ -129,24 +167,28 @@ def temperature(case: Case) -> Advice:
         evidence += ", halved since the student cannot follow what is said of improbable classes"
     said = f"T = {value:g}" + (", as it is." if value == case.temperature else f" instead of {case.temperature:g}.")
     evidence += "; limbeck tune searches it on held-out data"
+    said = f"{_ALL_THE_SAME}{said}" if case.against else said
     return Advice("temperature", value, said, evidence, "rule of thumb")
 
 
 def alpha(case: Case) -> Advice:
-    """Answer how much weight the hard labels get beside the teacher."""
+    """Answer how much weight the hard labels get beside the teacher; more where the teacher is not to be relied on."""
     gap = case.signs.accuracy - case.signs.student_accuracy
     evidence = f"the teacher is {100 * gap:+.1f} points better than the student on hard labels"
+    reasons = {
+        "distillation is not advised": case.against,
+        "what the teacher says cannot be relied on, or not be learnt": case.doubted,
+        "": gap <= 0,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            said = "alpha = 0.5: let the labels weigh more than the usual 0.1."
+            evidence = f"{evidence}, and {reason}" if reason else evidence
+            return Advice("alpha", 0.5, said, evidence, "rule of thumb")
     if case.has("overfitted_teacher"):
-        return Advice(
-            "alpha",
-            0.1,
-            "alpha = 0.1.",
-            f"{evidence}, and what it memorised are the labels themselves",
-            "rule of thumb",
-        )
-    if gap <= 0:
-        return Advice("alpha", 0.5, "alpha = 0.5: let the labels weigh more.", evidence, "rule of thumb")
-    return Advice("alpha", 0.1, "alpha = 0.1: let the teacher speak.", evidence, "rule of thumb")
+        evidence = f"{evidence}, and what it memorised are the labels themselves"
+    said = "alpha = 0.1: the soft targets weigh more than the labels."
+    return Advice("alpha", 0.1, said, evidence, "rule of thumb")
 
 
 def teacher(case: Case) -> Advice:
@@ -168,7 +210,20 @@ def teacher(case: Case) -> Advice:
             value, said = mended[finding.cause]
             evidence = case.capacity.reason if finding.cause == "teacher_too_large" else finding.evidence
             return Advice("teacher", value, said, evidence, "indicated")
-    return Advice("teacher", "keep", "Keep this teacher.", "nothing speaks against it", "indicated")
+    signs, helps = case.signs, distil(case)
+    if case.capacity.limit == "unlearnable":
+        said = "Check the teacher's answers: no network that was tried learns them."
+        return Advice("teacher", "checked", said, case.capacity.reason, "indicated")
+    if signs.accuracy == 1.0:
+        evidence = "it is right on every held-out example"
+        return Advice("teacher", "keep", "Keep this teacher: there is no better one.", evidence, "indicated")
+    if case.against and signs.accuracy <= signs.student_accuracy:
+        said = "A better teacher is needed: this one is no better than the student on hard labels."
+        return Advice("teacher", "better", said, helps.evidence, "indicated")
+    if case.capacity.limit == "teacher" and not case.against:
+        said = "Keep it, or take a better one: the student has learnt this one."
+        return Advice("teacher", "keep", said, case.capacity.reason, "indicated")
+    return Advice("teacher", "keep", "Keep this teacher.", "nothing was found to be wrong with it", "indicated")
 
 
 def training(case: Case) -> Advice:
@@ -178,10 +233,10 @@ def training(case: Case) -> Advice:
         "data": ("more data", "Give the student more samples, labelled or not: it follows the teacher only on these."),
         "capacity": ("keep", "Longer training will not help."),
         "unlearnable": ("keep", "Longer training will not help: nobody can learn what this teacher says."),
-        "teacher": ("keep", "The student has learnt its teacher: only a better teacher would make it better."),
+        "teacher": ("keep", "Longer training will not help: the student has learnt its teacher."),
     }
     value, said = answers[case.capacity.limit]
-    return Advice("training", value, said, case.capacity.reason, "indicated")
+    return Advice("training", value, _if(case, said), case.capacity.reason, "indicated")
 
 
 QUESTIONS: Mapping[str, Callable[[Case], Advice]] = {
