@@ -71,8 +71,8 @@ NAMED = [
     Mutant(
         "early stopping: the end is judged in train mode",
         "plans/early_stopping.py",
-        "self.student.eval()",
-        "self.student.train()",
+        "with evaluating(self.student):",
+        "with evaluating(nn.Identity()):",
         _WHO,
     ),
     Mutant(
@@ -99,8 +99,8 @@ NAMED = [
     Mutant(
         "defensive: the plain attack divides the logits by T",
         "plans/defensive.py",
-        '"distilled": robustness(distilled, samples, self.epsilons)',
-        '"distilled": robustness(distilled, samples, self.epsilons, temperature=hot)',
+        '"distilled": attack(distilled)',
+        '"distilled": attack(distilled, temperature=hot)',
         _WHO,
     ),
     Mutant(
@@ -113,9 +113,9 @@ NAMED = [
     Mutant("early exit: > in place of >=", "evaluation/exits.py", "sure >= threshold", "sure > threshold", _WHO),
     Mutant(
         "geometric mean: not renormalised",
-        "teachers/mean.py",
-        "return torch.log_softmax((share * logs).sum(0), -1)",
-        "return (share * logs).sum(0)",
+        "losses/targets/combining.py",
+        "    return normalised(\n        total,",
+        "    return Dense(total) if total.isfinite().any() else normalised(\n        total,",
         _WHO,
     ),
 ]
@@ -166,8 +166,8 @@ OWN = [
     Mutant(
         "mean teacher: answers in train mode",
         "plans/mean_teacher.py",
-        "module.training = False",
-        "module.training = True",
+        "with evaluating(student):",
+        "with evaluating(nn.Identity()):",
         _SCHEMES + "mean_teacher.py",
     ),
     Mutant(
@@ -224,7 +224,7 @@ OWN = [
         "schemes/distilling.py",
         "*_, best = min(scored",
         "*_, best = max(scored",
-        "tests/unit/test_schemes.py",
+        _WHO,
     ),
     Mutant(
         "search: candidates are measured on the training set",
@@ -245,7 +245,7 @@ OWN = [
         "schemes/distilling.py",
         "distiller, work.parts.alone).student}",
         "distiller, work.parts.transfer).student}",
-        "tests/unit/test_schemes.py " + _NOISY,
+        _WHO,
     ),
     Mutant(
         "advantage: alone less distilled",

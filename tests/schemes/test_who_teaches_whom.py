@@ -1,5 +1,6 @@
 """What is taught to whom: each test fails for a scheme that takes another teacher, another set or another order."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from limbeck import methods
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import TensorSet
 from limbeck.distiller import Distiller
-from limbeck.evaluation import early_exit, evaluate, predict, robustness
+from limbeck.evaluation import early_exit, evaluate, predict, robustness, value_range
 from limbeck.losses import cross_entropy, kl
 from limbeck.models import mlp
 from limbeck.models.layers import DEEPEST, WithExits
@@ -48,6 +49,8 @@ def test_every_pseudo_label_is_what_the_model_before_says_of_that_sample(tiny, c
     recipe = tiny(data={"kind": "digits", "transfer": {"labelled": 0.1}}, scheme=scheme, method=method)
     carried_out(recipe)
     parts = prepare(recipe)
+    assert torch.equal(fitted["alone-0"][1].index, parts.alone.index)
+    assert len(parts.alone) < len(parts.transfer)
     first = train_teacher(recipe, parts, 0, cache=tmp_path / "cache")
     answers = {}
     for unit, model in {"student_1-0": first, "distilled-0": fitted["student_1-0"][2]}.items():
@@ -144,12 +147,14 @@ def test_the_claim_of_defensive_distillation_is_attacked_at_temperature_1(tiny):
     method = {"name": "kd", "temperature": 3000, "alpha": 0.0}
     recipe = tiny(scheme={"name": "defensive", "epsilons": [0.3]}, method=method)
     models = {"alone": alone, "distilled": distilled}
-    found = recipe.scheme.figures(models, samples, SimpleNamespace(recipe=recipe))
+    shop = SimpleNamespace(recipe=recipe, parts=SimpleNamespace(train=samples))
+    found = recipe.scheme.figures(models, samples, shop)
+    attack = partial(robustness, samples=samples, epsilons=[0.3], bounds=value_range(samples))
     for name, wanted in {
-        "alone": robustness(alone, samples, [0.3]),
-        "distilled": robustness(distilled, samples, [0.3]),
-        "distilled, logits divided by T": robustness(distilled, samples, [0.3], temperature=3000.0),
-        "distilled, attacked through the student alone": robustness(distilled, samples, [0.3], attacked=alone),
+        "alone": attack(alone),
+        "distilled": attack(distilled),
+        "distilled, logits divided by T": attack(distilled, temperature=3000.0),
+        "distilled, attacked through the student alone": attack(distilled, attacked=alone),
     }.items():
         assert found[name] == [point.as_dict() for point in wanted], name
     assert found["distilled"][0]["still"] > 0.5 > found["distilled, logits divided by T"][0]["still"]
@@ -182,3 +187,22 @@ def test_a_geometric_mean_of_networks_is_a_distribution(weights):
     samples = TensorSet.of(inputs, torch.arange(4) % 5, classes=5)
     model = MeanOfModels(members, weights=weights, mean="geometric")
     assert float(predict(model, samples).exp().sum(-1).sub(1).abs().max()) < 1e-6
+
+
+# -------------------------------------------------------------------------------------------------------------- search
+
+
+def test_a_search_keeps_what_makes_the_fewest_errors_on_the_held_out_part(tiny, carried_out):
+    lines, rates = [], [0.0001, 0.1, 0.01]
+    recipe = tiny(search={"training.learning_rate": rates}, training={"epochs": 4, "batch_size": 32})
+    path, outcome = carried_out(recipe, say=lines.append)
+    parts, found = prepare(recipe), {}
+    for number, rate in enumerate(rates):
+        student = build_student(recipe, parts, 0)
+        load_weights(student, path / f"search-distilled-{number}" / "student.safetensors")
+        found[rate] = evaluate(student, parts.held_out).errors
+        assert found[rate] != evaluate(student, parts.test).errors
+        told = f"search, student distilled: {{'training.learning_rate': {rate}}} gives {found[rate]} held-out errors"
+        assert told in lines, lines
+    assert len(set(found.values())) == len(rates)
+    assert outcome.chosen["distilled"]["training.learning_rate"] == min(found, key=found.get)
