@@ -273,6 +273,20 @@ def test_a_student_above_its_teacher_is_said_to_be_above_it(budget):
     assert story.facts(gathered)[0] == story.Fact("50 %", "of the gap closed, ± 25 over the seeds")
 
 
+def test_a_teacher_that_takes_no_part_is_not_on_the_page(root):
+    method = {"name": "kd", "temperature": 1, "hard_weight": 1.0, "soft_weight": 1.0}
+    folder = finished(root, "peers", method=method, scheme={"name": "codistillation", "peers": 2})
+    gathered = gather(folder)
+    assert gathered.run.label("teacher") == "reference, no teacher"
+    assert [model.role for model in gathered.models] == ["alone", "peer_1", "peer_2", "ensemble", "distilled"]
+    assert gathered.run.outcome["gap_closed"] is None
+    text = build([folder], files=False).read_text(encoding="utf-8")
+    assert "teaches nobody; the distilled student " in text
+    assert "the teacher gets" not in text
+    assert "What did the teacher give?" not in text
+    assert page._overview(gathered, 1)[2] == "–"
+
+
 def test_what_failed_is_said_first_and_no_share_is_told(budget):
     failed = Standing(("The student alone is no better than one answer",), None, "No share is told")
     gathered = replace(gather(budget), standing=failed)

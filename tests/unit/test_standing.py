@@ -141,6 +141,21 @@ def test_where_errors_are_no_counts_of_examples_fewer_than_three_seeds_tell_no_g
     assert judged([100] * 3, [300, 310, 320], [200, 210, 220], constant=0.0, task=task).share is not None
 
 
+@pytest.mark.parametrize(
+    ("distilled", "said"), [(20, "is better than"), (90, "differs from the student alone by"), (300, "is worse than")]
+)
+def test_a_network_that_teaches_nobody_is_not_compared_with(distilled, said):
+    """It may be better, worse or broken: what is told is the same."""
+    for teacher in (models(10), models(500), models(900, nll=math.nan)):
+        found = {"teacher": teacher, "alone": models(100), "distilled": models(distilled)}
+        stands = standing(found, 0.1, CLASSIFICATION, teaches=False)
+        assert (stands.failures, stands.share) == ((), None)
+        assert stands.said.startswith(f"The recipe's reference network teaches nobody; the distilled student {said}")
+    failed = standing({**found, "alone": models(900)}, 0.1, CLASSIFICATION, teaches=False)
+    assert len(failed.failures) == 1
+    assert "teacher" not in failed.said
+
+
 def test_without_a_gap_it_is_said_how_the_students_stand():
     ends = {
         (90,): "the distilled student differs from it by no more than chance",

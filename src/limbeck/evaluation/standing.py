@@ -28,6 +28,7 @@ _HARDLY = 0.05
 _ENOUGH = 3
 """Seeds from which on an interval over seeds tells something: Student's t of two is 12.7 standard errors."""
 _Z = 1.96
+_AGAINST = {1: "is better than {}", 0: "differs from {} by no more than chance", -1: "is worse than {}"}
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,12 @@ def constant_accuracy(labels: Tensor, task: Task) -> float:
     return float(counts.max()) / float(counts.sum()) if len(counts) else 0.0
 
 
-def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task) -> Standing:
+def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task, *, teaches: bool = True) -> Standing:
     """Judge the test figures of a run.
 
     found: by role, one for each seed in the seeds' order; "teacher", "alone" and "distilled" are there, and a teacher
     that all seeds share is repeated.  constant: see `constant_accuracy`.
+    teaches: whether the distilled student learns from this teacher; if not, it is not compared with it.
 
     A difference is beyond noise if its t-interval over three seeds or more excludes 0; with fewer seeds, if it exceeds
     1.96 standard errors of two independent counts of errors.  With fewer seeds nothing is beyond noise where errors are
@@ -80,23 +82,26 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
     >>> standing(found, 0.501, CLASSIFICATION).failures[0][:59]
     'The student alone is no better than one answer for all test'
     """
+    judged = [role for role in _ROLES if teaches or role != "teacher"]
     failures = {
-        role: said for role in _ROLES if role in found and (said := _failure(role, found[role], constant, task))
+        role: said for role in judged if role in found and (said := _failure(role, found[role], constant, task))
     }
     teacher, alone, distilled = (found[role] for role in ("teacher", "alone", "distilled"))
     if failures:
         kept = tuple(failures.values())
         if "alone" in failures or "teacher" in failures:
-            return Standing(kept, None, "No share of a gap to the teacher is told, since one of the two models failed")
+            gap_to = "No share of a gap to the teacher is told" if teaches else "No gain is told"
+            return Standing(kept, None, f"{gap_to}, since {'one of the two models' if teaches else 'it'} failed")
         return Standing(kept, None, "Distillation failed")
     gap, gain, above = (
         _moved(one, two, task) for one, two in ((alone, teacher), (alone, distilled), (teacher, distilled))
     )
+    if not teaches:
+        second = _AGAINST[gain].format("the student alone")
+        return Standing((), None, f"The recipe's reference network teaches nobody; the distilled student {second}")
     if gap <= 0:
         first = "The teacher is worse" if gap < 0 else "The teacher is not better by more than chance"
-        second = {1: "is better than the student alone", 0: "differs from it by no more than chance"}.get(
-            gain, "is worse than the student alone"
-        )
+        second = _AGAINST[gain].format("it" if gain == 0 else "the student alone")
         return Standing(
             (), None, f"{first} than the student alone, so no share of a gap is told; the distilled student {second}"
         )

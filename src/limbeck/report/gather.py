@@ -177,10 +177,10 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         standing=_standing(run),
         answers=Answers(labels=_rows(some), logits=logits, fitted=fitted, samples=some) if logits else None,
         taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
-        curves={role: _curves(run, role, notes) for role in run.roles},
+        curves={role: _curves(run, role, notes) for role in _shown(run)},
         manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
-        digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in run.roles},
+        digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in _shown(run)},
         notes=notes,
     )
 
@@ -191,7 +191,9 @@ def _standing(run: FinishedRun) -> Standing:
         for seeds in [run.outcome["seeds"]]
         for role in run.roles
     }
-    return standing(found, constant_accuracy(run.parts.test.labels, run.parts.test.task), run.parts.test.task)
+    test = run.parts.test
+    constant = constant_accuracy(test.labels, test.task)
+    return standing(found, constant, test.task, teaches=run.recipe.scheme.uses_teacher)
 
 
 def _part(samples: SampleSet) -> SampleSet:
@@ -225,6 +227,11 @@ def _put_on_record(folder: Path, notes: list[str]) -> None:
         notes.append("The run's manifest cannot be written, so that this reading of the test set is not on record.")
 
 
+def _shown(run: FinishedRun) -> list[str]:
+    """Return the roles that the page shows: without a teacher that takes no part in the scheme."""
+    return [role for role in run.roles if role != "teacher" or run.recipe.scheme.uses_teacher]
+
+
 def _name(run: FinishedRun, role: str) -> str:
     label = run.label(role)
     return label[:1].upper() + label[1:]
@@ -234,7 +241,7 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
     costs: dict[str, tuple[int | None, Timing | None]] = {}
     models = []
     others = itertools.cycle(_OTHERS)
-    for role in run.roles:
+    for role in _shown(run):
         found = [seed[role] for seed in run.outcome["seeds"]]
         # A teacher that all seeds share was measured once.
         found = found[:1] if role == "teacher" and run.recipe.teacher.seed is not None else found
@@ -296,7 +303,7 @@ def _size(path: Path) -> int | None:
 def _networks(run: FinishedRun, notes: list[str]) -> dict[str, list[nn.Module]]:
     """Return the trained models of each role whose weights can be read."""
     networks: dict[str, list[nn.Module]] = {}
-    for role in run.roles:
+    for role in _shown(run):
         own = run.seeds[:1] if role == "teacher" and run.recipe.teacher.seed is not None else run.seeds
         try:
             networks[role] = [run.teacher(seed) if role == "teacher" else run.student(role, seed) for seed in own]

@@ -30,11 +30,13 @@ class Given:
 
 
 def given(gathered: Gathered, temperature: float, distils_at: str, target: Card | None) -> Given:
-    """Gather what the teacher gave.
+    """Gather what the teacher gave; nothing where none takes part.
 
     temperature: that is looked at first.  distils_at: what the run says of it.  target: where it is not the softmax.
     """
     task = gathered.run.parts.test.task
+    if not gathered.run.recipe.scheme.uses_teacher:
+        return Given("", None, None, [])
     if not task.has_classes:
         drawn = numbers.taught(gathered)
         said = "There is no temperature here: the teacher's number is itself the target, or bounds what is asked for."

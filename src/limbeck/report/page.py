@@ -203,7 +203,8 @@ def _trust(task: Task) -> str:
 
 def _overview(gathered: Gathered, number: int) -> list[str]:
     """Return a run's line in the table of several runs."""
-    errors = [row.errors for row in story.model_rows(gathered) if row.model.role in ("teacher", "alone", "distilled")]
+    of = {row.model.role: row.errors for row in story.model_rows(gathered)}
+    errors = [of.get(role, "–") for role in ("teacher", "alone", "distilled")]
     share = gathered.standing.share
     gap = "not told" if share is None else story.whole_percent(share.mean)
     return [f"{number}. {gathered.run.recipe.name}", str(gathered.run.folder), *errors, gap]

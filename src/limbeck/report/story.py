@@ -150,25 +150,27 @@ def examples_of(gathered: Gathered) -> int:
 def verdict(gathered: Gathered) -> list[str]:
     """Return whether it worked, and how sure that is: one sentence each."""
     teacher, alone, distilled = (gathered.model(role) for role in ("teacher", "alone", "distilled"))
-    if teacher is None or alone is None or distilled is None:
+    if alone is None or distilled is None:
         return []
     examples = examples_of(gathered)
     words = gathered.words
     if words.errors == "errors":
         errors = (
             f"of {examples:,} test examples the student gets {number(distilled.errors.mean)} wrong when distilled,"
-            f" {number(alone.errors.mean)} when trained alone; the teacher gets {number(teacher.errors.mean)} wrong"
+            f" {number(alone.errors.mean)} when trained alone"
         )
+        errors += f"; the teacher gets {number(teacher.errors.mean)} wrong" if teacher is not None else ""
     else:
-        of = [error(model.errors.mean, words) for model in (distilled, alone, teacher)]
+        of = [error(model.errors.mean, words) for model in (distilled, alone)]
         unit = "places of test examples" if gathered.run.parts.test.task.of_places else "test examples"
         errors = (
-            f"of {examples:,} {unit} the student has {of[0]} {words.errors} when distilled, {of[1]} when trained"
-            f" alone; the teacher has {of[2]}"
+            f"of {examples:,} {unit} the student has {of[0]} {words.errors} when distilled, {of[1]} when trained alone"
             if _counts(words)
-            else f"on the test set the student's {words.errors} is {of[0]} when distilled, {of[1]} when trained alone;"
-            f" the teacher's is {of[2]}"
+            else f"on the test set the student's {words.errors} is {of[0]} when distilled, {of[1]} when trained alone"
         )
+        if teacher is not None:
+            has = "the teacher has" if _counts(words) else "the teacher's is"
+            errors += f"; {has} {error(teacher.errors.mean, words)}"
     stands = gathered.standing
     failures = [f"{failure}." for failure in stands.failures]
     return [*failures, f"{stands.said}: {errors}.", _certainty(gathered, "alone"), *_equal_compute(gathered)]

@@ -152,6 +152,7 @@ def assess_run(
     labels = parts.test.labels[parts.test.labels != UNLABELLED]
     return RunAssessment(
         name=run.recipe.name,
+        teaches=run.recipe.scheme.uses_teacher,
         models=tuple(models),
         labels={role: run.label(role) for role in run.roles},
         test=identity(parts.test),

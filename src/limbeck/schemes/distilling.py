@@ -18,7 +18,7 @@ from limbeck.runs import RunFolder
 from limbeck.schemes.attempting import Bench
 from limbeck.schemes.costing import LEARNING, Compute, forward_flops
 from limbeck.schemes.finished import keep_history, teacher_file
-from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, ordered
+from limbeck.schemes.outcome import FIXED_ROLES, Outcome, RoleOutcome, SeedOutcome, label_of, ordered
 from limbeck.schemes.preparing import Parts, Shop, prepare, vet
 from limbeck.schemes.sameness import same_as_before
 from limbeck.schemes.sealing import data_of
@@ -157,6 +157,7 @@ def _distil(run: _Run) -> Outcome:
         figures=figures,
         notes=notes,
         task=run.final.test.task,
+        teaches=recipe.scheme.uses_teacher,
         constant_accuracy=constant_accuracy(run.final.test.labels, run.final.test.task),
         data=data_of(run.final),
         code=code,
@@ -304,7 +305,7 @@ def _figures(run: _Run, recipe: Recipe, found: _Seed) -> dict[str, Any]:
 
 
 def _label(recipe: Recipe, role: str) -> str:
-    return FIXED_ROLES.get(role) or recipe.scheme.roles()[role]
+    return label_of(role, teaches=recipe.scheme.uses_teacher) or recipe.scheme.roles()[role]
 
 
 def _parameters(model: nn.Module) -> int:

@@ -16,7 +16,7 @@ from limbeck.errors import DataError, RunError, one_line
 from limbeck.records import as_json
 from limbeck.runs import RunFolder, made_by
 from limbeck.schemes.grouping import group_of
-from limbeck.schemes.outcome import FIXED_ROLES, ordered
+from limbeck.schemes.outcome import label_of, ordered
 from limbeck.schemes.preparing import Parts, Shop, build_teacher, prepare
 from limbeck.schemes.sealing import OUTCOME, data_of, files_of, read_outcome, require_same
 from limbeck.schemes.trust import require_trust
@@ -117,7 +117,8 @@ class FinishedRun:
     def label(self, role: str) -> str:
         """Return what a table calls a role."""
         known = self.outcome.get("roles", {}).get(role, {}).get("label")
-        return FIXED_ROLES.get(role) or known or f"student {role.replace('_', ' ')}"
+        fixed = label_of(role, teaches=self.recipe.scheme.uses_teacher)
+        return fixed or known or f"student {role.replace('_', ' ')}"
 
     def parameters(self, role: str) -> int:
         """Return how many parameters the model of a role has."""

@@ -47,11 +47,13 @@ M = TypeVar("M", bound=JudgedModel)
 class Judged(Generic[M]):
     """A run under the measures of its task.
 
+    teaches: whether the scheme uses the teacher.
     models: of every role and seed.  labels: what a table calls each role, in its order.
     test: identity and size of the test set.  cost: of teacher and student; empty when it was not measured.
     """
 
     name: str
+    teaches: bool
     models: tuple[M, ...]
     labels: Mapping[str, str]
     test: Mapping[str, Any]
@@ -83,7 +85,8 @@ class Judged(Generic[M]):
             errors, accuracy, nll = (model.figures()[name] for name in ("errors", "accuracy", "nll"))
             found.setdefault(model.role, []).append(Metrics(examples, errors, accuracy, nll))
         shared = {role: each * seeds if len(each) == 1 else each for role, each in found.items()}
-        return standing(shared, self.test["constant_accuracy"], task_named(self.test["task"]))
+        task = task_named(self.test["task"])
+        return standing(shared, self.test["constant_accuracy"], task, teaches=self.teaches)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is not finite is None."""

@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.evaluation import Interval, Metrics, Standing, gap_closed, standing, t_interval
 from limbeck.tasks import CLASSIFICATION, Task
 
-__all__ = ["FIXED_ROLES", "Outcome", "RoleOutcome", "SeedOutcome", "ordered"]
+__all__ = ["FIXED_ROLES", "Outcome", "RoleOutcome", "SeedOutcome", "label_of", "ordered"]
 
 FIXED_ROLES = {
     "teacher": "teacher",
@@ -18,6 +18,17 @@ FIXED_ROLES = {
     "distilled": "student distilled",
 }
 """The roles that are no scheme's own, with their labels."""
+
+_REFERENCE = "reference, no teacher"
+
+
+def label_of(role: str, *, teaches: bool) -> str | None:
+    """Return the label of a fixed role; a teacher that the scheme does not use is called no teacher.
+
+    >>> label_of("teacher", teaches=False), label_of("alone", teaches=False), label_of("peer_1", teaches=True)
+    ('reference, no teacher', 'student alone', None)
+    """
+    return _REFERENCE if role == "teacher" and not teaches else FIXED_ROLES.get(role)
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class Outcome:
     decided: what the scheme decided on held-out data, by seed.  figures: further ones of the scheme, by seed.
     notes: lines on what was cut short.  task: of the data, which says what errors and accuracy are.
     constant_accuracy: on the test set, of the best answer that is the same for every sample.
+    teaches: whether the scheme uses the recipe's teacher (`Scheme.uses_teacher`); if not, there is no gap to it.
     data: the digest of each set.  code: of each factory of the recipe, the digests of its files by module.
     """
 
@@ -87,6 +99,7 @@ class Outcome:
     notes: Sequence[str] = ()
     task: Task = CLASSIFICATION
     constant_accuracy: float = 0.0
+    teaches: bool = True
     data: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -104,6 +117,8 @@ class Outcome:
 
     def gap_closed(self) -> Interval | None:
         """Return the share of the gap to the teacher that distillation closed; None without a gap."""
+        if not self.teaches:
+            return None
         return gap_closed(
             self.errors("teacher").mean,
             [float(seed.alone.errors) for seed in self.seeds],
@@ -113,7 +128,7 @@ class Outcome:
     def standing(self) -> Standing:
         """Return what may be claimed of these figures."""
         found = {role: [seed.metrics[role] for seed in self.seeds] for role in self.seeds[0].metrics}
-        return standing(found, self.constant_accuracy, self.task)
+        return standing(found, self.constant_accuracy, self.task, teaches=self.teaches)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""

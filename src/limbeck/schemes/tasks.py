@@ -129,6 +129,7 @@ def assess_task(
     known = [torch.stack([each for each in rows if each is not None]) for rows in pairs if rows[0] is not None]
     return TaskAssessment(
         name=run.recipe.name,
+        teaches=run.recipe.scheme.uses_teacher,
         models=tuple(models),
         labels={role: run.label(role) for role in run.roles},
         test=identity(run.parts.test),
