@@ -1,5 +1,6 @@
 """Groups as real processes: what they learn in step is the reference's, and one that is killed stops nobody."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -7,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,65 @@ def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_agai
     for group in (1, 2):
         assert max(steps_published(tmp_path, group)) == 36
         assert (tmp_path / f"group {group}" / "result.json").is_file()
+
+
+def forked(group, tmp_path, **how):
+    """Start a group in a child of this process, which need not load anything."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        torch.set_num_threads(1)
+        folder = tmp_path / f"group {group}"
+        groups.apart(group, exchange=str(tmp_path / "exchange"), folder=str(folder), wait=True, **how)
+        code = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as a second pytest
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+# Python 3.12 warns of any fork in a process with threads; these children only compute and end.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("more", "ends"),
+    [
+        ({"every": 1}, {1: [4, 9, 13], 2: [0, 7, 20]}),
+        ({"every": 3}, {1: [7, 11, 14], 2: [5, 14, 16]}),
+        ({"every": 2, "predict": True}, {1: [18, 30, 34], 2: [2, 4, 20]}),
+    ],
+    ids=str,
+)
+def test_groups_in_step_that_are_killed_anywhere_and_go_on_learn_the_same(tmp_path, more, ends):
+    """Without a checkpoint at every step: what was published since the last one is taken once more."""
+    how = {"groups": 2, "burn_in": 2, "dropout": 0.3, "epochs": 4, **more, "checkpoint_seconds": 1e9}
+    wanted = groups.together(**how)  # which also loads what the children need
+    ends, started = copy.deepcopy(ends), {}
+    for group in (1, 2):
+        (tmp_path / f"group {group}").mkdir()
+    try:
+        for group, (first, *_) in ends.items():
+            started[group] = forked(group, tmp_path, die_at=first, **how)
+        for _ in range(6):  # three times each, whichever comes to its end first
+            child, status = os.wait()
+            group = next(group for group, known in started.items() if known == child)
+            assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+            ends[group].pop(0)
+            started[group] = forked(group, tmp_path, die_at=(*ends[group], -1)[0], resumed=True, **how)
+        for group in (1, 2):
+            assert os.waitstatus_to_exitcode(os.waitpid(started.pop(group), 0)[1]) == 0
+    finally:
+        for child in started.values():
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    for group in (1, 2):
+        for name, tensor in wanted[group - 1].student.state_dict().items():
+            assert torch.equal(tensor, kept(tmp_path, group)[name]), (group, name)
+        assert said(tmp_path, group) == []
+        assert len(steps_published(tmp_path, group)) < 24  # what nobody can take again is deleted
 
 
 @pytest.mark.slow

@@ -52,6 +52,53 @@ def test_what_one_group_publishes_the_other_takes_once(tmp_path):
     assert (value(copy), two.step_of(1)) == (2.0, 6)
 
 
+def steps_of(exchange):
+    return [int(path.name.split("-")[1].split(".")[0]) for path in sorted(exchange.place.glob("step-*.safetensors"))]
+
+
+@pytest.mark.parametrize(
+    ("needs", "ended", "wait", "kept"),
+    [
+        ({}, None, True, [7, 8]),  # nobody who goes in step has come yet
+        ({2: 3}, None, True, [3, 4, 5, 6, 7, 8]),
+        ({2: 3, 3: 5}, None, True, [3, 4, 5, 6, 7, 8]),
+        ({2: 8, 3: 8}, None, True, [7, 8]),
+        ({2: 3, 3: 5}, 2, True, [5, 6, 7, 8]),  # who has ended takes nothing any more
+        ({2: 3}, None, False, [7, 8]),  # who does not wait owes nobody what is old
+    ],
+)
+def test_what_a_group_in_step_may_take_once_more_is_kept_for_it(tmp_path, needs, ended, wait, kept):
+    one, _ = door(tmp_path, 1, 3, wait=wait)
+    for group, step in needs.items():
+        door(tmp_path, group, 3, wait=True)[0].needs(step)
+    if ended is not None:
+        door(tmp_path, ended, 3)[0].publish(network(0.0), 9, ended=True)
+    for step in range(1, 9):
+        one.publish(network(float(step)), step)
+    assert steps_of(one) == kept
+
+
+def test_nothing_is_kept_for_a_group_that_is_lost(tmp_path):
+    one, _ = door(tmp_path, 1, wait=True, lost_after=0.01)
+    door(tmp_path, 2, wait=True)[0].needs(0)
+    one.publish(network(0.0), 0)
+    while not one.ready(0):
+        time.sleep(0.005)
+    for step in range(1, 5):
+        one.publish(network(float(step)), step)
+    assert steps_of(one) == [3, 4]
+
+
+def test_in_step_what_was_shown_then_is_taken_and_not_the_end(tmp_path):
+    one, two = door(tmp_path, 1, wait=True)[0], door(tmp_path, 2, wait=True)[0]
+    one.publish(network(1.0), 4)
+    one.publish(network(2.0), 4, ended=True)
+    copy = network(0.0)
+    for step, expected in ((4, 1.0), (5, 2.0)):
+        assert two.take(1, copy, step)
+        assert value(copy) == expected
+
+
 def test_of_the_very_step_is_taken_before_what_is_newer_and_two_are_kept(tmp_path):
     one, _ = door(tmp_path, 1)
     two, _ = door(tmp_path, 2)

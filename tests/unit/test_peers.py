@@ -387,7 +387,8 @@ def interrupted(monkeypatch, at, train):
     ids=["stale", "sequential", "predictions", "patience", "average"],
 )
 def test_killed_at_any_write_they_go_on_bit_for_bit(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(checkpoints, "_sync", lambda path: None)  # the machine itself goes on
+    for module in ("checkpoints", "weights"):
+        monkeypatch.setattr(f"limbeck.training.{module}.sync", lambda path: None)  # the machine itself goes on
     how = {"noisy": True, "validation": samples(20), **how}
     whole = trained(3, **how)
     often = {"checkpoint_seconds": 0.0, **how}

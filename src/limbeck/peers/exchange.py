@@ -1,10 +1,11 @@
 """The folder that groups share: where each publishes what it has learnt, and all that they ever know of each other."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from limbeck.training.checkpoints import digest, read_sealed, write_sealed
 __all__ = ["Exchange", "Publication"]
 
 _KEPT = 2
-"""Publications of a group: the newest, and one to fall back on."""
+"""Publications of a group that are always kept: the newest, and one to fall back on."""
 _NAME = re.compile(r"(step|ended)-(\d{12})\.([0-9a-f]{64})\.safetensors")
-_CARD = "group.json"
+_CARD, _NEEDS = "group.json", "needs.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -44,7 +45,9 @@ class Exchange:
     agreement: what must be the same for all, by name; it is published and compared.
     run: the name of the run that publishes; another one of the same group is refused.
     wait: for the others to have come as far, before each exchange.
+        What a group may take once more, since it may be killed and go on from a checkpoint, is kept for it.
     lost_after: seconds without anything new from a group, after which it is not waited for; what it said last stays.
+    awaited: the groups that `ready` found behind.
     admitted: whether this group has ever entered.
 
     A publication is a safetensors file whose name holds its step and its SHA-256; it is written aside and renamed.
@@ -59,8 +62,9 @@ class Exchange:
     lost_after: float = 60.0
     say: Callable[[str], None] = lambda line: None
     admitted: bool = field(default=False, init=False)
+    awaited: list[int] = field(default_factory=list, init=False)
     _taken: dict[int, Publication] = field(default_factory=dict)
-    _heard: dict[int, tuple[Publication | None, float]] = field(default_factory=dict)
+    _heard: dict[int, tuple[int | None, float]] = field(default_factory=dict)
     _lost: set[int] = field(default_factory=set)
     _damaged: set[str] = field(default_factory=set)
     _agreed: set[int] = field(default_factory=set)
@@ -90,7 +94,8 @@ class Exchange:
     def entered(self, step: int, *, resumed: bool) -> Iterator[None]:
         """Hold this group's place for the scope, and say what this group takes for agreed.
 
-        step: that it goes on from; what it published of later ones is taken back.
+        step: that it goes on from.  What it published of later ones is taken back, but where it goes in step: there it
+        publishes the same again, and another group may be about to take it.
         resumed: whether the run has been here before.  RunError where the folder cannot be written, another process
         is this group already, another run was, or a group that is here has agreed to something else.
         """
@@ -104,7 +109,7 @@ class Exchange:
             with self._writing():
                 write_sealed(self.place / _CARD, {"run": self.run, "agreement": dict(self.agreement)})
                 for publication in self._of(self.group):
-                    if publication.step > step:
+                    if publication.step > step and not self.wait:
                         publication.path.unlink(missing_ok=True)
             self.admitted = True
             yield
@@ -130,15 +135,29 @@ class Exchange:
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     def publish(self, model: nn.Module, step: int, *, ended: bool = False) -> Path:
-        """Write a network, or its predictions, for the others, and delete all but the newest two."""
+        """Write a network, or its predictions, for the others, and delete what none of them can need any more."""
         aside = self.place / ".aside.safetensors"
         with self._writing():
             save_weights(model, aside)
             final = self.place / f"{'ended' if ended else 'step'}-{step:012d}.{digest(aside)}.safetensors"
             aside.replace(final)
+            needed = self._needed()
             for old in self._of(self.group)[:-_KEPT]:
-                old.path.unlink(missing_ok=True)
+                if old.step < needed:
+                    old.path.unlink(missing_ok=True)
         return final
+
+    def needs(self, step: int) -> None:
+        """Tell the others that this group may take what they publish of a step, or of a later one, once more."""
+        with self._writing():
+            write_sealed(self.place / _NEEDS, {"step": step})
+
+    def _needed(self) -> float:
+        """Return the first step whose publication a group that goes in step may take once more."""
+        ends = {group for group in self.others if any(each.ended for each in self._of(group))}
+        told = [self._place(group) / _NEEDS for group in self.others if group not in self._lost | ends]
+        steps = [read_sealed(path).get("step") for path in told if path.is_file()] if self.wait else []
+        return min((step if isinstance(step, int) else 0 for step in steps), default=math.inf)
 
     # -- taking -------------------------------------------------------------------------------------------------------
 
@@ -148,12 +167,12 @@ class Exchange:
         A group is waited for until it has published something of this step or a later one, has ended, or is lost.
         """
         now = time.monotonic()
-        waiting = False
+        self.awaited = []
         for group in self.others:
-            newest = max(self._of(group), default=None)
+            newest, last = max(self._of(group), default=None), self._last_written(group)
             before, since = self._heard.get(group, (None, now))
-            if newest != before or group not in self._heard:
-                self._heard[group] = (newest, now)
+            if last != before or group not in self._heard:
+                self._heard[group] = (last, now)
                 if group in self._lost and newest is not None:
                     self._lost.discard(group)
                     self.say(f"group {group} is back: it has published its step {newest.step}")
@@ -165,8 +184,9 @@ class Exchange:
                 if newest is not None:
                     mend = f"going on with its step {newest.step}, and not waiting for it"
                 self.say(f"group {group} is lost: nothing new for {now - since:.0f} s; {mend}")
-            waiting = waiting or (behind and group not in self._lost)
-        return not (self.wait and waiting)
+            if behind and group not in self._lost:
+                self.awaited.append(group)
+        return not (self.wait and self.awaited)
 
     def take(self, group: int, model: nn.Module, step: int) -> bool:
         """Fill a network, or predictions, with what a group published, and return whether there was anything new.
@@ -175,6 +195,8 @@ class Exchange:
         told once and passed over; then what was taken before stays.
         """
         found = sorted(self._of(group), key=lambda each: (each.step == step, each), reverse=True)
+        if self.wait:  # at the end of a training both may be there, and what was shown in step is wanted
+            found.sort(key=lambda each: each.step == step and not each.ended, reverse=True)
         for publication in found:
             if publication == self._taken.get(group) and publication.path.name not in self._damaged:
                 return False
@@ -234,6 +256,14 @@ class Exchange:
             for path, parts in named
             if parts is not None
         )
+
+    def _last_written(self, group: int) -> int | None:
+        """Return when a group published last, also of a step that it has published before; None where it never did."""
+        times = []
+        for publication in self._of(group):
+            with suppress(FileNotFoundError):
+                times.append(publication.path.stat().st_mtime_ns)
+        return max(times, default=None)
 
     def _place(self, group: int) -> Path:
         return self.folder / f"group-{group}"

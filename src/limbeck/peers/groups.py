@@ -1,6 +1,5 @@
 """One group of several that learn apart: its own processes, its own data; it meets the others in a folder alone."""
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
@@ -10,10 +9,12 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.errors import InputError
+from limbeck.locks import Waiting
 from limbeck.peers.exchange import Exchange
 from limbeck.peers.predictions import Predictions
 from limbeck.peers.together import Peer, check_predicted, exchanging
-from limbeck.training import Observer, Result
+from limbeck.ranks import first_does
+from limbeck.training import Observer, Result, checkpoints
 from limbeck.training.engine import Signals, signals
 from limbeck.training.loop import Moment
 from limbeck.training.progress import ignore
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_group"]
 
-_SHORTEST, _LONGEST = 0.001, 0.2
-"""Seconds between two looks into the folder."""
+_UNSAVED = 8
+"""Exchanges after which a group that goes in step is saved at the latest: the others keep what came since for it."""
 
 
 def fit_group(
@@ -48,15 +49,23 @@ def fit_group(
     with signals(peer.folder is not None) as signal, closing(turns):
         moment, run = next(turns)
         door = _Door(exchange, others.models, run.accelerator)
+        burn_in, unsaved = peer.distiller.burn_in, 0
         with door.entered(run.step, resumed=resumed):
+            door.tell_needs(peer, every)
             while True:
-                if moment is Moment.UPDATED and run.due(peer.training.checkpoint_seconds, signal):
+                due = moment is Moment.UPDATED and run.due(peer.training.checkpoint_seconds, signal)
+                if due or (moment is Moment.UPDATED and exchange.wait and unsaved >= _UNSAVED):
                     run.save()
+                    unsaved = 0
+                    door.tell_needs(peer, every)
                     signal.stop(run.last_good)
                 between = moment in (Moment.READY, Moment.UPDATED) and not run.finished
-                if moment is Moment.READY and run.step > peer.distiller.burn_in:  # what it missed since its checkpoint
-                    others.present = door.take(run.step, others.present)
-                if between and exchanging(run.step, peer.distiller.burn_in, every):
+                if moment is Moment.READY and run.step > burn_in:
+                    # In step, what it had when it was saved; else also what it has missed since.
+                    then = _last_exchange(run.step, burn_in, every) if exchange.wait else run.step
+                    others.present = door.take(then, others.present)
+                if between and exchanging(run.step, burn_in, every):
+                    unsaved += 1
                     if door.first:
                         exchange.publish(_shown(peer, peer.distiller.student), run.step)
                     door.wait(run.step, signal)
@@ -74,6 +83,11 @@ def fit_group(
         signal.share(run.accelerator)
         signal.stop(run.last_good)
     return result
+
+
+def _last_exchange(step: int, burn_in: int, every: int) -> int:
+    """Return the last step up to a given one before which peers publish; the first of all where there is none."""
+    return burn_in + max(0, step - burn_in) // every * every
 
 
 def _shown(peer: Peer, student: nn.Module) -> nn.Module:
@@ -97,11 +111,23 @@ class _Door:
 
     def wait(self, step: int, signal: Signals) -> None:
         """Wait for the others to come as far, if that is wanted, or for a signal."""
-        pause = _SHORTEST
-        while self.first and not self.exchange.ready(step) and signal.received is None:
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST)
+
+        def wait() -> None:
+            waiting = Waiting(None)
+            while not self.exchange.ready(step) and signal.own is None:
+                behind = ", ".join(map(str, self.exchange.awaited))
+                waiting.reason = f"exchange: group {behind} has not come to step {step} in '{self.exchange.folder}'"
+                waiting.pause()
+
+        first_does(wait)
         signal.share(self.accelerator)
+
+    def tell_needs(self, peer: Peer, every: int) -> None:
+        """Tell the others what this group takes once more where it goes on from the oldest checkpoint that is kept."""
+        if not self.first or not self.exchange.wait or peer.folder is None:
+            return
+        saved = checkpoints.steps(peer.folder / "checkpoints")
+        self.exchange.needs(_last_exchange(min(saved, default=0), peer.distiller.burn_in, every))
 
     def take(self, step: int, present: Sequence[bool]) -> list[bool]:
         """Take what the others have published, and return who has published anything yet."""
