@@ -51,12 +51,15 @@ def diagnose(
     from limbeck.diagnosis.keeping import keep
     from limbeck.diagnosis.recipes import seeds_of, subject_of_recipe, subject_of_run
     from limbeck.errors import InputError, Interrupted
+    from limbeck.own import require_own
     from limbeck.report import build_diagnosed
     from limbeck.runs import RunFolder, cache_folder
     from limbeck.schemes import FinishedRun
     from limbeck.schemes.trust import trust_recipe
 
     tell = (lambda line: None) if quiet else say
+    root = cache_folder() / "diagnosis"
+    require_own(root, cache_folder())
     try:
         with watching(quiet=quiet) as watch:
             if what.is_dir():
@@ -78,7 +81,7 @@ def diagnose(
                 seeds=seeds_of(recipe, seeds),
                 quick=quick,
                 search=search,
-                root=cache_folder() / "diagnosis",
+                root=root,
                 watch=watch,
                 say=tell,
             )

@@ -17,12 +17,14 @@ from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import predict
 from limbeck.locks import exclusive
 from limbeck.objective import Objective
+from limbeck.own import require_own
 from limbeck.teachers import state_digest
-from limbeck.training import Observer, Progress, Training, attempt_many, load_weights, save_weights
+from limbeck.training import Observer, Progress, Training, attempt_many, load_weights
 from limbeck.training.checkpoints import read_sealed
 from limbeck.training.progress import ignore
 from limbeck.training.state import identity
 from limbeck.training.together import SHARED
+from limbeck.training.weights import load_signed, save_signed
 
 __all__ = ["Classroom", "Lesson", "Pupil"]
 
@@ -160,8 +162,10 @@ class Classroom:
             if place.lesson.early and progress.epoch_ended and progress.epoch == _EARLY:
                 looked[place.address] = predict(place.network, probe).float().cpu()
                 if self.root is not None:
-                    save_weights(place.network, self.root / place.address / "early.safetensors")
+                    save_signed(place.network, self.root / place.address / "early.safetensors")
 
+        for folder in folders or []:
+            require_own(folder, folder.parent)
         with ExitStack() as locks:
             for folder in sorted(folders or []):  # in one order, so that no two processes wait for each other
                 locks.enter_context(
@@ -245,5 +249,5 @@ def _digest(tensor: Tensor) -> str:
 
 def _with_weights(network: nn.Module, path: Path) -> nn.Module:
     twin = copy.deepcopy(network)
-    load_weights(twin, path)
+    load_signed(twin, path)
     return twin

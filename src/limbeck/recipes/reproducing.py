@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import RecipeError, RunError, one_of
+from limbeck.own import require_own
 from limbeck.recipes.packaged import find, names
 from limbeck.recipes.reproduction import Lab, Reproduction, merge
 from limbeck.runs import cache_folder
@@ -55,6 +56,7 @@ def reproduce(
             raise RecipeError(f"--seed: found {seed}, expected a whole number from 0 on")
     sizes = paper.budgets[budget]
     root = cache_folder() / "reproductions" / paper.name / budget
+    require_own(root, cache_folder())
     lab = Lab(paper.name, root, sizes, paper.load(folder, sizes), watch, say)
     found: dict[str, dict[int, dict[str, float]]] = {}
     for row in paper.rows:

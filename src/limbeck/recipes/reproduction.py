@@ -18,8 +18,9 @@ from limbeck.objective import Objective
 from limbeck.schemes.preparing import initial_weights
 from limbeck.teachers import estimators
 from limbeck.teachers.estimators import Fitted
-from limbeck.training import Observer, Result, Training, fit, load_weights, save_weights
-from limbeck.training.checkpoints import read_json, write_json
+from limbeck.training import Observer, Result, Training, fit
+from limbeck.training.checkpoints import read_sealed, write_sealed
+from limbeck.training.weights import is_signed, load_signed, save_signed
 
 __all__ = ["Figure", "Lab", "Reproduction", "Row", "merge"]
 
@@ -67,6 +68,10 @@ class Reproduction:
     def row(self, name: str) -> Row:
         """Return a row by name."""
         return next(row for row in self.rows if row.name == name)
+
+
+_FORMAT = 2
+"""Of the files of rows and choices; raised whenever they are written otherwise, so that no older one is read."""
 
 
 @dataclass
@@ -142,12 +147,12 @@ class Lab:
         }
         path = self.root / "estimators" / f"{self._address('train', what)}.safetensors"
         with exclusive(path.with_suffix(".lock"), wait=True, busy=f"{label}: another process fits it in '{path}'"):
-            if path.is_file():
-                load_weights(model, path)
+            if is_signed(path):
+                load_signed(model, path)
             else:
                 self.say(f"{label} (seed {seed}): fitted by scikit-learn")
                 model.fit(samples, seed)
-                save_weights(model, path)
+                save_signed(model, path)
         return model
 
     def choose(self, name: str, make: Callable[[], Any], **what: Any) -> Any:
@@ -157,8 +162,8 @@ class Lab:
             path = self.root / "choices" / f"{name}-{address}.json"
             with exclusive(path.with_suffix(".lock"), wait=True, busy=f"another process chooses '{path}'"):
                 if not path.is_file():
-                    write_json(path, make())
-                self._memory[address] = read_json(path)
+                    write_sealed(path, {"chosen": make()})
+                self._memory[address] = read_sealed(path)["chosen"]
             self.say(f"choice on held-out data: {name} = {self._memory[address]}")
         return self._memory[address]
 
@@ -173,15 +178,15 @@ class Lab:
         address = self._address("row", {"name": row.name, "seed": seed})
         path = self.root / "rows" / f"{row.name}-{seed}-{address}.json"
         if path.is_file():
-            found: dict[str, float] = read_json(path)
+            found: dict[str, float] = read_sealed(path)
             return found
         figures = row.run(self, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, figures)
+        write_sealed(path, figures)
         return figures
 
     def _address(self, kind: str, what: Mapping[str, Any]) -> str:
-        sized = {} if kind == "train" else {"budget": dict(self.budget)}
+        sized = {} if kind == "train" else {"budget": dict(self.budget), "format": _FORMAT}
         return _digest({"kind": kind, "reproduction": self.name, **sized, **what})
 
 

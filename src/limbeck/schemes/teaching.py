@@ -15,15 +15,17 @@ from limbeck.errors import RunError
 from limbeck.evaluation import evaluate
 from limbeck.evaluation.figures import words_of
 from limbeck.locks import exclusive
+from limbeck.own import require_own
 from limbeck.ranks import first_does, held_by_first, is_first
 from limbeck.runs import cache_folder
 from limbeck.schemes.costing import Compute, spent
 from limbeck.schemes.preparing import Parts, asked, assembled, estimator_of, filled, seeded_build
 from limbeck.teachers import store
 from limbeck.teachers.estimators import Fitted
-from limbeck.training import Observer, fit, load_weights, save_weights
+from limbeck.training import Observer, fit
 from limbeck.training.checkpoints import read_sealed, write_sealed
 from limbeck.training.progress import Progress, ignore
+from limbeck.training.weights import is_signed, load_signed, save_signed
 
 __all__ = ["TrainedTeacher", "teacher_key", "train_teacher", "trained_teacher", "wrap_teacher"]
 
@@ -133,9 +135,11 @@ def _member(
         return TrainedTeacher(parts.serving(model), Compute())
     folder = root / teacher_key(recipe, parts, seed, member)
     if member.estimator:
+        require_own(folder, root.parent)
         fitted = estimator_of(model)
         _fit_estimator(fitted, taught, seed, folder, say, label)
         return TrainedTeacher(parts.serving(fitted), Compute())
+    require_own(folder, root.parent)
     with held_by_first(folder / ".lock", wait=True, busy=f"{label}: another process trains it in '{folder}'"):
         known = (folder / "result.json").is_file()
         say(f"{label}: {'found in' if known else 'training in'} {folder}")
@@ -164,12 +168,12 @@ def _fit_estimator(
     def made() -> str:
         busy = f"{label}: another process fits it in '{folder}'"
         with exclusive(folder / ".lock", wait=True, busy=busy):
-            known = result.is_file() and weights.is_file()
+            known = result.is_file() and is_signed(weights)
             if known:
-                load_weights(model, weights)
+                load_signed(model, weights)
             else:
                 model.fit(parts.train, seed)
-                save_weights(model, weights)
+                save_signed(model, weights)
                 sets = {"train": parts.train, "held_out": parts.held_out}
                 write_sealed(result, {name: evaluate(model, part).as_dict() for name, part in sets.items() if part})
             figures = read_sealed(result)
@@ -180,7 +184,7 @@ def _fit_estimator(
 
     line = first_does(made)
     if not is_first():
-        load_weights(model, weights)
+        load_signed(model, weights)
     say(line)
 
 
@@ -189,9 +193,7 @@ def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Obser
 
     def look(progress: Progress) -> None:
         if progress.epoch_ended and progress.epoch in epochs and is_first():
-            aside = folder / f".{_after(progress.epoch)}.tmp"
-            save_weights(model, aside)
-            aside.replace(folder / _after(progress.epoch))
+            save_signed(model, folder / _after(progress.epoch))
         watch(progress)
 
     return look if epochs else watch
@@ -200,13 +202,13 @@ def _keeping(epochs: Sequence[int], model: nn.Module, folder: Path, watch: Obser
 def _along(recipe: Recipe, parts: Parts, seed: int, folder: Path, epoch: int) -> nn.Module:
     """Return the teacher as it was after an epoch."""
     path = folder / _after(epoch)
-    if not path.is_file():
+    if not is_signed(path):
         raise RunError(
             f"teacher: it ended before epoch {epoch}, or '{path}' was taken away; name earlier epochs, or delete "
             f"'{folder}' to train it again"
         )
     model = seeded_build(recipe.teacher.model, parts.of_teacher.train, seed, "teacher")
-    load_weights(model, path)
+    load_signed(model, path)
     return parts.serving(model)
 
 

@@ -12,9 +12,18 @@ from torch import Tensor, nn
 
 from limbeck.errors import CheckpointError, ModelError, one_of
 from limbeck.outputs import canonical_path
-from limbeck.training.checkpoints import load_tensors, save_tensors, sync
+from limbeck.training.checkpoints import digest, load_tensors, read_sealed, save_tensors, sync, write_sealed
 
-__all__ = ["check_savable", "distinct", "load_weights", "save_weights", "with_aliases"]
+__all__ = [
+    "check_savable",
+    "distinct",
+    "is_signed",
+    "load_signed",
+    "load_weights",
+    "save_signed",
+    "save_weights",
+    "with_aliases",
+]
 
 _ALIASES = "alias"
 _TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state holds beside its student
@@ -93,6 +102,29 @@ def load_weights(model: nn.Module, path: Path) -> None:
         )
     _require_numbers(model, loaded, path)
     model.load_state_dict(loaded)
+
+
+def save_signed(model: nn.Module, path: Path) -> None:
+    """Write a model's weights, and beside them a sealed file with their digest and what they are of."""
+    save_weights(model, path)
+    write_sealed(path.with_suffix(".json"), {"of": _named(path), "weights_sha256": digest(path)})
+
+
+def is_signed(path: Path) -> bool:
+    """Whether weights that `save_signed` wrote are there."""
+    return path.is_file() and path.with_suffix(".json").is_file()
+
+
+def load_signed(model: nn.Module, path: Path) -> None:
+    """Fill a model from what `save_signed` wrote; CheckpointError where the weights are damaged or others."""
+    known = read_sealed(path.with_suffix(".json"))
+    if not path.is_file() or known != {"of": _named(path), "weights_sha256": digest(path)}:
+        raise CheckpointError(f"'{path}' is damaged (wrong checksum); delete '{path.parent}' to make it again")
+    load_weights(model, path)
+
+
+def _named(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def _require_numbers(model: nn.Module, loaded: Mapping[str, Tensor], path: Path) -> None:
