@@ -54,6 +54,8 @@ def test_it_is_said_of_the_file_and_of_the_last_override(path):
     assert refusal(load_recipe, path).startswith("data.label: found on, which YAML reads as true, expected text; put")
     said = refusal(load_recipe, path, ["data.label=y"])
     assert said == "data.drop[1]: found {'b': False}, expected text"
+    said = refusal(load_recipe, path, ["data.label=y", "data.drop=[No]", "data.drop=[{a: 1}]"])
+    assert said == "data.drop[0]: found {'a': 1}, expected text"
     said = refusal(load_recipe, path, ["data.label=y", "data.drop=[No]", "data.drop=[yes]"])
     assert said.startswith("data.drop[0]: found yes, which YAML reads as true, expected text")
     assert refusal(load_recipe, path, ["training.epochs=yes", "data.label=y", "data.drop=[]"]) == (

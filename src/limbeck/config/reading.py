@@ -86,7 +86,8 @@ def explained(complaint: str, path: Path, overrides: Sequence[str]) -> str:
     scalars = _scalars(_composed(path.read_text(encoding="utf-8")), "")
     for override in overrides:
         key, _, text = override.partition("=")
-        scalars = {where: node for where, node in scalars.items() if not where.startswith(key)}
+        replaced = (f"{key}.", f"{key}[")
+        scalars = {at: node for at, node in scalars.items() if at != key and not at.startswith(replaced)}
         scalars |= _scalars(_composed(text), key)
     node = scalars.get(place)
     if node is None or not ("text" in expected or node.value.lower() in _WORDS):
