@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from limbeck.peers import Others, Predictions, fit_together
-from limbeck.schemes import teaching, work
+from limbeck.schemes import rehearsal, teaching, work
 from limbeck.schemes.rehearsal import rehearse
 from limbeck.training import fit
 
@@ -115,7 +116,7 @@ def test_peers_are_timed_as_they_train_each_with_its_network_its_steps_and_the_a
 
     monkeypatch.setattr(Others, "__call__", counted)
     scheme = {"name": "codistillation", "peers": 3, "burn_in": 50, "large_batch": True}
-    recipe = tiny(scheme=scheme, method=LABELS, alone_budget=True)
+    recipe = tiny(scheme=scheme, method=LABELS, alone_budget={"at_most": 1e4})
     found = {model.role: model for model in rehearse(recipe).models}
     peers = [found["each other peer"], found["student distilled"]]
     assert [(model.runs, model.steps) for model in peers] == [(2, peers[0].steps), (1, peers[0].steps)]
@@ -131,7 +132,7 @@ def test_peers_are_timed_as_they_train_each_with_its_network_its_steps_and_the_a
 
 
 def test_what_is_trained_to_compare_with_is_not_of_the_equal_compute(tiny):
-    recipe = tiny(**EVERY["specialists"], alone_budget={"teachers": False})
+    recipe = tiny(**EVERY["specialists"], alone_budget={"teachers": False, "at_most": 1e4})
     found = {model.role: model for model in rehearse(recipe).models}
     owed = found["specialist"].seconds + found["student distilled"].seconds
     alone = found["student alone"]
@@ -147,3 +148,21 @@ def test_predictions_are_timed_as_often_as_they_are_made(tiny, monkeypatch):
 
     assert seconds(1) > 0.2
     assert seconds(100) < 0.1
+
+
+@pytest.mark.parametrize(("epochs", "seeds", "made"), [(1, [0], 1), (5, [0], 4), (5, [0, 1], 6), (50, [0], 6)])
+def test_a_rehearsal_makes_a_fifth_of_the_steps_at_most_or_one(tiny, monkeypatch, epochs, seeds, made):
+    steps = Counter()
+    step = torch.optim.SGD.step
+
+    def counted(self, *arguments):
+        steps[sum(each.numel() for group in self.param_groups for each in group["params"])] += 1
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    monkeypatch.setattr(rehearsal, "_SHORT", 0.0)
+    found = rehearse(tiny(training={"epochs": epochs, "batch_size": 128}, seeds=seeds)).models[-1]
+    assert found.steps == 4 * epochs
+    assert steps[found.parameters] == 2 * made  # of the student alone, and of the one that is taught
+    assert made == 1 or made <= found.steps * found.runs / 5
+    assert found.seconds_a_step > 0

@@ -17,11 +17,14 @@ from limbeck.objective import Loss
 from limbeck.schemes.preparing import Parts, Shop, asked, build_teacher, seeded_build, vet
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
+from limbeck.training.memory import enough_memory
 from limbeck.training.optimisers import optimiser
 
 __all__ = ["Rehearsal", "RehearsedModel", "rehearse"]
 
-_TIMED_STEPS = 5
+_TIMED_STEPS, _SHARE = 5, 5
+"""Steps that are timed after a first one, and the part of a training's steps that a rehearsal makes at most."""
+_SHORT = 0.5  # seconds for all of them, which nobody waits for
 _NAMED = 2  # authors besides the first
 
 
@@ -162,6 +165,13 @@ def _time(
     role: str, distiller: Distiller, samples: SampleSet, training: Training, runs: int
 ) -> tuple[RehearsedModel, dict[str, float]]:
     """Train a few steps on one batch, with networks that nothing else uses, in the precision asked for, and measure."""
+    with enough_memory(role, distiller, training):
+        return _measured(role, distiller, samples, training, runs)
+
+
+def _measured(
+    role: str, distiller: Distiller, samples: SampleSet, training: Training, runs: int
+) -> tuple[RehearsedModel, dict[str, float]]:
     model = distiller.student
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = placed(next(loader.epoch(0)), torch.device("cpu"), training.memory_format)
@@ -180,18 +190,25 @@ def _time(
         return loss
 
     with torch.random.fork_rng(), laid_out(distiller, training.memory_format):
+        optimizer.zero_grad()  # what its first call imports is not of the step
+        began = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = forward()
         require_gradient(loss)
         losses = {"total": float(loss.total.detach()), **{name: part.mean for name, part in loss.parts.items()}}
         loss.total.backward()
         optimizer.step()
+        seconds = time.perf_counter() - began
+        timed = _TIMED_STEPS
+        if timed * seconds > _SHORT:
+            timed = max(0, min(timed, loader.steps * training.epochs * runs // _SHARE - 1))
         began = time.perf_counter()
-        for _ in range(_TIMED_STEPS):
+        for _ in range(timed):
             forward().total.backward()
             optimizer.step()
             optimizer.zero_grad()
-        seconds = (time.perf_counter() - began) / _TIMED_STEPS
+        if timed:
+            seconds = (time.perf_counter() - began) / timed
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     states = 2 if training.optimizer == "adamw" else 1
     return (
