@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.arguments import as_tensor, checked
+from limbeck.errors import InputError
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
 __all__ = ["UNLABELLED", "Batch", "Legend", "Mix"]
@@ -82,6 +84,13 @@ class Batch:
     task: Task = CLASSIFICATION
     mix: Mix | None = None
 
+    HOW_MADE = "limbeck.Batch.of(inputs, labels) makes one"
+
+    def __post_init__(self) -> None:
+        self.index, self.view = as_tensor("index", self.index), as_tensor("view", self.view)
+        self.labels = None if self.labels is None else as_tensor("labels", self.labels)
+        self.mask = None if self.mask is None else as_tensor("mask", self.mask)
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -130,15 +139,24 @@ class Batch:
         return replace(self, inputs=_map(self.inputs, lay), views=_map(self.views, lay))
 
     @classmethod
+    @checked
     def of(
         cls, inputs: Any, labels: Tensor | None = None, *, mask: Tensor | None = None, task: Task = CLASSIFICATION
     ) -> "Batch":
-        """Wrap plain tensors, for a loop of one's own.
+        """Wrap plain tensors, arrays or lists, for a loop of one's own.
+
+        Raises InputError for inputs that are neither such numbers nor a mapping of names to them.
 
         >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
         >>> len(batch)
         4
         """
-        first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))
+        if isinstance(inputs, Mapping) and inputs:
+            inputs = {name: as_tensor(f"inputs '{name}'", each) for name, each in inputs.items()}
+            first = next(iter(inputs.values()))
+        else:
+            inputs = first = as_tensor("inputs", inputs)
+        if first.dim() == 0:
+            raise InputError("inputs: found a single number, expected (N, ...) with a row for each sample")
         index = torch.arange(len(first), device=first.device)
         return cls(index=index, view=torch.zeros_like(index), inputs=inputs, labels=labels, mask=mask, task=task)

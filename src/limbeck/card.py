@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from limbeck.arguments import checked_fields
+
 __all__ = ["Card"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Card:
     """A paper in short.  `formula` is what the code computes, in the notation of the documentation."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
 from limbeck.losses import class_cosines
@@ -95,14 +96,9 @@ class Distiller(nn.Module):
     (['hard', 'soft'], 2)
     """
 
+    @checked
     def __init__(self, student: nn.Module, teacher: Teacher | None, objective: Objective) -> None:
         super().__init__()
-        if isinstance(teacher, nn.Module):
-            raise InputError("teacher: found a plain module, expected a teacher; wrap it in limbeck.ModelTeacher(...)")
-        if teacher is not None and not isinstance(teacher, Teacher):
-            raise InputError(
-                f"teacher: found {type(teacher).__name__}, expected a teacher; wrap a model in limbeck.ModelTeacher"
-            )
         if teacher is None and "teacher" in objective.reads():
             raise InputError("teacher: found None, but the objective reads a teacher; give one")
         _check_apart(student, teacher)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checks, schedules
+from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses import Divergence
@@ -155,6 +156,7 @@ class Objective(nn.Module):
     tensor(1.3863)
     """
 
+    @checked
     def __init__(self, terms: Sequence[Term]) -> None:
         super().__init__()
         names = [term.name for term in terms]

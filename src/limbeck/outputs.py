@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, LimbeckError, ModelError, lacks_memory, one_line, one_of
 from limbeck.tasks import CLASSIFICATION, Task
 
@@ -29,6 +30,7 @@ class Members:
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
 
 
+@checked_fields
 @dataclass
 class Outputs:
     """What a model said about a batch.
@@ -60,6 +62,7 @@ class Outputs:
         )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Tap:
     """Where to read a feature: a module's path, which side of it, and a function of what is read.
@@ -94,6 +97,7 @@ def canonical_path(path: str) -> str:
 
 
 @contextmanager
+@checked
 def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[_Features]:
     """Read named features of `model` while the scope is open.
 

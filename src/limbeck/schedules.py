@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from limbeck import checks
-from limbeck.errors import InputError
+from limbeck.arguments import checked
+from limbeck.errors import InputError, LimbeckError, one_line
 
 __all__ = ["Schedule", "at", "cosine", "linear", "one_cycle", "piecewise", "until", "warmup"]
 
@@ -21,9 +22,20 @@ def at(schedule: Schedule, step: int) -> float:
     >>> at(0.5, 100), at(linear(1.0, 0.0, steps=10), 5)
     (0.5, 0.5)
     """
-    return schedule(step) if callable(schedule) else schedule
+    if not callable(schedule):
+        return schedule
+    try:
+        value = schedule(step)
+    except LimbeckError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"schedule: at step {step} it raised {type(error).__name__}: {one_line(error)}; expected a number"
+        ) from error
+    return value
 
 
+@checked
 def linear(start: float, end: float, *, steps: int) -> Callable[[int], float]:
     """Go from `start` to `end` in a straight line over `steps`, then stay."""
     checks.finite("start", start)
@@ -32,6 +44,7 @@ def linear(start: float, end: float, *, steps: int) -> Callable[[int], float]:
     return lambda step: start + (end - start) * min(step, steps) / steps
 
 
+@checked
 def cosine(start: float, end: float, *, steps: int) -> Callable[[int], float]:
     """Go from `start` to `end` along half a cosine over `steps`, then stay (Loshchilov & Hutter 2017).
 
@@ -44,6 +57,7 @@ def cosine(start: float, end: float, *, steps: int) -> Callable[[int], float]:
     return lambda step: end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / steps))
 
 
+@checked
 def piecewise(values: Sequence[float], *, boundaries: Sequence[int]) -> Callable[[int], float]:
     """Hold `values[i]` until step `boundaries[i]`, and the last value from there on.
 
@@ -62,11 +76,13 @@ def piecewise(values: Sequence[float], *, boundaries: Sequence[int]) -> Callable
     return lambda step: values[sum(step >= boundary for boundary in boundaries)]
 
 
+@checked
 def until(step: int, value: float, *, after: float = 0.0) -> Callable[[int], float]:
     """Hold `value` before `step` and `after` from it on: a term that ends (Cho & Hariharan 2019)."""
     return piecewise([value, after], boundaries=[step])
 
 
+@checked
 def warmup(schedule: Schedule, *, steps: int) -> Callable[[int], float]:
     """Rise in a straight line to `schedule` over the first `steps`; step 0 already has 1/steps of it.
 
@@ -77,6 +93,7 @@ def warmup(schedule: Schedule, *, steps: int) -> Callable[[int], float]:
     return lambda step: at(schedule, step) * (min(1.0, (step + 1) / steps) if steps else 1.0)
 
 
+@checked
 def one_cycle(*, steps: int, rise: float = 0.3, start: float = 1 / 25, end: float = 1e-4) -> Callable[[int], float]:
     """Rise from `start` to 1 over the share `rise` of the steps and fall to `end`, both along cosines (Smith 2018)."""
     checks.at_least("steps", steps, 1)

@@ -90,7 +90,7 @@ def task_named(name: str) -> Task:
     Traceback (most recent call last):
     limbeck.errors.InputError: task: found 'multi-label'; did you mean 'multilabel'?
     """
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise InputError(f"task: found {name!r}; {one_of(str(name), TASKS)}")
     return TASKS[name]
 

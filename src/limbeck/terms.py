@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks, schedules
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.errors import InputError, ModelError
 from limbeck.losses import (
@@ -221,11 +222,13 @@ def _standardised(outputs: Outputs) -> Outputs:
     return replace(outputs, logits=standardise(outputs.logits), members=members)
 
 
+@checked
 def count_labelled(batch: Batch) -> Tensor | int:
     """Return how many examples or tokens of a batch have a label and are no padding."""
     return 0 if batch.labels is None else batch.task.count(batch.labelled())
 
 
+@checked
 def require_classes(task: Task, what: str, *, alone: bool = False) -> None:
     """Require labels that are classes; alone: and that an example has not several of them.  what: does what with them.
 

@@ -265,7 +265,7 @@ ODD = {
     "classes": (lambda: answering(lambda z: z.argmax(1)), "student: answers int64 numbers, expected floating-point"),
     "complex": (lambda: answering(torch.fft.fft), "student: answers complex64 numbers, expected floating-point"),
     "none": (lambda: answering(lambda z: None), "student: the model returned NoneType, expected a tensor"),
-    "outputs of a list": (lambda: answering(lambda z: lb.Outputs([1.0])), "student: its Outputs hold list"),
+    "outputs of a list": (lambda: answering(lambda z: lb.Outputs([1.0])), "student: answers 1 classes, the data has 4"),
     "meta": (WithMeta, "student: the parameter 'unused.weight' is on the meta device"),
     "no statistics": (WithoutStatistics, "student: BatchNorm '0' keeps no running statistics"),
     "raises": (lambda: answering(lambda z: z.nothing), "student: its forward raised AttributeError"),

@@ -126,7 +126,10 @@ def test_the_fingerprint_of_an_ensemble_tells_members_weights_and_mean():
     ("call", "line"),
     [
         (lambda: EnsembleTeacher([]), "members: found none, expected at least one teacher"),
-        (lambda: EnsembleTeacher([network()]), "members: found Sequential at 0, expected a teacher; wrap a model in"),
+        (
+            lambda: EnsembleTeacher([network()]),
+            "members: found a plain module (Sequential) at 0, expected a teacher; wrap a network in",
+        ),
         (lambda: ensemble_of(weights=(0.5, 0.5)), "weights: found [0.5, 0.5], 2 in all, expected 3"),
         (lambda: ensemble_of(weights=(0.5, 0.6, -0.1)), "weights: found -0.1, expected a finite number that is 0 or"),
         (lambda: ensemble_of(weights=(0.5, 0.6, 0.1)), "weights: found [0.5, 0.6, 0.1], which add up to 1.2"),

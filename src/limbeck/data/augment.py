@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.data import colours, mixing
 from limbeck.data.randaugment import RandAugment
 from limbeck.errors import DataError, InputError
@@ -19,6 +20,7 @@ _MOST_COLOUR = 100
 _COLOURS = {"brightness": colours.brightness, "contrast": colours.contrast, "saturation": colours.saturation}
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Augment:
     """How each view of a sample differs from the sample.

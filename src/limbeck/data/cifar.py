@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from limbeck.arguments import checked
 from limbeck.data.cifar_files import Archive, Part, read_archive
 from limbeck.data.cifar_sheets import has_sheets, read_sheets
 from limbeck.data.download import download, kept_under
@@ -139,6 +140,7 @@ _CIFAR100 = _Published(
 )
 
 
+@checked
 def cifar10(folder: str | None = None, normalise: bool = True) -> Splits:
     """Return CIFAR-10: 50,000 and 10,000 uint8 images (3, 32, 32) of ten classes.
 
@@ -152,6 +154,7 @@ def cifar10(folder: str | None = None, normalise: bool = True) -> Splits:
     return _splits(_CIFAR10, train, test, 0, _CLASSES, normalise)
 
 
+@checked
 def cifar100(folder: str | None = None, labels: Literal["fine", "coarse"] = "fine", normalise: bool = True) -> Splits:
     """Return CIFAR-100: 50,000 and 10,000 uint8 images (3, 32, 32) of 100 classes in 20 groups of five.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked_fields
 from limbeck.checks import shown
 from limbeck.data.cells import code, is_blank, is_missing, is_number
 from limbeck.errors import DataError
@@ -35,6 +36,7 @@ class RawColumn:
         return [row for row, text in enumerate(self.texts) if text is None]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Column:
     """How a column becomes numbers.
@@ -95,6 +97,7 @@ class Attribute:
     nominal: bool
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Columns:
     """All columns of a table, but the label's, in their order."""

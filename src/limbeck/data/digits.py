@@ -2,11 +2,13 @@
 
 import torch
 
+from limbeck.arguments import checked
 from limbeck.data.sets import Splits, TensorSet
 
 __all__ = ["digits"]
 
 
+@checked
 def digits(seed: int = 0, test_share: float = 0.2) -> Splits:
     """Return scikit-learn's 1,797 digits as float32 (1, 8, 8) images in [0, 1].
 

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.data.sets import SampleSet
 from limbeck.errors import DataError, InputError
@@ -15,6 +16,7 @@ from limbeck.randomness import permutation
 __all__ = ["HalfSet", "half_and_half", "with_dustbin"]
 
 
+@checked
 def with_dustbin(samples: SampleSet, classes: Iterable[int | str]) -> SampleSet:
     """Return the same samples, labelled by their place in `classes`, or by the number of classes where they are others.
 
@@ -41,6 +43,7 @@ def with_dustbin(samples: SampleSet, classes: Iterable[int | str]) -> SampleSet:
     )
 
 
+@checked
 def half_and_half(samples: SampleSet, classes: Iterable[int | str]) -> "HalfSet":
     """Return the set of a specialist on `classes`: labels as `with_dustbin` gives them, half of each epoch from them.
 

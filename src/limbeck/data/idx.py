@@ -11,6 +11,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.data.content import check_fits
 from limbeck.data.download import download, kept_under
 from limbeck.data.sets import Splits, TensorSet
@@ -84,6 +85,7 @@ _FASHION_CLASSES = (
 )
 
 
+@checked
 def mnist(folder: str | None = None) -> Splits:
     """Return MNIST (LeCun et al. 1998): 60,000 and 10,000 uint8 images (1, 28, 28) of ten digits.
 
@@ -94,11 +96,13 @@ def mnist(folder: str | None = None) -> Splits:
     return _published("mnist", folder, None)
 
 
+@checked
 def fashion_mnist(folder: str | None = None) -> Splits:
     """Return Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), found as `mnist` is, under the name fashion-mnist."""
     return _published("fashion-mnist", folder, _FASHION_CLASSES)
 
 
+@checked
 def idx(folder: str, classes: int | None = None) -> Splits:
     """Return a set of one's own in MNIST's four files, each gzipped (.gz) or plain.
 
@@ -110,6 +114,7 @@ def idx(folder: str, classes: int | None = None) -> Splits:
     return _read(place.name or "idx", _found(place), classes, None)
 
 
+@checked
 def read_idx(path: str | os.PathLike[str]) -> Tensor:
     """Read one IDX file of unsigned bytes, gzipped or plain, as uint8 in the shape that its header gives.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.data.content import check_fits
 from limbeck.data.lazy import LazySet
 from limbeck.data.names import listed, look_alike
@@ -32,6 +33,7 @@ _PARTS = frozenset({"dev", "eval", "test", "testing", "train", "training", "val"
 _MOST_RESIZED = 2**24
 
 
+@checked
 def image_folder(
     folder: str,
     size: tuple[int, int],

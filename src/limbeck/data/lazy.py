@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.arguments import as_tensor, checked
 from limbeck.batch import UNLABELLED
 from limbeck.checks import shown
 from limbeck.data.content import check_inputs, checked_labels, raw_bytes
 from limbeck.data.sets import SampleSet
-from limbeck.errors import DataError, InputError
+from limbeck.errors import DataError, InputError, LimbeckError, one_line
 
 __all__ = ["LazySet"]
 
@@ -31,6 +32,7 @@ class LazySet(SampleSet):
     dtype: torch.dtype
 
     @classmethod
+    @checked
     def of(
         cls,
         samples: Any,
@@ -94,11 +96,19 @@ class LazySet(SampleSet):
 
 
 def _sample(name: str, fetch: Callable[[int], tuple[Any, Any]], root: int) -> tuple[Tensor, int]:
-    answer = fetch(root)
-    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Tensor)):
+    try:
+        answer = fetch(root)
+    except (LimbeckError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{name}: fetching sample {root} raised {type(error).__name__}: {one_line(error)}; mend what fetches it"
+        ) from error
+    if not (isinstance(answer, tuple | list) and len(answer) == 2):
         raise DataError(f"{name}: sample {root} is {type(answer).__name__}, expected a tuple (tensor, label)")
-    check_inputs(f"{name}: sample {root}", answer[0][None])
-    return answer[0], _label(name, root, answer[1])
+    sample = as_tensor(f"{name}: sample {root}", answer[0])
+    check_inputs(f"{name}: sample {root}", sample[None])
+    return sample, _label(name, root, answer[1])
 
 
 def _label(name: str, root: int, label: Any) -> int:

@@ -1,5 +1,7 @@
 """From a set to batches: the order, the share of each rank and where to resume, all functions of (seed, epoch)."""
 
+import pickle
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Any
@@ -9,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data.augment import Augment
 from limbeck.data.lazy import LazySet
 from limbeck.data.sets import SampleSet
-from limbeck.errors import InputError, LimbeckError
+from limbeck.errors import InputError, LimbeckError, one_line
 
 __all__ = ["Loader"]
 
@@ -35,6 +38,7 @@ class Loader:
     [4, 4, 2]
     """
 
+    @checked
     def __init__(
         self,
         samples: SampleSet,
@@ -130,10 +134,23 @@ def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generato
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else it takes a number from the framework's, and dropout would depend on workers
     )
-    for answer in answers:
+    for answer in _begun(answers, workers):
         if isinstance(answer, LimbeckError):
             raise answer
         yield answer.to(device)
+
+
+def _begun(answers: "DataLoader[Any]", workers: int) -> Iterator[Any]:
+    """Return the answers of workers that have begun; InputError where a set cannot be sent to them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's longer word on the same
+            return iter(answers)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"workers: found {workers}, but the set's function or dataset cannot be sent to another process "
+            f"({one_line(error)}); define it at the top of a module, or take workers=0"
+        ) from error
 
 
 class _Remote(Dataset[Tensor | LimbeckError]):

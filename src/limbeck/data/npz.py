@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.data.content import channels_last, check_fits, narrowed
 from limbeck.data.names import listed
 from limbeck.data.sets import Splits, TensorSet
@@ -28,6 +29,7 @@ _KEYS = ("inputs", "labels", "test_inputs", "test_labels", "class_names")
 TaskName = Literal["classification", "binary", "multilabel", "dense", "regression"]
 
 
+@checked
 def npz(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "classification") -> Splits:
     """Return the arrays of an .npz archive, which is never unpickled.
 

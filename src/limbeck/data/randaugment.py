@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.data import colours
 from limbeck.errors import InputError
 from limbeck.randomness import uniform
@@ -33,6 +34,7 @@ _STRONGEST = 10
 _DEGREES, _SHEAR, _SHIFT, _ENHANCEMENT, _BITS = 30.0, 0.3, 150 / 331, 0.9, 4
 
 
+@checked_fields
 @dataclass(frozen=True)
 class RandAugment:
     """How many random operations change each image, and how strongly.

@@ -1,17 +1,20 @@
 """Sets of samples that know who they are: every sample keeps its place in the root set, whatever subset it is in."""
 
 import hashlib
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch, Legend, Mix
+from limbeck.checks import shown
 from limbeck.data.augment import Augment
 from limbeck.data.columns import Columns
 from limbeck.data.content import (
@@ -53,6 +56,8 @@ class SampleSet(ABC):
 
     Subsets are of the same kind and share the root's content.
     """
+
+    HOW_MADE = "TensorSet.of(inputs, labels) makes one of arrays, LazySet.of(dataset) of a Dataset"
 
     name: str
     classes: int
@@ -194,6 +199,7 @@ class SampleSet(ABC):
             return inputs
         return (inputs - self.mean).div_(self.std)
 
+    @checked
     def subset(self, positions: Tensor) -> Self:
         """Return the samples at `positions` (k,) int64 within this set, in that order; they may repeat.
 
@@ -235,6 +241,7 @@ class SampleSet(ABC):
         """Return the samples whose label is one of `classes`; labels keep their numbers."""
         return self._where(self._labelled_as(classes), "no samples of those classes")
 
+    @checked
     def class_numbers(self, classes: Sequence[int | str]) -> tuple[int, ...]:
         """Return the numbers of classes that are given by number or name; InputError for a name that there is not."""
         for name in classes:
@@ -242,6 +249,7 @@ class SampleSet(ABC):
                 raise InputError(f"classes: '{self.name}' has no class {name!r}; {one_of(name, self.class_names)}")
         return tuple(self.class_names.index(each) if isinstance(each, str) else each for each in classes)
 
+    @checked
     def relabelled(self, classes: Sequence[int | str]) -> Self:
         """Return the same samples for a model of a subset of the classes: labels are positions in `classes`.
 
@@ -277,9 +285,10 @@ class SampleSet(ABC):
         (7, 3)
         """
         size = len(self)
-        share = share_or_count if isinstance(share_or_count, float) else share_or_count / size
-        count = round(share * size)
-        if isinstance(share_or_count, bool) or not 0 < share < 1 or not 0 < count < size:
+        known = isinstance(share_or_count, int | float) and not isinstance(share_or_count, bool)
+        share = (share_or_count if isinstance(share_or_count, float) else share_or_count / size) if known else 0.0
+        count = round(share * size) if math.isfinite(share) else 0
+        if not 0 < share < 1 or not 0 < count < size:
             raise InputError(
                 f"split: found {share_or_count!r} of {size} samples, "
                 "expected a share in (0, 1) or a whole number that leaves both parts with a sample"
@@ -300,6 +309,9 @@ class SampleSet(ABC):
                 f"classes: samples of '{self.name}' have not one class each, their labels are {self.task.labels} "
                 f"(task {self.task.name}); leave classes out"
             )
+        given: Any = classes
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise InputError(f"classes: found {shown(given)}, expected numbers of classes, 0 to {self.classes - 1}")
         wanted = tuple(classes)
         for label in wanted:
             if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < self.classes:
@@ -326,6 +338,7 @@ class TensorSet(SampleSet):
     inputs: Tensor
 
     @classmethod
+    @checked
     def of(
         cls,
         inputs: Tensor,
@@ -392,6 +405,7 @@ class TensorSet(SampleSet):
         return self.inputs.index_select(0, self.index.index_select(0, positions))
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Splits:
     """A data set as it is published: a part to learn from and a part that no choice may depend on.
@@ -415,6 +429,7 @@ class Splits:
         return replace(self, notes=self.notes + notes)
 
     @classmethod
+    @checked
     def held_out(cls, whole: SampleSet, share: float, seed: int) -> "Splits":
         """Hold out a random share of each class of a set that is published whole; both parts keep its identity."""
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:

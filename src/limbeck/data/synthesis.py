@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.data.columns import Attribute
 from limbeck.data.content import check_fits
 from limbeck.data.sets import SampleSet, TensorSet
@@ -22,6 +23,7 @@ _BLOCK = 1024
 _MOST = 10_000
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Synthesis(ABC):
     """How samples are made from those of a set: `multiple` of them for each, in as many rounds.
@@ -69,6 +71,7 @@ class Synthesis(ABC):
         )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Munge(Synthesis):
     """MUNGE (Bucilă, Caruana & Niculescu-Mizil 2006): each sample and its nearest neighbour exchange attributes.
@@ -96,6 +99,7 @@ class Munge(Synthesis):
         )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Marginals(Synthesis):
     """Each attribute of a sample is one that some sample of the set has, drawn for itself."""
@@ -109,6 +113,7 @@ class Marginals(Synthesis):
         return torch.cat(made)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Uniform(Synthesis):
     """Each number is uniform between the least and the largest of the set, each category as probable as any other."""

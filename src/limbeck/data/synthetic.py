@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.data.content import check_fits
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import InputError
@@ -17,6 +18,7 @@ __all__ = ["SyntheticTask", "synthetic", "synthetic_task"]
 _BLOCK = 1024
 
 
+@checked
 def synthetic(
     tau: float = 0.6,
     train: int = 20000,

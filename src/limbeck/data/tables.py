@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.checks import shown
 from limbeck.data.cells import (
@@ -36,9 +37,11 @@ __all__ = ["bundled", "table"]
 _MOST_CATEGORIES = 200
 _MOST_FRACTIONS = 50  # classes that are numbers with fractions: ratings in halves are fewer, measurements are more
 _MANY_NUMBERS = 100  # classes that are whole numbers, from which on they may be amounts
+_BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 _NOMINAL = {"diabetes": {"sex"}}
 
 
+@checked
 def bundled(
     name: Literal["breast_cancer", "diabetes", "digits", "iris", "wine"], test_share: float = 0.2, seed: int = 0
 ) -> Splits:
@@ -54,6 +57,8 @@ def bundled(
     """
     from sklearn import datasets
 
+    if name not in _BUNDLED:
+        raise InputError(f"name: found {name!r}; {one_of(str(name), _BUNDLED)}")
     found = getattr(datasets, f"load_{name}")(**({"scaled": False} if name == "diabetes" else {}))
     names = [str(each).replace(" ", "_") for each in found.feature_names]
     columns = []
@@ -70,6 +75,7 @@ def bundled(
     return _split(name, columns, labels, classes, CLASSIFICATION, test_share, seed, impute=False)
 
 
+@checked
 def table(
     path: str,
     label: str,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.data.sets import SampleSet
 from limbeck.data.synthesis import Synthesis
@@ -13,6 +14,7 @@ from limbeck.errors import InputError
 __all__ = ["Transfer"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Transfer:
     """Which samples of a set are transferred, and whether with their labels.

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from limbeck.arguments import checked, checked_fields
 from limbeck.evaluation.calibration import Reliability, reliability
 from limbeck.evaluation.resampling import Estimate, bootstrap_mean, wilson
 from limbeck.evaluation.scores import Scores, confusion_matrix, per_class_accuracy, score
@@ -15,6 +16,7 @@ _TOP = 5
 _MOST_CONFUSED = 20
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class Assessment:
     """A model on a set.
@@ -62,6 +64,7 @@ class Assessment:
         }
 
 
+@checked
 def assess(
     logits: Tensor, labels: Tensor, *, bins: int = 15, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Assessment:
@@ -76,6 +79,7 @@ def assess(
     return assess_scores(score(logits, labels), bins=bins, resamples=resamples, confidence=confidence, seed=seed)
 
 
+@checked
 def assess_scores(
     scores: Scores, *, bins: int = 15, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Assessment:

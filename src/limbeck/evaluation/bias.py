@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
+from limbeck.losses.reduction import check_labels
 
 __all__ = ["fit_bias", "with_bias"]
 
 
+@checked
 def with_bias(logits: Tensor, classes: Sequence[int], bias: float) -> Tensor:
     """Return logits (n, K) with `bias` added to the given classes.
 
@@ -23,6 +26,7 @@ def with_bias(logits: Tensor, classes: Sequence[int], bias: float) -> Tensor:
     return raised
 
 
+@checked
 def fit_bias(
     logits: Tensor, labels: Tensor, classes: Sequence[int], *, limit: float = 20.0, step: float = 0.1
 ) -> float:
@@ -37,6 +41,7 @@ def fit_bias(
     checks.positive("limit", limit)
     checks.positive("step", step)
     checks.logits("logits", logits)
+    check_labels(labels, logits.shape[:-1])
     count = round(2 * limit / step) + 1
     values = [-limit + i * step for i in range(count)]
     errors = [int((with_bias(logits, classes, value).argmax(-1) != labels).sum()) for value in values]

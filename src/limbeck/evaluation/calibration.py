@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
 from limbeck.evaluation.scores import score
@@ -21,6 +22,7 @@ COLDEST, HOTTEST = 1e-2, 1e2
 """The range that a fitted temperature is looked for in."""
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Reliability:
     """A reliability diagram as data, one entry a bin.
@@ -56,6 +58,7 @@ class Reliability:
         return {name: list(values) for name, values in asdict(self).items()}
 
 
+@checked
 def reliability(confidence: Tensor, correct: Tensor, *, bins: int = 15, scheme: Scheme = "width") -> Reliability:
     """Sort predictions into bins of confidence.
 
@@ -101,6 +104,7 @@ def _quantiles(values: Tensor, shares: Tensor) -> Tensor:
     return torch.lerp(ordered[below], ordered[above], place - below)
 
 
+@checked
 def ece(logits: Tensor, labels: Tensor, *, bins: int = 15, scheme: Scheme = "width") -> float:
     """Return the expected calibration error of the top class: Σ over bins of n_bin/n · |accuracy - confidence|.
 
@@ -114,6 +118,7 @@ def ece(logits: Tensor, labels: Tensor, *, bins: int = 15, scheme: Scheme = "wid
     return reliability(scores.confidence, scores.correct, bins=bins, scheme=scheme).ece
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Temperature:
     """A fitted temperature, with what certifies it.
@@ -135,6 +140,7 @@ class Temperature:
 
 
 @torch.no_grad()
+@checked
 def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     """Return the temperature that minimises the NLL of softmax(logits / temperature) (Guo et al. 2017, section 4.2).
 
@@ -149,6 +155,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
     labels = labels.to(logits.device)
     check_labels(labels, logits.shape[:-1])
     known = labels != UNLABELLED
+    if logits.dim() == 2 and labels.dtype == torch.int64 and int(labels.max()) >= logits.shape[1]:
+        raise InputError(f"labels: found {int(labels.max())}, expected 0 to {logits.shape[1] - 1}")
     if logits.dim() != 2 or not bool(known.any()):
         raise DataError("temperature: the set has no labels, expected at least one labelled sample")
     rows = logits[known].double()

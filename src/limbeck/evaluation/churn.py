@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 
 __all__ = ["Churn", "churn"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Churn:
     """What two trainings of the same network do not agree in.
@@ -23,6 +25,7 @@ class Churn:
     changed: float
 
 
+@checked
 def churn(first: Tensor, second: Tensor) -> Churn:
     """Return the churn between the logits of two networks for the same examples: (N, K) each (Anil et al. 2018).
 

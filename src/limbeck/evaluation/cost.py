@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Timing:
     """Forward passes of one batch size.
@@ -54,6 +56,7 @@ class Timing:
         return self.batch / self.seconds
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Cost:
     """What a model costs.
@@ -78,6 +81,7 @@ class Cost:
         return asdict(self) | {"timings": timings, "memory": memory}
 
 
+@checked
 def cost(
     model: nn.Module, inputs: Tensor, *, batches: Sequence[int] = (1, 256), warm_up: int = 5, budget: float = 1.0
 ) -> Cost:
@@ -99,6 +103,7 @@ def cost(
     )
 
 
+@checked
 def parameters(model: nn.Module) -> int:
     """Count a model's parameters; one that is shared counts once.
 
@@ -108,6 +113,7 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@checked
 def file_bytes(model: nn.Module) -> int:
     """Return the size of a model's safetensors file, as limbeck writes it: every entry of the state, and the header.
 
@@ -124,6 +130,7 @@ def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor.contiguous()
 
 
+@checked
 def flops(model: nn.Module, inputs: Tensor) -> int:
     """Count the floating-point operations of a forward pass, by torch's counter: a multiply-add is 2.
 
@@ -148,6 +155,7 @@ def flop_counter() -> "FlopCounterMode":
     return FlopCounterMode(display=False, custom_mapping={fused: attention})
 
 
+@checked
 def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: float = 1.0) -> Timing:
     """Time forward passes of one batch, in eval mode and without gradients.
 
@@ -174,6 +182,7 @@ def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: 
     return Timing(len(inputs), median, lower, upper, len(seconds))
 
 
+@checked
 def peak_memory(model: nn.Module, inputs: Tensor) -> int:
     """Return the most bytes that a forward pass holds at once, beside weights and inputs.
 

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
+from limbeck.losses.reduction import check_labels
 
 __all__ = ["EarlyExit", "early_exit", "early_exit_curve"]
 
 _THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class EarlyExit:
     """A network that answers at the first exit that is sure enough.
@@ -34,6 +37,7 @@ class EarlyExit:
         return asdict(self)
 
 
+@checked
 def early_exit(logits: Sequence[Tensor], threshold: float) -> tuple[Tensor, Tensor]:
     """Return the class (n,) that each sample is given and the number of the exit (n,) where it leaves.
 
@@ -46,6 +50,8 @@ def early_exit(logits: Sequence[Tensor], threshold: float) -> tuple[Tensor, Tens
     if not logits:
         raise InputError("logits: found none, expected those of at least one exit")
     checks.non_negative("threshold", threshold)
+    if any(each.shape != logits[0].shape or each.dim() != 2 for each in logits):
+        raise InputError(f"logits: found {[tuple(each.shape) for each in logits]}, expected (n, K) of each exit")
     stacked = torch.stack([each.double() for each in logits])
     checks.logits("logits", stacked)
     sure, classes = stacked.softmax(-1).max(-1)
@@ -55,6 +61,7 @@ def early_exit(logits: Sequence[Tensor], threshold: float) -> tuple[Tensor, Tens
     return classes.gather(0, exits[None]).squeeze(0), exits
 
 
+@checked
 def early_exit_curve(
     logits: Sequence[Tensor], labels: Tensor, flops: Sequence[int], thresholds: Sequence[float] = _THRESHOLDS
 ) -> list[EarlyExit]:
@@ -64,6 +71,7 @@ def early_exit_curve(
     """
     if len(flops) != len(logits):
         raise InputError(f"flops: found {len(flops)} for {len(logits)} exits, expected one each")
+    check_labels(labels, logits[0].shape[:-1] if len(logits) else ())
     known = labels != UNLABELLED
     if not bool(known.any()):
         raise InputError("labels: found no labelled sample, expected at least one")

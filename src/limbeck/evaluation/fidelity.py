@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses import kl
@@ -15,6 +16,7 @@ from limbeck.losses.reduction import check_labels
 __all__ = ["Fidelity", "fidelity"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Fidelity:
     """Student and teacher on the same samples, at temperature 1.
@@ -37,6 +39,7 @@ class Fidelity:
 
 
 @torch.no_grad()
+@checked
 def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Fidelity:
     """Compare a student with its teacher on the same samples, in float64.
 

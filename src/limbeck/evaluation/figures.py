@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
 from limbeck.losses import cross_entropy, squared_error
@@ -16,6 +17,7 @@ from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION,
 __all__ = ["Metrics", "Places", "Words", "average_precision", "figures_of", "words_of"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Metrics:
     """The figures of a model: less `errors` are better, and of equally many the smaller `nll`.
@@ -45,6 +47,7 @@ class Metrics:
         return {**figures, **self.more}
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Words:
     """What a table calls the figures of a task.
@@ -59,6 +62,7 @@ class Words:
     pattern: str = "{:.1f}"
 
 
+@checked
 def words_of(task: Task) -> Words:
     """Return what the figures of a task are called.
 

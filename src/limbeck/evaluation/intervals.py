@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 
 __all__ = ["Interval", "gap_closed", "t_interval"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Interval:
     """A mean over n values with the half-width of its confidence interval; None where one value allows none."""
@@ -51,6 +53,7 @@ class Interval:
         return f"{pattern.format(scale * self.mean)} ± {pattern.replace('+', '').format(scale * self.half_width)}"
 
 
+@checked
 def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
     """Return the mean of independent values with Student's t-interval.
 
@@ -67,6 +70,7 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
     )
 
 
+@checked
 def gap_closed(
     teacher: float, alone: Sequence[float], distilled: Sequence[float], *, confidence: float = 0.95
 ) -> Interval | None:

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.data import Loader, SampleSet
+from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, Places, figures_of
 from limbeck.networks import check_network, evaluating
 from limbeck.outputs import run_model
@@ -15,6 +18,7 @@ __all__ = ["Metrics", "evaluate", "measure", "predict"]
 
 
 @torch.no_grad()
+@checked
 def predict(
     model: nn.Module, samples: SampleSet, *, batch_size: int = 1000, device: torch.device | str | None = None
 ) -> Tensor:
@@ -26,6 +30,7 @@ def predict(
     return torch.cat([logits for logits, _ in _answers(model, samples, batch_size, device)])
 
 
+@checked
 def measure(logits: Tensor, labels: Tensor, task: Task = CLASSIFICATION) -> Metrics:
     """Measure logits (n, K) against labels (n,); unlabelled samples do not count.
 
@@ -34,10 +39,15 @@ def measure(logits: Tensor, labels: Tensor, task: Task = CLASSIFICATION) -> Metr
     >>> measure(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).errors
     1
     """
+    if not logits.is_floating_point():
+        raise InputError(f"logits: found {logits.dtype}, expected floating-point numbers")
+    places = logits.shape[:-1] if task.has_classes else logits.shape
+    checks.shapes_match("labels", labels.shape, "the model's answers, without their classes", places)
     return figures_of(logits, labels, task)
 
 
 @torch.no_grad()
+@checked
 def evaluate(
     model: nn.Module, samples: SampleSet, *, batch_size: int = 1000, device: torch.device | str | None = None
 ) -> Metrics:

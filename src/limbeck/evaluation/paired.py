@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 from limbeck.evaluation.resampling import Estimate, bootstrap_mean
 
 __all__ = ["ClassGain", "McNemar", "class_gains", "mcnemar", "paired_difference"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class McNemar:
     """McNemar's exact test.
@@ -33,6 +35,7 @@ class McNemar:
         return asdict(self)
 
 
+@checked
 def mcnemar(first: Tensor, second: Tensor) -> McNemar:
     """Test whether two models differ, on the same examples (McNemar 1947, as the exact binomial test).
 
@@ -84,6 +87,7 @@ def _randomised(steps: Tensor) -> float:
     return float(min(1.0, max(1e-12, 2.0 * law[centre + observed :].sum())))
 
 
+@checked
 def paired_difference(
     first: Tensor, second: Tensor, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
@@ -98,6 +102,7 @@ def paired_difference(
     return bootstrap_mean(difference, resamples=resamples, confidence=confidence, seed=seed, purpose="paired")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ClassGain:
     """What the second model changed on the examples of one class.
@@ -120,6 +125,7 @@ class ClassGain:
         return asdict(self)
 
 
+@checked
 def class_gains(
     first: Tensor, second: Tensor, labels: Tensor, classes: int, *, confidence: float = 0.95
 ) -> tuple[ClassGain, ...]:

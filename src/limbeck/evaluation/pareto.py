@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 
 __all__ = ["Point", "pareto"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Point:
     """A model: its accuracy (more is better) and its cost in any unit (less is better)."""
@@ -18,6 +20,7 @@ class Point:
     cost: float
 
 
+@checked
 def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
     """Return the points that no other beats, the cheapest first.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 from limbeck.randomness import derive_seed
 
@@ -21,6 +22,7 @@ _FEW = 64  # distinct values up to which resamples are drawn as counts
 _DRAWS_A_CHUNK = 2**22
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Estimate:
     """A value with the ends of its confidence interval."""
@@ -34,6 +36,7 @@ class Estimate:
         return asdict(self)
 
 
+@checked
 def bootstrap_mean(
     values: Tensor, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0, purpose: str = "bootstrap"
 ) -> Estimate:
@@ -74,6 +77,7 @@ def _resampled(
         yield sample[drawn].mean(axis=1)
 
 
+@checked
 def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Estimate:
     """Return a share with Wilson's score interval (Wilson 1927), which is honest at 0 and 1 too.
 

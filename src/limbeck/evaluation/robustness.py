@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.data import Loader, SampleSet, TensorSet
-from limbeck.errors import DataError, ModelError
+from limbeck.errors import DataError, InputError, ModelError
 from limbeck.losses import cross_entropy
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
@@ -21,6 +22,7 @@ __all__ = ["Robustness", "fgsm", "robustness", "value_range"]
 _BATCH = 1000
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Robustness:
     """Accuracy on attacked inputs.
@@ -71,6 +73,7 @@ def value_range(samples: SampleSet) -> tuple[Tensor, Tensor]:
     return torch.cat(lows).amin(0), torch.cat(highs).amax(0)
 
 
+@checked
 def fgsm(
     model: nn.Module,
     inputs: Tensor,
@@ -94,6 +97,8 @@ def fgsm(
     """
     checks.non_negative("epsilon", epsilon)
     checks.positive("temperature", temperature)
+    if not inputs.is_floating_point():
+        raise InputError(f"inputs: found {inputs.dtype}, expected floating-point numbers, which can be moved a little")
     with evaluating(model):
         asked = inputs.detach().clone().requires_grad_()
         loss = cross_entropy(run_model(model, asked).logits / temperature, labels, reduction="sum")
@@ -106,6 +111,7 @@ def fgsm(
     return moved, (gradient == 0).flatten(1).all(1)
 
 
+@checked
 def robustness(
     model: nn.Module,
     samples: SampleSet,

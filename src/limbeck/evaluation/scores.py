@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
 from limbeck.losses.reduction import check_labels
@@ -16,6 +17,7 @@ __all__ = ["Scores", "brier", "chunks", "confusion_matrix", "per_class_accuracy"
 _NUMBERS_A_CHUNK = 2**18  # 2 MiB in float64, which a processor's cache holds
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class Scores:
     """The labelled examples one by one, (n,) each, in their order.
@@ -47,6 +49,7 @@ def chunks(rows: int, classes: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
+@checked
 def score(logits: Tensor, labels: Tensor) -> Scores:
     """Score logits (n, K) against labels (n,) in float64; unlabelled samples are left out.
 
@@ -92,6 +95,7 @@ def _score_chunk(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor
     return predictions, 1.0 / total, total.log() - distance, squares, rank
 
 
+@checked
 def brier(logits: Tensor, labels: Tensor) -> float:
     """Return the Brier score: the mean of Σ over all K classes of (p - y)², from 0 (best) to 2.
 
@@ -104,6 +108,7 @@ def brier(logits: Tensor, labels: Tensor) -> float:
     return float(score(logits, labels).brier.mean())
 
 
+@checked
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
     """Return the share of samples whose label is among the k highest logits (n, K); of equal logits the first count.
 
@@ -114,6 +119,7 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
     return float((score(logits, labels).rank < k).double().mean())
 
 
+@checked
 def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Count the samples of each label (row) and prediction (column): (K, K) int64; unlabelled ones do not count.
 
@@ -132,10 +138,13 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tenso
     return torch.bincount(cells, minlength=classes * classes).view(classes, classes)
 
 
+@checked
 def per_class_accuracy(confusion: Tensor) -> Tensor:
     """Return the share of each class that is right, (K,) float64, from a confusion matrix; NaN for an absent class.
 
     >>> per_class_accuracy(torch.tensor([[1, 1], [0, 1]]))
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
+    if confusion.dim() != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise InputError(f"confusion: found shape {tuple(confusion.shape)}, expected (K, K)")
     return confusion.diagonal().double() / confusion.sum(1).double()

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 from limbeck.evaluation.paired import ClassGain, class_gains
+from limbeck.losses.reduction import check_labels
 
 __all__ = ["Tail", "tail_gains"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Tail:
     """What the second model changed on rare classes, and on the others.
@@ -39,6 +42,7 @@ class Tail:
         }
 
 
+@checked
 def tail_gains(
     first: Tensor, second: Tensor, labels: Tensor, trained: Sequence[int], *, confidence: float = 0.95
 ) -> Tail:
@@ -54,6 +58,7 @@ def tail_gains(
     """
     if not trained or min(trained) < 0 or sum(trained) == 0:
         raise InputError(f"trained: found {list(trained)}, expected the number of training examples of each class")
+    check_labels(labels, labels.shape[:1])
     share = sum(trained) / len(trained)
     rare = sorted((label for label, count in enumerate(trained) if count < share / 2), key=lambda label: trained[label])
     kind = torch.zeros(len(trained), dtype=torch.int64, device=labels.device)

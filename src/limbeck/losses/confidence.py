@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.distillation import cross_entropy
@@ -11,6 +12,7 @@ from limbeck.losses.distillation import cross_entropy
 __all__ = ["confidence_weighted"]
 
 
+@checked
 def confidence_weighted(logits: Tensor, labels: Tensor, confidence: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Compute Σ_n w_n·H(y_n, q_n), w_n = c_n / Σ_batch c (CWTM, Furlanello 2018).
 

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.losses import logspace
 from limbeck.losses.reduction import Reduction, compute_dtype, only_counted, reduce
 
 __all__ = ["column_loss", "dist", "inter_class", "intra_class", "row_loss"]
 
 
+@checked
 def inter_class(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -37,6 +39,7 @@ def inter_class(
     return reduce(row_loss(student, F.log_softmax(teacher, -1)), mask, reduction)
 
 
+@checked
 def intra_class(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
@@ -56,6 +59,7 @@ def intra_class(
     return column_loss(log_q, log_p)
 
 
+@checked
 def dist(
     student_logits: Tensor,
     teacher_logits: Tensor,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses import logspace
@@ -14,6 +15,7 @@ from limbeck.losses.reduction import Reduction, check_labels, check_mask, comput
 __all__ = ["dkd"]
 
 
+@checked
 def dkd(
     student_logits: Tensor,
     teacher_logits: Tensor,

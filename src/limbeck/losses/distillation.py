@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.divergences import (
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 
+@checked
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
@@ -64,6 +66,7 @@ def cross_entropy(
     return reduce(flat.reshape(labels.shape), labelled, reduction)
 
 
+@checked
 def soft_cross_entropy(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -82,6 +85,7 @@ def soft_cross_entropy(
     return _divergence(CROSS_ENTROPY, student_logits, teacher_logits, temperature, mask, reduction)
 
 
+@checked
 def kl(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -101,6 +105,7 @@ def kl(
     return _divergence(KL, student_logits, teacher_logits, temperature, mask, reduction)
 
 
+@checked
 def reverse_kl(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -120,6 +125,7 @@ def reverse_kl(
     return _divergence(REVERSE_KL, student_logits, teacher_logits, temperature, mask, reduction)
 
 
+@checked
 def js(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -140,6 +146,7 @@ def js(
     return _divergence(jensen_shannon(beta), student_logits, teacher_logits, temperature, mask, reduction)
 
 
+@checked
 def skewed_kl(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -159,6 +166,7 @@ def skewed_kl(
     return _divergence(skewed(skew), student_logits, teacher_logits, temperature, mask, reduction)
 
 
+@checked
 def total_variation(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -178,6 +186,7 @@ def total_variation(
     return _divergence(TOTAL_VARIATION, student_logits, teacher_logits, temperature, mask, reduction)
 
 
+@checked
 def kd(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -216,6 +225,7 @@ def kd(
     return hard_weight * cross_entropy(student_logits, labels, mask=mask) + soft
 
 
+@checked
 def logit_matching(
     student_logits: Tensor,
     teacher_logits: Tensor,

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, one_of
 from limbeck.losses import logspace
 from limbeck.losses.correlation import row_loss
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Divergence:
     """A divergence and its temperature factor.
@@ -55,6 +57,7 @@ class Divergence:
     least_classes: int = 1
 
 
+@checked
 def jensen_shannon(beta: float = 0.5) -> Divergence:
     """Make JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃ (Agarwal et al. 2024).
 
@@ -71,6 +74,7 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
     return Divergence(f"js(beta={beta!r})", _per_example(logspace.js(beta)), _square)
 
 
+@checked
 def skewed(skew: float = 0.1) -> Divergence:
     """Make the skewed KL_a = KL(p̃ ‖ a·p̃ + (1-a)·q̃), a being `skew` (Lee 1999; Ko et al. 2024).
 
@@ -89,6 +93,7 @@ def skewed(skew: float = 0.1) -> Divergence:
     return Divergence(f"skewed_kl(skew={skew!r})", _per_example(formula), _square)
 
 
+@checked
 def correlation(tau_squared: bool = False) -> Divergence:
     """Make 1 - Pearson's correlation of p̃ and q̃ over the classes, the inter-class part of DIST (Huang et al. 2022).
 
@@ -108,6 +113,7 @@ def correlation(tau_squared: bool = False) -> Divergence:
     return Divergence(name, per_example, _square if tau_squared else _constant, least_classes=3)
 
 
+@checked
 def divergence(kind: str, **parameters: Any) -> Divergence:
     """Return a divergence by the name that a recipe gives it, with its parameters.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 
 __all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "only_counted", "reduce"]
@@ -16,6 +17,8 @@ Reduction = Literal["none", "sum", "mean"]
 
 def compute_dtype(tensor: Tensor) -> Tensor:
     """Return the tensor in the precision that losses are computed in: at least float32."""
+    if not tensor.is_floating_point():
+        raise InputError(f"logits: found {tensor.dtype}, expected floating-point numbers; convert them with .float()")
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -48,6 +51,7 @@ def only_counted(logits: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask.unsqueeze(-1), logits, 0.0)
 
 
+@checked
 def reduce(per_example: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
     """Reduce a loss per example.
 

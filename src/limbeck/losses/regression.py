@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, only_counted, reduce
 
 __all__ = ["bounded_squared_error", "squared_error"]
 
 
+@checked
 def squared_error(
     student_answers: Tensor, labels: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
@@ -25,6 +27,7 @@ def squared_error(
     return reduce(0.5 * _errors(student_answers, labels, labelled), labelled, reduction)
 
 
+@checked
 def bounded_squared_error(
     student_answers: Tensor,
     teacher_answers: Tensor,

@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.losses.reduction import compute_dtype
 
 __all__ = ["standardise"]
 
 
+@checked
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
     """Compute the z-score (z_i - mean z)/(σ(z) + eps) of each example over its classes (Sun et al. 2024).
 

@@ -3,6 +3,7 @@
 import math
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 
 __all__ = ["kd_weights"]
@@ -10,6 +11,7 @@ __all__ = ["kd_weights"]
 _DEFAULT_ALPHA = 0.1
 
 
+@checked
 def kd_weights(
     alpha: float | None = None, hard_weight: float | None = None, soft_weight: float | None = None
 ) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
 from limbeck.methods.bounded_regression import bounded_regression
@@ -61,6 +62,7 @@ def names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
+@checked
 def builder(name: str) -> Callable[..., Objective]:
     """Return the function that builds the objective of a method.
 
@@ -71,6 +73,7 @@ def builder(name: str) -> Callable[..., Objective]:
     return getattr(_module(name), name)  # type: ignore[no-any-return]
 
 
+@checked
 def card(name: str) -> Card:
     """Return the card of a method.
 

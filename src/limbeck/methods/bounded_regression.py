@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError
@@ -59,6 +60,7 @@ class TeacherBound(Term):
         )
 
 
+@checked
 def bounded_regression(margin: float = 0.0, hard_weight: float = 1.0, soft_weight: Schedule = 0.5) -> Objective:
     """Build the teacher-bounded regression of Chen et al. (2017), with the terms `hard` and `bound`.
 

@@ -1,5 +1,6 @@
 """Class-specialised distillation: a student for a subset of the teacher's classes."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.methods.kd import kd
 from limbeck.objective import Objective
@@ -19,6 +20,7 @@ CARD = Card(
 )
 
 
+@checked
 def class_subset(
     classes: tuple[int, ...],
     temperature: Schedule = 4.0,

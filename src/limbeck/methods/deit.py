@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.errors import InputError, ModelError
@@ -56,6 +57,7 @@ def _at(head: str, outputs: Mapping[str, Outputs]) -> dict[str, Outputs]:
     return {**outputs, "student": replace(student, logits=student.heads[head])}
 
 
+@checked
 def deit(
     decision: bool = True,
     temperature: Schedule | None = None,

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks, ranks
+from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.losses import Dense, correlation
@@ -70,6 +71,7 @@ class IntraClass(SoftTargets):
         return self.divergence.factor(temperature) * value
 
 
+@checked
 def dist(
     temperature: Schedule = 4.0,
     inter_weight: float = 2.0,

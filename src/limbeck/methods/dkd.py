@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError
@@ -71,6 +72,7 @@ class Decoupled(SoftTargets):
         )
 
 
+@checked
 def dkd(
     temperature: Schedule = 4.0,
     alpha: float = 1.0,

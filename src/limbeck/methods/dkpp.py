@@ -1,5 +1,6 @@
 """DKPP: distillation with the dark knowledge shuffled."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.methods.kd import kd
 from limbeck.objective import Objective
@@ -22,6 +23,7 @@ CARD = Card(
 )
 
 
+@checked
 def dkpp(
     temperature: Schedule = 1.0,
     alpha: float | None = None,

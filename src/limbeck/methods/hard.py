@@ -1,5 +1,6 @@
 """Training on hard labels: the student alone, and the teacher itself."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.objective import Objective
 from limbeck.terms import HardLabels
@@ -17,6 +18,7 @@ CARD = Card(
 )
 
 
+@checked
 def hard(label_smoothing: float = 0.0) -> Objective:
     """Build cross-entropy on labels smoothed by `label_smoothing` ε in [0, 1], with the one term `hard`.
 

@@ -1,5 +1,6 @@
 """Distillation with soft targets at a temperature."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.losses import KL, Divergence, kd_weights
 from limbeck.objective import Objective, Term
@@ -20,6 +21,7 @@ CARD = Card(
 )
 
 
+@checked
 def kd(
     temperature: Schedule = 4.0,
     alpha: float | None = None,

@@ -1,5 +1,6 @@
 """KD-pt: distillation of the teacher's confidence in the true class alone."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.methods.kd import kd
 from limbeck.objective import Objective
@@ -19,6 +20,7 @@ CARD = Card(
 )
 
 
+@checked
 def kd_pt(
     temperature: Schedule = 4.0,
     alpha: float | None = None,

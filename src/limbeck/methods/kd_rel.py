@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.methods.kd import kd
 from limbeck.objective import Objective
@@ -24,6 +25,7 @@ CARD = Card(
 )
 
 
+@checked
 def kd_rel(
     temperature: Schedule = 4.0,
     alpha: float | None = None,

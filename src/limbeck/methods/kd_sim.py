@@ -1,5 +1,6 @@
 """KD-sim: distillation of the similarity of classes in the teacher's last layer alone."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.methods.kd import kd
 from limbeck.objective import Objective
@@ -22,6 +23,7 @@ CARD = Card(
 )
 
 
+@checked
 def kd_sim(
     temperature: Schedule = 4.0,
     alpha: float | None = None,

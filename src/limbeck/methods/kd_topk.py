@@ -1,5 +1,6 @@
 """KD-topk: distillation of the teacher's most probable classes."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.methods.kd import kd
 from limbeck.objective import Objective
@@ -22,6 +23,7 @@ CARD = Card(
 )
 
 
+@checked
 def kd_topk(
     temperature: Schedule = 4.0,
     alpha: float | None = None,

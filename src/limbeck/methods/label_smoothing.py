@@ -1,5 +1,6 @@
 """Label smoothing: the plainest teacher-free rival of distillation."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.objective import Objective
 from limbeck.terms import HardLabels
@@ -17,6 +18,7 @@ CARD = Card(
 )
 
 
+@checked
 def label_smoothing(epsilon: float = 0.1) -> Objective:
     """Build cross-entropy on labels smoothed by `epsilon` ε in [0, 1] (Szegedy et al. 2016), with the one term `hard`.
 

@@ -1,6 +1,7 @@
 """Regression of the teacher's logits."""
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.objective import Objective, Term
 from limbeck.terms import HardLabels, LogitMatching
@@ -18,6 +19,7 @@ CARD = Card(
 )
 
 
+@checked
 def logit_matching(zero_mean: bool = False, hard_weight: float = 0.0, soft_weight: float = 1.0) -> Objective:
     """Build the regression of the teacher's logits (Ba & Caruana 2014), with the terms `logits` and, if any, `hard`.
 

@@ -1,5 +1,6 @@
 """Distillation of z-scores: the student need not reach the scale of the teacher's logits."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.losses import KL, Divergence, kd_weights
 from limbeck.objective import Objective, Term
@@ -21,6 +22,7 @@ CARD = Card(
 )
 
 
+@checked
 def logit_standardisation(
     temperature: Schedule = 2.0,
     hard_weight: float = 0.1,

@@ -1,5 +1,6 @@
 """Teacher-free distillation: a virtual teacher that is always right."""
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.methods.kd import kd
 from limbeck.objective import Objective
@@ -21,6 +22,7 @@ CARD = Card(
 )
 
 
+@checked
 def tf_kd(
     temperature: Schedule = 20.0,
     alpha: float | None = None,

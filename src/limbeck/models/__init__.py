@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from limbeck.arguments import checked
 from limbeck.errors import ModelError, one_of
 from limbeck.models.cnn import cnn
 from limbeck.models.fcn import fcn
@@ -64,6 +65,7 @@ def names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
 
 
+@checked
 def builder(name: str) -> Callable[..., nn.Module]:
     """Return the function that builds a model of a family."""
     if name not in names():

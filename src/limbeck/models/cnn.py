@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from torch import nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import ModelError
 
 __all__ = ["cnn"]
 
 
+@checked
 def cnn(
     input_shape: Sequence[int],
     classes: int,

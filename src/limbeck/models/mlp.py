@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from torch import nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 
 __all__ = ["mlp"]
 
 
+@checked
 def mlp(
     input_shape: int | Sequence[int],
     classes: int,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.models.layers import GlobalAverage, check_images, convolution, he_normal, normal
 
 __all__ = ["InvertedResidual", "mobilenet_v2"]
@@ -38,6 +39,7 @@ class InvertedResidual(nn.Module):
         return maps + branch if self.adds else branch
 
 
+@checked
 def mobilenet_v2(
     input_shape: Sequence[int],
     classes: int,

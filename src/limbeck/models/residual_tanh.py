@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import NormalisedLinear, UnitLength, normal
 
@@ -28,6 +29,7 @@ class TanhLayer(nn.Module):
         return summed
 
 
+@checked
 def residual_tanh(
     input_shape: int | Sequence[int],
     classes: int,

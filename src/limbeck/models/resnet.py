@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import (
     GlobalAverage,
@@ -51,6 +52,7 @@ class ResidualBlock(nn.Module):
         return activated
 
 
+@checked
 def resnet(
     input_shape: Sequence[int],
     classes: int,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import GlobalAverage, check_images, convolution, shuffled
 
@@ -50,6 +51,7 @@ class ShuffleUnit(nn.Module):
         return activated
 
 
+@checked
 def shufflenet_v1(input_shape: Sequence[int], classes: int, groups: int = 3) -> nn.Sequential:
     """Build ShuffleNet at full width, with a 1×1 stem at the images' size; 949,258 parameters for 100 classes.
 

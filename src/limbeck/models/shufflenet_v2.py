@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import GlobalAverage, check_images, convolution, shuffled
 
@@ -68,6 +69,7 @@ class DownUnit(nn.Module):
         return shuffled(torch.cat([self.side(maps), self.branch(maps)], dim=1), 2)
 
 
+@checked
 def shufflenet_v2(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Sequential:
     """Build ShuffleNetV2 with a 1×1 stem at the images' size; 1,355,528 parameters at width 1 for 100 classes.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import GlobalAverage, check_images, he_normal, normal
 
@@ -22,6 +23,7 @@ _CONVOLUTIONS = {
 _LARGE = 64  # pixels, from which on the last stage halves its maps too
 
 
+@checked
 def vgg(
     input_shape: Sequence[int],
     classes: int,

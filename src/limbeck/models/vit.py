@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError, ModelError
 from limbeck.models.layers import StochasticDepth, check_images, check_survival, survivals
 from limbeck.outputs import Outputs
@@ -152,6 +153,7 @@ def _normal(tensor: Tensor) -> None:
     nn.init.trunc_normal_(tensor, std=_SPREAD, a=-2 * _SPREAD, b=2 * _SPREAD)
 
 
+@checked
 def vit(
     input_shape: Sequence[int],
     classes: int,

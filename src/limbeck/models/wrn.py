@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import (
     GlobalAverage,
@@ -48,6 +49,7 @@ class WideBlock(nn.Module):
         return summed
 
 
+@checked
 def wrn(
     input_shape: Sequence[int],
     classes: int,

@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from types import ModuleType
 
+from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
 from limbeck.targets.decision import Decision
@@ -60,6 +61,7 @@ def names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "target"]
 
 
+@checked
 def builder(name: str) -> type[Target]:
     """Return the dataclass of a kind.
 
@@ -77,6 +79,7 @@ def kinds() -> dict[str, Callable[..., Target]]:
     return {name: builder(name) for name in names()}
 
 
+@checked
 def card(name: str) -> Card:
     """Return the card of a kind.
 

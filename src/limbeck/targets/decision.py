@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.losses import Dense
@@ -23,6 +24,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Decision(Target):
     """The class that the teacher finds most probable, alone; of equal ones the first (Touvron et al. 2021).

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.losses import Dense, permute
@@ -24,6 +25,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Permuted(Target):
     """Every probability but the largest permuted among its classes (DKPP, Furlanello et al. 2018).

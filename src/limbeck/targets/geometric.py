@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limbeck.arguments import checked_fields
 from limbeck.card import Card
 from limbeck.losses import Dense, geometric_mean
 from limbeck.targets.target import MeanOfTargets
@@ -20,6 +21,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class GeometricMean(MeanOfTargets):
     """The geometric mean of two or more targets, renormalised; of several teachers' answers in Hinton et al. (2015).

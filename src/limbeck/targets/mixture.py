@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limbeck.arguments import checked_fields
 from limbeck.card import Card
 from limbeck.losses import Dense, mixture
 from limbeck.targets.target import MeanOfTargets
@@ -20,6 +21,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Mixture(MeanOfTargets):
     """Σ λ_m·ρ^m of two or more targets (KD-pt+sim and KD-pt+rel of Tang et al. 2020).

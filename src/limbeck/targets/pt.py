@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.losses import Dense, true_class
@@ -23,6 +24,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class TrueClass(Target):
     """p̃_t on the true class, (1-p̃_t)/(K-1) on each other (KD-pt, Tang et al. 2020).

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
@@ -26,6 +27,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class RelatedClasses(Target):
     """Mass β1 on the true class, β2 shared by its siblings, β3 by the rest (KD-rel, Tang et al. 2020).
@@ -50,7 +52,9 @@ class RelatedClasses(Target):
         plain = isinstance(self.groups, Sequence) and not isinstance(self.groups, str)
         if plain and all(isinstance(group, int) and not isinstance(group, bool) for group in self.groups):
             object.__setattr__(self, "groups", tuple(self.groups))
-        elif plain or not (isinstance(self.groups, Mapping) or self.groups == "coarse"):
+        elif plain or not (
+            isinstance(self.groups, Mapping) or (isinstance(self.groups, str) and self.groups == "coarse")
+        ):
             raise InputError(
                 f"groups: found {checks.shown(self.groups)}, expected {{group: [classes]}}, the number of the group of"
                 " each class, or coarse"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.errors import InputError
@@ -24,6 +25,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class SimilarClasses(Target):
     """Softmax of the powered cosines of the true class with each class, in the teacher's last layer (Tang et al. 2020).

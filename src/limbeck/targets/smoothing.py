@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.losses import Dense, smooth_labels
@@ -23,6 +24,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class SmoothedLabels(Target):
     """Hard labels smoothed by `epsilon` ε in [0, 1], without a teacher (Szegedy et al. 2016).

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.losses import Dense
@@ -21,6 +22,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Softmax(Target):
     """The teacher's probabilities at the temperature (Hinton, Vinyals & Dean 2015).

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.errors import InputError
@@ -24,6 +25,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Restricted(Target):
     """softmax(v[S]/T) for a student whose outputs are the classes S (Wang et al. 2022).

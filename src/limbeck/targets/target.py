@@ -8,6 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses import Dense, geometric_mean, mixture, soften
@@ -21,6 +22,7 @@ _MEANS: Mapping[str, Callable[[Sequence[Dense], Sequence[float]], Dense]] = {
 }
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Target(ABC):
     """A distribution for each example, made of what a teacher says of it and of what is known of it.
@@ -106,6 +108,7 @@ class MeanOfTargets(Target):
         return replace(self, parts=tuple(part.settled(legend) for part in self.parts))
 
 
+@checked
 def softened(outputs: Outputs, temperature: float) -> Dense:
     """Return a teacher's distribution at a temperature; of an ensemble, the mean of the members' distributions there.
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.losses import Dense, uniform
@@ -21,6 +22,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Uniform(Target):
     """1/K on every class, without a teacher (Szegedy et al. 2016).

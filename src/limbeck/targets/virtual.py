@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.errors import InputError
@@ -24,6 +25,7 @@ CARD = Card(
 )
 
 
+@checked_fields
 @dataclass(frozen=True)
 class VirtualTeacher(Target):
     """Probability u on the true class and (1-u)/(K-1) on each other, softened at the temperature (Yuan 2020).

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import SampleSet, Splits
 from limbeck.data.npz import read_arrays
@@ -72,6 +73,7 @@ class ArrayTeacher:
     rows are those of `samples`, all of them and in order.  clean: the answers are meant for augmented views as well.
     """
 
+    @checked
     def __init__(
         self,
         answers: "_Labels | _Probabilities | _TopProbabilities",
@@ -85,6 +87,7 @@ class ArrayTeacher:
         self.rows = Rows(_index(len(self._tables[0]), samples, index), source=samples.source, clean=clean)
 
     @classmethod
+    @checked
     def of_labels(
         cls, labels: Tensor, samples: SampleSet, *, index: Tensor | None = None, clean: bool = False
     ) -> "ArrayTeacher":
@@ -101,6 +104,7 @@ class ArrayTeacher:
         return cls(_Labels(labels.long(), samples.classes), samples, index, clean=clean)
 
     @classmethod
+    @checked
     def of_probabilities(
         cls,
         probabilities: Tensor,
@@ -139,6 +143,7 @@ class ArrayTeacher:
         return cls(_Probabilities(log), samples, index, clean=clean)
 
     @classmethod
+    @checked
     def of_top_k(
         cls,
         ids: Tensor,
@@ -183,6 +188,7 @@ class ArrayTeacher:
         return cls(_TopProbabilities(ids.long(), log, log_rest, samples.classes), samples, index, clean=clean)
 
     @classmethod
+    @checked
     def read(
         cls, path: str | Path, samples: SampleSet, *, clean: bool = False, renormalise: bool = False
     ) -> "ArrayTeacher":

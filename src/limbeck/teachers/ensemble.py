@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.distiller import ClassVectors, Teacher
 from limbeck.errors import InputError, ModelError
@@ -38,6 +39,7 @@ class EnsembleTeacher:
     (torch.Size([2, 4]), torch.Size([5, 2, 4]))
     """
 
+    @checked
     def __init__(
         self,
         members: Sequence[Teacher],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError, ModelError
 from limbeck.losses import Dense, geometric_mean, mixture
 from limbeck.outputs import run_model
@@ -26,6 +27,7 @@ class MeanOfModels(nn.Module):
     True
     """
 
+    @checked
     def __init__(
         self,
         members: Sequence[nn.Module],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.losses.reduction import compute_dtype
@@ -35,6 +36,7 @@ class ModelTeacher:
     False
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -119,6 +121,7 @@ def _at_least_float32(outputs: Outputs) -> Outputs:
     return replace(outputs, logits=compute_dtype(outputs.logits), heads=heads)
 
 
+@checked
 def state_digest(model: nn.Module) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of a model's state.
 

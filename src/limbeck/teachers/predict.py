@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, lacks_memory, one_line
 from limbeck.outputs import Outputs, Tap
@@ -47,6 +48,7 @@ class PredictTeacher:
     torch.Size([4, 10])
     """
 
+    @checked
     def __init__(
         self,
         model: Any,

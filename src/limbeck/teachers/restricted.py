@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.arguments import checked
 from limbeck.losses import label_positions
 from limbeck.outputs import Outputs, run_model
 
@@ -26,6 +27,7 @@ class RestrictedModel(nn.Module):
 
     chosen: Tensor
 
+    @checked
     def __init__(self, model: nn.Module, classes: Sequence[int], total: int) -> None:
         super().__init__()
         label_positions(torch.empty(0, dtype=torch.int64), classes, total)  # refuses classes that are none

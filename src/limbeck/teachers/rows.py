@@ -19,6 +19,10 @@ class Rows:
     """
 
     def __init__(self, index: Tensor, *, source: str, clean: bool = False) -> None:
+        if index.dtype != torch.int64 or index.dim() != 1 or not len(index) or int(index.min()) < 0:
+            raise InputError(
+                f"index: found {index.dtype} {tuple(index.shape)}, expected the places of samples, int64 (n,) from 0 on"
+            )
         self.index = index
         self.source = source
         self.clean = clean

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import ClassVectors, Teacher
@@ -30,6 +31,7 @@ class StoredTeacher:
     origin: says whose answers these are, class vectors included, for the fingerprint.
     """
 
+    @checked
     def __init__(
         self,
         logits: Tensor,
@@ -104,6 +106,7 @@ class StoredTeacher:
         return digest.hexdigest()
 
 
+@checked
 def store(
     teacher: Teacher,
     samples: SampleSet,

@@ -9,6 +9,7 @@ import torch
 from torch import multiprocessing
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import LimbeckError, RunError
@@ -18,6 +19,7 @@ from limbeck.training.settings import Training
 __all__ = ["Job", "fit_apart"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Job:
     """One training, as `fit` is told of it.  folder: where its result is found by whoever calls `fit` again."""
@@ -31,6 +33,7 @@ class Job:
     label: str
 
 
+@checked
 def fit_apart(jobs: Sequence[Job], workers: int, *, say: Callable[[str], None] = lambda line: None) -> None:
     """Train each job in a process of its own, so many of them at a time; their folders then hold the results.
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
@@ -86,6 +87,7 @@ def batches_of(train_set: SampleSet, training: Training, order: int) -> Loader:
     )
 
 
+@checked
 def fit(
     distiller: Distiller,
     train_set: SampleSet,

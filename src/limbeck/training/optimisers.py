@@ -8,6 +8,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from limbeck import schedules
+from limbeck.arguments import checked
 from limbeck.errors import ModelError
 from limbeck.networks import fill, tensors_of
 from limbeck.training.settings import Training
@@ -86,6 +87,7 @@ def learning_rate(settings: Training, steps_per_epoch: int) -> Callable[[int], f
 
 
 @torch.no_grad()
+@checked
 def constrain_norms(model: nn.Module, max_norm: float) -> None:
     """Scale down, in place, the weights into each unit whose norm exceeds `max_norm` (Hinton et al. 2012).
 
@@ -132,6 +134,7 @@ class WeightAverage:
     The average starts as the weights themselves; early on, the decay is held down to (1 + n)/(10 + n) after n updates.
     """
 
+    @checked
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0

@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from limbeck.arguments import checked_fields
+
 __all__ = ["Observer", "Pace", "Progress", "ignore"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Progress:
     """A look at a running training.

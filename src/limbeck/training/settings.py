@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limbeck import checks
+from limbeck.arguments import checked_fields
 from limbeck.data import Augment
 from limbeck.errors import InputError, one_of
 
@@ -20,6 +21,7 @@ _CHOICES = {
 }
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Training:
     """Settings of one training run.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from limbeck.arguments import checked, checked_fields
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError, ModelError, one_of
@@ -20,6 +21,7 @@ from limbeck.training.state import Result
 __all__ = ["Stage", "fit_stages"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Stage:
     """One stage: what is optimised, how, and which part of the student learns.
@@ -34,6 +36,7 @@ class Stage:
     trainable: Sequence[str] | None = None
 
 
+@checked
 def fit_stages(
     student: nn.Module,
     teacher: Teacher | None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.arguments import checked_fields
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
@@ -34,6 +35,7 @@ __all__ = ["Result", "Run", "checked_history", "held", "identity"]
 _ENDED = "result.json"
 
 
+@checked_fields
 @dataclass
 class Result:
     """A finished training.

@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from limbeck.arguments import checked
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, NonFiniteLossError
@@ -24,6 +25,7 @@ SHARED = ("batch_size", "accumulate", "precision", "memory_format", "augment", "
 """The settings that decide the batches and how the teacher sees them; all else may differ from student to student."""
 
 
+@checked
 def fit_many(
     distillers: Sequence[Distiller],
     train_set: SampleSet,
@@ -79,6 +81,7 @@ def fit_many(
     return [outcome for outcome in outcomes if isinstance(outcome, Result)]
 
 
+@checked
 def attempt_many(
     distillers: Sequence[Distiller],
     train_set: SampleSet,

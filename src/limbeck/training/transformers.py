@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
@@ -68,6 +69,7 @@ class TrainerModel(nn.Module):
     accepts_loss_kwargs = True  # has the Trainer count the labels of a step, and divide nothing itself
     _keys_to_ignore_on_save = None  # the Trainer reads it after it has loaded a checkpoint
 
+    @checked
     def __init__(self, distiller: Distiller, *, shift: bool | None = None) -> None:
         super().__init__()
         if not isinstance(distiller, Distiller):

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from limbeck.arguments import checked
 from limbeck.errors import CheckpointError, ModelError, one_of
 from limbeck.outputs import canonical_path
 from limbeck.training.checkpoints import digest, load_tensors, read_sealed, save_tensors, sync, write_sealed
@@ -29,6 +30,7 @@ _ALIASES = "alias"
 _TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state holds beside its student
 
 
+@checked
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's state as safetensors: aside, then renamed.
 
@@ -61,6 +63,7 @@ def check_savable(model: nn.Module, role: str = "model") -> None:
             )
 
 
+@checked
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill a model from a safetensors file.
 

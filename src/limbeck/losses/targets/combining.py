@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.losses.targets.dense import Dense, normalised
 
 __all__ = ["geometric_mean", "mixture"]
 
 
+@checked
 def mixture(targets: Sequence[Dense], weights: Sequence[float] | None = None) -> Dense:
     """Mix targets: Σ λ_m·ρ^m, the arithmetic mean of several teachers (Hinton 2015) or of several ideas (Tang 2020).
 
@@ -26,6 +28,7 @@ def mixture(targets: Sequence[Dense], weights: Sequence[float] | None = None) ->
     return Dense(torch.stack([part + log for part, log in zip(parts, logs, strict=True)]).logsumexp(0))
 
 
+@checked
 def geometric_mean(targets: Sequence[Dense], weights: Sequence[float] | None = None) -> Dense:
     """Return the geometric mean of targets, renormalised: Π (ρ^m)^λ_m / Σ_k Π (ρ^m_k)^λ_m (Hinton 2015).
 

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
 from limbeck.losses.reduction import compute_dtype
 
 __all__ = ["Dense", "SoftTarget", "normalised", "soften", "uniform"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Dense:
     """A distribution over all classes.  log_probs: (..., K), each row summing to 1 in probability.
@@ -29,6 +31,7 @@ SoftTarget = Dense
 """What a divergence accepts as its target."""
 
 
+@checked
 def soften(logits: Tensor, temperature: float = 1.0) -> Dense:
     """Soften logits: softmax(logits / T), as a target (Hinton, Vinyals & Dean 2015).
 
@@ -41,6 +44,7 @@ def soften(logits: Tensor, temperature: float = 1.0) -> Dense:
     return Dense(F.log_softmax(compute_dtype(logits.detach()) / temperature, dim=-1))
 
 
+@checked
 def uniform(like: Tensor) -> Dense:
     """Return the uniform distribution over the classes of `like` (..., K): a teacher that knows nothing.
 

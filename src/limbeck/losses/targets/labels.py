@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.reduction import check_labels, compute_dtype
@@ -14,6 +15,7 @@ from limbeck.losses.targets.dense import Dense
 __all__ = ["at_label", "smooth_labels", "true_class", "virtual_teacher"]
 
 
+@checked
 def smooth_labels(labels: Tensor, classes: int, epsilon: float, *, dtype: torch.dtype = torch.float32) -> Dense:
     """Smooth hard labels: y(1-ε) + ε/K (Szegedy et al. 2016).
 
@@ -29,6 +31,7 @@ def smooth_labels(labels: Tensor, classes: int, epsilon: float, *, dtype: torch.
     return _two_levels(labels, classes, math.log(1.0 - epsilon + epsilon / classes), log_rest, dtype)
 
 
+@checked
 def virtual_teacher(
     labels: Tensor,
     classes: int,
@@ -66,6 +69,7 @@ def virtual_teacher(
     return _two_levels(labels, classes, margin + log_rest, log_rest, dtype)
 
 
+@checked
 def true_class(target: Dense, labels: Tensor) -> Dense:
     """Keep of a target its confidence alone: p_t on the true class, (1-p_t)/(K-1) on each other (KD-pt, Tang 2020).
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.targets.dense import Dense
@@ -16,6 +17,7 @@ from limbeck.losses.targets.labels import at_label
 __all__ = ["class_cosines", "related_classes", "similar_classes", "unit_rows"]
 
 
+@checked
 def class_cosines(vectors: Tensor) -> Tensor:
     """Return the cosine similarity of each class with each: (K, K), 1 on the diagonal.
 
@@ -41,6 +43,7 @@ def unit_rows(vectors: Tensor) -> Tensor:
     return F.normalize(vectors / torch.where(largest == 0, 1.0, largest), dim=1)
 
 
+@checked
 def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: float = 0.5) -> Dense:
     """Spread by similarity to the true class: softmax over i of sign(c_ti)·|c_ti|^a/τ (KD-sim, Tang 2020).
 
@@ -63,6 +66,7 @@ def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: fl
     return Dense(torch.where(labelled, log_probs, -math.log(cosines.shape[0])))
 
 
+@checked
 def related_classes(
     labels: Tensor,
     groups: Sequence[int] | Tensor,

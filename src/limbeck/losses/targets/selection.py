@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.targets.dense import Dense, normalised
@@ -15,6 +16,7 @@ from limbeck.randomness import uniform
 __all__ = ["label_positions", "permute", "restrict", "share_of_classes", "top_k"]
 
 
+@checked
 def top_k(target: Dense, k: int) -> Dense:
     """Keep the k largest probabilities and spread the rest evenly over the other classes (KD-topk, Tang 2020).
 
@@ -47,6 +49,7 @@ def share_of_classes(share: float, classes: int) -> int:
     return max(1, math.floor(round(share * classes, 9) + 0.5))
 
 
+@checked
 def permute(target: Dense, index: Tensor, seed: int = 0) -> Dense:
     """Permute the probabilities of all classes but the most probable (DKPP, Furlanello 2018).
 
@@ -70,6 +73,7 @@ def permute(target: Dense, index: Tensor, seed: int = 0) -> Dense:
     return Dense(log_probs.scatter(-1, destination, log_probs.gather(-1, source)))
 
 
+@checked
 def restrict(target: Dense, classes: Sequence[int] | Tensor) -> Dense:
     """Keep the classes S alone, renormalised: softmax of v[S]/T, v/T being the target's logits (Wang 2022).
 
@@ -86,6 +90,7 @@ def restrict(target: Dense, classes: Sequence[int] | Tensor) -> Dense:
     )
 
 
+@checked
 def label_positions(labels: Tensor, classes: Sequence[int] | Tensor, total: int) -> Tensor:
     """Return labels as positions in a subset of the classes; `UNLABELLED` where the label is not in it.
 
@@ -95,6 +100,8 @@ def label_positions(labels: Tensor, classes: Sequence[int] | Tensor, total: int)
     tensor([   0, -100,    1, -100])
     """
     chosen = _checked_classes(classes, total).to(labels.device)
+    if labels.dtype != torch.int64:
+        raise InputError(f"labels: found {labels.dtype}, expected torch.int64 class indices")
     places = torch.full((total + 1,), UNLABELLED, device=labels.device)
     places[chosen] = torch.arange(len(chosen), device=labels.device)
     return places[torch.where(labels == UNLABELLED, total, labels)]
