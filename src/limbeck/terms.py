@@ -202,6 +202,7 @@ class LogitMatching(Term):
         return logit_matching(student, teacher, zero_mean=self.zero_mean, mask=batch.mask, reduction="sum")
 
 
+@checked
 def counted_outputs(outputs: Outputs, counted: Tensor | None) -> Outputs:
     """Return a model's outputs with logits 0 where nothing is counted, each member's of an ensemble.
 

@@ -285,6 +285,8 @@ class SampleSet(ABC):
         (7, 3)
         """
         size = len(self)
+        if not isinstance(stratify, bool):
+            raise InputError(f"stratify: found {shown(stratify)}, expected True or False")
         known = isinstance(share_or_count, int | float) and not isinstance(share_or_count, bool)
         share = (share_or_count if isinstance(share_or_count, float) else share_or_count / size) if known else 0.0
         count = round(share * size) if math.isfinite(share) else 0

@@ -40,6 +40,7 @@ class Robustness:
         return asdict(self)
 
 
+@checked
 def value_range(samples: SampleSet) -> tuple[Tensor, Tensor]:
     """Return the least and the greatest value of each channel of a set's inputs, as a model sees them.
 
@@ -107,6 +108,14 @@ def fgsm(
         raise ModelError("fgsm: the gradient by the inputs is NaN or infinite; look at the model or its data")
     moved = inputs + epsilon * gradient.sign()
     if bounds is not None:
+        for name, bound in zip(("least", "greatest"), bounds, strict=True):
+            if bound.dim() > inputs.dim() or any(
+                size not in (1, own) for size, own in zip(reversed(bound.shape), reversed(inputs.shape), strict=False)
+            ):
+                raise InputError(
+                    f"bounds: the {name} values have shape {tuple(bound.shape)}, which does not spread over inputs "
+                    f"{tuple(inputs.shape)}; give (C, 1, ...)"
+                )
         moved = moved.clamp(torch.minimum(bounds[0], inputs), torch.maximum(bounds[1], inputs))
     return moved, (gradient == 0).flatten(1).all(1)
 

@@ -11,6 +11,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from limbeck.arguments import checked
 from limbeck.evaluation.figures import Metrics, words_of
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.tasks import UNLABELLED, Task
@@ -45,6 +46,7 @@ class Standing:
     said: str
 
 
+@checked
 def constant_accuracy(labels: Tensor, task: Task) -> float:
     """Return the accuracy of the best answer that is the same for every sample: R² 0 for numbers.
 
@@ -65,6 +67,7 @@ def constant_accuracy(labels: Tensor, task: Task) -> float:
     return float(counts.max()) / float(counts.sum()) if len(counts) else 0.0
 
 
+@checked
 def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task, *, teaches: bool = True) -> Standing:
     """Judge the test figures of a run.
 
