@@ -1,6 +1,8 @@
 """Networks as they are handed over: the mode of each of their modules, and what no network may be that is asked."""
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -12,7 +14,11 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from limbeck.errors import ModelError
 
 __all__ = [
+    "ALIASES",
+    "alias_metadata",
+    "canonical_path",
     "check_network",
+    "distinct",
     "evaluating",
     "fill",
     "freeze",
@@ -23,8 +29,13 @@ __all__ = [
     "networks_of",
     "start_training",
     "tensors_of",
+    "tied",
 ]
 
+ALIASES = "alias"
+"""The key of a safetensors file's metadata that lists the further names of tied tensors."""
+
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DEEPEST, _MOST = 4, 1000  # how far networks are looked for inside of a teacher
 
 
@@ -179,3 +190,55 @@ def check_network(role: str, network: nn.Module) -> None:
                     f"{role}: the {kind} '{path}' is on the meta device and holds no numbers; build the network on a "
                     "real device, or fill it with to_empty(device=...) and its weights"
                 )
+
+
+def canonical_path(path: str) -> str:
+    """Return a module path without the names that DDP, FSDP, compile and checkpoint wrappers insert.
+
+    >>> canonical_path("module._orig_mod.layer1.0")
+    'layer1.0'
+    """
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+
+
+def distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a model's state with each tensor once, and the further names of tied ones as {name: name that is kept}.
+
+    Of several names the first is kept that the model does not list among its `_tied_weights_keys`, so that the
+    Transformers library finds the name it looks for.
+
+    >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    >>> model[1].weight = model[0].weight
+    >>> tensors, aliases = distinct(model)
+    >>> list(tensors), aliases
+    (['0.weight'], {'1.weight': '0.weight'})
+    """
+    state = model.state_dict()
+    kept: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for names in tied(state):
+        first = next((name for name in names if not _left_out(model, name)), names[0])
+        kept[first] = state[first]
+        aliases |= {name: first for name in names if name != first}
+    return {name: kept[name] for name in state if name in kept}, aliases
+
+
+def alias_metadata(aliases: Mapping[str, str]) -> dict[str, str]:
+    """Return what a safetensors file says of the further names of tied tensors; one key, for a header has no order."""
+    return {ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}
+
+
+def tied(state: Mapping[str, Tensor]) -> Iterable[list[str]]:
+    """Yield the names of a state in their order, those of one and the same tensor together."""
+    groups: dict[Any, list[str]] = {}
+    for name, tensor in state.items():
+        alone = tensor.numel() == 0 or tensor.is_meta
+        key = name if alone else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        groups.setdefault(key, []).append(name)
+    return groups.values()
+
+
+def _left_out(model: nn.Module, name: str) -> bool:
+    """Return whether the Transformers library leaves this name of a tied tensor out of its files."""
+    found = (getattr(part, "_tied_weights_keys", None) or () for part in model.modules())
+    return any(re.search(key, canonical_path(name)) for keys in found for key in keys)

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, LimbeckError, ModelError, lacks_memory, one_line, one_of
+from limbeck.networks import canonical_path
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "run_model"]
-
-_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,6 @@ class _Features(dict[str, Tensor]):
     def __init__(self) -> None:
         super().__init__()
         self.versions: dict[str, int] = {}
-
-
-def canonical_path(path: str) -> str:
-    """Return a module path without the names that DDP, FSDP, compile and checkpoint wrappers insert.
-
-    >>> canonical_path("module._orig_mod.layer1.0")
-    'layer1.0'
-    """
-    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from limbeck import checks
 from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
-from limbeck.networks import evaluating
+from limbeck.networks import alias_metadata, distinct, evaluating
 from limbeck.outputs import run_model
 
 if TYPE_CHECKING:
@@ -115,19 +115,16 @@ def parameters(model: nn.Module) -> int:
 
 @checked
 def file_bytes(model: nn.Module) -> int:
-    """Return the size of a model's safetensors file, as limbeck writes it: every entry of the state, and the header.
+    """Return the size of a model's safetensors file, as limbeck writes it: each tensor once, and the header.
 
     >>> file_bytes(nn.Linear(3, 4)) > 4 * 16
     True
     """
     from safetensors.torch import save
 
-    return len(save({name: tensor.detach().cpu().clone() for name, tensor in _state(model)}))
-
-
-def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in model.state_dict().items():
-        yield name, tensor.contiguous()
+    tensors, aliases = distinct(model)
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return len(save(plain, alias_metadata(aliases) or None))
 
 
 @checked

@@ -15,8 +15,8 @@ from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
-from limbeck.outputs import canonical_path
-from limbeck.training.weights import distinct, with_aliases
+from limbeck.networks import canonical_path, distinct
+from limbeck.training.weights import with_aliases
 
 __all__ = ["TrainerModel"]
 

@@ -1,23 +1,20 @@
 """A model's weights as a safetensors file: each tied tensor once, under names that no wrapper has changed."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.errors import CheckpointError, ModelError, one_of
-from limbeck.outputs import canonical_path
+from limbeck.networks import ALIASES, alias_metadata, canonical_path, distinct, tied
 from limbeck.training.checkpoints import digest, load_tensors, read_sealed, save_tensors, sync, write_sealed
 
 __all__ = [
     "check_savable",
-    "distinct",
     "is_signed",
     "load_signed",
     "load_weights",
@@ -26,7 +23,6 @@ __all__ = [
     "with_aliases",
 ]
 
-_ALIASES = "alias"
 _TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state holds beside its student
 
 
@@ -41,8 +37,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     aside.mkdir(parents=True)
     check_savable(model)
     tensors, aliases = distinct(model)
-    metadata = {_ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}
-    save_tensors(tensors, aside / path.name, metadata)
+    save_tensors(tensors, aside / path.name, alias_metadata(aliases))
     sync(aside / path.name)
     (aside / path.name).replace(path)
     aside.rmdir()
@@ -144,53 +139,15 @@ def _require_numbers(model: nn.Module, loaded: Mapping[str, Tensor], path: Path)
             )
 
 
-def distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a model's state with each tensor once, and the further names of tied ones as {name: name that is kept}.
-
-    Of several names the first is kept that the model does not list among its `_tied_weights_keys`, so that the
-    Transformers library finds the name it looks for.
-
-    >>> model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
-    >>> model[1].weight = model[0].weight
-    >>> tensors, aliases = distinct(model)
-    >>> list(tensors), aliases
-    (['0.weight'], {'1.weight': '0.weight'})
-    """
-    state = model.state_dict()
-    kept: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    for names in _tied(state):
-        first = next((name for name in names if not _left_out(model, name)), names[0])
-        kept[first] = state[first]
-        aliases |= {name: first for name in names if name != first}
-    return {name: kept[name] for name in state if name in kept}, aliases
-
-
 def with_aliases(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
     """Return the tensors with those that are known by further names under these too."""
     return {**tensors, **{name: tensors[kept] for name, kept in aliases.items() if kept in tensors}}
 
 
-def _tied(state: Mapping[str, Tensor]) -> Iterable[list[str]]:
-    """Yield the names of a state in their order, those of one and the same tensor together."""
-    groups: dict[Any, list[str]] = {}
-    for name, tensor in state.items():
-        alone = tensor.numel() == 0 or tensor.is_meta
-        key = name if alone else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        groups.setdefault(key, []).append(name)
-    return groups.values()
-
-
-def _left_out(model: nn.Module, name: str) -> bool:
-    """Return whether the Transformers library leaves this name of a tied tensor out of its files."""
-    found = (getattr(part, "_tied_weights_keys", None) or () for part in model.modules())
-    return any(re.search(key, canonical_path(name)) for keys in found for key in keys)
-
-
 def _written_aliases(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
-            aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
+            aliases = json.loads((file.metadata() or {}).get(ALIASES, "{}"))
     except (SafetensorError, OSError, ValueError, RecursionError):
         aliases = None
     if not isinstance(aliases, dict) or not all(isinstance(kept, str) for kept in aliases.values()):
@@ -223,7 +180,7 @@ def _canonical(names: Iterable[str]) -> dict[str, str]:
 def _filled(model: nn.Module, loaded: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return a file's tensors with the names of tied ones that it leaves out; CheckpointError where ties disagree."""
     filled = dict(loaded)
-    for names in _tied(model.state_dict()):
+    for names in tied(model.state_dict()):
         there = [name for name in names if name in loaded]
         for name in there[1:]:
             if not _same(loaded[name], loaded[there[0]]):
