@@ -45,6 +45,21 @@ class ClassVectors(Protocol):
         """Return the rows of the last linear layer, (K, d); ModelError where there is none, or none of `classes`."""
 
 
+@runtime_checkable
+class Weighted(Protocol):
+    """A teacher that can also tell its weights, which no training may change, from its traces of being asked."""
+
+    def weights_digest(self) -> str | None:
+        """Return a digest of the weights."""
+
+
+def teacher_weights(teacher: Teacher | None) -> str | None:
+    """Return a digest of a teacher's weights, or of all that decides its answers where it does not offer one."""
+    if teacher is None or isinstance(teacher, Weighted):
+        return None if teacher is None else teacher.weights_digest()
+    return teacher.fingerprint()
+
+
 def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
     """Require that a model answers for as many classes as the data has."""
     found = task.classes(logits)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 
 import pytest
 
@@ -19,7 +20,7 @@ from limbeck.schemes import prepare, train_teacher
 from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.model import state_digest
 from limbeck.terms import LogitMatching
-from limbeck.training import Stage, Training, checkpoints, fit, fit_stages
+from limbeck.training import Stage, Training, checkpoints, fit, fit_stages, state
 from small_resume import SAMPLES, SETTINGS, Crash, Tripwire, crash, ended, networks, once, run, sha256
 
 # Python 3.12 warns of any fork in a process with threads; these children only compute and end.
@@ -63,8 +64,7 @@ def test_stopped_by_a_signal_after_every_single_step(tmp_path, kind, uninterrupt
     stopped, interruptions, said, lines = [], 0, [], []
     while True:
         try:
-            # Whatever weights a process starts with, those of the checkpoint count.
-            result = run(tmp_path, kind, interrupt, initial=interruptions)
+            result = run(tmp_path, kind, interrupt)
             break
         except Interrupted as error:
             interruptions += 1
@@ -140,7 +140,7 @@ def test_broken_while_the_result_is_written(tmp_path, monkeypatch, where, uninte
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, where, broken)
+        patch.setattr(state if where == "save_weights" else checkpoints, where, broken)
         with pytest.raises(Crash):
             run(tmp_path)
     assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
@@ -407,7 +407,16 @@ def test_a_finished_folder_is_read_without_training(tmp_path, uninterrupted):
     run(tmp_path)
     before = {path: (path.stat().st_mtime_ns, sha256(path)) for path in tmp_path.iterdir()}
     looks = []
-    result = run(tmp_path, act=never, watch=looks.append, initial=7)
+    result = run(tmp_path, act=never, watch=looks.append)
     assert same(tmp_path, "everything", result, uninterrupted)
     assert {path: (path.stat().st_mtime_ns, sha256(path)) for path in tmp_path.iterdir()} == before
     assert looks == []
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_student_that_starts_from_other_weights_is_refused(tmp_path, finished):
+    act = (lambda step: None) if finished else once(4, lambda: send(signal.SIGINT))
+    with nullcontext() if finished else pytest.raises(Interrupted):
+        run(tmp_path, act=act)
+    with pytest.raises(RunError, match=r"another training: student\.weights was .*torch\.manual_seed"):
+        run(tmp_path, initial=7)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 
 import torch
 from torch import nn
@@ -26,15 +27,18 @@ def samples_of(size, seed, unlabelled=0):
 SAMPLES, HELD_OUT = samples_of(46, 0, unlabelled=7), samples_of(30, 1)  # 46 in batches of 16: 16, 16, 14
 
 
+WIRE = logging.getLogger("tripwire")  # of which a training knows the name alone, whatever is called through it
+
+
 class Tripwire(Term):
     """Zero; calls `act(step)` at every step."""
 
     def __init__(self, act=lambda step: None):
         super().__init__("tripwire")
-        self._act = act
+        WIRE.act = act
 
     def sum(self, outputs, batch, step):
-        self._act(step)
+        WIRE.act(step)
         return outputs["student"].logits.sum() * 0
 
 

@@ -23,9 +23,9 @@ from limbeck.batch import Batch
 from limbeck.data import TensorSet
 from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import InputError, ModelError
+from limbeck.identity import content_digest
 from limbeck.tasks import MULTILABEL, REGRESSION
 from limbeck.teachers import ArrayTeacher, PredictTeacher, store
-from limbeck.teachers.contents import content_digest
 from limbeck.training import Training, fit
 
 
@@ -171,10 +171,10 @@ def test_a_digest_knows_content_and_not_where_it_lies():
     loop = []
     loop.append(loop)
     assert content_digest(loop) == content_digest(loop)
-    with pytest.raises(InputError, match="give identity"):
-        content_digest(threading.Lock())
-    with pytest.raises(InputError, match="give identity"):
-        content_digest(constant(1.0))
+    forest = RandomForestClassifier(1)
+    forest.rows = (row for row in [1])
+    with pytest.raises(InputError, match=r"teacher\.rows: found builtins\.generator.*give identity"):
+        PredictTeacher(forest).fingerprint()
 
 
 @pytest.mark.parametrize(

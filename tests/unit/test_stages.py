@@ -1,5 +1,6 @@
 """Stages and hints: what learns and what rests, and terms that own a projection between two networks."""
 
+import logging
 from collections import OrderedDict
 
 import pytest
@@ -223,7 +224,7 @@ def test_finished_stages_are_read_and_not_run_again(tmp_path):
     results = fit_stages(first, teacher_of(), hint_then_kd(), SAMPLES, SAMPLES, folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1-hint", "2-kd"]
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    again, looks = student_of(seed=3), []
+    again, looks = student_of(), []
     read = fit_stages(again, teacher_of(), hint_then_kd(), SAMPLES, SAMPLES, folder=tmp_path, watch=looks.append)
     assert looks == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == kept
@@ -253,7 +254,7 @@ def test_a_broken_stage_goes_on_and_those_before_it_are_read(tmp_path, label, ep
         fit_stages(broken, teacher_of(), always, SAMPLES, folder=tmp_path / "broken", watch=crash)
     unfinished = tmp_path / "broken" / ("1-hint" if label == "hint" else "2-kd")
     assert newest(unfinished / "checkpoints") is not None
-    again = student_of(seed=4)  # a new process
+    again = student_of()  # a new process, which begins alike
     fit_stages(again, teacher_of(), hint_then_kd(), SAMPLES, folder=tmp_path / "broken", watch=looks.append)
     assert [(look.label, look.epoch) for look in looks] == [
         (name, number)
@@ -288,13 +289,16 @@ def test_build_makes_the_regressor_for_both_widths():
     assert {f"objective.terms.hint.regressor.{name}" for name in ("weight", "bias")} <= set(distiller.state_dict())
 
 
+MADE = logging.getLogger("made")  # of which a training knows the name alone
+
+
 def test_the_regressor_learns_with_the_student_and_stays_behind(tmp_path):
-    made = []
+    MADE.states = made = []
 
     class Watching(Hint):
         def build(self, outputs):
             super().build(outputs)
-            made.append(state(self.regressor))
+            MADE.states.append(state(self.regressor))
 
     distiller = distiller_of(Watching(0.1), HardLabels())
     body, teacher = state(distiller.student), distiller.teacher.fingerprint()

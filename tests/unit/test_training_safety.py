@@ -363,6 +363,7 @@ def test_a_folder_of_another_objective_is_refused(there, here, tmp_path: Path) -
     teacher = lb.ModelTeacher(lb.models.mlp(3, 4, hidden=(4,)))
 
     def run(objective: lb.Objective) -> None:
+        torch.manual_seed(0)
         student = lb.models.mlp(3, 4, hidden=(4,))
         lb.fit(lb.Distiller(student, teacher, objective), samples, epochs=1, batch_size=8, folder=tmp_path / "run")
 

@@ -221,8 +221,13 @@ def _part(
 
 
 def _identity(folder: Path, images: _Images) -> str:
-    """Return the SHA-256 of the files' names and lengths, and of how they are decoded; their content is not read."""
+    """Return the SHA-256 of the files' names and contents, and of how they are decoded."""
     digest = hashlib.sha256(f"{images.size} {images.grey}".encode())
     for path, label in zip(images.paths, images.labels, strict=True):
-        digest.update(f"\0{path.relative_to(folder).as_posix()} {path.stat().st_size} {label}".encode())
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error}); remove or replace it") from None
+        digest.update(f"\0{path.relative_to(folder).as_posix()} {content} {label}".encode())
     return digest.hexdigest()

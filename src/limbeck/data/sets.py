@@ -33,6 +33,7 @@ from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
+_FETCHED_TWICE = 32  # of a set's samples, spread over it
 _APART = 2**32
 """By how much the views of a repeated sample differ, so that no epoch of one is an epoch of another."""
 
@@ -103,6 +104,18 @@ class SampleSet(ABC):
             if tensor is not None:
                 digest.update(raw_bytes(tensor))
         return digest.hexdigest()
+
+    def require_repeatable(self) -> None:
+        """Require that a sample is the same each time it is fetched, by fetching some twice; DataError otherwise."""
+        some = torch.linspace(0, len(self) - 1, min(len(self), _FETCHED_TWICE)).long()
+        first, second = self.gather(some), self.gather(some)
+        for position, one, other in zip(some.tolist(), first, second, strict=True):
+            if not torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)):
+                raise DataError(
+                    f"{self.name}: sample {int(self.index[position])} differs each time it is fetched, and answers that"
+                    " are stored are to one version; draw what is random by Augment, or let the teacher answer every"
+                    " batch (store: false)"
+                )
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone."""

@@ -18,7 +18,6 @@ from limbeck.evaluation import predict
 from limbeck.locks import exclusive
 from limbeck.objective import Objective
 from limbeck.own import require_own
-from limbeck.teachers import state_digest
 from limbeck.training import Observer, Progress, Training, attempt_many, load_weights
 from limbeck.training.checkpoints import read_sealed
 from limbeck.training.progress import ignore
@@ -28,7 +27,7 @@ from limbeck.training.weights import load_signed, save_signed
 
 __all__ = ["Classroom", "Lesson", "Pupil"]
 
-_FORMAT = 2  # raised whenever the same settings would train another student
+_FORMAT = 3  # raised whenever the same settings would train another student
 TOGETHER = 16  # students that are trained at a time: all of them are in memory
 _EARLY = 1  # the epoch after which a student is looked at early in its training
 
@@ -195,8 +194,7 @@ class Classroom:
         """Take over the weights of the diagnosed run's student that had this very training, if there is one."""
         if place.lesson.early or place.lesson.larger:
             return False
-        teacher = None if place.distiller.teacher is None else place.distiller.teacher.fingerprint()
-        own = identity(place.distiller, self.subject.train, None, place.settings, place.lesson.seed, teacher)
+        own = self._identity(place.distiller, place.settings, place.lesson.seed)
         for folder in self.subject.trained:
             ended = read_sealed(folder / "result.json")
             weights = folder / "student.safetensors"
@@ -218,18 +216,13 @@ class Classroom:
         )
 
     def _address(self, distiller: Distiller, training: Training, seed: int, *, early: bool) -> str:
-        content = {
-            "format": _FORMAT,
-            "code": self.subject.code,
-            "student": [state_digest(distiller.student), repr(distiller.student)],
-            "objective": {name: repr(term) for name, term in distiller.objective.terms.items()},
-            "data": [self.subject.train.source, _digest(self.subject.train.index), _digest(self.subject.train.labels)],
-            "training": asdict(training),
-            "seed": seed,
-            "teacher": None if distiller.teacher is None else distiller.teacher.fingerprint(),
-            "early": early,
-        }
+        known = self._identity(distiller, training, seed)
+        content = {"format": _FORMAT, "code": self.subject.code, "early": early, "training": asdict(training), **known}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+    def _identity(self, distiller: Distiller, training: Training, seed: int) -> dict[str, Any]:
+        teacher = None if distiller.teacher is None else distiller.teacher.fingerprint()
+        return identity(distiller, self.subject.train, None, training, seed, teacher)
 
 
 def _fixed(training: Training, times: int) -> Training:
@@ -241,10 +234,6 @@ def _fixed(training: Training, times: int) -> Training:
         patience=None,
         keep="last",
     )
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _with_weights(network: nn.Module, path: Path) -> nn.Module:

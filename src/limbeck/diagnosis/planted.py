@@ -15,7 +15,7 @@ from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.data import SampleSet, TensorSet
 from limbeck.diagnosis.subject import Subject
-from limbeck.distiller import ClassVectors, Distiller, Teacher
+from limbeck.distiller import ClassVectors, Distiller, Teacher, teacher_weights
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.models import mlp
 from limbeck.objective import Objective
@@ -228,6 +228,10 @@ class Shuffled:
     def fingerprint(self) -> str:
         """Return a digest of the teacher and the seed."""
         return f"shuffled {self.seed} {self.teacher.fingerprint()}"
+
+    def weights_digest(self) -> str | None:
+        """Return the digest of the teacher's weights."""
+        return teacher_weights(self.teacher)
 
 
 PLANTED: Mapping[str, Callable[[SampleSet, int, Strengths], Subject]] = {

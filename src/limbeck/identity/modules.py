@@ -16,9 +16,10 @@ from typing import Any
 
 from limbeck.identity.sources import code_identity, is_local, look_again
 
-__all__ = ["importing"]
+__all__ = ["PREFIX", "importing"]
 
-_PREFIX = "_limbeck_code_"
+PREFIX = "_limbeck_code_"
+"""Of the package that holds the modules of a folder."""
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def importing(name: str, folder: Path) -> Iterator[ModuleType]:
 
 def _package(folder: Path, files: Mapping[str, str]) -> str:
     """Return the name of the package that holds a folder's modules, and see that it is there."""
-    name = _PREFIX + hashlib.sha256(json.dumps([str(folder), files]).encode()).hexdigest()[:16]
+    name = PREFIX + hashlib.sha256(json.dumps([str(folder), files]).encode()).hexdigest()[:16]
     if name not in sys.modules:
         package = ModuleType(name)
         package.__path__ = [str(folder)]
@@ -77,7 +78,7 @@ class _Finder:
     """Finds the modules of such packages."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        if not name.startswith(_PREFIX) or path is None:
+        if not name.startswith(PREFIX) or path is None:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
@@ -145,7 +146,7 @@ class _Apart(Loader):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         first = name.partition(".")[0]
-        if name.startswith(_PREFIX) or not _is_local(self.package, first, self.folder):
+        if name.startswith(PREFIX) or not _is_local(self.package, first, self.folder):
             return None
         own = f"{self.package}.{name}"
         try:

@@ -80,12 +80,14 @@ class Others:
 
     models: frozen copies of the networks, or the `Predictions` of each, which whoever exchanges them fills anew;
         `present` says which of them were filled.
+    origin: a digest of the trainings that the others begin, where these are known.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         checks.at_least("peers besides oneself", len(models), 1)
         self.models = list(models)
         self.present = [False] * len(models)
+        self.origin = ""
         self._members: list[Teacher] = [
             PredictionsTeacher(model) if isinstance(model, Predictions) else ModelTeacher(model) for model in models
         ]
@@ -112,8 +114,8 @@ class Others:
         return self
 
     def fingerprint(self) -> str:
-        """Return what decides the answers: nothing but the peers' own trainings."""
-        return f"{len(self.models)} other peers"
+        """Return what decides the answers: nothing but the peers' own trainings, by what they begin with."""
+        return f"{len(self.models)} other peers {self.origin}"
 
 
 class PeerDistiller(Distiller):

@@ -12,6 +12,7 @@ from limbeck import checks
 from limbeck.data import SampleSet
 from limbeck.distiller import check_answer
 from limbeck.errors import InputError, RunError
+from limbeck.identity import content_digest
 from limbeck.outputs import run_model
 from limbeck.peers.distiller import PeerDistiller, published_copy
 from limbeck.peers.predictions import Predictions, check_samples
@@ -19,6 +20,7 @@ from limbeck.training import Observer, Result, Training, checkpoints
 from limbeck.training.engine import signals
 from limbeck.training.loop import Moment, Turns, steps
 from limbeck.training.progress import ignore
+from limbeck.training.state import identity
 from limbeck.training.turns import Turn
 
 __all__ = ["Peer", "check_predicted", "exchanging", "fit_together", "publications"]
@@ -101,6 +103,8 @@ def fit_together(
     if folders and len(folders) != len(peers):
         raise InputError(f"folder: {len(folders)} of {len(peers)} peers have one, expected all or none")
     at = _newest_in_common(folders) if folders else None
+    if folders:
+        _know_each_other(peers, update, every)
     with signals(bool(folders)) as signal, ExitStack() as open_turns:
         turns = []
         for peer in peers:
@@ -128,6 +132,19 @@ def fit_together(
         signal.share(last.accelerator)
         signal.stop(last.last_good)
     return [turn.result for turn in turns if turn.result is not None]
+
+
+def _know_each_other(peers: Sequence[Peer], update: str, every: int) -> None:
+    """Let what each peer begins with be part of what decides the trainings of the others."""
+    for peer in peers:
+        peer.distiller.others.origin = ""
+    begun = [
+        identity(peer.distiller, peer.train_set, peer.validation, peer.training, peer.seed, None, peer.order)
+        for peer in peers
+    ]
+    for number, peer in enumerate(peers):
+        others = begun[:number] + begun[number + 1 :]
+        peer.distiller.others.origin = content_digest([others, update, every, peer.distiller.burn_in])
 
 
 def exchanging(step: int, burn_in: int, every: int) -> bool:

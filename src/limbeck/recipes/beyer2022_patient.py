@@ -16,7 +16,7 @@ from torch import nn
 from limbeck import data, methods, models
 from limbeck.batch import Batch
 from limbeck.data import Augment, SampleSet
-from limbeck.distiller import Teacher
+from limbeck.distiller import Teacher, teacher_weights
 from limbeck.evaluation import fidelity, measure, predict
 from limbeck.outputs import Outputs, Tap
 from limbeck.randomness import derive_seed
@@ -75,6 +75,10 @@ class OtherViews:
     def fingerprint(self) -> str:
         """Return what decides the answers."""
         return f"{self.teacher.fingerprint()} {self.augment} {self.seed}"
+
+    def weights_digest(self) -> str | None:
+        """Return the digest of the teacher's weights."""
+        return teacher_weights(self.teacher)
 
 
 def _load(folder: Path | None, budget: Mapping[str, Any]) -> dict[str, SampleSet]:

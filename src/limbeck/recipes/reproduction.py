@@ -13,6 +13,7 @@ from torch import nn
 from limbeck import models
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
+from limbeck.identity import network_digests
 from limbeck.locks import exclusive
 from limbeck.objective import Objective
 from limbeck.schemes.preparing import initial_weights
@@ -112,9 +113,11 @@ class Lab:
             "train",
             {
                 "model": dict(model),
+                "network": network_digests(network, "student"),
                 "terms": {name: repr(term) for name, term in objective.terms.items()},
-                "samples": [samples.source, _digest(samples.index.tolist()), _digest(samples.labels.tolist())],
-                "held_out": None if held_out is None else len(held_out),
+                "objective": network_digests(objective, "objective"),
+                "samples": samples.digest(),
+                "held_out": None if held_out is None else held_out.digest(),
                 "training": _changed(training),
                 "seed": seed,
                 "teacher": None if teacher is None else teacher.fingerprint(),
@@ -142,7 +145,7 @@ class Lab:
         model = estimators.builder(estimator["kind"])(samples.input_shape, samples.classes, **keys)
         what = {
             "estimator": dict(estimator),
-            "samples": [samples.source, _digest(samples.index.tolist())],
+            "samples": samples.digest(),
             "seed": seed,
         }
         path = self.root / "estimators" / f"{self._address('train', what)}.safetensors"
@@ -186,7 +189,10 @@ class Lab:
         return figures
 
     def _address(self, kind: str, what: Mapping[str, Any]) -> str:
-        sized = {} if kind == "train" else {"budget": dict(self.budget), "format": _FORMAT}
+        sized: dict[str, Any] = {}
+        if kind != "train":  # a training names the samples that it learns from
+            sets = {name: samples.digest() for name, samples in self.sets.items()}
+            sized = {"budget": dict(self.budget), "sets": sets, "format": _FORMAT}
         return _digest({"kind": kind, "reproduction": self.name, **sized, **what})
 
 

@@ -45,8 +45,8 @@ def _agree(folder: RunFolder, code: dict[str, dict[str, str]], data: dict[str, A
     before = folder.noted("data")
     if before is not None and any(before.get(key, value) != value for key, value in data.items()):
         raise RunError(
-            f"resume: '{folder.path}' is a run on other data: what they hold has changed; put it"
-            " back, or start a new run"
+            f"resume: '{folder.path}' is a run on other data: what it holds has changed; put it back,"
+            " or start a new run"
         )
     if known is None or before != data:
         folder.note(code=code, data=data)

@@ -14,6 +14,7 @@ from limbeck.distiller import Distiller, Teacher
 from limbeck.errors import RunError
 from limbeck.evaluation import evaluate
 from limbeck.evaluation.figures import words_of
+from limbeck.identity import network_digests
 from limbeck.locks import exclusive
 from limbeck.own import require_own
 from limbeck.ranks import first_does, held_by_first, is_first
@@ -29,7 +30,7 @@ from limbeck.training.weights import is_signed, load_signed, save_signed
 
 __all__ = ["TrainedTeacher", "teacher_key", "train_teacher", "trained_teacher", "wrap_teacher"]
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised whenever the same recipe would train another teacher, so that no older one is reused."""
 
 
@@ -49,21 +50,24 @@ class TrainedTeacher:
     history: Sequence[Mapping[str, Any]] = ()
 
 
-def teacher_key(recipe: Recipe, parts: Parts, seed: int, member: MemberSpec | None = None) -> str:
-    """Return the address of a trained network: a digest of its part of the recipe, its data and its seed.
+def teacher_key(
+    recipe: Recipe, parts: Parts, seed: int, member: MemberSpec | None = None, model: nn.Module | None = None
+) -> str:
+    """Return the address of a trained network: a digest of its part of the recipe, its data, its seed and its code.
 
-    member: the network; by default the teacher's first.
+    member: the network; by default the teacher's first.  model: what it is built as, before it is trained.
     """
     member = member or recipe.teacher.members[0]
     parts = parts.of_teacher
-    digest = hashlib.sha256(parts.train.index.cpu().numpy().tobytes())
+    model = seeded_build(member.model, parts.train, seed, "teacher") if model is None else model
     content = {
         "format": _FORMAT,
         "teacher": member.keys,
-        "data": parts.train.source,
-        "samples": digest.hexdigest(),
-        "held_out": parts.held_out is not None,
+        "network": network_digests(model, "teacher", "keep it out of the network"),
+        "samples": parts.train.digest(),
+        "held_out": None if parts.held_out is None else parts.held_out.digest(),
         "seed": seed,
+        "code": member.model.code(),
     }
     if member.estimator:
         import sklearn
@@ -71,8 +75,6 @@ def teacher_key(recipe: Recipe, parts: Parts, seed: int, member: MemberSpec | No
         content["scikit-learn"] = sklearn.__version__
     if recipe.scheme.along:
         content["along"] = list(recipe.scheme.along)
-    if (code := member.model.code()) is not None:
-        content["code"] = code
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -133,7 +135,7 @@ def _member(
     if member.model.checkpoint is not None:
         say(f"{label}: read from {member.model.checkpoint}")
         return TrainedTeacher(parts.serving(model), Compute())
-    folder = root / teacher_key(recipe, parts, seed, member)
+    folder = root / teacher_key(recipe, parts, seed, member, model)
     if member.estimator:
         require_own(folder, root.parent)
         fitted = estimator_of(model)

@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch
-from limbeck.distiller import ClassVectors, Teacher
+from limbeck.distiller import ClassVectors, Teacher, teacher_weights
 from limbeck.errors import InputError, ModelError
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.targets.relations import unit_rows
@@ -116,3 +116,7 @@ class EnsembleTeacher:
         """Return the SHA-256 over the members' fingerprints, their weights and the kind of mean."""
         each = [member.fingerprint() for member in self.members]
         return hashlib.sha256(repr((each, self.weights, self.mean)).encode()).hexdigest()
+
+    def weights_digest(self) -> str:
+        """Return the digests of the members' weights, which no training may change."""
+        return " ".join(teacher_weights(member) or "" for member in self.members)

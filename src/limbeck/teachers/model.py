@@ -1,7 +1,5 @@
 """A network as teacher."""
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, one_of
+from limbeck.identity import content_digest, weights_digest
 from limbeck.losses.reduction import compute_dtype
 from limbeck.networks import check_network, freeze, is_lazy
 from limbeck.outputs import Outputs, Tap, run_model
@@ -105,15 +104,27 @@ class ModelTeacher:
         return self
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the model's state and architecture, the transform, the view and the taps."""
+        """Return the SHA-256 of all that decides the answers: model, transform, view, taps and last layer.
+
+        The model is its architecture with its weights, the transform what it does and refers to.  Raises InputError
+        where something inside of them cannot be read.
+        """
         if self._lazy:
             raise ModelError("teacher: it has lazy layers without weights as yet; ask it about a batch first")
-        states = [state_digest(part) for part in (self.model, self.transform) if isinstance(part, nn.Module)]
-        described = repr((states, self.model, self.transform, self.view, self.taps))
-        if self.last_linear is not None:
-            described += f" {self.last_linear}"
-        described = re.sub(r" at 0x[0-9a-fA-F]+", "", described)  # addresses differ from process to process
-        return hashlib.sha256(described.encode()).hexdigest()
+        parts = {
+            "model": self.model,
+            "transform": self.transform,
+            "view": self.view,
+            "taps": self.taps,
+            "last_linear": self.last_linear,
+        }
+        mend = "keep it out of what teaches, or train without a folder"
+        return content_digest(parts, "teacher", mend)
+
+    def weights_digest(self) -> str:
+        """Return the SHA-256 of the weights alone, which no training may change."""
+        parts = [part for part in (self.model, self.transform) if isinstance(part, nn.Module)]
+        return " ".join(map(weights_digest, parts))
 
 
 def _at_least_float32(outputs: Outputs) -> Outputs:
@@ -123,19 +134,5 @@ def _at_least_float32(outputs: Outputs) -> Outputs:
 
 @checked
 def state_digest(model: nn.Module) -> str:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of a model's state.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> before = state_digest(layer)
-    >>> with torch.no_grad():
-    ...     _ = layer.bias.add_(1.0)
-    >>> state_digest(layer) == before
-    False
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Return the SHA-256 over the names, types, shapes and values of a model's state (`identity.weights_digest`)."""
+    return weights_digest(model)

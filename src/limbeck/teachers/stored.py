@@ -117,6 +117,8 @@ def store(
 ) -> StoredTeacher:
     """Ask `teacher` once about every sample, unaugmented, and return a teacher that looks the answers up.
 
+    Raises DataError for a set whose samples differ each time they are fetched.
+
     clean: promise the answers to students of augmented samples as well (the teacher sees the clean view).
     Of an ensemble the members' answers are kept, and of a network whose last layer is linear its class vectors.
 
@@ -129,6 +131,7 @@ def store(
     """
     teacher.to(device)
     samples = samples.to(device)
+    samples.require_repeatable()
     loader = Loader(samples, batch_size, seed=0, shuffle=False, clean_view=clean)
     answers, index = [], []
     for batch in loader.epoch(0):

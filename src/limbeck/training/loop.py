@@ -11,7 +11,7 @@ import torch
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller, require_gradient
+from limbeck.distiller import Distiller, require_gradient, teacher_weights
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.networks import kept, networks_of, start_training
@@ -183,6 +183,7 @@ def steps(
     validation = None if validation is None else validation.to(accelerator.device)
     loader = batches_of(train_set, training, seed if order is None else order) if batches is None else batches
     rate = learning_rate(training, loader.steps)
+    known = {} if folder is None else identity(distiller, train_set, validation, training, seed, None, order)
     ledger = Ledger(distiller)
 
     with (
@@ -195,7 +196,9 @@ def steps(
     ):
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
         distiller.build(first, classes=train_set.classes, legend=train_set.legend)
-        teacher_before = None if distiller.teacher is None else distiller.teacher.fingerprint()
+        before = teacher_weights(distiller.teacher)
+        if known and distiller.teacher is not None:
+            known["teacher"] = distiller.teacher.fingerprint()  # of a lazy one, once it has its weights
         if folder is not None:
             check_savable(distiller.student, "student")
         check_batches(distiller.student, train_set, training, world)
@@ -207,7 +210,7 @@ def steps(
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
         distiller.follow(average)
         run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
-        run.resume(identity(distiller, train_set, validation, training, seed, teacher_before, order), at)
+        run.resume(known, at)
         distiller.observe(run.history)
         in_all, together = training.epochs * loader.steps, min(training.batch_size, len(train_set))
         pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step)
@@ -263,7 +266,7 @@ def steps(
             watch(pace.ended(run.step, run.epoch, line["train"], line["validation"]))
 
         yield Moment.ENDED, run
-        if distiller.teacher is not None and distiller.teacher.fingerprint() != teacher_before:
+        if teacher_weights(distiller.teacher) != before:
             raise ModelError("teacher: its weights changed during training; give the student modules of its own")
         return run.finish(keep_best=training.keep == "best", seconds=pace.seconds)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import Batch, Mix
-from limbeck.distiller import ClassVectors, Teacher
+from limbeck.distiller import ClassVectors, Teacher, teacher_weights
 from limbeck.errors import ModelError
 from limbeck.outputs import Outputs, Tap
 from limbeck.training.engine import placed
@@ -114,6 +114,10 @@ class SharedTeacher:
     def fingerprint(self) -> str:
         """Return the teacher's fingerprint."""
         return self.teacher.fingerprint()
+
+    def weights_digest(self) -> str | None:
+        """Return the digest of the teacher's weights."""
+        return teacher_weights(self.teacher)
 
 
 def _precision(device: torch.device) -> torch.dtype | None:

@@ -1,6 +1,5 @@
 """The state of one training: everything that must survive an interruption, and where it is kept."""
 
-import hashlib
 import json
 import math
 import time
@@ -17,6 +16,7 @@ from limbeck.arguments import checked_fields
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
+from limbeck.identity import network_digests
 from limbeck.networks import fill, tensors_of
 from limbeck.ranks import first_does, held_by_first, same_in_all
 from limbeck.records import as_json
@@ -62,29 +62,35 @@ def identity(
     teacher: str | None,
     order: int | None = None,
 ) -> dict[str, Any]:
-    """Return what decides a training's outcome, to be compared before one is gone on with."""
+    """Return what decides a training's outcome, to be compared before one is gone on with, or read.
 
-    def data(samples: SampleSet) -> str:
-        digest = hashlib.sha256(samples.source.encode())
-        for tensor in (samples.index, samples.labels):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
+    It is taken before anything is built or trained: the student counts with its architecture and its initial weights,
+    the objective with all that it holds.  teacher: its fingerprint.
+    Raises InputError where something of them cannot be read.
+    """
     settings = asdict(training)
     for key in ("accumulate", "workers", "checkpoint_seconds"):
         settings.pop(key)
-    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(distiller).items()}
-    initial = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+    mend = "keep it out of what is trained, or train without a folder"
+    student = network_digests(distiller.student, "student", mend)
     return {
         **{f"training.{key}": value for key, value in settings.items()},
         "seed": seed,
         **({} if order is None else {"order": order}),
-        "data": data(train_set),
-        "validation": None if validation is None else data(validation),
+        "data": train_set.digest(),
+        "validation": None if validation is None else validation.digest(),
         "teacher": teacher,
         "objective": {name: repr(term) for name, term in distiller.objective.terms.items()},
-        "student": initial,
+        "objective.content": " ".join(network_digests(distiller.objective, "objective", mend).values()),
+        **{f"student.{key}": value for key, value in student.items()},
     }
+
+
+_MENDS = {
+    "student.weights": "start from the same weights (build the student under the same torch.manual_seed, or load them)",
+    "student.architecture": "put the student's modules, attributes and code back",
+    "teacher": "put the teacher back",
+}
 
 
 @contextmanager
@@ -207,7 +213,7 @@ class Run:
 
         at: the step of the checkpoint to go on from instead, 0 for none; newer ones are deleted.
         """
-        self._identity = json.loads(json.dumps(wanted))
+        self._identity = self.agree(json.loads(json.dumps(wanted)))  # the first process's weights are everyone's
         if self.folder is None:
             return
         ended = self.folder / _ENDED
@@ -275,13 +281,13 @@ class Run:
         finally:
             fill(self.distiller.student, own)
 
-    def agree(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Return the first process's metrics, so that all decide alike."""
+    def agree(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Return what the first process has (metrics, say), so that all decide alike."""
         if self.accelerator.num_processes == 1:
-            return metrics
+            return own
         from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([metrics])[0]  # type: ignore[no-any-return]
+        return broadcast_object_list([own])[0]  # type: ignore[no-any-return]
 
     def end_epoch(self, line: dict[str, Any], *, keep_best: bool) -> None:
         """Note an epoch's metrics and whether it is the best so far: fewest errors, then the smallest loss."""
@@ -375,15 +381,15 @@ class Run:
     def _compare(self, found: Mapping[str, Any], where: Path) -> None:
         """Refuse what is of another training.  A setting that was not there yet when it began had its default."""
         settings = json.loads(json.dumps(asdict(Training())))
-        for key, value in self._identity.items():
-            usual = settings.get(key.removeprefix("training."))
+        for key in [*self._identity, *(key for key in found if key not in self._identity)]:
+            usual, value = settings.get(key.removeprefix("training.")), self._identity.get(key)
             before = found.get(key, usual)
             if isinstance(before, dict) and isinstance(usual, dict):
                 before = {**usual, **before}
             if before != value:
                 raise RunError(
                     f"resume: '{where}' is of another training: {key} was {_short(before)},"
-                    f" is {_short(value)}; name another folder or put {key} back"
+                    f" is {_short(value)}; name another folder or {_MENDS.get(key, f'put {key} back')}"
                 )
 
     def _write_metrics(self) -> None:

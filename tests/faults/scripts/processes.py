@@ -5,6 +5,7 @@ python -m torch.distributed.run --standalone --nproc_per_node=2 processes.py FOL
 
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -60,15 +61,18 @@ class Hint(Term):
         )
 
 
+WIRE: Any = logging.getLogger("tripwire")  # of which a training knows the name alone, whatever is called through it
+
+
 class Tripwire(Term):
     """Zero; calls `act(step)` at every step."""
 
     def __init__(self, act: Callable[[int], None]) -> None:
         super().__init__("tripwire")
-        self._act = act
+        WIRE.act = act
 
     def sum(self, outputs: Any, batch: Any, step: int) -> torch.Tensor:
-        self._act(step)
+        WIRE.act(step)
         return outputs["student"].logits.sum() * 0
 
 
