@@ -3,7 +3,8 @@
     python benchmarks/codistillation.py --work DIR [--data DIR] [--train 55000] [--seeds 0 1 2] [--json FILE]
 
 Fashion-MNIST: of its training part 5,000 images are drawn for validation and --train of the others to learn from; all
-10,000 test images.  Network 784-128-128-10; SGD with momentum 0.9 and a constant rate; every arm takes 3,200 steps.
+10,000 test images.  Network 784-128-128-10; SGD with momentum 0.9 and a constant rate; every arm takes the whole epochs
+next to 3,200 steps: 3,010 (batches of 128 of all images) or 3,225.
 
 alone: one network, batch 128.  large: one network, batch 256.  Both on all training images.
 same: two networks, batch 128 each, on all images, each in an order of its own, m = 1.

@@ -1,29 +1,181 @@
-"""Write the recorded results into docs/reproductions.md, between its markers.
+"""Write the recorded results into the documents, between their markers.
 
 python docs/refresh.py
+
+`<!-- table: NAME BUDGET -->` holds a reproduction's table, `<!-- benchmark: NAME -->` one of benchmarks/results.
 """
 
+import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+from limbeck.evaluation import t_interval
 from limbeck.recipes import reproducing
 from limbeck.recipes.tables import markdown
 
-PAGE = Path(__file__).parent / "reproductions.md"
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+PAGES = tuple(DOCS / f"{name}.md" for name in ("architecture", "reproductions", "schemes"))
 
 
-def main() -> None:
-    """Replace the body of every marked table."""
+def results(name: str) -> Any:
+    """Return a benchmark's results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def rows(head: Sequence[str], body: Sequence[Sequence[str]], *, texts: int = 1) -> str:
+    """Return a Markdown table; the first columns are texts."""
+    rule = ["---"] * texts + ["---:"] * (len(head) - texts)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *body))
+
+
+def points(values: Sequence[float]) -> str:
+    """Return differences of shares in points, with their 95 % interval."""
+    return t_interval([100 * value for value in values]).written("{:+.1f}")
+
+
+def hard_conditions() -> str:
+    """Return what distillation gains in each condition, as it was set and as it is chosen on held-out images."""
+    first, chosen = results("hard_conditions")["runs"], results("hard_conditions_search")["runs"]
+    body = []
+    for condition, runs in first.items():
+        searched = [run["test"] for run in chosen[condition]]
+        parts = {"": slice(0, 10)}
+        if condition == "long tail":
+            parts |= {", five frequent classes": slice(0, 5), ", five rare": slice(5, 10)}
+        for name, classes in parts.items():
+            cells = [f"{condition}{name}"]
+            for every in (runs, searched):
+                accuracy = {role: [fmean(run[role][classes]) for run in every] for role in every[0]}
+                cells += [f"{100 * fmean(accuracy[role]):.1f}" for role in ("teacher", "alone", "distilled")]
+                pairs = zip(accuracy["distilled"], accuracy["alone"], strict=True)
+                cells.append(points([one - other for one, other in pairs]))
+            del cells[5]  # the same teacher
+            body.append(cells)
+    head = ["condition", "teacher", "alone", "T = 4, alpha = 0.1", "gain", "alone, chosen", "distilled, chosen", "gain"]
+    return rows(head, body)
+
+
+def hard_settings() -> str:
+    """Return the gain on held-out images by temperature, alpha and epochs."""
+    found = results("hard_conditions_search")["runs"]
+    body = []
+    for condition in ("plain", "long tail", "wrong labels"):
+        for epochs in (20, 60):
+            budget = f"{epochs} epochs at 0.05"
+            for alpha in (0.1, 0.5, 0.9):
+                gains = [
+                    [
+                        run["held_out"]["distilled"][f"T = {temperature}, alpha = {alpha}, {budget}"]
+                        - run["held_out"]["alone"][budget]
+                        for run in found[condition]
+                    ]
+                    for temperature in (1, 2, 4, 8)
+                ]
+                body.append([f"{condition}, {epochs} epochs", f"{alpha:g}", *map(points, gains)])
+    return rows(["condition", "alpha", "T = 1", "T = 2", "T = 4", "T = 8"], body)
+
+
+_ARMS = {
+    "alone": "one network, batch 128",
+    "large": "one network, batch 256",
+    "same, m = 1": "two, all images, m = 1",
+    "apart": "two on halves, not learning from each other",
+}
+
+
+def codistillation() -> str:
+    """Return what each arm came to; the losses also within the steps that all arms have."""
+    arms = results("codistillation")["arms"]
+    common = min(seed["steps"] for arm in arms.values() for seed in arm["seeds"])
+    body = []
+    for name, arm in arms.items():
+        seeds = arm["seeds"]
+        within = [min(loss for step, loss in seed["curve"] if step <= common) for seed in seeds]
+        shares = []
+        for goal in ("large", "alone"):
+            known = [share for share in arm[f"share_of_{goal}"] if share is not None]
+            every = len(known) == len(seeds)
+            shares.append(
+                t_interval(known).written("{:.2f}") if every else f"reached at {len(known)} of {len(seeds)} seeds"
+            )
+        body.append(
+            [
+                _ARMS.get(name) or name.replace("shards", "two on halves"),
+                f"{arm['rate']:g}",
+                f"{seeds[0]['steps']:,}",
+                t_interval([seed["lowest"] for seed in seeds]).written("{:.4f}"),
+                t_interval(within).written("{:.4f}"),
+                *shares,
+                t_interval([seed["errors"] for seed in seeds]).written("{:.0f}"),
+                f"{fmean(arm['churn']['difference']):.4f}",
+                f"{100 * fmean(arm['churn']['changed']):.1f} %",
+            ]
+        )
+    head = [
+        "networks", "rate", "steps", "lowest validation loss", f"the same within {common:,} steps",
+        "steps to the loss of batch 256", "steps to the loss of batch 128", "test errors", "churn, mean abs Δp",
+        "churn, answers changed",
+    ]  # fmt: skip
+    return rows(head, body)
+
+
+def speed() -> str:
+    """Return what limbeck takes beside others, in one run on one machine."""
+    epoch, start = results("mnist_epoch"), results("start_up")
+    body = [
+        [
+            f"evaluating {each['samples']:,} samples, {each['classes']:,} classes; torchmetrics (evaluation_speed)",
+            *(f"{each['medians'][name]:.2f} s" for name in ("limbeck", "torchmetrics")),
+        ]
+        for each in results("evaluation_speed")
+    ]
+    ours = f"{epoch['medians']['limbeck']:.2f} s"
+    body += [
+        [
+            "an epoch of distilling MNIST; a tutorial's loop (mnist_epoch)",
+            ours,
+            f"{epoch['medians']['tutorial']:.2f} s",
+        ],
+        ["the same; a loop written by hand for this alone", ours, f"{epoch['medians']['by hand']:.2f} s"],
+        [
+            "importing all names; importing torch (start_up)",
+            *(f"{start['medians'][name]:.2f} s" for name in ("import limbeck, all names", "import torch")),
+        ],
+    ]
+    return rows(["what; beside what (benchmark)", "limbeck", "the other"], body)
+
+
+BENCHMARKS: Mapping[str, Callable[[], str]] = {
+    "codistillation": codistillation,
+    "speed": speed,
+    "hard_conditions": hard_conditions,
+    "hard_conditions_search": hard_settings,
+}
+
+
+def refreshed(text: str) -> str:
+    """Return a document with the body of every marked table as the recorded results have it."""
 
     def table(found: re.Match[str]) -> str:
         name, budget = found.group(1), found.group(2)
         body = markdown(reproducing.reproduction(name), reproducing.expected(name), budget)
         return f"<!-- table: {name} {budget} -->\n{body}<!-- end -->"
 
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(
-        re.sub(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL), encoding="utf-8"
-    )
+    def benchmark(found: re.Match[str]) -> str:
+        return f"<!-- benchmark: {found.group(1)} -->\n{BENCHMARKS[found.group(1)]()}<!-- end -->"
+
+    text = re.sub(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- benchmark: (\S+) -->\n.*?<!-- end -->", benchmark, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Refresh the documents."""
+    for page in PAGES:
+        page.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
