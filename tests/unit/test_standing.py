@@ -118,6 +118,7 @@ def test_the_best_constant_answer(labels, task, expected):
         ([10], [13], [9], "The teacher is not better by more than chance than the student alone", None),
         ([10], [90], [9], "The distilled student is as good as the teacher, as far as can be told", 81 / 80),
         ([300], [100], [90], "The teacher is worse than the student alone", None),
+        ([4], [21], [20], "What share of the gap to the teacher distillation closed cannot be told from", None),
         ([10], [29], [18], "What share of the gap to the teacher distillation closed cannot be told from", None),
         ([100] * 2, [300, 310], [200, 210], "Distillation closed 49 % of the gap to the teacher", 100 / 205),
         ([100] * 3, [300, 310, 320], [200, 210, 220], "Distillation closed 48 % of the gap to the teacher", 10 / 21),

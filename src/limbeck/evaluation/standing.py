@@ -37,7 +37,7 @@ class Standing:
     """What may be claimed of a distillation.
 
     failures: a clause for each model that failed (near chance, or diverged); such a model is no baseline.
-    share: of the gap to the teacher that was closed, where the gap and the share are beyond noise; else None.
+    share: of the gap to the teacher that was closed, where the gap and the gain are beyond noise; else None.
     said: a headline without figures, without a full stop.
     """
 
@@ -112,7 +112,7 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
         fmean(each.errors for each in teacher), [each.errors for each in alone], [each.errors for each in distilled]
     )
     few = len(alone) < _ENOUGH
-    if share is None or (gain == above == 0 if few else share.low <= 0 and share.high >= 1):
+    if share is None or gain == 0 or (not few and share.low <= 0 and share.high >= 1):
         seeds = "one seed" if len(alone) == 1 else "these seeds"
         return Standing(
             (), None, f"What share of the gap to the teacher distillation closed cannot be told from {seeds}"
