@@ -73,11 +73,17 @@ def test_in_a_binary_task_the_teachers_confidence_in_the_true_class_is_all_it_sa
         assert other.total.item() == pytest.approx(plain.total.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(6, 2), (6, 1, 1), ()], ids=str)
-def test_a_binary_model_answers_one_logit(shape):
-    with pytest.raises(
-        ModelError, match=r"^task binary: the model answers .*, expected one logit an example, \(N, 1\)"
-    ):
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((6, 2), r"^task binary: the model answers .*, expected one logit an example, \(N, 1\)"),
+        ((6, 1, 1), r"^task binary: the model answers .*, expected one logit an example, \(N, 1\)"),
+        ((), r"^model: answers a single number, expected logits \(N, K\)"),
+    ],
+    ids=str,
+)
+def test_a_binary_model_answers_one_logit(shape, said):
+    with pytest.raises(ModelError, match=said):
         run_model(Fixed(torch.zeros(shape)), torch.zeros(6, 1), task=BINARY)
     assert run_model(Fixed(torch.ones(6)), torch.zeros(6, 1), task=BINARY).logits.tolist() == [[0.0, 1.0]] * 6
 
