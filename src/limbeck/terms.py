@@ -75,7 +75,7 @@ class HardLabels(Term):
         target = smooth_labels(labels, logits.shape[-1], self.label_smoothing, dtype=compute_dtype(logits).dtype)
         labelled = labels != UNLABELLED
         mask = labelled if mask is None else labelled & mask
-        return reduce(CROSS_ENTROPY.per_example(only_counted(logits, mask), target, 1.0), mask, "none")
+        return reduce(CROSS_ENTROPY.per_example(logits, target, 1.0), mask, "none")
 
 
 class SoftTargets(Term):

@@ -16,7 +16,9 @@ from limbeck.batch import Batch
 from limbeck.diagnosis.tail import tail_curve
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError
+from limbeck.models.layers import DEEPEST
 from limbeck.outputs import Outputs
+from limbeck.plans.own_teacher import ExitHint, ExitLabels, ExitSoftTargets
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher
 from limbeck.terms import SoftTargets
@@ -215,6 +217,14 @@ def test_what_a_target_does_not_count_may_hold_anything(kind, value):
     assert torch.equal(gradients[0][1], gradients[1][1])
 
 
+def test_a_target_that_cannot_be_made_of_an_example_is_refused_only_where_it_counts():
+    student, teacher, labels = drawn("subset")
+    teacher[5, [3, 0]] = -INF
+    assert math.isfinite(float(term_on("subset", student, teacher, labels, torch.arange(6) < 5).detach()))
+    with pytest.raises(InputError, match="none of the 2 any probability"):
+        term_on("subset", student, teacher, labels)
+
+
 # -------------------------------------------------------------------------------------------------------------- methods
 
 
@@ -346,6 +356,32 @@ def test_an_ensemble_may_answer_anything_where_nothing_is_counted(mean, value):
             return
         found.append(model.answer.grad)
     assert torch.equal(*found)
+
+
+@anything
+@pytest.mark.parametrize("made", [ExitHint, ExitSoftTargets, ExitLabels])
+def test_exits_of_a_network_may_answer_anything_where_nothing_is_counted(made, value):
+    found = []
+    for filling in (0.5, value):
+        generator = torch.Generator().manual_seed(7)
+        own, deepest = torch.randn(2, 6, K, generator=generator, dtype=torch.float64)
+        own[4], deepest[4] = filling, filling
+        own.requires_grad_()
+        outputs = Outputs(deepest, features={"exit_1": own, DEEPEST: deepest}, heads={"exit_1": own})
+        term = made("exit_1", 1.0, temperature=2.0) if made is ExitSoftTargets else made("exit_1", 1.0)
+        batch = Batch.of(torch.zeros(6, 1), torch.arange(6) % K, mask=torch.arange(6) != 4)
+        total = term.sum({"student": outputs}, batch, 0)
+        assert total.dtype == torch.float64
+        found.append((total, torch.autograd.grad(total, own)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_the_hint_of_an_exit_is_computed_in_float64_where_the_features_are():
+    own, deepest = 1.0 + 1e-12 * torch.randn(2, 3, K, dtype=torch.float64)
+    outputs = {"student": Outputs(deepest, features={"exit_1": own, DEEPEST: deepest})}
+    found = ExitHint("exit_1", 1.0).sum(outputs, Batch.of(torch.zeros(3, 1)), 0)
+    torch.testing.assert_close(found, (own - deepest).square().sum(), rtol=1e-12, atol=0)
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics

@@ -234,3 +234,11 @@ def test_bad_labels_are_refused_in_one_line(labels, line):
     with pytest.raises(InputError) as caught:
         call(z, v, labels)
     assert str(caught.value).startswith(line)
+
+
+def test_a_student_that_rules_out_all_other_classes_is_infinitely_far_and_a_teacher_that_does_says_nothing_of_them():
+    certain, torn = torch.tensor([[1.0, -torch.inf, -torch.inf]]), torch.tensor([[1.0, 2.0, 0.0]])
+    labels = torch.tensor([0])
+    assert losses.dkd(certain, torn, labels, alpha=0.0, beta=1.0) == torch.inf
+    assert losses.dkd(torn, certain, labels, alpha=0.0, beta=1.0) == 0
+    assert losses.dkd(certain, certain, labels, alpha=0.0, beta=1.0) == 0

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from limbeck import losses
 from limbeck.errors import InputError
-from limbeck.losses.logspace import compare, js, kl, reverse_kl, skewed_kl, total_variation
+from limbeck.losses.logspace import js, kl, reverse_kl, rows, skewed_kl, total_variation
 
 EPS = [1e-1, 1e-2, 1e-3, 1e-4]
 TEMPERATURES = [1.0, 4.0, 20.0]
@@ -51,10 +51,10 @@ def reference(kind, z, v, temperature):
     return terms.sum(-1).astype(float)
 
 
-def drawn(classes, scale, eps, rows=None, seed=0):
+def drawn(classes, scale, eps, examples=None, seed=0):
     rng = np.random.default_rng(seed)
-    rows = rows or max(2, min(32, 20000 // classes))
-    teacher = (scale * rng.normal(size=(rows, classes))).astype(np.float32)
+    examples = examples or max(2, min(32, 20000 // classes))
+    teacher = (scale * rng.normal(size=(examples, classes))).astype(np.float32)
     return (teacher + eps * rng.normal(size=teacher.shape)).astype(np.float32), teacher
 
 
@@ -73,7 +73,16 @@ def test_a_small_divergence_is_not_negative_and_right_in_single_precision(kind, 
                 assert abs(found.mean() / expected.mean() - 1) <= 0.05, (temperature, scale, eps)
 
 
-@pytest.mark.parametrize("formula", [kl(), reverse_kl(), js(0.3), skewed_kl(0.2), total_variation()])
+@pytest.mark.parametrize("kind", ["kl", "reverse_kl", "js", "skewed_kl", "total_variation"])
+@pytest.mark.parametrize("gap", [2.0, 6.0, 10.0, 14.0, 16.0])
+def test_a_small_divergence_from_a_teacher_that_is_sure_is_right_although_its_probability_rounds(kind, gap):
+    teacher = np.array([[gap, 0.0], [gap, 0.25]], dtype=np.float32)
+    student = teacher + np.array([[0.0, 2.0**-13], [0.0, -(2.0**-13)]], dtype=np.float32)
+    found = getattr(losses, kind)(torch.tensor(student), torch.tensor(teacher), reduction="none").double().numpy()
+    np.testing.assert_allclose(found, reference(kind, student, teacher, 1.0), rtol=0.1)
+
+
+@pytest.mark.parametrize("formula", [kl, reverse_kl, js(0.3), skewed_kl(0.2), total_variation])
 def test_no_rounding_makes_a_divergence_negative_wherever_the_gap_stands(formula):
     rng = np.random.default_rng(1)
     gaps = np.concatenate([10.0 ** rng.uniform(-9, 1, 4000), [1 / 16, 0.0625001, 0.0624999, 1.0, 1e-30, 0.0]])
@@ -81,7 +90,7 @@ def test_no_rounding_makes_a_divergence_negative_wherever_the_gap_stands(formula
         v = torch.tensor(3 * rng.normal(size=(len(gaps), 3)), dtype=dtype)
         z = v.clone()
         z[:, 1] += torch.tensor(gaps * rng.choice([-1, 1], len(gaps)), dtype=dtype)
-        found = compare(z, v.log_softmax(-1), formula)
+        found = rows(z, v.log_softmax(-1), formula)
         assert (found >= 0).all()
         assert (found[gaps > 1e-6] > 0).all()
         assert found[-1] == 0
@@ -92,7 +101,7 @@ def test_a_gradient_of_a_small_divergence_is_that_of_double_precision(kind):
     for classes in (2, 10, 1000):
         for eps in (1e-1, 1e-3):
             for temperature in (1.0, 4.0):
-                z, v = drawn(classes, 2.0, eps, rows=8)
+                z, v = drawn(classes, 2.0, eps, examples=8)
                 gradients = []
                 for dtype in (torch.float32, torch.float64):
                     student = torch.tensor(z, dtype=dtype, requires_grad=True)

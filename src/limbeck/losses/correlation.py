@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.losses import logspace
-from limbeck.losses.reduction import Reduction, compute_dtype, only_counted, reduce
+from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, reduce
 
 __all__ = ["column_loss", "dist", "inter_class", "intra_class", "row_loss"]
 
@@ -35,7 +35,7 @@ def inter_class(
     >>> float(inter_class(10 * logits, logits, temperature=1000.0)) < 1e-3
     True
     """
-    student, teacher = _scaled(student_logits, teacher_logits, temperature, mask)
+    student, teacher = _scaled(student_logits, teacher_logits, temperature)
     return reduce(row_loss(student, F.log_softmax(teacher, -1)), mask, reduction)
 
 
@@ -52,8 +52,9 @@ def intra_class(
     >>> intra_class(torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([[5.0, 6.0], [5.0, 7.0]])).abs().round()
     tensor(0.)
     """
-    scaled = _scaled(student_logits, teacher_logits, temperature, mask)
+    scaled = _scaled(student_logits, teacher_logits, temperature)
     if mask is not None:
+        check_mask(mask, student_logits.shape[:-1])
         scaled = scaled[0][mask], scaled[1][mask]
     log_q, log_p = (F.log_softmax(rows, -1).reshape(-1, student_logits.shape[-1]) for rows in scaled)
     return column_loss(log_q, log_p)
@@ -93,7 +94,7 @@ def row_loss(scaled: Tensor, log_p: Tensor) -> Tensor:
 
     A class that is -inf in both is no class.
     """
-    return logspace.rows(scaled, log_p, _value, _slope)
+    return logspace.rows(scaled, log_p, _over_classes)
 
 
 def column_loss(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -103,25 +104,17 @@ def column_loss(log_q: Tensor, log_p: Tensor) -> Tensor:
     """
     if not len(log_q):
         return log_q.exp().sum()
-    each = logspace.rows(log_q.t(), log_p.t(), _column_value, _column_slope)
-    present = _present(log_q, log_p)
-    return reduce(each, None if present is None else present.any(0), "mean")
+    each = logspace.rows(log_q.t(), log_p.t(), _over_examples)
+    return reduce(each, _present(log_q, log_p).any(0), "mean")
 
 
-def _value(log_a: Tensor, log_b: Tensor) -> Tensor:
-    return _apart(*_both(log_a, log_b, _present(log_a, log_b)))
+def _over_classes(log_a: Tensor, log_b: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    present = _present(log_a, log_b).to(log_a.dtype)
+    return _apart(_row(log_a, present), _row(log_b, present), wanted)
 
 
-def _slope(log_a: Tensor, log_b: Tensor) -> Tensor:
-    return _by_log(*_both(log_a, log_b, _present(log_a, log_b)))
-
-
-def _column_value(log_a: Tensor, log_b: Tensor) -> Tensor:
-    return _apart(*_both(log_a, log_b, None))
-
-
-def _column_slope(log_a: Tensor, log_b: Tensor) -> Tensor:
-    return _by_log(*_both(log_a, log_b, None))
+def _over_examples(log_a: Tensor, log_b: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    return _apart(_row(log_a, None), _row(log_b, None), wanted)
 
 
 class _Row(NamedTuple):
@@ -136,28 +129,19 @@ class _Row(NamedTuple):
     weight: Tensor
 
 
-def _apart(a: _Row, b: _Row) -> Tensor:
-    """Return 1 - Pearson's correlation of each row of a and b, (...): ½·Σ (â - b̂)².
+def _apart(a: _Row, b: _Row, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Return 1 - Pearson's correlation r of each row of a and b, (...): ½·Σ (â - b̂)².
 
-    A row without spread has correlation 0.
+    Its derivative by log a is -(a/|a - mean a|)·(b̂ - r·â).  A row without spread has correlation 0 and no gradient.
     """
-    half = 0.5 * (a.direction - b.direction).square().sum(-1)
-    return torch.where((a.flat | b.flat).squeeze(-1), 1.0 + 0.0 * half, half)  # NaN of the other row stays
-
-
-def _by_log(a: _Row, b: _Row) -> Tensor:
-    """Return the derivative of 1 - correlation by log a: -(a/|a - mean a|)·(b̂ - r·â), 0 where a row has no spread."""
-    difference = a.direction - b.direction
-    apart = 0.5 * difference.square().sum(-1, keepdim=True)
-    return a.weight * (difference - apart * a.direction) * ~(a.flat | b.flat)
-
-
-def _both(log_a: Tensor, log_b: Tensor, present: Tensor | None) -> tuple[_Row, _Row]:
-    return _row(log_a, present), _row(log_b, present)
+    difference, flat = a.direction - b.direction, a.flat | b.flat
+    half = 0.5 * difference.square().sum(-1, keepdim=True)
+    value = torch.where(flat, 1.0 + 0.0 * half, half).squeeze(-1)  # NaN of the other row stays
+    return value, a.weight * (difference - half * a.direction) * ~flat if wanted else None
 
 
 def _row(logs: Tensor, present: Tensor | None) -> _Row:
-    """Read rows of logarithms (..., M).  present: which classes of a row exist; None for all.
+    """Read rows of logarithms (..., M).  present: 1 for the classes of a row that exist and 0 for others; None for all.
 
     A correlation does not depend on the scale of a row, so that each is divided by its largest value in log space:
     neither the values nor their spread can vanish.
@@ -168,9 +152,9 @@ def _row(logs: Tensor, present: Tensor | None) -> _Row:
     if present is None:
         centred = below - below.mean(-1, keepdim=True)
     else:
-        below = torch.where(present, below, 0.0)
+        below = below * present
         mean = below.sum(-1, keepdim=True) / present.sum(-1, keepdim=True).clamp_min(1)
-        centred = torch.where(present, below - mean, 0.0)
+        centred = (below - mean) * present
     spread = centred.detach().abs().amax(-1, keepdim=True)
     flat = spread <= 8 * torch.finfo(logs.dtype).eps
     unit = centred / torch.where(flat, torch.inf, spread)
@@ -178,17 +162,12 @@ def _row(logs: Tensor, present: Tensor | None) -> _Row:
     return _Row(unit / length, flat, logs.exp() / (torch.where(flat, torch.inf, spread) * length))
 
 
-def _present(log_q: Tensor, log_p: Tensor) -> Tensor | None:
-    """Return which classes either can have; None where that is all of them and it costs nothing to find out."""
-    absent = torch.isneginf(log_q) & torch.isneginf(log_p)
-    return None if absent.device.type == "cpu" and not bool(absent.any()) else ~absent
+def _present(log_q: Tensor, log_p: Tensor) -> Tensor:
+    return ~(torch.isneginf(log_q) & torch.isneginf(log_p))
 
 
-def _scaled(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _scaled(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     checks.positive("temperature", temperature)
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    student, teacher = (only_counted(logits, mask) for logits in (student_logits, teacher_logits.detach()))
-    student, teacher = compute_dtype(student), compute_dtype(teacher)
+    student, teacher = compute_dtype(student_logits), compute_dtype(teacher_logits.detach())
     return student / temperature, teacher / temperature

@@ -51,13 +51,17 @@ def dkd(
     true = torch.where(labelled, labels, 0).unsqueeze(-1)
     student = _decoupled(only_counted(student_logits, labelled), true, temperature)
     teacher = _decoupled(only_counted(teacher_logits.detach(), labelled), true, temperature)
-    split = logspace.compare(student.split, torch.log_softmax(teacher.split, -1), _KL)
-    among = logspace.compare(student.rest, torch.log_softmax(teacher.rest, -1), _KL)
+    split = logspace.rows(student.split, torch.log_softmax(teacher.split, -1), logspace.kl)
+    among = logspace.rows(student.rest, torch.log_softmax(teacher.rest, -1), logspace.kl)
     among = torch.where(teacher.alone, 0.0, torch.where(student.alone, torch.inf, among))
-    return temperature * temperature * reduce(alpha * split + beta * among, labelled, reduction)
+    return temperature * temperature * reduce(_weighted(alpha, split) + _weighted(beta, among), labelled, reduction)
 
 
-_KL = logspace.kl()
+def _weighted(weight: float | Tensor, part: Tensor) -> Tensor:
+    """Return weight·part; a part of weight 0 does not count, even if it is infinite."""
+    if isinstance(weight, Tensor):
+        return torch.where(weight == 0, 0.0, weight * part)
+    return weight * part if weight else torch.zeros_like(part)
 
 
 class _Decoupled(NamedTuple):

@@ -263,5 +263,5 @@ def _divergence(
     reduction: Reduction,
 ) -> Tensor:
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    target = soften(only_counted(teacher_logits, mask), temperature)
-    return reduce(divergence.per_example(only_counted(student_logits, mask), target, temperature), mask, reduction)
+    target = soften(teacher_logits, temperature)
+    return reduce(divergence.per_example(student_logits, target, temperature), mask, reduction)

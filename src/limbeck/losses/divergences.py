@@ -89,7 +89,7 @@ def skewed(skew: float = 0.1) -> Divergence:
     if skew == 1:
         raise InputError("skew: found 1, expected a number in [0, 1); at 1 the student has no part in it")
 
-    formula = logspace.skewed_kl(skew) if skew else logspace.kl()
+    formula = logspace.skewed_kl(skew) if skew else logspace.kl
     return Divergence(f"skewed_kl(skew={skew!r})", _per_example(formula), _square)
 
 
@@ -146,7 +146,7 @@ def _scaled(student_logits: Tensor, target: SoftTarget, temperature: float) -> T
 
 def _per_example(formula: logspace.Formula) -> Callable[[Tensor, SoftTarget, float], Tensor]:
     def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
-        return logspace.compare(_scaled(student_logits, target, temperature), target.log_probs, formula)
+        return logspace.rows(_scaled(student_logits, target, temperature), target.log_probs, formula)
 
     return per_example
 
@@ -169,16 +169,16 @@ def _open_unit_interval(name: str, value: float, reason: str) -> None:
         raise InputError(f"{name}: found {value!r}, expected a number above 0 and below 1; {reason}")
 
 
-KL = Divergence("kl", _per_example(logspace.kl()), _square)
+KL = Divergence("kl", _per_example(logspace.kl), _square)
 """KL(p̃ ‖ q̃) = Σ p̃ (log p̃ - log q̃): 0 exactly when student and target agree."""
 
-CROSS_ENTROPY = Divergence("cross_entropy", _per_example(logspace.cross_entropy()), _square)
+CROSS_ENTROPY = Divergence("cross_entropy", _per_example(logspace.cross_entropy), _square)
 """H(p̃, q̃) = -Σ p̃ log q̃ = H(p̃) + KL(p̃ ‖ q̃): the same gradients as KL, another value."""
 
-REVERSE_KL = Divergence("reverse_kl", _per_example(logspace.reverse_kl()), _square)
+REVERSE_KL = Divergence("reverse_kl", _per_example(logspace.reverse_kl), _square)
 """KL(q̃ ‖ p̃) = Σ q̃ (log q̃ - log p̃): infinite where the student gives a class what the target gives exactly 0."""
 
-TOTAL_VARIATION = Divergence("total_variation", _per_example(logspace.total_variation()), _linear)
+TOTAL_VARIATION = Divergence("total_variation", _per_example(logspace.total_variation), _linear)
 """½·Σ |p̃ - q̃|, in [0, 1]."""
 
 _KINDS: Mapping[str, Callable[..., Divergence]] = {

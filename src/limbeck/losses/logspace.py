@@ -6,56 +6,29 @@ is Σ (q - p - p·log(q/p)), whose terms are all 0 or above, and which is accura
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Formula", "compare", "cross_entropy", "js", "kl", "reverse_kl", "rows", "skewed_kl", "total_variation"]
+__all__ = ["Formula", "cross_entropy", "js", "kl", "reverse_kl", "rows", "skewed_kl", "total_variation"]
 
-_RowFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Formula:
-    """How far log-probabilities log q (..., K) are from log p (..., K).
-
-    value(log q, log p) -> (...).  slope(log q, log p) -> (..., K), the derivative of the value by log q.
-    """
-
-    value: _RowFunction
-    slope: _RowFunction
+Formula = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
+"""own, other (..., K), if a slope is wanted -> a value for each row, (...), and its derivative by own, (..., K)."""
 
 
-def compare(scaled: Tensor, log_p: Tensor, formula: Formula) -> Tensor:
-    """Return how far softmax(scaled) is from p: (...).
-
-    scaled: (..., K) logits divided by the temperature.  log_p: (..., K), a constant.
-
-    >>> scaled = torch.zeros(1, 2)
-    >>> compare(scaled, torch.tensor([[0.9, 0.1]]).log(), kl())
-    tensor([0.3681])
-    """
-
-    def value(scaled: Tensor, log_p: Tensor) -> Tensor:
-        return formula.value(F.log_softmax(scaled, -1), log_p)
-
-    def slope(scaled: Tensor, log_p: Tensor) -> Tensor:
-        log_q = F.log_softmax(scaled, -1)
-        by_log_q = formula.slope(log_q, log_p)
-        return by_log_q - log_q.exp() * by_log_q.sum(-1, keepdim=True)
-
-    return rows(scaled, log_p, value, slope)
-
-
-def rows(own: Tensor, other: Tensor, value: _RowFunction, slope: _RowFunction) -> Tensor:
-    """Return value(own, other), (..., K) -> (...), whose derivative by `own` is slope(own, other), (..., K).
+def rows(own: Tensor, other: Tensor, formula: Formula) -> Tensor:
+    """Return the values (...) of a formula, whose gradient by `own` is the slope that it gives.
 
     A row that nothing depends on has gradient 0, also where it holds NaN or infinity.  `other` is a constant.
+
+    >>> rows(torch.zeros(1, 2), torch.tensor([[0.9, 0.1]]).log(), kl)
+    tensor([0.3681])
     """
-    result: Tensor = _Rows.apply(own, other, value, slope)  # type: ignore[no-untyped-call]
+    wanted = own.requires_grad and torch.is_grad_enabled()
+    value, _ = _Rows.apply(own, other, formula, wanted)  # type: ignore[no-untyped-call]
+    result: Tensor = value
     return result
 
 
@@ -63,119 +36,104 @@ class _Rows(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(own: Tensor, other: Tensor, value: _RowFunction, _slope: _RowFunction) -> Tensor:
-        return _in_chunks(value, own, other)
+    def forward(own: Tensor, other: Tensor, formula: Formula, wanted: bool) -> tuple[Tensor, Tensor]:
+        return _in_chunks(formula, own, other, wanted)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
-        own, other, _, ctx.slope = inputs
-        ctx.save_for_backward(own, other)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        own, other, ctx.formula, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(own, other, output[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        own, other = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor | None, _by_slope: None) -> tuple[Tensor | None, None, None, None]:
+        if gradient is None:
+            return None, None, None, None
+        own, other, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # of a second derivative: the slope as a function of `own`
+            slope = _in_chunks(ctx.formula, own, other, True)[1]
         gradient = gradient.unsqueeze(-1)
-        result, unused = gradient * _in_chunks(ctx.slope, own, other), gradient == 0
-        if own.device.type != "cpu" or bool(unused.any()):
-            result = torch.where(unused, 0.0, result)
+        result = gradient * slope
+        spoilt = torch.where(gradient == 0, 0.0, 0.0 * result.sum(-1, keepdim=True))  # NaN in rows that are used
+        result = result.nan_to_num_(0.0, torch.inf, -torch.inf) + spoilt
         return result.to(own.dtype), None, None, None
 
 
-def _in_chunks(function: _RowFunction, own: Tensor, other: Tensor) -> Tensor:
-    """Return function(own, other), on a processor by rows that its cache holds."""
+def _in_chunks(formula: Formula, own: Tensor, other: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Return values and slopes, on a processor by rows that its cache holds; slopes of 0 rows where none are wanted."""
     if own.device.type != "cpu" or own.numel() <= _CHUNK:
-        return function(own, other)
-    step = max(1, _CHUNK // own.shape[-1])
-    pairs = zip(*(table.reshape(-1, own.shape[-1]).split(step) for table in (own, other)), strict=True)
-    found = torch.cat([function(*pair) for pair in pairs])
-    return found.reshape(*own.shape[:-1], *found.shape[1:])
+        found = [formula(own, other, wanted)]
+    else:
+        step = max(1, _CHUNK // own.shape[-1])
+        pairs = zip(*(table.reshape(-1, own.shape[-1]).split(step) for table in (own, other)), strict=True)
+        found = [formula(first, second, wanted) for first, second in pairs]
+    slopes = [slope for _, slope in found if slope is not None]
+    if len(found) == 1:
+        return found[0][0], slopes[0] if slopes else own.new_empty(0)
+    value = torch.cat([value for value, _ in found]).reshape(own.shape[:-1])
+    return value, torch.cat(slopes).reshape(own.shape) if slopes else own.new_empty(0)
 
 
 _CHUNK = 2**16
 
 
-def kl() -> Formula:
-    """Return KL(p ‖ q)."""
-
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
-        return _excess(pair.p, pair.q, pair.gap).sum(-1)
-
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        return _difference(*_apart(log_q, log_p))
-
-    return Formula(value, slope)
+def kl(scaled: Tensor, log_p: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Return KL(p ‖ q), q = softmax(scaled)."""
+    pair = _apart(scaled, log_p)
+    return _excess(pair.p, pair.q, pair.gap).sum(-1), _difference(*pair) if wanted else None
 
 
-def reverse_kl() -> Formula:
-    """Return KL(q ‖ p)."""
-
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
-        return _excess(pair.q, pair.p, -pair.gap).sum(-1)
-
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
-        return _product(pair.q, pair.gap)
-
-    return Formula(value, slope)
+def reverse_kl(scaled: Tensor, log_p: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Return KL(q ‖ p), q = softmax(scaled)."""
+    pair = _apart(scaled, log_p)
+    value = _excess(pair.q, pair.p, -pair.gap).sum(-1)
+    return value, _through_softmax(pair.q, _product(pair.q, pair.gap)) if wanted else None
 
 
 def js(share: float) -> Formula:
-    """Return share·KL(p ‖ m) + (1-share)·KL(q ‖ m), m = share·p + (1-share)·q."""
+    """Make share·KL(p ‖ m) + (1-share)·KL(q ‖ m), m = share·p + (1-share)·q, q = softmax(scaled)."""
 
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
+    def formula(scaled: Tensor, log_p: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        pair = _apart(scaled, log_p)
         m = share * pair.p + (1.0 - share) * pair.q
         from_p, from_q = _to_mixture(pair.gap, share)
-        return (share * _excess(pair.p, m, from_p) + (1.0 - share) * _excess(pair.q, m, from_q)).sum(-1)
+        value = (share * _excess(pair.p, m, from_p) + (1.0 - share) * _excess(pair.q, m, from_q)).sum(-1)
+        return value, _through_softmax(pair.q, (share - 1.0) * _product(pair.q, from_q)) if wanted else None
 
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
-        return -(1.0 - share) * _product(pair.q, _to_mixture(pair.gap, share)[1])
-
-    return Formula(value, slope)
+    return formula
 
 
 def skewed_kl(share: float) -> Formula:
-    """Return KL(p ‖ m), m = share·p + (1-share)·q, for a share above 0."""
+    """Make KL(p ‖ m), m = share·p + (1-share)·q, q = softmax(scaled), for a share above 0."""
 
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
+    def formula(scaled: Tensor, log_p: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        pair = _apart(scaled, log_p)
         m = share * pair.p + (1.0 - share) * pair.q
-        return _excess(pair.p, m, _to_mixture(pair.gap, share)[0]).sum(-1)
+        from_p, from_q = _to_mixture(pair.gap, share)
+        by_log_q = (1.0 - share) ** 2 * _difference(*pair) * (-from_q).exp()
+        return _excess(pair.p, m, from_p).sum(-1), _through_softmax(pair.q, by_log_q) if wanted else None
 
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
-        return (1.0 - share) ** 2 * _difference(*pair) * (-_to_mixture(pair.gap, share)[1]).exp()
-
-    return Formula(value, slope)
+    return formula
 
 
-def total_variation() -> Formula:
-    """Return ½·Σ |p - q|."""
-
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        return 0.5 * _difference(*_apart(log_q, log_p)).abs().sum(-1)
-
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        pair = _apart(log_q, log_p)
-        return 0.5 * pair.q * pair.gap.sign()
-
-    return Formula(value, slope)
+def total_variation(scaled: Tensor, log_p: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Return ½·Σ |p - q|, q = softmax(scaled)."""
+    pair = _apart(scaled, log_p)
+    value = 0.5 * _difference(*pair).abs().sum(-1)
+    return value, _through_softmax(pair.q, 0.5 * pair.q * pair.gap.sign()) if wanted else None
 
 
-def cross_entropy() -> Formula:
-    """Return -Σ p·log q."""
+def cross_entropy(scaled: Tensor, log_p: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Return -Σ p·log q, q = softmax(scaled)."""
+    log_q, p = F.log_softmax(scaled, -1), log_p.exp()
+    value = 0.0 * (p.sum(-1) + log_q.amax(-1)) - _product(p, log_q).sum(-1)  # the first is NaN where either is
+    return value, _through_softmax(log_q.exp(), -p) if wanted else None
 
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        p = log_p.exp()
-        return 0.0 * (p.sum(-1) + log_q.amax(-1)) - _product(p, log_q).sum(-1)  # the first is NaN where either is
 
-    def slope(_: Tensor, log_p: Tensor) -> Tensor:
-        return -log_p.exp()
-
-    return Formula(value, slope)
+def _through_softmax(q: Tensor, by_log_q: Tensor) -> Tensor:
+    """Return the derivative by logits of what has a derivative by log q."""
+    return by_log_q - q * by_log_q.sum(-1, keepdim=True)
 
 
 class _Pair(NamedTuple):
@@ -189,12 +147,13 @@ class _Pair(NamedTuple):
     gap: Tensor
 
 
-def _apart(log_q: Tensor, log_p: Tensor) -> _Pair:
-    """Return p, q and their gap.
+def _apart(scaled: Tensor, log_p: Tensor) -> _Pair:
+    """Return p, q = softmax(scaled) and their gap.
 
     A normaliser is only as exact as its own size allows.  What its rounding adds to the gap of every class is taken out
     again: Σ p·(exp(gap) - 1) is 0 for two distributions.
     """
+    log_q = F.log_softmax(scaled, -1)
     p, q = log_p.exp(), log_q.exp()
     gap = (log_q - log_p).nan_to_num_(0.0, torch.inf, -torch.inf)
     surplus = _difference(p, q, gap).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
