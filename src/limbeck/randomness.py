@@ -9,6 +9,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from limbeck.devices import exact
+
 __all__ = ["derive_seed", "fingerprints", "normal", "permutation", "uniform"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number
@@ -76,11 +78,11 @@ def uniform(seed: int, stream: str, view: Tensor, index: Tensor, count: int = 1)
 def normal(seed: int, stream: str, view: Tensor, index: Tensor, count: int = 1) -> Tensor:
     """Draw from the standard normal distribution (Box & Muller 1958).  Returns (N, count) float32."""
     half = (count + 1) // 2
-    u = uniform(seed, stream, view, index, 2 * half).to(torch.float64)
+    u = exact(uniform(seed, stream, view, index, 2 * half))
     radius = torch.sqrt(-2.0 * torch.log(1.0 - u[:, :half]))
     angle = 2.0 * torch.pi * u[:, half:]
     pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
-    return pairs[:, :count].to(torch.float32)
+    return pairs[:, :count].to(torch.float32).to(index.device)
 
 
 def permutation(seed: int, stream: str, step: int, size: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck import checks
+from limbeck.devices import exact
 from limbeck.errors import InputError
 from limbeck.randomness import uniform
 
@@ -26,9 +27,9 @@ def partners(seed: int, view: Tensor, index: Tensor, size: int) -> Tensor:
     torch.Size([4])
     """
     checks.at_least("size", size, 1)
-    drawn = uniform(seed, "mix.partner", view, index, 2).to(torch.float64)
+    drawn = exact(uniform(seed, "mix.partner", view, index, 2))
     fine = drawn[:, 0] + drawn[:, 1] * 2.0**-24  # 48 bits, for sets beyond 2^24 samples
-    return (fine * size).to(torch.int64).clamp_max(size - 1)
+    return (fine * size).to(torch.int64).clamp_max(size - 1).to(index.device)
 
 
 def beta(concentration: float, drawn: Tensor) -> Tensor:
@@ -42,11 +43,12 @@ def beta(concentration: float, drawn: Tensor) -> Tensor:
     tensor([0.5000, 0.9920])
     """
     checks.positive("concentration", concentration)
-    remaining, angle = 1.0 - drawn[:, 0].to(torch.float64), 2.0 * torch.pi * drawn[:, 1].to(torch.float64)
+    u, v = exact(drawn).unbind(1)
+    remaining, angle = 1.0 - u, 2.0 * torch.pi * v
     cosine = torch.cos(angle)
     odds = (remaining ** (-1.0 / concentration) - 1.0) * cosine.square()  # t²/2α
     lesser = 0.5 / ((1.0 + odds) * (1.0 + torch.sqrt(1.0 / (1.0 + 1.0 / odds))))  # ½ - ½·√(odds/(1 + odds))
-    share = torch.where(cosine > 0, 1.0 - lesser, lesser).to(torch.float32)
+    share = torch.where(cosine > 0, 1.0 - lesser, lesser).to(torch.float32).to(drawn.device)
     return share.clamp(torch.finfo(torch.float32).tiny, 1.0 - torch.finfo(torch.float32).eps / 2)
 
 
@@ -72,8 +74,8 @@ def boxes(share: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
     tensor([[2, 6, 0, 2]])
     """
     sides = torch.tensor([height, width], device=share.device)
-    cut = torch.sqrt(1.0 - share.to(torch.float64))[:, None] * sides
-    half = cut.to(torch.int64) // 2
+    cut = torch.sqrt(1.0 - exact(share))[:, None] * exact(sides)
+    half = cut.to(torch.int64).to(share.device) // 2
     middle = (centre * sides).to(torch.int64)
     first = (middle - half).clamp_min(0)
     last = torch.minimum(middle + half, sides)

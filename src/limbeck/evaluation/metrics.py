@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.data import Loader, SampleSet
+from limbeck.devices import has_float64
 from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, Places, figures_of
 from limbeck.networks import check_network, evaluating
@@ -59,7 +60,9 @@ def evaluate(
     20
     """
     if not samples.task.of_places:
-        return measure(predict(model, samples, batch_size=batch_size, device=device), samples.labels, samples.task)
+        logits = predict(model, samples, batch_size=batch_size, device=device)
+        labels = samples.labels if has_float64(samples.labels.device) else samples.labels.cpu()
+        return measure(logits, labels, samples.task)
     first, *rest = (Places.of(logits, labels) for logits, labels in _answers(model, samples, batch_size, device))
     return sum(rest, start=first).metrics()
 
@@ -76,4 +79,7 @@ def _answers(
         for batch in Loader(samples, batch_size, seed=0, shuffle=False).epoch(0):
             batch = batch.to(device)
             labels = samples.labels[:0] if batch.labels is None else batch.labels
-            yield run_model(model, batch.inputs, task=batch.task).logits, labels
+            logits = run_model(model, batch.inputs, task=batch.task).logits
+            if not has_float64(logits.device):  # what is measured of them is measured in float64
+                logits, labels = logits.cpu(), labels.cpu()
+            yield logits, labels

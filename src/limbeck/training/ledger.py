@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from limbeck.devices import exact
 from limbeck.errors import NonFiniteLossError
 from limbeck.objective import Loss
 from limbeck.training.engine import sum_over_ranks
@@ -58,7 +59,7 @@ class Ledger:
             values += [loss.total, *(part.sum for part in loss.parts.values())]
             values += [part.count for part in loss.parts.values() if isinstance(part.count, Tensor)]
         spoilt = _spoilt(self.trained)
-        numbers = iter(torch.stack([value.double() for value in values]).tolist())
+        numbers = iter(torch.stack([exact(value) for value in values]).tolist())
         for step, loss in pending:
             total = next(numbers)
             sums = {name: next(numbers) for name in loss.parts}

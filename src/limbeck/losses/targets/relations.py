@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.devices import exact
 from limbeck.errors import InputError
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.targets.dense import Dense
@@ -32,9 +33,9 @@ def class_cosines(vectors: Tensor) -> Tensor:
         raise InputError(f"class vectors: found {vectors.dtype} {tuple(vectors.shape)}, expected floating point (K, d)")
     if not bool(vectors.isfinite().all()):
         raise InputError("class vectors: found NaN or infinity, expected numbers; look at the teacher's last layer")
-    rows = unit_rows(vectors.detach().double())
+    rows = unit_rows(exact(vectors.detach()))
     cosines = (rows @ rows.T).clamp(-1.0, 1.0)
-    return cosines.fill_diagonal_(1.0).to(compute_dtype(vectors[:0]).dtype)
+    return cosines.fill_diagonal_(1.0).to(compute_dtype(vectors[:0]).dtype).to(vectors.device)
 
 
 def unit_rows(vectors: Tensor) -> Tensor:
@@ -92,12 +93,12 @@ def related_classes(
     classes, dtype = len(groups), compute_dtype(torch.empty(0, dtype=dtype)).dtype
     index, labelled = at_label(labels, groups.expand(*labels.shape, -1))
     _, group, sizes = groups.unique(return_inverse=True, return_counts=True)
-    siblings = sizes[group].double() - 1
+    siblings = exact(sizes[group]) - 1
     rest = classes - 1 - siblings
     true, near, far = (mass / math.fsum(masses) for mass in masses)
     alone = (siblings == 0) | (rest == 0)
-    log_near = torch.where(alone, (near + far) / (classes - 1), near / siblings).log().to(dtype)
-    log_far = torch.where(alone, (near + far) / (classes - 1), far / rest).log().to(dtype)
+    log_near = torch.where(alone, (near + far) / (classes - 1), near / siblings).log().to(dtype).to(labels.device)
+    log_far = torch.where(alone, (near + far) / (classes - 1), far / rest).log().to(dtype).to(labels.device)
     rows = torch.where(group[index] == group, log_near[index], log_far[index])
     rows = rows.scatter(-1, index, math.log(true) if true else -math.inf)
     return Dense(torch.where(labelled, rows, -math.log(classes)))
