@@ -55,6 +55,7 @@ def test_an_evaluation_that_cannot_be_written_is_made_by_evaluate(made) -> None:
 
 def test_a_diagnosis_that_cannot_be_written_is_made_by_diagnose(tmp_path, monkeypatch) -> None:
     from limbeck.diagnosis import keeping
+    from limbeck.schemes import keeping as evaluations
 
     def full(self: object, name: str, content: object) -> None:
         with self.writing(name):
@@ -66,6 +67,9 @@ def test_a_diagnosis_that_cannot_be_written_is_made_by_diagnose(tmp_path, monkey
             keeping.keep({"name": "x"}, tmp_path, again=again)
         assert mend_of(str(caught.value))[: len(words)] == words
         assert "distill" not in str(caught.value)
+    with pytest.raises(UnwrittenError) as caught:
+        evaluations.keep({"name": "x"}, tmp_path)
+    assert mend_of(str(caught.value)) == ["limbeck", "evaluate", str(tmp_path)]
 
 
 def test_a_copy_that_cannot_be_written_leaves_no_file(made) -> None:
