@@ -70,13 +70,13 @@ class Changes:
         """Watch this process until it ends."""
         real = checkpoints.save_file
 
-        def save(tensors, path):  # what safetensors does is no event of Python's
+        def save(tensors, path, metadata=None):  # what safetensors does is no event of Python's
             try:
                 sys.audit("open", str(path), "w", os.O_CREAT)
             except OSError as error:
                 Path(path).write_bytes(b"half") if self.once else None
                 raise SafetensorError(str(error)) from None
-            real(tensors, path)
+            real(tensors, path, metadata)
 
         checkpoints.save_file = save
         sys.addaudithook(self.hook)

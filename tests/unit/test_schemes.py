@@ -25,6 +25,7 @@ from limbeck.schemes.comparing import compare_runs
 from limbeck.schemes.costing import Compute, spent
 from limbeck.schemes.outcome import ordered
 from limbeck.schemes.preparing import prepare
+from limbeck.schemes.sealing import keep_outcome
 from limbeck.teachers import MeanOfModels, ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import Result, fit
@@ -231,15 +232,14 @@ def test_every_role_of_a_scheme_is_measured_once_and_read_back_whole(tmp_path, t
     assert compared.runs[0].figure("nobody", "errors") is None
 
 
-def test_an_outcome_of_before_there_were_schemes_is_read_as_it_was(tmp_path):
+def test_an_outcome_without_what_schemes_add_is_read(tmp_path):
     wanted = recipe()
     folder = RunFolder.create(tmp_path, "tiny", wanted.to_yaml(), ["test"])
     command(wanted, folder, quiet=True)
     path = folder.path / "outcome.json"
     content = json.loads(path.read_text())
-    path.write_text(
-        json.dumps({key: content[key] for key in ("seeds", "errors", "gap_closed", "parameters", "chosen")})
-    )
+    kept = ("seeds", "errors", "gap_closed", "parameters", "chosen", "data", "code")
+    keep_outcome(folder, {key: content[key] for key in kept})
     run = FinishedRun.read(folder.path)
     assert run.roles == ["teacher", "alone", "distilled"]
     assert run.parameters("distilled") == content["roles"]["distilled"]["parameters"]

@@ -197,7 +197,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     path.touch()
     readers = path.stat().st_mode  # as for any new file; what safetensors writes its owner alone can read
     try:
-        save_file({name: _own(tensor) for name, tensor in tensors.items()}, path, dict(metadata) if metadata else None)
+        more = {"metadata": dict(metadata)} if metadata else {}
+        save_file({name: _own(tensor) for name, tensor in tensors.items()}, path, **more)
     except SafetensorError as error:
         raise OSError(str(error)) from None
     path.chmod(readers)
