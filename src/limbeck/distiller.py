@@ -70,9 +70,12 @@ def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
         )
 
 
-def check_numbers(name: str, logits: Tensor) -> None:
-    """Require logits without a NaN or +inf; -inf rules a class out and is a value."""
-    wrong = int((logits.isnan() | logits.isposinf()).flatten(1).any(1).sum())
+def check_numbers(name: str, logits: Tensor, mask: Tensor | None) -> None:
+    """Require logits (..., K) without a NaN or +inf where the mask counts; -inf rules a class out and is a value."""
+    places = (logits.isnan() | logits.isposinf()).any(-1)
+    if mask is not None and mask.shape == places.shape:
+        places = places & mask
+    wrong = int(places.flatten(1).any(1).sum()) if places.dim() > 1 else int(places.sum())
     if wrong:
         raise NonFiniteAnswerError(
             f"{name}: answers NaN or +inf for {wrong} of {len(logits)} samples of the first batch, before any training;"
@@ -167,7 +170,7 @@ class Distiller(nn.Module):
             for name, answer in outputs.items():
                 if classes is not None and self.objective.shares_classes(name):
                     check_answer(name, answer.logits, classes, batch.task)
-                check_numbers(name, answer.logits)
+                check_numbers(name, answer.logits, batch.mask)
             self.objective.build(outputs)
         return outputs
 
