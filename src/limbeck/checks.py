@@ -1,6 +1,7 @@
 """Checks of single values, each with a line that names the value, what was found and what is allowed."""
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +16,7 @@ __all__ = [
     "logits",
     "non_negative",
     "positive",
+    "seed",
     "shapes_match",
     "shares",
     "shown",
@@ -96,6 +98,19 @@ def logits(name: str, values: "Tensor") -> None:
     """Require numbers, or -inf, which rules a class out: a NaN or +inf is greater or less than nothing."""
     if bool((values.isnan() | (values == math.inf)).any()):
         raise InputError(f"{name}: found NaN or infinity, expected numbers; look at the model or its data")
+
+
+def seed(value: Any) -> int:
+    """Return a seed, a whole number from 0 to 2⁶³ - 1, as an int.
+
+    >>> seed(True)
+    Traceback (most recent call last):
+    limbeck.errors.InputError: seed: found True, expected a whole number from 0 to 9223372036854775807
+    """
+    whole = not isinstance(value, bool) and type(value).__name__ != "bool" and hasattr(type(value), "__index__")
+    if not whole or isinstance(value, Sequence) or not 0 <= (number := operator.index(value)) < 2**63:
+        _refuse("seed", value, f"a whole number from 0 to {2**63 - 1}")
+    return number
 
 
 def shares(name: str, values: Sequence[Any], *, count: int) -> None:

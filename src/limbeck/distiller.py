@@ -124,6 +124,7 @@ class Distiller(nn.Module):
         self.objective = objective
         self._teacher: tuple[Teacher | None] = (teacher,)
         self._cosines: Tensor | None = None
+        self.teacher_failed: Tensor | None = None
         self.step = 0
 
     @property
@@ -209,10 +210,20 @@ class Distiller(nn.Module):
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")
             taps = self.objective.taps("teacher")
             answer = self.teacher(batch, taps) if taps else self.teacher(batch)
+            failed = self._is_failure(answer.logits)  # on its device: read when a loss was not finite, and only then
+            self.teacher_failed = failed if self.teacher_failed is None else self.teacher_failed | failed
             if self.objective.reads_class_cosines:
                 answer = replace(answer, class_cosines=self._class_cosines(self.teacher, answer.logits))
             outputs["teacher"] = answer
         return outputs
+
+    @staticmethod
+    def _is_failure(logits: Tensor) -> Tensor:
+        """Return whether any answer is NaN or +inf, as a tensor of one truth value."""
+        if not logits.numel():
+            return torch.zeros((), dtype=torch.bool, device=logits.device)
+        highest = logits.detach().amax()  # one pass; a NaN is the highest of all
+        return highest.isnan() | highest.isposinf()
 
     def _ask_student(self, batch: Batch) -> Outputs:
         return run_model(self.student, batch.inputs, self.objective.taps("student"), task=batch.task, role="student")

@@ -2,13 +2,14 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
 import limbeck as lb
-from limbeck.errors import InputError, ModelError, RunError
+from limbeck.errors import InputError, ModelError, NonFiniteLossError, RunError
 from limbeck.training import constrain_norms
 
 DATA = lb.data.TensorSet.of(torch.randn(48, 3, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 4)
@@ -201,3 +202,38 @@ def test_a_teacher_that_answers_nan_is_named(name):
             epochs=1,
             batch_size=16,
         )
+
+
+def test_a_teacher_that_answers_nan_later_is_named_too():
+    teacher = Spoilt(3, 4)
+    teacher.most = 4
+    with pytest.raises(NonFiniteLossError, match=r"^teacher: by step 4 it answered NaN or \+inf, so that term 'soft'"):
+        lb.fit(lb.Distiller(nn.Linear(3, 4), lb.ModelTeacher(teacher), lb.methods.kd()), DATA, epochs=4, batch_size=16)
+
+
+def test_a_student_that_fails_is_not_blamed_on_the_teacher():
+    student = Spoilt(3, 4)
+    student.most = 4
+    with pytest.raises(NonFiniteLossError, match=r"^step \d+: term "):
+        lb.fit(lb.Distiller(student, lb.ModelTeacher(nn.Linear(3, 4)), lb.methods.kd()), DATA, epochs=4, batch_size=16)
+
+
+# ------------------------------------------------------------------------------------------------------------- seeds
+
+
+@pytest.mark.parametrize("seed", [True, 1.0, "1", None, -1, 2**63, np.float64(1), np.bool_(True), [1]], ids=repr)
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(InputError, match=r"^seed: found .*, expected a whole number"):
+        lb.fit(lb.Distiller(network(), None, lb.methods.hard()), DATA, epochs=1, seed=seed)
+    with pytest.raises(InputError, match=r"^seed: found .*, expected a whole number"):
+        DATA.split(0.5, seed=seed)
+
+
+def test_a_seed_of_numpy_is_the_same_seed():
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        return lb.fit(lb.Distiller(network(), None, lb.methods.hard()), DATA, epochs=1, seed=seed).student[0].weight
+
+    assert torch.equal(weights(np.int64(3)), weights(3))
+    assert not torch.equal(weights(3), weights(2**63 - 1))
+    assert torch.equal(DATA.split(0.5, seed=np.int64(3))[0].index, DATA.split(0.5, seed=3)[0].index)

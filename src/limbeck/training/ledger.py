@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from limbeck.devices import exact
+from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
 from limbeck.objective import Loss
 from limbeck.training.engine import sum_over_ranks
@@ -70,6 +71,11 @@ class Ledger:
             for name, value in {**sums, "total": total}.items():
                 if not math.isfinite(value):
                     also = f", and {spoilt} is since" if spoilt else ""
+                    if self._teacher_failed():
+                        raise NonFiniteLossError(
+                            f"teacher: by step {step + 1} it answered NaN or +inf, so that term '{name}' of the loss "
+                            f"is {value}{also}; {last_good}; check its weights and the scale of its inputs"
+                        )
                     raise NonFiniteLossError(
                         f"step {step + 1}: term '{name}' of the loss is {value}{also}; {last_good}; {_MEND}"
                     )
@@ -83,6 +89,10 @@ class Ledger:
                 f"step {pending[-1][0] + 1}: {spoilt} after it, although each loss was finite: a gradient was not, or "
                 f"the step was too large; {last_good}; {_MEND}"
             )
+
+    def _teacher_failed(self) -> bool:
+        failed = self.trained.teacher_failed if isinstance(self.trained, Distiller) else None
+        return failed is not None and bool(failed)
 
     def means(self, accelerator: "Accelerator | None" = None) -> dict[str, float]:
         """Return the mean of each term over what it counted, over all ranks, and `total`, their weighted sum."""
