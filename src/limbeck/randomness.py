@@ -9,7 +9,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-from limbeck import checks
 from limbeck.devices import exact
 
 __all__ = ["derive_seed", "fingerprints", "normal", "permutation", "uniform"]
@@ -44,8 +43,7 @@ def derive_seed(seed: int, *names: object) -> int:
     >>> derive_seed(0, "order", 1) == derive_seed(0, "order", 1) != derive_seed(0, "order", 2)
     True
     """
-    parts = (checks.seed(seed), *names)
-    text = "/".join(str(name).replace("%", "%25").replace("/", "%2F") for name in parts)
+    text = "/".join(str(name).replace("%", "%25").replace("/", "%2F") for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

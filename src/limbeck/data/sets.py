@@ -244,6 +244,7 @@ class SampleSet(ABC):
         """
         checks.positive("fraction", share)
         checks.unit_interval("fraction", share)
+        seed = checks.seed(seed)
         return self.subset(_share_of_each_class(self._strata(), share, permutation(seed, "fraction", 0, len(self))))
 
     def without_classes(self, classes: Iterable[int]) -> Self:
@@ -297,7 +298,7 @@ class SampleSet(ABC):
         >>> len(rest), len(held_out)
         (7, 3)
         """
-        size = len(self)
+        size, seed = len(self), checks.seed(seed)
         if not isinstance(stratify, bool):
             raise InputError(f"stratify: found {shown(stratify)}, expected True or False")
         known = isinstance(share_or_count, int | float) and not isinstance(share_or_count, bool)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
@@ -172,6 +173,7 @@ def steps(
     Random numbers are drawn from the framework's generator: where several trainings take turns, each needs its own
     state of it (see `Turn`).
     """
+    seed = checks.seed(seed)
     order = None if order == seed else order
     if not torch.is_grad_enabled():
         raise InputError("fit: found gradients switched off; call it outside torch.no_grad and torch.inference_mode")
