@@ -371,3 +371,17 @@ def test_a_folder_of_another_objective_is_refused(there, here, tmp_path: Path) -
     run(there)
     with pytest.raises(RunError, match="is of another training: objective was"):
         run(here)
+
+
+def test_weights_whose_sum_overflows_are_finite():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.offset = nn.Linear(3, 4), nn.Parameter(torch.full((8,), 3e38))
+
+        def forward(self, inputs):
+            return self.linear(inputs) + 0 * self.offset.sum().clamp(max=1)
+
+    samples = lb.data.TensorSet.of(torch.randn(16, 3), torch.arange(16) % 4)
+    distiller = Distiller(Large(), None, methods.hard())
+    assert lb.fit(distiller, samples, epochs=1, batch_size=8, weight_decay=0.0, learning_rate=0.01).steps == 2

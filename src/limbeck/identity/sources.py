@@ -98,9 +98,14 @@ def is_library(path: Path) -> bool:
     """
     if any(part in _LIBRARIES for part in path.parts):
         return True
-    places = [_OWN, *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib"))]
     resolved = path.resolve()
-    return any(resolved.is_relative_to(place.resolve()) for place in places)
+    return any(resolved.is_relative_to(place) for place in _places())
+
+
+@cache
+def _places() -> tuple[Path, ...]:
+    """Return where limbeck and the standard library lie."""
+    return (_OWN, *(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")))
 
 
 @cache
