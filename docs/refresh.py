@@ -12,13 +12,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from limbeck.evaluation import t_interval
+from limbeck.diagnosis.attribution import ARMS
+from limbeck.evaluation import Interval, t_interval
 from limbeck.recipes import reproducing
 from limbeck.recipes.tables import markdown
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-PAGES = tuple(DOCS / f"{name}.md" for name in ("architecture", "reproductions", "schemes"))
+PAGES = tuple(DOCS / f"{name}.md" for name in ("architecture", "diagnosis", "reproductions", "schemes"))
 
 
 def results(name: str) -> Any:
@@ -149,8 +150,39 @@ def speed() -> str:
     return rows(["what; beside what (benchmark)", "limbeck", "the other"], body)
 
 
+def rescaling() -> str:
+    """Return the median weight of an example against the teacher's confidence, early and late."""
+    early, late = results("mnist_mechanics")["rescaling"]
+    body = [
+        [f"{100 * first[0]:.4f} %", f"{first[1]:,.1f}", f"{second[1]:,.1f}"]
+        for first, second in zip(early["curve"], late["curve"], strict=True)
+    ]
+    body += [
+        [f"{name} correlation, all examples", *(f"{each[name.lower()]:+.3f}" for each in (early, late))]
+        for name in ("Pearson", "Spearman")
+    ]
+    body.append(["examples whose gradient turns round", *(f"{100 * each['reversed']:.1f} %" for each in (early, late))])
+    return rows(["confidence of the teacher (a tenth of the examples each)", "w, after 1 epoch", "w, after 10"], body)
+
+
+def nearness() -> str:
+    """Return proposition 1's rank correlation, and the accuracy, by what the student learns from."""
+    found = results("mnist_mechanics")
+    body = [
+        [
+            ARMS[arm],
+            Interval(**value).written("{:+.3f}"),
+            Interval(**found["accuracies"][arm]).written("{:.2f}", 100) + " %",
+        ]
+        for arm, value in found["nearness"].items()
+    ]
+    return rows(["student learns from", "rank correlation", "accuracy, held out"], body)
+
+
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "codistillation": codistillation,
+    "mnist_nearness": nearness,
+    "mnist_rescaling": rescaling,
     "speed": speed,
     "hard_conditions": hard_conditions,
     "hard_conditions_search": hard_settings,

@@ -344,6 +344,8 @@ SIZES = st.floats(-12, 12).map(lambda power: 10**power)
 def test_every_axis_has_two_ticks_at_least_within_it_and_no_two_of_one_text(low, length, log, share, whole):
     low = max(low, 1e-12) if log else low
     axis = charts.Axis("a", low, low * (1 + length) if log else low + length, log=log, share=share, whole=whole)
+    if length == 0.0:
+        assert 0.1 < axis.place(low) < 0.9
     for most in (5, 6, 7):
         found = axis.ticks(most)
         values, texts = zip(*found, strict=True)

@@ -13,7 +13,7 @@ from limbeck.report.charts import Chart, shortened
 __all__ = ["save"]
 
 _TITLE, _LINE = 24.0, 16.0  # heights of the title and of a line of the legend
-_WIDE = 52  # letters of a title that fit
+_WIDE = 46  # letters of a title that fit
 
 
 def save(charts: list[Chart], folder: Path) -> list[Path]:
@@ -59,7 +59,7 @@ def _style() -> str:
     page = resources.files("limbeck.report").joinpath("page.css").read_text(encoding="utf-8")
     colours = dict(re.findall(r"--([a-z]+):\s*(#[0-9a-f]{6})", page.partition("@media")[0]))
     rules = re.findall(r"^(?:\.chart |\.line-).*$", page, flags=re.MULTILINE)
-    own = ".chart { font: 11px system-ui, sans-serif; fill: var(--muted); } .chart .title { font: bold 13px system-ui,"
+    own = ".chart { font: 11px system-ui, sans-serif; fill: var(--muted); } .chart .title { font: bold 12px system-ui,"
     own += " sans-serif; fill: var(--ink); } .chart line.key { stroke-width: 2; }"
     text = " ".join([own, *(rule for rule in rules if not rule.startswith(".chart {"))])
     return re.sub(r"var\(--([a-z]+)\)", lambda found: colours[found[1]], text)
