@@ -22,6 +22,7 @@ __all__ = ["TrainerModel"]
 
 _STUDENT = "distiller.student."
 _CAUSAL = "ForCausalLM"  # what the Transformers library calls the loss of its causal models
+_FEW = 8  # so few labels of a masked model may all be its input ids: it leaves one in ten as it is
 
 
 class TrainerModel(nn.Module):
@@ -31,8 +32,8 @@ class TrainerModel(nn.Module):
     it is told `remove_unused_columns=False`.
 
     Labels: a causal model predicts the next token, and its labels, by the library's convention, are the input ids
-    themselves.  `shift=True` moves them by one place: place t counts where tokens t and t+1 are no padding and label
-    t+1 is not -100; where rows are padded on the right these are the places of the library's own loss.  `shift=False`
+    themselves.  `shift=True` moves them by one place: place t counts where label t+1 is not -100, which are the places
+    of the library's own loss, and without labels where tokens t and t+1 are no padding.  `shift=False`
     takes the labels as they are, as token classification needs.  There is no default for a causal head.
 
     Accumulation: the loss is the sum over what the whole optimiser step counts, divided by that count, which the
@@ -126,21 +127,16 @@ class TrainerModel(nn.Module):
     def _shifted(
         self, labels: Tensor | None, mask: Tensor | None, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor | None, Tensor]:
-        """Return the label of each place's next token, and which places have one and are followed by no padding."""
+        """Return the label of each place's next token, and which places count."""
         like = labels if labels is not None else mask if mask is not None else inputs.get("input_ids")
         if like is None or like.dim() != 2:
             found = "none" if like is None else str(tuple(like.shape))
             raise InputError(f"labels: found {found}; expected (N, L) with shift=True. Give them, or use shift=False")
-        if mask is not None and mask.shape != like.shape:
-            raise InputError(
-                f"attention_mask: found {tuple(mask.shape)}; expected {tuple(like.shape)}, the shape of the labels"
-            )
-        counted = torch.ones_like(like, dtype=torch.bool) if mask is None else mask
-        followed = counted & _next(counted, False)
-        if labels is None:
-            return None, followed
-        labels = _next(labels, UNLABELLED)
-        return labels, followed & (labels != UNLABELLED)
+        if labels is not None:
+            labels = _next(labels, UNLABELLED)
+            return labels, labels != UNLABELLED
+        seen = torch.ones_like(like, dtype=torch.bool) if mask is None else mask
+        return None, seen & _next(seen, False)
 
     def _counts(self, batch: Batch, items: Tensor | int | None) -> dict[str, Tensor | int] | None:
         """Return what each term is divided by; None where this batch is the whole step."""
@@ -152,8 +148,8 @@ class TrainerModel(nn.Module):
             return None
         if labelled != given:
             raise InputError(
-                f"labels: found {given} of which {labelled} are no padding and follow none; expected as many, since the"
-                " Trainer divides by all of them. Pad on the right, or give the first token of a row the label -100"
+                f"labels: found {given}, of which {labelled} are no padding; expected as many, since the Trainer"
+                " divides by all of them. Give padding the label -100"
             )
         counts = self.distiller.objective.counts(batch)
         others = [name for name, count in counts.items() if int(count) != labelled]
@@ -240,7 +236,9 @@ def _warn_of_copies(labels: Tensor, mask: Tensor | None, inputs: Mapping[str, Te
     if ids is None or ids.shape != labels.shape or labels.numel() < 2:
         return
     places = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
-    if places.any() and torch.equal(ids[places], labels[places]):
+    labelled = places & (labels != UNLABELLED)
+    enough = bool(labelled.any()) and (int(labelled.sum()) >= _FEW or torch.equal(labelled, places))
+    if enough and torch.equal(ids[labelled], labels[labelled]):
         warnings.warn(
             "labels: found the input ids themselves, which teaches the student to copy its input; a causal model needs"
             " TrainerModel(distiller, shift=True), and shift=False says that copying is meant",
