@@ -174,7 +174,7 @@ def run_model(
     Raises ModelError where the model raises, or answers with anything else.
     """
     if not taps:
-        return _read(_as_outputs(_call(model, inputs, role), {}, role), task)
+        return _read(_as_outputs(model, _call(model, inputs, role), {}, role), task)
     with capture(model, taps) as features:
         answer = _call(model, inputs, role)
     for name, tap in taps.items():
@@ -187,7 +187,7 @@ def run_model(
                 f"feature '{name}': a later module changed the output of '{path}' in place (a ReLU with inplace=True,"
                 " say); set inplace=False there, or read a copy: Tap(path, torch.clone)"
             )
-    return _read(_as_outputs(answer, features, role), task)
+    return _read(_as_outputs(model, answer, features, role), task)
 
 
 def _read(outputs: Outputs, task: Task) -> Outputs:
@@ -198,9 +198,11 @@ def _read(outputs: Outputs, task: Task) -> Outputs:
 
 
 def _call(model: nn.Module, inputs: Any, role: str) -> Any:
+    handed = [each for each in _parts(inputs) if isinstance(each, Tensor)]
+    versions = [_version(each) for each in handed]
     inputs = _in_own_type(model, inputs)
     try:
-        return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+        answer = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     except LimbeckError:
         raise
     except Exception as error:
@@ -209,6 +211,12 @@ def _call(model: nn.Module, inputs: Any, role: str) -> Any:
         raise ModelError(
             f"{role}: its forward raised {type(error).__name__}: {one_line(error)}; it was asked {_described(inputs)}"
         ) from error
+    if [_version(each) for each in handed] != versions:
+        raise ModelError(
+            f"{role}: its forward changes its inputs in place, so that what reads the batch next sees other inputs;"
+            " write x = x * 2 and not x *= 2, and set inplace=False where a ReLU is first"
+        )
+    return answer
 
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -242,7 +250,7 @@ def _described(inputs: Any) -> str:
     return f"with {type(inputs).__name__}"
 
 
-def _as_outputs(answer: Any, features: dict[str, Tensor], role: str) -> Outputs:
+def _as_outputs(model: nn.Module, answer: Any, features: dict[str, Tensor], role: str) -> Outputs:
     if isinstance(answer, Outputs):
         found = replace(answer, features={**answer.features, **features})
     elif isinstance(answer, Tensor):
@@ -259,11 +267,11 @@ def _as_outputs(answer: Any, features: dict[str, Tensor], role: str) -> Outputs:
                 f"{whose}the model returned {type(answer).__name__}, expected a tensor of logits, limbeck.Outputs, "
                 "or something with a tensor 'logits'"
             )
-    _check_logits(found.logits, answer, role)
+    _check_logits(model, found.logits, answer, role)
     return found
 
 
-def _check_logits(logits: Any, answer: Any, role: str) -> None:
+def _check_logits(model: nn.Module, logits: Any, answer: Any, role: str) -> None:
     if not isinstance(logits, Tensor):
         raise ModelError(f"{role}: its Outputs hold {type(logits).__name__} for logits, expected a tensor")
     if logits.dim() == 0:
@@ -272,6 +280,11 @@ def _check_logits(logits: Any, answer: Any, role: str) -> None:
             f"{role}: answers a single number{first}, expected logits (N, K) with a row for each sample; return the"
             " logits alone, or as the attribute or key 'logits'"
         )
+    if logits.is_nested or logits.layout is not torch.strided:
+        kind = "nested" if logits.is_nested else str(logits.layout).removeprefix("torch.")
+        raise ModelError(f"{role}: answers a tensor that is {kind}, expected a dense one; return logits.to_dense()")
+    if logits.is_meta and not all(weights.is_meta for weights in model.parameters()):
+        raise ModelError(f"{role}: answers a tensor on the meta device, which holds no numbers; return its logits")
     if not logits.is_floating_point():
         raise ModelError(
             f"{role}: answers {str(logits.dtype).removeprefix('torch.')} numbers, expected floating-point logits; "

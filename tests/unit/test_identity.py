@@ -301,6 +301,17 @@ def test_what_is_the_same_has_one_digest(name):
         assert weights_digest(first()) == weights_digest(second())
 
 
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_training_is_known_by_the_hooks_of_its_parameters(register):
+    def scaled(by: float) -> str:
+        net = mlp()
+        getattr(net[0].weight, register)(lambda gradient: by * gradient)
+        return network_digests(net, "student")["architecture"]
+
+    assert scaled(2.0) == scaled(2.0) != scaled(3.0)
+    assert scaled(2.0) != network_digests(mlp(), "student")["architecture"]
+
+
 def test_a_training_is_known_by_what_is_trained_and_frozen_too():
     plain = network_digests(mlp(), "student")
     fixed = changed(lambda net: net[0].requires_grad_(False))

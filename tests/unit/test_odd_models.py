@@ -211,6 +211,19 @@ def test_complex_weights_are_trained_and_averaged_and_never_written(tmp_path):
     assert last.is_complex()
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", ["sparse_coo", "quantised"])
+def test_state_that_no_file_holds_is_refused_before_a_folder_is_begun(tmp_path, kind):
+    value = torch.eye(3)
+    value = value.to_sparse() if kind == "sparse_coo" else torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)
+    student = nn.Linear(3, 4)
+    student.register_buffer("mask", value)
+    assert fit(student).steps == 6
+    with pytest.raises(ModelError, match=f"^student: 'mask' is {kind}, and a file of weights holds dense numbers"):
+        fit(student, folder=tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 # -------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -242,6 +255,12 @@ def answering(function) -> nn.Module:
     return Answering(3, 4)
 
 
+class InPlace(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x -= 5
+        return super().forward(x)
+
+
 class WithMeta(nn.Linear):
     def __init__(self) -> None:
         super().__init__(3, 4)
@@ -264,6 +283,16 @@ ODD = {
     "detached": (lambda: answering(torch.Tensor.detach), "student: its answer does not depend on any parameter"),
     "classes": (lambda: answering(lambda z: z.argmax(1)), "student: answers int64 numbers, expected floating-point"),
     "complex": (lambda: answering(torch.fft.fft), "student: answers complex64 numbers, expected floating-point"),
+    "sparse": (
+        lambda: answering(torch.Tensor.to_sparse),
+        "student: answers a tensor that is sparse_coo, expected a dense",
+    ),
+    "nested": (
+        lambda: answering(lambda z: torch.nested.nested_tensor(list(z), layout=torch.jagged)),
+        "student: answers a tensor that is nest",
+    ),
+    "answer on meta": (lambda: answering(lambda z: z.to("meta")), "student: answers a tensor on the meta device"),
+    "in place": (lambda: InPlace(3, 4), "student: its forward changes its inputs in place"),
     "none": (lambda: answering(lambda z: None), "student: the model returned NoneType, expected a tensor"),
     "outputs of a list": (lambda: answering(lambda z: lb.Outputs([1.0])), "student: answers 1 classes, the data has 4"),
     "meta": (WithMeta, "student: the parameter 'unused.weight' is on the meta device"),
@@ -283,7 +312,8 @@ def test_an_odd_student_is_refused_in_one_line_that_names_it(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-AS_TEACHER = ["scalar", "loss first", "classes", "none", "meta", "no statistics", "raises", "nan"]
+EITHER = ["scalar", "loss first", "classes", "sparse", "answer on meta", "in place", "none", "meta", "no statistics"]
+AS_TEACHER = [*EITHER, "raises", "nan"]
 
 
 @pytest.mark.parametrize("name", AS_TEACHER)
@@ -293,7 +323,7 @@ def test_an_odd_teacher_is_refused_in_one_line_that_names_it(name):
         fit(nn.Linear(3, 4), make())
 
 
-@pytest.mark.parametrize("name", ["scalar", "loss first", "classes", "none", "meta", "no statistics", "raises"])
+@pytest.mark.parametrize("name", [*EITHER, "raises"])
 def test_an_odd_model_is_not_evaluated(name):
     make, line = ODD[name]
     with pytest.raises(LimbeckError, match=f"^({line.replace('student: ', '(model: )?')})"):

@@ -126,7 +126,9 @@ def test_the_last_gradient_of_a_training_is_looked_at_too(settings):
 
 
 def test_a_loss_that_a_bad_gradient_led_to_is_named_with_the_parameter():
-    with pytest.raises(NonFiniteLossError, match=r"^step 4: term 'hard' of the loss is nan, and parameter 'student\.0"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"^step 4: term 'hard' of the loss is nan, and since then parameter 'student\.0"
+    ):
         train(distiller_of(Objective([HardLabels(), BadGradient(2)])))
 
 

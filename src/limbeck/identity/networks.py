@@ -58,6 +58,8 @@ def described(module: nn.Module, reader: "Reader") -> str:
     for name, parameter in sorted(module._parameters.items()):  # noqa: SLF001 - those that are None too
         trained = reader.trained and parameter is not None and parameter.requires_grad
         told.append(f"parameter {name} {_value(parameter, name, reader)} {trained}")
+        if trained and (hooks := _gradient_hooks(parameter)):
+            told.append(f"hooks of {name} {reader.all(hooks, f'.{name}')}")
     for name, buffer in sorted(module._buffers.items()):  # noqa: SLF001
         kept = name not in own["_non_persistent_buffers_set"]
         if kept:
@@ -82,6 +84,12 @@ def _value(tensor: Tensor | None, name: str, reader: "Reader") -> str:
     if tensor is None or reader.weights or torch.nn.parameter.is_lazy(tensor):
         return reader.read(tensor, f".{name}")
     return f"{tensor.dtype} {tuple(tensor.shape)}"
+
+
+def _gradient_hooks(parameter: Any) -> list[Any]:
+    """Return what a user has set to act on a parameter's gradient."""
+    found = (parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None))  # noqa: SLF001
+    return [hook for hooks in found for hook in (hooks or {}).values()]
 
 
 def weights_digest(model: nn.Module) -> str:

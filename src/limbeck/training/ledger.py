@@ -70,7 +70,7 @@ class Ledger:
             }
             for name, value in {**sums, "total": total}.items():
                 if not math.isfinite(value):
-                    also = f", and {spoilt} is since" if spoilt else ""
+                    also = f", and since then {spoilt}" if spoilt else ""
                     if self._teacher_failed():
                         raise NonFiniteLossError(
                             f"teacher: by step {step + 1} it answered NaN or +inf, so that term '{name}' of the loss "

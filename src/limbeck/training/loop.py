@@ -126,7 +126,7 @@ def fit(
     """
     if training is not None and settings:
         raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
-    training = training or Training(**settings)
+    training = training or Training.named(settings)
     turns = steps(
         distiller,
         train_set,

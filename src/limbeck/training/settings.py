@@ -1,8 +1,9 @@
 """What a training run is told: budget, optimiser, schedule, constraints."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from limbeck import checks
 from limbeck.arguments import checked_fields
@@ -66,6 +67,20 @@ class Training:
     augment: Augment = field(default_factory=Augment)
     workers: int = 0
     checkpoint_seconds: float = 30.0
+
+    @classmethod
+    def named(cls, settings: Mapping[str, Any]) -> "Training":
+        """Return the settings of these names; InputError for a name that none has.
+
+        >>> Training.named({"lr": 0.1})
+        Traceback (most recent call last):
+        limbeck.errors.InputError: lr: found no such setting of Training; one of: ...
+        """
+        known = [each.name for each in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"{name}: found no such setting of Training; {one_of(name, known)}")
+        return cls(**settings)
 
     def __post_init__(self) -> None:
         for key, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0)):

@@ -68,7 +68,7 @@ def fit_many(
         distillers,
         train_set,
         validation,
-        training=training or Training(**settings),
+        training=training or Training.named(settings),
         seed=seed,
         order=order,
         folders=folders,

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -44,12 +45,18 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def check_savable(model: nn.Module, role: str = "model") -> None:
-    """Require weights that a file of limbeck holds: ModelError for complex ones, and for state that is no tensor."""
+    """Require weights that a file of limbeck holds: ModelError for complex or sparse ones, and what is no tensor."""
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise ModelError(
                 f"{role}: '{name}' is {type(value).__name__}, and a file of weights holds tensors alone; keep it in a"
                 " buffer (register_buffer), or train without a folder"
+            )
+        if value.layout != torch.strided or value.is_quantized:
+            kind = "quantised" if value.is_quantized else str(value.layout).removeprefix("torch.")
+            raise ModelError(
+                f"{role}: '{name}' is {kind}, and a file of weights holds dense numbers; keep it dense"
+                " (to_dense, dequantize), leave it out of the state (persistent=False), or train without a folder"
             )
         if value.is_complex():
             raise ModelError(
