@@ -6,7 +6,9 @@ Every error that a user can cause derives from `LimbeckError`; the command line 
 
 import os
 import shlex
+import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -35,6 +37,7 @@ __all__ = [
     "one_line",
     "one_of",
     "plain",
+    "warn",
 ]
 
 
@@ -239,3 +242,11 @@ def one_of(name: str, valid: Iterable[str]) -> str:
     valid = list(valid)
     close = nearest(name, valid)
     return f"did you mean '{close}'?" if close else f"one of: {', '.join(sorted(valid))}"
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's own that called into limbeck, however deep it was noticed."""
+    depth, frame = 2, sys._getframe(1)  # noqa: SLF001 - it has no public name
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("limbeck", "torch"):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=depth)

@@ -183,7 +183,9 @@ def test_standardisation_composes_with_every_divergence_and_target(divergence):
 
 
 def test_what_is_no_divergence_is_refused_with_one_that_is():
-    with pytest.raises(InputError, match=r"^divergence: found 'js', expected one such as losses.divergence\('js'"):
+    with pytest.raises(
+        InputError, match=r"^divergence: found 'js', expected a Divergence; use one such as losses.divergence\('js'"
+    ):
         methods.kd(divergence="js")
 
 

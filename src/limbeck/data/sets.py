@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from limbeck.data.content import (
 )
 from limbeck.data.mixing import partners
 from limbeck.errors import DataError, DataWarning, InputError, one_of
+from limbeck.errors import warn as warn_of
 from limbeck.losses import label_positions
 from limbeck.randomness import permutation
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
@@ -441,7 +441,7 @@ class Splits:
         """
         notes = tuple(notes)
         for note in notes if warn else ():
-            warnings.warn(note, DataWarning, stacklevel=3)
+            warn_of(note, DataWarning)
         return replace(self, notes=self.notes + notes)
 
     @classmethod

@@ -9,7 +9,7 @@ declares undoes it, which keeps the balance with the hard labels when T changes 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -50,6 +50,8 @@ class Divergence:
     >>> KL.factor(2.0) * KL.per_example(torch.zeros(1, 2), target, 2.0)
     tensor([1.3113])
     """
+
+    HOW_MADE: ClassVar[str] = "use one such as losses.divergence('js', beta=0.5)"
 
     name: str
     per_example: Callable[[Tensor, SoftTarget, float], Tensor]

@@ -1,7 +1,6 @@
 """A thin adapter that lets the Transformers Trainer train a distiller."""
 
 import sys
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.distiller import Distiller
-from limbeck.errors import InputError
+from limbeck.errors import InputError, warn
 from limbeck.networks import canonical_path, distinct
 from limbeck.training.weights import with_aliases
 
@@ -239,10 +238,9 @@ def _warn_of_copies(labels: Tensor, mask: Tensor | None, inputs: Mapping[str, Te
     labelled = places & (labels != UNLABELLED)
     enough = bool(labelled.any()) and (int(labelled.sum()) >= _FEW or torch.equal(labelled, places))
     if enough and torch.equal(ids[labelled], labels[labelled]):
-        warnings.warn(
+        warn(
             "labels: found the input ids themselves, which teaches the student to copy its input; a causal model needs"
-            " TrainerModel(distiller, shift=True), and shift=False says that copying is meant",
-            stacklevel=3,
+            " TrainerModel(distiller, shift=True), and shift=False says that copying is meant"
         )
 
 
