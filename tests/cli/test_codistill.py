@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from limbeck.errors import Interrupted
+from sealed import resealed
 
 SMALL = {
     "name": "pair",
@@ -98,9 +99,7 @@ def test_what_was_interrupted_goes_on_as_the_same_group_and_seed_alone(recipe, l
     refused = limbeck(*told, "--resume", str(run))
     assert refused.code == 2
     assert refused.lines[-1].startswith(f"limbeck: resume: '{run}' is a run of seed 5, found 0; give it --seed 5, or")
-    manifest = json.loads((tmp_path / run / "manifest.json").read_text())
-    del manifest["exchange"]
-    (tmp_path / run / "manifest.json").write_text(json.dumps(manifest))
+    resealed(tmp_path / run / "manifest.json", lambda manifest: manifest.pop("exchange"))
     refused = limbeck(*told, "--resume", str(run))
     assert refused.lines[-1] == f"limbeck: resume: '{run}' is no run of a group; start a new run without --resume"
 

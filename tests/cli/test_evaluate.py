@@ -335,8 +335,7 @@ def test_what_failed_is_said_before_any_difference(limbeck, runs):
     said = "The student alone diverged (its NLL or accuracy is not finite), in 2 of 2 seeds"
     found = evaluated(limbeck, runs["tiny"], "--no-cost")
     assert found["failures"] == json.loads((runs["tiny"] / "outcome.json").read_text())["failures"]
-    path = runs["tiny"] / "evaluation.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "failures": [said]}))
+    resealed(runs["tiny"] / "evaluation.json", lambda content: content.update(failures=[said]))
     answer = limbeck("compare", runs["tiny"], runs["hot"], "--html", "page.html")
     assert answer.out.startswith("tiny/"), answer.out
     assert answer.out.splitlines()[0].endswith(f": {said}.")

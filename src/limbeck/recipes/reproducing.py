@@ -55,9 +55,10 @@ def reproduce(
         if seed < 0:
             raise RecipeError(f"--seed: found {seed}, expected a whole number from 0 on")
     sizes = paper.budgets[budget]
+    sets = paper.load(folder, sizes)
     root = cache_folder() / "reproductions" / paper.name / budget
     require_own(root, cache_folder())
-    lab = Lab(paper.name, root, sizes, paper.load(folder, sizes), watch, say)
+    lab = Lab(paper.name, root, sizes, sets, watch, say)
     found: dict[str, dict[int, dict[str, float]]] = {}
     for row in paper.rows:
         if only and row.name not in only:

@@ -350,11 +350,14 @@ class Run:
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
+        gone = f"run folder: '{self.folder}' is gone, so {what} cannot be written; start a new run"
         if self.folder is not None and not self.folder.is_dir():  # nothing may look like a run that is only its end
-            raise RunError(f"run folder: '{self.folder}' is gone, so {what} cannot be written; start a new run")
+            raise RunError(gone)
         try:
             yield
         except OSError as error:
+            if self.folder is not None and not self.folder.is_dir():  # since
+                raise RunError(gone) from None
             raise UnwrittenError(
                 f"run folder: cannot write {what} to '{self.folder}' ({error.strerror or error})"
             ) from None
