@@ -107,8 +107,11 @@ def seed(value: Any) -> int:
     Traceback (most recent call last):
     limbeck.errors.InputError: seed: found True, expected a whole number from 0 to 9223372036854775807
     """
-    whole = not isinstance(value, bool) and type(value).__name__ != "bool" and hasattr(type(value), "__index__")
-    if not whole or isinstance(value, Sequence) or not 0 <= (number := operator.index(value)) < 2**63:
+    try:
+        number = -1 if isinstance(value, bool) or type(value).__name__ == "bool" else operator.index(value)
+    except TypeError:  # of a list or an array too
+        number = -1
+    if not 0 <= number < 2**63:
         _refuse("seed", value, f"a whole number from 0 to {2**63 - 1}")
     return number
 
