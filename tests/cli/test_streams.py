@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from limbeck import cli
 from limbeck.cli import showing, streams
 from limbeck.cli.streams import copied, lost, steady
 from limbeck.errors import LimbeckError, command, plain
@@ -81,6 +82,25 @@ def test_what_is_for_people_is_dropped_where_stderr_is_closed_and_never_in_stdou
         showing.show_json([1])
         assert lost() is None
     assert json.loads(out.taken) == [1]
+
+
+def test_json_alone_reaches_stdout_whatever_a_module_of_the_users_prints(put, monkeypatch, tmp_path) -> None:
+    out, err = Below(), Below()
+    put(out, err)
+    (tmp_path / "talking.py").write_text(
+        "print('imported')\nfrom torch import nn\n"
+        "def net():\n    print('made')\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    (tmp_path / "r.yaml").write_text(
+        "name: talking\ndata: {kind: digits}\nteacher: {model: {kind: mlp, hidden: [4]}}\n"
+        "student: {model: {factory: 'talking:net'}}\ntraining: {epochs: 1}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["limbeck", "check", str(tmp_path / "r.yaml"), "--json"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert json.loads(out.taken)["data"]
+    assert err.taken.decode().startswith("imported\nmade\n")
 
 
 def test_stdout_that_is_closed_loses_only_what_is_written(put) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from typer.core import TyperGroup
 
 from limbeck import __version__
 from limbeck.cli.ending import as_errors
-from limbeck.cli.streams import lost, steady
+from limbeck.cli.streams import lost, reserved, steady
 from limbeck.errors import InputError, Interrupted, LimbeckError, RunError, plain
 
 __all__ = ["app", "main"]
@@ -113,7 +114,8 @@ def _said(error: LimbeckError) -> int:
 def main() -> None:
     """Run the command line; a user's mistake ends with one line and its exit code, never with a traceback."""
     with steady():
-        code = _ended()
+        with reserved() if "--json" in sys.argv else nullcontext():
+            code = _ended()
         reason = None if code else lost()
         if reason is not None:
             code = 1

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.cli.streams import REPLACED
+from limbeck.cli.streams import REPLACED, results
 from limbeck.errors import plain
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def show_json(content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print data to stdout as JSON, in ASCII whatever the encoding; what is not finite is null."""
     from limbeck.records import as_json
 
-    print(as_json(content))
+    print(as_json(content), file=results())
 
 
 def say(line: str) -> None:

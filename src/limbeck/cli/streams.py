@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-__all__ = ["REPLACED", "copied", "lost", "steady"]
+__all__ = ["REPLACED", "copied", "lost", "reserved", "results", "steady"]
 
 _PLAIN = {"±": "+/-", "×": "x", "·": "|", "…": "...", "‖": "||", "–": "-", "—": "-", "−": "-", "“": '"', "”": '"'}
 _SECONDS_BEFORE_RETRY = 0.01
@@ -86,12 +86,31 @@ def steady() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+_aside: list[TextIO] = []
+
+
+@contextmanager
+def reserved() -> Iterator[None]:
+    """Keep stdout for `results()` alone: what else is printed in the scope, by a user's module say, goes to stderr."""
+    _aside.append(sys.stdout)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = _aside.pop()
+
+
+def results() -> TextIO:
+    """Return the stream for results: stdout, also where it is reserved."""
+    return _aside[-1] if _aside else sys.stdout
+
+
 def lost() -> OSError | None:
     """Return why something that was written to stdout did not get there; None where all of it did."""
-    raw = _raw(sys.stdout)
+    raw = _raw(results())
     if raw is None:
         return None
-    sys.stdout.flush()
+    results().flush()
     return raw.lost
 
 
@@ -100,9 +119,9 @@ def copied() -> Iterator[None]:
     """Write to stdout what stands in a file as well, so that nothing is lost where nobody takes it."""
     before = lost()
     yield
-    raw = _raw(sys.stdout)
+    raw = _raw(results())
     if raw is not None:
-        sys.stdout.flush()
+        results().flush()
         raw.lost = before
 
 
