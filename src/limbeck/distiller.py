@@ -93,7 +93,7 @@ def require_gradient(loss: Loss) -> None:
 
 
 class Average(Protocol):
-    """A moving average of a model's weights, which whoever trains updates after each step and keeps."""
+    """A moving average of a model's weights, which the training updates after each step and keeps."""
 
     @property
     def state(self) -> Mapping[str, Tensor]:

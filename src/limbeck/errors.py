@@ -92,7 +92,7 @@ _REPEAT = "free space or name another folder, then run the same command again"
 class UnwrittenError(RunError):
     """A run folder that could not be written; what was saved before is good.
 
-    found: what happened, to which whoever knows the command adds how to go on.
+    found: what happened.  mend: what to do; a caller that knows the command replaces it.
     """
 
     def __init__(self, found: str, mend: str = _REPEAT) -> None:

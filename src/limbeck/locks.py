@@ -14,13 +14,13 @@ __all__ = ["Waiting", "exclusive"]
 
 _LOG = logging.getLogger("limbeck")
 _SILENT, _BETWEEN, _RARELY = 1.0, 5.0, 30.0
-"""Seconds before a wait is told of, between two lines about it, and between two of a long one."""
+"""Seconds before the first line about a wait, between two lines, and between two lines of a long wait."""
 _SHORTEST, _LONGEST = 0.001, 0.2
 """Seconds between two looks."""
 
 
 class Waiting:
-    """A wait for another process, which the logger "limbeck" tells of: after a second, and then every few seconds.
+    """A wait for another process.  The logger "limbeck" reports it after a second, and then every few seconds.
 
     Without a handler of its own a warning of this logger is printed on stderr.
     A signal ends the wait, since it is spent in `time.sleep`.  reason: what is said; None for a silent wait.

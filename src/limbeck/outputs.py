@@ -38,7 +38,7 @@ class Outputs:
         temperature 1; at another temperature `members` must be asked, as `targets.softened` does.
     features: tensors by the name they were tapped under.
     heads: logits of further exits by name.
-    state: recurrent hidden state, carried from batch to batch by whoever calls.
+    state: recurrent hidden state, carried from batch to batch by the caller.
     members: of an ensemble.
     class_cosines: (K, K) similarity of the classes in the model's last layer, where the objective asks for it.
     """

@@ -1,4 +1,4 @@
-"""Nothing is told of a finished run unless its files, its data and its code are those that it ended with."""
+"""The reading verbs refuse a finished run whose files, data or code are not those that it ended with."""
 
 import json
 import shutil
@@ -87,7 +87,7 @@ def called(*arguments: object) -> Answer:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished and evaluated runs of two recipes, and what is told of the first."""
+    """Two finished and evaluated runs of two recipes, and what the verbs print of the first."""
     place = tmp_path_factory.mktemp("made")
     labels = np.arange(60) % 3
     inputs = np.random.default_rng(0).random((60, 1, 4, 4), dtype=np.float32) + labels[:, None, None, None] / 5

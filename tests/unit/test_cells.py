@@ -220,7 +220,7 @@ def test_what_spreadsheets_leave_behind_is_read(tmp_path):
 FILES = [
     ("x;y\n1;a\n2;b\n", "let delimiter be ';'"),
     ("x\ty\n1\ta\n2\tb\n", r'let delimiter be "\t"'),
-    ("1.5,2.5,a\n3.5,4.5,b\n", "label names a column 'y' that there is not"),
+    ("1.5,2.5,a\n3.5,4.5,b\n", "label: there is no column 'y' in"),
     (",x,y\n0,1,a\n1,2,b\n", "leave out the numbers of rows (pandas: index=False)"),
     ("x,y\n1,a\n2,b,c\n", "line 3 has 3 cells, the first has 2"),
     ("x,y\n1,caf\u00e9\n".encode("latin-1"), "is no CSV file in UTF-8"),

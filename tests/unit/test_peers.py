@@ -422,7 +422,7 @@ def test_a_peer_that_ended_earlier_ended_for_good(tmp_path, monkeypatch):
 def test_a_finished_peer_without_the_others_cannot_be_gone_on_with(tmp_path):
     trained(2, folder=tmp_path)
     (tmp_path / "peer-1" / "result.json").unlink()
-    with pytest.raises(RunError, match=r"^resume: some peers have finished, and '.*peer-1' cannot be gone on with"):
+    with pytest.raises(RunError, match=r"^resume: some peers have finished, and '.*peer-1' cannot be resumed"):
         trained(2, folder=tmp_path)
 
 

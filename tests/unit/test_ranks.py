@@ -183,7 +183,7 @@ def test_the_first_ones_error_is_raised_in_all(together, error):
         assert caught.value.exit_code == error.exit_code
 
 
-def test_whoever_waits_for_the_first_one_ends_with_it(together):
+def test_a_process_that_waits_for_the_first_one_ends_with_it(together):
     together(0)
     assert ranks.end_together(errors.NonFiniteLossError("step 3: term 'hard' is nan"), [].append) == 1
     together(1)

@@ -190,13 +190,13 @@ def test_a_subset_keeps_the_columns(shop):
 
 
 MISTAKES = [
-    ({"label": "buoght"}, "label names a column 'buoght' that there is not; did you mean 'bought'"),
-    ({"nominal": ("twon",)}, "nominal names a column 'twon'"),
-    ({"drop": ("x",)}, "drop names a column 'x'"),
+    ({"label": "buoght"}, "did you mean 'bought'"),
+    ({"nominal": ("twon",)}, "nominal: there is no column 'twon'"),
+    ({"drop": ("x",)}, "drop: there is no column 'x'"),
     ({"drop": ("bought",)}, "drop: names the label"),
     ({"nominal": ("bought",)}, "nominal: names the label"),
     ({"delimiter": ";;"}, "delimiter: found ';;'"),
-    ({"delimiter": ";"}, "label names a column"),
+    ({"delimiter": ";"}, "label: there is no column"),
     ({"drop": ("age", "town", "income")}, "no column left to learn from"),
     ({"task": "regression"}, "found 'yes', expected numbers"),
     ({"label": "town", "task": "binary"}, "has 3 classes, expected 2"),

@@ -167,7 +167,7 @@ class Recipe:
         if resolved["data"].get("task") == "classification":  # so that a run of before there were others can be gone on
             del resolved["data"]["task"]
         for key, default in (("scheme", {"name": "offline"}), ("alone_budget", False), ("classes", None)):
-            if resolved[key] == default:  # so that a run of before there were schemes can be gone on with
+            if resolved[key] == default:  # so that a run of a version without schemes can be resumed
                 del resolved[key]
         object.__setattr__(recipe, "keys", resolved)
         for candidate in recipe.candidates()[1:]:

@@ -112,7 +112,7 @@ def table(
         for name in names:
             if name not in header:
                 mend = _other_delimiter(header, delimiter) or one_of(name, header)
-                raise DataError(f"{path}: {key} names a column '{name}' that there is not; {mend}")
+                raise DataError(f"{key}: there is no column '{name}' in '{path}'; {mend}")
     checked_names(path, "column", header)
     doubts += look_alike("column", header)
     for key, names in (("drop", drop), ("nominal", nominal)):

@@ -50,7 +50,7 @@ def code_identity(factory: str, folder: Path) -> dict[str, str]:
 
 
 def look_again(folder: Path) -> None:
-    """Forget which files the import system has seen in a folder; it goes by a time that two edits may share."""
+    """Clear what the import system remembers of a folder: it compares times, and two edits may share one."""
     for place, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, FileFinder) and Path(place).is_relative_to(folder):
             finder.invalidate_caches()

@@ -78,7 +78,7 @@ def mean_over_peers(objective: Objective) -> Objective:
 class Others:
     """The other peers as one teacher: the mean of the distributions of those who have published anything yet.
 
-    models: frozen copies of the networks, or the `Predictions` of each, which whoever exchanges them fills anew;
+    models: frozen copies of the networks, or the `Predictions` of each, which the exchange fills anew;
         `present` says which of them were filled.
     origin: a digest of the trainings that the others begin, where these are known.
     """

@@ -159,7 +159,7 @@ def exchanging(step: int, burn_in: int, every: int) -> bool:
 def _step(
     peers: Sequence[Peer], turns: Sequence[Turn], running: Sequence[int], update: str, *, exchanging_now: bool
 ) -> None:
-    """Take the next step of those peers that have one; whoever finds that it has none comes to its end."""
+    """Take the next step of those peers that have one; a peer that has none ends."""
     if exchanging_now:
         for number in running:
             _publish(peers, number)
@@ -190,7 +190,7 @@ def _see(peers: Sequence[Peer], number: int) -> None:
 
 
 def _finish(peers: Sequence[Peer], turns: Sequence[Turn]) -> None:
-    """Let those that have ended write their results, once all others are saved: they can be gone on with from there."""
+    """Let those that have ended write their results, once all others are saved: they can be resumed from there."""
     for number, turn in enumerate(turns):
         if turn.result is None and not turn.running:
             turn.go_on()
@@ -205,7 +205,7 @@ def _newest_in_common(folders: Sequence[Path]) -> int:
     if not common and unfinished and len(unfinished) < len(folders):
         names = ", ".join(f"'{folder}'" for folder in unfinished)
         raise RunError(
-            f"resume: some peers have finished, and {names} cannot be gone on with (there is no checkpoint); delete "
+            f"resume: some peers have finished, and {names} cannot be resumed (there is no checkpoint); delete "
             "the folders of all peers to train them anew"
         )
     return max(common, default=0)

@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck.distiller import Distiller, Teacher
 
-if TYPE_CHECKING:  # by whoever carries a scheme out; nothing of it is known here when limbeck runs
+if TYPE_CHECKING:  # a scheme is run from above; at run time nothing of that is imported here
     from limbeck.data import SampleSet
     from limbeck.schemes.preparing import Shop
     from limbeck.schemes.work import Work

@@ -50,7 +50,7 @@ class Bench:
         """Train the student of a candidate by its scheme and measure it on the held-out part.
 
         candidate: the recipe with other values of `training`, `method` or `scheme`.
-        name: of the training's folder; an attempt that is found there finished is read, one begun is gone on with.
+        name: of the training's folder; a finished attempt there is read, an interrupted one is resumed.
         """
         work = self._work(candidate, seed, name, watch)
         model = candidate.scheme.train(work)[work.role]

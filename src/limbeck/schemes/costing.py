@@ -75,7 +75,7 @@ def spent_by_peers(
 ) -> Compute:
     """Return what peers took together: what each learnt, and what all others told it after the burn-in.
 
-    Those that publish predictions answer for all of the samples each time, whoever listens.
+    Those that publish predictions answer for all of the samples each time, however many peers read them.
     """
     total = Compute()
     answers = [forward_flops(peer.distiller.student, peer.train_set) for peer in peers]

@@ -34,7 +34,7 @@ def teacher_file(folder: Path, seed: int) -> Path:
 
 
 def keep_history(folder: RunFolder, seed: int, history: Sequence[Mapping[str, Any]]) -> None:
-    """Put the history of a teacher's training into the run, whoever trained it; nothing of one that was read."""
+    """Put the history of a teacher's training into the run; of a teacher that was read there is none."""
     if history:
         path = _teacher_history(folder.path, seed)
         folder.save(

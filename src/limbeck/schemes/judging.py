@@ -65,7 +65,7 @@ class Judged(Generic[M]):
         return [model for model in self.models if model.role == role]
 
     def figure(self, role: str, name: str) -> Interval | None:
-        """Return a figure of a role with its t-interval over the seeds; None where a model has it not."""
+        """Return a figure of a role with its t-interval over the seeds; None if a model has none."""
         values = [model.figures().get(name) for model in self.of(role)]
         known = [value for value in values if value is not None]
         return t_interval(known) if known and len(known) == len(values) else None

@@ -1,4 +1,4 @@
-"""Evaluations kept in their run folders: written once, never overwritten, read back by whoever compares."""
+"""Evaluations kept in their run folders: written once, never overwritten, read back for comparison."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -119,7 +119,7 @@ class _Evaluation(BaseModel):
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run folder to write in it, after whoever holds it now."""
+    """Hold a run folder to write in it; wait for its present holder."""
     if not folder.is_dir():  # the lock must not make it again
         raise RunError(f"'{folder}' is no run folder; name one below runs/")
     with exclusive(folder / ".lock", wait=True, busy=f"run folder: '{folder}' is in use by another process"):

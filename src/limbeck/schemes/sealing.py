@@ -1,4 +1,4 @@
-"""What a finished run is held against before anything is told of it: digests of its files, its data and its code."""
+"""Digests of a finished run: of its files, its data and its code.  They are checked before the run is read."""
 
 import hashlib
 import json
@@ -61,7 +61,7 @@ def keep_outcome(folder: RunFolder, outcome: Outcome | Mapping[str, Any]) -> Non
 def read_outcome(folder: Path) -> dict[str, Any]:
     """Return the outcome of a run whose files are those that it ended with.
 
-    A file that is missing and a manifest that is damaged are told of by what reads them.  Raises RunError for a run
+    A missing file and a damaged manifest are reported by their readers.  Raises RunError for a run
     without digests, and for a file that is not the run's own.
     """
     path = folder / _DIGESTS

@@ -36,7 +36,7 @@ _FORMAT = 3
 
 @dataclass(frozen=True)
 class TrainedTeacher:
-    """A trained teacher, and what its training took, whoever trained it; nothing where it was read from a file.
+    """A trained teacher, and what its training took, in this run or before; nothing where it was read from a file.
 
     first: of the first network, where there are several.
     along: the network as it was after the epochs of its training that the recipe's scheme asks for.

@@ -132,7 +132,7 @@ class Work(Shop):
         extra: float = 0.0,
         held_out: SampleSet | None = None,
     ) -> Result:
-        """Train a unit: found finished, it is read; found begun, it is gone on with.
+        """Train a unit; a finished one is read, an interrupted one is resumed.
 
         unit: its name; the last unit of a role bears the role's.  training: the recipe's by default.
         seed: of order, augmentation and dropout, by default the work's own.
@@ -161,7 +161,7 @@ class Work(Shop):
     def fit_together(
         self, peers: Mapping[str, Peer], *, update: Literal["simultaneous", "sequential"], every: int
     ) -> dict[str, Result]:
-        """Train peers step by step together, each a unit: found finished, they are read; found begun, gone on with.
+        """Train peers step by step together, each a unit; finished ones are read, interrupted ones are resumed.
 
         Each unit costs what all of them took.
         """

@@ -15,7 +15,7 @@ __all__ = ["RestrictedModel"]
 
 
 class RestrictedModel(nn.Module):
-    """Answer a network's logits of some classes, φ(v) = v[S]: whoever softens them renormalises them (Wang 2022).
+    """Answer a network's logits of some classes, φ(v) = v[S]; softening renormalises them (Wang 2022).
 
     model: a network of `total` classes.  classes: S, numbers below that, each once, in the order of the answer.
 

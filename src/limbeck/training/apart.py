@@ -22,7 +22,7 @@ __all__ = ["Job", "fit_apart"]
 @checked_fields
 @dataclass(frozen=True)
 class Job:
-    """One training, as `fit` is told of it.  folder: where its result is found by whoever calls `fit` again."""
+    """The arguments of one training by `fit`.  folder: where a later call of `fit` finds its result."""
 
     distiller: Distiller
     train_set: SampleSet
@@ -38,7 +38,7 @@ def fit_apart(jobs: Sequence[Job], workers: int, *, say: Callable[[str], None] =
     """Train each job in a process of its own, so many of them at a time; their folders then hold the results.
 
     A training is the same as in this process, on as many threads; one that is finished is only read, one that was begun
-    is gone on with.  Raises RunError with the line of the first that failed, after the others have ended.
+    is resumed.  Raises RunError with the line of the first that failed, after the others have ended.
     """
     checks.at_least("workers", workers, 1)
     context = multiprocessing.get_context("spawn")

@@ -179,7 +179,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def mend(checkpoint: Path) -> str:
-    """Return what to do about a checkpoint that cannot be gone on with."""
+    """Return what to do about a checkpoint that cannot be resumed."""
     older = [path for path in _steps(checkpoint.parent) if path.name < checkpoint.name]
     return f"delete it to go on from '{older[-1].name}'" if older else "delete it to start again"
 

@@ -108,7 +108,7 @@ def fit(
     seed: of the order, the augmentation and dropout; the same seed gives the same weights, bit for bit on the CPU.
     order: a seed of the order and the augmentation alone, where they are not to follow `seed`.
     folder: where to keep checkpoints, metrics.jsonl and the student's weights.  A folder that already holds a part of
-        the same training is gone on with, and a finished one is read; another training there raises RunError, and
+        the same training is resumed, and a finished one is read; another training there raises RunError, and
         so does one that goes on there at this moment.
     watch: called with `Progress` every few steps and at each epoch's end.
 
@@ -165,7 +165,7 @@ def steps(
     watch: Observer = ignore,
     label: str = "student",
 ) -> Turns:
-    """Train as `fit` does, and stop at each `Moment`; whoever calls goes on, saves the run, or lets others train.
+    """Train as `fit` does, and stop at each `Moment`; the caller continues, saves the run, or lets others train.
 
     order: a seed of order and augmentation of their own, where dropout's is to be another.
     at: the step of the checkpoint to go on from, 0 for none; the newest by default.

@@ -1,4 +1,4 @@
-"""What the loop tells whoever watches."""
+"""What the loop reports to its observer."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -76,7 +76,7 @@ class _Asked:
 
 
 class SharedTeacher:
-    """A teacher that is asked once about a batch, whoever comes with that batch after.
+    """A teacher that is asked once about a batch; later callers with the same batch get the same answer.
 
     last: of how many batches, the latest, the answers are kept.  A batch is known by its tensors being the same
     objects, so that a training that changes its batch asks for itself.
@@ -87,7 +87,7 @@ class SharedTeacher:
         self._asked: deque[_Asked] = deque(maxlen=last)
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the teacher's outputs, computed by whoever asked first."""
+        """Return the teacher's outputs, computed at the first call."""
         wanted = (dict(taps or {}), _precision(batch.index.device))
         asked = next((known for known in self._asked if _alike(known.batch, batch)), None)
         if asked is None:

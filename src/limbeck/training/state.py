@@ -62,7 +62,7 @@ def identity(
     teacher: str | None,
     order: int | None = None,
 ) -> dict[str, Any]:
-    """Return what decides a training's outcome, to be compared before one is gone on with, or read.
+    """Return what decides the result of a training; it is compared before a training is resumed or read.
 
     It is taken before anything is built or trained: the student counts with its architecture and its initial weights,
     the objective with all that it holds.  teacher: its fingerprint.
