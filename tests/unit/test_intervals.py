@@ -50,6 +50,12 @@ def test_one_value_allows_no_interval():
     assert (found.low, found.high) == (3.0, 3.0)
 
 
+@pytest.mark.parametrize(("values", "mean"), [([1.0, math.inf], math.inf), ([math.nan, 1.0], math.nan)])
+def test_the_interval_of_values_that_are_not_finite_is_not_finite(values, mean):
+    found = t_interval(values)
+    assert (repr(found.mean), repr(found.half_width), found.n) == (repr(mean), "nan", 2)
+
+
 def test_no_value_is_refused():
     with pytest.raises(InputError, match="values: found none, expected at least one"):
         t_interval([])

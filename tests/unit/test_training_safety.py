@@ -256,6 +256,18 @@ def test_one_seed_gives_the_same_bits_wherever_the_generator_stood_and_another_s
     assert not torch.equal(weights(train(distiller_of(dropout=0.5), seed=4).student), first)
 
 
+def test_an_observer_that_draws_random_numbers_changes_nothing():
+    def trained(watch):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 4))
+        data = lb.data.TensorSet.of(torch.randn(32, 3), torch.arange(32) % 4)
+        return lb.fit(Distiller(student, None, methods.hard()), data, epochs=3, batch_size=8, watch=watch).student
+
+    first = trained(lambda progress: None)
+    for watch in (lambda progress: torch.rand(7), lambda progress: torch.manual_seed(3)):
+        assert all(map(torch.equal, first.parameters(), trained(watch).parameters()))
+
+
 def test_dropout_and_order_both_depend_on_the_seed():
     plain = [weights(train(seed=seed).student) for seed in (0, 1)]
     assert not torch.equal(*plain)  # order alone

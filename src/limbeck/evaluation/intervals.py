@@ -55,7 +55,7 @@ class Interval:
 
 @checked
 def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """Return the mean of independent values with Student's t-interval.
+    """Return the mean of independent values with Student's t-interval; the width of NaN and infinite ones is NaN.
 
     >>> interval = t_interval([1.0, 2.0, 3.0])
     >>> round(interval.mean, 3), round(interval.half_width, 3)
@@ -65,6 +65,8 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
         raise InputError("values: found none, expected at least one")
     if len(values) == 1:
         return Interval(float(values[0]), None, 1)
+    if not all(map(math.isfinite, values)):
+        return Interval(sum(values) / len(values), math.nan, len(values))
     return Interval(
         fmean(values), _quantile(len(values), confidence) * stdev(values) / math.sqrt(len(values)), len(values)
     )

@@ -18,6 +18,7 @@ from limbeck.errors import InputError, Interrupted, RunError, one_line
 from limbeck.networks import is_unsized
 from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
+from limbeck.training.progress import Observer, Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,6 +35,7 @@ __all__ = [
     "signals",
     "stepper",
     "sum_over_ranks",
+    "undisturbed",
     "unwrapped",
 ]
 
@@ -157,10 +159,23 @@ def seeded(seed: int, rank: int) -> Iterator[None]:
 
     The generator is the process's: RunError while another thread trains.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with _alone(), torch.random.fork_rng(devices):
+    with _alone(), torch.random.fork_rng(_devices()):
         torch.manual_seed(derive_seed(seed, "dropout", rank))
         yield
+
+
+def undisturbed(watch: Observer) -> Observer:
+    """Return an observer that may draw random numbers, or train, without changing those that dropout draws next."""
+
+    def look(progress: Progress) -> None:
+        with torch.random.fork_rng(_devices()):
+            watch(progress)
+
+    return look
+
+
+def _devices() -> Sequence[int]:
+    return range(torch.cuda.device_count()) if torch.cuda.is_available() else []
 
 
 _trainings: list[int] = []

@@ -27,6 +27,7 @@ from limbeck.training.engine import (
     seeded,
     signals,
     stepper,
+    undisturbed,
     unwrapped,
 )
 from limbeck.training.ledger import Ledger
@@ -215,6 +216,7 @@ def steps(
         run.resume(known, at)
         distiller.observe(run.history)
         in_all, together = training.epochs * loader.steps, min(training.batch_size, len(train_set))
+        look = undisturbed(watch)
         pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step)
         for child in distiller.children():
             start_training(child)
@@ -251,7 +253,7 @@ def steps(
                 run.batch += 1
                 if ledger.full:
                     ledger.read(run.last_good)
-                    watch(pace.look(run.step, run.epoch + 1, ledger.means(), run.metrics))
+                    look(pace.look(run.step, run.epoch + 1, ledger.means(), run.metrics))
                 yield Moment.UPDATED, run
 
             ledger.read(run.last_good)
@@ -265,7 +267,7 @@ def steps(
             check_complete(distiller, raw_optimizer)
             run.end_epoch(line, keep_best=training.keep == "best")
             distiller.observe(run.history)
-            watch(pace.ended(run.step, run.epoch, line["train"], line["validation"]))
+            look(pace.ended(run.step, run.epoch, line["train"], line["validation"]))
 
         yield Moment.ENDED, run
         if teacher_weights(distiller.teacher) != before:
