@@ -4,6 +4,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 
 __all__ = [
@@ -179,7 +180,7 @@ class Heat(Chart):
     names: Sequence[str]
     values: Sequence[Sequence[float | None]]
 
-    @property
+    @cached_property
     def scale(self) -> tuple[float, float, float]:
         """The least resemblance of two classes, the median and the largest; zeros where there is none."""
         size = range(len(self.names))
