@@ -330,7 +330,7 @@ def test_an_odd_model_is_not_evaluated(name):
         lb.evaluate(make(), DATA)
 
 
-@pytest.mark.parametrize("model", [lambda x: x, "resnet18", None, nn.Linear], ids=str)
+@pytest.mark.parametrize("model", [lambda x: x, "resnet18", None, nn.Linear], ids=["function", "text", "none", "class"])
 def test_what_is_no_module_is_no_teacher(model):
     with pytest.raises(LimbeckError, match=r"^teacher|^model"):
         lb.ModelTeacher(model)
