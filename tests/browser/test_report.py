@@ -148,7 +148,7 @@ def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diag
         assert all(b <= a + 1 for a, b in itertools.pairwise(levels)), levels
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), pytest.param("dark", 360, marks=pytest.mark.slow)])
 def test_axe_finds_nothing(browser, page, pair, diagnosed, labels, places, scheme, width):
     pytest.importorskip("axe_core_python", reason="needs axe-core-python: pip install limbeck[test]")
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")

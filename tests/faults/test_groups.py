@@ -113,9 +113,10 @@ def test_a_group_of_two_processes_meets_one_of_one(launch, tmp_path, predict):
 
 @pytest.mark.parametrize(
     "more",
-    [{"epochs": 6}, pytest.param({"epochs": 3, "predict": True}, marks=pytest.mark.slow)],  # 36 steps either way
+    [{"epochs": 6}, {"epochs": 3, "predict": True}],  # 36 steps either way
     ids=["weights", "predictions"],
 )
+@pytest.mark.slow
 def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_again(launch, tmp_path, more):
     how = {"groups": 2, "every": 1, "burn_in": 0, "wait": True, **more}
     first = launch(1, lost_after=1.5, hold_at=20, **how)
