@@ -312,7 +312,7 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> Any:
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or value == "":  # which would be the current folder
         raise _WrongError("a path")
     return value
 

@@ -144,6 +144,7 @@ REFUSED = [
     ("module", nn.Linear, "module: found the class Linear, expected a torch.nn.Module"),
     ("module", print, "module: found a builtin_function_or_method, expected a torch.nn.Module"),
     ("path", 3, "path: found 3, expected a path"),
+    ("path", "", "path: found '', expected a path"),
 ]
 
 

@@ -451,3 +451,11 @@ def test_a_turn_is_how_often_a_sample_stood_before(places):
     counted = [places[:number].count(place) for number, place in enumerate(places)]
     assert counted == ([0] * len(places) if turn is None else turn.tolist())
     assert (turn is None) == (len(set(places)) == len(places))
+
+
+@pytest.mark.parametrize(
+    "nothing", [[], (), torch.zeros(0, dtype=torch.int64), torch.zeros(0)], ids=["list", "tuple", "int64", "float"]
+)
+def test_a_subset_of_nothing_is_one_line(nothing):
+    with pytest.raises(DataError, match="a subset with no samples was asked for; nothing would be left"):
+        TensorSet.of(torch.zeros(3, 2), torch.arange(3)).subset(nothing)

@@ -218,10 +218,10 @@ class SampleSet(ABC):
 
         Raises InputError for positions that are not whole numbers within the set, DataError when there are none.
         """
+        if positions.shape == (0,):  # of an empty list too, which has no type
+            raise DataError(f"{self.name}: a subset with no samples was asked for; nothing would be left")
         if positions.dtype != torch.int64 or positions.dim() != 1:
             raise InputError(f"positions: found {positions.dtype} {tuple(positions.shape)}, expected int64 (k,)")
-        if len(positions) == 0:
-            raise DataError(f"{self.name}: a subset with no samples was asked for; nothing would be left")
         if positions.min() < 0 or positions.max() >= len(self):
             raise InputError(f"positions: found {_range(positions)}, expected 0 to {len(self) - 1} in '{self.name}'")
         positions = positions.to(self.index.device)
