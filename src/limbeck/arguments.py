@@ -199,7 +199,8 @@ def _of_class(kind: type, words: str, value: Any) -> Any:
 
 def _one_of_several(inner: tuple[Any, ...]) -> _Taken | None:
     named = [each for each in inner if each is not str] if torch.device in inner else inner  # a device by its name
-    kinds = [_taking(each) for each in named if each is not types.NoneType]
+    either = Path in inner and str in inner  # a path in one form or the other, which stays as it is
+    kinds = [_path if either and each in (str, Path) else _taking(each) for each in named if each is not types.NoneType]
     if None in kinds:
         return None
     optional = types.NoneType in inner

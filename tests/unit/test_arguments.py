@@ -173,3 +173,11 @@ def test_arrays_lists_and_tables_teach_as_tensors_do():
     assert whole.subset([1, 0]).index.tolist() == [1, 0]
     probabilities = np.full((8, 2), 0.5)
     assert lb.ArrayTeacher.of_probabilities(probabilities, whole, index=np.arange(8)).rows.index.tolist() == [*range(8)]
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = lb.data.TensorSet.of(torch.randn(8, 3), torch.arange(8) % 2)
+    with pytest.raises(InputError, match=r"^folder: found '', expected a path"):
+        lb.fit(lb.Distiller(nn.Linear(3, 2), None, lb.methods.hard()), data, epochs=1, folder="")
+    assert not list(tmp_path.iterdir())
