@@ -55,6 +55,7 @@ def _blurred(samples: lb.data.SampleSet) -> lb.data.TensorSet:
     return lb.data.TensorSet.of(clean.inputs + 0.3 * noise, samples.labels, classes=10)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_saw_inputs_the_student_does_not_see_helps_it(splits: tuple[lb.data.SampleSet, ...]) -> None:
     train, held_out = splits
     clean = lb.store(_teacher(train, epochs=20), train)

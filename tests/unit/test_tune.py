@@ -349,6 +349,7 @@ tune(Recipe.parse(keys), space, RunFolder(Path(folder)), trials=6, cache=Path(ca
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
     one = recipe()
     folder = folder_of(tmp_path, one)
