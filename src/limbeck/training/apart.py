@@ -1,5 +1,6 @@
 """Trainings that need nothing of each other, each in a process of its own."""
 
+import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def _run(job: Job, threads: int) -> str | None:
     torch.set_num_threads(threads)
     try:
         fit(
-            job.distiller,
+            copy.deepcopy(job.distiller),  # what is sent lies in memory that both processes share
             job.train_set,
             job.validation,
             training=job.training,
