@@ -110,7 +110,10 @@ def test_each_forward_pass_fills_the_features_anew_and_the_last_call_of_a_module
         lambda net: Wrapper(Compiled(net)),
         lambda net: Compiled(Wrapper(net)),
         lambda net: nn.DataParallel(net, device_ids=[]),
-        pytest.param(lambda net: torch.compile(net, backend="eager"), marks=pytest.mark.slow),
+        pytest.param(
+            lambda net: torch.compile(net, backend="eager"),
+            marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")],  # its own
+        ),
     ],
     ids=["module", "_orig_mod", "module._orig_mod", "_orig_mod.module", "DataParallel", "torch.compile"],
 )
