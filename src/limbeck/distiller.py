@@ -72,15 +72,20 @@ def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
 
 def check_numbers(name: str, logits: Tensor, mask: Tensor | None) -> None:
     """Require logits (..., K) without a NaN or +inf where the mask counts; -inf rules a class out and is a value."""
-    places = (logits.isnan() | logits.isposinf()).any(-1)
-    if mask is not None and mask.shape == places.shape:
-        places = places & mask
+    places = _fails(logits, mask)
     wrong = int(places.flatten(1).any(1).sum()) if places.dim() > 1 else int(places.sum())
     if wrong:
         raise NonFiniteAnswerError(
             f"{name}: answers NaN or +inf for {wrong} of {len(logits)} samples of the first batch, before any training;"
             " check its weights, and the scale of its inputs"
         )
+
+
+def _fails(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Return at which places (...) logits (..., K) are NaN or +inf and the mask counts: bool."""
+    highest = logits.detach().amax(-1)  # one pass; a NaN is the highest of all
+    places = highest.isnan() | highest.isposinf()
+    return places & mask if mask is not None and mask.shape == places.shape else places
 
 
 def require_gradient(loss: Loss) -> None:
@@ -210,20 +215,14 @@ class Distiller(nn.Module):
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")
             taps = self.objective.taps("teacher")
             answer = self.teacher(batch, taps) if taps else self.teacher(batch)
-            failed = self._is_failure(answer.logits)  # on its device: read when a loss was not finite, and only then
+            failed = _fails(
+                answer.logits, batch.mask
+            ).any()  # on its device: read when a loss was not finite, and only then
             self.teacher_failed = failed if self.teacher_failed is None else self.teacher_failed | failed
             if self.objective.reads_class_cosines:
                 answer = replace(answer, class_cosines=self._class_cosines(self.teacher, answer.logits))
             outputs["teacher"] = answer
         return outputs
-
-    @staticmethod
-    def _is_failure(logits: Tensor) -> Tensor:
-        """Return whether any answer is NaN or +inf, as a tensor of one truth value."""
-        if not logits.numel():
-            return torch.zeros((), dtype=torch.bool, device=logits.device)
-        highest = logits.detach().amax()  # one pass; a NaN is the highest of all
-        return highest.isnan() | highest.isposinf()
 
     def _ask_student(self, batch: Batch) -> Outputs:
         return run_model(self.student, batch.inputs, self.objective.taps("student"), task=batch.task, role="student")

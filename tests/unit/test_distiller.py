@@ -424,3 +424,23 @@ def test_what_a_teacher_answers_at_padding_does_not_keep_a_training_from_startin
                 distiller.build(batch)
         else:
             distiller.build(batch)
+
+
+def test_a_student_that_fails_is_named_although_its_teacher_answers_nan_at_padding():
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+
+    class AtPadding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 4)
+
+        def forward(self, ids):
+            return self.table(ids).masked_fill(~mask[..., None], float("nan"))
+
+    batch = Batch.of(torch.randint(5, (2, 3)), mask=mask)
+    distiller = Distiller(nn.Embedding(5, 4), ModelTeacher(AtPadding()), methods.kd(soft_weight=1.0, hard_weight=0.0))
+    distiller(batch)
+    assert not bool(distiller.teacher_failed)
+    broken = Distiller(nn.Embedding(5, 4), ModelTeacher(AtPadding()), methods.kd(soft_weight=1.0, hard_weight=0.0))
+    broken(Batch.of(torch.randint(5, (2, 3)), mask=torch.ones_like(mask)))
+    assert bool(broken.teacher_failed)

@@ -12,7 +12,7 @@ from torch import nn
 from limbeck import methods
 from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
-from limbeck.errors import CheckpointError, RunError
+from limbeck.errors import CheckpointError, ModelError, RunError
 from limbeck.records import sealed
 from limbeck.teachers.model import state_digest
 from limbeck.training import checkpoints as kept
@@ -286,3 +286,11 @@ def test_a_result_that_says_something_else_is_refused(tmp_path):
     assert path.read_text() != text
     with pytest.raises(CheckpointError, match=r"result\.json' is damaged \(wrong checksum\); delete it to start again"):
         train(tmp_path)
+
+
+def test_weights_that_no_file_holds_leave_nothing_behind(tmp_path):
+    model = nn.Linear(3, 4)
+    model.register_buffer("spectrum", torch.zeros(3, dtype=torch.complex64))
+    with pytest.raises(ModelError, match="holds no complex numbers"):
+        save_weights(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -33,10 +33,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
     A tensor that several names share (a tied embedding) is written once; the file's metadata lists its other names.
     """
+    check_savable(model)
     aside = path.with_name(f".{path.name}.aside")  # a folder: safetensors too writes to a file of another name first
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    check_savable(model)
     tensors, aliases = distinct(model)
     save_tensors(tensors, aside / path.name, alias_metadata(aliases))
     sync(aside / path.name)
