@@ -217,7 +217,9 @@ def distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     kept: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for names in tied(state):
-        first = next((name for name in names if not _left_out(model, name)), names[0])
+        first = names[0]
+        if len(names) > 1:
+            first = next((name for name in names if not _left_out(model, name)), first)
         kept[first] = state[first]
         aliases |= {name: first for name in names if name != first}
     return {name: kept[name] for name in state if name in kept}, aliases
