@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import pickle
 import struct
 import tarfile
 
@@ -31,19 +30,11 @@ class Small:
         pixels = self.images[part][start:stop].reshape(stop - start, -1)
         return np.concatenate([labels, pixels], 1).tobytes()
 
-    def batch(self, part, start, stop, **changes):
-        value = {"data": self.images[part][start:stop].reshape(stop - start, -1), "filenames": ["a"] * (stop - start)}
-        kinds = {"coarse_labels": self.coarse, "fine_labels": self.fine} if self.hundred else {"labels": self.fine}
-        value.update({key: kind[part][start:stop].tolist() for key, kind in kinds.items()})
-        value.update(changes)
-        return pickle.dumps({key: item for key, item in value.items() if item is not None}, protocol=3)
-
-    def files(self, archive, make=None):
-        make = make or (self.batch if archive.pickled else self.rows)
+    def files(self, archive):
         content = {}
         for part, names in enumerate((archive.train, archive.test)):
             share = len(self.images[part]) // len(names)
-            content.update({name: make(part, n * share, (n + 1) * share) for n, name in enumerate(names)})
+            content.update({name: self.rows(part, n * share, (n + 1) * share) for n, name in enumerate(names)})
         return content
 
 

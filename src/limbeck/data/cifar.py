@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): read from a folder in any of their forms, or downloaded once and kept."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): read from a folder, or downloaded once and kept."""
 
 import os
 from collections.abc import Sequence
@@ -50,55 +50,34 @@ _GROUP_OF = tuple(next(number for number, names in enumerate(_GROUPS.values()) i
 
 @dataclass(frozen=True)
 class _Published:
-    """A set as it is published: its name, the images of its parts, its archives, and its pixels' mean and deviation."""
+    """A set as it is published: its name, the images of its parts, its archive, and its pixels' mean and deviation."""
 
     name: str
     counts: tuple[int, int]
-    archives: tuple[Archive, ...]
+    archive: Archive
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-
 _CIFAR10 = _Published(
     name="cifar-10",
     counts=(50_000, 10_000),
-    archives=(
-        Archive(
-            file="cifar-10-binary.tar.gz",
-            folder="cifar-10-batches-bin",
-            train=tuple(f"{batch}.bin" for batch in _BATCHES),
-            test=("test_batch.bin",),
-            pickled=False,
-            keys=("labels",),
-            checksums={
-                "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-                "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
-                "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
-                "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
-                "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
-                "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
-                "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
-            },
-        ),
-        Archive(
-            file="cifar-10-python.tar.gz",
-            folder="cifar-10-batches-py",
-            train=_BATCHES,
-            test=("test_batch",),
-            pickled=True,
-            keys=("labels",),
-            checksums={
-                "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-                "data_batch_1": "c99cafc152244af753f735de768cd75f",
-                "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-                "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-                "data_batch_4": "634d18415352ddfa80567beed471001a",
-                "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-                "test_batch": "40351d587109b95175f43aff81a1287e",
-            },
-        ),
+    archive=Archive(
+        file="cifar-10-binary.tar.gz",
+        folder="cifar-10-batches-bin",
+        train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        test=("test_batch.bin",),
+        kinds=1,
+        pickled="cifar-10-batches-py",
+        checksums={
+            "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+            "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+            "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+            "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+            "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+            "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+        },
     ),
     mean=(0.49139968, 0.48215841, 0.44653091),
     std=(0.24703223, 0.24348513, 0.26158784),
@@ -107,33 +86,18 @@ _CIFAR10 = _Published(
 _CIFAR100 = _Published(
     name="cifar-100",
     counts=(50_000, 10_000),
-    archives=(
-        Archive(
-            file="cifar-100-binary.tar.gz",
-            folder="cifar-100-binary",
-            train=("train.bin",),
-            test=("test.bin",),
-            pickled=False,
-            keys=("coarse_labels", "fine_labels"),
-            checksums={
-                "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-                "train.bin": "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29",
-                "test.bin": "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
-            },
-        ),
-        Archive(
-            file="cifar-100-python.tar.gz",
-            folder="cifar-100-python",
-            train=("train",),
-            test=("test",),
-            pickled=True,
-            keys=("coarse_labels", "fine_labels"),
-            checksums={
-                "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-                "train": "16019d7e3df5f24257cddd939b257f8d",
-                "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-            },
-        ),
+    archive=Archive(
+        file="cifar-100-binary.tar.gz",
+        folder="cifar-100-binary",
+        train=("train.bin",),
+        test=("test.bin",),
+        kinds=2,
+        pickled="cifar-100-python",
+        checksums={
+            "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            "train.bin": "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29",
+            "test.bin": "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
+        },
     ),
     mean=(0.5070751592, 0.4865488733, 0.4409178434),
     std=(0.2673342859, 0.2564384629, 0.2761504713),
@@ -144,9 +108,9 @@ _CIFAR100 = _Published(
 def cifar10(folder: str | None = None, normalise: bool = True) -> Splits:
     """Return CIFAR-10: 50,000 and 10,000 uint8 images (3, 32, 32) of ten classes.
 
-    folder: where the published binary or python version is, as .tar.gz or unpacked; pickles are read without running
-        anything.  Else $LIMBECK_DATA/cifar-10 where it exists, else a download that is kept under
-        $XDG_CACHE_HOME/limbeck/data/cifar-10.  Every file must have the published checksum.
+    folder: of the published binary version, as .tar.gz or unpacked.  Else $LIMBECK_DATA/cifar-10 where it exists, else
+        a download that is kept under $XDG_CACHE_HOME/limbeck/data/cifar-10.  Every file must have the published
+        checksum.
     normalise: by the training images' mean and standard deviation of each channel, after augmentation.
     Raises DataError when the files are damaged or cannot be had.
     """
@@ -177,25 +141,19 @@ def cifar100(folder: str | None = None, labels: Literal["fine", "coarse"] = "fin
 
 
 def _parts(published: _Published, folder: str | None) -> tuple[Part, Part]:
-    """Read both parts from the first form that the folder holds, or from a download."""
-    own = os.environ.get("LIMBECK_DATA")
+    """Read both parts from a folder, or from a download."""
+    archive, own = published.archive, os.environ.get("LIMBECK_DATA")
     if folder is not None:
         place = Path(folder).expanduser()
     elif own and (Path(own) / published.name).is_dir():
         place = Path(own) / published.name
     else:
         place = kept_under(published.name)
-        archive = published.archives[0]
         download(archive.file, place, _ADDRESSES, archive.checksums[archive.file])
     if has_sheets(place) and published is _CIFAR100:
         kinds = ("coarse", "fine")
         return _counted(published, read_sheets(place, "train", kinds), read_sheets(place, "test", kinds))
-    for archive in published.archives:
-        found = archive.find(place)
-        if found is not None:
-            return read_archive(archive, found, published.counts)
-    files = " or ".join(archive.file for archive in published.archives)
-    raise DataError(f"{place}: holds no {published.name}; place {files} there, or what they hold")
+    return read_archive(archive, archive.find(place), published.counts)
 
 
 def _counted(published: _Published, train: Part, test: Part) -> tuple[Part, Part]:
