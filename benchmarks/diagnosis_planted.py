@@ -2,7 +2,7 @@
 
 Thresholds were set on digits and MNIST; Fashion-MNIST, CIFAR-100 and synthetic classes were then scored with the frozen
 ones.  One condition went after two cases of Fashion-MNIST at seed 0 had been seen (docs/log.md): its seeds begin at 1.
-A case is a set, a cause at the fixed strengths of `limbeck.diagnosis.planted.Strengths`, and a seed, from which
+A case is a set, a cause at the fixed strengths of `planted.Strengths`, and a seed, from which
 everything random follows: sub-sample, split, initial weights.  It counts as named when the cause is among the findings.
 Healthy cases are false alarms when anything is found.
 
@@ -36,9 +36,9 @@ from limbeck.data.synthetic import synthetic, synthetic_task
 from limbeck.diagnosis import THRESHOLDS
 from limbeck.diagnosis.classroom import Classroom
 from limbeck.diagnosis.examining import examine
-from limbeck.diagnosis.planted import PLANTED, Strengths, plant
 from limbeck.diagnosis.subject import ask
 from limbeck.runs import environment
+from planted import PLANTED, Strengths, plant
 
 SAMPLES = 2000
 SET_ON = ("digits", "mnist")

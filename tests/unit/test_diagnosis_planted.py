@@ -5,8 +5,8 @@ import pytest
 from limbeck.data import digits
 from limbeck.diagnosis.classroom import Classroom
 from limbeck.diagnosis.examining import examine
-from limbeck.diagnosis.planted import PLANTED, plant
 from limbeck.diagnosis.subject import ask
+from planted import PLANTED, plant
 
 
 @pytest.mark.slow

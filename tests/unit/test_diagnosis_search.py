@@ -14,7 +14,6 @@ from limbeck.diagnosis.capacity import Fit, asks_larger, asks_longer, judge_capa
 from limbeck.diagnosis.classroom import Classroom, Lesson
 from limbeck.diagnosis.diagnosing import diagnose
 from limbeck.diagnosis.examining import look_into_capacity
-from limbeck.diagnosis.planted import Strengths, plant
 from limbeck.diagnosis.searching import CANDIDATES, Setting, search_settings, settled
 from limbeck.diagnosis.subject import ask
 from limbeck.diagnosis.thresholds import THRESHOLDS
@@ -22,6 +21,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import Fidelity
 from limbeck.training import Training, fit
+from planted import Strengths, plant
 
 SHORT = Strengths(training=Training(epochs=3, batch_size=32, learning_rate=0.05), teacher=(16,), student=(8,))
 ARMS = ("hard", "ls", "pt", "sim", "kd")

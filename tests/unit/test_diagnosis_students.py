@@ -13,12 +13,12 @@ from limbeck.diagnosis.classroom import Classroom
 from limbeck.diagnosis.diagnosing import diagnose
 from limbeck.diagnosis.examining import examine
 from limbeck.diagnosis.gradient import nearness, rescaling
-from limbeck.diagnosis.planted import PLANTED, Shuffled, Strengths, plant
 from limbeck.diagnosis.relations import other_classes
 from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.subject import ask
 from limbeck.errors import DataError, InputError
 from limbeck.training import Training
+from planted import PLANTED, Shuffled, Strengths, plant
 
 SHORT = Strengths(training=Training(epochs=10, batch_size=32, learning_rate=0.05), teacher=(48,), student=(16,))
 

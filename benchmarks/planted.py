@@ -59,11 +59,6 @@ def plant(case: str, samples: SampleSet, seed: int, strengths: Strengths | None 
     """Return the subject of a case: "healthy", or the name of a cause, which is then what is wrong with it.
 
     samples: labelled; a quarter of them is held out.  seed: of everything that is random.
-
-    >>> samples = TensorSet.of(torch.randn(60, 4), torch.arange(60) % 3)
-    >>> subject = plant("two_classes", samples, 0, Strengths(training=Training(epochs=1)))
-    >>> subject.classes, len(subject.held_out)
-    (2, 10)
     """
     if case not in PLANTED:
         raise InputError(f"case: found {case!r}; {one_of(case, PLANTED)}")
