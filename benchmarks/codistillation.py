@@ -33,8 +33,8 @@ import limbeck as lb
 from limbeck.data import SampleSet, kinds
 from limbeck.evaluation import churn, evaluate, predict, t_interval
 from limbeck.peers import Peer, circle, fit_together
-from limbeck.plans.peers import shard
 from limbeck.randomness import derive_seed
+from limbeck.schemes.peers import shard
 
 STEPS, BATCH, VALIDATION = 3200, 128, 5_000
 RATES = (0.01, 0.02, 0.05, 0.1)

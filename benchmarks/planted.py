@@ -17,11 +17,11 @@ from limbeck.data import SampleSet, TensorSet
 from limbeck.diagnosis.subject import Subject
 from limbeck.distiller import ClassVectors, Distiller, Teacher, teacher_weights
 from limbeck.errors import InputError, ModelError, one_of
+from limbeck.experiment.prepare import initial_weights
 from limbeck.models import mlp
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs, Tap
 from limbeck.randomness import derive_seed, uniform
-from limbeck.schemes.preparing import initial_weights
 from limbeck.teachers import ModelTeacher
 from limbeck.training import Progress, Training, fit
 

@@ -20,7 +20,7 @@ from limbeck.errors import LimbeckError, RunError, UnwrittenError, command, one_
 from limbeck.ranks import first_does, held_by_first, is_first
 from limbeck.records import as_json, sealed, unsealed
 
-__all__ = ["RunFolder", "cache_folder", "environment", "made_by", "read_manifest"]
+__all__ = ["RunFolder", "cache_folder", "environment", "group_of", "made_by", "read_manifest"]
 
 
 def cache_folder() -> Path:
@@ -247,3 +247,12 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def group_of(folder: Path) -> int | None:
+    """Return the group that a run is of; None for a run of a whole recipe, and where its manifest cannot be read."""
+    try:
+        known = read_manifest(folder).get("exchange")
+    except (OSError, ValueError, RecursionError):
+        return None
+    return known.get("group") if isinstance(known, dict) else None

@@ -10,12 +10,13 @@ import pytest
 
 from limbeck.config import Recipe
 from limbeck.diagnosis import diagnose
-from limbeck.diagnosis.keeping import keep
 from limbeck.diagnosis.recipes import subject_of_run
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, build_diagnosed
+from limbeck.results.diagnoses import keep
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import FinishedRun, distil
-from limbeck.schemes.sealing import keep_outcome
 from limbeck.training import Training
 
 FLAGS = (

@@ -91,7 +91,7 @@ def test_what_was_interrupted_goes_on_as_the_same_group_and_seed_alone(recipe, l
     name = recipe(seeds=[0, 5])
     told = ["codistill", name, "--exchange", "shared", "--group", "1", "--wait", "-q"]
     with monkeypatch.context() as patch:
-        patch.setattr("limbeck.schemes.grouping.fit_group", interrupted)
+        patch.setattr("limbeck.experiment.groups.fit_group", interrupted)
         answer = limbeck(*told, "--seed", "5")
     run = runs(tmp_path)[0].relative_to(tmp_path)
     assert answer.code == 143

@@ -18,9 +18,9 @@ import limbeck as package
 from limbeck import recipes, runs
 from limbeck.cli.showing import describe
 from limbeck.config import load_recipe
+from limbeck.experiment import run as experiment_run
 from limbeck.recipes import find, names
 from limbeck.runs import RunFolder
-from limbeck.schemes import distilling
 from limbeck.training import Progress
 
 VERBS = ("demo", "recipes", "check", "distill", "evaluate", "compare", "report", "reproduce", "env")
@@ -367,7 +367,7 @@ def test_an_interruption_between_trainings_ends_alike(limbeck, recipe, monkeypat
     def interrupt(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distilling, "evaluate", interrupt)
+    monkeypatch.setattr(experiment_run, "evaluate", interrupt)
     answer = limbeck("distill", recipe, "--quiet")
     folder = only_run(tmp_path / "runs").relative_to(tmp_path)
     assert (answer.code, answer.out) == (130, "")

@@ -8,8 +8,8 @@ import yaml
 
 from limbeck.cli.distill import run as distil
 from limbeck.config import Recipe
-from limbeck.diagnosis.keeping import kept
 from limbeck.errors import RunError
+from limbeck.results.diagnoses import kept
 from limbeck.runs import RunFolder
 
 TINY = {

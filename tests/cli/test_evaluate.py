@@ -16,9 +16,10 @@ from limbeck.cli.distill import run as distil
 from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.evaluation import fidelity, fit_temperature, measure, predict
+from limbeck.results.assessment import assess_run
+from limbeck.results.comparison import find_runs, flattened
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import FinishedRun, assess_run
-from limbeck.schemes.comparing import find_runs, flattened
 from sealed import resealed
 
 TINY = {

@@ -11,8 +11,8 @@ import pytest
 
 from faults import DISTILL, command, furnished
 from limbeck.errors import LimbeckError, RunError, UnwrittenError
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes.finished import FinishedRun
 
 TUNE = ("tune", "recipe.yaml", "-q", "--space", "method.temperature=1.0:8.0", "--trials")
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -55,7 +55,7 @@ def test_an_evaluation_that_cannot_be_written_is_made_by_evaluate(made) -> None:
 
 def test_a_diagnosis_that_cannot_be_written_is_made_by_diagnose(tmp_path, monkeypatch) -> None:
     from limbeck.diagnosis import keeping
-    from limbeck.schemes import keeping as evaluations
+    from limbeck.results import evaluations as evaluations
 
     def full(self: object, name: str, content: object) -> None:
         with self.writing(name):

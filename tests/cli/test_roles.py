@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from limbeck.evaluation import mcnemar, paired_difference, predict, tail_gains
-from limbeck.schemes import FinishedRun
+from limbeck.results.finished import FinishedRun
 
 COUNTS = (80, 60, 14, 6)
 

@@ -18,7 +18,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError
 from limbeck.models.layers import DEEPEST
 from limbeck.outputs import Outputs
-from limbeck.plans.own_teacher import ExitHint, ExitLabels, ExitSoftTargets
+from limbeck.schemes.own_teacher import ExitHint, ExitLabels, ExitSoftTargets
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher
 from limbeck.terms import SoftTargets

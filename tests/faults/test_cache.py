@@ -11,8 +11,9 @@ from torch import nn
 
 from limbeck.config import Recipe
 from limbeck.errors import CheckpointError, RunError
+from limbeck.experiment.prepare import prepare
+from limbeck.experiment.teacher import train_teacher
 from limbeck.own import require_own
-from limbeck.schemes import prepare, train_teacher
 from limbeck.training.weights import is_signed, load_signed, save_signed
 
 SHORT = {"epochs": 2, "learning_rate": 0.1}

@@ -15,8 +15,9 @@ from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted, LimbeckError, RunError
+from limbeck.experiment.prepare import prepare
+from limbeck.experiment.teacher import train_teacher
 from limbeck.objective import Objective
-from limbeck.schemes import prepare, train_teacher
 from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.model import state_digest
 from limbeck.terms import LogitMatching

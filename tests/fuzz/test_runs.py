@@ -19,15 +19,17 @@ from safetensors.torch import save_file
 import limbeck as lb
 from fuzzing import HOSTILE, answered, arrays, cases, command, mutated, noisy, safetensors_bytes, small
 from limbeck.config import Recipe, load_recipe
+from limbeck.experiment.prepare import build_student, prepare, seeded_build
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
+from limbeck.experiment.teacher import wrap_teacher
 from limbeck.records import sealed
 from limbeck.report import build
+from limbeck.results.assessment import assess_run
+from limbeck.results.comparison import compare_runs
+from limbeck.results.evaluations import keep, kept
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import FinishedRun, assess_run, build_student, distil, prepare
-from limbeck.schemes.comparing import compare_runs
-from limbeck.schemes.keeping import keep, kept
-from limbeck.schemes.preparing import seeded_build
-from limbeck.schemes.sealing import keep_outcome
-from limbeck.schemes.teaching import wrap_teacher
 from limbeck.training import checkpoints, fit, load_weights
 from sealed import resealed
 

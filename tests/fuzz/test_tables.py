@@ -11,7 +11,7 @@ from fuzzing import answered, cases, mutated
 from limbeck.config import load_recipe
 from limbeck.data import Munge
 from limbeck.errors import InputError
-from limbeck.schemes import Parts, vet
+from limbeck.experiment.prepare import Parts, vet
 
 BASE: dict[str, Any] = {
     "name": "tables",

@@ -15,10 +15,10 @@ from limbeck import recipes
 from limbeck.config import Recipe, apply_overrides, load_recipe
 from limbeck.data import cifar
 from limbeck.errors import RecipeError
+from limbeck.experiment.check import rehearse
+from limbeck.experiment.run import distil
 from limbeck.recipes import find, names, reproducing
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
-from limbeck.schemes.rehearsal import rehearse
 from small_cifar import Small, sheets, write
 
 FOLDERS = sorted(path.parent for path in Path(recipes.__file__).parent.glob("*/recipe.yaml"))

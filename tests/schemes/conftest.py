@@ -8,8 +8,11 @@ import pytest
 
 from limbeck.config import Recipe
 from limbeck.errors import LimbeckError
+from limbeck.experiment import context
+from limbeck.experiment.outcome import Outcome
+from limbeck.experiment.prepare import vet
+from limbeck.experiment.run import distil
 from limbeck.runs import RunFolder
-from limbeck.schemes import Outcome, distil, vet, work
 from limbeck.training import fit
 
 TINY = {
@@ -79,7 +82,7 @@ def killed_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
             trained.append(name)
             return result
 
-        monkeypatch.setattr(work, "fit", observed)
+        monkeypatch.setattr(context, "fit", observed)
         for _ in range(50):
             try:
                 distil(recipe, folder, cache=tmp_path / "cache")

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RecipeError
+from limbeck.experiment.prepare import Shop, prepare
+from limbeck.experiment.teacher import train_teacher
 from limbeck.models import builder
-from limbeck.plans.assistants import Assistants, between
-from limbeck.schemes.preparing import Shop, prepare
-from limbeck.schemes.teaching import train_teacher
+from limbeck.schemes.assistants import Assistants, between
 from limbeck.teachers import ModelTeacher, store
 from limbeck.training import fit
 

@@ -8,11 +8,11 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError, RunError
 from limbeck.evaluation import measure, predict
+from limbeck.experiment.prepare import Shop, prepare
+from limbeck.experiment.run import distil
+from limbeck.experiment.teacher import train_teacher
 from limbeck.randomness import derive_seed
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
-from limbeck.schemes.preparing import Shop, prepare
-from limbeck.schemes.teaching import train_teacher
 from limbeck.teachers import ModelTeacher, store
 from limbeck.training import fit, load_weights
 

@@ -6,11 +6,12 @@ import torch
 from limbeck.config import Recipe
 from limbeck.errors import DataError, RecipeError
 from limbeck.evaluation import evaluate
+from limbeck.experiment.check import rehearse
+from limbeck.experiment.prepare import prepare, vet
+from limbeck.experiment.sealing import keep_outcome
+from limbeck.experiment.teacher import teacher_key, train_teacher, wrap_teacher
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import FinishedRun, prepare, vet
-from limbeck.schemes.rehearsal import rehearse
-from limbeck.schemes.sealing import keep_outcome
-from limbeck.schemes.teaching import teacher_key, train_teacher, wrap_teacher
 
 SERVED = (8, "3", 5)
 NUMBERS = (8, 3, 5)

@@ -12,8 +12,8 @@ from limbeck.errors import DataError, InputError, ModelError, RecipeError
 from limbeck.evaluation import fgsm, robustness, value_range
 from limbeck.losses import cross_entropy
 from limbeck.outputs import Outputs
-from limbeck.plans.defensive import LabelsAtTemperature
-from limbeck.schemes import FinishedRun
+from limbeck.results.finished import FinishedRun
+from limbeck.schemes.defensive import LabelsAtTemperature
 
 METHOD = {"name": "kd", "temperature": 20, "alpha": 0.0}
 SCHEME = {"name": "defensive", "epsilons": [0.05, 0.2]}

@@ -13,13 +13,13 @@ from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RecipeError, RunError
+from limbeck.experiment.prepare import build_student, prepare, seeded_build
+from limbeck.experiment.teacher import train_teacher, trained_teacher, wrap_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
-from limbeck.plans.early_stopping import EarlyStopping, Ending, EndingDistiller, ending_objective
 from limbeck.schedules import piecewise, until
-from limbeck.schemes.preparing import build_student, prepare, seeded_build
-from limbeck.schemes.teaching import train_teacher, trained_teacher, wrap_teacher
+from limbeck.schemes.early_stopping import EarlyStopping, Ending, EndingDistiller, ending_objective
 from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import Training, fit, load_weights

@@ -7,13 +7,14 @@ import yaml
 from limbeck.config import Recipe
 from limbeck.errors import RecipeError
 from limbeck.evaluation import measure, predict
+from limbeck.experiment.check import rehearse
+from limbeck.experiment.prepare import prepare
+from limbeck.experiment.sealing import keep_outcome
+from limbeck.experiment.teacher import teacher_key, train_teacher, wrap_teacher
 from limbeck.report.gather import gather
+from limbeck.results.assessment import assess_run
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import FinishedRun, assess_run
-from limbeck.schemes.preparing import prepare
-from limbeck.schemes.rehearsal import rehearse
-from limbeck.schemes.sealing import keep_outcome
-from limbeck.schemes.teaching import teacher_key, train_teacher, wrap_teacher
 
 ONE = {"model": {"kind": "mlp", "hidden": [24]}, "training": {"epochs": 2, "batch_size": 128}}
 THREE = {**ONE, "members": 3}

@@ -12,12 +12,12 @@ from limbeck import methods
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import TensorSet, Transfer
 from limbeck.errors import DataError, InputError, RecipeError
+from limbeck.experiment.prepare import prepare
+from limbeck.experiment.teacher import train_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
-from limbeck.plans.noisy_student import OnUnlabelled, balanced
-from limbeck.schemes.preparing import prepare
-from limbeck.schemes.teaching import train_teacher
+from limbeck.schemes.noisy_student import OnUnlabelled, balanced
 
 PART = {"kind": "digits", "transfer": {"labelled": 0.1}}
 SCHEME = {"name": "noisy_student", "iterations": 2}

@@ -12,12 +12,12 @@ from limbeck.batch import UNLABELLED, Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.evaluation import early_exit, early_exit_curve, measure, predict
+from limbeck.experiment.prepare import prepare
 from limbeck.losses import cross_entropy, kl
 from limbeck.models import cnn, mlp
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
-from limbeck.plans.own_teacher import OwnTeacher
-from limbeck.schemes import FinishedRun
-from limbeck.schemes.preparing import prepare
+from limbeck.results.finished import FinishedRun
+from limbeck.schemes.own_teacher import OwnTeacher
 
 SCHEME = {"name": "own_teacher", "exits": ["2"]}
 STUDENT = {"model": {"kind": "mlp", "hidden": [16, 12]}}
@@ -200,7 +200,7 @@ def test_a_recipe_measures_every_exit_and_reads_them_back(tiny, tmp_path, killed
 
 def test_the_network_starts_as_the_student_alone_does(tiny):
     recipe = tiny(scheme=SCHEME, student=STUDENT, method=HARD)
-    from limbeck.schemes.preparing import Shop
+    from limbeck.experiment.prepare import Shop
 
     shop = Shop(recipe, prepare(recipe), 0)
     one, two, alone = recipe.scheme.build("distilled", shop), recipe.scheme.build("distilled", shop), shop.student()

@@ -4,15 +4,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from limbeck import plans
+from limbeck import schemes
 from limbeck.config import Recipe
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
+from limbeck.experiment.prepare import Shop, prepare
 from limbeck.peers import own_part
-from limbeck.plans.peers import longer, shard
 from limbeck.randomness import derive_seed
-from limbeck.schemes import FinishedRun
-from limbeck.schemes.preparing import Shop, prepare
+from limbeck.results.finished import FinishedRun
+from limbeck.schemes.peers import longer, shard
 from limbeck.training import Training, fit
 
 METHOD = {"name": "kd", "temperature": 1, "hard_weight": 1.0, "soft_weight": 1.0}
@@ -162,8 +162,9 @@ def killed_between_peers(tmp_path, monkeypatch):
     """Kill a run again and again, at every seventh checkpoint or result that its peers write."""
     from dataclasses import replace
 
+    from limbeck.experiment import context
+    from limbeck.experiment.run import distil
     from limbeck.runs import RunFolder
-    from limbeck.schemes import distil, work
     from limbeck.training import checkpoints
 
     class Killed(Exception):
@@ -172,7 +173,7 @@ def killed_between_peers(tmp_path, monkeypatch):
     def run(recipe):
         folder = RunFolder.create(tmp_path / "killed", recipe.name, recipe.to_yaml(), ["test"])
         writes = kills = 0
-        together = work.fit_together
+        together = context.fit_together
 
         def often(peers, **more):
             short = [replace(peer, training=replace(peer.training, checkpoint_seconds=0.0)) for peer in peers]
@@ -188,7 +189,7 @@ def killed_between_peers(tmp_path, monkeypatch):
 
             return write
 
-        monkeypatch.setattr(work, "fit_together", often)
+        monkeypatch.setattr(context, "fit_together", often)
         monkeypatch.setattr(checkpoints, "write", counting(checkpoints.write))
         monkeypatch.setattr(checkpoints, "write_sealed", counting(checkpoints.write_sealed))
         for _ in range(50):
@@ -266,4 +267,4 @@ def test_recipes_that_contradict_it_are_refused(tiny, refusal, tmp_path):
 
 
 def test_both_schemes_have_their_cards():
-    assert plans.card("codistillation").year == plans.card("mutual").year == 2018
+    assert schemes.card("codistillation").year == schemes.card("mutual").year == 2018

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from limbeck.experiment import check, context, teacher
+from limbeck.experiment.check import rehearse
 from limbeck.peers import Others, Predictions, fit_together
-from limbeck.schemes import rehearsal, teaching, work
-from limbeck.schemes.rehearsal import rehearse
 from limbeck.training import fit
 
 PART = {"kind": "digits", "transfer": {"fraction": 0.3, "labelled": 0.3}}
@@ -62,9 +62,9 @@ def begun(monkeypatch):
         found.update(sizes(peer.distiller) for peer in peers if not (peer.folder / "result.json").is_file())
         return fit_together(peers, **settings)
 
-    monkeypatch.setattr(work, "fit", counted)
-    monkeypatch.setattr(work, "fit_together", counted_together)
-    monkeypatch.setattr(teaching, "fit", counted)
+    monkeypatch.setattr(context, "fit", counted)
+    monkeypatch.setattr(context, "fit_together", counted_together)
+    monkeypatch.setattr(teacher, "fit", counted)
     return found
 
 
@@ -160,7 +160,7 @@ def test_a_rehearsal_makes_a_fifth_of_the_steps_at_most_or_one(tiny, monkeypatch
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", counted)
-    monkeypatch.setattr(rehearsal, "_SHORT", 0.0)
+    monkeypatch.setattr(check, "_SHORT", 0.0)
     found = rehearse(tiny(training={"epochs": epochs, "batch_size": 128}, seeds=seeds)).models[-1]
     assert found.steps == 4 * epochs
     assert steps[found.parameters] == 2 * made  # of the student alone, and of the one that is taught

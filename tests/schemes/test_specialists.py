@@ -14,13 +14,13 @@ from limbeck.data import TensorSet, half_and_half
 from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
+from limbeck.experiment.prepare import Shop, prepare
+from limbeck.experiment.teacher import train_teacher
 from limbeck.methods import hard
 from limbeck.outputs import Outputs
-from limbeck.plans.specialists import Grouping, OtherClasses, Specialists, specialist_distiller
 from limbeck.randomness import derive_seed
-from limbeck.schemes import FinishedRun
-from limbeck.schemes.preparing import Shop, prepare
-from limbeck.schemes.teaching import train_teacher
+from limbeck.results.finished import FinishedRun
+from limbeck.schemes.specialists import Grouping, OtherClasses, Specialists, specialist_distiller
 from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.specialists import (
     GeneralistWithSpecialists,

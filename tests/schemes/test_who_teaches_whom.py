@@ -12,15 +12,15 @@ from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import TensorSet
 from limbeck.distiller import Distiller
 from limbeck.evaluation import early_exit, evaluate, predict, robustness, value_range
+from limbeck.experiment import context
+from limbeck.experiment.prepare import build_student, prepare
+from limbeck.experiment.teacher import train_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.models import mlp
 from limbeck.models.layers import DEEPEST, WithExits
-from limbeck.plans.early_stopping import Ending, EndingDistiller, ending_objective
-from limbeck.plans.own_teacher import OwnTeacher
-from limbeck.plans.specialists import Grouping
-from limbeck.schemes import work
-from limbeck.schemes.preparing import build_student, prepare
-from limbeck.schemes.teaching import train_teacher
+from limbeck.schemes.early_stopping import Ending, EndingDistiller, ending_objective
+from limbeck.schemes.own_teacher import OwnTeacher
+from limbeck.schemes.specialists import Grouping
 from limbeck.teachers import MeanOfModels, ModelTeacher
 from limbeck.training import fit, load_weights
 
@@ -35,7 +35,7 @@ def fitted(monkeypatch):
         seen[settings["folder"].name] = (distiller, samples, result.student)
         return result
 
-    monkeypatch.setattr(work, "fit", spy)
+    monkeypatch.setattr(context, "fit", spy)
     return seen
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.records import sealed
 from limbeck.runs import RunFolder
-from limbeck.schemes.sealing import keep_outcome
 
 
 def contents(path: Path) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet, bundled, digits
 from limbeck.errors import CheckpointError, DataError, LimbeckError, ModelError, RecipeError
 from limbeck.evaluation import evaluate, predict
+from limbeck.experiment.prepare import vet
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.randomness import fingerprints
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil, vet
-from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.sealing import keep_outcome
 from limbeck.teachers import ArrayTeacher
 from limbeck.teachers.answers import Answers
 from limbeck.training import load_weights, save_weights

@@ -14,8 +14,8 @@ from limbeck import schedules
 from limbeck.config import Recipe, apply_overrides, load_recipe, parse, read_yaml
 from limbeck.data import Augment, Transfer
 from limbeck.errors import InputError, ModelError
+from limbeck.experiment.prepare import vet
 from limbeck.schedules import Schedule
-from limbeck.schemes import vet
 from limbeck.training import Training
 from small_recipe import base, refusal
 

@@ -9,10 +9,10 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet, digits
 from limbeck.errors import CheckpointError, ModelError, RecipeError
 from limbeck.evaluation import evaluate, predict
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
-from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.sealing import keep_outcome
 from limbeck.tasks import BINARY, MULTILABEL, REGRESSION
 from limbeck.teachers import ModelTeacher, estimators, store
 from limbeck.training import load_weights, save_weights

@@ -13,8 +13,8 @@ from limbeck.config import Recipe
 from limbeck.data import Augment, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RunError
+from limbeck.experiment.check import rehearse
 from limbeck.objective import Objective, Term
-from limbeck.schemes.rehearsal import rehearse
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.model import state_digest
 from limbeck.terms import SoftTargets

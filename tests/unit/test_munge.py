@@ -15,10 +15,11 @@ from limbeck.data import Marginals, Munge, TensorSet, Transfer, Uniform, bundled
 from limbeck.data.columns import Attribute, Column, Columns
 from limbeck.data.synthesis import kinds, munge, nearest_neighbours
 from limbeck.errors import DataError, InputError, LimbeckError, RecipeError
+from limbeck.experiment.check import rehearse
+from limbeck.experiment.prepare import vet
+from limbeck.experiment.run import distil
 from limbeck.randomness import normal, uniform
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil, vet
-from limbeck.schemes.rehearsal import rehearse
 from limbeck.tasks import REGRESSION
 
 MIXED = (Attribute(0, 1, nominal=False), Attribute(1, 4, nominal=True), Attribute(4, 5, nominal=False))

@@ -10,7 +10,7 @@ import torch
 from limbeck.config import Recipe
 from limbeck.data import LazySet, TensorSet, npz, table
 from limbeck.errors import DataError, DataWarning, ModelError
-from limbeck.schemes import vet
+from limbeck.experiment.prepare import vet
 
 LABELS = np.arange(60) % 3
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from limbeck.config import Recipe
 from limbeck.errors import InputError, RunError
 from limbeck.evaluation import predict
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, charts, figures, panels, pictures, svg
 from limbeck.report.gather import gather
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
-from limbeck.schemes.sealing import keep_outcome
 from sealed import resealed
 
 HOSTILE = '<script>alert("1")</script>'

@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from limbeck.diagnosis.keeping import kept
 from limbeck.errors import RunError
 from limbeck.records import sealed
 from limbeck.report import build_diagnosed, svg
 from limbeck.report.charts import Heat
 from limbeck.report.diagnosis import diagnosis_section
-from limbeck.schemes.keeping import bound
+from limbeck.results.diagnoses import kept
+from limbeck.results.evaluations import bound
 
 HOSTILE = "<script>alert(1)</script>"
 

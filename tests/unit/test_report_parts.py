@@ -11,11 +11,12 @@ import pytest
 from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.evaluation import Interval, Standing, class_gains, words_of
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, charts, curves, gains, page, panels, story, svg
 from limbeck.report.gather import Gathered, gather
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import FinishedRun, distil
-from limbeck.schemes.sealing import keep_outcome
 from limbeck.tasks import REGRESSION
 from sealed import resealed
 

@@ -13,15 +13,15 @@ from scipy.special import log_expit
 from sklearn.metrics import average_precision_score, r2_score
 
 from limbeck.config import Recipe
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, figures, labels, numbers, panels, places, softness, story
 from limbeck.report import gather as gathering
 from limbeck.report.differs import differences
 from limbeck.report.gather import gather
 from limbeck.report.given import given
+from limbeck.results.task_assessment import nearness
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
-from limbeck.schemes.sealing import keep_outcome
-from limbeck.schemes.tasks import nearness
 from limbeck.tasks import UNLABELLED
 
 QUESTIONS = (

@@ -10,22 +10,25 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import methods, plans
+from limbeck import methods, schemes
 from limbeck.cli.distill import run as command
 from limbeck.config import AloneBudget, Recipe, load_recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError, ModelError, RecipeError
 from limbeck.evaluation import evaluate, predict
+from limbeck.experiment import context, run, trials
+from limbeck.experiment.cost import Compute, spent
+from limbeck.experiment.outcome import ordered
+from limbeck.experiment.prepare import prepare, vet
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.objective import Objective
 from limbeck.report.gather import gather
+from limbeck.results.assessment import assess_run
+from limbeck.results.comparison import compare_runs
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 from limbeck.schedules import until
-from limbeck.schemes import FinishedRun, assess_run, attempting, distil, distilling, vet, work
-from limbeck.schemes.comparing import compare_runs
-from limbeck.schemes.costing import Compute, spent
-from limbeck.schemes.outcome import ordered
-from limbeck.schemes.preparing import prepare
-from limbeck.schemes.sealing import keep_outcome
 from limbeck.teachers import MeanOfModels, ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import Result, fit
@@ -46,7 +49,7 @@ from typing import Any
 
 from limbeck.distiller import Distiller
 from limbeck.card import Card
-from limbeck.plans.scheme import Scheme
+from limbeck.schemes.scheme import Scheme
 from limbeck.teachers import MeanOfModels
 
 CARD = Card("toy_chain", "for tests", "Nobody", 2026, "A chain", "https://example.org", "none")
@@ -93,12 +96,12 @@ def ran(recipe, place, **more):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """Put a plan of the tests' own beside the others."""
-    (tmp_path / "plans").mkdir()
-    (tmp_path / "plans" / "toy_chain.py").write_text(TOY)
-    monkeypatch.setattr(plans, "__path__", [*plans.__path__, str(tmp_path / "plans")])
+    (tmp_path / "schemes").mkdir()
+    (tmp_path / "schemes" / "toy_chain.py").write_text(TOY)
+    monkeypatch.setattr(schemes, "__path__", [*schemes.__path__, str(tmp_path / "schemes")])
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     yield {"scheme": {"name": "toy_chain", "models": [{"kind": "mlp", "hidden": [12]}]}}
-    sys.modules.pop("limbeck.plans.toy_chain", None)
+    sys.modules.pop("limbeck.schemes.toy_chain", None)
 
 
 def mlp_flops(*widths):
@@ -109,21 +112,21 @@ def mlp_flops(*widths):
 
 
 def test_every_plan_has_a_card_and_says_its_roles():
-    assert "offline" in plans.names()
-    assert {"scheme", "card"} & set(plans.names()) == set()
-    for name in plans.names():
-        card = plans.card(name)
+    assert "offline" in schemes.names()
+    assert {"scheme", "card"} & set(schemes.names()) == set()
+    for name in schemes.names():
+        card = schemes.card(name)
         assert card.name == name
         assert card.source.startswith("https://")
         assert 1990 < card.year < 2030
-        assert issubclass(plans.builder(name), plans.Scheme)
+        assert issubclass(schemes.builder(name), schemes.Scheme)
     with pytest.raises(InputError, match="did you mean 'offline'"):
-        plans.builder("ofline")
+        schemes.builder("ofline")
 
 
 def test_a_recipe_of_before_there_were_schemes_resolves_as_it_did():
     plain = recipe()
-    assert plain.scheme == plans.builder("offline")()
+    assert plain.scheme == schemes.builder("offline")()
     assert (plain.alone_budget, plain.networks) == (None, ())
     assert recipe(scheme={"name": "offline"}, alone_budget=False).to_yaml() == plain.to_yaml()
     assert {"scheme", "alone_budget"} & set(plain.keys) == set()
@@ -265,7 +268,7 @@ def test_a_scheme_that_is_killed_goes_on_and_runs_no_finished_stage_again(tmp_pa
             trained.append(Path(settings["folder"]).name)
         return result
 
-    monkeypatch.setattr(work, "fit", counted)
+    monkeypatch.setattr(context, "fit", counted)
     for kill_at[0] in range(3):
         with pytest.raises(Stop):
             distil(wanted, folder, cache=tmp_path / "cache")
@@ -304,7 +307,7 @@ def test_candidates_of_a_live_teacher_are_searched_together_with_the_same_outcom
     monkeypatch.setattr(ModelTeacher, "__call__", lambda *given: answered.append(len(given[1])) or plain(*given))
     outcomes, asked, weights = [], [], []
     for together in (1, 4):
-        monkeypatch.setattr(attempting, "_TOGETHER", together)
+        monkeypatch.setattr(trials, "_TOGETHER", together)
         answered.clear()
         folder, outcome = ran(wanted, tmp_path)
         outcomes.append(outcome)
@@ -461,4 +464,4 @@ def test_a_recipe_of_a_run_can_be_loaded_again(tmp_path, toy):
     assert load_recipe(folder.path / "recipe.yaml").to_yaml() == wanted.to_yaml()
     with pytest.raises(LimbeckError):
         Recipe.parse({**wanted.keys, "scheme": {"name": "toy_chain", "softer": "x"}})
-    assert distilling.Distiller is Distiller
+    assert run.Distiller is Distiller

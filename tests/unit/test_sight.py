@@ -9,12 +9,12 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet, bundled, digits
 from limbeck.errors import InputError, LimbeckError, RecipeError
 from limbeck.evaluation import evaluate, predict
+from limbeck.experiment.prepare import Shop, vet
+from limbeck.experiment.run import distil
+from limbeck.experiment.sealing import keep_outcome
 from limbeck.models.layers import Sees, Sight
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
-from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.preparing import Shop, vet
-from limbeck.schemes.sealing import keep_outcome
 
 KEYS = {
     "name": "part",

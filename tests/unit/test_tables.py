@@ -17,8 +17,8 @@ from limbeck.config import Recipe
 from limbeck.data import Columns, TensorSet, bundled, kinds, table
 from limbeck.data.columns import Column, RawColumn
 from limbeck.errors import DataError, InputError, LimbeckError, RecipeError
+from limbeck.experiment.run import distil
 from limbeck.runs import RunFolder
-from limbeck.schemes import distil
 from limbeck.tasks import REGRESSION
 
 BUNDLED = {"breast_cancer": (569, 30, 2), "wine": (178, 13, 3), "iris": (150, 4, 3), "digits": (1797, 64, 10)}

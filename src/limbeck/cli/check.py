@@ -22,8 +22,8 @@ def check(
 ) -> None:
     """Build everything, run one batch, print shapes, parameters, memory and a time estimate.  Nothing is trained."""
     from limbeck.config import load_recipe
-    from limbeck.schemes.rehearsal import rehearse
-    from limbeck.schemes.trust import trust_recipe
+    from limbeck.experiment.check import rehearse
+    from limbeck.results.trust import trust_recipe
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     if not trust:

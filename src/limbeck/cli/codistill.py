@@ -36,10 +36,10 @@ def codistill(
     group of several processes: torchrun --nproc-per-node 2 --no-python limbeck codistill ...
     """
     from limbeck.config import load_recipe
+    from limbeck.experiment.groups import Meeting, codistil, peers_of, seed_of
+    from limbeck.experiment.prepare import vet
     from limbeck.ranks import first_does, is_first
     from limbeck.runs import RunFolder
-    from limbeck.schemes import vet
-    from limbeck.schemes.grouping import Meeting, codistil, peers_of, seed_of
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     peers_of(loaded, group)

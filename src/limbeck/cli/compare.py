@@ -13,7 +13,7 @@ from limbeck.cli.showing import Data, Trust, interval, percent, reading, say, sh
 from limbeck.errors import command
 
 if TYPE_CHECKING:
-    from limbeck.schemes.comparing import ComparedRun, Comparison
+    from limbeck.results.comparison import ComparedRun, Comparison
 
 __all__ = ["compare"]
 
@@ -44,7 +44,7 @@ def compare(
 ) -> None:
     """Set finished runs side by side: figures with intervals, paired differences, and what differs in the recipes."""
     from limbeck.errors import RunError
-    from limbeck.schemes.comparing import compare_runs, find_runs
+    from limbeck.results.comparison import compare_runs, find_runs
 
     if page is not None and page.exists():
         raise RunError(f"compare: '{page}' exists already; name another file or delete it")

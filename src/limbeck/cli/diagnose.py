@@ -48,14 +48,14 @@ def diagnose(
     """
     from limbeck.config import load_recipe
     from limbeck.diagnosis import diagnose as run
-    from limbeck.diagnosis.keeping import keep
     from limbeck.diagnosis.recipes import seeds_of, subject_of_recipe, subject_of_run
     from limbeck.errors import InputError, Interrupted
     from limbeck.own import require_own
     from limbeck.report import build_diagnosed
+    from limbeck.results.diagnoses import keep
+    from limbeck.results.finished import FinishedRun
+    from limbeck.results.trust import trust_recipe
     from limbeck.runs import RunFolder, cache_folder
-    from limbeck.schemes import FinishedRun
-    from limbeck.schemes.trust import trust_recipe
 
     tell = (lambda line: None) if quiet else say
     root = cache_folder() / "diagnosis"

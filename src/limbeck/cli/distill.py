@@ -15,8 +15,9 @@ from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.config import Recipe
+    from limbeck.experiment.outcome import Outcome
+    from limbeck.experiment.prepare import Parts
     from limbeck.runs import RunFolder
-    from limbeck.schemes import Outcome, Parts
 
 __all__ = ["distill", "outcome_table", "run"]
 
@@ -38,10 +39,9 @@ def distill(
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.errors import RunError
+    from limbeck.experiment.prepare import vet
     from limbeck.ranks import first_does, is_first
-    from limbeck.runs import RunFolder, made_by
-    from limbeck.schemes import vet
-    from limbeck.schemes.grouping import group_of
+    from limbeck.runs import RunFolder, group_of, made_by
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     parts = vet(loaded)
@@ -84,8 +84,8 @@ def resolve(recipe: Path) -> Path:
 
 def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":
     """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
-    from limbeck.schemes import distil
-    from limbeck.schemes.sealing import keep_outcome
+    from limbeck.experiment.run import distil
+    from limbeck.experiment.sealing import keep_outcome
 
     def tell(line: str) -> None:
         folder.log(line)

@@ -12,7 +12,8 @@ from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.evaluation import ClassGain, Estimate, Interval, McNemar
-    from limbeck.schemes import RunAssessment, TaskAssessment
+    from limbeck.results.assessment import RunAssessment
+    from limbeck.results.task_assessment import TaskAssessment
 
 __all__ = ["evaluate"]
 
@@ -67,8 +68,9 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Measure a finished run: errors, calibration, fidelity, gain and harm by class, and cost."""
-    from limbeck.schemes import FinishedRun, assess_run
-    from limbeck.schemes.keeping import keep
+    from limbeck.results.assessment import assess_run
+    from limbeck.results.evaluations import keep
+    from limbeck.results.finished import FinishedRun
 
     found = assess_run(
         FinishedRun.read(run, trust=trust, data=data),
@@ -91,7 +93,7 @@ def evaluate(
 def _figures(found: "RunAssessment | TaskAssessment") -> tuple[tuple[str, str, str], ...]:
     """Return the figures of a run's task: what a table calls them, their names, and how they are written."""
     from limbeck.evaluation import words_of
-    from limbeck.schemes import TaskAssessment
+    from limbeck.results.task_assessment import TaskAssessment
 
     if not isinstance(found, TaskAssessment):
         return _FIGURES
@@ -113,7 +115,7 @@ def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
 
 
 def _counted(found: "RunAssessment | TaskAssessment") -> str:
-    from limbeck.schemes import TaskAssessment
+    from limbeck.results.task_assessment import TaskAssessment
 
     of_places = isinstance(found, TaskAssessment) and found.task.of_places
     return "places of test examples" if of_places else "test examples"
@@ -121,7 +123,7 @@ def _counted(found: "RunAssessment | TaskAssessment") -> str:
 
 def _lines(found: "RunAssessment | TaskAssessment") -> list[str]:
     """Return what there is to say in words."""
-    from limbeck.schemes import TaskAssessment
+    from limbeck.results.task_assessment import TaskAssessment
 
     if not isinstance(found, TaskAssessment):
         return [*_temperature_lines(found), *_paired_lines(found), *_class_lines(found)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck import checks, data, plans
+from limbeck import checks, data, schemes
 from limbeck.checks import shown
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, explained, read_yaml, written
@@ -20,7 +20,7 @@ from limbeck.data import Splits, Transfer
 from limbeck.errors import DataError, DataWarning, InputError, RecipeError, one_of
 from limbeck.models.layers import Sees
 from limbeck.objective import Objective
-from limbeck.plans import Scheme
+from limbeck.schemes import Scheme
 from limbeck.training import Training
 from limbeck.training.trackers import check_trackers
 
@@ -301,10 +301,10 @@ def _scheme(
     """Return a scheme, the networks that its key `models` names, and its keys as the resolved recipe has them."""
     name = keys.pop("name", None)
     if name is None:
-        raise RecipeError(f"scheme.name: is missing; one of: {', '.join(plans.names())}")
-    if not isinstance(name, str) or name not in plans.names():
-        raise RecipeError(f"scheme.name: found {shown(name)}; {one_of(str(name), plans.names())}")
-    section = parse(plans.builder(name), keys, "scheme")
+        raise RecipeError(f"scheme.name: is missing; one of: {', '.join(schemes.names())}")
+    if not isinstance(name, str) or name not in schemes.names():
+        raise RecipeError(f"scheme.name: found {shown(name)}; {one_of(str(name), schemes.names())}")
+    section = parse(schemes.builder(name), keys, "scheme")
     written: Scheme = section.build()
     try:
         taught_by = plain(teacher.model.keys()) if teacher.network else None

@@ -25,13 +25,11 @@ from limbeck.diagnosis.teacher import TeacherFacts, look_at_teacher
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import Interval, t_interval
 from limbeck.records import finite
+from limbeck.results.diagnoses import FORMAT
 from limbeck.training import Observer
 from limbeck.training.progress import ignore
 
-__all__ = ["FORMAT", "Diagnosis", "diagnose"]
-
-FORMAT = 1
-"""Of diagnosis.json; raised whenever its keys change their meaning."""
+__all__ = ["Diagnosis", "diagnose"]
 
 Say = Callable[[str], None]
 

@@ -11,11 +11,11 @@ from limbeck import schedules
 from limbeck.config import Recipe
 from limbeck.diagnosis.subject import Subject, require_one_label
 from limbeck.errors import RecipeError
+from limbeck.experiment.prepare import Parts, asked, build_student, prepare, seeded_build, vet
+from limbeck.experiment.teacher import train_teacher
 from limbeck.losses import KL, Divergence
-from limbeck.plans.offline import Offline
-from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.preparing import Parts, asked, build_student, prepare, seeded_build, vet
-from limbeck.schemes.teaching import train_teacher
+from limbeck.results.finished import FinishedRun
+from limbeck.schemes.offline import Offline
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import Observer
 from limbeck.training.progress import ignore

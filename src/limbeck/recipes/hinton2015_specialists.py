@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from limbeck import data, methods, models
 from limbeck.data import SampleSet, half_and_half, with_dustbin
 from limbeck.evaluation import measure, parameters, predict
+from limbeck.experiment.cost import forward_flops
 from limbeck.models.layers import MixtureOfExperts
-from limbeck.plans.specialists import Grouping, specialist_distiller
 from limbeck.randomness import derive_seed
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
-from limbeck.schemes.costing import forward_flops
+from limbeck.schemes.specialists import Grouping, specialist_distiller
 from limbeck.teachers import ModelTeacher, state_digest, store
 from limbeck.teachers.specialists import GeneralistWithSpecialists, Specialist, dustbin_shift, specialise
 from limbeck.training import Training

@@ -13,10 +13,10 @@ from torch import nn
 from limbeck import models
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller, Teacher
+from limbeck.experiment.prepare import initial_weights
 from limbeck.identity import network_digests
 from limbeck.locks import exclusive
 from limbeck.objective import Objective
-from limbeck.schemes.preparing import initial_weights
 from limbeck.teachers import estimators
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Observer, Result, Training, fit

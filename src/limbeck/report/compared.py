@@ -2,7 +2,7 @@
 
 from limbeck.evaluation import words_of
 from limbeck.report.charts import Interval, Rows, spanning
-from limbeck.schemes.comparing import Comparison
+from limbeck.results.comparison import Comparison
 
 __all__ = ["errors_of_runs"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.diagnosis.attribution import ARMS
-from limbeck.diagnosis.keeping import kept
 from limbeck.diagnosis.searching import CANDIDATES
 from limbeck.diagnosis.signs import HIGH
 from limbeck.evaluation import Interval as OverSeeds
 from limbeck.report.charts import Axis, Bar, Chart, Heat, Interval, Line, Plane, Rows, spanning
+from limbeck.results.diagnoses import kept
 
 __all__ = ["DiagnosisSection", "diagnosis_section"]
 

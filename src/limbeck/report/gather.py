@@ -26,10 +26,10 @@ from limbeck.evaluation import (
 )
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
+from limbeck.experiment.outcome import FIXED_ROLES, teacher_file
 from limbeck.locks import exclusive
+from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder, read_manifest
-from limbeck.schemes.finished import FinishedRun, teacher_file
-from limbeck.schemes.outcome import FIXED_ROLES
 
 __all__ = ["Answers", "Curve", "Gathered", "Model", "Taught", "gather"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck import methods, plans, targets
+from limbeck import methods, schemes, targets
 from limbeck.card import Card
 from limbeck.errors import InputError, RunError
 from limbeck.report import curves, figures, numbers, panels, pictures, story, svg
@@ -23,7 +23,7 @@ from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
 from limbeck.report.differs import differences
 from limbeck.report.gather import Gathered, gather
 from limbeck.report.given import given
-from limbeck.schemes.comparing import Comparison
+from limbeck.results.comparison import Comparison
 from limbeck.tasks import Task
 
 __all__ = ["build", "build_diagnosed", "render", "render_comparison", "section"]
@@ -150,7 +150,7 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "name": gathered.run.recipe.name,
         "summary": keys.get("summary") or "",
         "card": methods.card(keys["method"]["name"]),
-        "scheme": plans.card(plans.name_of(gathered.run.recipe.scheme)),
+        "scheme": schemes.card(schemes.name_of(gathered.run.recipe.scheme)),
         "target": target,
         "facts": story.facts(gathered),
         "verdict": story.verdict(gathered),

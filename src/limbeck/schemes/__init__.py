@@ -1,32 +1,60 @@
-"""Schemes: a recipe carried out: who teaches whom, and when, is said by its plan (`limbeck.plans`)."""
+"""One file a scheme, which says who teaches whom, and when; each with its `CARD` and a class of the file's name.
 
-from limbeck.schemes.assessing import AssessedModel, RunAssessment, assess_run
-from limbeck.schemes.attempting import Bench
-from limbeck.schemes.distilling import distil
-from limbeck.schemes.finished import FinishedRun
-from limbeck.schemes.outcome import Outcome, RoleOutcome, SeedOutcome
-from limbeck.schemes.preparing import Parts, Shop, build_student, prepare, vet
-from limbeck.schemes.tasks import TaskAssessment, TaskModel
-from limbeck.schemes.teaching import train_teacher
-from limbeck.schemes.work import Work
+A scheme's parameters are the recipe's keys under `scheme`.  What it works with is handed to it as a `Work`.
+"""
 
-__all__ = [
-    "AssessedModel",
-    "Bench",
-    "FinishedRun",
-    "Outcome",
-    "Parts",
-    "RoleOutcome",
-    "RunAssessment",
-    "SeedOutcome",
-    "Shop",
-    "TaskAssessment",
-    "TaskModel",
-    "Work",
-    "assess_run",
-    "build_student",
-    "distil",
-    "prepare",
-    "train_teacher",
-    "vet",
-]
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from limbeck.card import Card
+from limbeck.errors import InputError, one_of
+from limbeck.schemes.scheme import Scheme
+
+__all__ = ["Scheme", "builder", "card", "name_of", "names"]
+
+
+def names() -> list[str]:
+    """Return the names of all schemes, found by walking this package.
+
+    >>> "offline" in names()
+    True
+    """
+    return [module.name for module in pkgutil.iter_modules(__path__) if hasattr(_load(module.name), "CARD")]
+
+
+def builder(name: str) -> Callable[..., Scheme]:
+    """Return the class of a scheme: of early_stopping, EarlyStopping.
+
+    >>> builder("offline")()
+    Offline()
+    """
+    return getattr(_module(name), name.title().replace("_", ""))  # type: ignore[no-any-return]
+
+
+def card(name: str) -> Card:
+    """Return the card of a scheme.
+
+    >>> card("offline").year
+    2015
+    """
+    return _module(name).CARD  # type: ignore[attr-defined, no-any-return]
+
+
+def name_of(scheme: Scheme) -> str:
+    """Return the name that a recipe calls a scheme by.
+
+    >>> name_of(builder("offline")())
+    'offline'
+    """
+    return type(scheme).__module__.rpartition(".")[2]
+
+
+def _module(name: str) -> object:
+    if name not in names():
+        raise InputError(f"scheme: there is no scheme '{name}'; {one_of(name, names())}")
+    return _load(name)
+
+
+def _load(name: str) -> object:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from limbeck import checks
 from limbeck.config import Recipe
 from limbeck.errors import InputError, NonFiniteLossError, RunError, one_of
+from limbeck.experiment.trials import Bench
 from limbeck.locks import exclusive
 from limbeck.randomness import derive_seed
 from limbeck.runs import RunFolder
-from limbeck.schemes import Bench
 from limbeck.training import Observer, Progress
 from limbeck.training.progress import ignore
 from limbeck.training.together import SHARED

@@ -30,7 +30,7 @@ from limbeck.peers import (
     fit_together,
     published_copy,
 )
-from limbeck.plans.peers import shard
+from limbeck.schemes.peers import shard
 from limbeck.training import Result, Training, save_weights
 
 RANK = int(os.environ.get("RANK", "0"))

@@ -1,0 +1,226 @@
+"""A rehearsal of a recipe: everything is built and one batch is run, nothing is trained or written."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck import methods, schemes
+from limbeck.card import Card
+from limbeck.config import Recipe
+from limbeck.data import Loader, SampleSet
+from limbeck.distiller import Distiller, require_gradient
+from limbeck.experiment.prepare import Parts, Shop, asked, build_teacher, seeded_build, vet
+from limbeck.objective import Loss
+from limbeck.training import Training
+from limbeck.training.engine import laid_out, placed
+from limbeck.training.memory import enough_memory
+from limbeck.training.optimisers import optimiser
+
+__all__ = ["Rehearsal", "RehearsedModel", "rehearse"]
+
+_TIMED_STEPS, _SHARE = 5, 5
+"""Steps that are timed after a first one, and the part of a training's steps that a rehearsal makes at most."""
+_SHORT = 0.5  # seconds for all of them, which nobody waits for
+_NAMED = 2  # authors besides the first
+
+
+@dataclass(frozen=True)
+class RehearsedModel:
+    """One training that the recipe will run.
+
+    bytes: weights, gradients, optimiser state and saved activations of one step.  steps: of one run; runs: how many.
+    seconds: estimate for all runs.
+    """
+
+    role: str
+    parameters: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    bytes: int
+    seconds_a_step: float
+    steps: int
+    runs: int
+
+    @property
+    def seconds(self) -> float:
+        """The estimated time of all runs."""
+        return self.seconds_a_step * self.steps * self.runs
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a recipe's rehearsal found.
+
+    notes: lines on what was left out of the data, or may have been meant otherwise.
+    """
+
+    data: str
+    method: str
+    scheme: str
+    models: tuple[RehearsedModel, ...]
+    losses: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings there will be in all."""
+        return sum(model.runs for model in self.models)
+
+    @property
+    def seconds(self) -> float:
+        """The estimated time of all of them."""
+        return sum(model.seconds for model in self.models)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self) | {"trainings": self.trainings, "seconds": self.seconds}
+
+
+def rehearse(recipe: Recipe) -> Rehearsal:
+    """Build a recipe's data, models and objective, and run a batch through each."""
+    parts = vet(recipe)
+    shop = Shop(recipe, parts, recipe.seeds[0])
+    seeds, tried = len(recipe.seeds), _tried(recipe)
+    times = (seeds if recipe.teacher.seed is None else 1) + recipe.refit
+    teachers = _teachers(recipe, parts, times)
+    alone = Distiller(shop.student(), None, methods.hard())
+    models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
+    taught: list[RehearsedModel] = []
+    owed, losses = 0.0, dict[str, float]()
+    for plan in recipe.scheme.planned(shop, asked(recipe, build_teacher(recipe, parts, 0))):
+        runs = plan.count * ((1 if plan.once else seeds) + tried)
+        timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
+        if plan.between is not None:
+            timed = replace(timed, seconds_a_step=timed.seconds_a_step + _seconds(plan.between) / plan.period)
+        taught.append(timed)
+        owed += 0.0 if plan.compared else timed.seconds
+    if recipe.alone_budget is not None:
+        work = owed / (seeds + tried)
+        if recipe.alone_budget.teachers and recipe.scheme.uses_teacher:
+            work += sum(model.seconds for model in teachers) / times
+        models.append(_longer(models[-1], work, recipe.alone_budget.at_most, seeds))
+    held_out = 0 if parts.held_out is None else len(parts.held_out)
+    kind = "classes" if parts.train.task.has_classes else "numbers to predict"
+    data = (
+        f"{parts.train.name}: {len(parts.train):,} to train on, {held_out:,} held out, {len(parts.test):,} to test on, "
+        f"{parts.train.classes} {kind}, inputs {tuple(parts.train.input_shape)}"
+    )
+    if len(parts.transfer) != len(parts.train) or not recipe.transfer.labels:
+        kind = "labelled" if recipe.transfer.labels else "unlabelled"
+        data += f"; transfer set of {len(parts.transfer):,} {kind} samples"
+        if recipe.transfer.synthetic is not None:
+            data += f", of which {len(parts.transfer) - len(parts.alone):,} are made and unlabelled"
+    return Rehearsal(
+        data,
+        _card(methods.card(recipe.method.function.__name__)),
+        _card(schemes.card(schemes.name_of(recipe.scheme))),
+        (*models, *taught),
+        losses,
+        parts.notes,
+    )
+
+
+def _card(card: Card) -> str:
+    first, *others = card.authors.split(", ")
+    authors = f"{first} et al." if len(others) > _NAMED else card.authors
+    return f"{card.name}: {card.formula} ({authors} {card.year})"
+
+
+def _tried(recipe: Recipe) -> int:
+    """Return how often a scheme is carried out to choose something, at the first seed."""
+    fixed = recipe.training.patience is None and recipe.training.keep == "last"
+    budget = recipe.refit and not (fixed and not recipe.scheme.needs_held_out)
+    return (len(recipe.candidates()) if recipe.search else 0) + budget
+
+
+def _teachers(recipe: Recipe, parts: Parts, times: int) -> list[RehearsedModel]:
+    """Time the recipe's teacher, or each kind of its members; one that is read or fitted at once is not timed."""
+    found, taught = [], parts.of_teacher.train
+    for member, count in recipe.teacher.kinds():
+        if member.learns:
+            distiller = Distiller(seeded_build(member.model, taught, 0, "teacher"), None, member.method.build())
+            found.append(_time("teacher", distiller, taught, member.training, times * count)[0])
+    return found
+
+
+def _longer(alone: RehearsedModel, work: float, at_most: float, seeds: int) -> RehearsedModel:
+    """Return the student alone, trained for so many seconds of work; a run will reckon in FLOPs instead."""
+    times = min(at_most, work / (alone.seconds_a_step * alone.steps))
+    return replace(alone, role="student alone, equal compute", steps=round(times * alone.steps), runs=seeds)
+
+
+def _seconds(act: Callable[[], None]) -> float:
+    """Return how long a call takes, once it has been made before."""
+    act()
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def _time(
+    role: str, distiller: Distiller, samples: SampleSet, training: Training, runs: int
+) -> tuple[RehearsedModel, dict[str, float]]:
+    """Train a few steps on one batch, with networks that nothing else uses, in the precision asked for, and measure."""
+    with enough_memory(role, distiller, training):
+        return _measured(role, distiller, samples, training, runs)
+
+
+def _measured(
+    role: str, distiller: Distiller, samples: SampleSet, training: Training, runs: int
+) -> tuple[RehearsedModel, dict[str, float]]:
+    model = distiller.student
+    loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
+    batch = placed(next(loader.epoch(0)), torch.device("cpu"), training.memory_format)
+    outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]
+    optimizer = optimiser(distiller.parameters(), training)
+    saved = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def forward() -> Loss:
+        with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
+            loss: Loss = distiller(batch)
+        return loss
+
+    with torch.random.fork_rng(), laid_out(distiller, training.memory_format):
+        optimizer.zero_grad()  # what its first call imports is not of the step
+        began = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = forward()
+        require_gradient(loss)
+        losses = {"total": float(loss.total.detach()), **{name: part.mean for name, part in loss.parts.items()}}
+        loss.total.backward()
+        optimizer.step()
+        seconds = time.perf_counter() - began
+        timed = _TIMED_STEPS
+        if timed * seconds > _SHORT:
+            timed = max(0, min(timed, loader.steps * training.epochs * runs // _SHARE - 1))
+        began = time.perf_counter()
+        for _ in range(timed):
+            forward().total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if timed:
+            seconds = (time.perf_counter() - began) / timed
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    states = 2 if training.optimizer == "adamw" else 1
+    return (
+        RehearsedModel(
+            role=role,
+            parameters=sum(p.numel() for p in model.parameters()),
+            inputs=tuple(batch.inputs.shape),
+            outputs=tuple(outputs.logits.shape),
+            bytes=weights * (2 + states) + saved,
+            seconds_a_step=seconds,
+            steps=loader.steps * training.epochs,
+            runs=runs,
+        ),
+        losses,
+    )

@@ -1,0 +1,359 @@
+"""From a recipe to the sets and the student that a scheme works with."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from limbeck import schemes
+from limbeck.batch import UNLABELLED
+from limbeck.config import ModelSpec, Recipe
+from limbeck.data import SampleSet, Splits
+from limbeck.data.names import ambiguous
+from limbeck.distiller import Distiller, Teacher, check_answer
+from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, lacks_memory
+from limbeck.networks import check_network, evaluating
+from limbeck.objective import Objective
+from limbeck.outputs import run_model
+from limbeck.randomness import derive_seed
+from limbeck.tasks import CLASSIFICATION
+from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
+from limbeck.teachers.answers import answers_of
+from limbeck.teachers.estimators import Fitted
+from limbeck.training import Training
+from limbeck.training.batch_norm import check_batches
+from limbeck.training.engine import check_precision
+
+__all__ = [
+    "Parts",
+    "Shop",
+    "asked",
+    "assembled",
+    "build_student",
+    "build_teacher",
+    "estimator_of",
+    "filled",
+    "initial_weights",
+    "prepare",
+    "seeded_build",
+    "vet",
+]
+
+_TRIED = 8  # samples that each model answers before anything is trained
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sets of a run.
+
+    train, held_out: the training data without and as the validation part; held_out is None when refitting.  Where the
+        transfer set is labelled in part, `train` is that part.
+    transfer: what the student sees of `train`, for distillation.  alone: the same with labels, for the student alone.
+    test: for the final figures alone.
+    whole: the data as it was read, of which all of these are parts.
+    taught: where the students serve some of the classes, the sets of all of them, which the teacher learns from.
+    """
+
+    train: SampleSet
+    held_out: SampleSet | None
+    transfer: SampleSet
+    alone: SampleSet
+    test: SampleSet
+    taught: "Parts | None" = None
+    whole: Splits | None = None
+
+    @property
+    def of_teacher(self) -> "Parts":
+        """The sets that the teacher learns from."""
+        return self if self.taught is None else self.taught
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of the data as it was read."""
+        whole = self.of_teacher.whole
+        return () if whole is None else tuple(f"data: {note}" for note in whole.notes)
+
+    def serving(self, model: nn.Module) -> nn.Module:
+        """Return a network that learnt from the teacher's sets as one that answers the students' classes."""
+        if self.taught is None:
+            return model
+        return RestrictedModel(
+            model, self.taught.train.class_numbers(self.train.class_names), self.taught.train.classes
+        )
+
+
+def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
+    """Load and split a recipe's data.
+
+    refit: use all training data, without a validation part, once every choice is made.
+    """
+    splits = recipe.load_data()
+    train, held_out = splits.train, None
+    if not refit:
+        size = len(splits.train)
+        count = recipe.validation if isinstance(recipe.validation, int) else round(recipe.validation * size)
+        if not 0 < count < size:
+            raise RecipeError(
+                f"validation: found {recipe.validation!r}, which is {count} of {size} training samples;"
+                " expected some to be held out and some left"
+            )
+        train, held_out = splits.train.split(count, seed=0)
+    try:
+        transfer = recipe.transfer.apply(train, seed=0)
+    except (DataError, InputError) as error:
+        raise DataError(f"data.transfer: {error}") from None
+    alone = transfer
+    if recipe.transfer.labelled < 1:  # nobody knows the other labels, the teacher included
+        train = alone = transfer.subset((transfer.labels != UNLABELLED).nonzero().squeeze(1))
+    if not recipe.transfer.labels:
+        alone = train.subset(_positions(train, transfer))
+        if "teacher" not in recipe.objective().reads():
+            raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
+    if recipe.transfer.synthetic is not None:
+        transfer = _extended(recipe, transfer)
+    parts = Parts(train, held_out, transfer, alone, splits.test, whole=splits)
+    return parts if recipe.classes is None else _restricted(parts, recipe.classes, labels=recipe.transfer.labels)
+
+
+def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
+    """Return the transfer set with the samples that are made of it, which only a teacher can label."""
+    if "teacher" not in recipe.objective().reads():
+        raise RecipeError(
+            "data.transfer.synthetic: makes samples that only a teacher labels, but the method reads none; name one "
+            "with soft targets"
+        )
+    if any(member.arrays for member in recipe.teacher.members):
+        raise RecipeError(
+            "data.transfer.synthetic: makes samples that teacher.arrays has no answers to; name a teacher that can be "
+            "asked, or leave one of them out"
+        )
+    if recipe.classes is not None:
+        raise RecipeError(
+            "data.transfer.synthetic: makes samples of no known class, and classes keeps some classes alone; leave one "
+            "of them out"
+        )
+    try:
+        return recipe.transfer.extend(transfer, seed=0)
+    except (DataError, InputError) as error:
+        raise DataError(f"data.transfer.synthetic: {error}") from None
+
+
+def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> Parts:
+    """Return the sets of students that serve some of the classes: their samples, labels being places among them."""
+
+    def part(samples: SampleSet) -> SampleSet:
+        renamed = samples.relabelled(classes)
+        return renamed.subset(torch.where(renamed.labels != UNLABELLED)[0])
+
+    if complaint := ambiguous(classes, parts.train.class_names):
+        raise RecipeError(f"classes: {complaint}")
+    try:
+        alone = part(parts.alone)
+        return Parts(
+            train=part(parts.train),
+            held_out=None if parts.held_out is None else part(parts.held_out),
+            transfer=part(parts.transfer) if labels else alone.without_labels(),
+            alone=alone,
+            test=part(parts.test),
+            taught=parts,
+        )
+    except InputError as error:
+        raise RecipeError(str(error)) from None
+    except DataError as error:
+        raise DataError(f"classes: {error}") from None
+
+
+def vet(recipe: Recipe) -> Parts:
+    """Return a recipe's sets after each of its models has answered some of them under its objective.
+
+    What cannot run is refused here, before anything is trained or written.
+    """
+    parts = prepare(recipe)
+    if not recipe.teacher.single and parts.train.task != CLASSIFICATION:
+        raise RecipeError(
+            f"teacher.members: the mean of several networks is for one label of several classes, and the labels are "
+            f"{parts.train.task.labels} (task {parts.train.task.name}); let one network teach"
+        )
+    for member, _ in recipe.teacher.kinds():
+        taught = parts.of_teacher.train
+        network = seeded_build(member.model, taught, 0, "teacher")
+        if member.estimator and (complaint := estimator_of(network).complaint(taught)):
+            raise RecipeError(f"{member.model.where}: {member.model.keys()['kind']} {complaint}")
+        if member.arrays:
+            filled(network, parts)
+        if member.learns:
+            _try("teacher", network, None, member.method.build(), taught, member.training, "teacher.training")
+    teacher = build_teacher(recipe, parts, 0)
+    for candidate in recipe.candidates():
+        _settle(candidate.objective(), parts.transfer)
+        student = build_student(candidate, parts, recipe.seeds[0])
+        taught_by = asked(recipe, teacher) if "teacher" in candidate.objective().reads() else None
+        _try("student", student, taught_by, candidate.objective(), parts.transfer, candidate.training, "training")
+        if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
+            raise RecipeError(
+                f"scheme.name: '{schemes.name_of(candidate.scheme)}' is for one label of several classes, and the "
+                f"labels are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
+            )
+        if complaint := candidate.scheme.check(Shop(candidate, parts, recipe.seeds[0])):
+            raise RecipeError(f"scheme.{complaint}")
+    return parts
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where the networks of a seed are built, with initial weights that are a function of (seed, role)."""
+
+    recipe: Recipe
+    parts: Parts
+    seed: int
+
+    def student(self) -> nn.Module:
+        """Build the recipe's student, with the initial weights that the student alone has as well."""
+        return build_student(self.recipe, self.parts, self.seed)
+
+    def student_as(self, role: str) -> nn.Module:
+        """Build the recipe's student with initial weights of its own."""
+        return seeded_build(self.recipe.student, self.parts.train, self.seed, role)
+
+    def model(self, number: int, role: str) -> nn.Module:
+        """Build one of the networks that the scheme's key `models` names."""
+        return seeded_build(self.recipe.networks[number], self.parts.train, self.seed, role)
+
+    def drawing(self, role: str) -> AbstractContextManager[None]:
+        """Return a scope in which weights are drawn as a function of (seed, role)."""
+        return initial_weights(self.seed, role)
+
+    def teacher_parameters(self) -> int | None:
+        """Return the size of the recipe's teacher; None where it is no single network."""
+        if not self.recipe.teacher.single:
+            return None
+        model = build_teacher(self.recipe, self.parts, self.seed)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+
+def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
+    """Build the student with the initial weights of a seed, the same for the student alone and the distilled one."""
+    return seeded_build(recipe.student, parts.train, seed, "student")
+
+
+def build_teacher(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
+    """Build the teacher of a seed before any training: a network, or the mean of several."""
+    seeds = recipe.teacher.seeds(seed)
+    pairs = zip(recipe.teacher.members, seeds, strict=True)
+    built = [seeded_build(member.model, parts.of_teacher.train, own, "teacher") for member, own in pairs]
+    return assembled(recipe, [parts.serving(model) for model in built])
+
+
+def assembled(recipe: Recipe, members: Sequence[nn.Module]) -> nn.Module:
+    """Return one network as it is, and of several the mean that the recipe names."""
+    spec = recipe.teacher
+    return members[0] if spec.single else MeanOfModels(members, weights=spec.weights, mean=spec.mean)
+
+
+def estimator_of(model: nn.Module) -> Fitted:
+    """Return the module of a member that scikit-learn fits."""
+    if not isinstance(model, Fitted):
+        raise TypeError(f"{type(model).__name__} is no estimator")
+    return model
+
+
+def filled(model: nn.Module, parts: Parts) -> None:
+    """Let a member whose answers were made elsewhere read them."""
+    if parts.of_teacher.whole is None:
+        raise ValueError("answers are read for the data as a recipe has it")
+    answers_of(model).read(parts.of_teacher.whole)
+
+
+def asked(recipe: Recipe, model: nn.Module) -> Teacher:
+    """Return a network, or a mean of networks, as a teacher that sees what the recipe says."""
+    view = "clean" if recipe.teacher.view == "clean" else None
+    layer = recipe.teacher.last_linear
+    if not isinstance(model, MeanOfModels):
+        return ModelTeacher(model, view=view, last_linear=layer)
+    members = [ModelTeacher(member, view=view, last_linear=layer) for member in model.members]
+    return EnsembleTeacher(members, weights=model.weights, mean=model.mean)
+
+
+@contextmanager
+def initial_weights(seed: int, role: str) -> Iterator[None]:
+    """Draw what is drawn inside the scope, initial weights above all, as a function of (seed, role)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, role))
+        yield
+
+
+def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> nn.Module:
+    """Build a model with initial weights that are a function of (seed, role), and try it on two samples."""
+    with initial_weights(seed, role):
+        model = spec.build_for(samples)
+    batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
+    with evaluating(model), torch.no_grad(), _answering(role, samples):
+        check_network(role, model)
+        logits = run_model(model, batch.inputs, task=samples.task).logits
+    check_answer(role, logits, samples.classes, samples.task)
+    return model
+
+
+def _settle(objective: Objective, samples: SampleSet) -> None:
+    """Require that the method can do with what the labels of its set mean."""
+    try:
+        objective.settle(samples.legend)
+    except InputError as error:
+        raise RecipeError(f"method: {error}") from None
+
+
+def _try(
+    role: str,
+    model: nn.Module,
+    teacher: Teacher | None,
+    objective: Objective,
+    samples: SampleSet,
+    training: Training,
+    where: str,
+) -> None:
+    """Compute the loss of a small augmented batch once, on a model that nothing else uses."""
+    positions = torch.arange(min(_TRIED, len(samples)))
+    gathered = samples.gather(samples.needed(positions, training.augment, seed=0, view=1))
+    try:
+        check_precision(training.precision)
+        check_batches(model, samples, training)
+        batch = samples.assemble(gathered, positions, training.augment, seed=0, view=1, clean_view=True)
+    except LimbeckError as error:
+        raise type(error)(f"{where}.{error}") from None
+    distiller = Distiller(model, teacher, objective)
+    with torch.random.fork_rng(), _answering(role, samples):
+        distiller.build(batch, legend=samples.legend)
+        distiller(batch)
+
+
+@contextmanager
+def _answering(role: str, samples: SampleSet) -> Iterator[None]:
+    """Name the model whose answer fails in the scope."""
+    try:
+        yield
+    except Exception as error:
+        raised = error.__cause__ if isinstance(error, ModelError) else error
+        if lacks_memory(error):
+            raise
+        named = next((whose for whose in ("teacher", "student") if str(error).startswith(whose)), role)
+        if raised is None or isinstance(raised, LimbeckError):
+            raise ModelError(str(error) if str(error).startswith(named) else f"{role}: {error}") from None
+        shape = tuple(samples.input_shape)
+        line = (str(raised).splitlines() or [""])[0]
+        tokens = samples.gather(torch.zeros(1, dtype=torch.int64)).dtype == torch.int64
+        mend = (
+            "inputs are int64, which are token ids; save pixels as uint8 and other numbers as float32"
+            if tokens
+            else "change the model's keys"
+        )
+        raise ModelError(
+            f"{named}: cannot take inputs of shape {shape} ({type(raised).__name__}: {line}); {mend}"
+        ) from raised
+
+
+def _positions(root: SampleSet, part: SampleSet) -> torch.Tensor:
+    place = torch.full((int(root.index.max()) + 1,), -1, dtype=torch.int64)
+    place[root.index] = torch.arange(len(root))
+    return place[part.index]

@@ -1,0 +1,1 @@
+"""Finished runs: read back, measured, compared.  Reading a run needs nothing of running one."""

@@ -1,0 +1,226 @@
+"""Finished runs side by side: figures, students on the same test samples, and what differs in the recipes."""
+
+import glob
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.config import load_recipe
+from limbeck.errors import RunError
+from limbeck.evaluation import Estimate, Interval, McNemar, Point, mcnemar, paired_difference, pareto
+from limbeck.results.assessment import assess_run
+from limbeck.results.evaluations import kept
+from limbeck.results.finished import FinishedRun
+from limbeck.tasks import CLASSIFICATION, Task, task_named
+
+__all__ = ["ComparedRun", "Comparison", "Pair", "compare_runs", "find_runs", "flattened"]
+
+_FIXED = ("teacher", "alone", "alone_budget", "distilled")
+_ALL_PAIRS = 4  # runs up to which each is compared with each; else each with the first
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedRun:
+    """A run in a comparison.
+
+    label: short and unlike the others'.  recipe: resolved, flattened to key.path.
+    evaluation: as `RunAssessment.as_dict` gives it.
+    """
+
+    folder: Path
+    label: str
+    recipe: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+
+    def figure(self, role: str, name: str) -> Interval | None:
+        """Return a figure of a role with its interval over seeds, if the run has it."""
+        found = self.evaluation["summary"].get(role, {}).get(name)
+        return None if found is None else Interval(**found)
+
+    @property
+    def seeds(self) -> int:
+        """How many distilled students there are."""
+        return sum(model["role"] == "distilled" for model in self.evaluation["models"])
+
+    @property
+    def failures(self) -> Sequence[str]:
+        """A clause for each model that failed, as `Standing.failures` has them."""
+        found: list[str] = self.evaluation["failures"]
+        return found
+
+    @property
+    def counted(self) -> bool:
+        """Whether a test sample is right or wrong as a whole."""
+        return all(model.get("test_errors") is not None for model in self.evaluation["models"])
+
+    @property
+    def task(self) -> Task:
+        """What its labels are."""
+        return task_named(self.evaluation.get("task", CLASSIFICATION.name))
+
+    def correct(self, role: str) -> Tensor:
+        """Return whether each labelled test sample is right, where that is `counted`: (seeds, n) bool."""
+        models = [model for model in self.evaluation["models"] if model["role"] == role]
+        right = torch.ones(len(models), self.evaluation["test"]["examples"], dtype=torch.bool)
+        for row, model in enumerate(models):
+            right[row, model["test_errors"]] = False
+        return right
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The distilled students of two runs on the same test samples."""
+
+    first: str
+    second: str
+    test: McNemar
+    difference: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs side by side.
+
+    pairs: of runs that share their test set.  differing: the recipe keys that are not the same everywhere, with the
+    value of each run; None where a run has no such key.
+    frontier: the models, by "run: role", that none beats in both test accuracy and parameters.
+    """
+
+    runs: tuple[ComparedRun, ...]
+    pairs: tuple[Pair, ...]
+    differing: Mapping[str, Sequence[Any]]
+    frontier: tuple[Point, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "runs": [
+                {
+                    "run": str(run.folder),
+                    "label": run.label,
+                    **{
+                        key: run.evaluation[key]
+                        for key in ("name", "test", "parameters", "summary", "advantage", "failures", "cost")
+                    },
+                }
+                for run in self.runs
+            ],
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "differing": {key: list(values) for key, values in self.differing.items()},
+            "frontier": [asdict(point) for point in self.frontier],
+        }
+
+
+def find_runs(named: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return the run folders that are named, and a line for each that was passed over as unfinished.
+
+    named: folders of runs, folders of folders of runs, or globs.  RunError for a name that leads to no run, and for an
+    unfinished run that is named itself.
+    """
+    found: dict[Path, Path] = {}
+    passed: list[str] = []
+    for name in named:
+        exact = Path(name)
+        places = [exact] if exact.exists() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 - a whole pattern
+        runs = [run for place in places for run in _below(place)]
+        if not runs:
+            raise RunError(f"'{name}': there is no run there; name a run folder, a folder of runs, or a glob of either")
+        for run in runs:
+            if run == exact or (run / "outcome.json").is_file():
+                found.setdefault(run.resolve(), run)
+            else:
+                passed.append(f"passed over '{run}': it is not finished")
+    return list(found.values()), passed
+
+
+def _below(place: Path) -> list[Path]:
+    if (place / "recipe.yaml").is_file():
+        return [place]
+    return sorted(path.parent for path in place.rglob("recipe.yaml") if (path.parent / "manifest.json").is_file())
+
+
+def compare_runs(
+    folders: Sequence[Path],
+    *,
+    device: str | None = None,
+    trust: bool = False,
+    data: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Compare two or more finished runs.
+
+    A run that was evaluated is read from its evaluation.json; another is evaluated now, without its cost.
+    trust, data: see `FinishedRun.read`, by which each run is read first.
+    """
+    if len(folders) < 2:
+        raise RunError(f"compare: found {'one finished run' if folders else 'no run'}, expected two or more")
+    runs = []
+    for folder, label in zip(folders, _labels(folders), strict=True):
+        run = FinishedRun.read(folder, trust=trust, data=data)
+        evaluation = _evaluation(run, device, say)
+        recipe = load_recipe(folder / "recipe.yaml")
+        runs.append(ComparedRun(folder, label, flattened(recipe.keys), evaluation))
+    return Comparison(tuple(runs), tuple(_pairs(runs)), _differing(runs), pareto(list(_points(runs))))
+
+
+def flattened(keys: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested keys as key.path -> value; of a key without any below it, nothing.
+
+    >>> flattened({"method": {"name": "kd", "temperature": 4.0}, "seeds": [0]})
+    {'method.name': 'kd', 'method.temperature': 4.0, 'seeds': [0]}
+    """
+    found: dict[str, Any] = {}
+    for key, value in keys.items():
+        if isinstance(value, Mapping):
+            found |= flattened(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
+def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]) -> Mapping[str, Any]:
+    """Return the newest evaluation that is kept, or a new one."""
+    known = kept(run.folder)
+    if known is not None:
+        return known
+    say(f"'{run.folder}' is not evaluated yet")
+    return assess_run(run, with_cost=False, device=device, say=say).as_dict()
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Return what tells the runs apart: recipe's folder and the id at the end of the run's own; else longer paths."""
+    parts = [folder.resolve().parts for folder in folders]
+    short = [f"{each[-2]}/{each[-1].rpartition('-')[2]}" if len(each) > 1 else each[-1] for each in parts]
+    if len(set(short)) == len(short):
+        return short
+    return ["/".join(each[-2:]) if len({one[-2:] for one in parts}) == len(parts) else "/".join(each) for each in parts]
+
+
+def _pairs(runs: Sequence[ComparedRun]) -> Iterable[Pair]:
+    everyone = itertools.combinations(runs, 2)
+    chosen = everyone if len(runs) <= _ALL_PAIRS else ((runs[0], other) for other in runs[1:])
+    for first, second in chosen:
+        same = first.evaluation["test"]["digest"] == second.evaluation["test"]["digest"]
+        if same and first.counted and second.counted:
+            one, two = first.correct("distilled"), second.correct("distilled")
+            yield Pair(first.label, second.label, mcnemar(one, two), paired_difference(one, two))
+
+
+def _differing(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
+    keys = dict.fromkeys(key for run in runs for key in run.recipe)
+    columns = {key: [run.recipe.get(key) for run in runs] for key in keys if key != "summary"}
+    return {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
+
+
+def _points(runs: Sequence[ComparedRun]) -> Iterable[Point]:
+    for run in runs:
+        for role in _FIXED:
+            accuracy = run.figure(role, "accuracy")
+            size = run.evaluation["parameters"]["teacher" if role == "teacher" else "student"]
+            if accuracy is not None:
+                yield Point(f"{run.label}: {role}", accuracy.mean, float(size))

@@ -1,0 +1,204 @@
+"""A finished run, read back from its folder: its recipe, its data and its trained models."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from limbeck import checks
+from limbeck.config import Recipe, load_recipe
+from limbeck.errors import DataError, RunError, one_line
+from limbeck.experiment.outcome import label_of, ordered, teacher_file, teacher_history
+from limbeck.experiment.prepare import Parts, Shop, build_teacher, prepare
+from limbeck.experiment.sealing import OUTCOME, data_of, files_of, read_outcome, require_same
+from limbeck.results.trust import require_trust
+from limbeck.runs import RunFolder, group_of, made_by
+from limbeck.teachers import MeanOfModels
+from limbeck.training import load_weights
+from limbeck.training.state import checked_history
+
+__all__ = ["FinishedRun"]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose outcome is known.  parts: its sets, as its final trainings saw them."""
+
+    folder: Path
+    recipe: Recipe
+    parts: Parts
+    outcome: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path, *, trust: bool = False, data: Path | None = None) -> "FinishedRun":
+        """Read a run folder, once its weights, code and data are those that it ended with.
+
+        trust: whether to import the factories of its recipe wherever they lie; else `require_trust` decides.
+        data: the file or folder that its data is in now, if that was moved.
+        Raises RunError when it is no run folder, is not finished, or has changed since.
+        """
+        if not (folder / "recipe.yaml").is_file():
+            raise RunError(f"'{folder}' is no run folder (it has no recipe.yaml); name one below runs/")
+        if not (folder / OUTCOME).is_file():
+            if (group := group_of(folder)) is not None:
+                raise RunError(
+                    f"'{folder}' is a run of group {checks.shown(group)} alone, which has no outcome of a recipe; its "
+                    "figures are in group.json, and limbeck distill trains all peers"
+                )
+            if (verb := made_by(folder)) in ("tune", "diagnose"):
+                raise RunError(f"'{folder}' was made by limbeck {verb} and is no run; name a folder that distill made")
+            again = RunFolder(folder).again
+            raise RunError(f"'{folder}' is not finished (it has no outcome.json); go on with: {again}")
+        outcome = read_outcome(folder)
+        recipe = load_recipe(folder / "recipe.yaml")
+        recipe = recipe if data is None else recipe.with_data_in(data)
+        try:
+            _check_outcome(outcome, recipe)
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"'{folder / OUTCOME}' is damaged ({one_line(error)}); run the recipe again") from None
+        require_same(folder, "code", files_of(recipe.code()), files_of(outcome["code"]))
+        if not trust:
+            require_trust(recipe, folder)
+        try:
+            parts = prepare(recipe, refit=recipe.refit)
+        except DataError as error:
+            if (place := recipe.place) is None or place.exists():
+                raise
+            raise RunError(
+                f"'{folder}': found no data in '{place}', where the run had it; expected it there. Say where it is now "
+                f"with --data PATH (in Python data=), or put it back"
+            ) from error
+        require_same(folder, "data", data_of(parts), outcome["data"])
+        return cls(folder, recipe, parts, outcome)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the students."""
+        return self.recipe.seeds
+
+    def teacher(self, seed: int) -> nn.Module:
+        """Return the trained teacher of a student's seed."""
+        own = self.recipe.teacher.of(seed)
+        model = build_teacher(self.recipe.without_checkpoints(), self.parts, own)
+        load_weights(model, teacher_file(self.folder, own))
+        return model
+
+    @property
+    def roles(self) -> list[str]:
+        """The roles that were measured, in the order of a table: teacher, student alone, others, distilled."""
+        return ordered([role for role, value in self.outcome["seeds"][0].items() if isinstance(value, dict)])
+
+    def label(self, role: str) -> str:
+        """Return what a table calls a role."""
+        known = self.outcome.get("roles", {}).get(role, {}).get("label")
+        fixed = label_of(role, teaches=self.recipe.scheme.uses_teacher)
+        return fixed or known or f"student {role.replace('_', ' ')}"
+
+    def parameters(self, role: str) -> int:
+        """Return how many parameters the model of a role has."""
+        known = self.outcome.get("roles", {}).get(role, {}).get("parameters")
+        of: int = self.outcome["parameters"]["teacher" if role == "teacher" else "student"]
+        return of if known is None else int(known)
+
+    def model(self, role: str, seed: int) -> nn.Module:
+        """Return the trained model of any role and a student's seed."""
+        return self.teacher(seed) if role == "teacher" else self.student(role, seed)
+
+    def student(self, role: str, seed: int) -> nn.Module:
+        """Return the trained model of a role that is not the teacher's: "alone", "distilled", the scheme's own."""
+        scheme, shop = self.recipe.scheme, Shop(self.recipe.without_checkpoints(), self.parts, seed)
+        if role == "member" and not self.recipe.teacher.single:
+            return self.teacher(seed).members[0]  # type: ignore[index,return-value]
+        if whole := scheme.part_of(role):
+            return scheme.part(role, self.student(whole, seed))
+        if role in ("alone", "alone_budget"):
+            model = shop.student()
+        elif members := scheme.means(role):
+            return MeanOfModels([self.student(member, seed) for member in members])
+        else:
+            model = scheme.build(role, shop)
+        load_weights(model, self.folder / f"{role}-{seed}" / "student.safetensors")
+        return model
+
+    def composed(self, role: str) -> bool:
+        """Whether a role has no weights of its own: the mean of other roles, or a part of one."""
+        ensemble = role in ("member", "teacher") and not self.recipe.teacher.single
+        scheme = self.recipe.scheme
+        return ensemble or bool(scheme.means(role)) or scheme.part_of(role) is not None
+
+    def history(self, role: str, seed: int) -> list[dict[str, Any]]:
+        """Return the metrics of each epoch of the training of a role, as metrics.jsonl has them.
+
+        seed: of the student.  Of an ensemble there are none.  OSError where they are not there, as of a teacher that
+        was read from a file; ValueError where they are damaged.
+        """
+        if self.composed(role):
+            return []
+        path = self.folder / f"{role}-{seed}" / "metrics.jsonl"
+        if role == "teacher":
+            path = teacher_history(self.folder, self.recipe.teacher.of(seed))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            return checked_history([json.loads(line) for line in lines])
+        except RecursionError as error:
+            raise ValueError(str(error)) from None
+
+
+class _Metrics(BaseModel):
+    model_config = ConfigDict(strict=True)
+    examples: int = Field(ge=1, lt=2**63)
+    errors: int | float = Field(ge=0, lt=2**63)
+    accuracy: float
+    nll: float | None  # None where it was not finite
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(strict=True)
+    teacher: int = Field(ge=0, lt=2**63)
+    student: int = Field(ge=0, lt=2**63)
+
+
+class _Interval(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    mean: float
+    half_width: float | None
+    n: int
+
+
+class _Role(BaseModel):
+    model_config = ConfigDict(strict=True)
+    label: str = Field(max_length=100)
+    parameters: int = Field(ge=0, lt=2**63)
+    compute: dict[str, float] = {}
+    relative: float | None = None
+
+
+class _Outcome(BaseModel):
+    """What readers of an outcome take for granted; roles become names of files, so they are plain words."""
+
+    model_config = ConfigDict(strict=True)
+    seeds: list[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")], int | _Metrics]] = Field(min_length=1)
+    parameters: _Parameters
+    gap_closed: _Interval | None = None
+    chosen: dict[str, dict[str, Any]] = {}
+    roles: dict[str, _Role] = {}
+    notes: list[str] = []
+    data: dict[str, str]
+    code: dict[str, dict[str, str]]
+
+
+def _check_outcome(outcome: Any, recipe: Recipe) -> None:
+    """Require an outcome to be what a run of the recipe writes; ValueError otherwise.  Null becomes NaN in it."""
+    checked = _Outcome.model_validate(outcome)
+    if [seed.get("seed") for seed in checked.seeds] != list(recipe.seeds):
+        raise ValueError("its seeds are not the recipe's")
+    if any(seed.keys() != checked.seeds[0].keys() for seed in checked.seeds):
+        raise ValueError("its seeds have different roles")
+    for seed in outcome["seeds"]:
+        for role, figures in seed.items():
+            if isinstance(figures, dict):
+                seed[role] = {name: math.nan if value is None else value for name, value in figures.items()}

@@ -1,0 +1,92 @@
+"""Born-again networks: generations of equal networks, each taught by the one before it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from limbeck import checks
+from limbeck.card import Card
+from limbeck.distiller import Distiller, Teacher
+from limbeck.randomness import derive_seed
+from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teachers import MeanOfModels
+
+if TYPE_CHECKING:
+    from limbeck.experiment.context import Work
+    from limbeck.experiment.prepare import Shop
+
+__all__ = ["CARD", "BornAgain"]
+
+CARD = Card(
+    name="born_again",
+    summary="generations of equal networks, each taught by the one before; and their ensemble",
+    authors="Tommaso Furlanello, Zachary C. Lipton, Michael Tschannen, Laurent Itti, Anima Anandkumar",
+    year=2018,
+    title="Born Again Neural Networks",
+    source="https://arxiv.org/abs/1805.04770",
+    formula="generation k learns by the recipe's method from generation k-1; ensemble: mean_k p_k",
+)
+
+
+_MOST = 100
+"""Generations."""
+
+
+@dataclass(frozen=True)
+class BornAgain(Scheme):
+    """Generations of the student, the first taught by the recipe's teacher; the last is the distilled student.
+
+    Leave `teacher` out of the recipe for generations that are equal to the teacher as well, as in the paper.
+    generations: how many students.  Each has initial weights, order and augmentation of its own; the last one's are
+    those of the student alone.
+    """
+
+    generations: int = 3
+
+    def __post_init__(self) -> None:
+        checks.at_least("generations", self.generations, 1, at_most=_MOST)
+
+    def roles(self) -> Mapping[str, str]:
+        """Return the generations before the last, and the ensemble of all of them."""
+        roles = {f"generation_{number}": f"generation {number}" for number in range(1, self.generations)}
+        return roles | ({"ensemble": "ensemble of the generations"} if roles else {})
+
+    def means(self, role: str) -> Sequence[str]:
+        """Return the members of the ensemble."""
+        return (*(each for each in self.roles() if each != role), "distilled") if role == "ensemble" else ()
+
+    def check(self, shop: "Shop") -> str | None:
+        """Refuse a method that no teacher takes part in."""
+        if "teacher" not in shop.recipe.objective().reads():
+            return "name: born_again teaches each generation by the one before, but the method reads no teacher; use kd"
+        return None
+
+    def build(self, role: str, shop: "Shop") -> nn.Module:
+        """Return a generation's network."""
+        return shop.student() if role == "distilled" else shop.student_as(role)
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of all generations."""
+        last = super().planned(shop, teacher)
+        if self.generations == 1:
+            return last
+        label, count = "generations before the last", self.generations - 1
+        return [self.planned_as("generation_1", label, shop, teacher, count=count), *last]
+
+    def train(self, work: "Work") -> dict[str, nn.Module]:
+        """Train generation after generation."""
+        units = [role for role in self.roles() if role != "ensemble"] + ["distilled"]
+        work.require(units)
+        models: dict[str, nn.Module] = {}
+        teacher = work.teacher()
+        for role in units:
+            seed = work.seed if role == "distilled" else derive_seed(work.seed, role)
+            distiller = Distiller(self.build(role, work), teacher, work.objective())
+            models[role] = work.fit(role, distiller, work.parts.transfer, seed=seed).student
+            if role != "distilled":
+                teacher = work.teach(models[role], name=role)
+        if len(units) > 1:
+            models["ensemble"] = MeanOfModels([models[role] for role in units])
+        return models

@@ -1,0 +1,41 @@
+"""Offline distillation: a fixed teacher, trained before, and a student that learns from it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+from limbeck.card import Card
+from limbeck.distiller import Distiller
+from limbeck.schemes.scheme import Scheme
+
+if TYPE_CHECKING:
+    from limbeck.experiment.context import Work
+
+__all__ = ["CARD", "Offline"]
+
+CARD = Card(
+    name="offline",
+    summary="a fixed teacher, trained before, teaches one student",
+    authors="Geoffrey Hinton, Oriol Vinyals, Jeff Dean",
+    year=2015,
+    title="Distilling the Knowledge in a Neural Network",
+    source="https://arxiv.org/abs/1503.02531",
+    formula="the student learns by the recipe's method from the recipe's teacher",
+)
+
+
+@dataclass(frozen=True)
+class Offline(Scheme):
+    """The recipe's teacher teaches the recipe's student by the recipe's method."""
+
+    single: ClassVar[bool] = True
+    any_task: ClassVar[bool] = True
+
+    def distiller(self, work: "Work") -> Distiller:
+        """Return the student with the recipe's teacher and method."""
+        return Distiller(work.student(), work.teacher(), work.objective())
+
+    def train(self, work: "Work") -> dict[str, nn.Module]:
+        """Train the student."""
+        return {"distilled": work.fit("distilled", self.distiller(work), work.parts.transfer).student}

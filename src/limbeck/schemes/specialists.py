@@ -1,0 +1,306 @@
+"""A generalist and specialists on the classes it confuses, which answer together and are distilled into one network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import checks
+from limbeck.card import Card
+from limbeck.data import HalfSet, SampleSet, half_and_half, with_dustbin
+from limbeck.distiller import Distiller, Teacher
+from limbeck.errors import InputError, LimbeckError, ModelError
+from limbeck.evaluation import predict
+from limbeck.losses import kl
+from limbeck.objective import Objective, Term
+from limbeck.outputs import Outputs
+from limbeck.randomness import derive_seed
+from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teachers import ModelTeacher
+from limbeck.teachers.specialists import (
+    GeneralistWithSpecialists,
+    Specialist,
+    cluster_classes,
+    confusion_columns,
+    covariance_columns,
+    dustbin_shift,
+    named_groups,
+    specialise,
+)
+from limbeck.terms import HardLabels
+from limbeck.training import Job, Training, fit_apart
+
+if TYPE_CHECKING:
+    from limbeck.batch import Batch
+    from limbeck.experiment.context import Work
+    from limbeck.experiment.prepare import Shop
+
+__all__ = ["CARD", "Grouping", "OtherClasses", "SpecialistTraining", "Specialists", "specialist_distiller"]
+
+CARD = Card(
+    name="specialists",
+    summary="specialists on the classes that the teacher confuses; all together are distilled into one student",
+    authors="Geoffrey Hinton, Oriol Vinyals, Jeff Dean",
+    year=2015,
+    title="Distilling the Knowledge in a Neural Network",
+    source="https://arxiv.org/abs/1503.02531",
+    formula="the answer is argmin_q KL(p^g, q) + Σ_m KL(p^m, q), over the specialists m that cover p^g's top classes",
+)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Which classes each specialist gets.
+
+    named: the groups, as lists of class names or numbers, where they are not to be found; `count` is then theirs.
+    count: how many groups to find, by on-line K-means on the columns of the covariance of the generalist's predictions
+        (by: covariance), or on those of its confusion matrix (by: confusion).
+    smallest, largest: bounds of a group's size; largest is by default all classes but one.
+    overlap: a class joins every group whose centre is at most so many times as far as the nearest.
+    """
+
+    named: tuple[tuple[int | str, ...], ...] = ()
+    count: int = 4
+    by: Literal["covariance", "confusion"] = "covariance"
+    smallest: int = 2
+    largest: int | None = None
+    overlap: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.at_least("groups.count", self.count, 1)
+        checks.at_least("groups.smallest", self.smallest, 1)
+        if self.largest is not None:
+            checks.at_least("groups.largest", self.largest, 1)
+        checks.finite("groups.overlap", self.overlap)
+        if self.overlap < 1:
+            raise InputError(f"groups.overlap: found {self.overlap!r}, expected 1 or above")
+
+    @property
+    def size(self) -> int:
+        """How many groups there are."""
+        return len(self.named) or self.count
+
+    def find(self, generalist: nn.Module, samples: SampleSet, seed: int) -> tuple[tuple[int, ...], ...]:
+        """Return the groups of classes, by the generalist's predictions for some samples where they are not named."""
+        if self.named:
+            return named_groups(self.named, samples.class_names)
+        said = predict(generalist, samples).softmax(1)
+        columns = covariance_columns(said) if self.by == "covariance" else confusion_columns(said, samples.labels)
+        return cluster_classes(columns, self.count, **self.bounds, seed=derive_seed(seed, "groups"))
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """The bounds of a group, as `cluster_classes` takes them."""
+        return {"smallest": self.smallest, "largest": self.largest, "overlap": self.overlap}
+
+
+@dataclass(frozen=True)
+class SpecialistTraining(Training):
+    """The training of a specialist, whose epoch is all samples of its classes and as many others.
+
+    Its keys are those of any training; it starts from the generalist, so that the defaults are shorter and gentler.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 0.01
+
+
+class OtherClasses(Term):
+    """T²·KL between teacher and student among the classes outside a set, for specialists with a full softmax.
+
+    Both distributions are of these classes alone, softened at `temperature`; how much they all get together is for the
+    hard labels to say.
+    """
+
+    reads = frozenset({"student", "teacher"})
+    any_classes = frozenset({"teacher"})
+
+    def __init__(self, others: Tensor, weight: float = 1.0, *, temperature: float = 2.0, name: str = "soft") -> None:
+        super().__init__(name, weight)
+        checks.positive("temperature", temperature)
+        self.temperature = temperature
+        self.others = tuple(others.tolist())
+
+    def sum(self, outputs: Mapping[str, Outputs], batch: "Batch", step: int) -> Tensor:
+        student, teacher = outputs["student"].heads["full"], outputs["teacher"].logits
+        losses = kl(
+            student[:, self.others],
+            teacher[:, self.others],
+            temperature=self.temperature,
+            mask=batch.mask,
+            reduction="sum",
+        )
+        return self.temperature**2 * losses
+
+
+def specialist_distiller(
+    specialist: Specialist, generalist: nn.Module, *, soft_weight: float = 1.0, temperature: float = 2.0
+) -> Distiller:
+    """Return what trains a specialist: hard labels with a dustbin, and soft targets where its softmax is full.
+
+    >>> generalist = nn.Linear(3, 5)
+    >>> sorted(specialist_distiller(specialise(generalist, [0], full=True), generalist).objective.terms)
+    ['hard', 'soft']
+    """
+    terms: list[Term] = [HardLabels()]
+    teacher: Teacher | None = None
+    if specialist.full:
+        terms.append(OtherClasses((~specialist.member).nonzero().squeeze(1), soft_weight, temperature=temperature))
+        teacher = ModelTeacher(generalist)
+    return Distiller(specialist, teacher, Objective(terms))
+
+
+@dataclass(frozen=True)
+class _Job(Job):
+    """The training of a specialist."""
+
+    specialist: Specialist
+    half: HalfSet
+
+
+@dataclass(frozen=True)
+class Specialists(Scheme):
+    """Specialists beside the recipe's teacher, the generalist; and a student that learns from all of them together.
+
+    groups: which classes each specialist gets.
+    top: an example is put to the specialists that cover one of so many of the generalist's most probable classes.
+    full: keep the softmax over all classes; the generalist then gives soft targets for those outside the set, at
+        `temperature` and with `soft_weight`.
+    training: of each specialist.  workers: processes that train them at the same time; the result is the same.
+    """
+
+    groups: Grouping = field(default_factory=Grouping)
+    top: int = 1
+    full: bool = False
+    soft_weight: float = 1.0
+    temperature: float = 2.0
+    training: SpecialistTraining = field(default_factory=SpecialistTraining)
+    workers: int = 1
+
+    needs_held_out: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.at_least("top", self.top, 1)
+        checks.non_negative("soft_weight", self.soft_weight)
+        checks.positive("temperature", self.temperature)
+        checks.at_least("workers", self.workers, 1)
+
+    def roles(self) -> Mapping[str, str]:
+        """Return generalist and specialists together, and a student of the generalist alone to compare with."""
+        return {"together": "teacher with specialists", "of_teacher": "student distilled, no specialists"}
+
+    def check(self, shop: "Shop") -> str | None:
+        """Refuse groups that the data does not have, labels that are not there, and a method that nobody teaches in."""
+        train = shop.parts.train
+        if "teacher" not in shop.recipe.objective().reads():
+            return "name: specialists and teacher teach together, but the method reads no teacher; use kd, say"
+        if not shop.recipe.teacher.network:
+            other = "several; take members out" if not shop.recipe.teacher.single else "no network; name a model"
+            return f"name: specialists start from one network, but the teacher is {other}"
+        if self.top > train.classes:
+            return f"top: found {self.top}, expected 1 to {train.classes}, the classes of the data"
+        try:
+            if self.groups.named:
+                for group in named_groups(self.groups.named, train.class_names):
+                    half_and_half(train, group)
+            else:
+                cluster_classes(torch.eye(train.classes), self.groups.count, **self.groups.bounds)
+            self._specialists(self._generalist(shop), [[0]] * self.groups.size, train.classes)
+        except LimbeckError as error:
+            return str(error) if str(error).startswith("groups") else f"groups: {error}"
+        return None
+
+    def build(self, role: str, shop: "Shop") -> nn.Module:
+        """Return the network of a role; which classes a specialist has is part of its state."""
+        if role != "together":
+            return shop.student()
+        generalist = self._generalist(shop)
+        return GeneralistWithSpecialists(
+            generalist, self._specialists(generalist, [[0]] * self.groups.size, shop.parts.train.classes), top=self.top
+        )
+
+    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+        """Return the trainings of the specialists, as if the classes were shared out evenly, and of both students."""
+        train, generalist = shop.parts.train, self._generalist(shop)
+        group = list(range(max(self.groups.smallest, train.classes // self.groups.size)))
+        if self.groups.named:
+            group = list(named_groups(self.groups.named, train.class_names)[0])
+        specialist = self._specialists(generalist, [group], train.classes)[0]
+        distiller = specialist_distiller(
+            specialist, generalist, soft_weight=self.soft_weight, temperature=self.temperature
+        )
+        half = half_and_half(train, group)
+        return [
+            Planned("specialist", distiller, half, training=self.training, count=self.groups.size),
+            self.planned_as("of_teacher", self.roles()["of_teacher"], shop, teacher, compared=True),
+            *super().planned(shop, teacher),
+        ]
+
+    def train(self, work: "Work") -> dict[str, nn.Module]:
+        """Train the specialists, then the student of all of them, then for comparison that of the teacher alone."""
+        generalist, parts = work.teacher_model, work.parts
+        found = work.choose("groups", lambda: self.groups.find(generalist, work.held_out, work.seed))
+        groups = [[int(label) for label in group] for group in found]
+        if bare := sorted({*range(parts.train.classes)} - {label for group in groups for label in group}):
+            names = ", ".join(parts.train.class_names[label] for label in bare)
+            work.say(f"specialists: the teacher answers alone for what no specialist covers: {names}")
+        work.require([*map(_unit, range(len(groups))), "distilled", "of_teacher"])
+        made = self._specialists(generalist, groups, parts.train.classes)
+        jobs = [self._job(work, number, each, generalist) for number, each in enumerate(made)]
+        if self.workers > 1:
+            fit_apart(jobs, self.workers, say=work.say)
+        specialists = [self._trained(work, job) for job in jobs]
+        together = GeneralistWithSpecialists(generalist, specialists, top=self.top).requires_grad_(False).eval()
+        work.keep("together", together)
+        distilled = self._student(work, "distilled", work.teach(together, name="specialists"))
+        return {"together": together, "distilled": distilled, "of_teacher": self._student(work, "of_teacher")}
+
+    def _job(self, work: "Work", number: int, specialist: Specialist, generalist: nn.Module) -> "_Job":
+        """Return the training of a specialist."""
+        group, held_out, unit = specialist.classes.tolist(), work.parts.held_out, _unit(number)
+        half = half_and_half(work.parts.train, group)
+        weights = {"soft_weight": self.soft_weight, "temperature": self.temperature}
+        return _Job(
+            distiller=specialist_distiller(specialist, generalist, **weights),
+            train_set=half,
+            validation=None if held_out is None else with_dustbin(held_out, group),
+            training=work.planned(unit, self.training),
+            seed=derive_seed(work.seed, "specialist", number),
+            folder=work.place(unit),
+            label=unit,
+            specialist=specialist,
+            half=half,
+        )
+
+    def _trained(self, work: "Work", job: "_Job") -> Specialist:
+        """Train a specialist, or read it, and put its dustbin right."""
+        names = ", ".join(work.parts.train.class_names[label] for label in job.specialist.classes.tolist())
+        work.say(f"{job.label}: {names}")
+        work.fit(job.label, job.distiller, job.half, training=self.training, seed=job.seed, held_out=job.validation)
+        job.specialist.shift.fill_(dustbin_shift(job.half.share))
+        return job.specialist
+
+    def _student(self, work: "Work", role: str, teacher: Teacher | None = None) -> nn.Module:
+        """Train the recipe's student, by default with the recipe's teacher alone."""
+        distiller = Distiller(work.student(), teacher or work.teacher(), work.objective())
+        return work.fit(role, distiller, work.parts.transfer).student
+
+    def _specialists(self, generalist: nn.Module, groups: Sequence[Sequence[int]], classes: int) -> list[Specialist]:
+        made = [specialise(generalist, group, full=self.full) for group in groups]
+        if len(made[0].member) != classes:
+            raise ModelError(
+                f"teacher: its last linear layer gives {len(made[0].member)} outputs, expected the {classes} classes; "
+                "specialists need a network that ends with a linear layer"
+            )
+        return made
+
+    def _generalist(self, shop: "Shop") -> nn.Module:
+        train = shop.parts.train
+        network: nn.Module = shop.recipe.teacher.model.build(train.input_shape, train.classes)
+        return network
+
+
+def _unit(number: int) -> str:
+    return f"specialist_{number}"
