@@ -113,7 +113,7 @@ NAMED = [
     Mutant("early exit: > in place of >=", "evaluation/exits.py", "sure >= threshold", "sure > threshold", _WHO),
     Mutant(
         "geometric mean: not renormalised",
-        "losses/targets/combining.py",
+        "targets/geometric.py",
         "    return normalised(\n        total,",
         "    return Dense(total) if total.isfinite().any() else normalised(\n        total,",
         _WHO,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
-from limbeck.losses import class_cosines
 from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective
 from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.targets import class_cosines
 from limbeck.tasks import Task
 
 __all__ = ["Average", "ClassVectors", "Distiller", "Teacher", "check_answer", "require_gradient"]

@@ -22,11 +22,10 @@ from limbeck.losses import (
     standardise,
 )
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype, only_counted
-from limbeck.losses.targets import smooth_labels
 from limbeck.objective import Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
-from limbeck.targets import PLAIN, Target
+from limbeck.targets import PLAIN, Target, smooth_labels
 from limbeck.tasks import Task
 
 __all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "counted_outputs", "require_classes"]

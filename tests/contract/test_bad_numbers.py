@@ -38,7 +38,7 @@ def is_loss(value):
     )
 
 
-HELPERS = {"soften", "standardise", "uniform"}
+HELPERS = {"soften", "standardise"}
 DIVERGENCES = {kind: losses.divergence(kind) for kind in losses.divergences.kinds()}
 
 

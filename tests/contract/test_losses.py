@@ -11,32 +11,19 @@ from limbeck.losses import Divergence, divergences
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 CLASSES = 5
 
-NO_LOSSES = {"Dense", "Divergence", "Reduction", "SoftTarget"}
+NO_LOSSES = {"Dense", "Divergence", "Reduction"}
 """Types."""
 HELPERS = {
-    "class_cosines",
     "correlation",
     "divergence",
-    "geometric_mean",
     "jensen_shannon",
     "kd_weights",
-    "label_positions",
-    "mixture",
-    "permute",
     "reduce",
-    "related_classes",
-    "restrict",
-    "similar_classes",
     "skewed",
-    "smooth_labels",
     "soften",
     "standardise",
-    "top_k",
-    "true_class",
-    "uniform",
-    "virtual_teacher",
 }
-"""Functions that make targets, divergences, weights or reductions: no loss out."""
+"""Functions that make divergences, weights or reductions: no loss out."""
 
 
 ON_NUMBERS = {"bounded_squared_error", "squared_error"}

@@ -11,9 +11,9 @@ from limbeck import methods, targets
 from limbeck.batch import Batch, Legend
 from limbeck.config import parse
 from limbeck.errors import InputError
-from limbeck.losses import Dense, class_cosines, soften
+from limbeck.losses import Dense, soften
 from limbeck.outputs import Members, Outputs
-from limbeck.targets import Target
+from limbeck.targets import Target, class_cosines
 from limbeck.terms import SoftTargets
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

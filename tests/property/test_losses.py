@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.special import log_softmax, logsumexp, softmax
 
-from limbeck import losses
+from limbeck import losses, targets
 
 UNLABELLED = -100
 
@@ -253,7 +253,7 @@ def test_value_and_gradient_are_finite_in_any_precision_for_logits_up_to_ten_tho
 )
 def test_smoothed_labels_mix_the_labels_with_a_uniform_teacher(z, labels, epsilon):
     z, y = torch.tensor(z), torch.tensor(labels)
-    target = losses.smooth_labels(y, 6, epsilon, dtype=torch.float64)
+    target = targets.smooth_labels(y, 6, epsilon, dtype=torch.float64)
     smoothed = losses.CROSS_ENTROPY.per_example(z, target, 1.0)
     hard = losses.cross_entropy(z, y, reduction="none")
     uniform = losses.soft_cross_entropy(z, torch.zeros_like(z), reduction="none")

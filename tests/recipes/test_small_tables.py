@@ -12,7 +12,6 @@ from limbeck.batch import Batch
 from limbeck.data import Splits, TensorSet
 from limbeck.errors import NonFiniteLossError, RunError
 from limbeck.evaluation import predict
-from limbeck.losses import class_cosines
 from limbeck.outputs import Outputs
 from limbeck.recipes import (
     all_targets,
@@ -26,6 +25,7 @@ from limbeck.recipes import (
 )
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets
 from limbeck.recipes.reproduction import Lab
+from limbeck.targets import class_cosines
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training.progress import ignore
 

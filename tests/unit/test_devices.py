@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 from limbeck import devices, methods
 from limbeck.data import Augment, TensorSet, mixing
 from limbeck.distiller import Distiller
-from limbeck.losses.targets import class_cosines, related_classes
 from limbeck.randomness import normal
+from limbeck.targets import class_cosines, related_classes
 from limbeck.teachers import ModelTeacher
 from limbeck.training.ledger import Ledger
 from limbeck.training.loop import batches_of

@@ -12,8 +12,8 @@ from limbeck.diagnosis.arms import match, objectives
 from limbeck.diagnosis.attribution import ARMS, EFFECTS, attribute, effect
 from limbeck.diagnosis.subject import Answers, Subject
 from limbeck.errors import InputError
-from limbeck.losses import class_cosines
 from limbeck.outputs import Outputs
+from limbeck.targets import class_cosines
 
 
 def right(rates, seeds=4, n=400, seed=0):

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr, softmax
 
-from limbeck import losses, methods
+from limbeck import losses, methods, targets
 from limbeck.config import sections
 from limbeck.errors import InputError, RecipeError
 from limbeck.losses import divergences
@@ -223,7 +223,7 @@ def test_half_precision_is_computed_in_single(kind):
 @pytest.mark.parametrize("kind", ["kl", "js", "skewed_kl", "total_variation"])
 def test_a_target_that_gives_a_class_exactly_nothing_is_met(kind):
     z = drawn()[0]
-    target = losses.smooth_labels(torch.tensor([0, 1, 2, 3, 4, 0]), 5, 0.0, dtype=torch.float64)
+    target = targets.smooth_labels(torch.tensor([0, 1, 2, 3, 4, 0]), 5, 0.0, dtype=torch.float64)
     p, q = target.log_probs.exp().numpy(), softmax(z, -1)
     made = losses.divergence(kind, **REFERENCES[kind][0])
     student = torch.tensor(z, requires_grad=True)
@@ -234,7 +234,7 @@ def test_a_target_that_gives_a_class_exactly_nothing_is_met(kind):
 
 
 def test_reverse_kl_is_infinite_where_the_target_gives_nothing_to_what_the_student_gives():
-    target = losses.smooth_labels(torch.tensor([0]), 3, 0.0)
+    target = targets.smooth_labels(torch.tensor([0]), 3, 0.0)
     assert losses.REVERSE_KL.per_example(torch.zeros(1, 3), target, 1.0).item() == INF
     certain = torch.tensor([[0.0, -INF, -INF]])
     assert losses.REVERSE_KL.per_example(certain, target, 1.0).item() == 0.0

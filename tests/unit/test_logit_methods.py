@@ -37,7 +37,7 @@ def run(objective, student, teacher, labels=None, mask=None, step=0):
 
 def ensemble(*members, mean="arithmetic"):
     weights = (1.0 / len(members),) * len(members)
-    mixed = losses.mixture([losses.soften(each) for each in members], weights)
+    mixed = targets.mixture([losses.soften(each) for each in members], weights)
     return Outputs(mixed.log_probs, members=Members(torch.stack(members), weights, mean))
 
 
@@ -70,7 +70,7 @@ def test_dkd_may_rise_over_its_first_steps_as_its_published_recipe_does():
 def test_dkd_of_an_ensemble_learns_the_mean_of_its_members_distributions_at_the_temperature():
     student, teacher, labels = drawn()
     other = drawn(seed=5)[1]
-    mixed = losses.mixture([losses.soften(each, 4.0) for each in (teacher, other)], (0.5, 0.5)).log_probs
+    mixed = targets.mixture([losses.soften(each, 4.0) for each in (teacher, other)], (0.5, 0.5)).log_probs
     loss = run(methods.dkd(hard_weight=0.0), student, ensemble(teacher, other), labels)
     expected = losses.dkd(student, 4.0 * mixed, labels)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
@@ -80,7 +80,7 @@ def test_dkd_composes_with_targets_and_standardised_logits():
     student, teacher, labels = drawn()
     loss = run(methods.dkd(hard_weight=0.0, target=targets.TopK(k=2), standardise=True), student, teacher, labels)
     z, v = losses.standardise(student), losses.standardise(teacher)
-    topk = losses.top_k(losses.soften(v, 4.0), 2).log_probs
+    topk = targets.top_k(losses.soften(v, 4.0), 2).log_probs
     assert loss.total.item() == pytest.approx(losses.dkd(z, 4.0 * topk, labels).item(), rel=1e-12)
 
 
@@ -177,7 +177,7 @@ def test_standardisation_composes_with_every_divergence_and_target(divergence):
     term = SoftTargets(temperature=2.0, divergence=made, target=targets.TopK(k=2), standardise=True)
     batch = Batch.of(torch.zeros(8, 1), labels)
     given, _ = term({"student": Outputs(student), "teacher": Outputs(teacher)}, batch, 0)
-    target = losses.top_k(losses.soften(losses.standardise(teacher), 2.0), 2)
+    target = targets.top_k(losses.soften(losses.standardise(teacher), 2.0), 2)
     expected = made.factor(2.0) * made.per_example(losses.standardise(student), target, 2.0).sum()
     assert given.item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -193,7 +193,7 @@ def test_of_an_ensemble_each_member_is_standardised():
     student, teacher, labels = drawn()
     other = 20.0 * drawn(seed=5)[1]
     scored = [losses.soften(losses.standardise(each), 2.0) for each in (teacher, other)]
-    mixed = losses.mixture(scored, (0.5, 0.5))
+    mixed = targets.mixture(scored, (0.5, 0.5))
     loss = run(
         methods.logit_standardisation(hard_weight=0.0, soft_weight=1.0), student, ensemble(teacher, other), labels
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from limbeck import losses
+from limbeck import losses, targets
 from limbeck.errors import InputError
 from loss_references import INF, NAN, UNLABELLED
 
@@ -58,7 +58,7 @@ def cases():
             yield pytest.param(key, lambda k=key, w=value: losses.kd_weights(**{k: w}), id=f"kd_weights {key} {value}")
     for value in NO_SHARE:
         yield pytest.param("alpha", lambda a=value: losses.kd(Z, Z, Y, alpha=a), id=f"alpha {value}")
-        yield pytest.param("epsilon", lambda e=value: losses.smooth_labels(Y, 3, e), id=f"epsilon {value}")
+        yield pytest.param("epsilon", lambda e=value: targets.smooth_labels(Y, 3, e), id=f"epsilon {value}")
     yield pytest.param("alpha", lambda: losses.kd(Z, Z, Y, alpha=0.5, hard_weight=1.0), id="alpha and hard_weight")
     yield pytest.param("alpha", lambda: losses.kd(Z, Z, Y, alpha=0.5, soft_weight=1.0), id="alpha and soft_weight")
     yield pytest.param("hard_weight", lambda: losses.kd_weights(None, 0.0, 0.0), id="both weights 0")
@@ -67,14 +67,14 @@ def cases():
         bad = torch.tensor([0, label])
         yield pytest.param("labels", lambda y=bad: losses.cross_entropy(Z, y), id=f"cross_entropy label {label}")
         yield pytest.param("labels", lambda y=bad: losses.kd(Z, Z, y), id=f"kd label {label}")
-        yield pytest.param("labels", lambda y=bad: losses.smooth_labels(y, 3, 0.1), id=f"smooth_labels label {label}")
+        yield pytest.param("labels", lambda y=bad: targets.smooth_labels(y, 3, 0.1), id=f"smooth_labels label {label}")
     for dtype in (torch.float32, torch.int32, torch.uint8, torch.bool):
         bad = Y.to(dtype)
         yield pytest.param("labels", lambda y=bad: losses.cross_entropy(Z, y), id=f"cross_entropy {dtype}")
-        yield pytest.param("labels", lambda y=bad: losses.smooth_labels(y, 3, 0.1), id=f"smooth_labels {dtype}")
+        yield pytest.param("labels", lambda y=bad: targets.smooth_labels(y, 3, 0.1), id=f"smooth_labels {dtype}")
     yield pytest.param("labels", lambda: losses.cross_entropy(Z, Y[:1]), id="too few labels")
     yield pytest.param("labels", lambda: losses.cross_entropy(Z, Z), id="labels as probabilities")
-    yield pytest.param("classes", lambda: losses.smooth_labels(Y, 0, 0.1), id="no classes")
+    yield pytest.param("classes", lambda: targets.smooth_labels(Y, 0, 0.1), id="no classes")
     for name, loss in (("kl", losses.kl), ("logits", losses.logit_matching), ("kd", losses.kd)):
         yield pytest.param("teacher_logits", lambda f=loss: f(Z, torch.zeros(2, 4)), id=f"{name} other classes")
         yield pytest.param("teacher_logits", lambda f=loss: f(Z, torch.zeros(1, 3)), id=f"{name} would broadcast")
@@ -86,7 +86,7 @@ def cases():
         yield pytest.param(
             "mask", lambda m=mask: losses.cross_entropy(Z, Y, mask=m), id=f"CE {mask.shape} {mask.dtype}"
         )
-    yield pytest.param("target", lambda: losses.KL.per_example(Z, losses.uniform(Z[:, :2]), 1.0), id="other target")
+    yield pytest.param("target", lambda: losses.KL.per_example(Z, targets.uniform(Z[:, :2]), 1.0), id="other target")
     for loss in (losses.kl, losses.logit_matching):
         yield pytest.param("reduction", lambda f=loss: f(Z, Z, reduction="batchmean"), id=f"{loss.__name__} reduction")
     yield pytest.param("reduction", lambda: losses.cross_entropy(Z, Y, reduction="average"), id="CE reduction")
@@ -108,5 +108,5 @@ def test_a_label_out_of_range_is_shown_with_the_range_that_is_allowed():
 
 
 def test_a_smoothing_that_is_too_small_to_be_shared_out_leaves_the_labels_as_they_are():
-    smoothed = losses.smooth_labels(torch.tensor([1]), 6, 5e-324, dtype=torch.float64)
-    torch.testing.assert_close(smoothed.log_probs, losses.smooth_labels(torch.tensor([1]), 6, 0.0).log_probs.double())
+    smoothed = targets.smooth_labels(torch.tensor([1]), 6, 5e-324, dtype=torch.float64)
+    torch.testing.assert_close(smoothed.log_probs, targets.smooth_labels(torch.tensor([1]), 6, 0.0).log_probs.double())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.special import log_softmax
 
-from limbeck import losses
+from limbeck import losses, targets
 from loss_references import (
     DTYPES,
     INF,
@@ -177,7 +177,7 @@ def test_smoothed_labels_equal_their_reference(epsilon, leading):
     _, _, labels, _ = drawn(leading)
     labelled = (labels != UNLABELLED)[..., None]
     expected = np.where(labelled, np.eye(5)[np.where(labels < 0, 0, labels)] * (1 - epsilon) + epsilon / 5, 0.2)
-    given = losses.smooth_labels(tensor(labels), 5, epsilon, dtype=torch.float64).log_probs.exp()
+    given = targets.smooth_labels(tensor(labels), 5, epsilon, dtype=torch.float64).log_probs.exp()
     np.testing.assert_allclose(given.numpy(), expected, rtol=1e-12, atol=0)
     np.testing.assert_allclose(given.sum(-1).numpy(), 1.0, rtol=1e-12)
 
@@ -187,12 +187,12 @@ def test_label_smoothing_is_distillation_at_temperature_1_from_a_uniform_teacher
     z = tensor(drawn((6,))[0])
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     smoothed = losses.CROSS_ENTROPY.per_example(
-        z, losses.smooth_labels(labels, 5, epsilon, dtype=torch.float64), 1.0
+        z, targets.smooth_labels(labels, 5, epsilon, dtype=torch.float64), 1.0
     ).mean()
     hard = losses.cross_entropy(z, labels)
     from_uniform = losses.soft_cross_entropy(z, torch.zeros_like(z), temperature=1.0)
     assert smoothed.item() == pytest.approx(((1 - epsilon) * hard + epsilon * from_uniform).item(), abs=1e-12)
-    as_target = losses.CROSS_ENTROPY.per_example(z, losses.uniform(z), 1.0).mean()
+    as_target = losses.CROSS_ENTROPY.per_example(z, targets.uniform(z), 1.0).mean()
     assert as_target.item() == pytest.approx(from_uniform.item(), abs=1e-12)
     mixed = np.log((1 - epsilon) * np.eye(5)[labels.numpy()] + epsilon / 5 + 1e-300)
     assert losses.soft_cross_entropy(z, tensor(mixed)).item() == pytest.approx(smoothed.item(), abs=1e-12)
@@ -205,7 +205,7 @@ def test_label_smoothing_is_distillation_at_temperature_1_from_a_uniform_teacher
 def test_at_the_optimum_of_smoothed_labels_the_true_logit_leads_by_the_known_margin(epsilon, classes):
     labels = torch.arange(classes)
     logits = torch.zeros(classes, classes, dtype=torch.float64, requires_grad=True)
-    target = losses.smooth_labels(labels, classes, epsilon, dtype=torch.float64)
+    target = targets.smooth_labels(labels, classes, epsilon, dtype=torch.float64)
     optimiser = torch.optim.LBFGS(
         [logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -225,6 +225,6 @@ def test_at_the_optimum_of_smoothed_labels_the_true_logit_leads_by_the_known_mar
 
 def test_the_uniform_target_is_uniform_in_the_precision_that_losses_are_computed_in():
     for dtype in DTYPES:
-        target = losses.uniform(torch.randn(2, 3, 4, dtype=dtype)).log_probs
+        target = targets.uniform(torch.randn(2, 3, 4, dtype=dtype)).log_probs
         assert target.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         torch.testing.assert_close(target.exp(), torch.full((2, 3, 4), 0.25, dtype=target.dtype))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from limbeck import losses
+from limbeck import losses, targets
 from limbeck.errors import InputError
 from limbeck.losses.logspace import js, kl, reverse_kl, rows, skewed_kl, total_variation
 
@@ -226,7 +226,7 @@ def test_small_confidences_weigh_as_their_ratios_do(size):
 def test_vectors_of_any_length_have_their_cosines(size):
     vectors = torch.tensor([[3.0, 4.0], [4.0, 3.0], [0.0, 0.0]])
     expected = torch.tensor([[1.0, 0.96, 0.0], [0.96, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    torch.testing.assert_close(losses.class_cosines(size * vectors), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(targets.class_cosines(size * vectors), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_weights_that_are_all_0_are_refused_in_one_line():

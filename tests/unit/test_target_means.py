@@ -20,16 +20,16 @@ from target_references import UNLABELLED, labels_of, logits_of, probabilities, s
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_a_restricted_target_is_the_softmax_of_the_chosen_logits(temperature):
     logits, chosen = logits_of(), [4, 0, 3]
-    found = losses.restrict(losses.soften(logits, temperature), chosen)
+    found = targets.restrict(losses.soften(logits, temperature), chosen)
     same(probabilities(found), [softmax([row[i] for i in chosen], temperature) for row in logits.tolist()])
-    everything = losses.restrict(losses.soften(logits, temperature), range(6))
+    everything = targets.restrict(losses.soften(logits, temperature), range(6))
     same(probabilities(everything), probabilities(losses.soften(logits, temperature)))
 
 
 def test_labels_become_positions_in_the_subset():
     labels = torch.tensor([[2, 0, 1], [UNLABELLED, 2, 2]])
-    assert losses.label_positions(labels, [2, 1], 3).tolist() == [[0, UNLABELLED, 1], [UNLABELLED, 0, 0]]
-    assert torch.equal(losses.label_positions(labels, range(3), 3), labels)
+    assert targets.label_positions(labels, [2, 1], 3).tolist() == [[0, UNLABELLED, 1], [UNLABELLED, 0, 0]]
+    assert torch.equal(targets.label_positions(labels, range(3), 3), labels)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_labels_become_positions_in_the_subset():
 )
 def test_a_subset_that_is_none_is_refused(classes, line):
     for call in (
-        lambda: losses.restrict(losses.soften(logits_of()), classes),
-        lambda: losses.label_positions(labels_of(), classes, 6),
+        lambda: targets.restrict(losses.soften(logits_of()), classes),
+        lambda: targets.label_positions(labels_of(), classes, 6),
     ):
         with pytest.raises(InputError) as caught:
             call()
@@ -59,7 +59,7 @@ def test_a_subset_that_is_none_is_refused(classes, line):
 def test_a_teacher_that_rules_the_subset_out_is_refused():
     certain = Dense(torch.tensor([[0.5, 0.5, 0.0]]).log())
     with pytest.raises(InputError, match="the teacher gives none of the 1 any probability"):
-        losses.restrict(certain, [2])
+        targets.restrict(certain, [2])
 
 
 def test_targets_of_a_subset_are_composed_from_the_inside():
@@ -93,13 +93,13 @@ def test_means_are_their_formulas(weights):
     products = [
         [math.prod(table[n][i] ** w for w, table in zip(each, tables, strict=True)) for i in range(6)] for n in range(7)
     ]
-    same(probabilities(losses.mixture(parts, weights)), arithmetic)
-    same(probabilities(losses.geometric_mean(parts, weights)), [[x / sum(row) for x in row] for row in products])
+    same(probabilities(targets.mixture(parts, weights)), arithmetic)
+    same(probabilities(targets.geometric_mean(parts, weights)), [[x / sum(row) for x in row] for row in products])
 
 
 def test_the_geometric_mean_of_softened_logits_is_the_softened_mean_of_the_logits():
     members = torch.stack([logits_of(seed=seed) for seed in range(3)])
-    found = losses.geometric_mean([losses.soften(member, 3.0) for member in members])
+    found = targets.geometric_mean([losses.soften(member, 3.0) for member in members])
     same(found.log_probs, losses.soften(members.mean(0), 3.0).log_probs)
 
 
@@ -107,21 +107,21 @@ def test_the_geometric_mean_of_softened_logits_is_the_softened_mean_of_the_logit
 @given(st.integers(1, 5), st.floats(0.2, 30), st.integers(0, 1000))
 def test_a_mean_of_equal_targets_is_that_target_and_adds_up_to_one(count, temperature, seed):
     one = losses.soften(logits_of(seed=seed, scale=20.0), temperature)
-    for mean in (losses.mixture, losses.geometric_mean):
+    for mean in (targets.mixture, targets.geometric_mean):
         same(mean([one] * count).log_probs, one.log_probs)
     others = [losses.soften(logits_of(seed=seed + i, scale=20.0), temperature) for i in range(count)]
-    for mean in (losses.mixture, losses.geometric_mean):
+    for mean in (targets.mixture, targets.geometric_mean):
         same(probabilities(mean(others)).sum(1), torch.ones(7))
 
 
 def test_impossible_classes_in_means():
     certain, unsure = (Dense(torch.tensor([row], dtype=torch.float64).log()) for row in ([1.0, 0.0], [0.5, 0.5]))
-    same(probabilities(losses.mixture([certain, unsure])), [[0.75, 0.25]])
-    same(probabilities(losses.geometric_mean([certain, unsure])), [[1.0, 0.0]])
-    same(probabilities(losses.geometric_mean([certain, unsure], [0.0, 1.0])), [[0.5, 0.5]])
+    same(probabilities(targets.mixture([certain, unsure])), [[0.75, 0.25]])
+    same(probabilities(targets.geometric_mean([certain, unsure])), [[1.0, 0.0]])
+    same(probabilities(targets.geometric_mean([certain, unsure], [0.0, 1.0])), [[0.5, 0.5]])
     other = Dense(certain.log_probs.flip(1))
     with pytest.raises(InputError, match="rule out every class between them"):
-        losses.geometric_mean([certain, other])
+        targets.geometric_mean([certain, other])
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_impossible_classes_in_means():
 def test_weights_that_are_none_are_refused(weights, line):
     one = losses.soften(logits_of())
     for call in (
-        lambda: losses.mixture([one, one], weights),
-        lambda: losses.geometric_mean([one, one], weights),
+        lambda: targets.mixture([one, one], weights),
+        lambda: targets.geometric_mean([one, one], weights),
         lambda: targets.Mixture((targets.Softmax(), targets.Uniform()), tuple(weights)),
         lambda: targets.GeometricMean((targets.Softmax(), targets.Uniform()), tuple(weights)),
     ):
@@ -148,7 +148,7 @@ def test_weights_that_are_none_are_refused(weights, line):
 
 def test_weights_that_add_up_to_one_only_nearly_still_give_distributions():
     parts = [losses.soften(logits_of(seed=seed)) for seed in range(3)]
-    for mean in (losses.mixture, losses.geometric_mean):
+    for mean in (targets.mixture, targets.geometric_mean):
         same(probabilities(mean(parts, [0.3333333] * 3)).sum(1), torch.ones(7))
         same(mean(parts, [0.3333333] * 3).log_probs, mean(parts).log_probs)
 
@@ -158,9 +158,9 @@ def test_a_mixture_needs_two_parts_of_one_shape():
         with pytest.raises(InputError, match="parts: found 1, expected two targets or more"):
             kind((targets.Softmax(),))
     with pytest.raises(InputError, match="targets: found none"):
-        losses.mixture([])
+        targets.mixture([])
     with pytest.raises(InputError, match=r"the first target has shape \(7, 6\), target 2 has shape \(7, 5\)"):
-        losses.mixture([losses.soften(logits_of()), losses.soften(logits_of(7, 5))])
+        targets.mixture([losses.soften(logits_of()), losses.soften(logits_of(7, 5))])
 
 
 def test_an_ensemble_at_a_temperature_is_the_mean_of_its_softened_members():

@@ -22,7 +22,7 @@ def test_the_virtual_teacher_is_its_formula():
         for label in labels.tolist():
             powers = [(0.95 if i == label else 0.05 / 5) ** (1 / temperature) for i in range(6)]
             expected.append([power / sum(powers) for power in powers])
-        found = losses.virtual_teacher(labels, 6, 0.95, temperature, dtype=torch.float64)
+        found = targets.virtual_teacher(labels, 6, 0.95, temperature, dtype=torch.float64)
         same(probabilities(found), expected)
 
 
@@ -34,7 +34,9 @@ def test_the_virtual_teacher_can_be_softened_as_the_papers_code_does(classes):
         given[[0, 1], labels] = 0.99
         expected = torch.softmax(given / softening, 1)
         for temperature in (1.0, 4.0):
-            found = losses.virtual_teacher(labels, classes, 0.99, temperature, softening=softening, dtype=torch.float64)
+            found = targets.virtual_teacher(
+                labels, classes, 0.99, temperature, softening=softening, dtype=torch.float64
+            )
             same(probabilities(found), expected)
             target = targets.VirtualTeacher(0.99, softening)
             outputs = Outputs(torch.zeros(2, classes, dtype=torch.float64))
@@ -57,7 +59,7 @@ def test_the_loss_of_the_papers_code_is_reachable():
 @pytest.mark.parametrize("softening", [0.0, -1.0, math.nan, "high", True])
 def test_a_softening_is_above_0(softening):
     for call in (
-        lambda: losses.virtual_teacher(torch.tensor([0]), 3, 0.99, softening=softening),
+        lambda: targets.virtual_teacher(torch.tensor([0]), 3, 0.99, softening=softening),
         lambda: targets.VirtualTeacher(0.99, softening),
     ):
         with pytest.raises(InputError, match=r"^softening: found"):
@@ -67,7 +69,7 @@ def test_a_softening_is_above_0(softening):
 @pytest.mark.parametrize("confidence", [0.89, 1.0, -1.0, math.nan, "high", True])
 def test_a_virtual_teacher_is_sure_and_not_certain(confidence):
     for call in (
-        lambda: losses.virtual_teacher(torch.tensor([0]), 3, confidence),
+        lambda: targets.virtual_teacher(torch.tensor([0]), 3, confidence),
         lambda: targets.VirtualTeacher(confidence),
     ):
         with pytest.raises(InputError, match=r"^confidence: found"):
@@ -125,19 +127,19 @@ def test_under_label_smoothing_the_true_logit_leads_by_its_margin(epsilon, class
     torch.testing.assert_close(leads, torch.full_like(leads, margin), rtol=1e-4, atol=1e-4)
     at_optimum = torch.zeros(1, classes, dtype=torch.float64)
     at_optimum[0, 1] = margin
-    target = losses.smooth_labels(torch.tensor([1]), classes, epsilon, dtype=torch.float64)
+    target = targets.smooth_labels(torch.tensor([1]), classes, epsilon, dtype=torch.float64)
     same(torch.log_softmax(at_optimum, 1), target.log_probs)
 
 
 def test_a_label_out_of_range_is_named():
     plain = losses.soften(logits_of(2))
-    cosines = losses.class_cosines(logits_of(6, 4))
+    cosines = targets.class_cosines(logits_of(6, 4))
     for call in (
-        lambda labels: losses.true_class(plain, labels),
-        lambda labels: losses.similar_classes(cosines, labels),
-        lambda labels: losses.related_classes(labels, [0] * 6),
-        lambda labels: losses.virtual_teacher(labels, 6),
-        lambda labels: losses.smooth_labels(labels, 6, 0.1),
+        lambda labels: targets.true_class(plain, labels),
+        lambda labels: targets.similar_classes(cosines, labels),
+        lambda labels: targets.related_classes(labels, [0] * 6),
+        lambda labels: targets.virtual_teacher(labels, 6),
+        lambda labels: targets.smooth_labels(labels, 6, 0.1),
     ):
         with pytest.raises(InputError, match="labels: found 1 to 6, expected 0 to 5"):
             call(torch.tensor([6, 1]))

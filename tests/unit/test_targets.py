@@ -26,26 +26,26 @@ def test_the_confidence_alone_is_its_formula():
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         p = softmax(row, 4.0)
         expected.append([p[label] if i == label else (1 - p[label]) / 5 for i in range(6)])
-    same(probabilities(losses.true_class(losses.soften(logits, 4.0), labels)), expected)
+    same(probabilities(targets.true_class(losses.soften(logits, 4.0), labels)), expected)
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=2), st.floats(0.1, 20), st.integers(0, 1))
 def test_of_two_classes_the_confidence_is_the_plain_target(row, temperature, label):
     plain = losses.soften(torch.tensor([row], dtype=torch.float64), temperature)
-    same(losses.true_class(plain, torch.tensor([label])).log_probs, plain.log_probs)
+    same(targets.true_class(plain, torch.tensor([label])).log_probs, plain.log_probs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gap", [20.0, 100.0, 1e4])
 def test_a_confidence_that_rounds_to_one_leaves_the_others_their_logarithm(gap, dtype):
     logits = torch.tensor([[gap, 0.0, 0.0, 0.0]], dtype=dtype)
-    target = losses.true_class(losses.soften(logits), torch.tensor([0]))
+    target = targets.true_class(losses.soften(logits), torch.tensor([0]))
     torch.testing.assert_close(target.log_probs[0, 1:], torch.full((3,), -gap, dtype=dtype), rtol=1e-6, atol=1e-6)
 
 
 def test_the_confidence_of_a_class_that_is_impossible_or_certain():
     certain = Dense(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], dtype=torch.float64).log())
-    found = losses.true_class(certain, torch.tensor([0, 0]))
+    found = targets.true_class(certain, torch.tensor([0, 0]))
     assert not found.log_probs.isnan().any()
     same(probabilities(found), [[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
 
@@ -103,49 +103,49 @@ def test_class_cosines_are_their_formula():
         ]
         for a in rows
     ]
-    same(losses.class_cosines(vectors), expected)
-    assert torch.equal(losses.class_cosines(vectors).diagonal(), torch.ones(5, dtype=torch.float64))
-    assert torch.equal(losses.class_cosines(vectors), losses.class_cosines(vectors).T)
+    same(targets.class_cosines(vectors), expected)
+    assert torch.equal(targets.class_cosines(vectors).diagonal(), torch.ones(5, dtype=torch.float64))
+    assert torch.equal(targets.class_cosines(vectors), targets.class_cosines(vectors).T)
 
 
 def test_the_length_of_class_vectors_and_their_precision_do_not_matter():
     vectors = logits_of(5, 3)
     stretched = vectors * torch.tensor([[1e-30], [1e30], [2.0], [0.5], [1.0]], dtype=torch.float64)
-    same(losses.class_cosines(stretched), losses.class_cosines(vectors))
-    half = losses.class_cosines(vectors.half())
+    same(targets.class_cosines(stretched), targets.class_cosines(vectors))
+    half = targets.class_cosines(vectors.half())
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, losses.class_cosines(vectors.half().double()).float())
-    with_zero = losses.class_cosines(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    torch.testing.assert_close(half, targets.class_cosines(vectors.half().double()).float())
+    with_zero = targets.class_cosines(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     assert torch.equal(with_zero, torch.eye(2))
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3), torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)])
 def test_class_vectors_of_another_form_are_refused(wrong):
     with pytest.raises(InputError, match=r"class vectors: found .*, expected floating point \(K, d\)"):
-        losses.class_cosines(wrong)
+        targets.class_cosines(wrong)
 
 
 @pytest.mark.parametrize(("power", "tau"), [(0.3, 0.5), (1.0, 1.0), (2.0, 0.05), (0.3, 10.0)])
 def test_similar_classes_are_their_formula(power, tau):
-    cosines, labels = losses.class_cosines(logits_of(6, 4)), labels_of()
+    cosines, labels = targets.class_cosines(logits_of(6, 4)), labels_of()
     assert (cosines < 0).any()
     expected = []
     for label in labels.tolist():
         powered = [math.copysign(abs(c) ** power, c) for c in cosines[label].tolist()]
         expected.append(softmax(powered, tau))
-    same(probabilities(losses.similar_classes(cosines, labels, power, tau)), expected)
+    same(probabilities(targets.similar_classes(cosines, labels, power, tau)), expected)
 
 
 def test_the_true_class_is_the_most_similar_and_the_order_is_that_of_the_cosines():
-    cosines, labels = losses.class_cosines(logits_of(6, 4)), torch.arange(6)
-    target = probabilities(losses.similar_classes(cosines, labels, 0.3, 0.5))
+    cosines, labels = targets.class_cosines(logits_of(6, 4)), torch.arange(6)
+    target = probabilities(targets.similar_classes(cosines, labels, 0.3, 0.5))
     assert torch.equal(target.argmax(1), labels)
     assert torch.equal(target.argsort(1), cosines.argsort(1))
 
 
 def test_similar_classes_of_wide_powers_stay_finite():
     for power, tau in ((1e-3, 1e-3), (1e3, 1e-3), (1e3, 1e3)):
-        target = losses.similar_classes(losses.class_cosines(logits_of(6, 4)), labels_of(), power, tau)
+        target = targets.similar_classes(targets.class_cosines(logits_of(6, 4)), labels_of(), power, tau)
         assert not target.log_probs.isnan().any()
         same(probabilities(target).sum(1), torch.ones(7))
 
@@ -174,7 +174,7 @@ def related(label, groups, masses):
 def test_related_classes_are_their_formula_with_any_groups(groups, shares):
     masses = [share / sum(shares) for share in shares]
     labels = torch.arange(len(groups))
-    found = probabilities(losses.related_classes(labels, groups, masses, dtype=torch.float64))
+    found = probabilities(targets.related_classes(labels, groups, masses, dtype=torch.float64))
     same(found, [related(label, groups, masses) for label in labels.tolist()])
     same(found.sum(1), torch.ones(len(groups)))
 
@@ -190,7 +190,7 @@ def test_related_classes_are_their_formula_with_any_groups(groups, shares):
 )
 def test_masses_that_are_none_are_refused(masses, line):
     with pytest.raises(InputError) as caught:
-        losses.related_classes(torch.tensor([0]), [0, 1], masses)
+        targets.related_classes(torch.tensor([0]), [0, 1], masses)
     assert str(caught.value) == line
     with pytest.raises(InputError, match=r"^masses: "):
         targets.RelatedClasses([0, 1], masses)
@@ -256,12 +256,12 @@ def test_the_k_largest_are_kept_and_the_rest_spread(k):
         kept = sorted(range(6), key=lambda i: (-p[i], i))[:k]
         rest = 1.0 - sum(p[i] for i in kept)
         expected.append([p[i] if i in kept else rest / (6 - k) for i in range(6)])
-    same(probabilities(losses.top_k(losses.soften(logits, 4.0), k)), expected)
+    same(probabilities(targets.top_k(losses.soften(logits, 4.0), k)), expected)
 
 
 def test_all_classes_are_the_plain_target_exactly():
     plain = losses.soften(logits_of(), 4.0)
-    assert losses.top_k(plain, 6) is plain
+    assert targets.top_k(plain, 6) is plain
     batch = Batch.of(torch.zeros(7, 1))
     assert torch.equal(targets.TopK(k=6)(Outputs(logits_of()), batch, 4.0).log_probs, plain.log_probs)
     assert torch.equal(targets.TopK(share=1.0)(Outputs(logits_of()), batch, 4.0).log_probs, plain.log_probs)
@@ -274,7 +274,7 @@ def test_all_classes_are_the_plain_target_exactly():
 def test_ties_are_resolved_by_the_number_of_the_class(row, k):
     k = min(k, len(row))
     plain = losses.soften(torch.tensor([row], dtype=torch.float64))
-    found = losses.top_k(plain, k).log_probs[0].tolist()
+    found = targets.top_k(plain, k).log_probs[0].tolist()
     kept = set(sorted(range(len(row)), key=lambda i: (-row[i], i))[:k])
     others = [found[i] for i in range(len(row)) if i not in kept]
     assert all(found[i] == plain.log_probs[0, i] for i in kept)
@@ -324,7 +324,7 @@ def test_more_classes_than_there_are_are_refused_as_soon_as_that_is_known():
         targets.TopK(k=7).settled(Legend(tuple("abcdef")))
     assert str(caught.value) == line
     with pytest.raises(InputError) as caught:
-        losses.top_k(losses.soften(logits_of()), 7)
+        targets.top_k(losses.soften(logits_of()), 7)
     assert str(caught.value) == line
     mixed = targets.Mixture((targets.TrueClass(targets.TopK(k=7)), targets.Uniform()))
     with pytest.raises(InputError, match=f"^target mixture, {line}$"):
@@ -343,7 +343,7 @@ def test_where_each_label_is_yes_or_no_there_are_two_classes(task):
 
 def test_permuted_probabilities_are_the_same_ones_with_the_largest_in_its_place():
     plain = losses.soften(logits_of(200, 9), 4.0)
-    found = losses.permute(plain, torch.arange(200))
+    found = targets.permute(plain, torch.arange(200))
     assert torch.equal(found.log_probs.sort(1).values, plain.log_probs.sort(1).values)
     top = plain.log_probs.argmax(1, keepdim=True)
     assert torch.equal(found.log_probs.gather(1, top), plain.log_probs.gather(1, top))
@@ -354,7 +354,7 @@ def test_permuted_probabilities_are_the_same_ones_with_the_largest_in_its_place(
 def test_each_permutation_of_the_others_is_drawn_alike():
     count = 60_000
     row = torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]], dtype=torch.float64).log().expand(count, -1)
-    found = losses.permute(Dense(row), torch.arange(count)).log_probs
+    found = targets.permute(Dense(row), torch.arange(count)).log_probs
     orders, times = found.unique(dim=0, return_counts=True)
     assert len(orders) == 24
     expected = count / 24
@@ -363,31 +363,31 @@ def test_each_permutation_of_the_others_is_drawn_alike():
 
 def test_a_permutation_belongs_to_seed_and_sample():
     plain, index = losses.soften(logits_of(50, 9), 4.0), torch.randperm(50)
-    whole = losses.permute(plain, index).log_probs
+    whole = targets.permute(plain, index).log_probs
     for rows in (torch.tensor([3]), torch.randperm(50)[:20]):
-        part = losses.permute(Dense(plain.log_probs[rows]), index[rows]).log_probs
+        part = targets.permute(Dense(plain.log_probs[rows]), index[rows]).log_probs
         assert torch.equal(part, whole[rows])
-    assert not torch.equal(losses.permute(plain, index + 50).log_probs, whole)
-    assert not torch.equal(losses.permute(plain, index, seed=1).log_probs, whole)
-    assert torch.equal(losses.permute(plain, index, seed=0).log_probs, whole)
+    assert not torch.equal(targets.permute(plain, index + 50).log_probs, whole)
+    assert not torch.equal(targets.permute(plain, index, seed=1).log_probs, whole)
+    assert torch.equal(targets.permute(plain, index, seed=0).log_probs, whole)
     batch = Batch.of(torch.zeros(50, 1))
     batch.index = index
     one, two = (targets.Permuted(seed)(Outputs(logits_of(50, 9)), batch, 4.0).log_probs for seed in (1, 2))
-    assert torch.equal(one, losses.permute(plain, index, seed=1).log_probs)
+    assert torch.equal(one, targets.permute(plain, index, seed=1).log_probs)
     assert not torch.equal(one, two)
 
 
 def test_each_place_of_a_sequence_has_a_permutation_that_its_length_does_not_touch():
     plain = losses.soften(logits_of(24, 9).reshape(4, 6, 9), 4.0)
     index = torch.arange(4)
-    whole = losses.permute(plain, index).log_probs
-    cut = losses.permute(Dense(plain.log_probs[:, :3]), index).log_probs
+    whole = targets.permute(plain, index).log_probs
+    cut = targets.permute(Dense(plain.log_probs[:, :3]), index).log_probs
     assert torch.equal(cut, whole[:, :3])
     same_row = Dense(plain.log_probs[:, :1].expand(4, 6, 9))
-    rows = losses.permute(same_row, index).log_probs
+    rows = targets.permute(same_row, index).log_probs
     assert not torch.equal(rows[:, 0], rows[:, 1])
 
 
 def test_of_two_classes_there_is_nothing_to_permute():
     plain = losses.soften(logits_of(20, 2), 4.0)
-    assert torch.equal(losses.permute(plain, torch.arange(20)).log_probs, plain.log_probs)
+    assert torch.equal(targets.permute(plain, torch.arange(20)).log_probs, plain.log_probs)

@@ -257,9 +257,9 @@ def test_stored_answers_keep_the_class_vectors_of_whoever_gave_them():
 def test_the_cosines_of_an_ensemble_are_the_weighted_mean_of_its_members():
     weights = (0.2, 0.5, 0.3)
     ensemble = ensemble_of(weights=weights)
-    members = [losses.class_cosines(member.class_vectors(CLASSES)) for member in ensemble.members]
+    members = [targets.class_cosines(member.class_vectors(CLASSES)) for member in ensemble.members]
     expected = sum(weight * cosines for weight, cosines in zip(weights, members, strict=True))
-    torch.testing.assert_close(losses.class_cosines(ensemble.class_vectors(CLASSES)), expected)
+    torch.testing.assert_close(targets.class_cosines(ensemble.class_vectors(CLASSES)), expected)
     stored = store(ensemble, samples_of())
     torch.testing.assert_close(stored.class_vectors(CLASSES), ensemble.class_vectors(CLASSES))
     with pytest.raises(ModelError, match="no linear layer with 4 outputs"):
@@ -276,11 +276,11 @@ def test_a_distiller_reads_the_class_vectors_once_and_gives_their_cosines_to_the
     distiller = Distiller(network(5), teacher, methods.kd_sim(alpha=0.0, temperature=2.0, power=0.7, tau=0.4))
     batch = whole(samples)
     loss = distiller(batch).total
-    target = losses.similar_classes(losses.class_cosines(model[2].weight), batch.labels, 0.7, 0.4)
+    target = targets.similar_classes(targets.class_cosines(model[2].weight), batch.labels, 0.7, 0.4)
     expected = 4.0 * losses.KL.per_example(distiller.student(batch.inputs), target, 2.0).mean()
     torch.testing.assert_close(loss, expected)
     before = distiller.outputs(batch, 0)["teacher"].class_cosines
-    torch.testing.assert_close(before, losses.class_cosines(model[2].weight))
+    torch.testing.assert_close(before, targets.class_cosines(model[2].weight))
     with torch.no_grad():
         model[2].weight.mul_(-torch.arange(8.0))
     assert distiller.outputs(batch, 0)["teacher"].class_cosines is before

@@ -27,8 +27,8 @@ from limbeck.data.content import (
 from limbeck.data.mixing import partners
 from limbeck.errors import DataError, DataWarning, InputError, one_of
 from limbeck.errors import warn as warn_of
-from limbeck.losses import label_positions
 from limbeck.randomness import permutation
+from limbeck.targets import label_positions
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]

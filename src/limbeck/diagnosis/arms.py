@@ -11,9 +11,19 @@ from torch import Tensor
 from limbeck import methods
 from limbeck.diagnosis.attribution import ARMS
 from limbeck.diagnosis.subject import Answers, Subject
-from limbeck.losses import class_cosines, similar_classes, soften
+from limbeck.losses import soften
 from limbeck.objective import Objective
-from limbeck.targets import Mixture, SimilarClasses, SmoothedLabels, Softmax, Target, TopK, TrueClass
+from limbeck.targets import (
+    Mixture,
+    SimilarClasses,
+    SmoothedLabels,
+    Softmax,
+    Target,
+    TopK,
+    TrueClass,
+    class_cosines,
+    similar_classes,
+)
 
 __all__ = ["Matching", "match", "matched_tau", "objectives"]
 

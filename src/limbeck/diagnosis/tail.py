@@ -8,7 +8,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.diagnosis.confidence import entropy
 from limbeck.diagnosis.correlation import spearman_rows
-from limbeck.losses.targets.selection import share_of_classes
+from limbeck.targets.topk import share_of_classes
 
 __all__ = ["tail_curve", "temperature_for"]
 

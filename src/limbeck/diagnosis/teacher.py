@@ -12,7 +12,7 @@ from limbeck.diagnosis.relations import OtherClasses, class_correlation, off_dia
 from limbeck.diagnosis.signs import HIGH
 from limbeck.diagnosis.subject import Answers
 from limbeck.errors import InputError
-from limbeck.losses import class_cosines
+from limbeck.targets import class_cosines
 
 __all__ = ["TeacherFacts", "look_at_teacher"]
 

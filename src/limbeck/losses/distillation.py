@@ -8,6 +8,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
+from limbeck.losses.dense import soften
 from limbeck.losses.divergences import (
     CROSS_ENTROPY,
     KL,
@@ -18,7 +19,6 @@ from limbeck.losses.divergences import (
     skewed,
 )
 from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, only_counted, reduce
-from limbeck.losses.targets import soften
 from limbeck.losses.weights import kd_weights
 
 __all__ = [

@@ -18,8 +18,8 @@ from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, one_of
 from limbeck.losses import logspace
 from limbeck.losses.correlation import row_loss
+from limbeck.losses.dense import Dense
 from limbeck.losses.reduction import compute_dtype
-from limbeck.losses.targets import SoftTarget
 
 __all__ = [
     "CROSS_ENTROPY",
@@ -54,7 +54,7 @@ class Divergence:
     HOW_MADE: ClassVar[str] = "use one such as losses.divergence('js', beta=0.5)"
 
     name: str
-    per_example: Callable[[Tensor, SoftTarget, float], Tensor]
+    per_example: Callable[[Tensor, Dense, float], Tensor]
     factor: Callable[[float], float]
     least_classes: int = 1
 
@@ -108,7 +108,7 @@ def correlation(tau_squared: bool = False) -> Divergence:
     tensor(0.)
     """
 
-    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+    def per_example(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
         return row_loss(_scaled(student_logits, target, temperature), target.log_probs)
 
     name = f"correlation(tau_squared={tau_squared!r})"
@@ -140,14 +140,14 @@ def kinds() -> Mapping[str, Callable[..., Divergence]]:
     return _KINDS
 
 
-def _scaled(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+def _scaled(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
     checks.positive("temperature", temperature)
     checks.shapes_match("student_logits", student_logits.shape, "the target", target.log_probs.shape)
     return compute_dtype(student_logits) / temperature
 
 
-def _per_example(formula: logspace.Formula) -> Callable[[Tensor, SoftTarget, float], Tensor]:
-    def per_example(student_logits: Tensor, target: SoftTarget, temperature: float) -> Tensor:
+def _per_example(formula: logspace.Formula) -> Callable[[Tensor, Dense, float], Tensor]:
+    def per_example(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
         return logspace.rows(_scaled(student_logits, target, temperature), target.log_probs, formula)
 
     return per_example

@@ -1,7 +1,8 @@
-"""Targets: what the student is asked to match, one file a kind, each with its `CARD` and a frozen dataclass.
+"""Targets: what the student is asked to match, one file a kind, each with its `CARD`, formula and frozen dataclass.
 
-A target is called with the teacher's outputs, the batch and a temperature, and answers with a distribution for each
-example.  Targets compose: some are made of others (`of`, `parts`).  The pure formulas are in `limbeck.losses`.
+The formula is a pure function from log-probabilities to log-probabilities, class axis last, any number of leading axes.
+The dataclass is called with the teacher's outputs, the batch and a temperature, and returns a distribution for each
+example.  Targets compose: some are made of others (`of`, `parts`).
 """
 
 import importlib
@@ -14,19 +15,19 @@ from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
 from limbeck.targets.decision import Decision
-from limbeck.targets.dkpp import Permuted
-from limbeck.targets.geometric import GeometricMean
-from limbeck.targets.mixture import Mixture
-from limbeck.targets.pt import TrueClass
-from limbeck.targets.rel import RelatedClasses
-from limbeck.targets.sim import SimilarClasses
-from limbeck.targets.smoothing import SmoothedLabels
-from limbeck.targets.softmax import PLAIN, Softmax
-from limbeck.targets.subset import Restricted
-from limbeck.targets.target import Target, softened
-from limbeck.targets.topk import TopK
-from limbeck.targets.uniform import Uniform
-from limbeck.targets.virtual import VirtualTeacher
+from limbeck.targets.dkpp import Permuted, permute
+from limbeck.targets.geometric import GeometricMean, geometric_mean
+from limbeck.targets.mixture import Mixture, mixture
+from limbeck.targets.pt import TrueClass, true_class
+from limbeck.targets.rel import RelatedClasses, related_classes
+from limbeck.targets.sim import SimilarClasses, class_cosines, similar_classes
+from limbeck.targets.smoothing import SmoothedLabels, smooth_labels
+from limbeck.targets.softmax import PLAIN, Softmax, softened
+from limbeck.targets.subset import Restricted, label_positions, restrict
+from limbeck.targets.target import Target
+from limbeck.targets.topk import TopK, top_k
+from limbeck.targets.uniform import Uniform, uniform
+from limbeck.targets.virtual import VirtualTeacher, virtual_teacher
 
 __all__ = [
     "PLAIN",
@@ -46,9 +47,22 @@ __all__ = [
     "VirtualTeacher",
     "builder",
     "card",
+    "class_cosines",
+    "geometric_mean",
     "kinds",
+    "label_positions",
+    "mixture",
     "names",
+    "permute",
+    "related_classes",
+    "restrict",
+    "similar_classes",
+    "smooth_labels",
     "softened",
+    "top_k",
+    "true_class",
+    "uniform",
+    "virtual_teacher",
 ]
 
 

@@ -9,7 +9,8 @@ from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.losses import Dense
 from limbeck.outputs import Outputs
-from limbeck.targets.target import Target, softened
+from limbeck.targets.softmax import softened
+from limbeck.targets.target import Target
 
 __all__ = ["CARD", "Decision"]
 

@@ -1,18 +1,24 @@
 """DKPP: the teacher's confidence and its most probable class, its dark knowledge shuffled."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
+from torch import Tensor
+
 from limbeck import checks
-from limbeck.arguments import checked_fields
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
-from limbeck.losses import Dense, permute
+from limbeck.errors import InputError
+from limbeck.losses import Dense
 from limbeck.outputs import Outputs
+from limbeck.randomness import uniform
 from limbeck.targets.softmax import PLAIN
 from limbeck.targets.target import Target
 
-__all__ = ["CARD", "Permuted"]
+__all__ = ["CARD", "Permuted", "permute"]
 
 CARD = Card(
     name="dkpp",
@@ -25,6 +31,30 @@ CARD = Card(
 )
 
 
+@checked
+def permute(target: Dense, index: Tensor, seed: int = 0) -> Dense:
+    """Permute the probabilities of all classes but the most probable (DKPP, Furlanello 2018).
+
+    target: (N, K), or (N, L, K) for sequences.  index: (N,) int64, the samples' places in their set.  The permutation
+    is a function of (seed, index) and of the place in a sequence, whatever batch the sample is drawn in.
+
+    >>> target = Dense(torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).log())
+    >>> permute(target, torch.tensor([7])).log_probs.exp()
+    tensor([[0.0700, 0.6000, 0.2000, 0.0300, 0.1000]])
+    """
+    log_probs = target.log_probs
+    if log_probs.ndim < 2:
+        raise InputError(f"target: found {tuple(log_probs.shape)}, expected (N, K) or (N, L, K)")
+    checks.shapes_match("index", index.shape, "the target's first axis", log_probs.shape[:1])
+    top = log_probs.argmax(-1, keepdim=True)
+    count = math.prod(log_probs.shape[1:])
+    draws = uniform(seed, "dkpp", torch.zeros_like(index), index, count).reshape(log_probs.shape)
+    source = draws.scatter(-1, top, -1.0).argsort(dim=-1, stable=True)
+    others = torch.arange(log_probs.shape[-1] - 1, device=top.device)
+    destination = torch.cat([top, others + (others >= top)], dim=-1)
+    return Dense(log_probs.scatter(-1, destination, log_probs.gather(-1, source)))
+
+
 @checked_fields
 @dataclass(frozen=True)
 class Permuted(Target):
@@ -33,7 +63,6 @@ class Permuted(Target):
     seed: of the permutations; each sample keeps its own through the training, in whatever batch or view it is seen.
     of: the target whose probabilities are permuted.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3))
     >>> teacher = Outputs(torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).log())
     >>> Permuted()(teacher, batch, temperature=1.0).log_probs.exp()

@@ -1,14 +1,17 @@
 """The normalised product of several targets."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limbeck.arguments import checked_fields
-from limbeck.card import Card
-from limbeck.losses import Dense, geometric_mean
-from limbeck.targets.target import MeanOfTargets
+import torch
 
-__all__ = ["CARD", "GeometricMean"]
+from limbeck.arguments import checked, checked_fields
+from limbeck.card import Card
+from limbeck.losses import Dense
+from limbeck.targets.target import MeanOfTargets, normalised, weighted_parts
+
+__all__ = ["CARD", "GeometricMean", "geometric_mean"]
 
 CARD = Card(
     name="geometric",
@@ -21,6 +24,24 @@ CARD = Card(
 )
 
 
+@checked
+def geometric_mean(targets: Sequence[Dense], weights: Sequence[float] | None = None) -> Dense:
+    """Return the geometric mean of targets, renormalised: Π (ρ^m)^λ_m / Σ_k Π (ρ^m_k)^λ_m (Hinton 2015).
+
+    targets: each (..., K).  weights: 0 or above, adding up to 1; equal ones by default.  A class that one of them
+    rules out is ruled out; InputError where they rule out every class between them.
+
+    >>> certain, unsure = Dense(torch.tensor([0.9, 0.1]).log()), Dense(torch.tensor([0.5, 0.5]).log())
+    >>> geometric_mean([certain, unsure]).log_probs.exp()
+    tensor([0.7500, 0.2500])
+    """
+    parts, logs = weighted_parts(targets, weights)
+    total = torch.stack([part * math.exp(log) for part, log in zip(parts, logs, strict=True)]).sum(0)
+    return normalised(
+        total, "geometric mean: the targets rule out every class between them; take the arithmetic mean of these"
+    )
+
+
 @checked_fields
 @dataclass(frozen=True)
 class GeometricMean(MeanOfTargets):
@@ -29,7 +50,6 @@ class GeometricMean(MeanOfTargets):
     parts: the targets.  weights: λ, 0 or above, adding up to 1; equal ones by default.  An example without a label is
     not counted where one part needs labels.
 
-    >>> import torch
     >>> from limbeck.batch import Batch
     >>> from limbeck.outputs import Outputs
     >>> from limbeck.targets import Softmax, Uniform

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limbeck.arguments import checked_fields
-from limbeck.card import Card
-from limbeck.losses import Dense, mixture
-from limbeck.targets.target import MeanOfTargets
+import torch
 
-__all__ = ["CARD", "Mixture"]
+from limbeck.arguments import checked, checked_fields
+from limbeck.card import Card
+from limbeck.losses import Dense
+from limbeck.targets.target import MeanOfTargets, weighted_parts
+
+__all__ = ["CARD", "Mixture", "mixture"]
 
 CARD = Card(
     name="mixture",
@@ -21,6 +23,20 @@ CARD = Card(
 )
 
 
+@checked
+def mixture(targets: Sequence[Dense], weights: Sequence[float] | None = None) -> Dense:
+    """Mix targets: Σ λ_m·ρ^m, the arithmetic mean of several teachers (Hinton 2015) or of several ideas (Tang 2020).
+
+    targets: each (..., K).  weights: 0 or above, adding up to 1; equal ones by default.
+
+    >>> certain, unsure = Dense(torch.tensor([1.0, 0.0]).log()), Dense(torch.tensor([0.5, 0.5]).log())
+    >>> mixture([certain, unsure], [0.8, 0.2]).log_probs.exp()
+    tensor([0.9000, 0.1000])
+    """
+    parts, logs = weighted_parts(targets, weights)
+    return Dense(torch.stack([part + log for part, log in zip(parts, logs, strict=True)]).logsumexp(0))
+
+
 @checked_fields
 @dataclass(frozen=True)
 class Mixture(MeanOfTargets):
@@ -29,7 +45,6 @@ class Mixture(MeanOfTargets):
     parts: the targets.  weights: λ, 0 or above, adding up to 1; equal ones by default.  An example without a label is
     not counted where one part needs labels.
 
-    >>> import torch
     >>> from limbeck.batch import Batch
     >>> from limbeck.outputs import Outputs
     >>> from limbeck.targets import Softmax, Uniform

@@ -1,17 +1,21 @@
 """KD-pt: the teacher's confidence in the true class, and nothing else that it knows."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
-from limbeck.arguments import checked_fields
+import torch
+from torch import Tensor
+
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
-from limbeck.losses import Dense, true_class
+from limbeck.losses import Dense
 from limbeck.outputs import Outputs
 from limbeck.targets.softmax import PLAIN
-from limbeck.targets.target import Target, labels_of
+from limbeck.targets.target import Target, at_label, labels_of
 
-__all__ = ["CARD", "TrueClass"]
+__all__ = ["CARD", "TrueClass", "true_class"]
 
 CARD = Card(
     name="pt",
@@ -24,6 +28,24 @@ CARD = Card(
 )
 
 
+@checked
+def true_class(target: Dense, labels: Tensor) -> Dense:
+    """Keep of a target its confidence alone: p_t on the true class, (1-p_t)/(K-1) on each other (KD-pt, Tang 2020).
+
+    target: (..., K).  labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is uniform and is for the caller to
+    mask.  1-p_t is added up over the other classes, so that a p_t that rounds to 1 loses nothing.
+
+    >>> true_class(Dense(torch.tensor([[0.7, 0.2, 0.1]]).log()), torch.tensor([0])).log_probs.exp()
+    tensor([[0.7000, 0.1500, 0.1500]])
+    """
+    log_probs = target.log_probs
+    index, labelled = at_label(labels, log_probs)
+    others = log_probs.scatter(-1, index, -math.inf).logsumexp(-1, keepdim=True)
+    others = others - math.log(max(log_probs.shape[-1] - 1, 1))
+    kept = others.expand(log_probs.shape).scatter(-1, index, log_probs.gather(-1, index))
+    return Dense(torch.where(labelled, kept, -math.log(log_probs.shape[-1])))
+
+
 @checked_fields
 @dataclass(frozen=True)
 class TrueClass(Target):
@@ -31,7 +53,6 @@ class TrueClass(Target):
 
     of: the target whose p̃_t is kept.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
     >>> teacher = Outputs(torch.tensor([[0.7, 0.2, 0.1]]).log())
     >>> TrueClass()(teacher, batch, temperature=1.0).log_probs.exp()

@@ -1,20 +1,25 @@
 """KD-rel: a given hierarchy of the classes, and no teacher."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import torch
+from torch import Tensor
+
 from limbeck import checks
-from limbeck.arguments import checked_fields
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
+from limbeck.devices import exact
 from limbeck.errors import InputError, one_of
-from limbeck.losses import Dense, related_classes
+from limbeck.losses import Dense
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs
-from limbeck.targets.target import Target, labels_of
+from limbeck.targets.target import Target, at_label, labels_of
 
-__all__ = ["CARD", "RelatedClasses"]
+__all__ = ["CARD", "RelatedClasses", "related_classes"]
 
 CARD = Card(
     name="rel",
@@ -27,6 +32,43 @@ CARD = Card(
 )
 
 
+@checked
+def related_classes(
+    labels: Tensor,
+    groups: Sequence[int] | Tensor,
+    masses: Sequence[float] = (0.8, 0.1, 0.1),
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Dense:
+    """Share out three masses by a hierarchy: β1 to the true class, β2 to its siblings, β3 to the rest (Tang 2020).
+
+    labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is uniform and is for the caller to mask.
+    groups: (K,) the group of each class; classes of one group are siblings.  masses: β1, β2, β3, 0 or above, adding up
+    to 1; each of the last two is shared evenly.  The true class has β1 whatever its group: where it has no siblings,
+    or where there is no rest, the other classes share β2 + β3.
+
+    >>> related_classes(torch.tensor([0, 3]), groups=[0, 0, 1, 2], masses=[0.6, 0.3, 0.1]).log_probs.exp()
+    tensor([[0.6000, 0.3000, 0.0500, 0.0500],
+            [0.1333, 0.1333, 0.1333, 0.6000]])
+    """
+    checks.shares("masses", masses, count=3)
+    groups = torch.as_tensor(groups, device=labels.device)
+    if groups.ndim != 1 or groups.dtype != torch.int64 or len(groups) < 2:
+        raise InputError(f"groups: found {groups.dtype} {tuple(groups.shape)}, expected the group of each class, (K,)")
+    classes, dtype = len(groups), compute_dtype(torch.empty(0, dtype=dtype)).dtype
+    index, labelled = at_label(labels, groups.expand(*labels.shape, -1))
+    _, group, sizes = groups.unique(return_inverse=True, return_counts=True)
+    siblings = exact(sizes[group]) - 1
+    rest = classes - 1 - siblings
+    true, near, far = (mass / math.fsum(masses) for mass in masses)
+    alone = (siblings == 0) | (rest == 0)
+    log_near = torch.where(alone, (near + far) / (classes - 1), near / siblings).log().to(dtype).to(labels.device)
+    log_far = torch.where(alone, (near + far) / (classes - 1), far / rest).log().to(dtype).to(labels.device)
+    rows = torch.where(group[index] == group, log_near[index], log_far[index])
+    rows = rows.scatter(-1, index, math.log(true) if true else -math.inf)
+    return Dense(torch.where(labelled, rows, -math.log(classes)))
+
+
 @checked_fields
 @dataclass(frozen=True)
 class RelatedClasses(Target):
@@ -37,7 +79,6 @@ class RelatedClasses(Target):
     masses: β1, β2, β3, 0 or above, adding up to 1.  A class without siblings leaves β2 to the rest, and one without a
     rest leaves β3 to its siblings, so that the true class has β1 in any case.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
     >>> target = RelatedClasses({"pets": [0, 1], "cars": [2, 3]}, masses=(0.6, 0.3, 0.1))
     >>> target(Outputs(torch.zeros(1, 4)), batch, temperature=4.0).log_probs.exp()

@@ -1,18 +1,24 @@
 """KD-sim: how like each other the teacher's last layer holds the classes, whatever the sample."""
 
+import math
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from limbeck import checks
-from limbeck.arguments import checked_fields
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
+from limbeck.devices import exact
 from limbeck.errors import InputError
-from limbeck.losses import Dense, similar_classes
+from limbeck.losses import Dense
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs
-from limbeck.targets.target import Target, labels_of
+from limbeck.targets.target import Target, at_label, labels_of
 
-__all__ = ["CARD", "SimilarClasses"]
+__all__ = ["CARD", "SimilarClasses", "class_cosines", "similar_classes", "unit_rows"]
 
 CARD = Card(
     name="sim",
@@ -25,6 +31,55 @@ CARD = Card(
 )
 
 
+@checked
+def class_cosines(vectors: Tensor) -> Tensor:
+    """Return the cosine similarity of each class with each: (K, K), 1 on the diagonal.
+
+    vectors: (K, d), one row a class, as the weights of a last linear layer are.  Computed in float64 and returned in
+    at least float32; a row of zeros is similar to nothing but itself.
+
+    >>> class_cosines(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    tensor([[1.0000, 0.7071],
+            [0.7071, 1.0000]])
+    """
+    if vectors.ndim != 2 or not vectors.is_floating_point():
+        raise InputError(f"class vectors: found {vectors.dtype} {tuple(vectors.shape)}, expected floating point (K, d)")
+    if not bool(vectors.isfinite().all()):
+        raise InputError("class vectors: found NaN or infinity, expected numbers; look at the teacher's last layer")
+    rows = unit_rows(exact(vectors.detach()))
+    cosines = (rows @ rows.T).clamp(-1.0, 1.0)
+    return cosines.fill_diagonal_(1.0).to(compute_dtype(vectors[:0]).dtype).to(vectors.device)
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Return rows (K, d) of length 1; a row of zeros stays."""
+    largest = vectors.abs().amax(1, keepdim=True)  # first, or the squares of small rows would vanish
+    return F.normalize(vectors / torch.where(largest == 0, 1.0, largest), dim=1)
+
+
+@checked
+def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: float = 0.5) -> Dense:
+    """Spread by similarity to the true class: softmax over i of sign(c_ti)·|c_ti|^a/τ (KD-sim, Tang 2020).
+
+    cosines: (K, K), as `class_cosines` gives them.  labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is
+    uniform and is for the caller to mask.  power: a, above 0; below 1 it draws small cosines apart.  tau: τ, above 0;
+    small ones sharpen.  The sign is ours: the paper does not say what becomes of negative cosines.
+
+    >>> cosines = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    >>> similar_classes(cosines, torch.tensor([0]), power=1.0, tau=0.5).log_probs.exp()
+    tensor([[0.7311, 0.2689]])
+    """
+    checks.positive("power", power)
+    checks.positive("tau", tau)
+    cosines = compute_dtype(cosines.detach())
+    if cosines.ndim != 2 or cosines.shape[0] != cosines.shape[1]:
+        raise InputError(f"cosines: found {tuple(cosines.shape)}, expected (K, K)")
+    index, labelled = at_label(labels, cosines[:1].expand(*labels.shape, -1))
+    rows = cosines[index.squeeze(-1)]
+    log_probs = F.log_softmax(rows.sign() * rows.abs().pow(power) / tau, dim=-1)
+    return Dense(torch.where(labelled, log_probs, -math.log(cosines.shape[0])))
+
+
 @checked_fields
 @dataclass(frozen=True)
 class SimilarClasses(Target):
@@ -33,7 +88,6 @@ class SimilarClasses(Target):
     power: a, above 0.  tau: τ, above 0, in the place of the temperature, which does not touch this target: the student
     alone is softened by it.  A distiller puts the cosines into the teacher's outputs.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
     >>> teacher = Outputs(torch.zeros(1, 2), class_cosines=torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
     >>> SimilarClasses(power=1.0, tau=0.5)(teacher, batch, temperature=4.0).log_probs.exp()

@@ -1,17 +1,21 @@
 """Labels, smoothed."""
 
+import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from limbeck import checks
-from limbeck.arguments import checked_fields
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
-from limbeck.losses import Dense, smooth_labels
+from limbeck.losses import Dense
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs
-from limbeck.targets.target import Target, labels_of
+from limbeck.targets.target import Target, labels_of, two_levels
 
-__all__ = ["CARD", "SmoothedLabels"]
+__all__ = ["CARD", "SmoothedLabels", "smooth_labels"]
 
 CARD = Card(
     name="smoothing",
@@ -24,6 +28,22 @@ CARD = Card(
 )
 
 
+@checked
+def smooth_labels(labels: Tensor, classes: int, epsilon: float, *, dtype: torch.dtype = torch.float32) -> Dense:
+    """Smooth hard labels: y(1-ε) + ε/K (Szegedy et al. 2016).
+
+    labels: (...) int64 in [0, classes), or `UNLABELLED`, whose row is uniform and is for the caller to mask.
+    epsilon: in [0, 1]; 0 gives the labels themselves.  Returns log-probabilities (..., classes).
+
+    >>> smooth_labels(torch.tensor([1]), classes=4, epsilon=0.4).log_probs.exp()
+    tensor([[0.1000, 0.7000, 0.1000, 0.1000]])
+    """
+    checks.unit_interval("epsilon", epsilon)
+    checks.at_least("classes", classes, 1)
+    log_rest = math.log(epsilon / classes) if epsilon / classes > 0 else -math.inf
+    return two_levels(labels, classes, math.log(1.0 - epsilon + epsilon / classes), log_rest, dtype)
+
+
 @checked_fields
 @dataclass(frozen=True)
 class SmoothedLabels(Target):
@@ -31,7 +51,6 @@ class SmoothedLabels(Target):
 
     The temperature does not touch it: the labels have no logits to soften.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([1]))
     >>> SmoothedLabels(0.4)(Outputs(torch.zeros(1, 4)), batch, temperature=1.0).log_probs.exp()
     tensor([[0.1000, 0.7000, 0.1000, 0.1000]])

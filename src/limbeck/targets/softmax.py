@@ -1,15 +1,18 @@
 """The teacher's own distribution."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from limbeck.arguments import checked_fields
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
-from limbeck.losses import Dense
+from limbeck.losses import Dense, soften
 from limbeck.outputs import Outputs
-from limbeck.targets.target import Target, softened
+from limbeck.targets.geometric import geometric_mean
+from limbeck.targets.mixture import mixture
+from limbeck.targets.target import Target
 
-__all__ = ["CARD", "PLAIN", "Softmax"]
+__all__ = ["CARD", "PLAIN", "Softmax", "softened"]
 
 CARD = Card(
     name="softmax",
@@ -21,13 +24,30 @@ CARD = Card(
     formula="softmax(v/T)",
 )
 
+_MEANS: Mapping[str, Callable[[Sequence[Dense], Sequence[float]], Dense]] = {
+    "arithmetic": mixture,
+    "geometric": geometric_mean,
+}
+
+
+@checked
+def softened(outputs: Outputs, temperature: float) -> Dense:
+    """Return a teacher's distribution at a temperature; of an ensemble, the mean of the members' distributions there.
+
+    >>> softened(Outputs(torch.tensor([[0.0, 2.0]])), 2.0).log_probs.exp()
+    tensor([[0.2689, 0.7311]])
+    """
+    if outputs.members is None:
+        return soften(outputs.logits, temperature)
+    answers = [soften(logits, temperature) for logits in outputs.members.logits]
+    return _MEANS[outputs.members.mean](answers, outputs.members.weights)
+
 
 @checked_fields
 @dataclass(frozen=True)
 class Softmax(Target):
     """The teacher's probabilities at the temperature (Hinton, Vinyals & Dean 2015).
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3))
     >>> Softmax()(Outputs(torch.tensor([[0.0, 2.0]])), batch, temperature=2.0).log_probs.exp()
     tensor([[0.2689, 0.7311]])

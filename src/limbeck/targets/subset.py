@@ -1,18 +1,22 @@
 """A class-specialised student's target: the teacher's distribution over a subset of its classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from limbeck import checks
-from limbeck.arguments import checked_fields
-from limbeck.batch import Batch
+from limbeck.arguments import checked, checked_fields
+from limbeck.batch import UNLABELLED, Batch
 from limbeck.card import Card
 from limbeck.errors import InputError
-from limbeck.losses import Dense, restrict
+from limbeck.losses import Dense
 from limbeck.outputs import Outputs
 from limbeck.targets.softmax import PLAIN
-from limbeck.targets.target import Target
+from limbeck.targets.target import Target, normalised
 
-__all__ = ["CARD", "Restricted"]
+__all__ = ["CARD", "Restricted", "label_positions", "restrict"]
 
 CARD = Card(
     name="subset",
@@ -25,6 +29,40 @@ CARD = Card(
 )
 
 
+@checked
+def restrict(target: Dense, classes: Sequence[int] | Tensor) -> Dense:
+    """Keep the classes S alone, renormalised: softmax of v[S]/T, v/T being the target's logits (Wang 2022).
+
+    target: (..., K).  classes: (k,) numbers in [0, K), each once, in the order that the student has them.
+    Raises InputError where the target gives all of S the probability 0.
+
+    >>> restrict(Dense(torch.tensor([[0.1, 0.6, 0.3]]).log()), [2, 0]).log_probs.exp()
+    tensor([[0.7500, 0.2500]])
+    """
+    chosen = _checked_classes(classes, target.log_probs.shape[-1]).to(target.log_probs.device)
+    return normalised(
+        target.log_probs.index_select(-1, chosen),
+        f"classes: the teacher gives none of the {len(chosen)} any probability for some sample; leave that sample out",
+    )
+
+
+@checked
+def label_positions(labels: Tensor, classes: Sequence[int] | Tensor, total: int) -> Tensor:
+    """Return labels as positions in a subset of the classes; `UNLABELLED` where the label is not in it.
+
+    labels: (...) int64 in [0, total), or `UNLABELLED`.  classes: (k,) numbers in [0, total), each once.
+
+    >>> label_positions(torch.tensor([2, 0, 1, -100]), [2, 1], total=3)
+    tensor([   0, -100,    1, -100])
+    """
+    chosen = _checked_classes(classes, total).to(labels.device)
+    if labels.dtype != torch.int64:
+        raise InputError(f"labels: found {labels.dtype}, expected torch.int64 class indices")
+    places = torch.full((total + 1,), UNLABELLED, device=labels.device)
+    places[chosen] = torch.arange(len(chosen), device=labels.device)
+    return places[torch.where(labels == UNLABELLED, total, labels)]
+
+
 @checked_fields
 @dataclass(frozen=True)
 class Restricted(Target):
@@ -35,7 +73,6 @@ class Restricted(Target):
     classes, so one that needs no labels; a target of the restricted probabilities is made by putting this one inside:
     `TopK(k=2, of=Restricted((3, 5, 8)))`.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3))
     >>> teacher = Outputs(torch.tensor([[0.1, 0.6, 0.3]]).log())
     >>> Restricted((2, 0))(teacher, batch, temperature=1.0).log_probs.exp()
@@ -68,3 +105,17 @@ class Restricted(Target):
     @property
     def made_of(self) -> tuple[Target, ...]:
         return (self.of,)
+
+
+def _checked_classes(classes: Sequence[int] | Tensor, total: int) -> Tensor:
+    """Return class numbers as a tensor, when there are any, all exist and none stands twice."""
+    given = classes.tolist() if isinstance(classes, Tensor) else list(classes)
+    if not given:
+        raise InputError("classes: found none, expected at least one class")
+    for number in given:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < total:
+            raise InputError(f"classes: found {checks.shown(number)}, expected numbers from 0 to {total - 1}")
+    if len(set(given)) < len(given):
+        twice = next(number for number in given if given.count(number) > 1)
+        raise InputError(f"classes: {twice} stands more than once, expected each class once")
+    return torch.tensor(given)

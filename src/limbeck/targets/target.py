@@ -1,25 +1,24 @@
-"""What every target is, and how a teacher's answer is read at a temperature."""
+"""What every target is, and what the formulas of several share."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
-from limbeck.arguments import checked, checked_fields
-from limbeck.batch import Batch, Legend
+from limbeck.arguments import checked_fields
+from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.errors import InputError
-from limbeck.losses import Dense, geometric_mean, mixture, soften
+from limbeck.losses import Dense
+from limbeck.losses.reduction import check_labels, compute_dtype
 from limbeck.outputs import Outputs
 
-__all__ = ["MeanOfTargets", "Target", "labels_of", "softened"]
-
-_MEANS: Mapping[str, Callable[[Sequence[Dense], Sequence[float]], Dense]] = {
-    "arithmetic": mixture,
-    "geometric": geometric_mean,
-}
+__all__ = ["MeanOfTargets", "Target", "at_label", "labels_of", "normalised", "two_levels", "weighted_parts"]
 
 
 @checked_fields
@@ -108,20 +107,6 @@ class MeanOfTargets(Target):
         return replace(self, parts=tuple(part.settled(legend) for part in self.parts))
 
 
-@checked
-def softened(outputs: Outputs, temperature: float) -> Dense:
-    """Return a teacher's distribution at a temperature; of an ensemble, the mean of the members' distributions there.
-
-    >>> import torch
-    >>> softened(Outputs(torch.tensor([[0.0, 2.0]])), 2.0).log_probs.exp()
-    tensor([[0.2689, 0.7311]])
-    """
-    if outputs.members is None:
-        return soften(outputs.logits, temperature)
-    answers = [soften(logits, temperature) for logits in outputs.members.logits]
-    return _MEANS[outputs.members.mean](answers, outputs.members.weights)
-
-
 def labels_of(batch: Batch, kind: str) -> Tensor:
     """Return the labels of a batch; InputError for one that has none, or two for a sample."""
     if batch.labels is None:
@@ -129,3 +114,56 @@ def labels_of(batch: Batch, kind: str) -> Tensor:
     if batch.mix is not None:
         raise InputError(f"target {kind}: it is made of the true class, and mixed samples have two; use another")
     return batch.labels
+
+
+def normalised(scores: Tensor, nothing_left: str) -> Dense:
+    """Return scores (..., K) as log-probabilities; InputError with `nothing_left` where all of a row are -inf."""
+    if bool(torch.isneginf(scores).all(-1).any()):
+        raise InputError(nothing_left)
+    return Dense(F.log_softmax(scores, dim=-1))
+
+
+def weighted_parts(targets: Sequence[Dense], weights: Sequence[float] | None) -> tuple[list[Tensor], list[float]]:
+    """Return the log-probabilities of the targets whose weight is not 0, and the logarithms of their weights."""
+    if not targets:
+        raise InputError("targets: found none, expected at least one")
+    if weights is None:
+        weights = [1 / len(targets)] * len(targets)
+    checks.shares("weights", weights, count=len(targets))
+    for number, target in enumerate(targets[1:], 1):
+        checks.shapes_match(
+            "the first target", targets[0].log_probs.shape, f"target {number + 1}", target.log_probs.shape
+        )
+    counted = [(target.log_probs, weight) for target, weight in zip(targets, weights, strict=True) if weight]
+    total = math.fsum(weights)
+    return [part for part, _ in counted], [math.log(weight / total) for _, weight in counted]
+
+
+def at_label(labels: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the true class stands: index and whether it is known, both (..., 1); an unknown one has index 0.
+
+    Raises InputError when the labels do not fit (on a GPU, a label out of range is a device-side assertion).
+    """
+    check_labels(labels, log_probs.shape[:-1])
+    _check_range(labels, log_probs.shape[-1])
+    return labels.clamp_min(0).unsqueeze(-1), (labels != UNLABELLED).unsqueeze(-1)
+
+
+def _check_range(labels: Tensor, classes: int) -> None:
+    if labels.device.type != "cpu":
+        return
+    if bool(((labels >= classes) | ((labels < 0) & (labels != UNLABELLED))).any()):
+        known = labels[labels != UNLABELLED]
+        raise InputError(
+            f"labels: found {int(known.min())} to {int(known.max())}, expected 0 to {classes - 1} (or {UNLABELLED})"
+        )
+
+
+def two_levels(labels: Tensor, classes: int, log_true: float, log_rest: float, dtype: torch.dtype) -> Dense:
+    """Return rows with one value at the label and another everywhere else; uniform where there is no label."""
+    if labels.dtype != torch.int64:
+        raise InputError(f"labels: found {labels.dtype}, expected torch.int64 class indices")
+    _check_range(labels, classes)
+    log_probs = compute_dtype(torch.full((*labels.shape, classes), log_rest, dtype=dtype, device=labels.device))
+    log_probs.scatter_(-1, labels.clamp_min(0).unsqueeze(-1), log_true)
+    return Dense(torch.where((labels != UNLABELLED).unsqueeze(-1), log_probs, -math.log(classes)))

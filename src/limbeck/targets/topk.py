@@ -1,19 +1,22 @@
 """KD-topk: the teacher's most probable classes, the others alike."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
+
 from limbeck import checks
+from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError
-from limbeck.losses import Dense, top_k
-from limbeck.losses.targets.selection import share_of_classes
+from limbeck.losses import Dense
 from limbeck.outputs import Outputs
 from limbeck.targets.softmax import PLAIN
 from limbeck.targets.target import Target
 
-__all__ = ["CARD", "TopK"]
+__all__ = ["CARD", "TopK", "share_of_classes", "top_k"]
 
 CARD = Card(
     name="topk",
@@ -28,6 +31,39 @@ CARD = Card(
 _SHARE = 0.25
 
 
+@checked
+def top_k(target: Dense, k: int) -> Dense:
+    """Keep the k largest probabilities and spread the rest evenly over the other classes (KD-topk, Tang 2020).
+
+    target: (..., K).  k: from 1 to K; K gives the target itself.  Of equal probabilities the class with the lower
+    number is kept.
+
+    >>> top_k(Dense(torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()), k=2).log_probs.exp()
+    tensor([[0.1500, 0.4000, 0.1500, 0.3000]])
+    """
+    log_probs = target.log_probs
+    classes = log_probs.shape[-1]
+    checks.at_least("k", k, 1)
+    if k > classes:
+        raise InputError(f"k: found {k}, expected 1 to {classes}, the number of classes")
+    if k == classes:
+        return target
+    least = log_probs.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above, tied = log_probs > least, log_probs == least
+    kept = above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
+    rest = torch.where(kept, -math.inf, log_probs).logsumexp(-1, keepdim=True) - math.log(classes - k)
+    return Dense(torch.where(kept, log_probs, rest))
+
+
+def share_of_classes(share: float, classes: int) -> int:
+    """Return how many classes a share of them is, in (0, 1]: the nearest number, halves rounded up, one at least.
+
+    >>> [share_of_classes(0.25, classes) for classes in (2, 6, 10)]
+    [1, 2, 3]
+    """
+    return max(1, math.floor(round(share * classes, 9) + 0.5))
+
+
 @dataclass(frozen=True)
 class TopK(Target):
     """The k largest of p̃, and the rest spread evenly over the other classes (KD-topk, Tang et al. 2020).
@@ -36,7 +72,6 @@ class TopK(Target):
     to the nearest number of classes (halves up), one at least; the default is 0.25, the paper's best on CIFAR-100.
     of: the target that is cut.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3))
     >>> teacher = Outputs(torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log())
     >>> TopK(k=2)(teacher, batch, temperature=1.0).log_probs.exp()

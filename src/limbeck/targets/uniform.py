@@ -1,15 +1,20 @@
 """The uniform distribution: a teacher that knows nothing."""
 
+import math
 from dataclasses import dataclass
 
-from limbeck.arguments import checked_fields
+import torch
+from torch import Tensor
+
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
-from limbeck.losses import Dense, uniform
+from limbeck.losses import Dense
+from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs
 from limbeck.targets.target import Target
 
-__all__ = ["CARD", "Uniform"]
+__all__ = ["CARD", "Uniform", "uniform"]
 
 CARD = Card(
     name="uniform",
@@ -22,6 +27,17 @@ CARD = Card(
 )
 
 
+@checked
+def uniform(like: Tensor) -> Dense:
+    """Return the uniform distribution over the classes of `like` (..., K): a teacher that knows nothing.
+
+    >>> uniform(torch.zeros(1, 4)).log_probs.exp()
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    like = compute_dtype(like)
+    return Dense(torch.full_like(like, -math.log(like.shape[-1])))
+
+
 @checked_fields
 @dataclass(frozen=True)
 class Uniform(Target):
@@ -29,7 +45,6 @@ class Uniform(Target):
 
     With hard_weight 1-ε and soft_weight ε at T=1, `kd` with this target is label smoothing.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3))
     >>> Uniform()(Outputs(torch.zeros(1, 4)), batch, temperature=1.0).log_probs.exp()
     tensor([[0.2500, 0.2500, 0.2500, 0.2500]])

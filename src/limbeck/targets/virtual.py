@@ -1,18 +1,22 @@
 """A teacher that is always right and exists nowhere."""
 
+import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from limbeck import checks
-from limbeck.arguments import checked_fields
+from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.errors import InputError
-from limbeck.losses import Dense, virtual_teacher
+from limbeck.losses import Dense
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs
-from limbeck.targets.target import Target, labels_of
+from limbeck.targets.target import Target, labels_of, two_levels
 
-__all__ = ["CARD", "VirtualTeacher"]
+__all__ = ["CARD", "VirtualTeacher", "virtual_teacher"]
 
 CARD = Card(
     name="virtual",
@@ -25,6 +29,44 @@ CARD = Card(
 )
 
 
+@checked
+def virtual_teacher(
+    labels: Tensor,
+    classes: int,
+    confidence: float = 0.99,
+    temperature: float = 1.0,
+    *,
+    softening: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Dense:
+    """Make the answer of a teacher that is always right: u on the true class, (1-u)/(K-1) on each other (Yuan 2020).
+
+    labels: (...) int64 in [0, classes), or `UNLABELLED`, whose row is uniform and is for the caller to mask.
+    confidence: u in [0.9, 1), and above 1/K.  temperature: the distribution is softened like any teacher's, its
+    logits being the logarithms: ∝ u^(1/T).  softening: the paper's published code takes the probabilities themselves
+    for logits; with a number s above 0 the answer is that code's softmax(ρ/s), ∝ exp(u/s), and the temperature is not
+    used.  At s = 20 that is nearly uniform.  Returns log-probabilities (..., classes).
+
+    >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9).log_probs.exp()
+    tensor([[0.9000, 0.0500, 0.0500]])
+    >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, temperature=20.0).log_probs.exp()
+    tensor([[0.3662, 0.3169, 0.3169]])
+    >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, softening=20.0).log_probs.exp()
+    tensor([[0.3428, 0.3286, 0.3286]])
+    """
+    checks.finite("confidence", confidence)
+    checks.positive("temperature", temperature)
+    if softening is not None:
+        checks.positive("softening", softening)
+    checks.at_least("classes", classes, 2)
+    if not 0.9 <= confidence < 1:
+        raise InputError(f"confidence: found {confidence}, expected at least 0.9 and less than 1")
+    rest = (1 - confidence) / (classes - 1)
+    margin = math.log(confidence / rest) / temperature if softening is None else (confidence - rest) / softening
+    log_rest = -margin - math.log1p((classes - 1) * math.exp(-margin))
+    return two_levels(labels, classes, margin + log_rest, log_rest, dtype)
+
+
 @checked_fields
 @dataclass(frozen=True)
 class VirtualTeacher(Target):
@@ -34,7 +76,6 @@ class VirtualTeacher(Target):
     probabilities.  softening: s above 0, for what the paper's published code does instead: softmax(ρ/s) of the
     probabilities themselves, while the student, at T=1, is not softened.  At s = 20 that is nearly the uniform target.
 
-    >>> import torch
     >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
     >>> VirtualTeacher(0.9)(Outputs(torch.zeros(1, 3)), batch, temperature=1.0).log_probs.exp()
     tensor([[0.9000, 0.0500, 0.0500]])

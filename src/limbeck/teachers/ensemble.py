@@ -14,9 +14,9 @@ from limbeck.batch import Batch
 from limbeck.distiller import ClassVectors, Teacher, teacher_weights
 from limbeck.errors import InputError, ModelError
 from limbeck.losses.reduction import compute_dtype
-from limbeck.losses.targets.relations import unit_rows
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.targets import softened
+from limbeck.targets.sim import unit_rows
 
 __all__ = ["EnsembleTeacher"]
 

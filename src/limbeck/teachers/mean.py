@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError, ModelError
-from limbeck.losses import Dense, geometric_mean, mixture
+from limbeck.losses import Dense
 from limbeck.outputs import run_model
+from limbeck.targets import geometric_mean, mixture
 
 __all__ = ["MeanOfModels"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.arguments import checked
-from limbeck.losses import label_positions
 from limbeck.outputs import Outputs, run_model
+from limbeck.targets import label_positions
 
 __all__ = ["RestrictedModel"]
 
