@@ -15,13 +15,14 @@ from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.data import SampleSet, TensorSet
 from limbeck.diagnosis.subject import Subject
-from limbeck.distiller import ClassVectors, Distiller, Teacher, teacher_weights
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.experiment.prepare import initial_weights
 from limbeck.models import mlp
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs, Tap
 from limbeck.randomness import derive_seed, uniform
+from limbeck.teacher import ClassVectors, Teacher, teacher_weights
 from limbeck.teachers import ModelTeacher
 from limbeck.training import Progress, Training, fit
 

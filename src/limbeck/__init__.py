@@ -22,11 +22,12 @@ if TYPE_CHECKING:
         training,
     )
     from limbeck.batch import UNLABELLED, Batch
-    from limbeck.distiller import Distiller, Teacher
+    from limbeck.distiller import Distiller
     from limbeck.errors import LimbeckError
     from limbeck.evaluation import evaluate
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
+    from limbeck.teacher import Teacher
     from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, PredictTeacher, StoredTeacher, store
     from limbeck.training import Progress, Result, Stage, Training, fit, fit_many, fit_stages
 
@@ -75,11 +76,12 @@ __all__ = [
 
 _HOMES = {
     "batch": ("UNLABELLED", "Batch"),
-    "distiller": ("Distiller", "Teacher"),
+    "distiller": ("Distiller",),
     "errors": ("LimbeckError",),
     "evaluation": ("evaluate",),
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
+    "teacher": ("Teacher",),
     "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "PredictTeacher", "StoredTeacher", "store"),
     "training": ("Progress", "Result", "Stage", "Training", "fit", "fit_many", "fit_stages"),
 }

@@ -214,7 +214,10 @@ def _one_of_several(inner: tuple[Any, ...]) -> _Taken | None:
                 return kind(value)  # type: ignore[misc]
             except _WrongError as wrong:
                 words.append(str(wrong))
-        raise _WrongError(" or ".join(dict.fromkeys(words)))
+        each = dict.fromkeys(words)
+        if len(each) > 1:  # what makes the one is no advice to whoever has the other
+            each = dict.fromkeys(word.partition(";")[0] for word in each)
+        raise _WrongError(" or ".join(each))
 
     return take
 

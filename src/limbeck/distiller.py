@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,53 +11,16 @@ from torch import Tensor, nn
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
+from limbeck.methods import kd
 from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective
-from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.outputs import Outputs, run_model
 from limbeck.targets import class_cosines
 from limbeck.tasks import Task
+from limbeck.teacher import ClassVectors, Teacher
+from limbeck.teachers import ModelTeacher
 
-__all__ = ["Average", "ClassVectors", "Distiller", "Teacher", "check_answer", "require_gradient"]
-
-
-@runtime_checkable
-class Teacher(Protocol):
-    """Anything that answers a batch: no gradient, in eval, the same answer whatever the batch is cut into."""
-
-    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the outputs for a batch, cut off from any graph, with the features that `taps` name.
-
-        `taps` is handed over only when the objective reads features of the teacher.
-        """
-
-    def to(self, device: torch.device | str) -> "Teacher":
-        """Place the teacher on a device and return it."""
-
-    def fingerprint(self) -> str:
-        """Return a digest of everything that decides the answers."""
-
-
-@runtime_checkable
-class ClassVectors(Protocol):
-    """A teacher that can also say by which vectors it tells the classes apart."""
-
-    def class_vectors(self, classes: int | None = None) -> Tensor:
-        """Return the rows of the last linear layer, (K, d); ModelError where there is none, or none of `classes`."""
-
-
-@runtime_checkable
-class Weighted(Protocol):
-    """A teacher that can also tell its weights, which no training may change, from its traces of being asked."""
-
-    def weights_digest(self) -> str | None:
-        """Return a digest of the weights."""
-
-
-def teacher_weights(teacher: Teacher | None) -> str | None:
-    """Return a digest of a teacher's weights, or of all that decides its answers where it does not offer one."""
-    if teacher is None or isinstance(teacher, Weighted):
-        return None if teacher is None else teacher.weights_digest()
-    return teacher.fingerprint()
+__all__ = ["Average", "Distiller", "check_answer", "require_gradient"]
 
 
 def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
@@ -106,24 +69,47 @@ class Average(Protocol):
 
 
 class Distiller(nn.Module):
-    """Train `student` on `objective`, with `teacher` beside it.
+    """Train a student on an objective, with a teacher beside it.
 
     The teacher is held without being registered: it is not in `parameters()` nor in `state_dict()`, no wrapper
-    broadcasts it, and no optimiser sees it.  Without a teacher the objective may only read the student.
+    broadcasts it, and no optimizer sees it.
 
-    >>> import limbeck as lb
-    >>> student, teacher = nn.Linear(3, 4), nn.Linear(3, 4)
-    >>> distiller = Distiller(student, lb.ModelTeacher(teacher), lb.methods.kd(temperature=2.0))
-    >>> loss = distiller(lb.Batch.of(torch.randn(8, 3), torch.randint(4, (8,))))
-    >>> sorted(loss.parts), len(list(distiller.parameters()))
-    (['hard', 'soft'], 2)
+    Args:
+        student: the network that learns.
+        teacher: a network, or anything else that is a `limbeck.Teacher`.  A network answers in eval mode and without
+            gradient; the modes of its modules and its `requires_grad` flags stay as they are.  `ModelTeacher(network)`
+            has further choices (another view, a transform) and freezes it.
+        objective: what is minimised, from `limbeck.methods`; `kd()` by default.  Without a teacher it may read the
+            student alone.
+
+    Raises:
+        InputError: if there is no teacher and the objective reads one, or there is no objective either.
+        ModelError: if the student would train weights that the teacher answers with.
+
+    Example:
+        >>> import limbeck as lb
+        >>> student, teacher = nn.Linear(3, 4), nn.Linear(3, 4)
+        >>> distiller = Distiller(student, teacher, lb.methods.kd(temperature=2.0))
+        >>> loss = distiller(lb.Batch.of(torch.randn(8, 3), torch.randint(4, (8,))))
+        >>> sorted(loss.parts), len(list(distiller.parameters()))
+        (['hard', 'soft'], 2)
     """
 
     @checked
-    def __init__(self, student: nn.Module, teacher: Teacher | None, objective: Objective) -> None:
+    def __init__(
+        self, student: nn.Module, teacher: Teacher | nn.Module | None = None, objective: Objective | None = None
+    ) -> None:
         super().__init__()
+        if teacher is None and objective is None:
+            raise InputError(
+                "teacher: found None and no objective; give a network that teaches, or limbeck.methods.hard() to train"
+                " without one"
+            )
+        objective = kd() if objective is None else objective
         if teacher is None and "teacher" in objective.reads():
             raise InputError("teacher: found None, but the objective reads a teacher; give one")
+        if teacher is not None and not isinstance(teacher, Teacher):
+            teacher = ModelTeacher(teacher, frozen=False)
         _check_apart(student, teacher)
         self.student = student
         self.objective = objective
@@ -241,11 +227,18 @@ class Distiller(nn.Module):
 
 
 def _check_apart(student: nn.Module, teacher: Teacher | None) -> None:
-    """Refuse a student with parameters that its teacher froze because they are the teacher's too."""
+    """Refuse a student with parameters that its teacher froze because they are the teacher's too, or would move."""
     frozen = {id(weights) for weights in frozen_by(teacher)}
+    lent = teacher.model.parameters() if isinstance(teacher, ModelTeacher) and not teacher.frozen else ()
+    moving = {id(weights) for weights in lent if weights.requires_grad}
     for name, weights in student.named_parameters():
         if id(weights) in frozen and not weights.requires_grad:
             raise ModelError(
                 f"student: its parameter '{name}' is the teacher's too, and was frozen with it; give the student"
                 " modules of its own (copy.deepcopy), or freeze the part before making the teacher if it is to stay"
+            )
+        if id(weights) in moving:
+            raise ModelError(
+                f"student: its parameter '{name}' is the teacher's too, and would change the teacher as it learns; give"
+                " the student modules of its own (copy.deepcopy)"
             )

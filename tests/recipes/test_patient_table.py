@@ -8,11 +8,11 @@ from torch import nn
 
 from limbeck import data
 from limbeck.data import Augment
-from limbeck.distiller import Teacher
 from limbeck.evaluation import measure, predict
 from limbeck.recipes import beyer2022_patient as paper
 from limbeck.recipes import reproducing
 from limbeck.recipes.reproduction import Lab
+from limbeck.teacher import Teacher
 from limbeck.teachers import ModelTeacher
 from limbeck.training.progress import ignore
 

@@ -104,10 +104,10 @@ CALLS = [
         "store them for the whole set",
     ),
     call_case(
-        "plain-teacher",
-        lambda _: lb.Distiller(network(), network(), lb.methods.kd()),
-        "teacher: found a plain module",
-        "ModelTeacher",
+        "own-teacher",
+        lambda _: lb.Distiller(net := network(), net),
+        "is the teacher's too",
+        "copy.deepcopy",
     ),
     call_case(
         "no-teacher", lambda _: lb.Distiller(network(), None, lb.methods.kd()), "teacher: found None", "give one"

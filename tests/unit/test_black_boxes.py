@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from limbeck import methods, targets
 from limbeck.data import Augment, Loader, TensorSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import DataError, InputError
+from limbeck.teacher import Teacher
 from limbeck.teachers import ArrayTeacher, store
 from limbeck.training import fit
 from small_teachers import CLASSES, SIZE, network, samples_of, whole

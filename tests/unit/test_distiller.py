@@ -9,10 +9,11 @@ from torch import nn
 
 from limbeck import methods, schedules
 from limbeck.batch import Batch
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
+from limbeck.teacher import Teacher
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.terms import HardLabels, SoftTargets
 
@@ -176,15 +177,56 @@ def test_a_part_that_student_and_teacher_share_trains_on_in_the_student():
 # ---------------------------------------------------------------------------------------------- what is run and refused
 
 
-def test_a_plain_module_as_teacher_is_refused_with_the_mend():
-    with pytest.raises(InputError, match=r"teacher: found a plain module.*limbeck\.ModelTeacher") as caught:
-        Distiller(network(), network(), methods.kd())
-    assert "\n" not in str(caught.value)
+def test_a_plain_network_teaches_as_a_model_teacher_does_and_stays_as_it_is():
+    teacher, batch = network(2, width=16), batch_of()
+    teacher[0].weight.requires_grad_(False)
+    teacher[1].eval()
+    state = copy.deepcopy(teacher.state_dict())
+    flags = [weights.requires_grad for weights in teacher.parameters()]
+    modes = [module.training for module in teacher.modules()]
+    frozen = ModelTeacher(copy.deepcopy(teacher))
+    plain, wrapped = (Distiller(network(1), each, methods.kd()) for each in (teacher, frozen))
+    torch.manual_seed(3)
+    plain(batch).total.backward()
+    torch.manual_seed(3)
+    wrapped(batch).total.backward()
+    for one, other in zip(plain.parameters(), wrapped.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert all(weights.grad is None for weights in teacher.parameters())
+    assert flags == [weights.requires_grad for weights in teacher.parameters()]
+    assert modes == [module.training for module in teacher.modules()]
+    assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+    assert plain.teacher.fingerprint() == wrapped.teacher.fingerprint()
+    assert modes == [module.training for module in teacher.modules()]
+
+
+def test_a_plain_network_with_lazy_layers_keeps_its_flags():
+    teacher = nn.Sequential(nn.LazyLinear(5), nn.Linear(5, 4))
+    Distiller(network(1), teacher, methods.kd())(batch_of())
+    assert all(weights.requires_grad for weights in teacher.parameters())
+    assert teacher.training
+
+
+def test_without_an_objective_it_distills_as_kd_does():
+    student, teacher, batch = network(1).eval(), network(2), batch_of()
+    assert torch.equal(Distiller(student, teacher)(batch).total, Distiller(student, teacher, methods.kd())(batch).total)
+    for given in ((), (None,), (None, None)):
+        with pytest.raises(InputError, match=r"teacher: found None and no objective; .*limbeck.methods.hard\(\)"):
+            Distiller(student, *given)
+
+
+def test_a_student_may_share_with_a_plain_teacher_only_what_does_not_learn():
+    body = nn.Linear(3, 8)
+    student, teacher = (nn.Sequential(body, nn.Linear(8, 4)) for _ in range(2))
+    with pytest.raises(ModelError, match=r"parameter '0.weight' is the teacher's too, and would change the teacher"):
+        Distiller(student, teacher)
+    body.requires_grad_(False)
+    Distiller(student, teacher)
 
 
 @pytest.mark.parametrize("teacher", [lambda batch: None, "teacher", 3], ids=["function", "string", "number"])
 def test_something_that_is_no_teacher_is_refused(teacher):
-    with pytest.raises(InputError, match=r"teacher: found .*, expected a teacher"):
+    with pytest.raises(InputError, match=r"teacher: found .*, expected a teacher or a torch.nn.Module"):
         Distiller(network(), teacher, methods.kd())
 
 

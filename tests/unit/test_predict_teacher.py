@@ -21,10 +21,11 @@ from torch import nn
 from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.data import TensorSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.identity import content_digest
 from limbeck.tasks import MULTILABEL, REGRESSION
+from limbeck.teacher import Teacher
 from limbeck.teachers import ArrayTeacher, PredictTeacher, store
 from limbeck.training import Training, fit
 

@@ -12,9 +12,10 @@ from torch import nn
 from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.data import Augment, LazySet, Loader, TensorSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.outputs import Outputs, Tap
+from limbeck.teacher import Teacher
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training import fit
 

@@ -9,9 +9,10 @@ from torch import nn
 
 from limbeck import losses, methods, models, targets
 from limbeck.batch import Batch
-from limbeck.distiller import ClassVectors, Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Outputs, run_model
+from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers import (
     ArrayTeacher,
     EnsembleTeacher,

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from limbeck.batch import UNLABELLED
 from limbeck.data import SampleSet
-from limbeck.distiller import ClassVectors, Teacher
 from limbeck.errors import DataError, ModelError
 from limbeck.losses import KL, Divergence
 from limbeck.randomness import permutation
+from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers import store
 from limbeck.training import Training
 

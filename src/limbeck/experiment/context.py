@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.experiment.cost import Compute, forward_flops, spent, spent_by_peers
 from limbeck.experiment.prepare import Shop, asked
@@ -19,6 +19,7 @@ from limbeck.objective import Objective
 from limbeck.peers import Peer, fit_together
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
+from limbeck.teacher import Teacher
 from limbeck.teachers import StoredTeacher, store
 from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore

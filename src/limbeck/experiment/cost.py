@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from limbeck.data import SampleSet
-from limbeck.distiller import Teacher
 from limbeck.evaluation.cost import flops
 from limbeck.objective import Objective
 from limbeck.peers import Peer, Predictions, publications
+from limbeck.teacher import Teacher
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
 from limbeck.training import Result
 

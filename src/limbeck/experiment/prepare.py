@@ -12,13 +12,14 @@ from limbeck.batch import UNLABELLED
 from limbeck.config import ModelSpec, Recipe
 from limbeck.data import SampleSet, Splits
 from limbeck.data.names import ambiguous
-from limbeck.distiller import Distiller, Teacher, check_answer
+from limbeck.distiller import Distiller, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, lacks_memory
 from limbeck.networks import check_network, evaluating
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.tasks import CLASSIFICATION
+from limbeck.teacher import Teacher
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
 from limbeck.teachers.answers import answers_of
 from limbeck.teachers.estimators import Fitted

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.config import MemberSpec, Recipe
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.evaluation import evaluate
 from limbeck.evaluation.figures import words_of
@@ -21,6 +21,7 @@ from limbeck.locks import exclusive
 from limbeck.own import require_own
 from limbeck.ranks import first_does, held_by_first, is_first
 from limbeck.runs import cache_folder
+from limbeck.teacher import Teacher
 from limbeck.teachers import store
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Observer, fit

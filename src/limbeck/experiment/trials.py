@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import Recipe
-from limbeck.distiller import Teacher
 from limbeck.evaluation import evaluate
 from limbeck.experiment.context import Work
 from limbeck.experiment.prepare import Parts, vet
 from limbeck.experiment.sameness import same_as_before
 from limbeck.experiment.teacher import TrainedTeacher, trained_teacher, wrap_teacher
 from limbeck.runs import RunFolder
+from limbeck.teacher import Teacher
 from limbeck.teachers import StoredTeacher
 from limbeck.training import Observer, attempt_many
 from limbeck.training.progress import ignore

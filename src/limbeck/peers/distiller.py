@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from limbeck import checks
 from limbeck.batch import Batch
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.networks import tensors_of
 from limbeck.objective import Loss, Objective, Term, TermAround
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.peers.predictions import Predictions, PredictionsTeacher
+from limbeck.teacher import Teacher
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
 
 __all__ = [

@@ -16,12 +16,12 @@ from torch import nn
 from limbeck import data, methods, models
 from limbeck.batch import Batch
 from limbeck.data import Augment, SampleSet
-from limbeck.distiller import Teacher, teacher_weights
 from limbeck.evaluation import fidelity, measure, predict
 from limbeck.experiment.cost import LEARNING, forward_flops
 from limbeck.outputs import Outputs, Tap
 from limbeck.randomness import derive_seed
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
+from limbeck.teacher import Teacher, teacher_weights
 from limbeck.teachers import ModelTeacher, store
 from limbeck.training import Training
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from limbeck import data, methods
 from limbeck.data import Augment, SampleSet
-from limbeck.distiller import Teacher
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import fit_bias, measure, predict, with_bias
 from limbeck.objective import Objective
 from limbeck.randomness import uniform
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
+from limbeck.teacher import Teacher
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training import Training
 

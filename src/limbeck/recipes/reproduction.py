@@ -12,11 +12,12 @@ from torch import nn
 
 from limbeck import models
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.experiment.prepare import initial_weights
 from limbeck.identity import network_digests
 from limbeck.locks import exclusive
 from limbeck.objective import Objective
+from limbeck.teacher import Teacher
 from limbeck.teachers import estimators
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Observer, Result, Training, fit

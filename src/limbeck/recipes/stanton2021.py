@@ -16,11 +16,11 @@ from torch import nn
 
 from limbeck import methods
 from limbeck.data import Augment, SampleSet
-from limbeck.distiller import Teacher
 from limbeck.evaluation import fidelity, predict
 from limbeck.randomness import derive_seed
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets, percent_wrong
 from limbeck.recipes.reproduction import Figure, Lab, Reproduction, Row
+from limbeck.teacher import Teacher
 from limbeck.teachers import EnsembleTeacher, ModelTeacher, StoredTeacher, store
 from limbeck.training import Training
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from limbeck import methods
 from limbeck.data import Augment, SampleSet
 from limbeck.diagnosis.arms import matched_tau
-from limbeck.distiller import Teacher
 from limbeck.losses import soften
 from limbeck.objective import Objective
 from limbeck.recipes.parts import image_sets, percent_wrong
@@ -32,6 +31,7 @@ from limbeck.targets import (
     TopK,
     TrueClass,
 )
+from limbeck.teacher import Teacher
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training import Training
 

@@ -9,9 +9,10 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.card import Card
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 
 if TYPE_CHECKING:
     from limbeck.experiment.context import Work

@@ -8,9 +8,10 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.card import Card
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.randomness import derive_seed
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels
 
 if TYPE_CHECKING:

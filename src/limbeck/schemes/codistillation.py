@@ -9,11 +9,12 @@ from torch import nn
 from limbeck import checks
 from limbeck.card import Card
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.objective import Objective
 from limbeck.schemes.peers import PeersScheme, labelled_alone, longer, shard
 from limbeck.schemes.scheme import Planned
+from limbeck.teacher import Teacher
 from limbeck.training import Training
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from limbeck import checks
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.evaluation import robustness, value_range
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 from limbeck.terms import HardLabels, SoftTargets
 
 if TYPE_CHECKING:

@@ -11,13 +11,14 @@ from torch import nn
 from limbeck import checks, schedules
 from limbeck.batch import Batch
 from limbeck.card import Card
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
 from limbeck.networks import evaluating
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 from limbeck.terms import HardLabels
 
 if TYPE_CHECKING:

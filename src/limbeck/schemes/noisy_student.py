@@ -12,13 +12,14 @@ from limbeck import checks
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.card import Card
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import DataError, InputError
 from limbeck.evaluation import predict
 from limbeck.objective import Objective, Term, TermAround
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 from limbeck.teachers import ArrayTeacher, StoredTeacher
 
 if TYPE_CHECKING:

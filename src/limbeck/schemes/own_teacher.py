@@ -13,7 +13,7 @@ from limbeck import checks
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import early_exit_curve, predict
 from limbeck.losses import KL, reduce, soften
@@ -22,6 +22,7 @@ from limbeck.models.layers import DEEPEST, ExitOf, WithExits
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 from limbeck.terms import HardLabels
 
 if TYPE_CHECKING:

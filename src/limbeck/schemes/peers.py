@@ -11,13 +11,14 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
 from limbeck.objective import Objective
 from limbeck.peers import Others, Peer, PeerDistiller, Predictions, circle, own_part, published_copy
 from limbeck.randomness import derive_seed, permutation
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels
 from limbeck.training import Training
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import nn
 
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
+from limbeck.teacher import Teacher
 
 if TYPE_CHECKING:  # a scheme is run from above; at run time nothing of that is imported here
     from limbeck.data import SampleSet

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from limbeck import checks
 from limbeck.card import Card
 from limbeck.data import HalfSet, SampleSet, half_and_half, with_dustbin
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError, ModelError
 from limbeck.evaluation import predict
 from limbeck.losses import kl
@@ -18,6 +18,7 @@ from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
 from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.specialists import (
     GeneralistWithSpecialists,

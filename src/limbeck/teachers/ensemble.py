@@ -11,12 +11,12 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch
-from limbeck.distiller import ClassVectors, Teacher, teacher_weights
 from limbeck.errors import InputError, ModelError
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.targets import softened
 from limbeck.targets.sim import unit_rows
+from limbeck.teacher import ClassVectors, Teacher, teacher_weights
 
 __all__ = ["EnsembleTeacher"]
 

@@ -12,7 +12,7 @@ from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.identity import content_digest, weights_digest
 from limbeck.losses.reduction import compute_dtype
-from limbeck.networks import check_network, freeze, is_lazy
+from limbeck.networks import check_network, freeze, is_lazy, kept
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.teachers.class_vectors import class_vectors
 from limbeck.teachers.mean import MeanOfModels
@@ -21,14 +21,14 @@ __all__ = ["ModelTeacher", "state_digest"]
 
 
 class ModelTeacher:
-    """A frozen network in eval mode.
+    """A network that answers in eval mode and without gradient.
 
     transform: applied to the inputs before the model sees them (another size, another normalisation).
     view: name in `batch.views` to read instead of `batch.inputs`.
     taps: features to read, as for `limbeck.capture`.
     last_linear: path of the layer that `class_vectors` reads, where it is not the one that is found.
-
-    The model is frozen in place: its parameters stop requiring gradients and it is put in eval mode.
+    frozen: freeze the model in place, so that its parameters stop requiring gradients and it is in eval mode.  With
+        False its `requires_grad` flags and the modes of its modules stay as they are.
 
     >>> teacher = ModelTeacher(nn.Sequential(nn.Linear(3, 4), nn.Dropout()))
     >>> teacher(Batch.of(torch.ones(2, 3))).logits.requires_grad
@@ -44,6 +44,7 @@ class ModelTeacher:
         view: str | None = None,
         taps: Mapping[str, str | Tap] | None = None,
         last_linear: str | None = None,
+        frozen: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(
@@ -54,7 +55,8 @@ class ModelTeacher:
             raise InputError("teacher: found a mean of networks, expected one; let limbeck.EnsembleTeacher ask them")
         check_network("teacher", model)
         self.model = model
-        self.froze = freeze(model)
+        self.frozen = frozen
+        self.froze = freeze(model) if frozen else []
         self._lazy = is_lazy(model)
         self.transform = transform
         self.view = view
@@ -87,7 +89,7 @@ class ModelTeacher:
             for module in training:
                 module.training = True
         if self._lazy:
-            self.froze += freeze(self.model)
+            self.froze += freeze(self.model) if self.frozen else []
             self._lazy = is_lazy(self.model)
         return answer
 
@@ -119,7 +121,9 @@ class ModelTeacher:
             "last_linear": self.last_linear,
         }
         mend = "keep it out of what teaches, or train without a folder"
-        return content_digest(parts, "teacher", mend)
+        with kept(self.model):  # the same teacher has one digest, whether it was frozen in place or not
+            freeze(self.model)
+            return content_digest(parts, "teacher", mend)
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of the weights alone, which no training may change."""

@@ -10,9 +10,9 @@ from torch import Tensor
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import ClassVectors, Teacher
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Members, Outputs, Tap
+from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.teachers.rows import Rows
 

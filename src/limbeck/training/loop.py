@@ -12,11 +12,12 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller, require_gradient, teacher_weights
+from limbeck.distiller import Distiller, require_gradient
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.networks import kept, networks_of, start_training
 from limbeck.randomness import derive_seed
+from limbeck.teacher import teacher_weights
 from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import (
     check_alone,

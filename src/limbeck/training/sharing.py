@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import Batch, Mix
-from limbeck.distiller import ClassVectors, Teacher, teacher_weights
 from limbeck.errors import ModelError
 from limbeck.outputs import Outputs, Tap
+from limbeck.teacher import ClassVectors, Teacher, teacher_weights
 from limbeck.training.engine import placed
 from limbeck.training.loop import Batches
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from limbeck.arguments import checked, checked_fields
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller, Teacher
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.networks import kept, start_training
 from limbeck.objective import Objective
+from limbeck.teacher import Teacher
 from limbeck.training.loop import fit
 from limbeck.training.progress import Observer, ignore
 from limbeck.training.settings import Training

@@ -1,0 +1,52 @@
+"""What a teacher is: whatever answers a batch."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from limbeck.batch import Batch
+from limbeck.outputs import Outputs, Tap
+
+__all__ = ["ClassVectors", "Teacher", "teacher_weights"]
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Anything that answers a batch: no gradient, in eval, the same answer whatever the batch is cut into."""
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        """Return the outputs for a batch, cut off from any graph, with the features that `taps` name.
+
+        `taps` is handed over only when the objective reads features of the teacher.
+        """
+
+    def to(self, device: torch.device | str) -> "Teacher":
+        """Place the teacher on a device and return it."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of everything that decides the answers."""
+
+
+@runtime_checkable
+class ClassVectors(Protocol):
+    """A teacher that can also say by which vectors it tells the classes apart."""
+
+    def class_vectors(self, classes: int | None = None) -> Tensor:
+        """Return the rows of the last linear layer, (K, d); ModelError where there is none, or none of `classes`."""
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A teacher that can also tell its weights, which no training may change, from its traces of being asked."""
+
+    def weights_digest(self) -> str | None:
+        """Return a digest of the weights."""
+
+
+def teacher_weights(teacher: Teacher | None) -> str | None:
+    """Return a digest of a teacher's weights, or of all that decides its answers where it does not offer one."""
+    if teacher is None or isinstance(teacher, Weighted):
+        return None if teacher is None else teacher.weights_digest()
+    return teacher.fingerprint()
