@@ -64,7 +64,9 @@ def match(answers: Answers, temperature: float) -> Matching:
 
 
 def matched_tau(vectors: Tensor, labels: Tensor, confidence: float) -> float:
-    """Return the τ whose mean mass on the true class is `confidence`, by bisection: the mass falls as τ rises."""
+    """Return the τ whose mean mass on the true class is `confidence`, from 1e-3 to 1e3: the mass falls as τ rises."""
+    from scipy.optimize import brentq
+
     cosines = class_cosines(vectors.double())
     every = torch.arange(len(vectors))
     share = torch.bincount(labels, minlength=len(vectors)).double() / len(labels)
@@ -73,11 +75,11 @@ def matched_tau(vectors: Tensor, labels: Tensor, confidence: float) -> float:
         own = similar_classes(cosines, every, _POWER, tau).log_probs.diagonal().exp()
         return float((own * share).sum())
 
-    low, high = math.log(_COLDEST), math.log(_HOTTEST)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mass(math.exp(middle)) > confidence else (low, middle)
-    return math.exp((low + high) / 2)
+    for bound, beyond in ((_COLDEST, 1), (_HOTTEST, -1)):
+        if (confidence - mass(bound)) * beyond >= 0:
+            return bound
+    log_range = math.log(_COLDEST), math.log(_HOTTEST)
+    return math.exp(brentq(lambda log: mass(math.exp(log)) - confidence, *log_range, xtol=1e-14))
 
 
 def objectives(subject: Subject, matching: Matching) -> tuple[Mapping[str, Callable[[], Objective]], dict[str, str]]:

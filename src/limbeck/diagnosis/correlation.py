@@ -51,17 +51,11 @@ def ranks(values: Tensor) -> Tensor:
     >>> ranks(torch.tensor([[3.0, 1.0, 3.0]]))
     tensor([[1.5000, 0.0000, 1.5000]], dtype=torch.float64)
     """
+    from scipy.stats import rankdata
+
     if bool(values.isnan().any()):
         raise InputError("values: found NaN, which has no rank, expected numbers; look at the model or its data")
-    ordered, order = values.sort(dim=1)
-    place = torch.arange(values.shape[1], dtype=torch.float64, device=values.device).expand(values.shape)
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    run = starts.cumsum(1) - 1
-    total = torch.zeros_like(place, dtype=torch.float64).scatter_add(1, run, place)
-    count = torch.zeros_like(total).scatter_add(1, run, torch.ones_like(total))
-    mean = (total / count.clamp_min(1)).gather(1, run)
-    return torch.empty_like(mean).scatter(1, order, mean)
+    return torch.from_numpy(rankdata(values.detach().double().cpu().numpy(), axis=1) - 1).to(values.device)
 
 
 def _rows(first: Tensor, second: Tensor) -> Tensor:

@@ -123,17 +123,15 @@ def average_precision(scores: Tensor, positive: Tensor) -> float | None:
     >>> average_precision(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([True, False, True]))
     0.8333333333333333
     """
+    from sklearn.metrics import average_precision_score
+
     checks.shapes_match("scores", scores.shape, "positive", positive.shape)
     if bool(scores.isnan().any()):
         raise InputError(_NO_NUMBERS.format("scores"))
     if not bool(positive.any()):
         return None
-    order = scores.argsort(descending=True)
-    scores, found = scores[order], positive[order].double().cumsum(0)
-    last = torch.cat([scores[1:] != scores[:-1], torch.ones_like(scores[:1], dtype=torch.bool)])
-    ranks = torch.arange(1, len(scores) + 1, device=scores.device)[last].double()
-    precision, recall = found[last] / ranks, found[last] / found[-1]
-    return float((torch.diff(recall, prepend=recall.new_zeros(1)) * precision).sum())
+    finite = scores.double().nan_to_num().cpu().numpy()  # scikit-learn refuses infinity; the order stays
+    return float(average_precision_score(positive.cpu().numpy(), finite))
 
 
 def _numbers(answers: Tensor, labels: Tensor) -> Metrics:

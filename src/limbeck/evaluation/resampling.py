@@ -1,6 +1,5 @@
 """Intervals for one set of examples: the bootstrap, and Wilson's for a share."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -85,20 +84,15 @@ def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Estimate
     >>> found.value, round(found.low, 4), found.high
     (1.0, 0.7225, 1.0)
     """
-    from scipy.stats import norm
+    from scipy.stats import binomtest
 
     checks.at_least("trials", trials, 1)
     checks.at_least("successes", successes, 0)
     _check_confidence(confidence)
     if successes > trials:
         raise InputError(f"successes: found {successes} of {trials} trials, expected no more than all")
-    z = float(norm.ppf(0.5 + confidence / 2.0))
-    share = successes / trials
-    scale = 1.0 + z * z / trials
-    centre = (share + z * z / (2.0 * trials)) / scale
-    half = z * math.sqrt(share * (1.0 - share) / trials + z * z / (4.0 * trials * trials)) / scale
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    return Estimate(share, low, 1.0 if successes == trials else min(1.0, centre + half))
+    interval = binomtest(successes, trials).proportion_ci(confidence, "wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high))
 
 
 def _check_confidence(confidence: float) -> None:
