@@ -198,9 +198,9 @@ def test_a_folder_in_use_is_refused_and_free_again_afterwards(folder):
 def test_one_who_waits_goes_on_when_the_other_process_ends(tmp_path):
     lock = tmp_path / "deep" / "lock"
     script = (
-        "import fcntl, pathlib, sys, time\n"
-        "path = pathlib.Path(sys.argv[1])\npath.parent.mkdir()\nhandle = path.open('a')\n"
-        "fcntl.flock(handle, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(0.3)\n"
+        "import filelock, pathlib, sys, time\n"
+        "path = pathlib.Path(sys.argv[1])\npath.parent.mkdir()\n"
+        "with filelock.FileLock(path):\n    print('held', flush=True)\n    time.sleep(0.3)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
