@@ -64,8 +64,8 @@ NAMED = [
     Mutant(
         "early stopping: the teacher's epoch is chosen on the test set",
         "schemes/early_stopping.py",
-        "evaluate(student, work.held_out)",
-        "evaluate(student, work.parts.test)",
+        "evaluate(student, context.held_out)",
+        "evaluate(student, context.parts.test)",
         _WHO,
     ),
     Mutant(
@@ -106,8 +106,8 @@ NAMED = [
     Mutant(
         "specialists: groups are found on the training set",
         "schemes/specialists.py",
-        "self.groups.find(generalist, work.held_out",
-        "self.groups.find(generalist, work.parts.train",
+        "self.groups.find(generalist, context.held_out",
+        "self.groups.find(generalist, context.parts.train",
         _WHO,
     ),
     Mutant("early exit: > in place of >=", "evaluation/exits.py", "sure >= threshold", "sure > threshold", _WHO),
@@ -124,15 +124,15 @@ OWN = [
     Mutant(
         "born again: every generation learns from the recipe's teacher",
         "schemes/born_again.py",
-        "teacher = work.teach(models[role], name=role)",
-        "work.teach(models[role], name=role)",
+        "teacher = context.teach(models[role], name=role)",
+        "context.teach(models[role], name=role)",
         _SCHEMES + "born_again.py",
     ),
     Mutant(
         "born again: generations share their order",
         "schemes/born_again.py",
-        'work.seed if role == "distilled" else derive_seed(work.seed, role)',
-        "work.seed",
+        'context.seed if role == "distilled" else derive_seed(context.seed, role)',
+        "context.seed",
         _SCHEMES + "born_again.py",
     ),
     Mutant(
@@ -145,8 +145,8 @@ OWN = [
     Mutant(
         "assistants: the student learns from the teacher",
         "schemes/assistants.py",
-        "teacher = work.teach(models[role], name=role)",
-        "work.teach(models[role], name=role)",
+        "teacher = context.teach(models[role], name=role)",
+        "context.teach(models[role], name=role)",
         _SCHEMES + "assistants.py",
     ),
     Mutant(
@@ -215,8 +215,8 @@ OWN = [
     Mutant(
         "specialists: the student of all learns from the generalist",
         "schemes/specialists.py",
-        'self._student(work, "distilled", work.teach(together, name="specialists"))',
-        'self._student(work, "distilled")',
+        'self._student(context, "distilled", context.teach(together, name="specialists"))',
+        'self._student(context, "distilled")',
         _SPECIALISTS,
     ),
     Mutant(
@@ -229,8 +229,8 @@ OWN = [
     Mutant(
         "search: candidates are measured on the training set",
         "experiment/trials.py",
-        "evaluate(model, work.held_out)",
-        "evaluate(model, work.parts.train)",
+        "evaluate(model, context.held_out)",
+        "evaluate(model, context.parts.train)",
         "tests/unit/test_schemes.py tests/unit/test_tune.py",
     ),
     Mutant(
@@ -243,8 +243,8 @@ OWN = [
     Mutant(
         "alone: learns from the whole transfer set, unlabelled and all",
         "experiment/run.py",
-        "distiller, work.parts.alone).student}",
-        "distiller, work.parts.transfer).student}",
+        "distiller, context.parts.alone).student}",
+        "distiller, context.parts.transfer).student}",
         _WHO,
     ),
     Mutant(

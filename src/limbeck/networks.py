@@ -25,8 +25,8 @@ __all__ = [
     "frozen_by",
     "is_lazy",
     "is_unsized",
-    "kept",
     "networks_of",
+    "restore_modes",
     "start_training",
     "tensors_of",
     "tied",
@@ -40,11 +40,11 @@ _DEEPEST, _MOST = 4, 1000  # how far networks are looked for inside of a teacher
 
 
 @contextmanager
-def kept(*networks: nn.Module) -> Iterator[None]:
+def restore_modes(*networks: nn.Module) -> Iterator[None]:
     """Put every module back, when the scope ends, into the mode it had, and every parameter's `requires_grad`.
 
     >>> network = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with kept(network):
+    >>> with restore_modes(network):
     ...     _ = network.eval()
     >>> [module.training for module in network]
     [True, False]
@@ -69,7 +69,7 @@ def kept(*networks: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network into eval mode for the scope, and each of its modules back into its own mode afterwards."""
-    with kept(network):
+    with restore_modes(network):
         _switch(network, False)
         yield
 

@@ -11,7 +11,7 @@ SCRIPT = Path(sys.executable).with_name("limbeck")
 ENTRY = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-c", "from limbeck.cli import main; main()"]
 
 
-def asked(shell: str, typed: str) -> list[str]:
+def as_teacher(shell: str, typed: str) -> list[str]:
     """Return what the shell is told when Tab is pressed after `typed`."""
     words = typed.split(" ")
     bash = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
@@ -24,18 +24,18 @@ def asked(shell: str, typed: str) -> list[str]:
 
 @pytest.mark.parametrize("verb", ["evaluate", "compare", "distill", "recipes"])
 def test_a_verb_is_completed(verb):
-    assert asked("bash", f"limbeck {verb[:-1]}") == [verb]
+    assert as_teacher("bash", f"limbeck {verb[:-1]}") == [verb]
 
 
 def test_an_option_and_a_command_below_a_command_are_completed():
-    assert set(asked("bash", "limbeck recipes ")) == {"ls", "show", "cp"}
-    assert asked("bash", "limbeck evaluate --no-c") == ["--no-cost"]
-    assert asked("bash", "limbeck compare --ht") == ["--html"]
+    assert set(as_teacher("bash", "limbeck recipes ")) == {"ls", "show", "cp"}
+    assert as_teacher("bash", "limbeck evaluate --no-c") == ["--no-cost"]
+    assert as_teacher("bash", "limbeck compare --ht") == ["--html"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_shells_are_told_what_the_verb_does(shell):
-    (line,) = asked(shell, "limbeck eval")
+    (line,) = as_teacher(shell, "limbeck eval")
     assert "evaluate" in line
     assert "Measure a finished run" in line
 

@@ -9,7 +9,7 @@ import yaml
 from limbeck.cli.distill import run as distil
 from limbeck.config import Recipe
 from limbeck.errors import RunError
-from limbeck.results.diagnoses import kept
+from limbeck.results.diagnoses import newest
 from limbeck.runs import RunFolder
 
 TINY = {
@@ -71,7 +71,7 @@ def test_asking_again_reads_what_was_trained(limbeck, run):
     other = json.loads(limbeck("diagnose", run, "--seeds", 1, "--no-search", "--json").out)
     assert not other["settings"]["search"]
     assert other["file"] == str(run / "diagnosis-2.json")
-    assert kept(run)["attribution"]["seeds"] == 1
+    assert newest(run)["attribution"]["seeds"] == 1
     assert json.loads((run / "diagnosis.json").read_text())["attribution"] is None
 
 
@@ -126,7 +126,7 @@ def test_a_run_takes_no_overrides(limbeck, run):
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": 1}', '{"format": 99}'])
 def test_a_damaged_diagnosis_is_named(tmp_path, damage):
-    assert kept(tmp_path) is None
+    assert newest(tmp_path) is None
     (tmp_path / "diagnosis-7.json").write_text(damage)
     with pytest.raises(RunError, match=r"diagnosis-7.json.*delete it and run limbeck diagnose"):
-        kept(tmp_path)
+        newest(tmp_path)

@@ -66,7 +66,7 @@ def run_in(place: Path) -> Path:
     return run
 
 
-def asked(limbeck, verb: str, run: Path, *more: object):
+def as_teacher(limbeck, verb: str, run: Path, *more: object):
     for name in [name for name in sys.modules if name.startswith("_limbeck_code_")]:
         del sys.modules[name]
     if verb == "compare":
@@ -92,7 +92,7 @@ def test_code_of_the_own_project_is_imported(limbeck, project, tmp_path):
     run = run_in(project)
     for verb in VERBS:
         (tmp_path / "mark").unlink(missing_ok=True)
-        answer = asked(limbeck, verb, run)
+        answer = as_teacher(limbeck, verb, run)
         assert answer.code == 0, answer.err
         assert (tmp_path / "mark").exists()
 
@@ -112,7 +112,7 @@ def test_a_factory_of_a_library_is_refused_before_it_is_called(limbeck, project,
     run = run_in(project)
     renamed(run, factory=factory, folder=str(project), arguments=command)
     for verb in VERBS:
-        answer = asked(limbeck, verb, run)
+        answer = as_teacher(limbeck, verb, run)
         answer.refused(f"found student.model.factory: '{factory}'", said, "--trust", "LIMBECK_TRUST")
         assert not (tmp_path / "pwned").exists()
 
@@ -147,10 +147,10 @@ def test_code_that_is_not_of_the_own_project_is_not_imported(limbeck, project, t
     monkeypatch.chdir(here)
     (tmp_path / "mark").unlink(missing_ok=True)
     for verb in VERBS:
-        asked(limbeck, verb, run).refused("found student.model.factory: 'net:net'", "which lies ", "--trust")
+        as_teacher(limbeck, verb, run).refused("found student.model.factory: 'net:net'", "which lies ", "--trust")
         assert not (tmp_path / "mark").exists()
     for verb in ("evaluate", "check"):
-        assert asked(limbeck, verb, run, "--trust").code == 0
+        assert as_teacher(limbeck, verb, run, "--trust").code == 0
         assert (tmp_path / "mark").exists()
 
 
@@ -158,16 +158,16 @@ def test_runs_below_a_trusted_folder_are_trusted(limbeck, project, tmp_path, mon
     here, run = elsewhere(project, tmp_path)
     monkeypatch.chdir(here)
     monkeypatch.setenv("LIMBECK_TRUST", os.pathsep.join([str(tmp_path / "other"), str(project.parent / "pro")]))
-    asked(limbeck, "evaluate", run).refused("LIMBECK_TRUST")
+    as_teacher(limbeck, "evaluate", run).refused("LIMBECK_TRUST")
     monkeypatch.setenv("LIMBECK_TRUST", os.pathsep.join([str(tmp_path / "other"), str(project / "runs")]))
-    assert asked(limbeck, "evaluate", run).code == 0
-    answer = asked(limbeck, "evaluate", run, "--trust")
+    assert as_teacher(limbeck, "evaluate", run).code == 0
+    answer = as_teacher(limbeck, "evaluate", run, "--trust")
     assert answer.lines[-1].endswith(f"next: limbeck report {run} --trust")
 
 
 def test_a_recipe_that_a_user_names_runs_its_own_code(limbeck, project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert asked(limbeck, "check", project).code == 0
+    assert as_teacher(limbeck, "check", project).code == 0
     assert (tmp_path / "mark").exists()
 
 

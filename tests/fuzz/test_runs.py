@@ -27,7 +27,7 @@ from limbeck.records import sealed
 from limbeck.report import build
 from limbeck.results.assessment import assess_run
 from limbeck.results.comparison import compare_runs
-from limbeck.results.evaluations import keep, kept
+from limbeck.results.evaluations import keep, newest
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 from limbeck.training import checkpoints, fit, load_weights
@@ -274,5 +274,5 @@ def spoil(draw: random.Random, checkpoint: Path, what: str) -> None:
 def test_the_files_that_the_damage_starts_from_are_good(run, going_on):
     for how in ("read", "evaluate", "compare", "report"):
         assert not isinstance(answered(lambda how=how: judged(run, how)), str)
-    assert kept(run) is not None
+    assert newest(run) is not None
     assert going_on[1]().epoch

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RecipeError
-from limbeck.experiment.prepare import Shop, prepare
+from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.teacher import train_teacher
 from limbeck.models import builder
 from limbeck.schemes.assistants import Assistants, between
@@ -108,12 +108,12 @@ def test_each_network_is_taught_by_the_one_before(tiny, carried_out, tmp_path):
     path, outcome = carried_out(recipe)
     assert list(outcome.roles) == ["teacher", "alone", "assistant_1", "assistant_2", "distilled"]
     parts = prepare(recipe)
-    shop = Shop(recipe, parts, 0)
+    builder = SeedBuilder(recipe, parts, 0)
     above = train_teacher(recipe, parts, 0, cache=tmp_path / "cache")
     for role, network in (
-        ("assistant_1", shop.model(0, "assistant_1")),
-        ("assistant_2", shop.model(1, "assistant_2")),
-        ("distilled", shop.student()),
+        ("assistant_1", builder.model(0, "assistant_1")),
+        ("assistant_2", builder.model(1, "assistant_2")),
+        ("distilled", builder.student()),
     ):
         distiller = Distiller(network, store(ModelTeacher(above), parts.transfer), recipe.objective())
         fit(distiller, parts.transfer, parts.held_out, training=recipe.training, seed=0)

@@ -8,7 +8,7 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError, RunError
 from limbeck.evaluation import measure, predict
-from limbeck.experiment.prepare import Shop, prepare
+from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.run import distil
 from limbeck.experiment.teacher import train_teacher
 from limbeck.randomness import derive_seed
@@ -24,10 +24,10 @@ def test_each_generation_is_taught_by_the_one_before_from_weights_of_its_own(tin
     path, outcome = carried_out(recipe)
     assert list(outcome.roles) == ["teacher", "alone", "generation_1", "generation_2", "ensemble", "distilled"]
     parts = prepare(recipe)
-    shop = Shop(recipe, parts, 0)
+    builder = SeedBuilder(recipe, parts, 0)
     above, seeds = train_teacher(recipe, parts, 0, cache=tmp_path / "cache"), {"distilled": 0}
-    networks = {role: shop.student_as(role) for role in ("generation_1", "generation_2")} | {
-        "distilled": shop.student()
+    networks = {role: builder.student_as(role) for role in ("generation_1", "generation_2")} | {
+        "distilled": builder.student()
     }
     initial = [network[1].weight.clone() for network in networks.values()]
     assert not torch.equal(initial[0], initial[1])
@@ -77,9 +77,9 @@ def test_generations_whose_weights_are_gone_at_resume_are_named_together(tiny, t
 def test_the_ensemble_of_a_finished_run_is_read_back(tiny, carried_out):
     recipe = tiny(scheme=SCHEME)
     path, _ = carried_out(recipe)
-    shop = Shop(recipe, prepare(recipe), 0)
+    builder = SeedBuilder(recipe, prepare(recipe), 0)
     for role in recipe.scheme.means("ensemble"):
-        load_weights(recipe.scheme.build(role, shop), path / f"{role}-0" / "student.safetensors")
+        load_weights(recipe.scheme.build(role, builder), path / f"{role}-0" / "student.safetensors")
     assert recipe.scheme.means("ensemble") == ("generation_1", "generation_2", "distilled")
     assert recipe.scheme.means("generation_1") == ()
 

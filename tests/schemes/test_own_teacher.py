@@ -200,10 +200,14 @@ def test_a_recipe_measures_every_exit_and_reads_them_back(tiny, tmp_path, killed
 
 def test_the_network_starts_as_the_student_alone_does(tiny):
     recipe = tiny(scheme=SCHEME, student=STUDENT, method=HARD)
-    from limbeck.experiment.prepare import Shop
+    from limbeck.experiment.prepare import SeedBuilder
 
-    shop = Shop(recipe, prepare(recipe), 0)
-    one, two, alone = recipe.scheme.build("distilled", shop), recipe.scheme.build("distilled", shop), shop.student()
+    builder = SeedBuilder(recipe, prepare(recipe), 0)
+    one, two, alone = (
+        recipe.scheme.build("distilled", builder),
+        recipe.scheme.build("distilled", builder),
+        builder.student(),
+    )
     for name, value in alone.state_dict().items():
         assert torch.equal(one.base.state_dict()[name], value)
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())

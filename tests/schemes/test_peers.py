@@ -8,7 +8,7 @@ from limbeck import schemes
 from limbeck.config import Recipe
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.prepare import Shop, prepare
+from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.peers import own_part
 from limbeck.randomness import derive_seed
 from limbeck.results.finished import FinishedRun
@@ -118,7 +118,7 @@ def test_the_network_with_the_batches_of_all_is_trained_for_as_many_steps(tiny, 
     parts = prepare(recipe)
     from limbeck.distiller import Distiller
 
-    student = Shop(recipe, parts, 0).student()
+    student = SeedBuilder(recipe, parts, 0).student()
     training = Training(epochs=6, batch_size=3 * 128)
     distiller = Distiller(student, None, own_part(recipe.objective()))
     fit(distiller, parts.alone, parts.held_out, training=training)
@@ -139,11 +139,11 @@ def test_mutual_peers_of_other_kinds_end_with_the_recipes_student(tiny, carried_
 
 def test_mutual_peers_see_the_same_batches_and_codistilled_ones_their_own(tiny):
     recipe = tiny(scheme={"name": "mutual"}, method=METHOD)
-    shop = Shop(recipe, prepare(recipe), 4)
-    assert [recipe.scheme.order(shop)] == [4]
-    assert [recipe.scheme.alone_in_a_group(number, shop).seed for number in (1, 2)] == [4, derive_seed(4, "peer_2")]
+    builder = SeedBuilder(recipe, prepare(recipe), 4)
+    assert [recipe.scheme.order(builder)] == [4]
+    assert [recipe.scheme.alone_in_a_group(number, builder).seed for number in (1, 2)] == [4, derive_seed(4, "peer_2")]
     other = tiny(scheme={"name": "codistillation"}, method=METHOD)
-    assert other.scheme.order(Shop(other, prepare(other), 4)) is None
+    assert other.scheme.order(SeedBuilder(other, prepare(other), 4)) is None
 
 
 @pytest.mark.parametrize("scheme", [COPIES, {"name": "mutual", "update": "sequential"}], ids=lambda keys: keys["name"])

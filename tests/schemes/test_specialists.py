@@ -14,7 +14,7 @@ from limbeck.data import TensorSet, half_and_half
 from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.prepare import Shop, prepare
+from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.teacher import train_teacher
 from limbeck.methods import hard
 from limbeck.outputs import Outputs
@@ -55,11 +55,11 @@ def test_the_scheme_is_its_pieces_put_together(tiny, carried_out, tmp_path):
     together = GeneralistWithSpecialists(generalist, specialists, top=2).eval()
     metrics = outcome.seeds[0].metrics
     assert metrics["together"] == evaluate(together, parts.test)
-    student = Shop(recipe, parts, 0).student()
+    student = SeedBuilder(recipe, parts, 0).student()
     teacher = store(ModelTeacher(together), parts.transfer)
     fit(Distiller(student, teacher, recipe.objective()), parts.transfer, training=recipe.training, seed=0)
     assert metrics["distilled"] == evaluate(student, parts.test)
-    student = Shop(recipe, parts, 0).student()
+    student = SeedBuilder(recipe, parts, 0).student()
     teacher = store(ModelTeacher(generalist), parts.transfer)
     fit(Distiller(student, teacher, recipe.objective()), parts.transfer, training=recipe.training, seed=0)
     assert metrics["of_teacher"] == evaluate(student, parts.test)

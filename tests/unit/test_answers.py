@@ -61,7 +61,7 @@ def whole(samples):
     return samples.batch(torch.arange(len(samples)), augment=None, seed=0, view=0)
 
 
-def filled(table, data=None):
+def read_answers(table, data=None):
     data = data or bundled("iris")
     model = Answers((4,), CLASSES, "box.npz")
     index = torch.arange(len(table))
@@ -74,7 +74,7 @@ def filled(table, data=None):
 
 def test_each_sample_is_answered_by_its_own_row_whatever_the_batch():
     table = torch.from_numpy(probabilities())
-    model, data = filled(table)
+    model, data = read_answers(table)
     for part in (data.train, data.test):
         shuffled = part.subset(torch.randperm(len(part), generator=torch.Generator().manual_seed(0)))
         expected = table[shuffled.index].log()
@@ -106,13 +106,13 @@ def test_an_impossible_class_has_no_probability_at_any_temperature_and_a_finite_
 
 
 def test_a_sample_that_was_never_answered_is_refused():
-    model, _ = filled(torch.from_numpy(probabilities()))
+    model, _ = read_answers(torch.from_numpy(probabilities()))
     with pytest.raises(ModelError, match="2 of 3 samples were never answered"):
         model(torch.cat([whole(bundled("iris").train).inputs[:1], torch.rand(2, 4)]))
 
 
 def test_it_is_kept_and_read_back_and_a_damaged_one_is_refused(tmp_path):
-    model, data = filled(torch.from_numpy(probabilities()))
+    model, data = read_answers(torch.from_numpy(probabilities()))
     save_weights(model, tmp_path / "t.safetensors")
     again = Answers((4,), CLASSES, "")
     load_weights(again, tmp_path / "t.safetensors")

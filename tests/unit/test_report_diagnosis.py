@@ -11,7 +11,7 @@ from limbeck.records import sealed
 from limbeck.report import build_diagnosed, svg
 from limbeck.report.charts import Heat
 from limbeck.report.diagnosis import diagnosis_section
-from limbeck.results.diagnoses import kept
+from limbeck.results.diagnoses import newest
 from limbeck.results.evaluations import bound
 
 HOSTILE = "<script>alert(1)</script>"
@@ -198,7 +198,7 @@ def test_a_folder_without_one_has_none(tmp_path):
 )
 def test_what_is_damaged_is_named(folder, change):
     with pytest.raises(RunError, match=r"diagnosis.json.*delete it and run limbeck diagnose"):
-        kept(folder(**change))
+        newest(folder(**change))
 
 
 @pytest.mark.parametrize("order", [[0, 1], [0, 0, 1], [0, 1, 7]])

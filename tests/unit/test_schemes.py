@@ -64,22 +64,23 @@ class ToyChain(Scheme):
     def roles(self):
         return {"middle": "student in the middle", "pair": "the two together"}
 
-    def check(self, shop):
+    def check(self, builder):
         return "refused: is true, expected false" if self.refused else None
 
-    def build(self, role, shop):
-        return shop.model(0, role) if role == "middle" else shop.student()
+    def build(self, role, builder):
+        return builder.model(0, role) if role == "middle" else builder.student()
 
     def means(self, role):
         return ("middle", "distilled") if role == "pair" else ()
 
-    def train(self, work):
-        middle = self.build("middle", work)
-        work.fit("middle", Distiller(middle, work.teacher(), work.objective()), work.parts.transfer)
-        best = work.choose("best", lambda: work.parts.held_out is not None)
+    def train(self, context):
+        middle = self.build("middle", context)
+        context.fit("middle", Distiller(middle, context.teacher(), context.objective()), context.parts.transfer)
+        best = context.choose("best", lambda: context.parts.held_out is not None)
         assert best
-        taught = work.teach(middle, name="middle")
-        distilled = work.fit("distilled", Distiller(work.student(), taught, work.objective()), work.parts.transfer)
+        taught = context.teach(middle, name="middle")
+        distiller = Distiller(context.student(), taught, context.objective())
+        distilled = context.fit("distilled", distiller, context.parts.transfer)
         return {"distilled": distilled.student, "middle": middle, "pair": MeanOfModels([middle, distilled.student])}
 '''
 

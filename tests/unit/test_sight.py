@@ -9,7 +9,7 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet, bundled, digits
 from limbeck.errors import InputError, LimbeckError, RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.prepare import Shop, vet
+from limbeck.experiment.prepare import SeedBuilder, vet
 from limbeck.experiment.run import distil
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.models.layers import Sees, Sight
@@ -115,7 +115,7 @@ def test_a_recipe_without_it_is_resolved_as_it_was_before_and_a_teacher_like_the
     assert "sees" not in plain.keys["student"]
     like = Recipe.parse({key: value for key, value in KEYS.items() if key != "teacher"})
     parts = vet(like)
-    assert isinstance(Shop(like, parts, 0).student(), Sight)
+    assert isinstance(SeedBuilder(like, parts, 0).student(), Sight)
     assert like.teacher.model.sees is None
 
 

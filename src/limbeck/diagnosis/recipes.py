@@ -11,7 +11,7 @@ from limbeck import schedules
 from limbeck.config import Recipe
 from limbeck.diagnosis.subject import Subject, require_one_label
 from limbeck.errors import RecipeError
-from limbeck.experiment.prepare import Parts, asked, build_student, prepare, seeded_build, vet
+from limbeck.experiment.prepare import Parts, as_teacher, build_student, prepare, seeded_build, vet
 from limbeck.experiment.teacher import train_teacher
 from limbeck.losses import KL, Divergence
 from limbeck.results.finished import FinishedRun
@@ -89,7 +89,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
         say(line)
     return Subject(
         name=recipe.name,
-        teacher=asked(recipe, model),
+        teacher=as_teacher(recipe, model),
         train=train,
         held_out=parts.held_out,
         student=lambda seed: build_student(recipe, parts, seed),

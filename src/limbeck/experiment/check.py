@@ -13,7 +13,7 @@ from limbeck.card import Card
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
-from limbeck.experiment.prepare import Parts, Shop, asked, build_teacher, seeded_build, vet
+from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, seeded_build, vet
 from limbeck.objective import Loss
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
@@ -83,15 +83,15 @@ class Rehearsal:
 def rehearse(recipe: Recipe) -> Rehearsal:
     """Build a recipe's data, models and objective, and run a batch through each."""
     parts = vet(recipe)
-    shop = Shop(recipe, parts, recipe.seeds[0])
+    builder = SeedBuilder(recipe, parts, recipe.seeds[0])
     seeds, tried = len(recipe.seeds), _tried(recipe)
     times = (seeds if recipe.teacher.seed is None else 1) + recipe.refit
     teachers = _teachers(recipe, parts, times)
-    alone = Distiller(shop.student(), None, methods.hard())
+    alone = Distiller(builder.student(), None, methods.hard())
     models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
     taught: list[RehearsedModel] = []
     owed, losses = 0.0, dict[str, float]()
-    for plan in recipe.scheme.planned(shop, asked(recipe, build_teacher(recipe, parts, 0))):
+    for plan in recipe.scheme.planned(builder, as_teacher(recipe, build_teacher(recipe, parts, 0))):
         runs = plan.count * ((1 if plan.once else seeds) + tried)
         timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
         if plan.between is not None:
@@ -99,10 +99,10 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         taught.append(timed)
         owed += 0.0 if plan.compared else timed.seconds
     if recipe.alone_budget is not None:
-        work = owed / (seeds + tried)
+        seconds = owed / (seeds + tried)
         if recipe.alone_budget.teachers and recipe.scheme.uses_teacher:
-            work += sum(model.seconds for model in teachers) / times
-        models.append(_longer(models[-1], work, recipe.alone_budget.at_most, seeds))
+            seconds += sum(model.seconds for model in teachers) / times
+        models.append(_longer(models[-1], seconds, recipe.alone_budget.at_most, seeds))
     held_out = 0 if parts.held_out is None else len(parts.held_out)
     kind = "classes" if parts.train.task.has_classes else "numbers to predict"
     data = (
@@ -147,9 +147,9 @@ def _teachers(recipe: Recipe, parts: Parts, times: int) -> list[RehearsedModel]:
     return found
 
 
-def _longer(alone: RehearsedModel, work: float, at_most: float, seeds: int) -> RehearsedModel:
+def _longer(alone: RehearsedModel, seconds: float, at_most: float, seeds: int) -> RehearsedModel:
     """Return the student alone, trained for so many seconds of work; a run will reckon in FLOPs instead."""
-    times = min(at_most, work / (alone.seconds_a_step * alone.steps))
+    times = min(at_most, seconds / (alone.seconds_a_step * alone.steps))
     return replace(alone, role="student alone, equal compute", steps=round(times * alone.steps), runs=seeds)
 
 

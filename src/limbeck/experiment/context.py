@@ -13,9 +13,8 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.experiment.cost import Compute, forward_flops, spent, spent_by_peers
-from limbeck.experiment.prepare import Shop, asked
+from limbeck.experiment.prepare import SeedBuilder, as_teacher
 from limbeck.experiment.teacher import TrainedTeacher, wrap_teacher
-from limbeck.objective import Objective
 from limbeck.peers import Peer, fit_together
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
@@ -24,7 +23,7 @@ from limbeck.teachers import StoredTeacher, store
 from limbeck.training import Observer, Result, Training, fit, save_weights
 from limbeck.training.progress import ignore
 
-__all__ = ["Decisions", "Work"]
+__all__ = ["Decisions", "SeedContext"]
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Decisions:
 
 
 @dataclass(frozen=True)
-class Work(Shop):
+class SeedContext(SeedBuilder):
     """One seed of a recipe, as its scheme carries it out.
 
     role: that it ends with.  trial: the name of a run that is made to choose something; None for the final one.
@@ -59,15 +58,6 @@ class Work(Shop):
     decided: Decisions = field(default_factory=Decisions)
     costs: dict[str, Compute] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
-
-    @property
-    def training(self) -> Training:
-        """The recipe's training of the student."""
-        return self.recipe.training
-
-    def objective(self) -> Objective:
-        """Build the recipe's method."""
-        return self.recipe.objective()
 
     @property
     def teacher_model(self) -> nn.Module:
@@ -113,7 +103,7 @@ class Work(Shop):
 
     def judge(self, model: nn.Module) -> Teacher:
         """Make a trained network a teacher that answers for the held-out part."""
-        teacher = asked(self.recipe, model)
+        teacher = as_teacher(self.recipe, model)
         if self.parts.held_out is None or self.objective().taps("teacher"):
             return teacher
         return store(teacher, self.parts.held_out, clean=True)
@@ -136,7 +126,7 @@ class Work(Shop):
         """Train a unit; a finished one is read, an interrupted one is resumed.
 
         unit: its name; the last unit of a role bears the role's.  training: the recipe's by default.
-        seed: of order, augmentation and dropout, by default the work's own.
+        seed: of order, augmentation and dropout, by default the context's own.
         extra: FLOPs of each sample besides the student's learning and the distiller's teacher.
         held_out: what it is judged on, by default the held-out part; another is used only where there is one.
         """

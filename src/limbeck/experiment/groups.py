@@ -9,7 +9,7 @@ from limbeck import checks
 from limbeck.config import Recipe
 from limbeck.errors import InputError, Interrupted, LimbeckError, RecipeError, RunError
 from limbeck.evaluation import Metrics, evaluate
-from limbeck.experiment.prepare import Parts, Shop, prepare
+from limbeck.experiment.prepare import Parts, SeedBuilder, prepare
 from limbeck.experiment.sameness import same_as_before
 from limbeck.peers import Exchange, fit_group
 from limbeck.ranks import first_does, is_first
@@ -113,8 +113,8 @@ def codistil(
     scheme = peers_of(recipe, meeting.group)
     parts = prepare(recipe) if parts is None else parts
     seed = seed_of(recipe, seed)
-    shop = Shop(recipe, parts, seed)
-    peer = scheme.alone_in_a_group(meeting.group, shop)
+    builder = SeedBuilder(recipe, parts, seed)
+    peer = scheme.alone_in_a_group(meeting.group, builder)
     exchange = Exchange(
         meeting.folder,
         meeting.group,

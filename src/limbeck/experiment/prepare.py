@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -29,15 +30,15 @@ from limbeck.training.engine import check_precision
 
 __all__ = [
     "Parts",
-    "Shop",
-    "asked",
+    "SeedBuilder",
+    "as_teacher",
     "assembled",
     "build_student",
     "build_teacher",
     "estimator_of",
-    "filled",
     "initial_weights",
     "prepare",
+    "read_answers",
     "seeded_build",
     "vet",
 ]
@@ -183,32 +184,76 @@ def vet(recipe: Recipe) -> Parts:
         if member.estimator and (complaint := estimator_of(network).complaint(taught)):
             raise RecipeError(f"{member.model.where}: {member.model.keys()['kind']} {complaint}")
         if member.arrays:
-            filled(network, parts)
+            read_answers(network, parts)
         if member.learns:
             _try("teacher", network, None, member.method.build(), taught, member.training, "teacher.training")
     teacher = build_teacher(recipe, parts, 0)
     for candidate in recipe.candidates():
         _settle(candidate.objective(), parts.transfer)
         student = build_student(candidate, parts, recipe.seeds[0])
-        taught_by = asked(recipe, teacher) if "teacher" in candidate.objective().reads() else None
+        taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.objective().reads() else None
         _try("student", student, taught_by, candidate.objective(), parts.transfer, candidate.training, "training")
         if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
             raise RecipeError(
                 f"scheme.name: '{schemes.name_of(candidate.scheme)}' is for one label of several classes, and the "
                 f"labels are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
             )
-        if complaint := candidate.scheme.check(Shop(candidate, parts, recipe.seeds[0])):
+        if complaint := candidate.scheme.check(SeedBuilder(candidate, parts, recipe.seeds[0])):
             raise RecipeError(f"scheme.{complaint}")
     return parts
 
 
 @dataclass(frozen=True)
-class Shop:
+class SeedBuilder:
     """Where the networks of a seed are built, with initial weights that are a function of (seed, role)."""
 
     recipe: Recipe
     parts: Parts
     seed: int
+
+    @property
+    def training(self) -> Training:
+        """How the student is trained."""
+        return self.recipe.training
+
+    @property
+    def method_name(self) -> str:
+        """The name of the recipe's method."""
+        return self.recipe.method.function.__name__
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the method reads a teacher."""
+        return "teacher" in self.recipe.objective().reads()
+
+    @property
+    def transfer_has_labels(self) -> bool:
+        """Whether the student may read the labels of the transfer set."""
+        return self.recipe.transfer.labels
+
+    @property
+    def teachers(self) -> int:
+        """How many models the recipe's teacher is the mean of."""
+        return len(self.recipe.teacher.members)
+
+    @property
+    def teacher_source(self) -> Literal["trained", "file", "estimator", "arrays"]:
+        """Where the recipe's teacher, or the first of several, comes from."""
+        first = self.recipe.teacher.members[0]
+        if first.estimator:
+            return "estimator"
+        if first.arrays:
+            return "arrays"
+        return "trained" if first.learns else "file"
+
+    @property
+    def teacher_training(self) -> Training:
+        """How the recipe's teacher is trained, or the first of several."""
+        return self.recipe.teacher.training
+
+    def objective(self) -> Objective:
+        """Build the recipe's method anew."""
+        return self.recipe.objective()
 
     def student(self) -> nn.Module:
         """Build the recipe's student, with the initial weights that the student alone has as well."""
@@ -225,6 +270,12 @@ class Shop:
     def drawing(self, role: str) -> AbstractContextManager[None]:
         """Return a scope in which weights are drawn as a function of (seed, role)."""
         return initial_weights(self.seed, role)
+
+    def teacher_network(self) -> nn.Module:
+        """Build the network that the teacher, or the first of several, is; its weights are not the teacher's."""
+        train = self.parts.train
+        network: nn.Module = self.recipe.teacher.model.build(train.input_shape, train.classes)
+        return network
 
     def teacher_parameters(self) -> int | None:
         """Return the size of the recipe's teacher; None where it is no single network."""
@@ -260,14 +311,14 @@ def estimator_of(model: nn.Module) -> Fitted:
     return model
 
 
-def filled(model: nn.Module, parts: Parts) -> None:
+def read_answers(model: nn.Module, parts: Parts) -> None:
     """Let a member whose answers were made elsewhere read them."""
     if parts.of_teacher.whole is None:
         raise ValueError("answers are read for the data as a recipe has it")
     answers_of(model).read(parts.of_teacher.whole)
 
 
-def asked(recipe: Recipe, model: nn.Module) -> Teacher:
+def as_teacher(recipe: Recipe, model: nn.Module) -> Teacher:
     """Return a network, or a mean of networks, as a teacher that sees what the recipe says."""
     view = "clean" if recipe.teacher.view == "clean" else None
     layer = recipe.teacher.last_linear

@@ -13,7 +13,7 @@ from limbeck import methods
 from limbeck.config import AloneBudget, Recipe
 from limbeck.distiller import Distiller
 from limbeck.evaluation import constant_accuracy, evaluate
-from limbeck.experiment.context import Decisions, Work
+from limbeck.experiment.context import Decisions, SeedContext
 from limbeck.experiment.cost import LEARNING, Compute, forward_flops
 from limbeck.experiment.outcome import (
     FIXED_ROLES,
@@ -25,11 +25,11 @@ from limbeck.experiment.outcome import (
     ordered,
     teacher_file,
 )
-from limbeck.experiment.prepare import Parts, Shop, prepare, vet
+from limbeck.experiment.prepare import Parts, SeedBuilder, prepare, vet
 from limbeck.experiment.sameness import same_as_before
 from limbeck.experiment.sealing import data_of
 from limbeck.experiment.teacher import TrainedTeacher, trained_teacher
-from limbeck.experiment.trials import Bench
+from limbeck.experiment.trials import Trials
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
 from limbeck.teachers import MeanOfModels, state_digest
@@ -40,7 +40,7 @@ from limbeck.training.trackers import tracking
 __all__ = ["distil"]
 
 Say = Callable[[str], None]
-Role = Callable[[Work], dict[str, nn.Module]]
+Role = Callable[[SeedContext], dict[str, nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ class _Run:
         own = self.recipe.teacher.of(seed)
         return trained_teacher(self.recipe, parts, own, watch=self.watch, say=self.say, cache=self.cache)
 
-    def work(self, recipe: Recipe, parts: Parts, seed: int, taught: TrainedTeacher | None, **more: Any) -> Work:
+    def context(
+        self, recipe: Recipe, parts: Parts, seed: int, taught: TrainedTeacher | None, **more: Any
+    ) -> SeedContext:
         """Return what a role of a seed is trained with."""
-        return Work(recipe, parts, seed, self.folder, taught, self.watch, self.say, **more)
+        return SeedContext(recipe, parts, seed, self.folder, taught, self.watch, self.say, **more)
 
 
 def distil(
@@ -146,7 +148,7 @@ def _distil(run: _Run) -> Outcome:
     folder.read_test_set(f"final figures of {', '.join(names[:-1])} and {names[-1]}")
     figures = {found.seed: _figures(run, chosen["distilled"].recipe, found) for found in seeds}
     figures = {seed: found for seed, found in figures.items() if found}
-    notes += recipe.scheme.told(list(figures.values())) if figures else []
+    notes += recipe.scheme.notes(list(figures.values())) if figures else []
     return Outcome(
         seeds=tuple(
             SeedOutcome(
@@ -176,9 +178,9 @@ def _distil(run: _Run) -> Outcome:
 
 
 def _alone(role: str) -> Role:
-    def train(work: Work) -> dict[str, nn.Module]:
-        distiller = Distiller(work.student(), None, methods.hard())
-        return {role: work.fit(role, distiller, work.parts.alone).student}
+    def train(context: SeedContext) -> dict[str, nn.Module]:
+        distiller = Distiller(context.student(), None, methods.hard())
+        return {role: context.fit(role, distiller, context.parts.alone).student}
 
     return train
 
@@ -189,12 +191,12 @@ def _trainer(recipe: Recipe, role: str) -> Role:
 
 def _train(run: _Run, role: str, chosen: _Chosen, found: _Seed, taught: TrainedTeacher | None) -> Decisions:
     """Train a role of a seed in full, and what its scheme trains beside it."""
-    work = run.work(chosen.recipe, run.final, found.seed, taught, role=role, keep_to=chosen.decisions)
-    models = _trainer(chosen.recipe, role)(work)
+    context = run.context(chosen.recipe, run.final, found.seed, taught, role=role, keep_to=chosen.decisions)
+    models = _trainer(chosen.recipe, role)(context)
     found.models.update(models)
-    found.compute.update({name: work.compute(name) for name in models})
-    found.decided.update(work.decided.answers)
-    return work.decided
+    found.compute.update({name: context.compute(name) for name in models})
+    found.decided.update(context.decided.answers)
+    return context.decided
 
 
 def _choose(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None) -> _Chosen:
@@ -206,9 +208,9 @@ def _choose(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None)
     fixed = training.patience is None and training.keep == "last"
     if fixed and not (role == "distilled" and recipe.scheme.needs_held_out):
         return chosen
-    work = run.work(chosen.recipe, run.choosing, recipe.seeds[0], taught, role=role, trial=f"budget-{role}")
-    _trainer(recipe, role)(work)
-    return replace(chosen, decisions=work.decided)
+    context = run.context(chosen.recipe, run.choosing, recipe.seeds[0], taught, role=role, trial=f"budget-{role}")
+    _trainer(recipe, role)(context)
+    return replace(chosen, decisions=context.decided)
 
 
 def _search(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None) -> _Chosen:
@@ -240,15 +242,15 @@ def _tried(
     seed = run.recipe.seeds[0]
     if taught is not None:
         own = {run.recipe.teacher.of(seed): taught}
-        bench = Bench(run.recipe, run.folder, run.choosing, run.say, run.cache, own)
+        bench = Trials(run.recipe, run.folder, run.choosing, run.say, run.cache, own)
         candidates = {name: chosen.recipe for name, chosen in wanted.items()}
         yield from bench.attempt_all(candidates, seed, watch=run.watch)
         return
     if run.choosing.held_out is None:
         raise ValueError("choices are made with a held-out part")
     for name, chosen in wanted.items():
-        work = run.work(chosen.recipe, run.choosing, seed, None, role=role, trial=name)
-        model = _trainer(chosen.recipe, role)(work)[role]
+        context = run.context(chosen.recipe, run.choosing, seed, None, role=role, trial=name)
+        model = _trainer(chosen.recipe, role)(context)[role]
         yield name, evaluate(model, run.choosing.held_out).as_dict()
 
 
@@ -309,7 +311,7 @@ def _uncounted(recipe: Recipe) -> list[str]:
 
 
 def _figures(run: _Run, recipe: Recipe, found: _Seed) -> dict[str, Any]:
-    return recipe.scheme.figures(found.models, run.final.test, Shop(recipe, run.final, found.seed))
+    return recipe.scheme.figures(found.models, run.final.test, SeedBuilder(recipe, run.final, found.seed))
 
 
 def _label(recipe: Recipe, role: str) -> str:

@@ -15,7 +15,7 @@ from limbeck.errors import RunError
 from limbeck.evaluation import evaluate
 from limbeck.evaluation.figures import words_of
 from limbeck.experiment.cost import Compute, spent
-from limbeck.experiment.prepare import Parts, asked, assembled, estimator_of, filled, seeded_build
+from limbeck.experiment.prepare import Parts, as_teacher, assembled, estimator_of, read_answers, seeded_build
 from limbeck.identity import network_digests
 from limbeck.locks import exclusive
 from limbeck.own import require_own
@@ -130,7 +130,7 @@ def _member(
     taught = parts.of_teacher
     model = seeded_build(member.model, taught.train, seed, "teacher")
     if member.arrays:
-        filled(model, parts)
+        read_answers(model, parts)
         say(f"{label}: its answers were read from {member.keys['arrays']['path']}")
         return TrainedTeacher(parts.serving(model), Compute())
     if member.model.checkpoint is not None:
@@ -221,7 +221,7 @@ def _after(epoch: int) -> str:
 
 def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
     """Make a model the teacher of a recipe's transfer set; its answers are computed once wherever that is exact."""
-    teacher = asked(recipe, model)
+    teacher = as_teacher(recipe, model)
     clean = recipe.teacher.view == "clean"
     exact = clean or not recipe.training.augment.active
     logits_only = not recipe.objective().taps("teacher")

@@ -7,7 +7,7 @@ from typing import Any
 
 from limbeck.config import Recipe
 from limbeck.evaluation import evaluate
-from limbeck.experiment.context import Work
+from limbeck.experiment.context import SeedContext
 from limbeck.experiment.prepare import Parts, vet
 from limbeck.experiment.sameness import same_as_before
 from limbeck.experiment.teacher import TrainedTeacher, trained_teacher, wrap_teacher
@@ -18,13 +18,13 @@ from limbeck.training import Observer, attempt_many
 from limbeck.training.progress import ignore
 from limbeck.training.together import SHARED
 
-__all__ = ["Bench"]
+__all__ = ["Trials"]
 
 _TOGETHER = 4  # candidates of a search that a live teacher teaches at a time: all of them are in memory
 
 
 @dataclass
-class Bench:
+class Trials:
     """Where settings of one recipe are tried: its data, its teacher and a folder for the trainings.
 
     parts: with a held-out part, which alone measures.  The test set is never read.
@@ -40,7 +40,7 @@ class Bench:
     _answers: dict[tuple[Any, ...], Teacher] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: RunFolder, **more: Any) -> "Bench":
+    def of(cls, recipe: Recipe, folder: RunFolder, **more: Any) -> "Trials":
         """Vet a recipe and set a bench up for it."""
         parts = vet(recipe)
         same_as_before(recipe, folder, parts)
@@ -52,9 +52,9 @@ class Bench:
         candidate: the recipe with other values of `training`, `method` or `scheme`.
         name: of the training's folder; a finished attempt there is read, an interrupted one is resumed.
         """
-        work = self._work(candidate, seed, name, watch)
-        model = candidate.scheme.train(work)[work.role]
-        return evaluate(model, work.held_out).as_dict()
+        context = self._context(candidate, seed, name, watch)
+        model = candidate.scheme.train(context)[context.role]
+        return evaluate(model, context.held_out).as_dict()
 
     def attempt_together(
         self,
@@ -70,21 +70,21 @@ class Bench:
         drops_out: errors, of a training or of `watch`, that end one candidate alone, whose outcome is the error.
         Figures and folders are what `attempt` gives for each by itself.
         """
-        works = {name: self._work(candidate, seed, name, watch) for name, candidate in candidates.items()}
+        contexts = {name: self._context(candidate, seed, name, watch) for name, candidate in candidates.items()}
         outcomes = attempt_many(
-            [candidates[name].scheme.distiller(work) for name, work in works.items()],
+            [candidates[name].scheme.distiller(context) for name, context in contexts.items()],
             self.parts.transfer,
             self.parts.held_out,
             training=[candidate.training for candidate in candidates.values()],
             seed=seed,
-            folders=[work.place(work.role) for work in works.values()],
-            labels=list(works),
+            folders=[context.place(context.role) for context in contexts.values()],
+            labels=list(contexts),
             watch=watch,
             drops_out=drops_out,
         )
         return {
-            name: outcome if isinstance(outcome, Exception) else evaluate(outcome.student, work.held_out).as_dict()
-            for (name, work), outcome in zip(works.items(), outcomes, strict=True)
+            name: outcome if isinstance(outcome, Exception) else evaluate(outcome.student, context.held_out).as_dict()
+            for (name, context), outcome in zip(contexts.items(), outcomes, strict=True)
         }
 
     def attempt_all(
@@ -118,10 +118,12 @@ class Bench:
             return None
         return tuple(getattr(candidate.training, key) for key in SHARED)
 
-    def _work(self, candidate: Recipe, seed: int, name: str, watch: Observer) -> Work:
+    def _context(self, candidate: Recipe, seed: int, name: str, watch: Observer) -> SeedContext:
         taught = self._teacher(candidate, seed, watch)
         answering = self._answering(candidate, taught) if candidate.scheme.uses_teacher else None
-        return Work(candidate, self.parts, seed, self.folder, taught, watch, self.say, trial=name, answering=answering)
+        return SeedContext(
+            candidate, self.parts, seed, self.folder, taught, watch, self.say, trial=name, answering=answering
+        )
 
     def _teacher(self, candidate: Recipe, seed: int, watch: Observer) -> TrainedTeacher:
         own = seed if candidate.teacher.seed is None else candidate.teacher.seed

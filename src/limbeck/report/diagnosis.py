@@ -10,7 +10,7 @@ from limbeck.diagnosis.searching import CANDIDATES
 from limbeck.diagnosis.signs import HIGH
 from limbeck.evaluation import Interval as OverSeeds
 from limbeck.report.charts import Axis, Bar, Chart, Heat, Interval, Line, Plane, Rows, spanning
-from limbeck.results.diagnoses import kept
+from limbeck.results.diagnoses import newest
 
 __all__ = ["DiagnosisSection", "diagnosis_section"]
 
@@ -40,7 +40,7 @@ class DiagnosisSection:
 
 def diagnosis_section(folder: Path) -> DiagnosisSection | None:
     """Return what to show of a folder's newest diagnosis, None where it has none; RunError when it is damaged."""
-    content = kept(folder)
+    content = newest(folder)
     return None if content is None else _section(content)
 
 

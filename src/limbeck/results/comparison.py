@@ -14,7 +14,7 @@ from limbeck.config import load_recipe
 from limbeck.errors import RunError
 from limbeck.evaluation import Estimate, Interval, McNemar, Point, mcnemar, paired_difference, pareto
 from limbeck.results.assessment import assess_run
-from limbeck.results.evaluations import kept
+from limbeck.results.evaluations import newest
 from limbeck.results.finished import FinishedRun
 from limbeck.tasks import CLASSIFICATION, Task, task_named
 
@@ -185,7 +185,7 @@ def flattened(keys: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]) -> Mapping[str, Any]:
     """Return the newest evaluation that is kept, or a new one."""
-    known = kept(run.folder)
+    known = newest(run.folder)
     if known is not None:
         return known
     say(f"'{run.folder}' is not evaluated yet")

@@ -11,7 +11,7 @@ from limbeck.records import sealed
 from limbeck.results.evaluations import bound, held, read_bound, required_bound
 from limbeck.runs import RunFolder
 
-__all__ = ["FORMAT", "keep", "kept"]
+__all__ = ["FORMAT", "keep", "newest"]
 
 FORMAT = 1
 """Of diagnosis.json; raised whenever its keys change their meaning."""
@@ -35,7 +35,7 @@ def keep(content: Mapping[str, Any], folder: Path, *, again: str | None = None) 
     return path
 
 
-def kept(folder: Path) -> Mapping[str, Any] | None:
+def newest(folder: Path) -> Mapping[str, Any] | None:
     """Return the newest diagnosis of a run, None where there is none; RunError when it is damaged or of old."""
     files = _files(folder)
     if not files:

@@ -14,7 +14,7 @@ from limbeck.locks import exclusive
 from limbeck.records import as_json, sealed, unsealed
 from limbeck.runs import RunFolder
 
-__all__ = ["FORMAT", "bound", "held", "keep", "kept", "read_bound", "required_bound"]
+__all__ = ["FORMAT", "bound", "held", "keep", "newest", "read_bound", "required_bound"]
 
 FORMAT = 2
 """Of evaluation.json; raised whenever its keys change their meaning."""
@@ -43,7 +43,7 @@ def keep(content: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def kept(folder: Path) -> Mapping[str, Any] | None:
+def newest(folder: Path) -> Mapping[str, Any] | None:
     """Return the newest evaluation of a run, None where there is none; RunError when it is damaged or of old."""
     numbered = {1: folder / "evaluation.json"}
     for path in folder.glob("evaluation-*.json"):

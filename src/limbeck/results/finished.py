@@ -13,7 +13,7 @@ from limbeck import checks
 from limbeck.config import Recipe, load_recipe
 from limbeck.errors import DataError, RunError, one_line
 from limbeck.experiment.outcome import label_of, ordered, teacher_file, teacher_history
-from limbeck.experiment.prepare import Parts, Shop, build_teacher, prepare
+from limbeck.experiment.prepare import Parts, SeedBuilder, build_teacher, prepare
 from limbeck.experiment.sealing import OUTCOME, data_of, files_of, read_outcome, require_same
 from limbeck.results.trust import require_trust
 from limbeck.runs import RunFolder, group_of, made_by
@@ -110,17 +110,17 @@ class FinishedRun:
 
     def student(self, role: str, seed: int) -> nn.Module:
         """Return the trained model of a role that is not the teacher's: "alone", "distilled", the scheme's own."""
-        scheme, shop = self.recipe.scheme, Shop(self.recipe.without_checkpoints(), self.parts, seed)
+        scheme, builder = self.recipe.scheme, SeedBuilder(self.recipe.without_checkpoints(), self.parts, seed)
         if role == "member" and not self.recipe.teacher.single:
             return self.teacher(seed).members[0]  # type: ignore[index,return-value]
         if whole := scheme.part_of(role):
             return scheme.part(role, self.student(whole, seed))
         if role in ("alone", "alone_budget"):
-            model = shop.student()
+            model = builder.student()
         elif members := scheme.means(role):
             return MeanOfModels([self.student(member, seed) for member in members])
         else:
-            model = scheme.build(role, shop)
+            model = scheme.build(role, builder)
         load_weights(model, self.folder / f"{role}-{seed}" / "student.safetensors")
         return model
 

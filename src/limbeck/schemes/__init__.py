@@ -1,6 +1,6 @@
 """One file a scheme, which says who teaches whom, and when; each with its `CARD` and a class of the file's name.
 
-A scheme's parameters are the recipe's keys under `scheme`.  What it works with is handed to it as a `Work`.
+A scheme's parameters are the recipe's keys under `scheme`.  What it works with is handed to it as a `Context`.
 """
 
 import importlib

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -11,12 +11,9 @@ from limbeck import checks
 from limbeck.card import Card
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "Assistants", "between"]
 
@@ -134,13 +131,13 @@ class Assistants(Scheme):
         """Return the assistants."""
         return {f"assistant_{number}": f"assistant {number}" for number in range(1, len(self.models) + 1)}
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse an assistant that has more parameters than its teacher."""
-        if "teacher" not in shop.recipe.objective().reads():
+        if not builder.needs_teacher:
             return "name: assistants teach, but the method reads no teacher; use kd, say"
-        above, size = "the teacher", shop.teacher_parameters()
+        above, size = "the teacher", builder.teacher_parameters()
         for number, role in enumerate(self.roles()):
-            own = sum(parameter.numel() for parameter in self.build(role, shop).parameters())
+            own = sum(parameter.numel() for parameter in self.build(role, builder).parameters())
             if size is not None and own > size:
                 return (
                     f"models[{number}]: assistant {number + 1} has {own:,} parameters, {above}, which teaches it, "
@@ -149,25 +146,25 @@ class Assistants(Scheme):
             above, size = f"assistant {number + 1}", own
         return None
 
-    def build(self, role: str, shop: "Shop") -> nn.Module:
+    def build(self, role: str, builder: Builder) -> nn.Module:
         """Return an assistant's network, or the student's."""
         if role not in self.roles():
-            return shop.student()
-        return shop.model(int(role.removeprefix("assistant_")) - 1, role)
+            return builder.student()
+        return builder.model(int(role.removeprefix("assistant_")) - 1, role)
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of the chain."""
-        before = [self.planned_as(role, label, shop, teacher) for role, label in self.roles().items()]
-        return [*before, *super().planned(shop, teacher)]
+        before = [self.planned_as(role, label, builder, teacher) for role, label in self.roles().items()]
+        return [*before, *super().planned(builder, teacher)]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the chain."""
-        work.require([*self.roles(), "distilled"])
+        context.require([*self.roles(), "distilled"])
         models: dict[str, nn.Module] = {}
-        teacher = work.teacher()
+        teacher = context.teacher()
         for role in (*self.roles(), "distilled"):
-            distiller = Distiller(self.build(role, work), teacher, work.objective())
-            models[role] = work.fit(role, distiller, work.parts.transfer).student
+            distiller = Distiller(self.build(role, context), teacher, context.objective())
+            models[role] = context.fit(role, distiller, context.parts.transfer).student
             if role != "distilled":
-                teacher = work.teach(models[role], name=role)
+                teacher = context.teach(models[role], name=role)
         return models

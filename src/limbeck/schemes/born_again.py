@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -10,13 +9,10 @@ from limbeck import checks
 from limbeck.card import Card
 from limbeck.distiller import Distiller
 from limbeck.randomness import derive_seed
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "BornAgain"]
 
@@ -58,36 +54,36 @@ class BornAgain(Scheme):
         """Return the members of the ensemble."""
         return (*(each for each in self.roles() if each != role), "distilled") if role == "ensemble" else ()
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse a method that no teacher takes part in."""
-        if "teacher" not in shop.recipe.objective().reads():
+        if not builder.needs_teacher:
             return "name: born_again teaches each generation by the one before, but the method reads no teacher; use kd"
         return None
 
-    def build(self, role: str, shop: "Shop") -> nn.Module:
+    def build(self, role: str, builder: Builder) -> nn.Module:
         """Return a generation's network."""
-        return shop.student() if role == "distilled" else shop.student_as(role)
+        return builder.student() if role == "distilled" else builder.student_as(role)
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of all generations."""
-        last = super().planned(shop, teacher)
+        last = super().planned(builder, teacher)
         if self.generations == 1:
             return last
         label, count = "generations before the last", self.generations - 1
-        return [self.planned_as("generation_1", label, shop, teacher, count=count), *last]
+        return [self.planned_as("generation_1", label, builder, teacher, count=count), *last]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train generation after generation."""
         units = [role for role in self.roles() if role != "ensemble"] + ["distilled"]
-        work.require(units)
+        context.require(units)
         models: dict[str, nn.Module] = {}
-        teacher = work.teacher()
+        teacher = context.teacher()
         for role in units:
-            seed = work.seed if role == "distilled" else derive_seed(work.seed, role)
-            distiller = Distiller(self.build(role, work), teacher, work.objective())
-            models[role] = work.fit(role, distiller, work.parts.transfer, seed=seed).student
+            seed = context.seed if role == "distilled" else derive_seed(context.seed, role)
+            distiller = Distiller(self.build(role, context), teacher, context.objective())
+            models[role] = context.fit(role, distiller, context.parts.transfer, seed=seed).student
             if role != "distilled":
-                teacher = work.teach(models[role], name=role)
+                teacher = context.teach(models[role], name=role)
         if len(units) > 1:
             models["ensemble"] = MeanOfModels([models[role] for role in units])
         return models

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -12,14 +12,11 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.objective import Objective
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.peers import PeersScheme, labelled_alone, longer, shard
 from limbeck.schemes.scheme import Planned
 from limbeck.teacher import Teacher
 from limbeck.training import Training
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "Codistillation"]
 
@@ -72,14 +69,14 @@ class Codistillation(PeersScheme):
                 "set data: same, or exchange: weights"
             )
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse also predictions for samples that the training changes."""
-        if self.exchange == "predictions" and shop.recipe.training.augment.active:
+        if self.exchange == "predictions" and builder.training.augment.active:
             return (
                 "exchange: predictions are for samples as they are, and training.augment changes them at every sight; "
                 "leave it out, or set exchange: weights"
             )
-        return super().check(shop)
+        return super().check(builder)
 
     @property
     def listening_from(self) -> int:
@@ -112,24 +109,25 @@ class Codistillation(PeersScheme):
         compared = {"large_batch": "one network, batches of all peers"} if self.large_batch else {}
         return {**super().roles(), **compared}
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of the peers, and before them that of the network with all their batches."""
-        peers = super().planned(shop, teacher)
+        peers = super().planned(builder, teacher)
         if not self.large_batch:
             return peers
-        distiller, training = self._with_all_batches(shop)
+        distiller, training = self._with_all_batches(builder)
         label = self.roles()["large_batch"]
-        return [Planned(label, distiller, shop.parts.alone, training, compared=True), *peers]
+        return [Planned(label, distiller, builder.parts.alone, training, compared=True), *peers]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the peers, and what they are compared with."""
-        models = super().train(work)
+        models = super().train(context)
         if self.large_batch:
-            distiller, training = self._with_all_batches(work)
-            models["large_batch"] = work.fit("large_batch", distiller, work.parts.alone, training=training).student
+            distiller, training = self._with_all_batches(context)
+            models["large_batch"] = context.fit(
+                "large_batch", distiller, context.parts.alone, training=training
+            ).student
         return models
 
-    def _with_all_batches(self, shop: "Shop") -> tuple[Distiller, Training]:
-        recipe = shop.recipe
-        training = longer(recipe.training, self.count, batch_size=self.count * recipe.training.batch_size)
-        return labelled_alone(shop.student(), recipe.objective()), training
+    def _with_all_batches(self, builder: Builder) -> tuple[Distiller, Training]:
+        training = longer(builder.training, self.count, batch_size=self.count * builder.training.batch_size)
+        return labelled_alone(builder.student(), builder.objective()), training

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,13 +17,10 @@ from limbeck.errors import InputError
 from limbeck.evaluation import robustness, value_range
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
 from limbeck.terms import HardLabels, SoftTargets
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "Defensive", "LabelsAtTemperature"]
 
@@ -74,40 +71,40 @@ class Defensive(Scheme):
         """Return the teacher at a high temperature."""
         return {"hot_teacher": "teacher at the high temperature"}
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse a method without soft targets at one temperature."""
-        terms = shop.recipe.objective().terms.values()
+        terms = builder.objective().terms.values()
         found = [term.temperature for term in terms if isinstance(term, SoftTargets)]
         if len(found) != 1 or callable(found[0]):
             return "name: defensive needs a method with soft targets at one temperature; use kd with alpha: 0"
         return None
 
-    def build(self, role: str, shop: "Shop") -> nn.Module:
+    def build(self, role: str, builder: Builder) -> nn.Module:
         """Return the teacher's network, or the student's."""
-        return shop.student_as(role) if role == "hot_teacher" else shop.student()
+        return builder.student_as(role) if role == "hot_teacher" else builder.student()
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of teacher and student."""
-        hot = Distiller(self.build("hot_teacher", shop), None, self._hot(shop.recipe.objective()))
+        hot = Distiller(self.build("hot_teacher", builder), None, self._hot(builder.objective()))
         label = self.roles()["hot_teacher"]
-        return [Planned(label, hot, shop.parts.alone), *super().planned(shop, teacher)]
+        return [Planned(label, hot, builder.parts.alone), *super().planned(builder, teacher)]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train teacher and student."""
-        work.require(["hot_teacher", "distilled"])
-        hot = self.build("hot_teacher", work)
-        alone = Distiller(hot, None, self._hot(work.objective()))
-        work.fit("hot_teacher", alone, work.parts.alone)
-        taught = Distiller(work.student(), work.teach(hot, name="hot_teacher"), work.objective())
-        return {"hot_teacher": hot, "distilled": work.fit("distilled", taught, work.parts.transfer).student}
+        context.require(["hot_teacher", "distilled"])
+        hot = self.build("hot_teacher", context)
+        alone = Distiller(hot, None, self._hot(context.objective()))
+        context.fit("hot_teacher", alone, context.parts.alone)
+        taught = Distiller(context.student(), context.teach(hot, name="hot_teacher"), context.objective())
+        return {"hot_teacher": hot, "distilled": context.fit("distilled", taught, context.parts.transfer).student}
 
     def _hot(self, own: Objective) -> Objective:
         return Objective([LabelsAtTemperature(_temperature(own))])
 
-    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, shop: "Shop") -> dict[str, Any]:
+    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
         """Return the accuracy under attack, as claimed and without the masking of the gradient."""
-        alone, distilled, hot = models["alone"], models["distilled"], _temperature(shop.recipe.objective())
-        attack = partial(robustness, samples=samples, epsilons=self.epsilons, bounds=value_range(shop.parts.train))
+        alone, distilled, hot = models["alone"], models["distilled"], _temperature(builder.objective())
+        attack = partial(robustness, samples=samples, epsilons=self.epsilons, bounds=value_range(builder.parts.train))
         attacks = {
             "alone": attack(alone),
             "distilled": attack(distilled),
@@ -118,7 +115,7 @@ class Defensive(Scheme):
             attacks["alone, equal compute"] = attack(models["alone_budget"])
         return {name: [point.as_dict() for point in points] for name, points in attacks.items()}
 
-    def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Say how accurate each is under attack."""
         lines = []
         for name in figures[0]:

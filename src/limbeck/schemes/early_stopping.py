@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,13 +17,10 @@ from limbeck.evaluation import evaluate
 from limbeck.networks import evaluating
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
 from limbeck.terms import HardLabels
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "EarlyStopping", "Ending", "EndingDistiller", "ending_objective"]
 
@@ -193,65 +190,64 @@ class EarlyStopping(Scheme):
         if list(self.teacher_epochs) != sorted(set(self.teacher_epochs)):
             raise InputError(f"teacher_epochs: found {list(self.teacher_epochs)}, expected rising epochs")
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse a method that no teacher takes part in, and labels that are not there after the end."""
-        if "teacher" not in shop.recipe.objective().reads():
+        if not builder.needs_teacher:
             return "name: early_stopping ends what a teacher teaches, but the method reads none; use kd, say"
-        recipe = shop.recipe
-        if not recipe.transfer.labels:
+        if not builder.transfer_has_labels:
             return "name: early_stopping goes on with labels, which data.transfer.labels takes away; set it to true"
-        epochs = recipe.teacher.training.epochs
-        if self.teacher_epochs and not recipe.teacher.members[0].learns:
-            how = "fitted by scikit-learn" if recipe.teacher.members[0].estimator else "read from a file"
+        epochs = builder.teacher_training.epochs
+        if self.teacher_epochs and builder.teacher_source != "trained":
+            how = "fitted by scikit-learn" if builder.teacher_source == "estimator" else "read from a file"
             return f"teacher_epochs: the teacher is {how}, so its training cannot be looked into"
         if self.teacher_epochs and self.teacher_epochs[-1] >= epochs:
             last = self.teacher_epochs[-1]
             return f"teacher_epochs: found {last}, expected epochs before the teacher's last, {epochs}"
         return None
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the student's training; where there are candidate teachers, one for each of them at the first seed."""
-        last = super().planned(shop, teacher)
+        last = super().planned(builder, teacher)
         if not self.teacher_epochs:
             return last
         label, count = "students of other candidates", len(self.teacher_epochs)
-        return [self.planned_as("distilled", label, shop, teacher, count=count, once=True), *last]
+        return [self.planned_as("distilled", label, builder, teacher, count=count, once=True), *last]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the student, with each candidate teacher where there are several."""
         if not self.teacher_epochs:
-            return {"distilled": self._student(work, "distilled", work.teacher_model)}
-        candidates = {**work.teachers_along, work.recipe.teacher.training.epochs: work.teacher_model}
-        chosen = work.choose("teacher_epoch", lambda: self._best(work, candidates))
-        work.copy(_candidate(chosen), "distilled")
-        return {"distilled": self._student(work, "distilled", candidates[chosen])}
+            return {"distilled": self._student(context, "distilled", context.teacher_model)}
+        candidates = {**context.teachers_along, context.teacher_training.epochs: context.teacher_model}
+        chosen = context.choose("teacher_epoch", lambda: self._best(context, candidates))
+        context.copy(_candidate(chosen), "distilled")
+        return {"distilled": self._student(context, "distilled", candidates[chosen])}
 
-    def _best(self, work: "Work", candidates: Mapping[int, nn.Module]) -> int:
+    def _best(self, context: Context, candidates: Mapping[int, nn.Module]) -> int:
         """Return the epoch of the candidate teacher whose student makes the fewest held-out errors."""
         scored = []
         for epoch, model in candidates.items():
-            student = self._student(work, _candidate(epoch), model)
-            found = evaluate(student, work.held_out)
-            work.say(f"early_stopping: the teacher of epoch {epoch} gives {found.errors} held-out errors")
+            student = self._student(context, _candidate(epoch), model)
+            found = evaluate(student, context.held_out)
+            context.say(f"early_stopping: the teacher of epoch {epoch} gives {found.errors} held-out errors")
             scored.append((found.errors, found.nll, epoch))
         return min(scored)[-1]
 
-    def _student(self, work: "Work", unit: str, model: nn.Module) -> nn.Module:
-        training, samples = work.training, work.parts.transfer
+    def _student(self, context: Context, unit: str, model: nn.Module) -> nn.Module:
+        training, samples = context.training, context.parts.transfer
         steps = math.ceil(len(samples) / training.batch_size)
         if self.step is not None or self.share is not None:
             ending = Ending(self.step if self.share is None else round(self.share * training.epochs * steps))
-        elif work.parts.held_out is None:  # a refit ends where the run with a held-out part did
-            ending = Ending(work.recall("end") * steps)
+        elif context.parts.held_out is None:  # a refit ends where the run with a held-out part did
+            ending = Ending(context.recall("end") * steps)
         else:
             ending = Ending(patience=self.patience, tolerance=self.tolerance)
-        objective = ending_objective(work.objective(), ending, self.hard_weight)
-        taught = work.teach(model, name=f"the teacher of {unit}")
-        distiller = EndingDistiller(work.student(), taught, objective, ending, work.judge(model), steps)
-        student = work.fit(unit, distiller, samples).student
+        objective = ending_objective(context.objective(), ending, self.hard_weight)
+        taught = context.teach(model, name=f"the teacher of {unit}")
+        distiller = EndingDistiller(context.student(), taught, objective, ending, context.judge(model), steps)
+        student = context.fit(unit, distiller, samples).student
         if ending.patience is not None:
             last = training.epochs if ending.step is None else ending.step // steps
-            work.note("end", last)
+            context.note("end", last)
         return student
 
 

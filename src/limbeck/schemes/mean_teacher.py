@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,11 +18,8 @@ from limbeck.networks import evaluating
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.schedules import Schedule
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Scheme
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "AverageTeacher", "MeanTeacher", "MeanTeacherDistiller"]
 
@@ -126,30 +123,30 @@ class MeanTeacher(Scheme):
             raise InputError("decay: found 1, expected a number in [0, 1), or the average never moves")
         checks.non_negative("ramp", self.ramp)
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse a method that a teacher takes no part in, and an average that is not the teacher's."""
-        objective = shop.recipe.objective()
+        objective = builder.objective()
         if "teacher" not in objective.reads():
             return "name: mean_teacher's student learns from its average, but the method reads no teacher; use kd, say"
         if objective.taps("teacher"):
             return "name: mean_teacher's average gives no features, but the method reads some; use kd, say"
-        if shop.recipe.training.averaging is not None:
+        if builder.training.averaging is not None:
             return "decay: training.averaging is given beside it; leave that out, the teacher is the average"
         return None
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the student with its average."""
-        samples, training = work.parts.transfer, work.training
+        samples, training = context.parts.transfer, context.training
         steps = self.ramp * math.ceil(len(samples) / training.batch_size)
-        objective = work.objective()
+        objective = context.objective()
         for term in objective.terms.values():
             if "teacher" in term.reads:  # type: ignore[operator]
                 _ramp(term, steps)  # type: ignore[arg-type]
         view = "clean" if self.clean else None
-        distiller = MeanTeacherDistiller(work.student(), objective, view=view)
+        distiller = MeanTeacherDistiller(context.student(), objective, view=view)
         averaged = replace(training, averaging=self.decay)
-        answer = float(work.forward_flops(distiller.student))
-        result = work.fit("distilled", distiller, samples, training=averaged, extra=answer)
+        answer = float(context.forward_flops(distiller.student))
+        result = context.fit("distilled", distiller, samples, training=averaged, extra=answer)
         return {"distilled": result.student}
 
 

@@ -1,15 +1,12 @@
 """Deep mutual learning: networks of any kinds learn side by side, each from every other one's answers."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from limbeck.card import Card
 from limbeck.objective import Objective
 from limbeck.peers import mean_over_peers
+from limbeck.schemes.context import Builder
 from limbeck.schemes.peers import PeersScheme
-
-if TYPE_CHECKING:
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "Mutual"]
 
@@ -36,6 +33,6 @@ class Mutual(PeersScheme):
         """Return the method, each of its teacher's terms averaged over the peers."""
         return mean_over_peers(objective)
 
-    def order(self, work: "Shop") -> int | None:
+    def order(self, context: Builder) -> int | None:
         """Return the student's seed: all see the same batches."""
-        return work.seed
+        return context.seed

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,10 @@ from limbeck.evaluation import predict
 from limbeck.objective import Objective, Term, TermAround
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
 from limbeck.teachers import ArrayTeacher, StoredTeacher
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "NoisyStudent", "OnUnlabelled", "balanced"]
 
@@ -122,50 +119,52 @@ class NoisyStudent(Scheme):
         """Return the students before the last."""
         return {f"student_{number}": f"noisy student {number}" for number in range(1, self.iterations)}
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse a set without unlabelled samples, and a method that a teacher takes no part in."""
-        objective = shop.recipe.objective()
+        objective = builder.objective()
         if "teacher" not in objective.reads():
             return "name: noisy_student learns from a teacher's labels, but the method reads no teacher; use kd"
         if objective.taps("teacher"):
             return "name: noisy_student learns from a teacher's labels, but the method reads its features; use kd"
-        if bool((shop.parts.transfer.labels != UNLABELLED).all()):
+        if bool((builder.parts.transfer.labels != UNLABELLED).all()):
             return "name: noisy_student has nothing to label; set data.transfer.labelled below 1"
         return None
 
-    def build(self, role: str, shop: "Shop") -> nn.Module:
+    def build(self, role: str, builder: Builder) -> nn.Module:
         """Return the network of an iteration."""
         if role == "distilled":
-            return shop.student()
-        return shop.model(int(role.removeprefix("student_")) - 1, role) if self.models else shop.student_as(role)
+            return builder.student()
+        return builder.model(int(role.removeprefix("student_")) - 1, role) if self.models else builder.student_as(role)
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of all iterations, each on as many samples as the transfer set has."""
-        before = [self.planned_as(role, label, shop, teacher) for role, label in self.roles().items()]
-        return [*before, *super().planned(shop, teacher)]
+        before = [self.planned_as(role, label, builder, teacher) for role, label in self.roles().items()]
+        return [*before, *super().planned(builder, teacher)]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train student after student."""
         units = [*self.roles(), "distilled"]
-        work.require(units)
+        context.require(units)
         models: dict[str, nn.Module] = {}
-        teacher = work.teacher_model
+        teacher = context.teacher_model
         for number, role in enumerate(units, start=1):
-            samples, labeller = self._labelled(work, teacher, number)
+            samples, labeller = self._labelled(context, teacher, number)
             objective = Objective(
-                [OnUnlabelled(term) if "teacher" in term.reads else term for term in _terms(work.objective())]
+                [OnUnlabelled(term) if "teacher" in term.reads else term for term in _terms(context.objective())]
             )
-            seed = work.seed if role == "distilled" else derive_seed(work.seed, role)
-            distiller = Distiller(self.build(role, work), labeller, objective)
-            models[role] = work.fit(role, distiller, samples, seed=seed).student
+            seed = context.seed if role == "distilled" else derive_seed(context.seed, role)
+            distiller = Distiller(self.build(role, context), labeller, objective)
+            models[role] = context.fit(role, distiller, samples, seed=seed).student
             teacher = models[role]
         return models
 
-    def _labelled(self, work: "Work", model: nn.Module, number: int) -> tuple[SampleSet, ArrayTeacher | StoredTeacher]:
+    def _labelled(
+        self, context: Context, model: nn.Module, number: int
+    ) -> tuple[SampleSet, ArrayTeacher | StoredTeacher]:
         """Return the set of an iteration, labelled and pseudo-labelled samples, and who answers for the latter."""
-        transfer = work.parts.transfer
+        transfer = context.parts.transfer
         logits = predict(model, transfer).cpu()
-        work.count_answers(f"labels of iteration {number}", model, transfer)
+        context.count_answers(f"labels of iteration {number}", model, transfer)
         checks.logits(f"teacher of iteration {number}", logits)
         sure, classes = logits.double().softmax(-1).max(-1)
         unlabelled = transfer.labels.cpu() == UNLABELLED
@@ -181,7 +180,7 @@ class NoisyStudent(Scheme):
             kept = kept[balanced(classes[kept], sure[kept], per_class)]
         missing = transfer.classes - len(classes[kept].unique())
         without = f"; {missing} of {transfer.classes} classes have none" if missing else ""
-        work.say(f"noisy_student, iteration {number}: {len(kept):,} pseudo-labelled samples{without}")
+        context.say(f"noisy_student, iteration {number}: {len(kept):,} pseudo-labelled samples{without}")
         positions = torch.cat([(~unlabelled).nonzero().squeeze(1), kept])
         samples = transfer.subset(positions)
         if self.pseudo_labels == "hard":

@@ -1,16 +1,14 @@
 """Offline distillation: a fixed teacher, trained before, and a student that learns from it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
 from limbeck.card import Card
 from limbeck.distiller import Distiller
+from limbeck.schemes.context import Context
 from limbeck.schemes.scheme import Scheme
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
 
 __all__ = ["CARD", "Offline"]
 
@@ -32,10 +30,10 @@ class Offline(Scheme):
     single: ClassVar[bool] = True
     any_task: ClassVar[bool] = True
 
-    def distiller(self, work: "Work") -> Distiller:
+    def distiller(self, context: Context) -> Distiller:
         """Return the student with the recipe's teacher and method."""
-        return Distiller(work.student(), work.teacher(), work.objective())
+        return Distiller(context.student(), context.teacher(), context.objective())
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the student."""
-        return {"distilled": work.fit("distilled", self.distiller(work), work.parts.transfer).student}
+        return {"distilled": context.fit("distilled", self.distiller(context), context.parts.transfer).student}

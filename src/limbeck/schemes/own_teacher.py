@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,10 @@ from limbeck.losses.reduction import compute_dtype, only_counted
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
 from limbeck.terms import HardLabels
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "ExitHint", "ExitLabels", "ExitSoftTargets", "OwnTeacher"]
 
@@ -117,15 +114,15 @@ class OwnTeacher(Scheme):
         """Return the exits before the deepest."""
         return {f"exit_{number}": f"exit {number}, after {path}" for number, path in enumerate(self.exits, start=1)}
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse another method, and modules that are none or never called."""
-        method = shop.recipe.method.function.__name__
+        method = builder.method_name
         if method != "hard":
             return f"name: own_teacher has a loss of its own beside the labels', found the method '{method}'; set hard"
         try:
-            network = self.build("distilled", shop)
+            network = self.build("distilled", builder)
             with torch.random.fork_rng():
-                network.forward_flops(_one(shop.parts.train))
+                network.forward_flops(_one(builder.parts.train))
         except ModelError as error:
             return "exits: " + re.sub(r"^(exits|feature '\w+'): ", "", str(error))
         return None
@@ -140,22 +137,22 @@ class OwnTeacher(Scheme):
             raise TypeError(f"expected a network with exits, found {type(model).__name__}")
         return ExitOf(model, role)
 
-    def build(self, role: str, shop: "Shop") -> WithExits:
+    def build(self, role: str, builder: Builder) -> WithExits:
         """Return the student with its exits."""
-        base, samples = shop.student(), shop.parts.train
-        with shop.drawing("exits"):
+        base, samples = builder.student(), builder.parts.train
+        with builder.drawing("exits"):
             return WithExits(base, dict(zip(self.roles(), self.exits, strict=True)), _one(samples), samples.classes)
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the training of the network with all its exits."""
-        distiller = Distiller(self.build("distilled", shop), None, self._objective(shop.recipe.objective()))
-        return [Planned("student distilled", distiller, shop.parts.alone)]
+        distiller = Distiller(self.build("distilled", builder), None, self._objective(builder.objective()))
+        return [Planned("student distilled", distiller, builder.parts.alone)]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the network with all its exits."""
-        network = self.build("distilled", work)
-        distiller = Distiller(network, None, self._objective(work.objective()))
-        student = work.fit("distilled", distiller, work.parts.alone).student
+        network = self.build("distilled", context)
+        distiller = Distiller(network, None, self._objective(context.objective()))
+        student = context.fit("distilled", distiller, context.parts.alone).student
         return {"distilled": student, **{role: self.part(role, student) for role in self.roles()}}
 
     def _objective(self, own: Objective) -> Objective:
@@ -170,7 +167,7 @@ class OwnTeacher(Scheme):
                 terms.append(ExitHint(leave, self.hint_weight))
         return Objective(terms)
 
-    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, shop: "Shop") -> dict[str, Any]:
+    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
         """Return accuracy against cost where sure samples leave early."""
         network = models["distilled"]
         if not isinstance(network, WithExits):
@@ -180,7 +177,7 @@ class OwnTeacher(Scheme):
         curve = early_exit_curve(logits, samples.labels, costs)
         return {"exit_flops": costs, "early_exit": [point.as_dict() for point in curve]}
 
-    def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Say what leaving early saves."""
         whole = fmean(each["exit_flops"][-1] for each in figures)
         lines = []

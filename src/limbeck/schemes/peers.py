@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -17,14 +17,11 @@ from limbeck.evaluation import evaluate
 from limbeck.objective import Objective
 from limbeck.peers import Others, Peer, PeerDistiller, Predictions, circle, own_part, published_copy
 from limbeck.randomness import derive_seed, permutation
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels
 from limbeck.training import Training
-
-if TYPE_CHECKING:
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["PeersScheme"]
 
@@ -80,7 +77,7 @@ class PeersScheme(Scheme):
     def joined(self, objective: Objective) -> Objective:
         """Return the recipe's method as the peers learn by it."""
 
-    def order(self, work: "Shop") -> int | None:
+    def order(self, context: Builder) -> int | None:
         """Return a seed of order and augmentation that the peers share; None where each has its own."""
         return None
 
@@ -118,17 +115,17 @@ class PeersScheme(Scheme):
         """Return the members of the ensemble."""
         return self.units if role == "ensemble" else ()
 
-    def build(self, role: str, shop: "Shop") -> nn.Module:
+    def build(self, role: str, builder: Builder) -> nn.Module:
         """Return a peer's network."""
         number = int(role.removeprefix("peer_")) if role in self.units else 1
         if number == 1:
-            return shop.student()
-        return shop.model(number - 2, role) if self.models else shop.student_as(role)
+            return builder.student()
+        return builder.model(number - 2, role) if self.models else builder.student_as(role)
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse a method that no teacher takes part in, one without labels, and shares of nothing."""
         name = type(self).__name__.lower()
-        objective = shop.recipe.objective()
+        objective = builder.objective()
         if "teacher" not in objective.reads():
             return f"name: peers of {name} teach each other, but the method reads no teacher; use kd, say"
         if objective.taps("teacher"):
@@ -137,22 +134,22 @@ class PeersScheme(Scheme):
             own_part(objective)
         except InputError as error:
             return f"name: {error}"
-        if len(shop.parts.transfer) < self.count:
-            return f"peers: found {self.count} for {len(shop.parts.transfer)} samples; expected a sample for each"
+        if len(builder.parts.transfer) < self.count:
+            return f"peers: found {self.count} for {len(builder.parts.transfer)} samples; expected a sample for each"
         for role in self.units:
-            self.build(role, shop)
+            self.build(role, builder)
         return None
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of the peers, peer 1's last, as if each listened to all others from the start."""
         distillers = circle(
-            [self.build(role, shop) for role in self.units],
-            [self.joined(shop.recipe.objective()) for _ in self.units],
-            predicted=self.predicted(shop.parts.transfer),
+            [self.build(role, builder) for role in self.units],
+            [self.joined(builder.objective()) for _ in self.units],
+            predicted=self.predicted(builder.parts.transfer),
         )
-        samples, training = self.share(1, shop.parts.transfer), self.lasting(shop.recipe.training)
+        samples, training = self.share(1, builder.parts.transfer), self.lasting(builder.training)
 
         def planned(label: str, distiller: PeerDistiller, count: int = 1) -> Planned:
             distiller.others.present = [True] * len(distiller.others.models)
@@ -166,66 +163,66 @@ class PeersScheme(Scheme):
             others = [planned(labels[unit], each) for unit, each in zip(self.units[1:], distillers[1:], strict=True)]
         return [*others, planned("student distilled", distillers[0])]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the peers together, and choose one of equal peers on the held-out part."""
-        work.require(self.units)
-        networks = [self.build(role, work) for role in self.units]
-        objectives = [self.joined(work.objective()) for _ in networks]
-        predicted = self.predicted(work.parts.transfer)
+        context.require(self.units)
+        networks = [self.build(role, context) for role in self.units]
+        objectives = [self.joined(context.objective()) for _ in networks]
+        predicted = self.predicted(context.parts.transfer)
         distillers = circle(networks, objectives, burn_in=self.listening_from, predicted=predicted)
-        samples = [self.share(number, work.parts.transfer) for number in range(1, self.count + 1)]
+        samples = [self.share(number, context.parts.transfer) for number in range(1, self.count + 1)]
         peers = {
-            unit: self._peer(number, distiller, part, work, work.training)
+            unit: self._peer(number, distiller, part, context, context.training)
             for number, (unit, distiller, part) in enumerate(zip(self.units, distillers, samples, strict=True), start=1)
         }
-        results = work.fit_together(peers, update=self.update, every=self.period)
+        results = context.fit_together(peers, update=self.update, every=self.period)
         models: dict[str, nn.Module] = {unit: result.student for unit, result in results.items()}
         chosen = 1
         if not self.models:
-            if work.parts.held_out is None:
-                chosen = work.recall("peer")
+            if context.parts.held_out is None:
+                chosen = context.recall("peer")
             else:
                 scores = [(result.metrics["errors"], result.metrics["nll"]) for result in results.values()]
-                chosen = work.note("peer", 1 + scores.index(min(scores)))
-        work.copy(self.units[chosen - 1], "distilled")
-        work.owe("ensemble", "distilled")
+                chosen = context.note("peer", 1 + scores.index(min(scores)))
+        context.copy(self.units[chosen - 1], "distilled")
+        context.owe("ensemble", "distilled")
         models["ensemble"] = MeanOfModels([models[unit] for unit in self.units])
         models["distilled"] = models[self.units[chosen - 1]]
         return models
 
     def _peer(
-        self, number: int, distiller: PeerDistiller, samples: SampleSet, shop: "Shop", training: Training
+        self, number: int, distiller: PeerDistiller, samples: SampleSet, builder: Builder, training: Training
     ) -> Peer:
         unit = self.units[number - 1]
         return Peer(
             distiller=distiller,
             train_set=samples,
-            validation=shop.parts.held_out,
+            validation=builder.parts.held_out,
             training=self.lasting(training),
-            seed=shop.seed if number == 1 else derive_seed(shop.seed, unit),
-            order=self.order(shop),
-            label=f"{unit} (seed {shop.seed})",
+            seed=builder.seed if number == 1 else derive_seed(builder.seed, unit),
+            order=self.order(builder),
+            label=f"{unit} (seed {builder.seed})",
         )
 
-    def alone_in_a_group(self, number: int, shop: "Shop") -> Peer:
+    def alone_in_a_group(self, number: int, builder: Builder) -> Peer:
         """Return one of the peers as it trains in a group of its own, with copies of the others to be filled."""
-        predicted = self.predicted(shop.parts.transfer)
+        predicted = self.predicted(builder.parts.transfer)
         others = [
-            published_copy(self.build(role, shop)) if predicted is None else Predictions(predicted)
+            published_copy(self.build(role, builder)) if predicted is None else Predictions(predicted)
             for role in self.units
             if role != self.units[number - 1]
         ]
         distiller = PeerDistiller(
-            self.build(self.units[number - 1], shop),
+            self.build(self.units[number - 1], builder),
             Others(others),
-            self.joined(shop.recipe.objective()),
+            self.joined(builder.objective()),
             burn_in=self.listening_from,
         )
-        return self._peer(number, distiller, self.share(number, shop.parts.transfer), shop, shop.recipe.training)
+        return self._peer(number, distiller, self.share(number, builder.parts.transfer), builder, builder.training)
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
-    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, shop: "Shop") -> dict[str, Any]:
+    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
         """Return the mean of the peers' test figures."""
         each = [evaluate(models[unit], samples) for unit in self.units]
         return {
@@ -236,7 +233,7 @@ class PeersScheme(Scheme):
             }
         }
 
-    def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Say how the peers did in the mean, and which one is the distilled student."""
         errors = fmean(each["peers"]["errors"] for each in figures)
         accuracy = fmean(each["peers"]["accuracy"] for each in figures)

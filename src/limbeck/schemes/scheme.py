@@ -3,18 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
+from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
+from limbeck.schemes.context import Builder, Context
 from limbeck.teacher import Teacher
-
-if TYPE_CHECKING:  # a scheme is run from above; at run time nothing of that is imported here
-    from limbeck.data import SampleSet
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
-    from limbeck.training import Training
+from limbeck.training import Training
 
 __all__ = ["Planned", "Scheme"]
 
@@ -31,8 +28,8 @@ class Planned:
 
     label: str
     distiller: Distiller
-    samples: "SampleSet"
-    training: "Training | None" = None
+    samples: SampleSet
+    training: Training | None = None
     count: int = 1
     once: bool = False
     compared: bool = False
@@ -43,8 +40,8 @@ class Planned:
 class Scheme(ABC):
     """Who teaches whom, and when.  A subclass is a frozen dataclass, whose fields are the keys of `scheme` in a recipe.
 
-    A field called `models` (tuple[dict[str, Any], ...]) names networks as a recipe does; `shop.model(i, role)` builds
-    them.
+    A field called `models` (tuple[dict[str, Any], ...]) names networks as a recipe does; `builder.model(i, role)`
+    builds them.
 
     uses_teacher: whether the student learns from the recipe's teacher; where it does not, that teacher is trained for
         reference alone, and its training is not counted as a cost of the scheme.
@@ -62,7 +59,7 @@ class Scheme(ABC):
 
     @property
     def along(self) -> Sequence[int]:
-        """The epochs of the teacher's training after which its weights are kept, for `Work.teachers_along`."""
+        """The epochs of the teacher's training after which its weights are kept, for `Context.teachers_along`."""
         return ()
 
     def settled(self, teacher: Mapping[str, Any] | None, student: Mapping[str, Any]) -> Self:
@@ -79,13 +76,13 @@ class Scheme(ABC):
         """
         return {}
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Return the line that says why the scheme cannot run a recipe, before anything is trained; None if it can."""
         return None
 
-    def build(self, role: str, shop: "Shop") -> nn.Module:
+    def build(self, role: str, builder: Builder) -> nn.Module:
         """Return the network of a role before any training; its trained weights are loaded into it later."""
-        return shop.student()
+        return builder.student()
 
     def means(self, role: str) -> Sequence[str]:
         """Return the roles whose average answer a role is, an ensemble; none for a network of its own."""
@@ -99,34 +96,34 @@ class Scheme(ABC):
         """Return the part of a network that a role is; asked only where `part_of` names that network."""
         raise TypeError(f"{type(self).__name__} has no part '{role}'")
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of a seed, the distilled student's last; what is known only later is left out.
 
         teacher: the recipe's, untrained.
         """
-        return [self.planned_as("distilled", "student distilled", shop, teacher)]
+        return [self.planned_as("distilled", "student distilled", builder, teacher)]
 
-    def planned_as(self, role: str, label: str, shop: "Shop", teacher: Teacher, **more: Any) -> Planned:
+    def planned_as(self, role: str, label: str, builder: Builder, teacher: Teacher, **more: Any) -> Planned:
         """Return trainings of the network of a role by the recipe's method on its transfer set."""
-        distiller = Distiller(self.build(role, shop), teacher, shop.recipe.objective())
-        return Planned(label, distiller, shop.parts.transfer, **more)
+        distiller = Distiller(self.build(role, builder), teacher, builder.objective())
+        return Planned(label, distiller, builder.parts.transfer, **more)
 
-    def figures(self, models: Mapping[str, nn.Module], samples: "SampleSet", shop: "Shop") -> dict[str, Any]:
+    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
         """Return further figures of a seed's models (by role) on the test set, as plain values; no choice is made."""
         return {}
 
-    def told(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return what the figures of all seeds come to, in a few lines."""
         return []
 
-    def distiller(self, work: "Work") -> Distiller:
+    def distiller(self, context: Context) -> Distiller:
         """Return what is trained on the transfer set, all that a `single` scheme does; asked only of such a one."""
         raise TypeError(f"{type(self).__name__} is more than one training")
 
     @abstractmethod
-    def train(self, work: "Work") -> dict[str, nn.Module]:
-        """Train one seed, each training by `work.fit` as a unit of its own, and return the models by role.
+    def train(self, context: Context) -> dict[str, nn.Module]:
+        """Train one seed, each training by `context.fit` as a unit of its own, and return the models by role.
 
         "distilled" is the student that the scheme ends with; the others are those of `roles`.  The last unit of a role
-        bears the role's name; a network that no unit wrote is kept by `work.keep`.
+        bears the role's name; a network that no unit wrote is kept by `context.keep`.
         """

@@ -17,6 +17,7 @@ from limbeck.losses import kl
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
 from limbeck.teachers import ModelTeacher
@@ -35,8 +36,6 @@ from limbeck.training import Job, Training, fit_apart
 
 if TYPE_CHECKING:
     from limbeck.batch import Batch
-    from limbeck.experiment.context import Work
-    from limbeck.experiment.prepare import Shop
 
 __all__ = ["CARD", "Grouping", "OtherClasses", "SpecialistTraining", "Specialists", "specialist_distiller"]
 
@@ -192,13 +191,13 @@ class Specialists(Scheme):
         """Return generalist and specialists together, and a student of the generalist alone to compare with."""
         return {"together": "teacher with specialists", "of_teacher": "student distilled, no specialists"}
 
-    def check(self, shop: "Shop") -> str | None:
+    def check(self, builder: Builder) -> str | None:
         """Refuse groups that the data does not have, labels that are not there, and a method that nobody teaches in."""
-        train = shop.parts.train
-        if "teacher" not in shop.recipe.objective().reads():
+        train = builder.parts.train
+        if not builder.needs_teacher:
             return "name: specialists and teacher teach together, but the method reads no teacher; use kd, say"
-        if not shop.recipe.teacher.network:
-            other = "several; take members out" if not shop.recipe.teacher.single else "no network; name a model"
+        if builder.teachers > 1 or builder.teacher_source not in ("trained", "file"):
+            other = "several; take members out" if builder.teachers > 1 else "no network; name a model"
             return f"name: specialists start from one network, but the teacher is {other}"
         if self.top > train.classes:
             return f"top: found {self.top}, expected 1 to {train.classes}, the classes of the data"
@@ -208,23 +207,25 @@ class Specialists(Scheme):
                     half_and_half(train, group)
             else:
                 cluster_classes(torch.eye(train.classes), self.groups.count, **self.groups.bounds)
-            self._specialists(self._generalist(shop), [[0]] * self.groups.size, train.classes)
+            self._specialists(self._generalist(builder), [[0]] * self.groups.size, train.classes)
         except LimbeckError as error:
             return str(error) if str(error).startswith("groups") else f"groups: {error}"
         return None
 
-    def build(self, role: str, shop: "Shop") -> nn.Module:
+    def build(self, role: str, builder: Builder) -> nn.Module:
         """Return the network of a role; which classes a specialist has is part of its state."""
         if role != "together":
-            return shop.student()
-        generalist = self._generalist(shop)
+            return builder.student()
+        generalist = self._generalist(builder)
         return GeneralistWithSpecialists(
-            generalist, self._specialists(generalist, [[0]] * self.groups.size, shop.parts.train.classes), top=self.top
+            generalist,
+            self._specialists(generalist, [[0]] * self.groups.size, builder.parts.train.classes),
+            top=self.top,
         )
 
-    def planned(self, shop: "Shop", teacher: Teacher) -> list[Planned]:
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of the specialists, as if the classes were shared out evenly, and of both students."""
-        train, generalist = shop.parts.train, self._generalist(shop)
+        train, generalist = builder.parts.train, self._generalist(builder)
         group = list(range(max(self.groups.smallest, train.classes // self.groups.size)))
         if self.groups.named:
             group = list(named_groups(self.groups.named, train.class_names)[0])
@@ -235,58 +236,58 @@ class Specialists(Scheme):
         half = half_and_half(train, group)
         return [
             Planned("specialist", distiller, half, training=self.training, count=self.groups.size),
-            self.planned_as("of_teacher", self.roles()["of_teacher"], shop, teacher, compared=True),
-            *super().planned(shop, teacher),
+            self.planned_as("of_teacher", self.roles()["of_teacher"], builder, teacher, compared=True),
+            *super().planned(builder, teacher),
         ]
 
-    def train(self, work: "Work") -> dict[str, nn.Module]:
+    def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the specialists, then the student of all of them, then for comparison that of the teacher alone."""
-        generalist, parts = work.teacher_model, work.parts
-        found = work.choose("groups", lambda: self.groups.find(generalist, work.held_out, work.seed))
+        generalist, parts = context.teacher_model, context.parts
+        found = context.choose("groups", lambda: self.groups.find(generalist, context.held_out, context.seed))
         groups = [[int(label) for label in group] for group in found]
         if bare := sorted({*range(parts.train.classes)} - {label for group in groups for label in group}):
             names = ", ".join(parts.train.class_names[label] for label in bare)
-            work.say(f"specialists: the teacher answers alone for what no specialist covers: {names}")
-        work.require([*map(_unit, range(len(groups))), "distilled", "of_teacher"])
+            context.say(f"specialists: the teacher answers alone for what no specialist covers: {names}")
+        context.require([*map(_unit, range(len(groups))), "distilled", "of_teacher"])
         made = self._specialists(generalist, groups, parts.train.classes)
-        jobs = [self._job(work, number, each, generalist) for number, each in enumerate(made)]
+        jobs = [self._job(context, number, each, generalist) for number, each in enumerate(made)]
         if self.workers > 1:
-            fit_apart(jobs, self.workers, say=work.say)
-        specialists = [self._trained(work, job) for job in jobs]
+            fit_apart(jobs, self.workers, say=context.say)
+        specialists = [self._trained(context, job) for job in jobs]
         together = GeneralistWithSpecialists(generalist, specialists, top=self.top).requires_grad_(False).eval()
-        work.keep("together", together)
-        distilled = self._student(work, "distilled", work.teach(together, name="specialists"))
-        return {"together": together, "distilled": distilled, "of_teacher": self._student(work, "of_teacher")}
+        context.keep("together", together)
+        distilled = self._student(context, "distilled", context.teach(together, name="specialists"))
+        return {"together": together, "distilled": distilled, "of_teacher": self._student(context, "of_teacher")}
 
-    def _job(self, work: "Work", number: int, specialist: Specialist, generalist: nn.Module) -> "_Job":
+    def _job(self, context: Context, number: int, specialist: Specialist, generalist: nn.Module) -> "_Job":
         """Return the training of a specialist."""
-        group, held_out, unit = specialist.classes.tolist(), work.parts.held_out, _unit(number)
-        half = half_and_half(work.parts.train, group)
+        group, held_out, unit = specialist.classes.tolist(), context.parts.held_out, _unit(number)
+        half = half_and_half(context.parts.train, group)
         weights = {"soft_weight": self.soft_weight, "temperature": self.temperature}
         return _Job(
             distiller=specialist_distiller(specialist, generalist, **weights),
             train_set=half,
             validation=None if held_out is None else with_dustbin(held_out, group),
-            training=work.planned(unit, self.training),
-            seed=derive_seed(work.seed, "specialist", number),
-            folder=work.place(unit),
+            training=context.planned(unit, self.training),
+            seed=derive_seed(context.seed, "specialist", number),
+            folder=context.place(unit),
             label=unit,
             specialist=specialist,
             half=half,
         )
 
-    def _trained(self, work: "Work", job: "_Job") -> Specialist:
+    def _trained(self, context: Context, job: "_Job") -> Specialist:
         """Train a specialist, or read it, and put its dustbin right."""
-        names = ", ".join(work.parts.train.class_names[label] for label in job.specialist.classes.tolist())
-        work.say(f"{job.label}: {names}")
-        work.fit(job.label, job.distiller, job.half, training=self.training, seed=job.seed, held_out=job.validation)
+        names = ", ".join(context.parts.train.class_names[label] for label in job.specialist.classes.tolist())
+        context.say(f"{job.label}: {names}")
+        context.fit(job.label, job.distiller, job.half, training=self.training, seed=job.seed, held_out=job.validation)
         job.specialist.shift.fill_(dustbin_shift(job.half.share))
         return job.specialist
 
-    def _student(self, work: "Work", role: str, teacher: Teacher | None = None) -> nn.Module:
+    def _student(self, context: Context, role: str, teacher: Teacher | None = None) -> nn.Module:
         """Train the recipe's student, by default with the recipe's teacher alone."""
-        distiller = Distiller(work.student(), teacher or work.teacher(), work.objective())
-        return work.fit(role, distiller, work.parts.transfer).student
+        distiller = Distiller(context.student(), teacher or context.teacher(), context.objective())
+        return context.fit(role, distiller, context.parts.transfer).student
 
     def _specialists(self, generalist: nn.Module, groups: Sequence[Sequence[int]], classes: int) -> list[Specialist]:
         made = [specialise(generalist, group, full=self.full) for group in groups]
@@ -297,10 +298,8 @@ class Specialists(Scheme):
             )
         return made
 
-    def _generalist(self, shop: "Shop") -> nn.Module:
-        train = shop.parts.train
-        network: nn.Module = shop.recipe.teacher.model.build(train.input_shape, train.classes)
-        return network
+    def _generalist(self, builder: Builder) -> nn.Module:
+        return builder.teacher_network()
 
 
 def _unit(number: int) -> str:

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.data import SampleSet
 from limbeck.errors import InputError
-from limbeck.networks import kept, start_training
+from limbeck.networks import restore_modes, start_training
 from limbeck.outputs import run_model
 from limbeck.training.settings import Training
 
@@ -49,7 +49,7 @@ def _smallest(batch_size: int, size: int, parts: int) -> int:
 def _starved(model: nn.Module, samples: SampleSet) -> str | None:
     """Return the path of a BatchNorm that sees one value of each channel of a sample while training."""
     starved: list[str] = []
-    with kept(model):
+    with restore_modes(model):
         start_training(model)
         learning = {path: module for path, module in model.named_modules() if isinstance(module, _BatchNorm)}
         learning = {path: module for path, module in learning.items() if module.training}

@@ -15,7 +15,7 @@ from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
-from limbeck.networks import kept, networks_of, start_training
+from limbeck.networks import networks_of, restore_modes, start_training
 from limbeck.randomness import derive_seed
 from limbeck.teacher import teacher_weights
 from limbeck.training.batch_norm import check_batches
@@ -193,7 +193,7 @@ def steps(
     with (
         enough_memory(label, distiller, training),
         seeded(seed, rank),
-        kept(distiller, *networks_of(distiller.teacher)),
+        restore_modes(distiller, *networks_of(distiller.teacher)),
         unwrapped(distiller),
         laid_out(distiller, training.memory_format),
         held(folder),

@@ -11,7 +11,7 @@ from limbeck.arguments import checked, checked_fields
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, one_of
-from limbeck.networks import kept, start_training
+from limbeck.networks import restore_modes, start_training
 from limbeck.objective import Objective
 from limbeck.teacher import Teacher
 from limbeck.training.loop import fit
@@ -108,7 +108,7 @@ def _resting(student: nn.Module, stage: Stage) -> Iterator[None]:
         for path, module in modules.items()
         if _inside(path, stage.trainable) or any(_inside(learning, [path]) for learning in stage.trainable or ())
     }
-    with kept(student):
+    with restore_modes(student):
         start_training(student)
         for module in list(student.modules()):
             if id(module) not in busy and module.state_dict():  # dropout between parts that learn goes on

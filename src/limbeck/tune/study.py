@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from limbeck import checks
 from limbeck.config import Recipe
 from limbeck.errors import InputError, NonFiniteLossError, RunError, one_of
-from limbeck.experiment.trials import Bench
+from limbeck.experiment.trials import Trials
 from limbeck.locks import exclusive
 from limbeck.randomness import derive_seed
 from limbeck.runs import RunFolder
@@ -87,7 +87,7 @@ def tune(
     """
     check_study(recipe, space, trials=trials, metric=metric, seeds=seeds, together=together)
     plain = recipe.with_values({"search": {}})
-    bench = Bench.of(plain, folder, say=say, cache=cache)
+    bench = Trials.of(plain, folder, say=say, cache=cache)
     study = _Study(plain, space, folder, metric, seeds)
     study.clear_stale()
     while study.left(trials):
@@ -229,7 +229,7 @@ class _Study:
         counted = self._study.get_trials(deepcopy=False, states=[states.COMPLETE, states.PRUNED, states.RUNNING])
         return len(counted) < trials
 
-    def run_some(self, bench: Bench, together: int, trials: int, watch: Observer, say: Callable[[str], None]) -> None:
+    def run_some(self, bench: Trials, together: int, trials: int, watch: Observer, say: Callable[[str], None]) -> None:
         """Try the next settings, so many at a time at most."""
         with ExitStack() as stack:
             asked: list[_Setting] = []
@@ -254,7 +254,7 @@ class _Study:
         address = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
         return _Setting(trial, values, self.recipe.with_values(values), f"trial-{address}")
 
-    def _try(self, bench: Bench, settings: Sequence[_Setting], watch: Observer, say: Callable[[str], None]) -> None:
+    def _try(self, bench: Trials, settings: Sequence[_Setting], watch: Observer, say: Callable[[str], None]) -> None:
         """Train settings on every seed, each until it drops out, and tell the study what came of it."""
         import optuna
 
@@ -278,7 +278,7 @@ class _Study:
             say(f"{setting.shown}: {figures['errors']:g} held-out errors, nll {figures['nll']:.4f}")
 
     def _attempt(
-        self, bench: Bench, named: Mapping[str, _Setting], seed: int, watch: Observer
+        self, bench: Trials, named: Mapping[str, _Setting], seed: int, watch: Observer
     ) -> Mapping[str, Mapping[str, float] | Exception]:
         """Train settings on a seed, one by its scheme and several on the same batches."""
         import optuna
