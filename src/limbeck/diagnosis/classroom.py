@@ -20,8 +20,8 @@ from limbeck.objective import Objective
 from limbeck.own import require_own
 from limbeck.training import Observer, Progress, Training, attempt_many, load_weights
 from limbeck.training.checkpoints import read_sealed
+from limbeck.training.identity import identity_of
 from limbeck.training.progress import ignore
-from limbeck.training.state import identity
 from limbeck.training.together import SHARED
 from limbeck.training.weights import load_signed, save_signed
 
@@ -222,7 +222,7 @@ class Classroom:
 
     def _identity(self, distiller: Distiller, training: Training, seed: int) -> dict[str, Any]:
         teacher = None if distiller.teacher is None else distiller.teacher.fingerprint()
-        return identity(distiller, self.subject.train, None, training, seed, teacher)
+        return identity_of(distiller, self.subject.train, None, training, seed, teacher=teacher)
 
 
 def _fixed(training: Training, times: int) -> Training:

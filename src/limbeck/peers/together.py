@@ -18,9 +18,9 @@ from limbeck.peers.distiller import PeerDistiller, published_copy
 from limbeck.peers.predictions import Predictions, check_samples
 from limbeck.training import Observer, Result, Training, checkpoints
 from limbeck.training.engine import signals
+from limbeck.training.identity import identity_of
 from limbeck.training.loop import Moment, Turns, steps
 from limbeck.training.progress import ignore
-from limbeck.training.state import identity
 from limbeck.training.turns import Turn
 
 __all__ = ["Peer", "check_predicted", "exchanging", "fit_together", "publications"]
@@ -139,7 +139,7 @@ def _know_each_other(peers: Sequence[Peer], update: str, every: int) -> None:
     for peer in peers:
         peer.distiller.others.origin = ""
     begun = [
-        identity(peer.distiller, peer.train_set, peer.validation, peer.training, peer.seed, None, peer.order)
+        identity_of(peer.distiller, peer.train_set, peer.validation, peer.training, peer.seed, order=peer.order)
         for peer in peers
     ]
     for number, peer in enumerate(peers):

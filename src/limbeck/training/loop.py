@@ -31,6 +31,7 @@ from limbeck.training.engine import (
     undisturbed,
     unwrapped,
 )
+from limbeck.training.identity import identity_of
 from limbeck.training.ledger import Ledger
 from limbeck.training.memory import enough_memory
 from limbeck.training.optimisers import (
@@ -44,7 +45,7 @@ from limbeck.training.optimisers import (
 )
 from limbeck.training.progress import Observer, Pace, ignore
 from limbeck.training.settings import Training
-from limbeck.training.state import Result, Run, held, identity
+from limbeck.training.state import Result, Run, held
 from limbeck.training.weights import check_savable
 
 __all__ = ["Batches", "Moment", "Turns", "batches_of", "fit", "steps"]
@@ -187,7 +188,7 @@ def steps(
     validation = None if validation is None else validation.to(accelerator.device)
     loader = batches_of(train_set, training, seed if order is None else order) if batches is None else batches
     rate = learning_rate(training, loader.steps)
-    known = {} if folder is None else identity(distiller, train_set, validation, training, seed, None, order)
+    known = {} if folder is None else identity_of(distiller, train_set, validation, training, seed, order=order)
     ledger = Ledger(distiller)
 
     with (

@@ -1,11 +1,10 @@
 """The state of one training: everything that must survive an interruption, and where it is kept."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.arguments import checked_fields
-from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
-from limbeck.identity import network_digests
 from limbeck.networks import fill, tensors_of
 from limbeck.ranks import first_does, held_by_first, same_in_all
 from limbeck.records import as_json
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
+from limbeck.training.identity import require_same, short
 from limbeck.training.ledger import Ledger
 from limbeck.training.optimisers import WeightAverage
-from limbeck.training.settings import Training
-from limbeck.training.weights import load_weights, save_weights
+from limbeck.training.weights import RESULT, load_result, save_result
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Result", "Run", "checked_history", "held", "identity"]
-
-_ENDED = "result.json"
+__all__ = ["Result", "Run", "checked_history", "held"]
 
 
 @checked_fields
@@ -42,7 +37,7 @@ class Result:
 
     student: the trained network, with the weights that were kept.  epoch: the one they are of (counted from 1).
     metrics: of the kept weights on the validation set.  history: one entry an epoch.  steps: optimiser steps done.
-    seconds: wall time of this call.
+    seconds: wall time of this call.  along: the student as it was after the epochs that `fit_or_read` was asked for.
     """
 
     student: nn.Module
@@ -51,46 +46,7 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def identity(
-    distiller: Distiller,
-    train_set: SampleSet,
-    validation: SampleSet | None,
-    training: Training,
-    seed: int,
-    teacher: str | None,
-    order: int | None = None,
-) -> dict[str, Any]:
-    """Return what decides the result of a training; it is compared before a training is resumed or read.
-
-    It is taken before anything is built or trained: the student counts with its architecture and its initial weights,
-    the objective with all that it holds.  teacher: its fingerprint.
-    Raises InputError where something of them cannot be read.
-    """
-    settings = asdict(training)
-    for key in ("accumulate", "workers", "checkpoint_seconds"):
-        settings.pop(key)
-    mend = "keep it out of what is trained, or train without a folder"
-    student = network_digests(distiller.student, "student", mend)
-    return {
-        **{f"training.{key}": value for key, value in settings.items()},
-        "seed": seed,
-        **({} if order is None else {"order": order}),
-        "data": train_set.digest(),
-        "validation": None if validation is None else validation.digest(),
-        "teacher": teacher,
-        "objective": {name: repr(term) for name, term in distiller.objective.terms.items()},
-        "objective.content": " ".join(network_digests(distiller.objective, "objective", mend).values()),
-        **{f"student.{key}": value for key, value in student.items()},
-    }
-
-
-_MENDS = {
-    "student.weights": "start from the same weights (build the student under the same torch.manual_seed, or load them)",
-    "student.architecture": "put the student's modules, attributes and code back",
-    "teacher": "put the teacher back",
-}
+    along: dict[int, nn.Module] = field(default_factory=dict)
 
 
 @contextmanager
@@ -105,7 +61,7 @@ def held(folder: str | Path | None) -> Iterator[None]:
     path = Path(folder)
 
     def ended() -> bool:
-        if (path / _ENDED).is_file():
+        if (path / RESULT).is_file():
             return True
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -213,10 +169,10 @@ class Run:
 
         at: the step of the checkpoint to go on from instead, 0 for none; newer ones are deleted.
         """
-        self._identity = self.agree(json.loads(json.dumps(wanted)))  # the first process's weights are everyone's
+        self._identity = self.agree(dict(wanted))  # the first process's weights are everyone's
         if self.folder is None:
             return
-        ended = self.folder / _ENDED
+        ended = self.folder / RESULT
         if ended.is_file():
             self._read_result(ended)
             return
@@ -229,7 +185,7 @@ class Run:
             return
         tensors, state = checkpoints.read(newest)
         try:
-            self._compare(state["identity"], newest)
+            require_same(state["identity"], self._identity, newest)
             self._restore(tensors, state)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             line = (str(error).splitlines() or [""])[0]
@@ -333,17 +289,14 @@ class Run:
         return Result(student, epoch, self.step, metrics, self.history, seconds)
 
     def _write_result(self, folder: Path) -> None:
-        weights = folder / "student.safetensors"
+        ended = {
+            "identity": self._identity,
+            "progress": [self.epoch, self.batch, self.step, self.stale],
+            "best": [self.best_epoch, *self.best_score],
+            "history": self.history,
+        }
         with self._writing("the result"):
-            save_weights(self.distiller.student, weights)
-            ended = {
-                "identity": self._identity,
-                "progress": [self.epoch, self.batch, self.step, self.stale],
-                "best": [self.best_epoch, *self.best_score],
-                "history": self.history,
-                "weights_sha256": checkpoints.digest(weights),
-            }
-            checkpoints.write_sealed(folder / _ENDED, ended)
+            save_result(self.distiller.student, folder, ended)
         checkpoints.remove(folder / "checkpoints")
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -364,9 +317,8 @@ class Run:
 
     def _read_result(self, path: Path) -> None:
         ended = checkpoints.read_sealed(path)
-        weights = path.with_name("student.safetensors")
         try:
-            self._compare(ended["identity"], path)
+            require_same(ended["identity"], self._identity, path)
             self.history = checked_history(ended["history"])
             self.epoch, self.batch, self.step, self.stale = _whole(ended["progress"], 4)
             self.best_epoch, self.best_score = _whole(ended["best"][:1], 1)[0], _score(ended["best"][1:])
@@ -374,26 +326,10 @@ class Run:
                 raise ValueError(f"the best epoch is {self.best_epoch} of {len(self.history)}")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"'{path}' is damaged ({error!r}); delete it to start again") from None
-        if weights.is_file() and checkpoints.digest(weights) != ended.get("weights_sha256"):
-            raise CheckpointError(f"'{weights}' is damaged (wrong checksum); delete '{path.name}' to train again")
-        load_weights(self.distiller.student, weights)
+        load_result(self.distiller.student, path.parent, ended)
         if self.accelerator.is_main_process:  # a process that was killed right after its result may have left some
             checkpoints.remove(path.with_name("checkpoints"))
         self.finished = True
-
-    def _compare(self, found: Mapping[str, Any], where: Path) -> None:
-        """Refuse what is of another training.  A setting that was not there yet when it began had its default."""
-        settings = json.loads(json.dumps(asdict(Training())))
-        for key in [*self._identity, *(key for key in found if key not in self._identity)]:
-            usual, value = settings.get(key.removeprefix("training.")), self._identity.get(key)
-            before = found.get(key, usual)
-            if isinstance(before, dict) and isinstance(usual, dict):
-                before = {**usual, **before}
-            if before != value:
-                raise RunError(
-                    f"resume: '{where}' is of another training: {key} was {_short(before)},"
-                    f" is {_short(value)}; name another folder or {_MENDS.get(key, f'put {key} back')}"
-                )
 
     def _write_metrics(self) -> None:
         if self.folder is not None:
@@ -463,15 +399,15 @@ def checked_history(history: Any) -> list[dict[str, Any]]:
 
 def _whole(values: Any, count: int) -> list[int]:
     if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"found {_short(values)}, expected {count} whole numbers")
+        raise ValueError(f"found {short(values)}, expected {count} whole numbers")
     if any(isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53 for value in values):
-        raise ValueError(f"found {_short(values)}, expected whole numbers from 0 on")
+        raise ValueError(f"found {short(values)}, expected whole numbers from 0 on")
     return values
 
 
 def _score(values: Any) -> tuple[float, float]:
     if not isinstance(values, list) or len(values) != 2 or not all(map(_is_figure, values)):
-        raise ValueError(f"found {_short(values)}, expected two numbers")
+        raise ValueError(f"found {short(values)}, expected two numbers")
     errors, nll = (math.inf if value is None else value for value in values)
     return errors, nll  # as they are: a whole number stays one in what is written next
 
@@ -486,8 +422,3 @@ def _is_number(value: Any) -> bool:
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

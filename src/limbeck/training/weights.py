@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,15 +16,21 @@ from limbeck.networks import ALIASES, alias_metadata, canonical_path, distinct, 
 from limbeck.training.checkpoints import digest, load_tensors, read_sealed, save_tensors, sync, write_sealed
 
 __all__ = [
+    "RESULT",
+    "STUDENT",
     "check_savable",
     "is_signed",
+    "load_result",
     "load_signed",
     "load_weights",
+    "save_result",
     "save_signed",
     "save_weights",
     "with_aliases",
 ]
 
+RESULT, STUDENT = "result.json", "student.safetensors"
+"""The files of a training that has ended: what came out, and the weights."""
 _TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state holds beside its student
 
 
@@ -107,6 +114,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
         )
     _require_numbers(model, loaded, path)
     model.load_state_dict(loaded)
+
+
+def save_result(model: nn.Module, folder: Path, content: Mapping[str, Any]) -> None:
+    """Write a model's weights into a folder, and then what they are the result of, with the weights' digest."""
+    save_weights(model, folder / STUDENT)
+    write_sealed(folder / RESULT, {**content, "weights_sha256": digest(folder / STUDENT)})
+
+
+def load_result(model: nn.Module, folder: Path, content: Mapping[str, Any]) -> None:
+    """Fill a model with the weights of a folder; CheckpointError where they are not those of its result, `content`."""
+    weights = folder / STUDENT
+    if weights.is_file() and digest(weights) != content.get("weights_sha256"):
+        raise CheckpointError(f"'{weights}' is damaged (wrong checksum); delete '{RESULT}' to train again")
+    load_weights(model, weights)
 
 
 def save_signed(model: nn.Module, path: Path) -> None:
