@@ -21,7 +21,7 @@ from limbeck.objective import Objective
 from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.model import state_digest
 from limbeck.terms import LogitMatching
-from limbeck.training import Stage, Training, checkpoints, fit, fit_stages, state
+from limbeck.training import Stage, Training, checkpoints, fit, fit_stages, weights
 from small_resume import SAMPLES, SETTINGS, Crash, Tripwire, crash, ended, networks, once, run, sha256
 
 # Python 3.12 warns of any fork in a process with threads; these children only compute and end.
@@ -141,7 +141,7 @@ def test_broken_while_the_result_is_written(tmp_path, monkeypatch, where, uninte
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(state if where == "save_weights" else checkpoints, where, broken)
+        patch.setattr(weights if where == "save_weights" else checkpoints, where, broken)
         with pytest.raises(Crash):
             run(tmp_path)
     assert same(tmp_path, "everything", run(tmp_path), uninterrupted)

@@ -191,7 +191,7 @@ def killed_between_peers(tmp_path, monkeypatch):
 
         monkeypatch.setattr(context, "fit_together", often)
         monkeypatch.setattr(checkpoints, "write", counting(checkpoints.write))
-        monkeypatch.setattr(checkpoints, "write_sealed", counting(checkpoints.write_sealed))
+        monkeypatch.setattr("limbeck.training.weights.write_sealed", counting(checkpoints.write_sealed))
         for _ in range(50):
             try:
                 distil(recipe, folder, cache=tmp_path / "cache")

@@ -301,6 +301,24 @@ def test_what_is_the_same_has_one_digest(name):
         assert weights_digest(first()) == weights_digest(second())
 
 
+def test_a_function_is_the_same_before_and_after_what_it_imports_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "loaded_late.py").write_text("from torch import nn\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("colorsys", "loaded_late"):  # of a library, and a user's own
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        late = importing(name)
+        before = content_digest(late)
+        __import__(name)
+        assert name in sys.modules
+        assert content_digest(late) == before
+
+
+def importing(name: str) -> Callable[[], Any]:
+    known: dict[str, Any] = {}
+    exec(f"def late():\n    import {name}\n    return {name}\n", known)
+    return known["late"]
+
+
 @pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
 def test_a_training_is_known_by_the_hooks_of_its_parameters(register):
     def scaled(by: float) -> str:

@@ -369,7 +369,7 @@ def interrupted(monkeypatch, at, train):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write", counting(checkpoints.write, False))
-        patch.setattr(checkpoints, "write_sealed", counting(checkpoints.write_sealed, True))
+        patch.setattr("limbeck.training.weights.write_sealed", counting(checkpoints.write_sealed, True))
         with contextlib.suppress(Killed):
             train()
     return results

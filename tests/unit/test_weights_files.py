@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limbeck import methods
-from limbeck.data import Augment, TensorSet
+from limbeck.data import TensorSet
 from limbeck.distiller import Distiller
-from limbeck.errors import CheckpointError, ModelError, RunError
+from limbeck.errors import CheckpointError, ModelError
 from limbeck.records import sealed
 from limbeck.teachers.model import state_digest
 from limbeck.training import checkpoints as kept
@@ -244,20 +244,6 @@ def test_a_result_without_a_checksum_is_refused(tmp_path, key):
 
 def without_seal(content: dict) -> dict:
     return {key: value for key, value in content.items() if key != "sha256"}
-
-
-def test_a_setting_that_a_result_does_not_know_yet_had_its_default(tmp_path):
-    first = train(tmp_path)
-    ended = json.loads((tmp_path / "result.json").read_text())
-    del ended["identity"]["training.clip"], ended["identity"]["training.augment"]["noise"]
-    (tmp_path / "result.json").write_text(json.dumps(sealed(without_seal(ended))))
-    assert state_digest(train(tmp_path).student) == state_digest(first.student)
-    with pytest.raises(RunError, match=r"is of another training: training.clip was null, is 1.0"):
-        train(tmp_path, clip=1.0)
-    with pytest.raises(RunError, match=r"is of another training: training.augment was "):
-        train(tmp_path, augment=Augment(noise=0.5))
-    with pytest.raises(RunError, match=r"is of another training: training.epochs was 2, is 30"):
-        train(tmp_path, epochs=30)
 
 
 def test_no_bit_of_a_result_can_flip_unnoticed(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.identity.modules import PREFIX
-from limbeck.identity.sources import code_identity, is_library
+from limbeck.identity.sources import code_identity, is_editable, is_library
 
 if TYPE_CHECKING:
     from limbeck.identity.content import Reader
@@ -81,11 +81,16 @@ def _function(value: types.FunctionType, reader: "Reader") -> str:
     told += [f"{name} {reader.read(known[name], f'.{name}')}" for name in sorted(read) if name in known]
     for name in sorted(imported):
         loaded = sys.modules.get(_inside(known, name))
-        unseen = f"module {code_identity(name, Path(code.co_filename).parent)}" if loaded is None else None
+        unseen = _not_loaded(name, Path(code.co_filename).parent) if loaded is None else None
         told.append(f"{name} {unseen or described(loaded, reader)}")
     if value.__dict__:
         told.append(reader.named(value.__dict__))
     return " ".join(told)
+
+
+def _not_loaded(name: str, folder: Path) -> str:
+    """Describe a module as `_module` will once it is loaded."""
+    return f"module {code_identity(name, folder) if is_editable(name, folder) else name}"
 
 
 def _inside(known: dict[str, Any], name: str) -> str:

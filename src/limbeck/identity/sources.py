@@ -12,7 +12,7 @@ from pathlib import Path
 
 from limbeck.errors import ModelError
 
-__all__ = ["code_identity", "is_library", "is_local", "look_again"]
+__all__ = ["code_identity", "is_editable", "is_library", "is_local", "look_again"]
 
 _OWN = Path(__file__).resolve().parents[1]
 _LIBRARIES = ("site-packages", "dist-packages")
@@ -47,6 +47,15 @@ def code_identity(factory: str, folder: Path) -> dict[str, str]:
         if path.suffix == ".py":
             waiting += _imported(content, name, path, folder)
     return dict(sorted(files.items()))
+
+
+def is_editable(module: str, folder: Path) -> bool:
+    """Return whether a module has files that a user can edit, and is of no installed package.
+
+    >>> is_editable("json.decoder", Path())
+    False
+    """
+    return next(_files(module, folder), None) is not None
 
 
 def look_again(folder: Path) -> None:
