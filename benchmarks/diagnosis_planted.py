@@ -106,7 +106,7 @@ def score(name: str, case: str, seed: int) -> dict[str, Any]:
         "case": case,
         "seed": seed,
         "found": [finding.cause for finding in found.findings],
-        "signs": found.signs.as_dict(),
+        "signs": asdict(found.signs),
         "limit": found.capacity.limit,
         "seconds": round(time.perf_counter() - began, 2),
     }

@@ -1,36 +1,66 @@
-"""JSON that limbeck writes: valid everywhere, and with a checksum of itself wherever it is read back."""
+"""JSON that limbeck writes: valid everywhere, and what is read back is sealed and goes into the class that wrote it."""
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeVar
 
-__all__ = ["as_json", "finite", "sealed", "unsealed"]
+__all__ = ["Figure", "as_json", "plain_values", "read_as", "sealed", "unsealed"]
+
+T = TypeVar("T")
 
 _SEAL = "sha256"
 
 
-def finite(value: Any) -> Any:
-    """Return plain values with None in place of what is not finite, which JSON has no word for.
+class _NullIsNan:
+    """Tells pydantic that a number may be null in JSON, which has no word for what is not finite."""
 
-    >>> finite({"nll": float("inf"), "errors": [3, float("nan")]})
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(
+            lambda value: math.nan if value is None else value, handler(source)
+        )
+
+
+Figure = Annotated[float, _NullIsNan()]
+"""A number that is read back as NaN if it was not finite."""
+
+
+def plain_values(value: Any) -> Any:
+    """Return a value as JSON holds it: a dataclass by its fields, or by its `as_dict`, which adds to them.
+
+    Keys become text, sequences lists, and what is not finite None, since JSON has no word for it.
+
+    >>> plain_values({"nll": float("inf"), "errors": (3, float("nan"))})
     {'nll': None, 'errors': [3, None]}
     """
+    if is_dataclass(value) and not isinstance(value, type):
+        told = getattr(value, "as_dict", None)
+        value = told() if told else {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [plain_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(content: Any, *, indent: int | None = 1) -> str:
-    """Return plain values as JSON that every reader accepts; what is not finite is null.
+    """Return what `plain_values` makes of something as JSON that every reader accepts.
 
     >>> as_json({"nll": float("nan")}, indent=None)
     '{"nll": null}'
     """
-    return json.dumps(finite(content), indent=indent, allow_nan=False)
+    return json.dumps(plain_values(content), indent=indent, allow_nan=False)
+
+
+def read_as(kind: type[T], content: Mapping[str, Any]) -> T:
+    """Return the dataclass that `plain_values` was given; ValueError with the first field that does not fit."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def finished(root: Path, name: str, data: dict[str, Any], **more: Any) -> Path:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = finished(tmp_path_factory.mktemp("digits"), "digits", {"kind": "digits"}, seeds=[0, 1], summary="two seeds")
     subject = replace(subject_of_run(FinishedRun.read(run)), training=Training(epochs=1))
-    keep(diagnose(subject, seeds=(0, 1), search=False).as_dict(), run)
+    keep(diagnose(subject, seeds=(0, 1), search=False), run)
     return run
 
 

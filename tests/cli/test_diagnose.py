@@ -71,7 +71,7 @@ def test_asking_again_reads_what_was_trained(limbeck, run):
     other = json.loads(limbeck("diagnose", run, "--seeds", 1, "--no-search", "--json").out)
     assert not other["settings"]["search"]
     assert other["file"] == str(run / "diagnosis-2.json")
-    assert newest(run)["attribution"]["seeds"] == 1
+    assert newest(run).attribution.seeds == 1
     assert json.loads((run / "diagnosis.json").read_text())["attribution"] is None
 
 

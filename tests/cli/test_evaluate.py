@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -87,9 +88,9 @@ def test_every_figure_is_that_of_the_models_themselves(limbeck, runs):
             assert given["nll"] == pytest.approx(expected.nll)
             if role != "teacher":
                 near = fidelity(predict(model, samples), predict(teacher, samples), samples.labels)
-                assert entry["fidelity"][name] == pytest.approx(near.as_dict())
+                assert entry["fidelity"][name] == pytest.approx(asdict(near))
         fitted = fit_temperature(predict(model, parts.held_out), parts.held_out.labels)
-        assert entry["temperature"] == pytest.approx(fitted.as_dict())
+        assert entry["temperature"] == pytest.approx(asdict(fitted))
         scaled = measure(predict(model, parts.test).double() / fitted.temperature, parts.test.labels)
         assert entry["scaled"]["nll"] == pytest.approx(scaled.nll)
         wrong = torch.where(predict(model, parts.test).argmax(1) != parts.test.labels)[0]

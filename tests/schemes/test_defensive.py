@@ -12,6 +12,7 @@ from limbeck.errors import DataError, InputError, ModelError, RecipeError
 from limbeck.evaluation import fgsm, robustness, value_range
 from limbeck.losses import cross_entropy
 from limbeck.outputs import Outputs
+from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
 from limbeck.schemes.defensive import LabelsAtTemperature
 
@@ -196,7 +197,7 @@ def test_a_recipe_gives_the_claim_and_its_caveat(tiny, tmp_path, killed_everywhe
     assert [[point["epsilon"] for point in points] for points in found.values()] == [[0.05, 0.2]] * 4
     run = FinishedRun.read(folder.path)
     again = robustness(run.model("distilled", 0), run.parts.test, [0.05, 0.2], temperature=20.0)
-    assert [point.as_dict() for point in again] == found["distilled, logits divided by T"]
+    assert plain_values(again) == found["distilled, logits divided by T"]
     assert len(outcome.notes) == 4
     hot = run.model("hot_teacher", 0)
     inputs = run.parts.test.batch(torch.arange(50), augment=None, seed=0, view=0).inputs
@@ -217,7 +218,7 @@ def test_the_student_alone_at_equal_compute_is_attacked_too(tiny, tmp_path):
     outcome = command(recipe, folder, quiet=True)
     run = FinishedRun.read(folder.path)
     longer = robustness(run.model("alone_budget", 0), run.parts.test, [0.05, 0.2])
-    assert outcome.figures[0]["alone, equal compute"] == [point.as_dict() for point in longer]
+    assert outcome.figures[0]["alone, equal compute"] == plain_values(longer)
     assert any(note.startswith("Under attack, alone, equal compute: ") for note in outcome.notes)
 
 

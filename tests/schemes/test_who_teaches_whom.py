@@ -18,6 +18,7 @@ from limbeck.experiment.teacher import train_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.models import mlp
 from limbeck.models.layers import DEEPEST, WithExits
+from limbeck.records import plain_values
 from limbeck.schemes.early_stopping import Ending, EndingDistiller, ending_objective
 from limbeck.schemes.own_teacher import OwnTeacher
 from limbeck.schemes.specialists import Grouping
@@ -156,7 +157,7 @@ def test_the_claim_of_defensive_distillation_is_attacked_at_temperature_1(tiny):
         "distilled, logits divided by T": attack(distilled, temperature=3000.0),
         "distilled, attacked through the student alone": attack(distilled, attacked=alone),
     }.items():
-        assert found[name] == [point.as_dict() for point in wanted], name
+        assert found[name] == plain_values(wanted), name
     assert found["distilled"][0]["still"] > 0.5 > found["distilled, logits divided by T"][0]["still"]
 
 

@@ -90,7 +90,7 @@ def test_arms_may_be_missing():
     some = {name: correct[name] for name in ("hard", "ls", "pt", "kd")}
     found = attribute(some, left_out={"sim": "why"})
     assert [each.name for each in found.effects] == ["smoothing", "rescaling", "whole"]
-    assert found.as_dict()["left_out"] == {"sim": "why"}
+    assert found.left_out == {"sim": "why"}
     assert found.effect("relations") is None
     assert found.seeds, found.examples == (4, 400)
 

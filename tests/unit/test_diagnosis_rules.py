@@ -14,6 +14,7 @@ from limbeck.diagnosis.signs import Signs
 from limbeck.diagnosis.tail import tail_curve, temperature_for
 from limbeck.diagnosis.thresholds import THRESHOLDS
 from limbeck.evaluation import Fidelity
+from limbeck.records import plain_values
 
 HEALTHY = Signs(
     classes=10,
@@ -60,7 +61,7 @@ def test_what_holds_the_student_back(student, longer, larger, limit):
     found = judge_capacity(student, longer, larger)
     assert found.limit == limit
     assert found.reason
-    assert found.as_dict()["fits"][0]["train"]["agreement"] == student.train.agreement
+    assert plain_values(found)["fits"][0]["train"]["agreement"] == student.train.agreement
 
 
 # -------------------------------------------------------------------------------------------------------------- causes

@@ -20,6 +20,7 @@ from limbeck.diagnosis.thresholds import THRESHOLDS
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import Fidelity
+from limbeck.records import plain_values
 from limbeck.training import Training, fit
 from planted import Strengths, plant
 
@@ -176,7 +177,7 @@ def test_a_diagnosis_with_a_search_measures_the_chosen_settings(subject, tmp_pat
     assert arms == list(found.attribution.accuracies)
     assert found.settings["search"]
     assert found.trainings == len(arms) * (CANDIDATES + 1) + 3  # the chosen ones of the first seed are known
-    assert found.as_dict()["chosen"]["hard"]["temperature"] is None
+    assert plain_values(found)["chosen"]["hard"]["temperature"] is None
     room = Classroom(subject, ask(subject))
     for arm in ("hard", "kd"):
         lesson = settled(room, arms).arms.lesson(arm, found.chosen[arm], 1, early=False)

@@ -10,13 +10,14 @@ from limbeck import methods
 from limbeck.data import TensorSet
 from limbeck.diagnosis.causes import CAUSES
 from limbeck.diagnosis.classroom import Classroom
-from limbeck.diagnosis.diagnosing import diagnose
+from limbeck.diagnosis.diagnosing import Diagnosis, diagnose
 from limbeck.diagnosis.examining import examine
 from limbeck.diagnosis.gradient import nearness, rescaling
 from limbeck.diagnosis.relations import other_classes
 from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.subject import ask
 from limbeck.errors import DataError, InputError
+from limbeck.records import plain_values, read_as
 from limbeck.training import Training
 from planted import PLANTED, Shuffled, Strengths, plant
 
@@ -207,19 +208,20 @@ def test_an_overfitted_teacher_knows_its_training_set(samples):
 def test_the_whole_diagnosis(samples, tmp_path):
     subject = replace(plant("healthy", samples, 0, SHORT), groups=samples.groups)
     found = diagnose(subject, seeds=(0, 1), search=False, root=tmp_path)
-    content = found.as_dict()
+    content = plain_values(found)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert plain_values(read_as(Diagnosis, content)) == content
     arms = 7 if found.matching.tau is not None else 5
     assert found.trainings == 2 * arms + 3
     assert [each.name for each in found.attribution.effects][-1] == "whole"
     assert [each.when for each in found.rescaling] == ["early", "late"]
     assert found.rescaling[0].spearman > 0
-    assert found.teacher.given.p_value < 0.2
+    assert found.teacher.given_blocks.p_value < 0.2
     assert found.teacher.order == (0, 1, 2, 3, 4, 5)
     assert set(found.nearness) == set(found.attribution.accuracies)
     assert found.answer("target").question == "target"
     again = diagnose(subject, seeds=(0, 1), search=False, root=tmp_path)
-    assert again.as_dict() | {"seconds": 0} == content | {"seconds": 0}
+    assert plain_values(again) | {"seconds": 0} == content | {"seconds": 0}
     assert again.seconds < found.seconds
 
 

@@ -1,11 +1,13 @@
 """The diagnosis on the report's page: what it shows, that names are text, and what is damaged is left out."""
 
 import json
+from dataclasses import asdict
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
+from limbeck.diagnosis.thresholds import THRESHOLDS
 from limbeck.errors import RunError
 from limbeck.records import sealed
 from limbeck.report import build_diagnosed, svg
@@ -35,7 +37,7 @@ def sure(**changed):
 
 
 def content(**changed):
-    near = {"agreement": 0.9, "kl": 0.1}
+    near = {"examples": 40, "agreement": 0.9, "kl": 0.1, "teacher_wrong": 4, "agreement_where_wrong": None}
     matrix = [[1.0, 0.4, -0.2], [0.4, 1.0, None], [-0.2, None, 1.0]]
     effect = {
         "name": "smoothing",
@@ -43,14 +45,18 @@ def content(**changed):
         "over_examples": {"value": 0.01, "low": 0.005, "high": 0.02},
         "detectable": 0.003,
         "found": True,
-        "verdict": "smoothing: +1.00 points, it helps",
+        "verdict": "as it is in the file",
     }
+    beside = {"margin": 4.0, "spread": 1.0, "evenness": None, "tightness": 0.1, "epsilon": 0.1}
+    signs = dict.fromkeys(("accuracy", "train_accuracy", "overconfidence", "epsilon", "correlation_spread"), 0.5)
+    signs |= {"evenness": None, "tightness": 0.1, "student_accuracy": 0.8, "classes": 3, "limit": "capacity"}
+    unknown = dict.fromkeys(("temperature", "reliability", "class_share", "seconded", "seconded_classes"))
     fit = {"epochs": 3, "parameters": 10, "train": near, "held_out": near, "accuracy": 0.9}
     return {
         "format": 1,
         "name": "tiny",
         "class_names": [HOSTILE, "b & c", "d"],
-        "settings": {"held_out": 40},
+        "settings": {"held_out": 40, "search": False, "about": []},
         "findings": [{"cause": "smoothed_teacher", "said": "It was smoothed.", "evidence": "its margin says so"}],
         "advice": [
             {"question": "target", "value": "pt", "said": "Teach pt.", "evidence": HOSTILE, "confidence": "measured"}
@@ -78,13 +84,21 @@ def content(**changed):
             }
             for when in ("early", "late")
         ],
+        "matching": {"confidence": 0.8, "epsilon": 0.3, "tau": None},
+        "chosen": {},
+        "signs": {**signs, **unknown},
+        "tail": {"1": 0.5},
+        "thresholds": asdict(THRESHOLDS),
+        "reused": 0,
         "nearness": {"kd": {"mean": 0.4, "half_width": None, "n": 1}},
         "teacher": {
             "train": sure(),
             "held_out": sure(),
+            "beside_the_label": {**beside, "reliability": None, "class_share": None},
             "correlation_low": matrix,
             "correlation_high": matrix,
             "cosines": None,
+            "spread_of_cosines": None,
             "given_blocks": {"groups": [0, 0, 1], "within": 0.4, "between": 0.0, "score": 2.0, "p_value": 0.01},
             "found_blocks": None,
             "stability_of_blocks": None,
@@ -112,7 +126,7 @@ def charts(section):
 def test_everything_that_was_found_is_shown(folder):
     found = diagnosis_section(folder())
     assert found.findings == [("It was smoothed.", "its margin says so")]
-    assert found.verdicts == ["smoothing: +1.00 points, it helps", "sim is left out: no linear layer"]
+    assert found.verdicts == ["smoothing: +1.00 points [+0.50, +2.00], it helps", "sim is left out: no linear layer"]
     drawn = charts(found)
     assert set(drawn) == {
         "effects",
@@ -148,8 +162,8 @@ def test_it_is_told_how_settings_were_chosen_what_was_reused_and_who_was_diagnos
     assert ", of which 2 are the run's own; the test set was not read" in found.told
     assert found.about == [f"Not the student of {HOSTILE}."]
     assert "Not the student of &lt;script&gt;" in build_diagnosed(where).read_text(encoding="utf-8")
-    older = diagnosis_section(folder())  # of before there was a search
-    assert "5 settings" not in {chart.key: note for chart, note in older.charts}["targets"]
+    unsearched = diagnosis_section(folder())
+    assert "5 settings" not in {chart.key: note for chart, note in unsearched.charts}["targets"]
 
 
 def test_the_weights_of_a_sure_teachers_examples_are_spread_over_the_axis(folder):
@@ -191,7 +205,7 @@ def test_a_folder_without_one_has_none(tmp_path):
     [
         {"advice": [{"question": "target"}]},
         {"capacity": {"limit": "x", "reason": "", "fits": []}},
-        {"teacher": {**content()["teacher"], "held_out": sure(histogram=[1.0])}},
+        {"teacher": {**content()["teacher"], "held_out": sure(histogram="many")}},
         {"findings": ["text"]},
         {"format": 2},
     ],

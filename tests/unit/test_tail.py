@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from limbeck.errors import InputError
 from limbeck.evaluation import class_gains, tail_gains
+from limbeck.records import plain_values
 
 
 def drawn(seed: int, seeds: int, size: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,10 +64,9 @@ def test_of_even_classes_none_is_rare():
 
 
 def test_it_can_be_written_as_json():
-    import json
 
     first, second, labels = drawn(0, 1, 30, 2)
-    told = json.loads(json.dumps(tail_gains(first, second, labels, [9, 1]).as_dict()))
+    told = plain_values(tail_gains(first, second, labels, [9, 1]))
     assert told["rare"] == [1]
     assert set(told["on_rare"]) == {"examples", "first", "second", "gained", "harmed", "difference"}
     assert tail_gains(first, second, labels, [1, 1]).as_dict()["on_rare"] is None

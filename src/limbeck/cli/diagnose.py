@@ -51,6 +51,7 @@ def diagnose(
     from limbeck.diagnosis.recipes import seeds_of, subject_of_recipe, subject_of_run
     from limbeck.errors import InputError, Interrupted
     from limbeck.own import require_own
+    from limbeck.records import plain_values
     from limbeck.report import build_diagnosed
     from limbeck.results.diagnoses import keep
     from limbeck.results.finished import FinishedRun
@@ -87,9 +88,9 @@ def diagnose(
             )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on", signal.SIGINT) from None
-    path = keep(found.as_dict(), folder, again=command("limbeck", *sys.argv[1:]))
+    path = keep(found, folder, again=command("limbeck", *sys.argv[1:]))
     if as_json:
-        show_json({"run": str(folder), "file": str(path), **found.as_dict()})
+        show_json({"run": str(folder), "file": str(path), **plain_values(found)})
     else:
         with copied():
             show_diagnosis(found)

@@ -1,7 +1,7 @@
 """What to do: one small rule a question, each with its evidence and how much it can be relied on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from limbeck.diagnosis.attribution import Attribution, Effect
@@ -30,10 +30,6 @@ class Advice:
     said: str
     evidence: str
     confidence: Confidence
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,10 +41,6 @@ class Matching:
     confidence: float
     epsilon: float
     tau: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 def match(answers: Answers, temperature: float) -> Matching:

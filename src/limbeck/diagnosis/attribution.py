@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,8 +53,8 @@ class Effect:
     found: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
+        """Return the fields and the verdict."""
+        return {**vars(self), "verdict": self.verdict()}
 
     def verdict(self) -> str:
         """Return in plain words what may be said of the effect.
@@ -93,16 +93,6 @@ class Attribution:
     def effect(self, name: str) -> Effect | None:
         """Return an effect by name; None where an arm of it was left out."""
         return next((each for each in self.effects if each.name == name), None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return {
-            "examples": self.examples,
-            "seeds": self.seeds,
-            "accuracies": {name: asdict(value) for name, value in self.accuracies.items()},
-            "effects": [each.as_dict() | {"verdict": each.verdict()} for each in self.effects],
-            "left_out": dict(self.left_out),
-        }
 
 
 def attribute(correct: Mapping[str, Tensor], *, left_out: Mapping[str, str] | None = None) -> Attribution:

@@ -1,8 +1,8 @@
 """Whether classes form blocks: groups whose members resemble each other more than they resemble the rest."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -35,10 +35,6 @@ class Blocks:
     between: float
     score: float
     p_value: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 def blocks(matrix: Tensor, groups: Sequence[int], *, permutations: int = 999, seed: int = 0) -> Blocks:

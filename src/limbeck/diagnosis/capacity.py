@@ -1,7 +1,7 @@
 """Whether a student is held back by its capacity, by its training, by its teacher or by its data."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import Fidelity
@@ -30,10 +30,6 @@ class Fit:
         """Share of the training examples on which it differs from the teacher."""
         return 1.0 - self.train.agreement
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self) | {"train": self.train.as_dict(), "held_out": self.held_out.as_dict()}
-
 
 @dataclass(frozen=True)
 class Capacity:
@@ -42,10 +38,6 @@ class Capacity:
     limit: Limit
     fits: tuple[Fit, ...]
     reason: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return {"limit": self.limit, "reason": self.reason, "fits": [fit.as_dict() for fit in self.fits]}
 
 
 def asks_longer(student: Fit, *, thresholds: Thresholds = THRESHOLDS) -> bool:

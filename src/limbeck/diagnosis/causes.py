@@ -1,8 +1,7 @@
 """What is wrong, if anything: one small rule a cause, each a function of the signs and the thresholds."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from limbeck.diagnosis.signs import Signs
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
@@ -20,10 +19,6 @@ class Finding:
     cause: str
     said: str
     evidence: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 Rule = Callable[[Signs, Thresholds], str | None]

@@ -1,14 +1,14 @@
 """How sure a teacher is: of the true class, at several temperatures, and compared with how often it is right."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from limbeck.evaluation import Temperature, fit_temperature, reliability, score
 from limbeck.losses import soften
+from limbeck.records import Figure
 
 __all__ = ["QUANTILES", "Confidence", "confidence", "entropy"]
 
@@ -30,19 +30,15 @@ class Confidence:
 
     examples: int
     accuracy: float
-    nll: float
+    nll: Figure
     true_class: tuple[float, ...]
     mean: float
-    skewness: float
+    skewness: Figure
     histogram: tuple[float, ...]
     overconfidence: float
     ece: float
     temperature: float | None
     entropies: tuple[tuple[float, float], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,18 @@ from limbeck.diagnosis.tail import tail_curve, temperature_for
 from limbeck.diagnosis.teacher import TeacherFacts, look_at_teacher
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import Interval, t_interval
-from limbeck.records import finite
-from limbeck.results.diagnoses import FORMAT
 from limbeck.training import Observer
 from limbeck.training.progress import ignore
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["FORMAT", "Diagnosis", "diagnose"]
+
+FORMAT = 1
+"""Of a diagnosis that is written; raised whenever its keys change their meaning."""
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Diagnosis:
     """Everything that was found out.
 
@@ -62,38 +63,11 @@ class Diagnosis:
     trainings: int
     reused: int
     seconds: float
+    format: int = FORMAT
 
     def answer(self, question: str) -> Advice:
         """Return the advice on a question."""
         return next(each for each in self.advice if each.question == question)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; what is not finite is None."""
-        content: dict[str, Any] = finite(self._content())
-        return content
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "class_names": list(self.class_names),
-            "settings": dict(self.settings),
-            "findings": [finding.as_dict() for finding in self.findings],
-            "advice": [each.as_dict() for each in self.advice],
-            "attribution": None if self.attribution is None else self.attribution.as_dict(),
-            "matching": self.matching.as_dict(),
-            "chosen": {arm: setting.as_dict() for arm, setting in self.chosen.items()},
-            "signs": self.signs.as_dict(),
-            "capacity": self.capacity.as_dict(),
-            "rescaling": [each.as_dict() for each in self.rescaling],
-            "nearness": {name: asdict(value) for name, value in self.nearness.items()},
-            "tail": {str(k): value for k, value in self.tail.items()},
-            "teacher": self.teacher.as_dict(),
-            "thresholds": asdict(self.thresholds),
-            "trainings": self.trainings,
-            "reused": self.reused,
-            "seconds": self.seconds,
-        }
 
 
 def diagnose(

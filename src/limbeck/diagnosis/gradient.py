@@ -1,7 +1,6 @@
 """What distillation did to the gradient of a trained student, early and late, and where it put the wrong classes."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.subject import Answers, Subject
 from limbeck.networks import evaluating
 from limbeck.outputs import Tap, run_model
+from limbeck.records import Figure
 
 __all__ = ["Rescaling", "nearness", "rescaling"]
 
@@ -32,15 +32,11 @@ class Rescaling:
     """
 
     when: str
-    quantiles: tuple[float, float, float]
+    quantiles: tuple[Figure, Figure, Figure]
     reversed: float
     pearson: float | None
     spearman: float | None
-    curve: tuple[tuple[float, float, int], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
+    curve: tuple[tuple[Figure, Figure, int], ...]
 
 
 def rescaling(when: str, student: Tensor, answers: Answers, subject: Subject) -> Rescaling:

@@ -1,8 +1,7 @@
 """What a teacher says of the classes that are not the label: how classes relate, and whether that can be believed."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from limbeck.errors import InputError
 from limbeck.losses import soften
 from limbeck.losses.reduction import check_labels
 from limbeck.randomness import permutation
+from limbeck.records import Figure
 
 __all__ = [
     "OtherClasses",
@@ -73,16 +73,12 @@ class OtherClasses:
     """
 
     margin: float
-    spread: float
-    evenness: float
-    tightness: float
+    spread: Figure
+    evenness: Figure
+    tightness: Figure
     epsilon: float
     reliability: float | None
     class_share: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 def other_classes(logits: Tensor, labels: Tensor, *, seed: int = 0) -> OtherClasses:

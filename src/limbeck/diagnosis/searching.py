@@ -1,8 +1,7 @@
 """The same search for every arm: as many settings each, tried with one seed, the best on held-out data kept."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch.nn import functional as F
 
@@ -24,10 +23,6 @@ class Setting:
 
     learning_rate: float
     temperature: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 class Arms:

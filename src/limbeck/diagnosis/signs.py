@@ -1,7 +1,6 @@
 """The numbers that the rules of the diagnosis read, gathered in one flat record."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from limbeck.diagnosis.capacity import Capacity
 from limbeck.diagnosis.classroom import Pupil
@@ -14,6 +13,7 @@ from limbeck.diagnosis.relations import (
     seconded_classes,
 )
 from limbeck.diagnosis.subject import Answers
+from limbeck.records import Figure
 
 __all__ = ["HIGH", "Signs", "read_signs"]
 
@@ -39,8 +39,8 @@ class Signs:
     overconfidence: float
     temperature: float | None
     epsilon: float
-    evenness: float
-    tightness: float
+    evenness: Figure
+    tightness: Figure
     reliability: float | None
     class_share: float | None
     correlation_spread: float
@@ -48,10 +48,6 @@ class Signs:
     seconded_classes: float | None
     student_accuracy: float
     limit: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 def read_signs(answers: Answers, alone: Pupil, capacity: Capacity | None) -> Signs:

@@ -1,8 +1,7 @@
 """The teacher by itself: everything that its answers and its last layer tell, for the report and for programs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,42 +18,33 @@ __all__ = ["TeacherFacts", "look_at_teacher"]
 _MOST_CLASSES = 200  # whose matrices are kept
 
 
-@dataclass(frozen=True, eq=False)
+Matrix = tuple[tuple[float | None, ...], ...]
+"""Row by row; None where a class does not vary."""
+
+
+@dataclass(frozen=True)
 class TeacherFacts:
     """What a teacher is like.
 
     train, held_out: how sure it is.  beside_the_label: what it says of the other classes, on training data.
-    low, high: class correlations at temperature 1 and at a high one.  cosines: of its class vectors, if it has some.
-    given: blocks of the known hierarchy, None without one.  found: blocks that were looked for, None for K < 4.
-    stability: adjusted Rand index of the blocks found in two halves of the data; None where none are looked for.
+    correlation_low, correlation_high: of the classes at temperature 1 and at a high one.  cosines: of its class
+    vectors, if it has some.  These matrices are left out above 200 classes.  spread_of_cosines: standard deviation.
+    given_blocks: of the known hierarchy, None without one.  found_blocks: that were looked for, None for K < 4.
+    stability_of_blocks: adjusted Rand index of those found in two halves of the data; None if none are looked for.
     order: of the classes, group by group, so that blocks stand together.
     """
 
     train: Confidence
     held_out: Confidence
     beside_the_label: OtherClasses
-    low: Tensor
-    high: Tensor
-    cosines: Tensor | None
-    given: Blocks | None
-    found: Blocks | None
-    stability: float | None
+    correlation_low: Matrix | None
+    correlation_high: Matrix | None
+    cosines: Matrix | None
+    spread_of_cosines: float | None
+    given_blocks: Blocks | None
+    found_blocks: Blocks | None
+    stability_of_blocks: float | None
     order: tuple[int, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; the matrices only up to 200 classes."""
-        matrices = {"correlation_low": self.low, "correlation_high": self.high, "cosines": self.cosines}
-        return {
-            "train": self.train.as_dict(),
-            "held_out": self.held_out.as_dict(),
-            "beside_the_label": self.beside_the_label.as_dict(),
-            **{name: _rows(matrix) for name, matrix in matrices.items()},
-            "spread_of_cosines": None if self.cosines is None else float(off_diagonal(self.cosines).std(correction=0)),
-            "given_blocks": None if self.given is None else asdict(self.given),
-            "found_blocks": None if self.found is None else asdict(self.found),
-            "stability_of_blocks": self.stability,
-            "order": list(self.order),
-        }
 
 
 def look_at_teacher(answers: Answers, groups: Sequence[int] | None) -> TeacherFacts:
@@ -68,16 +58,18 @@ def look_at_teacher(answers: Answers, groups: Sequence[int] | None) -> TeacherFa
         stability = rand_index(first, second)
     given = None if groups is None else _given(high, groups)
     by = given.groups if given is not None else found.groups if found is not None else tuple(range(len(high)))
+    cosines = None if answers.vectors is None else class_cosines(answers.vectors.double())
     return TeacherFacts(
         train=confidence(probe, labels),
         held_out=confidence(answers.held_out, answers.held_out_labels),
         beside_the_label=other_classes(probe, labels),
-        low=class_correlation(probe, 1.0),
-        high=high,
-        cosines=None if answers.vectors is None else class_cosines(answers.vectors.double()),
-        given=given,
-        found=found,
-        stability=stability,
+        correlation_low=_rows(class_correlation(probe, 1.0)),
+        correlation_high=_rows(high),
+        cosines=_rows(cosines),
+        spread_of_cosines=None if cosines is None else float(off_diagonal(cosines).std(correction=0)),
+        given_blocks=given,
+        found_blocks=found,
+        stability_of_blocks=stability,
         order=tuple(sorted(range(len(by)), key=lambda label: (by[label], label))),
     )
 
@@ -92,7 +84,7 @@ def _given(matrix: Tensor, groups: Sequence[int]) -> Blocks | None:
         raise
 
 
-def _rows(matrix: Tensor | None) -> list[list[float | None]] | None:
+def _rows(matrix: Tensor | None) -> Matrix | None:
     if matrix is None or len(matrix) > _MOST_CLASSES:
         return None
-    return [[None if value != value else round(value, 6) for value in row] for row in matrix.tolist()]
+    return tuple(tuple(None if value != value else round(value, 6) for value in row) for row in matrix.tolist())

@@ -1,6 +1,6 @@
 """Everything that logits and labels tell of a model."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -53,14 +53,11 @@ class Assessment:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; the whole confusion matrix only up to 100 classes."""
-        names = [field.name for field in fields(self) if field.name not in ("confusion", "class_accuracy")]
-        values = {name: getattr(self, name) for name in names}
         return {
-            **{name: value.as_dict() if hasattr(value, "as_dict") else value for name, value in values.items()},
-            "class_accuracy": list(self.class_accuracy),
+            **vars(self),
             "class_examples": self.confusion.sum(1).tolist(),
             "confusion": self.confusion.tolist() if len(self.confusion) <= 100 else None,
-            "most_confused": [list(entry) for entry in self.most_confused()],
+            "most_confused": self.most_confused(),
         }
 
 

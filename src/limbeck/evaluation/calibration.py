@@ -1,8 +1,8 @@
 """Calibration: whether the probabilities mean what they say, and the one temperature that mends them best."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,10 +52,6 @@ class Reliability:
     def largest_gap(self) -> float:
         """The maximum calibration error."""
         return max(self.gaps)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the bins as plain lists."""
-        return {name: list(values) for name, values in asdict(self).items()}
 
 
 @checked
@@ -127,10 +123,6 @@ class Temperature:
     nll_after: float
     slope: float
     at_bound: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @torch.no_grad()

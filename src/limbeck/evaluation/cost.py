@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +55,10 @@ class Timing:
         """Throughput at the median."""
         return self.batch / self.seconds
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields and the throughput."""
+        return {**vars(self), "samples_per_second": self.samples_per_second}
+
 
 @checked_fields
 @dataclass(frozen=True)
@@ -73,12 +77,6 @@ class Cost:
     memory: dict[int, int]
     device: str
     threads: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        timings = [asdict(each) | {"samples_per_second": each.samples_per_second} for each in self.timings]
-        memory = {str(batch): size for batch, size in self.memory.items()}
-        return asdict(self) | {"timings": timings, "memory": memory}
 
 
 @checked

@@ -1,8 +1,7 @@
 """Early exit: a sample leaves where the network is sure enough, and what that costs and saves."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,10 +30,6 @@ class EarlyExit:
     accuracy: float
     flops: float
     shares: tuple[float, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @checked

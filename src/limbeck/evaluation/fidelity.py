@@ -1,7 +1,6 @@
 """Fidelity: how far a student says what its teacher says (Stanton et al. 2021)."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses import kl
 from limbeck.losses.reduction import check_labels
+from limbeck.records import Figure
 
 __all__ = ["Fidelity", "fidelity"]
 
@@ -29,13 +29,9 @@ class Fidelity:
 
     examples: int
     agreement: float
-    kl: float
+    kl: Figure
     teacher_wrong: int
     agreement_where_wrong: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @torch.no_grad()

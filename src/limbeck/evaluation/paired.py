@@ -1,8 +1,7 @@
 """Two students on the same examples: does one beat the other, by how much, and on which classes."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,10 +28,6 @@ class McNemar:
     first_better: float
     second_better: float
     p_value: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @checked
@@ -119,10 +114,6 @@ class ClassGain:
     gained: float
     harmed: float
     difference: Estimate
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @checked

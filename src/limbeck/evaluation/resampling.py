@@ -1,7 +1,7 @@
 """Intervals for one set of examples: the bootstrap, and Wilson's for a share."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -29,10 +29,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @checked

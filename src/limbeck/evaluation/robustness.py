@@ -1,8 +1,7 @@
 """Robustness to small changes of the inputs that are made to mislead: the fast gradient sign method."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +33,6 @@ class Robustness:
     epsilon: float
     accuracy: float
     still: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return asdict(self)
 
 
 @checked

@@ -1,7 +1,7 @@
 """Rare classes: whether what a student gained from its teacher came at their cost."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,10 +33,10 @@ class Tail:
     def as_dict(self) -> dict[str, Any]:
         """Return the values by name."""
         return {
-            "trained": list(self.trained),
-            "rare": list(self.rare),
+            "trained": self.trained,
+            "rare": self.rare,
             **{
-                name: None if found is None else {k: v for k, v in asdict(found).items() if k != "label"}
+                name: None if found is None else {k: v for k, v in vars(found).items() if k != "label"}
                 for name, found in (("on_rare", self.on_rare), ("on_others", self.on_others))
             },
         }

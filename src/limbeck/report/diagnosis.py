@@ -1,14 +1,19 @@
 """The section of a report that tells why a distillation helps or fails, from the diagnosis kept in the run's folder."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from limbeck.diagnosis.attribution import ARMS
+from limbeck.diagnosis.attribution import ARMS, Attribution
+from limbeck.diagnosis.blocks import Blocks
+from limbeck.diagnosis.capacity import Capacity
+from limbeck.diagnosis.confidence import Confidence
+from limbeck.diagnosis.diagnosing import Diagnosis
+from limbeck.diagnosis.gradient import Rescaling
 from limbeck.diagnosis.searching import CANDIDATES
 from limbeck.diagnosis.signs import HIGH
-from limbeck.evaluation import Interval as OverSeeds
+from limbeck.diagnosis.teacher import TeacherFacts
 from limbeck.report.charts import Axis, Bar, Chart, Heat, Interval, Line, Plane, Rows, spanning
 from limbeck.results.diagnoses import newest
 
@@ -44,8 +49,8 @@ def diagnosis_section(folder: Path) -> DiagnosisSection | None:
     return None if content is None else _section(content)
 
 
-def _section(content: Mapping[str, Any]) -> DiagnosisSection:
-    attribution, settings = content["attribution"], content["settings"]
+def _section(content: Diagnosis) -> DiagnosisSection:
+    attribution, settings = content.attribution, content.settings
     charts: list[tuple[Chart, str]] = []
     verdicts: list[str] = []
     if attribution is not None:
@@ -56,73 +61,68 @@ def _section(content: Mapping[str, Any]) -> DiagnosisSection:
             ),
             (_arms(attribution), _searched(content)),
         ]
-        verdicts = [each["verdict"] for each in attribution["effects"]]
-        verdicts += [f"{name} is left out: {reason}" for name, reason in attribution["left_out"].items()]
-    if any(each["curve"] for each in content["rescaling"]):
-        charts.append((_rescaling(content["rescaling"]), _correlations(content["rescaling"])))
+        verdicts = [each.verdict() for each in attribution.effects]
+        verdicts += [f"{name} is left out: {reason}" for name, reason in attribution.left_out.items()]
+    if any(each.curve for each in content.rescaling):
+        charts.append((_rescaling(content.rescaling), _correlations(content.rescaling)))
     charts += [
-        (_confidence(content["teacher"]["held_out"]), "A teacher of smoothed labels piles up below 1."),
-        *_heats(content["teacher"], content["class_names"]),
-        (_capacity(content["capacity"]), f"{content['capacity']['reason'].capitalize()}."),
+        (_confidence(content.teacher.held_out), "A teacher of smoothed labels piles up below 1."),
+        *_heats(content.teacher, content.class_names),
+        (_capacity(content.capacity), f"{content.capacity.reason.capitalize()}."),
     ]
     return DiagnosisSection(
-        name=content["name"],
-        about=[str(line) for line in settings.get("about", [])],
+        name=content.name,
+        about=settings["about"],
         told=(
-            f"Measured on {settings.get('held_out', 0):,} held-out training samples, with {content['trainings']}"
+            f"Measured on {settings['held_out']:,} held-out training samples, with {content.trainings}"
             f" trainings{_reused(content)}; the test set was not read."
         ),
-        findings=[(each["said"], each["evidence"]) for each in content["findings"]],
-        advice=[(each["question"], each["said"], each["evidence"], each["confidence"]) for each in content["advice"]],
+        findings=[(each.said, each.evidence) for each in content.findings],
+        advice=[(each.question, each.said, each.evidence, each.confidence) for each in content.advice],
         verdicts=verdicts,
         charts=charts,
         facts=_facts(content),
     )
 
 
-def _reused(content: Mapping[str, Any]) -> str:
-    reused = content.get("reused", 0)
-    return f", of which {reused} are the run's own" if reused else ""
+def _reused(content: Diagnosis) -> str:
+    return f", of which {content.reused} are the run's own" if content.reused else ""
 
 
-def _searched(content: Mapping[str, Any]) -> str:
+def _searched(content: Diagnosis) -> str:
     """Say how the settings of the students came about."""
-    if not content["settings"].get("search"):
+    if not content.settings["search"]:
         return "Same seeds, same budget; only the target differs."
     said = []
-    for name, setting in content["chosen"].items():
-        at = "" if setting["temperature"] is None else f", T {setting['temperature']:g}"
-        said.append(f"{ARMS.get(name, name)} {setting['learning_rate']:.3g}{at}")
+    for name, setting in content.chosen.items():
+        at = "" if setting.temperature is None else f", T {setting.temperature:g}"
+        said.append(f"{ARMS.get(name, name)} {setting.learning_rate:.3g}{at}")
     return (
         f"Same seeds, same budget, the same search: {CANDIDATES} settings each, the best kept by held-out errors of"
         f" the first seed (learning rate, T): {'; '.join(said)}."
     )
 
 
-def _effects(attribution: Mapping[str, Any]) -> Rows:
+def _effects(attribution: Attribution) -> Rows:
     """Draw what each part of the distillation does."""
     rows = []
-    for each in attribution["effects"]:
-        over = each["over_seeds"]
-        half = over["half_width"] or 0.0
-        colour = "distilled" if each["found"] else "other"
-        value = Interval(
-            each["name"], colour, *(100 * v for v in (over["mean"], over["mean"] - half, over["mean"] + half))
-        )
-        rows.append((each["name"], (value,)))
+    for each in attribution.effects:
+        over = each.over_seeds
+        colour = "distilled" if each.found else "other"
+        value = Interval(each.name, colour, *(100 * v for v in (over.mean, over.low, over.high)))
+        rows.append((each.name, (value,)))
     ends = [end for _, (value,) in rows for end in (value.low, value.high)]
-    said = "; ".join(each["verdict"] for each in attribution["effects"])
+    said = "; ".join(each.verdict() for each in attribution.effects)
     axis = spanning("points of accuracy", [0.0, *ends])
     return Rows("effects", "What each part of the distillation does", f"Dot plot of effects. {said}.", axis, rows)
 
 
-def _arms(attribution: Mapping[str, Any]) -> Rows:
+def _arms(attribution: Attribution) -> Rows:
     """Draw the accuracy of the students by target."""
     rows = []
-    for name, over in attribution["accuracies"].items():
-        low, high = OverSeeds(**over).ends
+    for name, over in attribution.accuracies.items():
         colour, title = {"hard": "alone", "kd": "distilled"}.get(name, "other"), ARMS.get(name, name)
-        value = Interval(title, colour, over["mean"], low, high)
+        value = Interval(title, colour, over.mean, *over.ends)
         rows.append((title, (value,)))
     ends = [end for _, (value,) in rows for end in (value.low, value.high)]
     said = "; ".join(f"{name} {value.value:.1%}" for name, (value,) in rows)
@@ -130,13 +130,13 @@ def _arms(attribution: Mapping[str, Any]) -> Rows:
     return Rows("targets", "Students by what they learn from", f"Dot plot of accuracies: {said}.", axis, rows)
 
 
-def _rescaling(found: Sequence[Mapping[str, Any]]) -> Plane:
+def _rescaling(found: Sequence[Rescaling]) -> Plane:
     """Draw how much an example weighs against how sure the teacher is of it."""
     lines = []
     for each, colour, dash in zip(found, ("third", "fourth"), ("7 3", ""), strict=False):
-        points = [(at, value) for at, value, _ in each["curve"] if at is not None and value is not None]
+        points = [(at, value) for at, value, _ in each.curve if not math.isnan(at + value)]
         if points:
-            name = f"{each['when']} in training"
+            name = f"{each.when} in training"
             lines.append(
                 Line(name, colour, [(at, min(max(value, _LOWEST), _HIGHEST)) for at, value in points], dash=dash)
             )
@@ -157,39 +157,38 @@ def _rescaling(found: Sequence[Mapping[str, Any]]) -> Plane:
     )
 
 
-def _correlations(found: Sequence[Mapping[str, Any]]) -> str:
-    said = [f"{each['when']} {each['spearman']:+.2f}" for each in found if each["spearman"] is not None]
+def _correlations(found: Sequence[Rescaling]) -> str:
+    said = [f"{each.when} {each.spearman:+.2f}" for each in found if each.spearman is not None]
     told = f" Rank correlation: {', '.join(said)}." if said else ""
     return f"Medians of tenths of the examples; 1 is the weight under hard labels.{told}"
 
 
-def _confidence(sure: Mapping[str, Any]) -> Plane:
+def _confidence(sure: Confidence) -> Plane:
     """Draw how the teacher's confidence in the true class is spread."""
-    shares = sure["histogram"]
+    shares = sure.histogram
     bars = [
         Bar(i / 20, (i + 1) / 20, share, f"confidence {i / 20:.0%} to {(i + 1) / 20:.0%}: {share:.1%} of the examples")
         for i, share in enumerate(shares)
         if share
     ]
     said = (
-        f"mean {sure['mean']:.2f}, {shares[-1]:.0%} of the examples above 95 %, accuracy {sure['accuracy']:.1%},"
-        f" expected calibration error {sure['ece']:.3f}"
+        f"mean {sure.mean:.2f}, {shares[-1]:.0%} of the examples above 95 %, accuracy {sure.accuracy:.1%},"
+        f" expected calibration error {sure.ece:.3f}"
     )
     axes = Axis("confidence in the true class", 0.0, 1.0, share=True), Axis("share of examples", 0.0, 1.0, share=True)
     title = "How sure the teacher is of held-out samples"
     return Plane("teacher-confidence", title, f"Histogram: {said}.", *axes, bars=bars, colour="teacher")
 
 
-def _heats(teacher: Mapping[str, Any], names: Sequence[str]) -> list[tuple[Chart, str]]:
+def _heats(teacher: TeacherFacts, names: Sequence[str]) -> list[tuple[Chart, str]]:
     """Draw which classes go together, sorted so that groups stand side by side."""
     found: list[tuple[Chart, str]] = []
-    order = teacher["order"]
-    for key, title, name in (
-        ("correlation-low", "Class correlations at temperature 1", "correlation_low"),
-        ("correlation-high", f"Class correlations at temperature {HIGH:g}", "correlation_high"),
-        ("cosines", "Cosines of the last layer's class vectors", "cosines"),
+    order = teacher.order
+    for key, title, rows in (
+        ("correlation-low", "Class correlations at temperature 1", teacher.correlation_low),
+        ("correlation-high", f"Class correlations at temperature {HIGH:g}", teacher.correlation_high),
+        ("cosines", "Cosines of the last layer's class vectors", teacher.cosines),
     ):
-        rows = teacher[name]
         if rows is None or sorted(order) != list(range(len(rows))) or any(len(row) != len(rows) for row in rows):
             continue
         values = [[rows[i][j] for j in order] for i in order]
@@ -207,18 +206,15 @@ def _heats(teacher: Mapping[str, Any], names: Sequence[str]) -> list[tuple[Chart
     return found
 
 
-def _capacity(capacity: Mapping[str, Any]) -> Rows:
+def _capacity(capacity: Capacity) -> Rows:
     """Draw how far the fits of the teacher's soft targets differ from it."""
     rows = []
-    for fit in capacity["fits"]:
+    for fit in capacity.fits:
         values = [
-            (name, colour, 1.0 - fit[part]["agreement"])
-            for name, colour, part in (
-                ("training samples", "third", "train"),
-                ("held-out samples", "fourth", "held_out"),
-            )
+            ("training samples", "third", fit.disagreement),
+            ("held-out samples", "fourth", 1.0 - fit.held_out.agreement),
         ]
-        rows.append((_FITS[fit["name"]], [Interval(name, colour, v, v, v) for name, colour, v in values]))
+        rows.append((_FITS[fit.name], [Interval(name, colour, v, v, v) for name, colour, v in values]))
     said = "; ".join(
         f"{name}: {entries[0].value:.1%} in training, {entries[1].value:.1%} held out" for name, entries in rows
     )
@@ -229,40 +225,40 @@ def _capacity(capacity: Mapping[str, Any]) -> Rows:
     return Rows("capacity", title, f"Dot plot of disagreement with the teacher. {said}.", axis, rows)
 
 
-def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    teacher = content["teacher"]
-    held_out = teacher["held_out"]
+def _facts(content: Diagnosis) -> list[tuple[str, str]]:
+    teacher = content.teacher
+    held_out = teacher.held_out
     found = [
-        ("Teacher's accuracy, held out", f"{held_out['accuracy']:.1%}, {teacher['train']['accuracy']:.1%} in training"),
-        ("Its calibration error (ECE)", f"{held_out['ece']:.3f}"),
+        ("Teacher's accuracy, held out", f"{held_out.accuracy:.1%}, {teacher.train.accuracy:.1%} in training"),
+        ("Its calibration error (ECE)", f"{held_out.ece:.3f}"),
         (
             "Its entropy, nats",
-            ", ".join(f"{value:.2f} at T = {temperature:g}" for temperature, value in held_out["entropies"]),
+            ", ".join(f"{value:.2f} at T = {temperature:g}" for temperature, value in held_out.entropies),
         ),
     ]
-    for title, name in (
-        ("Blocks of the known hierarchy", "given_blocks"),
-        ("Blocks that were looked for", "found_blocks"),
+    for title, blocks in (
+        ("Blocks of the known hierarchy", teacher.given_blocks),
+        ("Blocks that were looked for", teacher.found_blocks),
     ):
-        if teacher[name] is not None:
-            found.append((title, _blocks(teacher[name])))
-    if teacher["stability_of_blocks"] is not None:
+        if blocks is not None:
+            found.append((title, _blocks(blocks)))
+    if teacher.stability_of_blocks is not None:
         found.append(
             (
                 "Their stability between halves of the data",
-                f"{teacher['stability_of_blocks']:.2f} (adjusted Rand index)",
+                f"{teacher.stability_of_blocks:.2f} (adjusted Rand index)",
             )
         )
     near = []
-    for name, value in content["nearness"].items():
-        near.append(f"{OverSeeds(**value).written('{:+.3f}')}  {ARMS.get(name, name)}")
+    for name, value in content.nearness.items():
+        near.append(f"{value.written('{:+.3f}')}  {ARMS.get(name, name)}")
     return [
         *found,
         *([("Students' wrong classes in the teacher's order (rank correlation)", "\n".join(near))] if near else []),
     ]
 
 
-def _blocks(blocks: Mapping[str, Any]) -> str:
-    groups = len(set(blocks["groups"]))
-    apart = f"correlation {blocks['within']:+.3f} within, {blocks['between']:+.3f} between"
-    return f"{groups} groups, {apart}, p = {blocks['p_value']:.3g}"
+def _blocks(blocks: Blocks) -> str:
+    groups = len(set(blocks.groups))
+    apart = f"correlation {blocks.within:+.3f} within, {blocks.between:+.3f} between"
+    return f"{groups} groups, {apart}, p = {blocks.p_value:.3g}"

@@ -27,7 +27,7 @@ from limbeck.evaluation import (
     score,
     tail_gains,
 )
-from limbeck.records import finite
+from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
 from limbeck.results.measured import Judged, costs_of, identity, models_of, place, put_on_record, sets_of
 from limbeck.results.task_assessment import TaskAssessment, assess_task
@@ -78,10 +78,10 @@ class AssessedModel:
         return {
             "role": self.role,
             "seed": self.seed,
-            "sets": {name: found.as_dict() for name, found in self.sets.items()},
-            "fidelity": {name: found.as_dict() for name, found in self.fidelity.items()},
-            "temperature": None if self.temperature is None else self.temperature.as_dict(),
-            "scaled": dict(self.scaled),
+            "sets": self.sets,
+            "fidelity": self.fidelity,
+            "temperature": self.temperature,
+            "scaled": self.scaled,
             "test_errors": torch.where(~self.correct)[0].tolist(),
         }
 
@@ -108,18 +108,17 @@ class RunAssessment(Judged[AssessedModel]):
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is not finite is None."""
+        budget = self.equal_compute
         more = {
-            "class_names": list(self.class_names),
-            "paired": {str(seed): found.as_dict() for seed, found in self.paired.items()},
-            "pooled": self.pooled.as_dict(),
-            "difference": self.difference.as_dict(),
-            "classes": [found.as_dict() for found in self.classes],
-            "tail": self.tail.as_dict(),
-            "equal_compute": None
-            if self.equal_compute is None
-            else {"pooled": self.equal_compute[0].as_dict(), "difference": self.equal_compute[1].as_dict()},
+            "class_names": self.class_names,
+            "paired": self.paired,
+            "pooled": self.pooled,
+            "difference": self.difference,
+            "classes": self.classes,
+            "tail": self.tail,
+            "equal_compute": budget and {"pooled": budget[0], "difference": budget[1]},
         }
-        return {**super().as_dict(), **finite(more)}
+        return {**super().as_dict(), **plain_values(more)}
 
 
 def assess_run(

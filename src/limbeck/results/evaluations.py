@@ -129,7 +129,7 @@ def held(folder: Path) -> Iterator[None]:
             raise RunError(f"run folder: cannot write in '{folder}' ({error.strerror}); mend that and repeat") from None
 
 
-def bound(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def bound(content: Any, folder: Path) -> dict[str, Any]:
     """Return what was measured of a run as JSON has it, with the seal of the outcome that it was measured of."""
     plain: dict[str, Any] = json.loads(as_json(content))
     return {**plain, _OUTCOME: seal_of(folder)}

@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.data import SampleSet
 from limbeck.errors import InputError, command
 from limbeck.evaluation import Cost, Interval, Metrics, Standing, constant_accuracy, cost, standing, t_interval
-from limbeck.records import finite
+from limbeck.records import plain_values
 from limbeck.results.evaluations import FORMAT, held
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
@@ -91,21 +91,21 @@ class Judged(Generic[M]):
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is not finite is None."""
         names = list(dict.fromkeys(name for model in self.models for name in model.figures()))
-        plain: dict[str, Any] = finite(
+        plain: dict[str, Any] = plain_values(
             {
                 "format": FORMAT,
                 "name": self.name,
-                "test": dict(self.test),
-                "parameters": dict(self.parameters),
+                "test": self.test,
+                "parameters": self.parameters,
                 "roles": {role: {"label": label} for role, label in self.labels.items()},
                 "summary": {
-                    role: {name: vars(found) for name in names if (found := self.figure(role, name)) is not None}
+                    role: {name: found for name in names if (found := self.figure(role, name)) is not None}
                     for role in self.labels
                 },
-                "advantage": {name: vars(found) for name in names if (found := self.advantage(name)) is not None},
-                "models": [model.as_dict() for model in self.models],
-                "failures": list(self.standing().failures),
-                "cost": {role: found.as_dict() for role, found in self.cost.items()},
+                "advantage": {name: found for name in names if (found := self.advantage(name)) is not None},
+                "models": self.models,
+                "failures": self.standing().failures,
+                "cost": self.cost,
             }
         )
         return plain

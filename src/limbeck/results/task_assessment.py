@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.data import SampleSet
 from limbeck.evaluation import Estimate, McNemar, Metrics, evaluate, fidelity, mcnemar, paired_difference, predict
-from limbeck.records import finite
+from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
 from limbeck.results.measured import Judged, costs_of, identity, models_of
 from limbeck.tasks import Task
@@ -79,8 +79,8 @@ class TaskModel:
         return {
             "role": self.role,
             "seed": self.seed,
-            "sets": {name: found.as_dict() for name, found in self.sets.items()},
-            "fidelity": {name: dict(vars(found)) for name, found in self.near.items()},
+            "sets": self.sets,
+            "fidelity": self.near,
             **({} if self.correct is None else {"test_errors": torch.where(~self.correct)[0].tolist()}),
         }
 
@@ -101,10 +101,10 @@ class TaskAssessment(Judged[TaskModel]):
         """Return everything as plain values; what is not finite is None."""
         more = {
             "task": self.task.name,
-            "pooled": None if self.pooled is None else self.pooled.as_dict(),
-            "difference": None if self.difference is None else self.difference.as_dict(),
+            "pooled": self.pooled,
+            "difference": self.difference,
         }
-        return {**super().as_dict(), **finite(more)}
+        return {**super().as_dict(), **plain_values(more)}
 
 
 def assess_task(

@@ -17,6 +17,7 @@ from limbeck.errors import InputError
 from limbeck.evaluation import robustness, value_range
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
+from limbeck.records import plain_values
 from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
@@ -113,7 +114,7 @@ class Defensive(Scheme):
         }
         if "alone_budget" in models:
             attacks["alone, equal compute"] = attack(models["alone_budget"])
-        return {name: [point.as_dict() for point in points] for name, points in attacks.items()}
+        return {name: plain_values(points) for name, points in attacks.items()}
 
     def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Say how accurate each is under attack."""

@@ -21,6 +21,7 @@ from limbeck.losses.reduction import compute_dtype, only_counted
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
+from limbeck.records import plain_values
 from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.teacher import Teacher
@@ -175,7 +176,7 @@ class OwnTeacher(Scheme):
         logits = [predict(models[role], samples) for role in self.roles()] + [predict(network, samples)]
         costs = network.forward_flops(_one(samples))
         curve = early_exit_curve(logits, samples.labels, costs)
-        return {"exit_flops": costs, "early_exit": [point.as_dict() for point in curve]}
+        return {"exit_flops": costs, "early_exit": plain_values(curve)}
 
     def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Say what leaving early saves."""
