@@ -152,8 +152,8 @@ OWN = [
     Mutant(
         "mean teacher: the ramp falls",
         "schemes/mean_teacher.py",
-        "(1 - min(1.0, step / steps)) ** 2",
-        "min(1.0, step / steps) ** 2",
+        "(1 - share) ** 2",
+        "share**2",
         _SCHEMES + "mean_teacher.py",
     ),
     Mutant(

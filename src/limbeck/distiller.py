@@ -116,7 +116,7 @@ class Distiller(nn.Module):
         self._teacher: tuple[Teacher | None] = (teacher,)
         self._cosines: Tensor | None = None
         self.teacher_failed: Tensor | None = None
-        self.step = 0
+        self.step: int | None = None
 
     @property
     def teacher(self) -> Teacher | None:
@@ -180,14 +180,15 @@ class Distiller(nn.Module):
         finds again.
         """
 
-    def outputs(self, batch: Batch, step: int) -> dict[str, Outputs]:
+    def outputs(self, batch: Batch, step: int | None) -> dict[str, Outputs]:
         """Run the models that the objective reads at `step`."""
-        return self._outputs(batch, self.objective.reads(step))
+        return self._outputs(batch, self.objective.reads_at(step))
 
     def forward(self, batch: Batch, step: int | None = None, counts: Mapping[str, Tensor | int] | None = None) -> Loss:
         """Return the loss of a batch.
 
-        step: what schedules read; by default `self.step`, which a loop of one's own may set.
+        step: optimiser steps done, which schedules read; by default `self.step`, which a loop of your own may set.
+            Without schedules none is needed; with one and no step it raises InputError.
         counts: see `Objective.forward`.
         """
         step = self.step if step is None else step

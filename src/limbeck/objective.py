@@ -1,9 +1,8 @@
 """A method as a weighted, scheduled sum of named terms."""
 
-import hashlib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,6 @@ from limbeck import checks, schedules
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
-from limbeck.losses import Divergence
 from limbeck.outputs import Outputs, Tap
 from limbeck.schedules import Schedule
 
@@ -71,7 +69,7 @@ class Term(nn.Module):
         self.taps: Mapping[str, Mapping[str, str | Tap]] = {}
 
     def extra_repr(self) -> str:
-        """Return the term's settings, schedules by their values: what tells two trainings apart."""
+        """Return the term's settings, for a reader: what tells two trainings apart is the content (`identity`)."""
         settings = {key: value for key, value in vars(self).items() if not key.startswith("_")}
         plain = {key: _shown(value) for key, value in settings.items() if key not in ("training", "name")}
         return ", ".join(f"{key}={value}" for key, value in sorted(plain.items()) if value != "{}")
@@ -91,7 +89,7 @@ class Term(nn.Module):
     def build(self, outputs: Mapping[str, Outputs]) -> None:
         """Create what depends on the models' shapes (projections), from the outputs on a first batch."""
 
-    def forward(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> tuple[Tensor, Tensor | int]:
+    def forward(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> tuple[Tensor, Tensor | int]:
         """Return the term's sum over the batch and its count; InputError for mixed samples, unless it takes them."""
         if batch.mix is not None and not self.takes_mixed:
             raise InputError(
@@ -100,8 +98,11 @@ class Term(nn.Module):
             )
         return self.sum(outputs, batch, step), self.count(batch)
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
-        """Return the sum of the term over what `count` counts: a scalar with gradient."""
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
+        """Return the sum of the term over what `count` counts: a scalar with gradient.
+
+        step: optimiser steps done; None where a loop does not tell it, which `schedules.at` refuses for a schedule.
+        """
         raise TypeError(f"{type(self).__name__} does not define sum(outputs, batch, step)")
 
 
@@ -142,7 +143,7 @@ class TermAround(Term):
     def count(self, batch: Batch) -> Tensor | int:
         return self.term.count(batch)
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         return self.term.sum(outputs, batch, step)
 
 
@@ -171,17 +172,20 @@ class Objective(nn.Module):
         if all(not callable(term.weight) and term.weight == 0 for term in terms):
             raise InputError(f"terms: the weights of {', '.join(names)} are 0, expected at least one above 0")
 
-    def active(self, step: int) -> list[tuple[Term, float]]:
-        """Return the terms whose weight at `step` is not 0, with that weight."""
+    def active(self, step: int | None) -> list[tuple[Term, float]]:
+        """Return the terms whose weight at `step` is not 0, with that weight; None allows only numbers for weights."""
         weighted = [(term, schedules.at(term.weight, step)) for term in self._terms()]
         for term, weight in weighted:
             checks.non_negative(f"weight of term '{term.name}' at step {step}", weight)
         return [(term, weight) for term, weight in weighted if weight != 0]
 
-    def reads(self, step: int | None = None) -> frozenset[str]:
-        """Return the models whose outputs are needed at `step`; at any step without one."""
-        terms = self._terms() if step is None else [term for term, _ in self.active(step)]
-        return frozenset[str]().union(*(term.reads for term in terms))
+    def reads(self) -> frozenset[str]:
+        """Return the models whose outputs are needed at any step."""
+        return frozenset[str]().union(*(term.reads for term in self._terms()))
+
+    def reads_at(self, step: int | None) -> frozenset[str]:
+        """Return the models whose outputs are needed at `step`, as `active` takes it."""
+        return frozenset[str]().union(*(term.reads for term, _ in self.active(step)))
 
     def taps(self, model: str) -> dict[str, str | Tap]:
         """Return all features that the terms need of a model."""
@@ -228,11 +232,12 @@ class Objective(nn.Module):
         self,
         outputs: Mapping[str, Outputs],
         batch: Batch,
-        step: int = 0,
+        step: int | None = None,
         counts: Mapping[str, Tensor | int] | None = None,
     ) -> Loss:
         """Compute the loss of a batch.
 
+        step: optimiser steps done, for schedules; InputError where one is read and there is no step.
         counts: by term, the counts over the whole optimiser step where this batch is one share of it (gradient
         accumulation, ranks); by default the batch's own.
         """
@@ -254,23 +259,17 @@ class Objective(nn.Module):
         return list(self.terms.values())  # type: ignore[arg-type]
 
 
-_LOOKED_AT = (*range(2**14), *(2**power for power in range(14, 31)))
-
-
 def _shown(value: object) -> str:
-    """Return a setting as text that is the same in every process; a schedule is a digest of its values."""
-    if isinstance(value, Divergence):
-        return value.name
-    if callable(value) and not isinstance(value, nn.Module | type) and _is_schedule(value):
-        values = [float(value(step)) for step in _LOOKED_AT]
-        digest = hashlib.sha256(repr(values).encode()).hexdigest()[:12]
-        return f"schedule({values[0]:g} to {values[-1]:g}, {digest})"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # of a tap's function, say; addresses differ
-
-
-def _is_schedule(function: Callable[[int], object]) -> bool:
-    """Return whether a function gives a number for a step; a term may hold others, which know nothing of steps."""
-    try:
-        return isinstance(function(0), int | float)
-    except Exception:  # noqa: BLE001 - whatever it says to a step, it is no schedule
-        return False
+    """Return a setting as text that is the same in every process: functions and bare objects by their names."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_shown(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, partial):
+        return f"partial({_shown(value.func)})"
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{each.name}={_shown(getattr(value, each.name))}" for each in fields(value) if each.repr)
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if type(value).__repr__ is object.__repr__:
+        return type(value).__qualname__
+    return getattr(value, "__qualname__", None) or repr(value)

@@ -1,29 +1,43 @@
 """Schedules: a number that may change with the training step.
 
-Wherever limbeck takes a weight, a temperature or a learning-rate factor, it takes a number or a schedule.
+Wherever limbeck takes a weight, a temperature or a learning-rate factor, it takes a number or a schedule.  A schedule
+is a frozen dataclass, written as a function is; its `repr` is what tells it from another one.  A function of your own
+from the step to a number is a schedule too, and is known by its code.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from limbeck import checks
-from limbeck.arguments import checked
+from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, LimbeckError, one_line
 
-__all__ = ["Schedule", "at", "cosine", "linear", "one_cycle", "piecewise", "until", "warmup"]
+__all__ = ["Schedule", "at", "cosine", "linear", "one_cycle", "piecewise", "step_of", "until", "warmup"]
 
 Schedule = float | Callable[[int], float]
 """A number, or a function from the training step (counted from 0) to a number."""
 
 
-def at(schedule: Schedule, step: int) -> float:
+def at(schedule: Schedule, step: int | None) -> float:
     """Return the value of a number or schedule at `step`.
 
-    >>> at(0.5, 100), at(linear(1.0, 0.0, steps=10), 5)
+    Args:
+        schedule: a number, or a function of the step.
+        step: optimiser steps done so far; None where the caller does not know, which only a number allows.
+
+    Raises:
+        InputError: the schedule raises, or changes with the step and there is none.
+
+    >>> at(0.5, None), at(linear(1.0, 0.0, steps=10), 5)
     (0.5, 0.5)
+    >>> at(linear(1.0, 0.0, steps=10), None)
+    Traceback (most recent call last):
+    limbeck.errors.InputError: step: found None, but linear(start=1.0, end=0.0, steps=10) changes with it; ...
     """
     if not callable(schedule):
         return schedule
+    step = step_of(step, getattr(schedule, "__qualname__", None) or repr(schedule))
     try:
         value = schedule(step)
     except LimbeckError:
@@ -35,70 +49,150 @@ def at(schedule: Schedule, step: int) -> float:
     return value
 
 
-@checked
-def linear(start: float, end: float, *, steps: int) -> Callable[[int], float]:
-    """Go from `start` to `end` in a straight line over `steps`, then stay."""
-    checks.finite("start", start)
-    checks.finite("end", end)
-    checks.at_least("steps", steps, 1)
-    return lambda step: start + (end - start) * min(step, steps) / steps
+def step_of(step: int | None, what: str) -> int:
+    """Return a step that is known; InputError where there is none.  what: changes with it."""
+    if step is None:
+        raise InputError(
+            f"step: found None, but {what} changes with it; expected the number of optimiser steps done. Call"
+            " distiller(batch, step), or set distiller.step; give the Transformers Trainer callbacks=[model.callback()]"
+        )
+    return step
 
 
-@checked
-def cosine(start: float, end: float, *, steps: int) -> Callable[[int], float]:
+@checked_fields
+@dataclass(frozen=True)
+class linear:
+    """Go from `start` to `end` in a straight line over `steps`, then stay.
+
+    >>> linear(4.0, 1.0, steps=10)(5)
+    2.5
+    """
+
+    start: float
+    end: float
+    steps: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        _hold_numbers(self, "start", "end")
+        checks.at_least("steps", self.steps, 1)
+
+    def __call__(self, step: int) -> float:
+        return self.start + (self.end - self.start) * min(step, self.steps) / self.steps
+
+
+@checked_fields
+@dataclass(frozen=True)
+class cosine:
     """Go from `start` to `end` along half a cosine over `steps`, then stay (Loshchilov & Hutter 2017).
 
     >>> [round(cosine(1.0, 0.0, steps=4)(step), 3) for step in range(6)]
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
-    checks.finite("start", start)
-    checks.finite("end", end)
-    checks.at_least("steps", steps, 1)
-    return lambda step: end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / steps))
+
+    start: float
+    end: float
+    steps: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        _hold_numbers(self, "start", "end")
+        checks.at_least("steps", self.steps, 1)
+
+    def __call__(self, step: int) -> float:
+        return _half_cosine(self.start, self.end, self.steps, step)
 
 
-@checked
-def piecewise(values: Sequence[float], *, boundaries: Sequence[int]) -> Callable[[int], float]:
+@checked_fields
+@dataclass(frozen=True)
+class piecewise:
     """Hold `values[i]` until step `boundaries[i]`, and the last value from there on.
 
     >>> rate = piecewise([1.0, 0.1], boundaries=[100])
     >>> rate(99), rate(100)
     (1.0, 0.1)
     """
-    if len(values) != len(boundaries) + 1:
-        raise InputError(
-            f"values: found {len(values)} for {len(boundaries)} boundaries, expected one more than boundaries"
-        )
-    if list(boundaries) != sorted(boundaries):
-        raise InputError(f"boundaries: found {list(boundaries)}, expected rising steps")
-    for value in values:
-        checks.finite("values", value)
-    return lambda step: values[sum(step >= boundary for boundary in boundaries)]
+
+    values: Sequence[float]
+    boundaries: Sequence[int] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        values, boundaries = tuple(self.values), tuple(self.boundaries)
+        if len(values) != len(boundaries) + 1:
+            raise InputError(
+                f"values: found {len(values)} for {len(boundaries)} boundaries, expected one more than boundaries"
+            )
+        if list(boundaries) != sorted(boundaries):
+            raise InputError(f"boundaries: found {list(boundaries)}, expected rising steps")
+        for value in values:
+            checks.finite("values", value)
+        object.__setattr__(self, "values", tuple(map(float, values)))
+        object.__setattr__(self, "boundaries", boundaries)
+
+    def __call__(self, step: int) -> float:
+        return self.values[sum(step >= boundary for boundary in self.boundaries)]
 
 
 @checked
-def until(step: int, value: float, *, after: float = 0.0) -> Callable[[int], float]:
-    """Hold `value` before `step` and `after` from it on: a term that ends (Cho & Hariharan 2019)."""
+def until(step: int, value: float, *, after: float = 0.0) -> piecewise:
+    """Hold `value` before `step` and `after` from it on: a term that ends (Cho & Hariharan 2019).
+
+    >>> until(100, 0.9)
+    piecewise(values=(0.9, 0.0), boundaries=(100,))
+    """
     return piecewise([value, after], boundaries=[step])
 
 
-@checked
-def warmup(schedule: Schedule, *, steps: int) -> Callable[[int], float]:
+@checked_fields
+@dataclass(frozen=True)
+class warmup:
     """Rise in a straight line to `schedule` over the first `steps`; step 0 already has 1/steps of it.
 
     >>> [warmup(1.0, steps=4)(step) for step in range(5)]
     [0.25, 0.5, 0.75, 1.0, 1.0]
     """
-    checks.at_least("steps", steps, 0)
-    return lambda step: at(schedule, step) * (min(1.0, (step + 1) / steps) if steps else 1.0)
+
+    schedule: Schedule
+    steps: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        checks.at_least("steps", self.steps, 0)
+
+    def __call__(self, step: int) -> float:
+        return at(self.schedule, step) * (min(1.0, (step + 1) / self.steps) if self.steps else 1.0)
 
 
-@checked
-def one_cycle(*, steps: int, rise: float = 0.3, start: float = 1 / 25, end: float = 1e-4) -> Callable[[int], float]:
-    """Rise from `start` to 1 over the share `rise` of the steps and fall to `end`, both along cosines (Smith 2018)."""
-    checks.at_least("steps", steps, 1)
-    checks.unit_interval("rise", rise)
-    top = max(1, round(rise * steps))
-    up = cosine(start, 1.0, steps=top)
-    down = cosine(1.0, end, steps=max(1, steps - top))
-    return lambda step: up(step) if step < top else down(step - top)
+@checked_fields
+@dataclass(frozen=True)
+class one_cycle:
+    """Rise from `start` to 1 over the share `rise` of the steps and fall to `end`, both along cosines (Smith 2018).
+
+    >>> [round(one_cycle(steps=10)(step), 2) for step in (0, 3, 10)]
+    [0.04, 1.0, 0.0]
+    """
+
+    steps: int = field(kw_only=True)
+    rise: float = field(default=0.3, kw_only=True)
+    start: float = field(default=1 / 25, kw_only=True)
+    end: float = field(default=1e-4, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _hold_numbers(self, "start", "end")
+        checks.at_least("steps", self.steps, 1)
+        checks.unit_interval("rise", self.rise)
+
+    def __call__(self, step: int) -> float:
+        top = max(1, round(self.rise * self.steps))
+        if step < top:
+            return _half_cosine(self.start, 1.0, top, step)
+        return _half_cosine(1.0, self.end, max(1, self.steps - top), step - top)
+
+
+def _half_cosine(start: float, end: float, steps: int, step: int) -> float:
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / steps))
+
+
+def _hold_numbers(schedule: object, *names: str) -> None:
+    """Require finite numbers, and hold them as floats: schedules of the same values have the same `repr`."""
+    for name in names:
+        value = getattr(schedule, name)
+        checks.finite(name, value)
+        object.__setattr__(schedule, name, float(value))

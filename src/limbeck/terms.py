@@ -52,7 +52,7 @@ class HardLabels(Term):
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch)
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         logits = outputs["student"].logits
         if batch.labels is None:
             return compute_dtype(logits[:0]).sum()
@@ -159,7 +159,7 @@ class SoftTargets(Term):
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch) if self.needs_labels else super().count(batch)
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         student = outputs["student"]
         require_classes(batch.task, f"term '{self.name}' compares distributions over")
         if self.needs_labels and batch.labels is None:
@@ -195,7 +195,7 @@ class LogitMatching(Term):
         if self.zero_mean:
             require_classes(legend.task, f"zero_mean of term '{self.name}' is the mean over")
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         student, teacher = outputs["student"].logits, outputs["teacher"].logits
         _check_shapes(student, "teacher", teacher, batch)
         return logit_matching(student, teacher, zero_mean=self.zero_mean, mask=batch.mask, reduction="sum")

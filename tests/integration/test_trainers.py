@@ -218,7 +218,7 @@ def test_a_term_that_counts_other_samples_than_the_labelled_ones_is_refused_in_a
     under_trainer(distiller_of("mlp"), samples, tmp_path, **halves)  # each batch is a step of its own
 
 
-def test_schedules_follow_the_trainer_through_its_callback_and_stand_still_without_one(tmp_path):
+def test_schedules_follow_the_trainer_through_its_callback_and_are_refused_without_one(tmp_path):
     samples = samples_of(48)
 
     def scheduled():
@@ -229,8 +229,11 @@ def test_schedules_follow_the_trainer_through_its_callback_and_stand_still_witho
     callback = TrainerModel(followed).callback()
     assert under_trainer(followed, samples, tmp_path, callbacks=[callback]) == pytest.approx(losses, rel=TOLERANCE)
     assert distance(followed, by_hand) < TOLERANCE
-    under_trainer(still, samples, tmp_path)
-    assert distance(still, by_hand) > 100 * TOLERANCE
+    with pytest.raises(InputError, match=r"^step: found None, .*callbacks=\[model\.callback\(\)\]"):
+        under_trainer(still, samples, tmp_path)
+    trainer = trainer_of(TrainerModel(still), samples, tmp_path, callbacks=[TrainerModel(still).callback()])
+    assert still.step == 0
+    assert trainer.evaluate(Rows(samples))["eval_loss"] > 0
 
 
 def test_the_trainer_evaluates_and_predicts_with_the_student(tmp_path):

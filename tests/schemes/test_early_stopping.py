@@ -134,8 +134,8 @@ def test_the_teacher_is_not_asked_after_the_end_and_judged_on_the_validation_set
 def test_the_noted_loss_is_the_terms_mean_over_the_validation_set(tiny):
     parts = prepare(tiny())
     student, teacher = flat(), flat()
-    objective = ending_objective(methods.kd(temperature=2.0), Ending(patience=9), 1.0)
-    ending = objective.terms["soft"].ending
+    ending = Ending(patience=9)
+    objective = ending_objective(methods.kd(temperature=2.0), ending, 1.0)
     distiller = EndingDistiller(student, ModelTeacher(teacher), objective, ending, ModelTeacher(teacher), 4)
     result = fit(distiller, parts.transfer, parts.held_out, epochs=1, batch_size=33)
     inputs = parts.held_out.batch(torch.arange(len(parts.held_out)), augment=None, seed=0, view=0).inputs

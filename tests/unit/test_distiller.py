@@ -260,8 +260,30 @@ def test_a_teacher_that_no_active_term_reads_is_not_run():
     assert teacher.calls == 2
 
 
+@pytest.mark.parametrize(
+    "term",
+    [
+        HardLabels(schedules.linear(1.0, 0.0, steps=4)),
+        SoftTargets(temperature=lambda step: 1.0 + step),
+        SoftTargets(schedules.warmup(1.0, steps=9)),
+    ],
+    ids=["weight", "temperature", "warmup"],
+)
+def test_a_schedule_without_a_step_is_refused_and_numbers_need_none(term):
+    batch = batch_of()
+    constant = Distiller(network(), Counting(), Objective([HardLabels(), SoftTargets()])).eval()
+    assert torch.equal(constant(batch).total, constant(batch, step=7).total)
+    distiller = Distiller(network(), Counting(), Objective([term, HardLabels(name="other")])).eval()
+    for call in (distiller, lambda batch: distiller.objective(distiller.outputs(batch, 0), batch)):
+        with pytest.raises(InputError, match=r"^step: found None, but .* changes with it; .*set distiller\.step"):
+            call(batch)
+    distiller.step = 3
+    assert torch.equal(distiller(batch).total, distiller(batch, step=3).total)
+
+
 def test_the_step_of_the_distiller_is_read_where_none_is_given():
     distiller = Distiller(network(), Counting(), Objective([HardLabels(), SoftTargets(schedules.until(2, 1.0))]))
+    distiller.step = 0
     assert set(distiller(batch_of()).parts) == {"hard", "soft"}
     distiller.step = 2
     assert set(distiller(batch_of()).parts) == {"hard"}

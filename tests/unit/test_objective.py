@@ -191,8 +191,8 @@ def test_a_term_of_weight_0_is_not_computed_and_what_only_it_reads_is_not_needed
     term = Plain(weight=schedules.until(2, 1.0), reads=("student", "teacher"))
     objective = Objective([HardLabels(), term])
     batch, z, _ = batch_of()
-    assert objective.reads(1) == {"student", "teacher"}
-    assert objective.reads(2) == {"student"}
+    assert objective.reads_at(1) == {"student", "teacher"}
+    assert objective.reads_at(2) == {"student"}
     loss = objective(outputs_of(z), batch, step=2)
     assert term.calls == 0
     assert set(loss.parts) == {"hard"}
@@ -204,7 +204,7 @@ def test_a_term_of_weight_0_is_not_computed_and_what_only_it_reads_is_not_needed
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_when_no_term_is_active_the_loss_is_zero_with_a_zero_gradient(dtype, fill):
     z = torch.full((4, 3), fill, dtype=dtype).requires_grad_()
-    loss = Objective([Plain(weight=lambda step: 0.0)])(outputs_of(z), Batch.of(torch.zeros(4, 1)))
+    loss = Objective([Plain(weight=lambda step: 0.0)])(outputs_of(z), Batch.of(torch.zeros(4, 1)), 0)
     loss.total.backward()
     assert loss.total == 0
     assert loss.parts == {}
@@ -254,7 +254,7 @@ def test_a_temperature_that_is_not_allowed_is_refused(temperature):
         methods.kd(temperature=temperature)
     batch, z, v = batch_of()
     with pytest.raises(InputError, match="temperature: found"):
-        methods.kd(temperature=lambda step: temperature)(outputs_of(z, v), batch)
+        methods.kd(temperature=lambda step: temperature)(outputs_of(z, v), batch, 0)
 
 
 @pytest.mark.parametrize(

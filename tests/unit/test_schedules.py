@@ -41,6 +41,34 @@ def test_a_schedule_has_the_values_of_its_definition(schedule, expected):
     assert values(schedule, *expected) == pytest.approx(list(expected.values()), abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "written"),
+    [
+        (schedules.linear(1, 0, steps=4), "linear(start=1.0, end=0.0, steps=4)"),
+        (schedules.cosine(1, 0, steps=4), "cosine(start=1.0, end=0.0, steps=4)"),
+        (schedules.piecewise([1, 2], boundaries=[5]), "piecewise(values=(1.0, 2.0), boundaries=(5,))"),
+        (schedules.until(5, 1, after=2), "piecewise(values=(1.0, 2.0), boundaries=(5,))"),
+        (schedules.warmup(schedules.linear(1, 0, steps=4), steps=2), None),
+        (schedules.one_cycle(steps=10, start=0, end=0), "one_cycle(steps=10, rise=0.3, start=0.0, end=0.0)"),
+    ],
+    ids=["linear", "cosine", "piecewise", "until", "warmup", "one_cycle"],
+)
+def test_the_repr_of_a_schedule_is_all_that_it_is(schedule, written):
+    assert repr(schedule) == (written or "warmup(schedule=linear(start=1.0, end=0.0, steps=4), steps=2)")
+    again = eval(repr(schedule), vars(schedules))  # noqa: S307 - our own text
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    with pytest.raises(AttributeError):
+        schedule.steps = 3
+
+
+@pytest.mark.parametrize("schedule", [schedules.until(3, 1.0), lambda step: 1.0], ids=["dataclass", "function"])
+def test_a_schedule_without_a_step_is_refused_and_a_number_needs_none(schedule):
+    assert schedules.at(0.5, None) == 0.5
+    with pytest.raises(InputError, match=r"^step: found None, but .*changes with it"):
+        schedules.at(schedule, None)
+
+
 def test_a_schedule_that_falls_never_rises_and_stays_between_its_ends():
     for schedule in (schedules.linear(1, 0.2, steps=50), schedules.cosine(1, 0.2, steps=50)):
         series = values(schedule, *range(60))

@@ -103,5 +103,5 @@ def _share_read(objective: Objective, steps: int) -> float:
     if "teacher" not in objective.reads():
         return 0.0
     if not any(callable(term.weight) for term in objective.terms.values()):
-        return float("teacher" in objective.reads(0))
-    return sum("teacher" in objective.reads(step) for step in range(steps)) / max(steps, 1)
+        return float("teacher" in objective.reads_at(0))
+    return sum("teacher" in objective.reads_at(step) for step in range(steps)) / max(steps, 1)

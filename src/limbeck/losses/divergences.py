@@ -8,7 +8,7 @@ declares undoes it, which keeps the balance with the hard labels when T changes 
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -54,9 +54,9 @@ class Divergence:
     HOW_MADE: ClassVar[str] = "use one such as losses.divergence('js', beta=0.5)"
 
     name: str
-    per_example: Callable[[Tensor, Dense, float], Tensor]
-    factor: Callable[[float], float]
-    least_classes: int = 1
+    per_example: Callable[[Tensor, Dense, float], Tensor] = field(repr=False)
+    factor: Callable[[float], float] = field(repr=False)
+    least_classes: int = field(default=1, repr=False)
 
 
 @checked

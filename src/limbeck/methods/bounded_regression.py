@@ -51,7 +51,7 @@ class TeacherBound(Term):
     def count(self, batch: Batch) -> Tensor | int:
         return 0 if batch.labels is None else batch.task.count(batch.labelled())
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         student, teacher = outputs["student"].logits, outputs["teacher"].logits
         if batch.labels is None:
             return compute_dtype(student[:0]).sum()

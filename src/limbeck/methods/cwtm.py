@@ -48,7 +48,7 @@ class ConfidenceWeighted(Term):
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch)
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         logits = outputs["student"].logits
         if batch.labels is None:
             return compute_dtype(logits[:0]).sum()

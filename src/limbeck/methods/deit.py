@@ -34,14 +34,14 @@ CARD = Card(
 class ClassHead(HardLabels):
     """Hard labels at the student's class head."""
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         return super().sum(_at(CLASS, outputs), batch, step)
 
 
 class DistillationHead(SoftTargets):
     """What the teacher says, at the student's distillation head."""
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         return super().sum(_at(DISTILLATION, outputs), batch, step)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from limbeck import checks
+from limbeck import checks, schedules
 from limbeck.batch import Batch
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
@@ -51,7 +51,7 @@ def own_part(objective: Objective) -> Objective:
 class MeanOverPeers(TermAround):
     """The mean over the peers of a term that reads a teacher, each peer being the teacher in its turn."""
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         members = outputs["teacher"].members
         if members is None:
             return self.term.sum(outputs, batch, step)
@@ -157,10 +157,11 @@ class PeerDistiller(Distiller):
     def forward(self, batch: Batch, step: int | None = None, counts: Mapping[str, Tensor | int] | None = None) -> Loss:
         """Return the loss of a batch: of the peer's own terms alone, where no other is to be listened to."""
         step = self.step if step is None else step
-        if step >= self.burn_in and self.others.speak:
+        listens = not self.burn_in or schedules.step_of(step, f"burn_in={self.burn_in}") >= self.burn_in
+        if listens and self.others.speak:
             return super().forward(batch, step, counts)
         own = self._alone[0]
-        loss: Loss = own(self._outputs(batch, own.reads(step)), batch, step, counts)
+        loss: Loss = own(self._outputs(batch, own.reads_at(step)), batch, step, counts)
         return loss
 
 

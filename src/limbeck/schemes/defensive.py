@@ -43,7 +43,7 @@ class LabelsAtTemperature(HardLabels):
         super().__init__(temperature)
         self.temperature = temperature
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         return super().sum({"student": Outputs(outputs["student"].logits / self.temperature)}, batch, step)
 
 

@@ -1,7 +1,7 @@
 """Early-stopped distillation: the teacher leaves at some point, and training goes on with hard labels."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,7 +72,9 @@ class Ending:
         return self.step is not None and step >= self.step
 
     def __repr__(self) -> str:
-        return f"Ending(patience={self.patience}, tolerance={self.tolerance})" if self.patience else "Ending()"
+        if self.patience is None:
+            return f"Ending(step={self.step})"
+        return f"Ending(patience={self.patience}, tolerance={self.tolerance})"
 
 
 def ending_objective(objective: Objective, ending: Ending, hard_weight: float) -> Objective:
@@ -82,23 +84,30 @@ def ending_objective(objective: Objective, ending: Ending, hard_weight: float) -
 
     >>> from limbeck.methods import kd
     >>> ended = ending_objective(kd(temperature=4.0, alpha=0.1), Ending(5), hard_weight=1.0)
-    >>> sorted(ended.reads(4)), sorted(ended.reads(5))
+    >>> sorted(ended.reads_at(4)), sorted(ended.reads_at(5))
     (['student', 'teacher'], ['student'])
     """
     terms: list[Term] = list(objective.terms.values())  # type: ignore[arg-type]
     for term in terms:
         if "teacher" in term.reads:
-            term.weight = _then(ending, term.weight, 0.0)
-            term.ending = ending  # type: ignore[assignment]  # so that two endings are told apart by their terms
+            term.weight = _Then(ending, term.weight, 0.0)
         elif isinstance(term, HardLabels):
-            term.weight = _then(ending, term.weight, hard_weight)
+            term.weight = _Then(ending, term.weight, hard_weight)
     if not any(isinstance(term, HardLabels) for term in terms):
-        terms.append(HardLabels(_then(ending, 0.0, hard_weight)))
+        terms.append(HardLabels(_Then(ending, 0.0, hard_weight)))
     return Objective(terms)
 
 
-def _then(ending: Ending, before: Schedule, after: float) -> Callable[[int], float]:
-    return lambda step: after if ending.come(step) else schedules.at(before, step)
+@dataclass(frozen=True)
+class _Then:
+    """A schedule until an ending has come, and a number from there on."""
+
+    ending: Ending
+    before: Schedule
+    after: float
+
+    def __call__(self, step: int) -> float:
+        return self.after if self.ending.come(step) else schedules.at(self.before, step)
 
 
 class EndingDistiller(Distiller):

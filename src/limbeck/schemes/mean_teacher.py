@@ -1,7 +1,7 @@
 """Mean teacher: the teacher is the student's own moving average, and what it answers need not be labelled."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -151,9 +151,16 @@ class MeanTeacher(Scheme):
 
 
 def _ramp(term: Term, steps: float) -> None:
-    term.weight = _risen(term.weight, steps)
+    term.weight = _Risen(term.weight, steps)
 
 
-def _risen(weight: Schedule, steps: float) -> Callable[[int], float]:
-    """Return a weight times exp(-5·(1 - t)²), t the share of the steps that are done."""
-    return lambda step: schedules.at(weight, step) * (math.exp(-5 * (1 - min(1.0, step / steps)) ** 2) if steps else 1)
+@dataclass(frozen=True)
+class _Risen:
+    """A weight times exp(-5·(1 - t)²), t the share of the steps that are done."""
+
+    weight: Schedule
+    steps: float
+
+    def __call__(self, step: int) -> float:
+        share = min(1.0, step / self.steps) if self.steps else 1.0
+        return schedules.at(self.weight, step) * math.exp(-5 * (1 - share) ** 2)

@@ -49,7 +49,7 @@ class OnUnlabelled(TermAround):
     def count(self, batch: Batch) -> Tensor | int:
         return self.term.count(_unlabelled(batch))
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         return self.term.sum(outputs, _unlabelled(batch), step)
 
 

@@ -47,7 +47,7 @@ class ExitLabels(HardLabels):
         super().__init__(weight, label_smoothing=label_smoothing, name=f"{leave}_hard")
         self.leave = leave
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         return super().sum({"student": Outputs(outputs["student"].heads[self.leave])}, batch, step)
 
 
@@ -62,7 +62,7 @@ class ExitSoftTargets(Term):
         self.leave = leave
         self.temperature = temperature
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         student = outputs["student"]
         deepest, leaving = (only_counted(each, batch.mask) for each in (student.logits, student.heads[self.leave]))
         per_example = KL.per_example(leaving, soften(deepest, self.temperature), self.temperature)
@@ -78,7 +78,7 @@ class ExitHint(Term):
         super().__init__(f"{leave}_hint", weight)
         self.leave = leave
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         features = outputs["student"].features
         own, deepest = (
             compute_dtype(only_counted(each, batch.mask)) for each in (features[self.leave], features[DEEPEST].detach())

@@ -123,7 +123,7 @@ class OtherClasses(Term):
         self.temperature = temperature
         self.others = tuple(others.tolist())
 
-    def sum(self, outputs: Mapping[str, Outputs], batch: "Batch", step: int) -> Tensor:
+    def sum(self, outputs: Mapping[str, Outputs], batch: "Batch", step: int | None) -> Tensor:
         student, teacher = outputs["student"].heads["full"], outputs["teacher"].logits
         losses = kl(
             student[:, self.others],

@@ -43,7 +43,7 @@ class TrainerModel(nn.Module):
     Saving: the state holds the student's tensors under the student's own names, a tied one once, so that
     `Student.from_pretrained(checkpoint, config=student.config)` reads a checkpoint of the Trainer.  With
     `Trainer(..., callbacks=[model.callback()])` the checkpoint holds the student's configuration as well, and
-    schedules follow the Trainer's steps; without it `distiller.step` stays 0.
+    schedules follow the Trainer's steps; a schedule without it raises InputError.
 
     Args:
         distiller: student, teacher and objective.
@@ -168,8 +168,10 @@ class TrainerModel(nn.Module):
         distiller = self.distiller
 
         class Following(TrainerCallback):
-            def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            def on_init_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
                 distiller.step = state.global_step
+
+            on_step_begin = on_init_end
 
             def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
                 folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
