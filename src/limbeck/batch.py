@@ -99,9 +99,7 @@ class Batch:
         """The shape of what is counted: (N,), or a place for each token, pixel or label."""
         if self.mask is not None:
             return self.mask.shape
-        if self.labels is None or not self.task.has_classes:
-            return self.index.shape
-        return self.labels.shape
+        return self.index.shape if self.labels is None else self.task.places(self.labels)
 
     def labelled(self) -> Tensor:
         """Return which places have a label and are no padding: bool, shaped as `places`; of mixed samples, two."""

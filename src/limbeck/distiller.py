@@ -27,9 +27,9 @@ def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
     """Require that a model answers for as many classes as the data has."""
     found = task.classes(logits)
     if found != classes:
-        what = "classes" if task.has_classes else "numbers"
         raise ModelError(
-            f"{name}: answers {found} {what}, the data has {classes}; give the {name} {task.outputs(classes)} outputs"
+            f"{name}: answers {found} {task.outputs_are[1]}, the data has {classes}; "
+            f"give the {name} {task.outputs(classes)} outputs"
         )
 
 

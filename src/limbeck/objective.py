@@ -81,7 +81,7 @@ class Term(nn.Module):
         """
         if batch.mask is not None:
             return batch.task.count(batch.mask)
-        return len(batch) if batch.task.several else batch.places.numel()
+        return batch.task.size(batch.places)
 
     def settle(self, legend: Legend) -> None:
         """Take note of what the data's labels mean; InputError when the term cannot do with them."""

@@ -191,8 +191,6 @@ def run_model(
 
 
 def _read(outputs: Outputs, task: Task) -> Outputs:
-    if task is CLASSIFICATION:
-        return outputs
     heads = {name: task.logits(logits) for name, logits in outputs.heads.items()}
     return replace(outputs, logits=task.logits(outputs.logits), heads=heads)
 

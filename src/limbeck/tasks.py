@@ -3,76 +3,147 @@
 Everything else works on such logits: (..., K), with a label for each leading place.  A binary task with one logit z is
 the task of two classes with logits (0, z); a multi-label one is as many of these as it has classes, whose losses add up
 to that of the example; a dense one has a label for each pixel.  Only a regression has no classes.
+
+A new task is a class here and one in `limbeck.evaluation.figures`, which measures it and names its figures.  Other code
+asks the task for a shape, a count or a requirement, and does not ask which task it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError, ModelError, one_of
+from limbeck.errors import DataError, InputError, LimbeckError, ModelError, one_of
 
-__all__ = ["BINARY", "CLASSIFICATION", "DENSE", "MULTILABEL", "REGRESSION", "TASKS", "UNLABELLED", "Task", "task_named"]
+__all__ = [
+    "BINARY",
+    "CLASSIFICATION",
+    "DENSE",
+    "MULTILABEL",
+    "REGRESSION",
+    "TASKS",
+    "UNLABELLED",
+    "Need",
+    "Task",
+    "task_named",
+]
 
 UNLABELLED = -100
 """The label of a sample that has none; no loss ever counts it.  In a regression NaN stands in its place."""
 
 
+class Need(Enum):
+    """What a method, a teacher or an option may need of the labels, as its error line says it."""
+
+    CLASSES = "classes"
+    SEVERAL_CLASSES = "several classes"
+    ONE_CLASS = "examples of one class"
+    ONE_LABEL = "one label an example"
+    ONE_OF_SEVERAL = "one label of several classes"
+    NUMBERS = "numbers to predict"
+
+
 @dataclass(frozen=True)
 class Task:
-    """What the labels of a set are.
+    """What the labels of a set are.  The base has what holds for labels that are numbers of classes.
 
-    name: as a recipe gives it.  labels: in words, for error lines.
-    shape: of the labels of n examples, in words; dims: how many axes that may be.
-    logits: a model's answer -> logits (..., K), or the numbers (N, D) of a regression; ModelError for a wrong shape.
-    has_classes: whether labels are numbers of classes; otherwise they are numbers to predict.
-    one_label: whether an example has one label, the number of its class.
-    several: whether an example has several labels that count as one example together: the last axis of the labels.
-    two_way: whether each label is 0 or 1, against which a model answers one logit.
+    Attributes:
+        name: as a recipe gives it.
+        labels: in words, for error lines.
+        shape: of the labels of n examples, in words; dims: how many axes that may be.
+        outputs_are: what a model answers for, in words, one and many of them.
+        array_kinds: the kinds of NumPy arrays that labels may come in.
+        loss: the loss on labels, a name in `limbeck.losses`.
+        meets: what the labels are good for.
     """
 
-    name: str
-    labels: str
-    shape: str
-    dims: tuple[int, ...]
-    logits: Callable[[Tensor], Tensor]
-    has_classes: bool = True
-    one_label: bool = False
-    several: bool = False
-    two_way: bool = False
+    name: ClassVar[str]
+    labels: ClassVar[str]
+    shape: ClassVar[str]
+    dims: ClassVar[tuple[int, ...]]
+    outputs_are: ClassVar[tuple[str, str]] = ("class", "classes")
+    array_kinds: ClassVar[str] = "ui"
+    loss: ClassVar[str] = "cross_entropy"
+    meets: ClassVar[frozenset[Need]]
 
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def of_places(self) -> bool:
-        """Whether a label belongs to a place of an example, and would have to move with it."""
-        return not (self.one_label or self.several)
+    # ------------------------------------------------------------------------------------------------- what it refuses
 
-    def outputs(self, classes: int) -> int:
-        """Return how many numbers a model answers with, for so many classes (of a regression, numbers to predict)."""
-        return 1 if self.two_way and not self.several else classes
+    def lacks(self, *needs: Need) -> str | None:
+        """Return the clause that says the labels meet none of some needs; None if they meet one.
 
-    def classes(self, logits: Tensor) -> int:
-        """Return how many classes logits are for.
-
-        >>> MULTILABEL.classes(MULTILABEL.logits(torch.zeros(8, 5)))
-        5
+        >>> REGRESSION.lacks(Need.ONE_LABEL)
+        'one label an example, and the labels are numbers to predict for each example (task regression)'
         """
-        return logits.shape[-2 if self.two_way and self.several else -1]
+        if self.meets.intersection(needs):
+            return None
+        return f"{' or '.join(need.value for need in needs)}, and the labels are {self.labels} (task {self.name})"
 
-    def alternatives(self, classes: int) -> int:
-        """Return how many classes each distribution is over, where the set has so many."""
-        return 2 if self.two_way else classes
+    def require(self, *needs: Need, what: str, mend: str, error: type[LimbeckError] = InputError) -> None:
+        """Require that the labels meet one of some needs.  what: needs them, for the error line.
+
+        >>> MULTILABEL.require(Need.ONE_LABEL, what="mixup needs", mend="leave it out")
+        Traceback (most recent call last):
+        limbeck.errors.InputError: mixup needs one label an example, and the labels are 0 or 1 for each class of an ...
+        """
+        if (lack := self.lacks(*needs)) is not None:
+            raise error(f"{what} {lack}; {mend}")
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether answers are logits of classes; otherwise they are numbers to predict."""
+        return Need.CLASSES in self.meets
+
+    def check_augment(self, *, moves: bool, mixes: bool) -> None:
+        """Require that labels still fit inputs that an augmentation moves, or mixes with others; DataError if not."""
+        if mixes:
+            self.require(Need.ONE_LABEL, what="augment: mixup and cutmix need", mend="leave them out", error=DataError)
+
+    # --------------------------------------------------------------------------------------------------------- labels
+
+    def no_labels(self, name: str, size: int) -> Tensor:
+        """Return the labels of a set that is given without any; DataError where that does not say their shape."""
+        raise DataError(f"{name}: task {self.name} needs labels, {self.labels}, if only to say their shape")
+
+    def kept(self, name: str, labels: Tensor) -> Tensor:
+        """Return labels in the shape and kind of number that a set keeps: int64, here.  DataError for others."""
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise DataError(f"{name}: labels are {labels.dtype}, expected whole numbers (int64)")
+        return labels.to(torch.int64)
+
+    def count_classes(self, labels: Tensor) -> int:
+        """Return how many classes labels are of, where that is not said: the largest number plus one."""
+        return max(int(labels.max()) + 1, 0)
+
+    def check_classes(self, name: str, classes: int, labels: Tensor | None = None) -> None:
+        """Require as many classes as the task has, or as labels have columns; DataError otherwise."""
 
     def labelled(self, labels: Tensor) -> Tensor:
         """Return which places have a label: bool, shaped as the labels; (N,) of a regression."""
-        return labels != UNLABELLED if self.has_classes else ~labels.isnan().any(-1)
+        return labels != UNLABELLED
 
     def without_labels(self, labels: Tensor) -> Tensor:
         """Return labels of the same shape that say nothing."""
-        return torch.full_like(labels, UNLABELLED if self.has_classes else torch.nan)
+        return torch.full_like(labels, UNLABELLED)
+
+    def strata(self, labels: Tensor) -> Tensor:
+        """Return the class of each example, (n,), by which a set is divided: one for all, unless each has one label."""
+        return torch.zeros(len(labels), dtype=torch.int64)
+
+    # ------------------------------------------------------------------------------------------------- what it counts
+
+    def places(self, labels: Tensor) -> torch.Size:
+        """Return the shape of what is counted in a batch: of the labels; (N,) of a regression."""
+        return labels.shape
+
+    def size(self, places: torch.Size) -> int:
+        """Return how many examples, tokens or pixels places of that shape come to, if all count."""
+        return places.numel()
 
     def count(self, places: Tensor) -> Tensor:
         """Return how many examples, tokens or pixels some places (bool, shaped as `labelled`) come to.
@@ -80,7 +151,211 @@ class Task:
         >>> MULTILABEL.count(torch.tensor([[True, True], [False, False], [True, False]]))
         tensor(2)
         """
-        return (places.any(-1) if self.several and self.has_classes else places).sum()
+        return places.sum()
+
+    def rows(self, labels: Tensor) -> Tensor:
+        """Return labels with one for each row of logits (rows, K): (rows,); (n, D) of a regression."""
+        return labels.flatten()
+
+    # --------------------------------------------------------------------------------------------------------- answers
+
+    def logits(self, answer: Tensor) -> Tensor:
+        """Return a model's answer as logits (..., K), or as numbers (N, D); ModelError for a wrong shape."""
+        return answer
+
+    def label_shape(self, logits: Tensor) -> torch.Size:
+        """Return the shape of the labels that belong to logits."""
+        return logits.shape[:-1]
+
+    def outputs(self, classes: int) -> int:
+        """Return how many numbers a model answers with, for so many classes (of a regression, numbers to predict)."""
+        return classes
+
+    def classes(self, logits: Tensor) -> int:
+        """Return how many classes logits are for.
+
+        >>> MULTILABEL.classes(MULTILABEL.logits(torch.zeros(8, 5)))
+        5
+        """
+        return logits.shape[-1]
+
+    def alternatives(self, classes: int) -> int:
+        """Return how many classes each distribution is over, where the set has so many."""
+        return classes
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Return what logits say, shaped as labels: class numbers, 0 or 1 for each class, or the numbers themselves.
+
+        >>> MULTILABEL.predictions(MULTILABEL.logits(torch.tensor([[2.0, -1.0, 3.0]])))
+        tensor([[1, 0, 1]])
+        """
+        return logits.argmax(-1)
+
+    def named(self, predictions: Tensor, class_names: Sequence[str]) -> Any:
+        """Return predictions as a user reads them: names, tuples of names, or the tensor (class maps, numbers).
+
+        >>> BINARY.named(torch.tensor([1, 0]), ["no", "yes"])
+        ['yes', 'no']
+        >>> MULTILABEL.named(torch.tensor([[1, 0, 1]]), ["cat", "dog", "hat"])
+        [('cat', 'hat')]
+        """
+        return predictions
+
+
+class _Classification(Task):
+    name = "classification"
+    labels = "the number of a class for each example"
+    shape = "(n,)"
+    dims = (1,)
+    meets = frozenset({Need.CLASSES, Need.SEVERAL_CLASSES, Need.ONE_CLASS, Need.ONE_LABEL, Need.ONE_OF_SEVERAL})
+
+    def no_labels(self, name: str, size: int) -> Tensor:
+        return torch.full((size,), UNLABELLED)
+
+    def strata(self, labels: Tensor) -> Tensor:
+        return labels.cpu()
+
+    def named(self, predictions: Tensor, class_names: Sequence[str]) -> list[str]:
+        return [class_names[label] for label in predictions.tolist()]
+
+
+class _Binary(_Classification):
+    name = "binary"
+    labels = "0 or 1 for each example"
+    array_kinds = "uifb"
+    meets = frozenset({Need.CLASSES, Need.ONE_CLASS, Need.ONE_LABEL})
+
+    def logits(self, answer: Tensor) -> Tensor:
+        if answer.dim() == 2 and answer.shape[1] == 1:
+            answer = answer.squeeze(1)
+        if answer.dim() != 1:
+            raise _wrong(self, answer, "one logit an example, (N, 1)")
+        return _against_zero(answer)
+
+    def kept(self, name: str, labels: Tensor) -> Tensor:
+        return super().kept(name, _whole(labels))
+
+    def count_classes(self, labels: Tensor) -> int:
+        return 2
+
+    def check_classes(self, name: str, classes: int, labels: Tensor | None = None) -> None:
+        if classes != 2:
+            raise DataError(f"{name}: {classes} classes, but task {self.name} has 2")
+
+    def outputs(self, classes: int) -> int:
+        return 1
+
+    def alternatives(self, classes: int) -> int:
+        return 2
+
+
+class _Multilabel(Task):
+    name = "multilabel"
+    labels = "0 or 1 for each class of an example"
+    shape = "(n, classes)"
+    dims = (2,)
+    array_kinds = "uifb"
+    meets = frozenset({Need.CLASSES})
+
+    def logits(self, answer: Tensor) -> Tensor:
+        if answer.dim() != 2:
+            raise _wrong(self, answer, "one logit for each class, (N, C)")
+        return _against_zero(answer)
+
+    def kept(self, name: str, labels: Tensor) -> Tensor:
+        return super().kept(name, _whole(labels))
+
+    def count_classes(self, labels: Tensor) -> int:
+        return labels.shape[1]
+
+    def check_classes(self, name: str, classes: int, labels: Tensor | None = None) -> None:
+        _check_columns(name, classes, labels)
+
+    def classes(self, logits: Tensor) -> int:
+        return logits.shape[-2]
+
+    def alternatives(self, classes: int) -> int:
+        return 2
+
+    def size(self, places: torch.Size) -> int:
+        return places[0]
+
+    def count(self, places: Tensor) -> Tensor:
+        return places.any(-1).sum()
+
+    def named(self, predictions: Tensor, class_names: Sequence[str]) -> list[tuple[str, ...]]:
+        return [
+            tuple(name for name, given in zip(class_names, row, strict=True) if given) for row in predictions.tolist()
+        ]
+
+
+class _Dense(Task):
+    name = "dense"
+    labels = "the number of a class for each place of an example"
+    shape = "(n, height, width)"
+    dims = (2, 3, 4)
+    meets = frozenset({Need.CLASSES, Need.SEVERAL_CLASSES, Need.ONE_CLASS})
+
+    def logits(self, answer: Tensor) -> Tensor:
+        if answer.dim() < 3:
+            raise _wrong(self, answer, "logits of the classes at each place, (N, K, H, W)")
+        return answer.movedim(1, -1)
+
+    def check_augment(self, *, moves: bool, mixes: bool) -> None:
+        if moves:
+            raise DataError(
+                "augment: shift, pad_crop, flip and randaugment would move images without their labels; use noise alone"
+            )
+        super().check_augment(moves=moves, mixes=mixes)
+
+
+class _Regression(Task):
+    name = "regression"
+    labels = "numbers to predict for each example"
+    shape = "(n,) or (n, numbers)"
+    dims = (1, 2)
+    outputs_are = ("number to predict", "numbers to predict")
+    array_kinds = "uifb"
+    loss = "squared_error"
+    meets = frozenset({Need.NUMBERS})
+
+    def logits(self, answer: Tensor) -> Tensor:
+        if answer.dim() == 1:
+            answer = answer.unsqueeze(1)
+        if answer.dim() != 2:
+            raise _wrong(self, answer, "the numbers to predict, (N, D)")
+        return answer
+
+    def kept(self, name: str, labels: Tensor) -> Tensor:
+        if labels.is_complex():
+            raise DataError(f"{name}: labels are {labels.dtype}, expected real numbers")
+        if not labels.is_floating_point():
+            labels = labels.to(torch.float64)
+        return labels.unsqueeze(1) if labels.dim() == 1 else labels
+
+    def count_classes(self, labels: Tensor) -> int:
+        return labels.shape[1]
+
+    def check_classes(self, name: str, classes: int, labels: Tensor | None = None) -> None:
+        _check_columns(name, classes, labels)
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        return ~labels.isnan().any(-1)
+
+    def without_labels(self, labels: Tensor) -> Tensor:
+        return torch.full_like(labels, torch.nan)
+
+    def places(self, labels: Tensor) -> torch.Size:
+        return labels.shape[:1]
+
+    def rows(self, labels: Tensor) -> Tensor:
+        return labels
+
+    def label_shape(self, logits: Tensor) -> torch.Size:
+        return logits.shape
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        return logits
 
 
 def task_named(name: str) -> Task:
@@ -95,63 +370,30 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-def _as_it_is(answer: Tensor) -> Tensor:
-    return answer
-
-
 def _against_zero(answer: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(answer), answer], -1)
 
 
-def _binary(answer: Tensor) -> Tensor:
-    if answer.dim() == 2 and answer.shape[1] == 1:
-        answer = answer.squeeze(1)
-    if answer.dim() != 1:
-        raise _wrong("binary", answer, "one logit an example, (N, 1)")
-    return _against_zero(answer)
+def _whole(labels: Tensor) -> Tensor:
+    """Return truth values, and floating-point numbers that are whole or NaN (for no label), as int64."""
+    whole = labels.is_floating_point() and bool((labels.isnan() | (labels == labels.round())).all())
+    return labels.nan_to_num(UNLABELLED).to(torch.int64) if whole or labels.dtype == torch.bool else labels
 
 
-def _multilabel(answer: Tensor) -> Tensor:
-    if answer.dim() != 2:
-        raise _wrong("multilabel", answer, "one logit for each class, (N, C)")
-    return _against_zero(answer)
+def _check_columns(name: str, classes: int, labels: Tensor | None) -> None:
+    if labels is not None and classes != labels.shape[1]:
+        raise DataError(f"{name}: {classes} classes but labels of shape {tuple(labels.shape)}; there must be one each")
 
 
-def _dense(answer: Tensor) -> Tensor:
-    if answer.dim() < 3:
-        raise _wrong("dense", answer, "logits of the classes at each place, (N, K, H, W)")
-    return answer.movedim(1, -1)
+def _wrong(task: Task, answer: Tensor, expected: str) -> ModelError:
+    return ModelError(f"task {task.name}: the model answers {tuple(answer.shape)}, expected {expected}")
 
 
-def _regression(answer: Tensor) -> Tensor:
-    if answer.dim() == 1:
-        answer = answer.unsqueeze(1)
-    if answer.dim() != 2:
-        raise _wrong("regression", answer, "the numbers to predict, (N, D)")
-    return answer
-
-
-def _wrong(name: str, answer: Tensor, expected: str) -> ModelError:
-    return ModelError(f"task {name}: the model answers {tuple(answer.shape)}, expected {expected}")
-
-
-CLASSIFICATION = Task(
-    "classification", "the number of a class for each example", "(n,)", (1,), _as_it_is, one_label=True
-)
-BINARY = Task("binary", "0 or 1 for each example", "(n,)", (1,), _binary, one_label=True, two_way=True)
-MULTILABEL = Task(
-    "multilabel", "0 or 1 for each class of an example", "(n, classes)", (2,), _multilabel, several=True, two_way=True
-)
-DENSE = Task("dense", "the number of a class for each place of an example", "(n, height, width)", (2, 3, 4), _dense)
-REGRESSION = Task(
-    "regression",
-    "numbers to predict for each example",
-    "(n,) or (n, numbers)",
-    (1, 2),
-    _regression,
-    has_classes=False,
-    several=True,
-)
+CLASSIFICATION: Task = _Classification()
+BINARY: Task = _Binary()
+MULTILABEL: Task = _Multilabel()
+DENSE: Task = _Dense()
+REGRESSION: Task = _Regression()
 
 TASKS: Mapping[str, Task] = {task.name: task for task in (CLASSIFICATION, BINARY, MULTILABEL, DENSE, REGRESSION)}
 """All tasks by their names."""

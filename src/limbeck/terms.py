@@ -26,9 +26,12 @@ from limbeck.objective import Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target, smooth_labels
-from limbeck.tasks import Task
+from limbeck.tasks import Need, Task
 
 __all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "counted_outputs", "require_classes"]
+
+_LABEL_LOSSES = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+"""The loss on labels by the name that a task gives it."""
 
 
 class HardLabels(Term):
@@ -56,18 +59,18 @@ class HardLabels(Term):
         logits = outputs["student"].logits
         if batch.labels is None:
             return compute_dtype(logits[:0]).sum()
-        if not batch.task.has_classes:
-            return squared_error(logits, batch.labels, mask=batch.mask, reduction="sum")
         if batch.mix is None:
-            return self._per_example(logits, batch.labels, batch.mask).sum()
+            return self._per_example(logits, batch.labels, batch.mask, batch.task).sum()
         counted = batch.labelled()
-        own, other = (self._per_example(logits, labels, counted) for labels in (batch.labels, batch.mix.labels))
+        own, other = (
+            self._per_example(logits, labels, counted, batch.task) for labels in (batch.labels, batch.mix.labels)
+        )
         return torch.lerp(other, own, batch.mix.share.to(own)).sum()
 
-    def _per_example(self, logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    def _per_example(self, logits: Tensor, labels: Tensor, mask: Tensor | None, task: Task) -> Tensor:
         """Return the loss of each place, 0 where it does not count."""
         if not self.label_smoothing:
-            return cross_entropy(logits, labels, mask=mask, reduction="none")
+            return _LABEL_LOSSES[task.loss](logits, labels, mask=mask, reduction="none")
         check_labels(labels, logits.shape[:-1])
         if mask is not None:
             check_mask(mask, labels.shape)
@@ -237,11 +240,9 @@ def require_classes(task: Task, what: str, *, alone: bool = False) -> None:
     Traceback (most recent call last):
     limbeck.errors.InputError: term 'soft' compares distributions over classes, and the labels are numbers to predict...
     """
-    if not task.has_classes:
-        mend = "use logit_matching or bounded_regression"
-        raise InputError(f"{what} classes, and the labels are {task.labels} (task {task.name}); {mend}")
-    if alone and task.several:
-        raise InputError(f"{what} examples of one class, and the labels are {task.labels} (task {task.name}); use kd")
+    task.require(Need.CLASSES, what=what, mend="use logit_matching or bounded_regression")
+    if alone:
+        task.require(Need.ONE_CLASS, what=what, mend="use kd")
 
 
 def _check_shapes(student: Tensor, name: str, other: Tensor, batch: Batch) -> None:

@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from limbeck.config import load_recipe
-from limbeck.evaluation import predict
-from limbeck.results.task_assessment import Nearness, nearness
+from limbeck.evaluation import Nearness, predict
+from limbeck.results.task_assessment import nearness
 
 TASKS = ["binary", "multilabel", "dense", "regression"]
 MODELS = {"dense": {"kind": "fcn", "channels": [4], "batch_norm": False}}
@@ -111,7 +111,7 @@ def test_a_search_chooses_by_the_figure_of_the_task(limbeck, recipe, tmp_path):
         ),
         ("binary", ["method={name: dist}"], "method: divergence correlation(tau_squared=False): it says nothing of 2"),
         ("multilabel", ["data.task=multi"], "data.task: found 'multi', expected 'classification', 'binary', "),
-        ("multilabel", ["data.transfer.omit=[1]"], "data.transfer: classes: samples of "),
+        ("multilabel", ["data.transfer.omit=[1]"], "data.transfer: classes: samples are chosen by one label"),
         (
             "dense",
             ["training.augment.shift=1"],
@@ -138,7 +138,7 @@ def test_diagnose_refuses_a_task_that_it_does_not_look_into_before_a_teacher_is_
     answer = limbeck("diagnose", recipe("multilabel"))
     assert answer.code == 2
     assert len(answer.lines) == 1
-    assert "diagnose: it looks into one class an example, and the labels of " in answer.lines[0]
+    assert "diagnose: it looks into one label an example, and the labels are " in answer.lines[0]
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -298,5 +298,5 @@ def test_schemes_that_need_a_network_say_so(tmp_path):
 def test_a_task_that_an_estimator_has_not_is_refused_before_anything_runs(tmp_path):
     np.savez(tmp_path / "set.npz", inputs=np.eye(40, 3), labels=np.eye(2)[np.arange(40) % 2])
     data = {"kind": "npz", "path": str(tmp_path / "set.npz"), "task": "multilabel"}
-    with pytest.raises(RecipeError, match=r"teacher\.estimator: extra_trees is for samples with one label each"):
+    with pytest.raises(RecipeError, match=r"teacher\.estimator: extra_trees is for samples with one label an example"):
         carried_out({**KEYS, "data": data}, tmp_path)

@@ -206,7 +206,7 @@ def test_each_misuse_is_one_clear_line():
         (lambda: PredictTeacher(forest())(batch, {"a": "b"}), "let a network teach"),
         (lambda: PredictTeacher(forest(), view="clean")(batch), "no view 'clean'"),
         (lambda: PredictTeacher(forest())(Batch.of({"ids": torch.zeros(2, 4)})), "expected one tensor"),
-        (lambda: PredictTeacher(forest())(Batch.of(torch.zeros(2, 4), task=MULTILABEL)), "the task is multilabel"),
+        (lambda: PredictTeacher(forest())(Batch.of(torch.zeros(2, 4), task=MULTILABEL)), "one label an example"),
     ):
         with pytest.raises(InputError, match=said):
             make()

@@ -10,7 +10,7 @@ import pytest
 
 from limbeck.config import Recipe
 from limbeck.errors import RunError
-from limbeck.evaluation import Interval, Standing, class_gains, words_of
+from limbeck.evaluation import Interval, Standing, class_gains, figures_of
 from limbeck.experiment.run import distil
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, charts, curves, gains, page, panels, story, svg
@@ -235,9 +235,9 @@ def test_the_student_alone_at_equal_compute_stands_beside(budget):
     equal = next(sentence for sentence in verdict if sentence.startswith("Trained alone"))
     assert equal.startswith(
         "Trained alone with as much compute as the whole distillation took, the student gets"
-        f" {story.number(model.errors.mean)} wrong."
+        f" {gathered.figures.error_text(model.errors.mean)} wrong."
     )
-    assert sum(errors) == 0 or all(f"{abs(number)} " in equal for number in errors)
+    assert sum(errors) == 0 or all(f"{abs(each)} " in equal for each in errors)
     assert "±" not in "".join(verdict)  # two seeds
     assert any("cut at 12" in sentence for sentence in verdict[verdict.index(equal) :])  # alone_budget.at_most
     names = [name for name, _ in panels.errors_chart(story.model_rows(gathered)).rows]
@@ -248,7 +248,7 @@ def test_the_student_alone_at_equal_compute_stands_beside(budget):
 
 
 def test_of_a_regression_the_student_at_equal_compute_comes_to_an_error(budget, monkeypatch):
-    monkeypatch.setattr(Gathered, "words", words_of(REGRESSION))
+    monkeypatch.setattr(Gathered, "figures", figures_of(REGRESSION))
     gathered = gather(budget)
     mean = gathered.model("alone_budget").errors.mean
     said = (

@@ -17,12 +17,11 @@ from limbeck.experiment.run import distil
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, figures, labels, numbers, panels, places, softness, story
 from limbeck.report import gather as gathering
-from limbeck.report.differs import differences
 from limbeck.report.gather import gather
-from limbeck.report.given import given
+from limbeck.report.views import view_of
 from limbeck.results.task_assessment import nearness
 from limbeck.runs import RunFolder
-from limbeck.tasks import UNLABELLED
+from limbeck.tasks import DENSE, REGRESSION, UNLABELLED
 
 QUESTIONS = (
     "Did it work?",
@@ -243,7 +242,7 @@ def test_of_very_many_labels_a_part_is_asked_and_that_is_said(runs, monkeypatch)
     assert len(found.answers.samples) == 5
     assert found.answers.logits["alone"][0].shape == (5 * 16, 3)
     assert found.notes == ["What the models answer is drawn for 5 of 24 test examples, spread evenly."]
-    assert differences(found).maps is not None
+    assert view_of(DENSE).differences(found).maps is not None
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
@@ -279,7 +278,7 @@ def test_numbers_are_held_against_the_truth_and_the_teacher(gathered):
 
 def test_the_teachers_numbers_stand_where_there_is_no_temperature(gathered, tmp_path):
     found = gathered["regression"]
-    told = given(found, 4.0, "The recipe's method has no temperature of its own.", None)
+    told = view_of(REGRESSION).given(found, 4.0, "The recipe's method has no temperature of its own.", None)
     assert "temperature of its own" not in told.said
     assert (told.explorer, told.maps) == (None, None)
     [(chart, note)] = told.charts

@@ -199,7 +199,7 @@ MISTAKES = [
     ({"delimiter": ";"}, "label: there is no column"),
     ({"drop": ("age", "town", "income")}, "no column left to learn from"),
     ({"task": "regression"}, "found 'yes', expected numbers"),
-    ({"label": "town", "task": "binary"}, "has 3 classes, expected 2"),
+    ({"label": "town", "task": "binary"}, "3 classes, but task binary has 2"),
     ({"label": "income"}, "60 different cells in 60 rows; to predict numbers, let task be regression"),
     ({"test_share": 1.5}, "test_share"),
 ]
@@ -225,7 +225,7 @@ def test_each_mistake_is_one_line(shop, keys, said):
         (b"a,b\n\xff,2\n", "is no CSV file in UTF-8"),
         (b"a,b\n" + b"1e999,x\n2,y\n" * 5, "which float32 cannot hold"),
         (b"a,b\n" + b",x\n,y\n" * 5, "column 'a' is empty in 10 rows"),
-        (b"a,b\n1,x\n2,x\n", "has 1 classes, expected 2 or more"),
+        (b"a,b\n1,x\n2,x\n", "1 classes, expected 2 or more"),
         (b"a,b\n1,x\n2,y\n", "test_share"),
         (b"a,b\n" + b"".join(b"t%d,%d\n" % (i, i % 2) for i in range(300)), "has 300 different cells such as 't0'"),
         (b"a,b\n" + b"".join(b"%d,%d\n" % (i, i % 2) for i in range(300)) + b"l0,1\n", "such as 'l0'"),

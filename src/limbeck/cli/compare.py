@@ -69,12 +69,12 @@ def compare(
 
 def _grids(found: "Comparison") -> list[Grid]:
     """Return the tables: title, columns, rows."""
-    from limbeck.evaluation import words_of
+    from limbeck.evaluation import figures_of
 
     shown = [column for column in _COLUMNS if any(run.figure(*column[1:3]) for run in found.runs)]
-    kinds = {run.task.name: words_of(run.task) for run in found.runs}
-    words = next(iter(kinds.values())) if len(kinds) == 1 else None
-    right = "top-1" if words is None or words.accuracy == "accuracy" else words.accuracy
+    kinds = {run.task.name: figures_of(run.task) for run in found.runs}
+    figures = next(iter(kinds.values())) if len(kinds) == 1 else None
+    right = "top-1" if figures is None or figures.accuracy == "accuracy" else figures.accuracy
     columns = ["run", "seeds", *(title.replace("top-1", right) for title, *_ in shown), "parameters"]
     rows = [
         [
@@ -85,7 +85,7 @@ def _grids(found: "Comparison") -> list[Grid]:
         ]
         for run in found.runs
     ]
-    errors = "errors, as each task counts them," if words is None else words.errors
+    errors = "errors, as each task counts them," if figures is None else figures.errors
     title = f"test {errors} of teacher, student alone and student distilled; {_over(found)}"
     grids: list[Grid] = [(title, columns, rows)]
     if found.differing:
@@ -128,12 +128,12 @@ def _lines(found: "Comparison") -> list[str]:
 
 
 def _cell(run: "ComparedRun", role: str, name: str, pattern: str) -> str:
-    from limbeck.evaluation import words_of
+    from limbeck.evaluation import figures_of
 
     value = run.figure(role, name)
     if value is None:
         return ""
-    pattern = words_of(run.task).pattern if name == "errors" else pattern
+    pattern = figures_of(run.task).pattern if name == "errors" else pattern
     return interval(value, pattern) if pattern else percent(value)
 
 

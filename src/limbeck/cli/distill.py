@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["distill", "outcome_table", "run"]
 
 _MISSED = 3
-_MORE = {"mae": "{:.4g}"}  # the figures of a task that are no shares
 
 
 @app.command()
@@ -104,26 +103,26 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
     """Print what failed, the models side by side, and what the distillation came to."""
-    from limbeck.evaluation import words_of
+    from limbeck.evaluation import figures_of
 
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
-    words = words_of(outcome.task)
+    figures = figures_of(outcome.task)
     more = list(outcome.seeds[0].teacher.more)
+    written = {each.name: each.pattern for each in figures.more}
+    patterns = [written[name] or "{:.4f}" for name in more]
     rows = []
     for role, found in outcome.roles.items():
         errors, accuracy, *others = outcome.errors(role), outcome.accuracy(role), *outcome.more(role, more)
         if role == "teacher" and recipe.teacher.seed is not None:
             errors, accuracy, *others = (type(each)(each.mean, None, 1) for each in (errors, accuracy, *others))
         compute = "" if found.relative is None else f"{found.relative:.2f}"
-        row = [found.label, f"{found.parameters:,}", compute, interval(errors, words.pattern), percent(accuracy)]
-        patterns = [_MORE.get(name, "{:.4f}") for name in more]
+        row = [found.label, f"{found.parameters:,}", compute, interval(errors, figures.pattern), percent(accuracy)]
         rows.append([*row, *map(interval, others, patterns)])
     stands = outcome.standing()
     show(*(f"{failure}." for failure in stands.failures))
-    counted = "places of test examples" if outcome.task.of_places else "test examples"
-    title = f"{recipe.name}: {examples:,} {counted}, {over_seeds(seeds)}"
-    columns = ["model", "parameters", "compute", f"test {words.errors}", words.accuracy]
+    title = f"{recipe.name}: {examples:,} {figures.unit}, {over_seeds(seeds)}"
+    columns = ["model", "parameters", "compute", f"test {figures.errors}", figures.accuracy]
     show(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
     show("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
     for note in outcome.notes:

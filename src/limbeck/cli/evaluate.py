@@ -36,22 +36,7 @@ _FIGURES = (
     ("  on the validation part", "kl_validation", "{:.4f}"),
     ("  on the transfer set", "kl_transfer", "{:.4f}"),
 )
-_OF_A_TASK = (
-    ("NLL, nats", "nll", "{:.4f}"),
-    ("labels that are right", "label_accuracy", ""),
-    ("mean average precision", "map", "{:.4f}"),
-    ("mean intersection over union", "miou", "{:.4f}"),
-    ("mean absolute error", "mae", "{:.4g}"),
-    ("labels as the teacher gives them", "agreement", ""),
-    ("  on the validation part", "agreement_validation", ""),
-    ("  on the transfer set", "agreement_transfer", ""),
-    ("KL(teacher ‖ student) of a label, nats", "kl", "{:.4f}"),
-    ("  on the validation part", "kl_validation", "{:.4f}"),
-    ("  on the transfer set", "kl_transfer", "{:.4f}"),
-    ("mean squared distance to the teacher", "distance", "{:.4g}"),
-    ("  on the validation part", "distance_validation", "{:.4g}"),
-    ("  on the transfer set", "distance_transfer", "{:.4g}"),
-)
+_PARTS = (("validation", "  on the validation part"), ("transfer", "  on the transfer set"))
 _SHOWN_CLASSES = 3
 _NAMED_RARE = 12
 _UNLIKELY = 0.05
@@ -92,16 +77,27 @@ def evaluate(
 
 def _figures(found: "RunAssessment | TaskAssessment") -> tuple[tuple[str, str, str], ...]:
     """Return the figures of a run's task: what a table calls them, their names, and how they are written."""
-    from limbeck.evaluation import words_of
+    from limbeck.evaluation import figures_of
     from limbeck.results.task_assessment import TaskAssessment
 
     if not isinstance(found, TaskAssessment):
         return _FIGURES
-    words = words_of(found.task)
-    return ((words.errors, "errors", words.pattern), (words.accuracy, "accuracy", ""), *_OF_A_TASK)
+    figures = figures_of(found.task)
+    rows = [
+        (figures.errors, "errors", figures.pattern),
+        (figures.accuracy, "accuracy", ""),
+        ("NLL, nats", "nll", "{:.4f}"),
+    ]
+    rows += [(each.title, each.name, each.pattern) for each in figures.more]
+    for each in figures.near:
+        rows.append((each.title, each.name, each.pattern))
+        rows += [(title, f"{each.name}_{part}", each.pattern) for part, title in _PARTS]
+    return tuple(rows)
 
 
 def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
+    from limbeck.evaluation import figures_of
+
     rows = []
     for title, name, pattern in _figures(found):
         cells = [found.figure(role, name) for role in found.labels]
@@ -109,16 +105,9 @@ def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
             change = _change(found.advantage(name), pattern)
             rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
     over = over_seeds(len(found.of("distilled")))
-    title = f"{found.name}: {found.test['examples']:,} {_counted(found)}; {over}"
+    title = f"{found.name}: {found.test['examples']:,} {figures_of(found.task).unit}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
     show(table(title, columns, rows))
-
-
-def _counted(found: "RunAssessment | TaskAssessment") -> str:
-    from limbeck.results.task_assessment import TaskAssessment
-
-    of_places = isinstance(found, TaskAssessment) and found.task.of_places
-    return "places of test examples" if of_places else "test examples"
 
 
 def _lines(found: "RunAssessment | TaskAssessment") -> list[str]:

@@ -71,57 +71,37 @@ def checked_labels(
     if size == 0:
         raise DataError(f"{name}: it holds 0 samples, expected at least one")
     if labels is None:
-        if not task.one_label:
-            raise DataError(f"{name}: task {task.name} needs labels, {task.labels}, if only to say their shape")
-        labels = torch.full((size,), UNLABELLED)
+        labels = task.no_labels(name, size)
     if labels.dim() not in task.dims or len(labels) != size or not labels.numel():
         expected = task.shape.replace("(n", f"({size}")
         raise DataError(f"{name}: {size} samples but labels of shape {tuple(labels.shape)}, expected {expected}")
-    labels = _as_kept(name, labels, task)
+    labels = task.kept(name, labels)
+    if labels.is_floating_point():
+        labels = _numbers_kept(name, labels)
     if classes is None:
-        classes = _classes(labels, task) if class_names is None else len(class_names)
-    if task.several and classes != labels.shape[1]:
-        raise DataError(f"{name}: {classes} classes but labels of shape {tuple(labels.shape)}; there must be one each")
-    if task.one_label and task.two_way and classes != 2:
-        raise DataError(f"{name}: {classes} classes, but task {task.name} has 2")
+        classes = task.count_classes(labels) if class_names is None else len(class_names)
+    task.check_classes(name, classes, labels)
     if classes > MOST_CLASSES:
         raise DataError(_too_many(name, labels, classes))
     names = (
         tuple(str(label) for label in range(classes))
         if class_names is None
-        else checked_names(name, "class" if task.has_classes else "target", class_names)
+        else checked_names(name, task.outputs_are[0], class_names)
     )
     if len(names) != classes:
         raise DataError(f"{name}: {classes} classes but {len(names)} class names; there must be one each")
-    if task.has_classes:
+    if not labels.is_floating_point():
         _check_range(name, labels, task.alternatives(classes) - 1)
     return labels, classes, names
 
 
-def _as_kept(name: str, labels: Tensor, task: Task) -> Tensor:
-    """Return labels in the type that a set keeps: int64, or float32 (n, D) of a regression."""
-    if not task.has_classes and not labels.is_complex():
-        labels = narrowed(f"{name}: labels", labels)
-        labels = labels.unsqueeze(1) if labels.dim() == 1 else labels
-        if bool(labels.isinf().any()):
-            position = int(labels.isinf().any(1).nonzero()[0])
-            raise DataError(f"{name}: sample {position} has an infinite label, expected numbers, or NaN for none")
-        return labels
-    if task.two_way and (labels.dtype == torch.bool or _is_whole(labels)):
-        return labels.nan_to_num(UNLABELLED).to(torch.int64)
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise DataError(f"{name}: labels are {labels.dtype}, expected whole numbers (int64)")
-    return labels.to(torch.int64)
-
-
-def _is_whole(labels: Tensor) -> bool:
-    return labels.is_floating_point() and bool((labels.isnan() | (labels == labels.round())).all())
-
-
-def _classes(labels: Tensor, task: Task) -> int:
-    if task.several:
-        return labels.shape[1]
-    return 2 if task.two_way else max(int(labels.max()) + 1, 0)
+def _numbers_kept(name: str, labels: Tensor) -> Tensor:
+    """Return numbers to predict (n, D) as float32; DataError where they are infinite there, or no longer differ."""
+    labels = narrowed(f"{name}: labels", labels)
+    if bool(labels.isinf().any()):
+        position = int(labels.isinf().any(1).nonzero()[0])
+        raise DataError(f"{name}: sample {position} has an infinite label, expected numbers, or NaN for none")
+    return labels
 
 
 def _too_many(name: str, labels: Tensor, classes: int) -> str:

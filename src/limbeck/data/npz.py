@@ -18,7 +18,7 @@ from limbeck.data.content import channels_last, check_fits, narrowed
 from limbeck.data.names import listed
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, one_of
-from limbeck.tasks import Task, task_named
+from limbeck.tasks import Need, Task, task_named
 
 __all__ = ["npz", "read_arrays"]
 
@@ -186,13 +186,9 @@ def _whole(path: str, key: str, array: Any) -> Tensor:
 
 def _labels(path: str, key: str, arrays: dict[str, Any], task: Task) -> Tensor:
     array = arrays[key]
-    if array.dtype.kind in "uifb" and not task.has_classes:
-        return torch.from_numpy(array.astype("float64"))
-    if task.two_way and array.dtype.kind in "fb":
-        return torch.from_numpy(array.astype("float32"))
-    if array.dtype.kind not in "ui":
+    if array.dtype.kind not in task.array_kinds:
         raise DataError(f"{path}: array '{key}' is {array.dtype}, expected whole numbers (int64)")
-    return _whole(path, key, array)
+    return torch.from_numpy(array.astype("float64")) if array.dtype.kind in "fb" else _whole(path, key, array)
 
 
 def _notes(path: str, splits: Splits) -> tuple[list[str], list[str]]:
@@ -203,7 +199,7 @@ def _notes(path: str, splits: Splits) -> tuple[list[str], list[str]]:
         doubts.append(
             f"{path}: inputs have shape {shape[1:]} each, taken as channels, height and width; are they last?"
         )
-    if train.task.has_classes and not train.task.two_way:
+    if Need.SEVERAL_CLASSES in train.task.meets:
         empty = [name for name, count in zip(train.class_names, train.class_counts(), strict=True) if not count]
         if empty:
             notes.append(

@@ -29,7 +29,7 @@ from limbeck.errors import DataError, DataWarning, InputError, one_of
 from limbeck.errors import warn as warn_of
 from limbeck.randomness import permutation
 from limbeck.targets import label_positions
-from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
+from limbeck.tasks import CLASSIFICATION, UNLABELLED, Need, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
@@ -173,12 +173,8 @@ class SampleSet(ABC):
 
         May reuse `gathered`.  Mixed samples have no clean view, for there is no sample that it would be of.
         """
-        if augment is not None and augment.moves and self.task.of_places:
-            raise DataError(
-                "augment: shift, pad_crop, flip and randaugment would move images without their labels; use noise alone"
-            )
-        if augment is not None and augment.mixes and not self.task.one_label:
-            raise DataError(f"augment: mixup and cutmix need one label an example, task {self.task.name} has others")
+        if augment is not None:
+            self.task.check_augment(moves=augment.moves, mixes=augment.mixes)
         augmented = augment is not None and augment.active and view > 0
         mixed = augment is not None and augment.mixes and augmented
         needed = self.needed(positions, augment, seed, view)
@@ -245,7 +241,9 @@ class SampleSet(ABC):
         checks.positive("fraction", share)
         checks.unit_interval("fraction", share)
         seed = checks.seed(seed)
-        return self.subset(_share_of_each_class(self._strata(), share, permutation(seed, "fraction", 0, len(self))))
+        return self.subset(
+            _share_of_each_class(self.task.strata(self.labels), share, permutation(seed, "fraction", 0, len(self)))
+        )
 
     def without_classes(self, classes: Iterable[int]) -> Self:
         """Return the samples whose label is none of `classes`; unlabelled ones stay, labels keep their numbers."""
@@ -275,8 +273,7 @@ class SampleSet(ABC):
         >>> part.labels, part.class_names
         (tensor([-100,    1,    0,    1]), ('eel', 'dog'))
         """
-        if self.task.two_way or not self.task.has_classes:
-            raise InputError(f"classes: task {self.task.name} has no subset of classes that is a task; leave them out")
+        self.task.require(Need.SEVERAL_CLASSES, what="classes: a subset is of", mend="leave them out")
         numbers = self.class_numbers(classes)
         labels = label_positions(self.labels, numbers, self.classes)
         return replace(
@@ -310,21 +307,13 @@ class SampleSet(ABC):
                 "expected a share in (0, 1) or a whole number that leaves both parts with a sample"
             )
         order = permutation(seed, "split", 0, size)
-        held = _share_of_each_class(self._strata(), share, order, leave=1) if stratify else order[:count]
+        held = _share_of_each_class(self.task.strata(self.labels), share, order, leave=1) if stratify else order[:count]
         chosen = torch.zeros(size, dtype=torch.bool)
         chosen[held] = True
         return self.subset((~chosen).nonzero().squeeze(1)), self.subset(chosen.nonzero().squeeze(1))
 
-    def _strata(self) -> Tensor:
-        """Return the class of each sample, (n,); one for all where they have not one label each."""
-        return self.labels.cpu() if self.task.one_label else torch.zeros(len(self), dtype=torch.int64)
-
     def _labelled_as(self, classes: Iterable[int]) -> Tensor:
-        if not self.task.one_label:
-            raise InputError(
-                f"classes: samples of '{self.name}' have not one class each, their labels are {self.task.labels} "
-                f"(task {self.task.name}); leave classes out"
-            )
+        self.task.require(Need.ONE_LABEL, what="classes: samples are chosen by", mend="leave classes out")
         given: Any = classes
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise InputError(f"classes: found {shown(given)}, expected numbers of classes, 0 to {self.classes - 1}")

@@ -126,10 +126,10 @@ def table(
     if not columns:
         raise DataError(f"{path}: beside the label there is no column left to learn from")
     cells = [row[header.index(label)] for row in rows]
-    if kind is REGRESSION:
-        labels, classes = _numbers(path, label, cells)
-    else:
+    if kind.has_classes:
         labels, classes = _classes(path, label, cells, kind, notes)
+    else:
+        labels, classes = _numbers(path, label, cells)
     try:
         splits = _split(path, columns, labels, classes, kind, test_share, seed, impute=missing == "impute")
         splits = splits.noting((f"{path}: {note}" for note in doubts), warn=True)
@@ -309,9 +309,9 @@ def _classes(path: str, label: str, cells: Sequence[str], task: Task, notes: lis
         )
     name_of, numbers = _named(where, found)
     names = list(dict.fromkeys(name_of.values()))
-    if len(names) < 2 or (task.two_way and len(names) != 2):
-        expected = "2" if task.two_way else "2 or more"
-        raise DataError(f"{where} has {len(names)} classes, expected {expected} (task {task.name})")
+    task.check_classes(where, len(names))
+    if len(names) < 2:
+        raise DataError(f"{where}: {len(names)} classes, expected 2 or more (task {task.name})")
     fractions = any(number != number.to_integral_value() for number in numbers)
     if len(names) > max(2, len(cells) // 2) or (fractions and len(names) > _MOST_FRACTIONS):
         raise DataError(

@@ -10,6 +10,7 @@ from limbeck.batch import UNLABELLED
 from limbeck.data.sets import SampleSet
 from limbeck.data.synthesis import Synthesis
 from limbeck.errors import InputError
+from limbeck.tasks import Need
 
 __all__ = ["Transfer"]
 
@@ -67,8 +68,7 @@ class Transfer:
         if self.fraction < 1:
             samples = samples.fraction(self.fraction, seed)
         if self.labelled < 1:
-            if not samples.task.one_label:
-                raise InputError(f"labelled: is for samples with one label each, these have {samples.task.labels}")
+            samples.task.require(Need.ONE_LABEL, what="labelled: a share needs", mend="leave it out")
             known = torch.isin(samples.index, samples.fraction(self.labelled, seed).index)
             return replace(samples, labels=torch.where(known, samples.labels, UNLABELLED))
         return samples if self.labels else samples.without_labels()

@@ -11,6 +11,7 @@ from limbeck.data import SampleSet
 from limbeck.errors import DataError, ModelError
 from limbeck.losses import KL, Divergence
 from limbeck.randomness import permutation
+from limbeck.tasks import Need
 from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers import store
 from limbeck.training import Training
@@ -69,11 +70,9 @@ class Subject:
 
 def require_one_label(samples: SampleSet) -> None:
     """Require that an example has one class; DataError for the labels of another task."""
-    if not samples.task.one_label:
-        raise DataError(
-            f"diagnose: it looks into one class an example, and the labels of '{samples.name}' are "
-            f"{samples.task.labels} (task {samples.task.name})"
-        )
+    samples.task.require(
+        Need.ONE_LABEL, what="diagnose: it looks into", mend=f"'{samples.name}' cannot be diagnosed", error=DataError
+    )
 
 
 @dataclass(frozen=True, eq=False)

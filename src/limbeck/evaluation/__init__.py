@@ -6,8 +6,8 @@ from limbeck.evaluation.calibration import Reliability, Temperature, ece, fit_te
 from limbeck.evaluation.churn import Churn, churn
 from limbeck.evaluation.cost import Cost, Timing, cost, file_bytes, flops, parameters, peak_memory, time_forward
 from limbeck.evaluation.exits import EarlyExit, early_exit, early_exit_curve
-from limbeck.evaluation.fidelity import Fidelity, fidelity
-from limbeck.evaluation.figures import Words, words_of
+from limbeck.evaluation.fidelity import Fidelity, Nearness, fidelity
+from limbeck.evaluation.figures import Figure, Figures, figures_of
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
@@ -26,9 +26,12 @@ __all__ = [
     "EarlyExit",
     "Estimate",
     "Fidelity",
+    "Figure",
+    "Figures",
     "Interval",
     "McNemar",
     "Metrics",
+    "Nearness",
     "Point",
     "Reliability",
     "Robustness",
@@ -37,7 +40,6 @@ __all__ = [
     "Tail",
     "Temperature",
     "Timing",
-    "Words",
     "assess",
     "assess_scores",
     "bootstrap_mean",
@@ -53,6 +55,7 @@ __all__ = [
     "evaluate",
     "fgsm",
     "fidelity",
+    "figures_of",
     "file_bytes",
     "fit_bias",
     "fit_temperature",
@@ -77,5 +80,4 @@ __all__ = [
     "value_range",
     "wilson",
     "with_bias",
-    "words_of",
 ]

@@ -1,5 +1,6 @@
 """Fidelity: how far a student says what its teacher says (Stanton et al. 2021)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from limbeck.losses import kl
 from limbeck.losses.reduction import check_labels
 from limbeck.records import Figure
 
-__all__ = ["Fidelity", "fidelity"]
+__all__ = ["Fidelity", "Nearness", "fidelity"]
 
 
 @checked_fields
@@ -32,6 +33,31 @@ class Fidelity:
     kl: Figure
     teacher_wrong: int
     agreement_where_wrong: float | None
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near a student's answers are to its teacher's.
+
+    agreement: share of all labels (of places, of a dense task) with the same class.  kl: KL(teacher ‖ student), mean
+    over the same, in nats.  distance: of a regression instead, the mean squared difference.
+    """
+
+    agreement: float | None = None
+    kl: float | None = None
+    distance: float | None = None
+
+    @classmethod
+    def mean(cls, parts: Sequence[tuple[int, "Nearness"]]) -> "Nearness":
+        """Return that of a whole set from its parts, each with its number of samples."""
+        size = sum(count for count, _ in parts)
+        columns = {name: [(count, getattr(part, name)) for count, part in parts] for name in cls.__annotations__}
+        return cls(
+            **{
+                name: None if column[0][1] is None else sum(count * value for count, value in column) / size
+                for name, column in columns.items()
+            }
+        )
 
 
 @torch.no_grad()

@@ -1,8 +1,13 @@
-"""The figures of a model, task by task: what is wrong, what is right, and the loss on the labels."""
+"""The figures of each task: how its models are measured, and what the figures are called and mean.
+
+One class a task, found with `figures_of`.  A new task is a class in `limbeck.tasks` and one here; see `Figures`.
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,10 +16,12 @@ from limbeck import checks
 from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
+from limbeck.evaluation.fidelity import Nearness, fidelity
+from limbeck.evaluation.scores import score
 from limbeck.losses import cross_entropy, squared_error
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, Task
 
-__all__ = ["Metrics", "Places", "Words", "average_precision", "figures_of", "words_of"]
+__all__ = ["FIGURES", "Figure", "Figures", "Metrics", "Places", "average_precision", "figures_of", "number"]
 
 
 @checked_fields
@@ -47,72 +54,259 @@ class Metrics:
         return {**figures, **self.more}
 
 
-@checked_fields
 @dataclass(frozen=True)
-class Words:
-    """What a table calls the figures of a task.
+class Figure:
+    """A figure in a table.  name: in `Metrics` or `Nearness`.  pattern: how it is written; "" is a share in percent."""
 
-    errors, accuracy: the figures of these names.  counted: whether errors are a count of examples, each of which is
-    right or wrong by itself, so that an interval over examples can be given.  pattern: how an error is written.
+    name: str
+    title: str
+    pattern: str
+
+
+class Figures(ABC):
+    """How a task is measured, and the words for it.
+
+    Attributes:
+        task: whose figures they are.
+        errors: what `Metrics.errors` is called, the main figure: the less, the better.
+        pattern: how it is written.
+        counts: whether it is a number of things (examples, places); otherwise it is a measure, such as a mean.
+        by_example: whether it counts examples that are right or wrong by themselves, so that there is an interval over
+            examples.
+        accuracy: what `Metrics.accuracy` is called: the more, the better, and 1 is perfect.
+        share: whether that is a share, written in percent, and not a score such as R².
+        unit: what the figures are counted over.
+        nll: what the loss on the labels is, as a sentence.
+        nll_is_errors: whether it is the main figure again, but for a factor.
+        more: further figures, by their names in `Metrics.more`.
+        near: how near a student is to its teacher, by the names in `Nearness`.
     """
 
-    errors: str
-    accuracy: str
-    counted: bool = True
-    pattern: str = "{:.1f}"
+    task: ClassVar[Task]
+    errors: ClassVar[str]
+    pattern: ClassVar[str] = "{:.1f}"
+    counts: ClassVar[bool] = True
+    by_example: ClassVar[bool] = True
+    accuracy: ClassVar[str]
+    share: ClassVar[bool] = True
+    unit: ClassVar[str] = "test examples"
+    nll: ClassVar[str] = "NLL: mean negative log-likelihood in nats."
+    nll_is_errors: ClassVar[bool] = False
+    more: ClassVar[tuple[Figure, ...]] = ()
+    near: ClassVar[tuple[Figure, ...]] = (
+        Figure("agreement", "labels as the teacher gives them", ""),
+        Figure("kl", "KL(teacher ‖ student) of a label, nats", "{:.4f}"),
+    )
+
+    @abstractmethod
+    def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
+        """Measure all of a set at once: logits as `predict` gives them, labels as the set has them."""
+
+    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
+        """Measure a set from the logits and labels of its batches; this keeps them all, a sum need not."""
+        logits, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+        return self.measure(logits, labels)
+
+    def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return whether each labelled example is right, (n,) bool; InputError unless figures are `by_example`."""
+        raise InputError(f"task {self.task.name}: an example is not right or wrong as a whole")
+
+    def nearness(self, student: Tensor, teacher: Tensor) -> Nearness:
+        """Compare the answers of a student with those of its teacher on the same samples."""
+        found = fidelity(student.flatten(0, -2), teacher.flatten(0, -2))
+        return Nearness(agreement=found.agreement, kl=found.kl)
+
+    def constant_accuracy(self, labels: Tensor) -> float:
+        """Return the accuracy of the best answer that is the same for every sample."""
+        counts = torch.unique(labels[labels != UNLABELLED], return_counts=True)[1]
+        return _largest_share(counts)
+
+    # ---------------------------------------------------------------------------------------------------------- words
+
+    @property
+    def better(self) -> str:
+        """The word for a better main figure."""
+        return "fewer" if self.counts else "lower"
+
+    @property
+    def worse(self) -> str:
+        """The word for a worse main figure."""
+        return "more" if self.counts else "higher"
+
+    def error_text(self, value: float) -> str:
+        """Return a main figure as it is written in a sentence."""
+        return number(value) if self.counts else self.pattern.format(value)
+
+    def accuracy_text(self, value: float, digits: int = 2) -> str:
+        """Return an accuracy as it is written: a share in percent, or a score as the number that it is."""
+        return f"{100 * value:.{digits}f} %" if self.share else f"{value:.3f}"
+
+    def constant_text(self, constant: float) -> str:
+        """Say what the best constant answer comes to."""
+        return f"the most frequent answer alone gives {self.accuracy_text(constant, 1)}"
+
+    def result(self, examples: int, distilled: float, alone: float, teacher: float | None) -> str:
+        """Say what the models' main figures are."""
+        own, other = self.error_text(distilled), self.error_text(alone)
+        said = f"of {examples:,} {self.unit} the student has {own} {self.errors} when distilled, {other} when trained"
+        return f"{said} alone" + ("" if teacher is None else f"; the teacher has {self.error_text(teacher)}")
+
+    def came_to(self, value: float) -> str:
+        """Say what one model's main figure is, as what the model does."""
+        return f"comes to {self.error_text(value)} ({self.errors})"
 
 
 @checked
-def words_of(task: Task) -> Words:
-    """Return what the figures of a task are called.
+def figures_of(task: Task) -> Figures:
+    """Return the figures of a task.
 
     >>> from limbeck.tasks import MULTILABEL
-    >>> words_of(MULTILABEL).accuracy
+    >>> figures_of(MULTILABEL).accuracy
     'exact matches'
     """
-    return _WORDS[task.name]
+    if task.name not in FIGURES:
+        raise InputError(f"task {task.name}: it has no figures; add a class to limbeck.evaluation.figures")
+    return FIGURES[task.name]
 
 
-_WORDS: Mapping[str, Words] = {
-    CLASSIFICATION.name: Words("errors", "accuracy"),
-    BINARY.name: Words("errors", "accuracy"),
-    MULTILABEL.name: Words("examples with a wrong label", "exact matches"),
-    DENSE.name: Words("wrong places", "accuracy of places", counted=False),
-    REGRESSION.name: Words("mean squared error", "R²", counted=False, pattern="{:.4g}"),
+class _Classes(Figures):
+    task = CLASSIFICATION
+    errors = "errors"
+    accuracy = "accuracy"
+
+    def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
+        known = labels != UNLABELLED
+        examples = _some(known)
+        errors = int(((logits.argmax(-1) != labels) & known).sum())
+        nll = _nll(logits, labels) / examples
+        return Metrics(examples, errors, 1.0 - errors / examples, nll)
+
+    def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return score(logits, labels).correct
+
+    def result(self, examples: int, distilled: float, alone: float, teacher: float | None) -> str:
+        own, other = number(distilled), number(alone)
+        said = f"of {examples:,} {self.unit} the student gets {own} wrong when distilled, {other} when trained alone"
+        return said + ("" if teacher is None else f"; the teacher gets {number(teacher)} wrong")
+
+    def came_to(self, value: float) -> str:
+        return f"gets {number(value)} wrong"
+
+
+class _TwoClasses(_Classes):
+    task = BINARY
+
+
+class _Labels(Figures):
+    task = MULTILABEL
+    errors = "examples with a wrong label"
+    accuracy = "exact matches"
+    nll = "NLL: mean negative log-likelihood in nats, added up over the labels of an example."
+    more = (
+        Figure("label_accuracy", "labels that are right", ""),
+        Figure("map", "mean average precision", "{:.4f}"),
+    )
+
+    def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
+        known = labels != UNLABELLED
+        examples = _some(known.any(1))
+        right = (logits.argmax(-1) == labels) | ~known
+        errors = examples - int((right.all(1) & known.any(1)).sum())
+        nll = _nll(logits, labels) / examples
+        shares = (right & known).sum(0).double() / known.sum(0).double()
+        more = {"label_accuracy": float(shares[known.any(0)].mean())}
+        scores = logits[..., 1].double() - logits[..., 0].double()
+        precisions = [
+            average_precision(scores[known[:, label], label], labels[known[:, label], label] == 1)
+            for label in range(labels.shape[1])
+        ]
+        defined = [precision for precision in precisions if precision is not None]
+        if defined:
+            more["map"] = sum(defined) / len(defined)
+        return Metrics(examples, errors, 1.0 - errors / examples, nll, more)
+
+    def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        known = labels != UNLABELLED
+        return ((logits.argmax(-1) == labels) | ~known).all(1)[known.any(1)]
+
+    def constant_accuracy(self, labels: Tensor) -> float:
+        rows = labels[(labels != UNLABELLED).any(1)]
+        return _largest_share(torch.unique(rows, dim=0, return_counts=True)[1])
+
+
+class _Places(Figures):
+    task = DENSE
+    errors = "wrong places"
+    by_example = False
+    accuracy = "accuracy of places"
+    unit = "places of test examples"
+    nll = "NLL: mean negative log-likelihood in nats of a place."
+    more = (Figure("miou", "mean intersection over union", "{:.4f}"),)
+
+    def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
+        return Places.of(logits, labels).metrics()
+
+    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
+        first, *rest = (Places.of(logits, labels) for logits, labels in batches)
+        return sum(rest, start=first).metrics()
+
+
+class _Numbers(Figures):
+    task = REGRESSION
+    errors = "mean squared error"
+    pattern = "{:.4g}"
+    counts = False
+    by_example = False
+    accuracy = "R²"
+    share = False
+    nll = "NLL: half the squared error."
+    nll_is_errors = True
+    more = (Figure("mae", "mean absolute error", "{:.4g}"),)
+    near = (Figure("distance", "mean squared distance to the teacher", "{:.4g}"),)
+
+    def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
+        known = self.task.labelled(labels)
+        examples = _some(known)
+        answers, labels = logits[known].double(), labels[known].double()
+        if not bool(answers.isfinite().all()):
+            raise InputError(_NO_NUMBERS.format("answers"))
+        difference = answers - labels
+        squares, spread = difference.square().sum(0), (labels - labels.mean(0)).square().sum(0)
+        explained = torch.where(
+            spread > 0, 1.0 - squares / torch.where(spread > 0, spread, 1.0), (squares == 0).double()
+        )
+        error = 2.0 * float(squared_error(answers, labels))
+        more = {"mae": float(difference.abs().mean())}
+        return Metrics(examples, error, float(explained.mean()), 0.5 * error, more)
+
+    def nearness(self, student: Tensor, teacher: Tensor) -> Nearness:
+        return Nearness(distance=float((student.double() - teacher.double()).square().mean()))
+
+    def constant_accuracy(self, labels: Tensor) -> float:
+        return 0.0
+
+    def constant_text(self, constant: float) -> str:
+        return "the mean of the labels gives 0"
+
+    def result(self, examples: int, distilled: float, alone: float, teacher: float | None) -> str:
+        own, other = self.error_text(distilled), self.error_text(alone)
+        said = f"on the test set the student's {self.errors} is {own} when distilled, {other} when trained alone"
+        return said + ("" if teacher is None else f"; the teacher's is {self.error_text(teacher)}")
+
+
+FIGURES: Mapping[str, Figures] = {
+    figures.task.name: figures for figures in (_Classes(), _TwoClasses(), _Labels(), _Places(), _Numbers())
 }
+"""The figures of all tasks, by their names."""
 
 
-def figures_of(logits: Tensor, labels: Tensor, task: Task) -> Metrics:
-    """Measure all of a set at once: logits as `predict` gives them, labels as the set has them."""
-    labels = labels.to(logits.device)
-    return _FIGURES[task.name](logits, labels)
+def number(value: float, digits: int = 1) -> str:
+    """Return a number with its thousands set apart, without decimals that are 0.
 
-
-def _classes(logits: Tensor, labels: Tensor) -> Metrics:
-    known = labels != UNLABELLED
-    examples = _some(known)
-    errors = int(((logits.argmax(-1) != labels) & known).sum())
-    nll = _nll(logits, labels) / examples
-    return Metrics(examples, errors, 1.0 - errors / examples, nll)
-
-
-def _labels(logits: Tensor, labels: Tensor) -> Metrics:
-    known = labels != UNLABELLED
-    examples = _some(known.any(1))
-    right = (logits.argmax(-1) == labels) | ~known
-    errors = examples - int((right.all(1) & known.any(1)).sum())
-    nll = _nll(logits, labels) / examples
-    shares = (right & known).sum(0).double() / known.sum(0).double()
-    more = {"label_accuracy": float(shares[known.any(0)].mean())}
-    scores = logits[..., 1].double() - logits[..., 0].double()
-    precisions = [
-        average_precision(scores[known[:, label], label], labels[known[:, label], label] == 1)
-        for label in range(labels.shape[1])
-    ]
-    defined = [precision for precision in precisions if precision is not None]
-    if defined:
-        more["map"] = sum(defined) / len(defined)
-    return Metrics(examples, errors, 1.0 - errors / examples, nll, more)
+    >>> number(1234.0), number(15.64)
+    ('1,234', '15.6')
+    """
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.{digits}f}"
 
 
 def average_precision(scores: Tensor, positive: Tensor) -> float | None:
@@ -132,19 +326,6 @@ def average_precision(scores: Tensor, positive: Tensor) -> float | None:
         return None
     finite = scores.double().nan_to_num().cpu().numpy()  # scikit-learn refuses infinity; the order stays
     return float(average_precision_score(positive.cpu().numpy(), finite))
-
-
-def _numbers(answers: Tensor, labels: Tensor) -> Metrics:
-    known = REGRESSION.labelled(labels)
-    examples = _some(known)
-    answers, labels = answers[known].double(), labels[known].double()
-    if not bool(answers.isfinite().all()):
-        raise InputError(_NO_NUMBERS.format("answers"))
-    difference = answers - labels
-    squares, spread = difference.square().sum(0), (labels - labels.mean(0)).square().sum(0)
-    explained = torch.where(spread > 0, 1.0 - squares / torch.where(spread > 0, spread, 1.0), (squares == 0).double())
-    error = 2.0 * float(squared_error(answers, labels))
-    return Metrics(examples, error, float(explained.mean()), 0.5 * error, {"mae": float(difference.abs().mean())})
 
 
 @dataclass(frozen=True)
@@ -182,8 +363,8 @@ class Places:
         return Metrics(examples, errors, 1.0 - errors / examples, self.nll / examples, more)
 
 
-def _places(logits: Tensor, labels: Tensor) -> Metrics:
-    return Places.of(logits, labels).metrics()
+def _largest_share(counts: Tensor) -> float:
+    return float(counts.max()) / float(counts.sum()) if len(counts) else 0.0
 
 
 def _nll(logits: Tensor, labels: Tensor) -> float:
@@ -203,10 +384,3 @@ def _some(known: Tensor) -> int:
 
 _NO_NUMBERS = "{}: found NaN or infinity, expected numbers; look at the model or its data"
 _NO_LABELS = "evaluation: the set has no labels, expected at least one labelled sample"
-_FIGURES: Mapping[str, Callable[[Tensor, Tensor], Metrics]] = {
-    CLASSIFICATION.name: _classes,
-    BINARY.name: _classes,
-    MULTILABEL.name: _labels,
-    DENSE.name: _places,
-    REGRESSION.name: _numbers,
-}

@@ -1,6 +1,6 @@
 """Metrics of a model on a set, whatever its task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from limbeck.arguments import checked
 from limbeck.data import Loader, SampleSet
 from limbeck.devices import has_float64
 from limbeck.errors import InputError
-from limbeck.evaluation.figures import Metrics, Places, figures_of
+from limbeck.evaluation.figures import Metrics, figures_of
 from limbeck.networks import check_network, evaluating
 from limbeck.outputs import run_model
 from limbeck.tasks import CLASSIFICATION, Task
@@ -40,11 +40,8 @@ def measure(logits: Tensor, labels: Tensor, task: Task = CLASSIFICATION) -> Metr
     >>> measure(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).errors
     1
     """
-    if not logits.is_floating_point():
-        raise InputError(f"logits: found {logits.dtype}, expected floating-point numbers")
-    places = logits.shape[:-1] if task.has_classes else logits.shape
-    checks.shapes_match("labels", labels.shape, "the model's answers, without their classes", places)
-    return figures_of(logits, labels, task)
+    _check(logits, labels, task)
+    return figures_of(task).measure(logits, labels.to(logits.device))
 
 
 @torch.no_grad()
@@ -59,12 +56,22 @@ def evaluate(
     >>> evaluate(nn.Linear(3, 4), samples).examples
     20
     """
-    if not samples.task.of_places:
-        logits = predict(model, samples, batch_size=batch_size, device=device)
-        labels = samples.labels if has_float64(samples.labels.device) else samples.labels.cpu()
-        return measure(logits, labels, samples.task)
-    first, *rest = (Places.of(logits, labels) for logits, labels in _answers(model, samples, batch_size, device))
-    return sum(rest, start=first).metrics()
+    return figures_of(samples.task).measure_batches(
+        _checked(_answers(model, samples, batch_size, device), samples.task)
+    )
+
+
+def _check(logits: Tensor, labels: Tensor, task: Task) -> None:
+    if not logits.is_floating_point():
+        raise InputError(f"logits: found {logits.dtype}, expected floating-point numbers")
+    shape = task.label_shape(logits)
+    checks.shapes_match("labels", labels.shape, "the model's answers, without their classes", shape)
+
+
+def _checked(batches: Iterable[tuple[Tensor, Tensor]], task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+    for logits, labels in batches:
+        _check(logits, labels, task)
+        yield logits, labels
 
 
 def _answers(

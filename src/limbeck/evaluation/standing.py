@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import torch
 from torch import Tensor
 
 from limbeck.arguments import checked
-from limbeck.evaluation.figures import Metrics, words_of
+from limbeck.evaluation.figures import Figures, Metrics, figures_of
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
-from limbeck.tasks import UNLABELLED, Task
+from limbeck.tasks import Task
 
 __all__ = ["Standing", "constant_accuracy", "standing"]
 
@@ -56,15 +55,7 @@ def constant_accuracy(labels: Tensor, task: Task) -> float:
     >>> constant_accuracy(torch.tensor([0, 1, 1, 1, -100]), CLASSIFICATION)
     0.75
     """
-    if not task.has_classes:
-        return 0.0
-    if task.several:
-        rows = labels[(labels != UNLABELLED).any(1)]
-        counts = torch.unique(rows, dim=0, return_counts=True)[1]
-    else:
-        known = labels[labels != UNLABELLED].flatten()
-        counts = torch.unique(known, return_counts=True)[1]
-    return float(counts.max()) / float(counts.sum()) if len(counts) else 0.0
+    return figures_of(task).constant_accuracy(labels)
 
 
 @checked
@@ -77,7 +68,7 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
 
     A difference is beyond noise if its t-interval over three seeds or more excludes 0; with fewer seeds, if it exceeds
     1.96 standard errors of two independent counts of errors.  With fewer seeds nothing is beyond noise where errors are
-    no counts of examples (`Words.counted`).
+    no counts of examples (`Figures.by_example`).
 
     >>> from limbeck.tasks import CLASSIFICATION
     >>> errors = {"teacher": 100, "alone": 499, "distilled": 90}
@@ -85,9 +76,10 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
     >>> standing(found, 0.501, CLASSIFICATION).failures[0][:59]
     'The student alone is no better than one answer for all test'
     """
+    figures = figures_of(task)
     judged = [role for role in _ROLES if teaches or role != "teacher"]
     failures = {
-        role: said for role in judged if role in found and (said := _failure(role, found[role], constant, task))
+        role: said for role in judged if role in found and (said := _failure(role, found[role], constant, figures))
     }
     teacher, alone, distilled = (found[role] for role in ("teacher", "alone", "distilled"))
     if failures:
@@ -97,7 +89,7 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
             return Standing(kept, None, f"{gap_to}, since {'one of the two models' if teaches else 'it'} failed")
         return Standing(kept, None, "Distillation failed")
     gap, gain, above = (
-        _moved(one, two, task) for one, two in ((alone, teacher), (alone, distilled), (teacher, distilled))
+        _moved(one, two, figures) for one, two in ((alone, teacher), (alone, distilled), (teacher, distilled))
     )
     if not teaches:
         second = _AGAINST[gain].format("the student alone")
@@ -129,41 +121,38 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
     return Standing((), share, said)
 
 
-def _failure(role: str, found: Sequence[Metrics], constant: float, task: Task) -> str | None:
+def _failure(role: str, found: Sequence[Metrics], constant: float, figures: Figures) -> str | None:
     """Say that a model failed, in how many of the seeds, and how; None where none did."""
     diverged = [each for each in found if not math.isfinite(each.nll) or not math.isfinite(each.accuracy)]
-    near = [each for each in found if each not in diverged and _near(each, constant, task)]
+    near = [each for each in found if each not in diverged and _near(each, constant, figures)]
     failed = len(diverged) + len(near)
     if not failed:
         return None
     where = "" if len(found) == 1 else f", in {failed} of {len(found)} seeds"
     if not near:
         return f"{_ROLES[role]} diverged (its NLL or accuracy is not finite){where}"
-    words, worst = words_of(task), min(each.accuracy for each in near)
-    if task.has_classes:
-        figures = f"{words.accuracy} {100 * worst:.1f} %; the most frequent answer alone gives {100 * constant:.1f} %"
-    else:
-        figures = f"{words.accuracy} {worst:.3f}; the mean of the labels gives 0"
-    return f"{_ROLES[role]} is no better than one answer for all test examples, or hardly ({figures}){where}"
+    worst = figures.accuracy_text(min(each.accuracy for each in near), 1)
+    told = f"{figures.accuracy} {worst}; {figures.constant_text(constant)}"
+    return f"{_ROLES[role]} is no better than one answer for all test examples, or hardly ({told}){where}"
 
 
-def _near(found: Metrics, constant: float, task: Task) -> bool:
+def _near(found: Metrics, constant: float, figures: Figures) -> bool:
     """Whether a model is as good as a constant answer, within noise, or hardly better."""
     if constant >= 1:
         return False  # every answer is the same, and right: nothing to tell it apart from
     room = (found.accuracy - constant) / (1 - constant)
-    if not task.has_classes:
+    if not figures.share:
         return room < _HARDLY
-    noise = math.sqrt(constant * (1 - constant) / found.examples) if words_of(task).counted else 0.0
+    noise = math.sqrt(constant * (1 - constant) / found.examples) if figures.by_example else 0.0
     return found.accuracy <= constant + _Z * noise or (room < _HARDLY and found.accuracy < 2 * constant)
 
 
-def _moved(one: Sequence[Metrics], two: Sequence[Metrics], task: Task) -> int:
+def _moved(one: Sequence[Metrics], two: Sequence[Metrics], figures: Figures) -> int:
     """Return 1 if `two` makes fewer errors than `one` beyond noise, -1 if more, 0 if that may be chance."""
     change = t_interval([first.errors - second.errors for first, second in zip(one, two, strict=True)])
     if change.n >= _ENOUGH:
         sure = change.low > 0 or change.high < 0
-    elif words_of(task).counted:
+    elif figures.by_example:
         shares = [1 - fmean(each.accuracy for each in models) for models in (one, two)]
         sure = abs(change.mean) > _Z * math.sqrt(one[0].examples * sum(share * (1 - share) for share in shares))
     else:

@@ -104,10 +104,9 @@ def rehearse(recipe: Recipe) -> Rehearsal:
             seconds += sum(model.seconds for model in teachers) / times
         models.append(_longer(models[-1], seconds, recipe.alone_budget.at_most, seeds))
     held_out = 0 if parts.held_out is None else len(parts.held_out)
-    kind = "classes" if parts.train.task.has_classes else "numbers to predict"
     data = (
         f"{parts.train.name}: {len(parts.train):,} to train on, {held_out:,} held out, {len(parts.test):,} to test on, "
-        f"{parts.train.classes} {kind}, inputs {tuple(parts.train.input_shape)}"
+        f"{parts.train.classes} {parts.train.task.outputs_are[1]}, inputs {tuple(parts.train.input_shape)}"
     )
     if len(parts.transfer) != len(parts.train) or not recipe.transfer.labels:
         kind = "labelled" if recipe.transfer.labels else "unlabelled"

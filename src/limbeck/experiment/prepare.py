@@ -19,7 +19,7 @@ from limbeck.networks import check_network, evaluating
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
-from limbeck.tasks import CLASSIFICATION
+from limbeck.tasks import Need
 from limbeck.teacher import Teacher
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
 from limbeck.teachers.answers import answers_of
@@ -173,10 +173,12 @@ def vet(recipe: Recipe) -> Parts:
     What cannot run is refused here, before anything is trained or written.
     """
     parts = prepare(recipe)
-    if not recipe.teacher.single and parts.train.task != CLASSIFICATION:
-        raise RecipeError(
-            f"teacher.members: the mean of several networks is for one label of several classes, and the labels are "
-            f"{parts.train.task.labels} (task {parts.train.task.name}); let one network teach"
+    if not recipe.teacher.single:
+        parts.train.task.require(
+            Need.ONE_OF_SEVERAL,
+            what="teacher.members: the mean of several networks is for",
+            mend="let one network teach",
+            error=RecipeError,
         )
     for member, _ in recipe.teacher.kinds():
         taught = parts.of_teacher.train
@@ -193,10 +195,12 @@ def vet(recipe: Recipe) -> Parts:
         student = build_student(candidate, parts, recipe.seeds[0])
         taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.objective().reads() else None
         _try("student", student, taught_by, candidate.objective(), parts.transfer, candidate.training, "training")
-        if not candidate.scheme.any_task and parts.train.task != CLASSIFICATION:
-            raise RecipeError(
-                f"scheme.name: '{schemes.name_of(candidate.scheme)}' is for one label of several classes, and the "
-                f"labels are {parts.train.task.labels} (task {parts.train.task.name}); use offline"
+        if not candidate.scheme.any_task:
+            parts.train.task.require(
+                Need.ONE_OF_SEVERAL,
+                what=f"scheme.name: '{schemes.name_of(candidate.scheme)}' is for",
+                mend="use offline",
+                error=RecipeError,
             )
         if complaint := candidate.scheme.check(SeedBuilder(candidate, parts, recipe.seeds[0])):
             raise RecipeError(f"scheme.{complaint}")

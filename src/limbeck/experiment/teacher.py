@@ -13,7 +13,7 @@ from limbeck.config import MemberSpec, Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.evaluation import evaluate
-from limbeck.evaluation.figures import words_of
+from limbeck.evaluation.figures import figures_of
 from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.prepare import Parts, as_teacher, assembled, estimator_of, read_answers, seeded_build
 from limbeck.identity import network_digests
@@ -181,7 +181,7 @@ def _fit_estimator(
                 write_sealed(result, {name: evaluate(model, part).as_dict() for name, part in sets.items() if part})
             figures = read_sealed(result)
         part = "held_out" if "held_out" in figures else "train"
-        found = f"{words_of(parts.train.task).accuracy} {figures[part]['accuracy']:.4f}"
+        found = f"{figures_of(parts.train.task).accuracy} {figures[part]['accuracy']:.4f}"
         how = "found in" if known else "fitted by scikit-learn in"
         return f"{label}: {how} {folder}, {found} on its {part.replace('_', '-')} part"
 

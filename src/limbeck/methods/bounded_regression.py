@@ -14,6 +14,7 @@ from limbeck.losses.reduction import compute_dtype
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
+from limbeck.tasks import Need
 from limbeck.terms import HardLabels
 
 __all__ = ["CARD", "TeacherBound", "bounded_regression"]
@@ -40,11 +41,7 @@ class TeacherBound(Term):
         self.margin = margin
 
     def settle(self, legend: Legend) -> None:
-        if legend.task.has_classes:
-            raise InputError(
-                f"term '{self.name}' bounds the error of numbers to predict, and the labels are {legend.task.labels} "
-                f"(task {legend.task.name}); use kd"
-            )
+        legend.task.require(Need.NUMBERS, what=f"term '{self.name}' bounds the error of", mend="use kd")
         if not legend.labelled:
             raise InputError(f"term '{self.name}' bounds the distance to the labels, and no sample has one")
 

@@ -12,7 +12,7 @@ from limbeck.distiller import check_answer
 from limbeck.errors import CheckpointError, InputError
 from limbeck.evaluation import predict
 from limbeck.outputs import Outputs, Tap
-from limbeck.tasks import CLASSIFICATION
+from limbeck.tasks import Need
 from limbeck.teachers.rows import Rows
 from limbeck.training import Training, load_weights
 
@@ -37,11 +37,7 @@ class Predictions(nn.Module):
 
     def __init__(self, samples: SampleSet) -> None:
         super().__init__()
-        if samples.task != CLASSIFICATION:
-            raise InputError(
-                f"peers: predictions are of one label of several classes, and the labels are {samples.task.labels} "
-                f"(task {samples.task.name}); exchange weights"
-            )
+        samples.task.require(Need.ONE_OF_SEVERAL, what="peers: predictions are of", mend="exchange weights")
         self.samples = samples
         self.register_buffer("index", samples.index.clone())
         self.register_buffer("logits", torch.zeros(len(samples), samples.classes))

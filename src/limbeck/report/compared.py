@@ -1,6 +1,6 @@
 """Several runs on one page: their errors side by side, the tables, and what differs."""
 
-from limbeck.evaluation import words_of
+from limbeck.evaluation import figures_of
 from limbeck.report.charts import Interval, Rows, spanning
 from limbeck.results.comparison import Comparison
 
@@ -18,7 +18,7 @@ def errors_of_runs(found: Comparison) -> Rows | None:
     """Draw the errors of each run's models with their intervals; None where the runs have other test samples."""
     if len({run.evaluation["test"]["digest"] for run in found.runs}) > 1:
         return None
-    words = words_of(found.runs[0].task)
+    figures = figures_of(found.runs[0].task)
     rows = []
     for run in found.runs:
         entries = []
@@ -28,10 +28,10 @@ def errors_of_runs(found: Comparison) -> Rows | None:
                 entries.append(Interval(name, colour, value.mean, max(low, 0.0), high))
         rows.append((run.label, entries))
     ends = [entry.high for _, entries in rows for entry in entries]
-    named = f"test {words.errors}"
+    named = f"test {figures.errors}"
     said = "; ".join(
         f"{label}: " + ", ".join(f"{entry.series.lower()} {entry.value:.4g}" for entry in entries)
         for label, entries in rows
     )
-    axis = spanning(f"{named} ({'fewer' if words.counted else 'less'} is better)", [0.0, *ends], zero=True)
+    axis = spanning(f"{named} ({figures.better} is better)", [0.0, *ends], zero=True)
     return Rows("runs", f"{named.capitalize()} of each run", f"Dot plot of {named}. {said}.", axis, rows)

@@ -26,7 +26,7 @@ class _Drawn:
 def training(gathered: Gathered) -> list[Chart]:
     """Draw every term of the distilled student's loss, the others' losses, held-out errors and loss, learning rates."""
     charts: list[Chart] = []
-    errors = gathered.words.errors
+    errors = gathered.figures.errors
     distilled = gathered.curves.get("distilled", {})
     terms = {name.removeprefix("train."): curve for name, curve in distilled.items() if name.startswith("train.")}
     if terms:
@@ -40,8 +40,8 @@ def training(gathered: Gathered) -> list[Chart]:
         ("validation-errors", f"{errors.capitalize()} on held-out training data", errors, "validation.errors", ""),
         ("validation-loss", "Loss on held-out training data", "negative log-likelihood, nats", "validation.nll", ""),
     ):
-        if name == "validation.nll" and not gathered.run.parts.test.task.has_classes:
-            continue  # half the squared error, which is drawn already
+        if name == "validation.nll" and gathered.figures.nll_is_errors:
+            continue  # it is drawn already
         if drawn := [each for role, each in _of(gathered, name).items() if role != left_out]:
             charts.append(_chart(key, title, label, drawn, log=True))
     if rates := list(_of(gathered, "learning_rate").values()):

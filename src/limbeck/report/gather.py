@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from limbeck.data import SampleSet
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import (
+    Figures,
     Interval,
     Metrics,
     Standing,
-    Words,
     constant_accuracy,
+    figures_of,
     predict,
     standing,
     t_interval,
-    words_of,
 )
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
@@ -132,9 +132,9 @@ class Gathered:
         return next((model for model in self.models if model.role == role), None)
 
     @property
-    def words(self) -> Words:
-        """What the figures are called."""
-        return words_of(self.run.parts.test.task)
+    def figures(self) -> Figures:
+        """What the models are measured by, and what that is called."""
+        return figures_of(self.run.parts.test.task)
 
     @property
     def chief(self) -> list[Model]:
@@ -199,7 +199,7 @@ def _standing(run: FinishedRun) -> Standing:
 def _part(samples: SampleSet) -> SampleSet:
     """Return the samples, or evenly spread ones where all would have more labels than are drawn."""
     most = max(1, _MOST_LABELS // max(1, samples.labels[:1].numel()))
-    if samples.task.one_label or len(samples) <= most:
+    if samples.labels.dim() == 1 or len(samples) <= most:
         return samples
     return samples.subset(torch.linspace(0, len(samples) - 1, most, dtype=torch.float64).round().long().unique())
 
@@ -211,8 +211,7 @@ def _answered(model: nn.Module, samples: SampleSet) -> Tensor:
 
 def _rows(samples: SampleSet) -> Tensor:
     """Return a label for each row of `_answered`."""
-    labels = samples.labels.cpu()
-    return labels.flatten() if samples.task.has_classes else labels
+    return samples.task.rows(samples.labels.cpu())
 
 
 def _fitted(model: nn.Module, samples: SampleSet) -> Temperature:

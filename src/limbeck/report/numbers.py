@@ -6,7 +6,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from limbeck.evaluation.figures import figures_of
+from limbeck.evaluation import figures_of
 from limbeck.report.charts import Axis, Line, Plane, short, spanning
 from limbeck.report.gather import Gathered, Model
 from limbeck.tasks import REGRESSION
@@ -41,7 +41,7 @@ def trusted(gathered: Gathered) -> list[tuple[Plane, str]]:
     for model in gathered.chief:
         if not answers.has(model.role) or not bool(known.any()):
             continue
-        every = [figures_of(rows, answers.labels, REGRESSION) for rows in answers.logits[model.role]]
+        every = [figures_of(REGRESSION).measure(rows, answers.labels) for rows in answers.logits[model.role]]
         error, explained = fmean(each.errors for each in every) ** 0.5, fmean(each.accuracy for each in every)
         over = [(rows[known].double() - answers.labels[known].double()).mean() for rows in answers.logits[model.role]]
         bias = fmean(map(float, over))

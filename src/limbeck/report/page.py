@@ -16,15 +16,13 @@ from markupsafe import Markup
 from limbeck import methods, schemes, targets
 from limbeck.card import Card
 from limbeck.errors import InputError, RunError
-from limbeck.report import curves, figures, numbers, panels, pictures, story, svg
+from limbeck.report import curves, figures, panels, pictures, story, svg
 from limbeck.report.charts import Chart, Heat, Matrix, Plane, Rows, short
 from limbeck.report.compared import errors_of_runs
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
-from limbeck.report.differs import differences
 from limbeck.report.gather import Gathered, gather
-from limbeck.report.given import given
+from limbeck.report.views import view_of
 from limbeck.results.comparison import Comparison
-from limbeck.tasks import Task
 
 __all__ = ["build", "build_diagnosed", "render", "render_comparison", "section"]
 
@@ -144,7 +142,7 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
     rows = story.model_rows(gathered)
     keys = gathered.run.recipe.keys
     temperature, distils_at = story.temperature(keys, gathered.run.outcome.get("chosen", {}).get("distilled", {}))
-    task, target = gathered.run.parts.test.task, _target(keys["method"].get("target"))
+    view, target = view_of(gathered.run.parts.test.task), _target(keys["method"].get("target"))
     return {
         "number": number,
         "name": gathered.run.recipe.name,
@@ -157,14 +155,14 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "rows": rows,
         "compute": any(model.compute is not None for model in gathered.models),
         "footnote": story.footnote(gathered, rows),
-        "errors": panels.errors_chart(rows, gathered.words),
-        "words": gathered.words,
+        "errors": panels.errors_chart(rows, gathered.figures),
+        "figures": gathered.figures,
         "cost": panels.cost_plot([gathered]),
         "training": curves.training(gathered),
-        "given": given(gathered, temperature, distils_at, target),
-        "differs": differences(gathered),
-        "trusted": panels.calibration(gathered) if task.has_classes else numbers.trusted(gathered),
-        "trust": _trust(task),
+        "given": view.given(gathered, temperature, distils_at, target),
+        "differs": view.differences(gathered),
+        "trusted": view.trusted(gathered),
+        "trust": view.trust,
         "diagnosis": _diagnosis(gathered),
         "recipe": gathered.recipe,
         "provenance": story.provenance(gathered),
@@ -183,22 +181,6 @@ def _diagnosis(gathered: Gathered) -> DiagnosisSection | None:
     except RunError as error:
         gathered.notes.append(f"The diagnosis is left out: {error}")
         return None
-
-
-def _trust(task: Task) -> str:
-    """Say how the diagrams of the last question are read."""
-    if not task.has_classes:
-        return (
-            "A number that is right lies on the dotted line. Along a flatter one the answers are drawn to the mean; a"
-            " point far from it is an error that a mean squared error of all may hide."
-        )
-    each = " Every label of every example counts." if task.several else " Every place counts." if task.of_places else ""
-    return (
-        "A model that is 80 % sure should be right 8 times in 10: the bars should end on the dotted line. Below it a"
-        f" model is too sure of itself.{each} ECE, the expected calibration error, is the mean distance from the line,"
-        " over 15 bins of equal width, of each seed by itself: the mean over the seeds, as `limbeck evaluate` gives it."
-        " The bars hold the answers of all seeds. A bin with few examples is drawn pale: it says little."
-    )
 
 
 def _overview(gathered: Gathered, number: int) -> list[str]:

@@ -7,13 +7,14 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from limbeck.evaluation import Words, words_of
+from limbeck.evaluation import Figures, figures_of
 from limbeck.evaluation.calibration import Reliability, reliability
+from limbeck.evaluation.figures import number
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
 from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, spanning
 from limbeck.report.gather import Gathered, Model
-from limbeck.report.story import ModelRow, number
+from limbeck.report.story import ModelRow
 from limbeck.tasks import CLASSIFICATION
 
 __all__ = [
@@ -26,13 +27,13 @@ __all__ = [
     "same_test_set",
 ]
 
-_CLASSES = words_of(CLASSIFICATION)
+_CLASSES = figures_of(CLASSIFICATION)
 _MOST_NAMED = 12  # models that are all named in a plot
 _FOOT = 0.1  # of the height of a plot
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 
 
-def errors_chart(rows: Sequence[ModelRow], words: Words = _CLASSES) -> Rows:
+def errors_chart(rows: Sequence[ModelRow], figures: Figures = _CLASSES) -> Rows:
     """Draw the errors of the models with their intervals."""
     entries = [
         (
@@ -43,8 +44,8 @@ def errors_chart(rows: Sequence[ModelRow], words: Words = _CLASSES) -> Rows:
     ]
     said = "; ".join(f"{row.model.name}: {row.errors}" for row in rows)
     highs = [row.high for row in rows]
-    named = f"test {words.errors}"
-    axis = spanning(f"{named} ({'fewer' if words.counted else 'less'} is better)", [0.0, *highs], zero=True)
+    named = f"test {figures.errors}"
+    axis = spanning(f"{named} ({figures.better} is better)", [0.0, *highs], zero=True)
     kinds = {row.over for row in rows}
     drawn = "both seeds" if kinds == {"two seeds"} else "95 % intervals" if kinds - {"", "two seeds"} else ""
     title = f"{named.capitalize()}, with {drawn}" if drawn else named.capitalize()
@@ -84,16 +85,10 @@ def _on_class(model: Model, value: float) -> Interval:
 def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:
     """Return the accuracy of each class (K,) by role, over all seeds."""
     answers = gathered.answers
-    if answers is None or not _by_class(gathered):
+    if answers is None:
         return {}
     roles = [model.role for model in gathered.chief if answers.has(model.role)]
     return {role: per_class_accuracy(confusion(gathered, role)) for role in roles}
-
-
-def _by_class(gathered: Gathered) -> bool:
-    """Whether each row of the answers is for one class of the set's: not of a regression, nor a label's yes or no."""
-    task = gathered.run.parts.test.task
-    return task.has_classes and not task.several
 
 
 def confusion(gathered: Gathered, role: str) -> Tensor:
@@ -110,7 +105,7 @@ def confusion(gathered: Gathered, role: str) -> Tensor:
 def confusions(gathered: Gathered) -> list[Chart]:
     """Draw the confusion matrices of the students, where there are few enough classes."""
     names = gathered.run.parts.test.class_names
-    if gathered.answers is None or not _by_class(gathered) or not 2 <= len(names) <= _MOST_CLASSES:
+    if gathered.answers is None or not 2 <= len(names) <= _MOST_CLASSES:
         return []
     charts: list[Chart] = []
     for model in gathered.students:
@@ -130,7 +125,7 @@ def listed(gathered: Gathered, most: int = 10) -> list[list[str]]:
     """Return the students' most frequent confusions: true class, answer, and how often for each student."""
     answers = gathered.answers
     students = [model for model in gathered.students if answers is not None and answers.has(model.role)]
-    if not students or not _by_class(gathered):
+    if not students:
         return []
     tables = [confusion(gathered, model.role).fill_diagonal_(0) for model in students]
     whole = torch.stack(tables).sum(0)
@@ -144,8 +139,6 @@ def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
     """Draw a reliability diagram of each model, over all its seeds; with each, its expected calibration error."""
     answers = gathered.answers
     found: list[tuple[Plane, str]] = []
-    if not gathered.run.parts.test.task.has_classes:
-        return found
     for model in gathered.chief:
         if answers is None or not answers.has(model.role):
             continue
@@ -197,9 +190,9 @@ def _ece(logits: Sequence[Tensor], labels: Tensor, bins: int) -> float:
 def cost_plot(runs: Sequence[Gathered]) -> Plane:
     """Draw accuracy over parameters for all models of all runs, with the front of those worth their cost."""
     many = len(runs) > 1
-    called = {gathered.words.accuracy for gathered in runs}
+    called = {gathered.figures.accuracy for gathered in runs}
     measure = called.pop() if len(called) == 1 else "accuracy"
-    share = any(gathered.run.parts.test.task.has_classes for gathered in runs)
+    share = any(gathered.figures.share for gathered in runs)
     scale, unit = (100.0, " %") if share else (1.0, "")
     marks = []
     for number_, gathered in enumerate(runs, start=1):

@@ -77,7 +77,7 @@ def taught(gathered: Gathered, temperature: float, count: int = 8) -> dict[str, 
     None for inputs that are no pictures.
     """
     samples = gathered.run.parts.train
-    if gathered.taught is None or not samples.task.one_label or not pictured(samples):
+    if gathered.taught is None or not pictured(samples):
         return None
     some, logits = gathered.taught.positions, gathered.taught.logits
     log_probs = soften(logits).log_probs
@@ -171,12 +171,7 @@ class Disagreement:
 def disagreements(gathered: Gathered, count: int = 12) -> list[Disagreement]:
     """Return the test images with the greatest KL(teacher ‖ student distilled) at the first seed."""
     answers, samples = gathered.answers, gathered.run.parts.test
-    if (
-        answers is None
-        or not answers.has("teacher", "distilled")
-        or not samples.task.one_label
-        or not pictured(samples)
-    ):
+    if answers is None or not answers.has("teacher", "distilled") or not pictured(samples):
         return []
     teacher, distilled = answers.pairs("distilled")[0]
     divergences = KL.per_example(distilled, soften(teacher), 1.0)

@@ -78,7 +78,7 @@ def differences(gathered: Gathered) -> Maps | None:
 
 
 def _of_two_axes(samples: SampleSet) -> bool:
-    return samples.task.of_places and samples.labels.dim() == 3 and pictured(samples)
+    return samples.labels.dim() == 3 and pictured(samples)
 
 
 def _colours(count: int) -> list[str]:

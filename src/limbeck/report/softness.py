@@ -42,8 +42,11 @@ def softening(marker: float, *, two_way: bool = False) -> Plane:
     return Plane("softening", "What a temperature does to six logits", alternative, x, y, lines, marker=marker)
 
 
-def entropies(gathered: Gathered, marker: float) -> Plane | None:
-    """Draw the entropy of the teacher's targets on training samples over the temperature: how much they tell."""
+def entropies(gathered: Gathered, marker: float, even: str) -> Plane | None:
+    """Draw the entropy of the teacher's targets on training samples over the temperature: how much they tell.
+
+    even: the name of the distribution that tells nothing.
+    """
     if gathered.taught is None:
         return None
     logits = gathered.taught.logits.double().flatten(0, -2)
@@ -53,8 +56,7 @@ def entropies(gathered: Gathered, marker: float) -> Plane | None:
     lows, medians, highs = zip(*(_entropy(logits, at).quantile(spread).tolist() for at in steps), strict=True)
     most = math.log(logits.shape[1])
     line = Line("median", "teacher", list(zip(steps, medians, strict=True)), list(zip(steps, lows, highs, strict=True)))
-    alike = "yes as likely as no" if gathered.run.parts.test.task.several else "all classes alike"
-    bound = Line(alike, "ink", [(0.5, most), (20.0, most)], dash="3 3")
+    bound = Line(even, "ink", [(0.5, most), (20.0, most)], dash="3 3")
     now = float(_entropy(logits, marker).median())
     said = f"the median rises from {medians[0]:.2f} nats at T = 0.5 to {medians[-1]:.2f} at T = 20"
     alternative = (

@@ -6,18 +6,16 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from limbeck.errors import command
-from limbeck.evaluation import Words, t_interval
+from limbeck.evaluation import Figures, t_interval
 from limbeck.evaluation.cost import Timing
 from limbeck.evaluation.fidelity import fidelity
+from limbeck.evaluation.figures import number
 from limbeck.evaluation.paired import mcnemar
 from limbeck.evaluation.resampling import wilson
-from limbeck.evaluation.scores import score
 from limbeck.report.charts import short
-from limbeck.report.gather import Answers, Gathered, Model
-from limbeck.tasks import UNLABELLED
+from limbeck.report.gather import Gathered, Model
 
 _USUAL = 4.0
 """The temperature that is shown where a run tells of none."""
@@ -31,7 +29,6 @@ __all__ = [
     "faithful",
     "footnote",
     "model_rows",
-    "number",
     "provenance",
     "temperature",
     "verdict",
@@ -63,30 +60,6 @@ class ModelRow:
     latency: str
 
 
-def number(value: float, digits: int = 1) -> str:
-    """Return a number with its thousands set apart, without decimals that are 0.
-
-    >>> number(1234.0), number(15.64)
-    ('1,234', '15.6')
-    """
-    return f"{value:,.0f}" if value == round(value) else f"{value:,.{digits}f}"
-
-
-def error(value: float, words: Words) -> str:
-    """Return a figure of errors as its task writes it: a count, or a mean squared error."""
-    return number(value) if _counts(words) else words.pattern.format(value)
-
-
-def _counts(words: Words) -> bool:
-    """Whether errors are a number of things, be they examples or their places."""
-    return words.pattern == Words.pattern
-
-
-def accuracy(value: float, words: Words, digits: int = 2) -> str:
-    """Return a figure of accuracy as its task writes it: a share in percent, or R² as the number that it is."""
-    return f"{100 * value:.{digits}f} %" if _counts(words) else f"{value:.3f}"
-
-
 def bytes_in_words(size: int | None) -> str:
     """Return a size on disk.
 
@@ -113,15 +86,15 @@ def latency(timing: Timing | None) -> str:
 def model_rows(gathered: Gathered) -> list[ModelRow]:
     """Return the models with the intervals of their errors: over the seeds; over the examples where there is one."""
     rows = []
-    examples, words = examples_of(gathered), gathered.words
+    examples, figures = examples_of(gathered), gathered.figures
     for model in gathered.models:
         errors, right = model.errors, model.accuracy
         if errors.half_width is not None:
             joint = " and " if errors.n == 2 else " ± "
             both = errors.ends if errors.n == 2 else (errors.mean, errors.half_width)
-            text = joint.join(error(value, words) for value in both)
+            text = joint.join(figures.error_text(value) for value in both)
             both = right.ends if right.n == 2 else (right.mean, right.half_width or 0.0)
-            first, second = (accuracy(value, words) for value in both)
+            first, second = (figures.accuracy_text(value) for value in both)
             share = (
                 f"{first.removesuffix(' %')}{joint}{second}"
                 if errors.n == 2
@@ -129,15 +102,15 @@ def model_rows(gathered: Gathered) -> list[ModelRow]:
             )
             over = "two seeds" if errors.n == 2 else "seeds"
             low, high = max(errors.ends[0], 0.0), errors.ends[1]
-            high = min(high, float(examples)) if _counts(words) else high
-        elif not words.counted:
+            high = min(high, float(examples)) if figures.counts else high
+        elif not figures.by_example:
             low, high, over = errors.mean, errors.mean, ""
-            text, share = error(errors.mean, words), accuracy(right.mean, words)
+            text, share = figures.error_text(errors.mean), figures.accuracy_text(right.mean)
         else:
             within = wilson(examples - round(errors.mean), examples)
             low, high, over = (1 - within.high) * examples, (1 - within.low) * examples, "examples"
             text = f"{number(errors.mean)} ({low:.0f} to {high:.0f})"
-            share = f"{accuracy(right.mean, words)} ({100 * within.low:.1f} to {100 * within.high:.1f})"
+            share = f"{figures.accuracy_text(right.mean)} ({100 * within.low:.1f} to {100 * within.high:.1f})"
         rows.append(ModelRow(model, text, share, low, high, over, latency(model.timing)))
     return rows
 
@@ -152,25 +125,8 @@ def verdict(gathered: Gathered) -> list[str]:
     teacher, alone, distilled = (gathered.model(role) for role in ("teacher", "alone", "distilled"))
     if alone is None or distilled is None:
         return []
-    examples = examples_of(gathered)
-    words = gathered.words
-    if words.errors == "errors":
-        errors = (
-            f"of {examples:,} test examples the student gets {number(distilled.errors.mean)} wrong when distilled,"
-            f" {number(alone.errors.mean)} when trained alone"
-        )
-        errors += f"; the teacher gets {number(teacher.errors.mean)} wrong" if teacher is not None else ""
-    else:
-        of = [error(model.errors.mean, words) for model in (distilled, alone)]
-        unit = "places of test examples" if gathered.run.parts.test.task.of_places else "test examples"
-        errors = (
-            f"of {examples:,} {unit} the student has {of[0]} {words.errors} when distilled, {of[1]} when trained alone"
-            if _counts(words)
-            else f"on the test set the student's {words.errors} is {of[0]} when distilled, {of[1]} when trained alone"
-        )
-        if teacher is not None:
-            has = "the teacher has" if _counts(words) else "the teacher's is"
-            errors += f"; {has} {error(teacher.errors.mean, words)}"
+    by_teacher = None if teacher is None else teacher.errors.mean
+    errors = gathered.figures.result(examples_of(gathered), distilled.errors.mean, alone.errors.mean, by_teacher)
     stands = gathered.standing
     failures = [f"{failure}." for failure in stands.failures]
     return [*failures, f"{stands.said}: {errors}.", _certainty(gathered, "alone"), *_equal_compute(gathered)]
@@ -182,62 +138,51 @@ def _equal_compute(gathered: Gathered) -> list[str]:
     notes = [f"{note[:1].upper()}{note[1:]}." for note in gathered.run.outcome.get("notes", [])]
     if budget is None:
         return notes
-    came = error(budget.errors.mean, gathered.words)
-    came = f"gets {came} wrong" if gathered.words.errors == "errors" else f"comes to {came} ({gathered.words.errors})"
+    came = gathered.figures.came_to(budget.errors.mean)
     said = f"Trained alone with as much compute as the whole distillation took, the student {came}."
     return [f"{said} {_certainty(gathered, 'alone_budget')}", *notes]
 
 
 def _certainty(gathered: Gathered, role: str) -> str:
     """Say whether the difference between the student distilled and another may be chance."""
-    seeds = gathered.run.outcome["seeds"]
+    seeds, figures = gathered.run.outcome["seeds"], gathered.figures
     if len(seeds) > 1:
-        return _seed_by_seed(gathered.words, role, [float(s[role]["errors"] - s["distilled"]["errors"]) for s in seeds])
-    answers = gathered.answers
-    task = gathered.run.parts.test.task
-    if (
-        answers is not None
-        and answers.has(role, "distilled")
-        and (task.one_label or (task.several and task.has_classes))
-    ):
-        right = [_right(answers, each) for each in (role, "distilled")]
+        return _seed_by_seed(
+            gathered.figures, role, [float(s[role]["errors"] - s["distilled"]["errors"]) for s in seeds]
+        )
+    answers, figures = gathered.answers, gathered.figures
+    if answers is not None and answers.has(role, "distilled") and figures.by_example:
+        labels = answers.samples.labels.cpu()
+        rows = [answers.logits[each][0].view(*labels.shape, -1) for each in (role, "distilled")]
+        right = [figures.correct(each, labels) for each in rows]
         test = mcnemar(right[0], right[1])
         said = f"On the same examples, distillation mends {test.second_better} and spoils {test.first_better}"
         return f"{said} (McNemar's exact test: p = {test.p_value:.2g}); one seed says nothing of other seeds."
     return "One seed was run, so this may be chance: run more seeds."
 
 
-def _right(answers: Answers, role: str) -> Tensor:
-    """Return whether each labelled test sample is right, all its labels together, at the first seed."""
-    rows, labels = answers.logits[role][0], answers.samples.labels.cpu()
-    if labels.dim() == 1:
-        return score(rows, labels).correct
-    known = labels != UNLABELLED
-    return ((rows.argmax(-1).view(labels.shape) == labels) | ~known).all(1)[known.any(1)]
-
-
-def _seed_by_seed(words: Words, role: str, saved: Sequence[float]) -> str:
+def _seed_by_seed(figures: Figures, role: str, saved: Sequence[float]) -> str:
     """Say how many errors the distilled student has less than another.  saved: of each seed."""
     whole = t_interval(saved)
     other = "the student alone at equal compute" if role == "alone_budget" else "the student alone"
     if not any(saved):
-        return f"Over {len(saved)} seeds, the distilled student and {other} have the same {words.errors}."
-    less, more = ("fewer", "more") if _counts(words) else ("lower", "higher")
+        return f"Over {len(saved)} seeds, the distilled student and {other} have the same {figures.errors}."
     if len(saved) == 2:
-        each = " and ".join(f"{_moved_by(value, words)} {less if value >= 0 else more}" for value in saved)
+        each = " and ".join(_moved_by(value, figures) for value in saved)
         sure = "two seeds allow no interval: run more seeds."
     else:
-        kind = less if whole.mean >= 0 else more
-        each = f"{_moved_by(whole.mean, words)} ± {_moved_by(whole.half_width or 0.0, words)} {kind} (95 % interval)"
+        each = f"{_moved_by(whole.mean, figures, whole.half_width or 0.0)} (95 % interval)"
         sure = (
             "which is more than chance." if whole.low > 0 or whole.high < 0 else "which may be chance: run more seeds."
         )
-    has = f"the {words.errors} of the distilled student, against {other}: {each}"
+    has = f"the {figures.errors} of the distilled student, against {other}: {each}"
     return f"Seed by seed, over {len(saved)} seeds, {has}, {sure}"
 
 
-def _moved_by(change: float, words: Words) -> str:
-    return number(abs(change)) if words.errors == "errors" else error(abs(change), words)
+def _moved_by(change: float, figures: Figures, half_width: float | None = None) -> str:
+    """Return by how much a main figure is better or worse."""
+    within = "" if half_width is None else f" ± {figures.error_text(half_width)}"
+    return f"{figures.error_text(abs(change))}{within} {figures.better if change >= 0 else figures.worse}"
 
 
 def facts(gathered: Gathered) -> list[Fact]:
@@ -249,8 +194,8 @@ def facts(gathered: Gathered) -> list[Fact]:
         width = "" if share.half_width is None else f", ± {100 * share.half_width:.0f} over the seeds"
         found.append(Fact(whole_percent(share.mean), f"of the gap closed{width}"))
     if alone is not None and distilled is not None:
-        before, after = (accuracy(model.accuracy.mean, gathered.words, 1) for model in (alone, distilled))
-        found.append(Fact(after, f"{gathered.words.accuracy} distilled, {before} alone"))
+        before, after = (gathered.figures.accuracy_text(model.accuracy.mean, 1) for model in (alone, distilled))
+        found.append(Fact(after, f"{gathered.figures.accuracy} distilled, {before} alone"))
     if teacher is not None and distilled is not None:
         times = teacher.parameters / max(distilled.parameters, 1)
         found.append(Fact(f"{times:.1f}×", f"fewer parameters: {distilled.parameters:,} of {teacher.parameters:,}"))
@@ -270,17 +215,14 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
     """Say what the table's figures are over."""
     seeds = len(gathered.run.outcome["seeds"])
     kinds = {row.over for row in rows}
-    task = gathered.run.parts.test.task
-    said = [f"{examples_of(gathered):,} {'labelled places of ' if task.of_places else ''}test examples."]
+    said = [f"{examples_of(gathered):,} {gathered.figures.unit}."]
     if "seeds" in kinds:
         said.append(f"±: 95 % t-interval over {seeds} seeds.")
     if "two seeds" in kinds:
         said.append("Of two seeds both values are given: they allow no interval.")
     if "examples" in kinds:
         said.append("In brackets: Wilson's 95 % interval over the test examples, for what was trained once.")
-    of = ", added up over the labels of an example" if task.several else " of a place" if task.of_places else ""
-    loss = f"NLL: mean negative log-likelihood in nats{of}."
-    said.append(loss if task.has_classes else "NLL: half the squared error.")
+    said.append(gathered.figures.nll)
     if any(model.compute is not None for model in gathered.models):
         said.append(
             "Compute: FLOPs of all trainings that led to a model, its teacher's included, as a multiple of the student"
@@ -298,7 +240,7 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
 def faithful(gathered: Gathered) -> list[tuple[Model, float, float]]:
     """Return each student's agreement with its teacher and their mean divergence on the test set, over its seeds."""
     answers = gathered.answers
-    if answers is None or not answers.has("teacher") or not gathered.run.parts.test.task.has_classes:
+    if answers is None or not answers.has("teacher"):
         return []
     rows = []
     for model in gathered.students:

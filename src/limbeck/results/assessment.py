@@ -31,6 +31,7 @@ from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
 from limbeck.results.measured import Judged, costs_of, identity, models_of, place, put_on_record, sets_of
 from limbeck.results.task_assessment import TaskAssessment, assess_task
+from limbeck.tasks import Need
 
 __all__ = ["AssessedModel", "RunAssessment", "assess_run"]
 
@@ -136,7 +137,7 @@ def assess_run(
     """
     at, sets = place(device), sets_of(run)
     put_on_record(run)
-    if not run.parts.test.task.one_label:
+    if Need.ONE_LABEL not in run.parts.test.task.meets:
         return assess_task(run, sets, at, with_cost=with_cost, say=say)
     parts = run.parts
     models: list[AssessedModel] = []

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,7 @@ from limbeck.experiment.sealing import seal_of
 from limbeck.locks import exclusive
 from limbeck.records import as_json, sealed, unsealed
 from limbeck.runs import RunFolder
+from limbeck.tasks import CLASSIFICATION, TASKS
 
 __all__ = ["FORMAT", "bound", "held", "keep", "newest", "read_bound", "required_bound"]
 
@@ -111,7 +112,7 @@ class _Evaluation(BaseModel):
     model_config = ConfigDict(strict=True)
     test: _Test
     parameters: _Parameters
-    task: Literal["classification", "multilabel", "dense", "regression"] = "classification"
+    task: str = Field(default=CLASSIFICATION.name, pattern=f"^({'|'.join(TASKS)})$")
     summary: _Roles
     models: list[_Model] = Field(min_length=1, max_length=10_000)
     cost: dict[str, dict[str, Any]]

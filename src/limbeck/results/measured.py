@@ -15,7 +15,7 @@ from limbeck.records import plain_values
 from limbeck.results.evaluations import FORMAT, held
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
-from limbeck.tasks import task_named
+from limbeck.tasks import Task, task_named
 
 __all__ = ["Judged", "JudgedModel", "costs_of", "identity", "models_of", "place", "put_on_record", "sets_of"]
 
@@ -77,6 +77,11 @@ class Judged(Generic[M]):
         known = [two - one for one, two in values if one is not None and two is not None]
         return t_interval(known) if known and len(known) == len(values) else None
 
+    @property
+    def task(self) -> Task:
+        """What the labels of the test set are."""
+        return task_named(self.test["task"])
+
     def standing(self) -> Standing:
         """Return what may be claimed of these figures."""
         seeds, examples = len(self.of("distilled")), self.test["examples"]
@@ -85,8 +90,7 @@ class Judged(Generic[M]):
             errors, accuracy, nll = (model.figures()[name] for name in ("errors", "accuracy", "nll"))
             found.setdefault(model.role, []).append(Metrics(examples, errors, accuracy, nll))
         shared = {role: each * seeds if len(each) == 1 else each for role, each in found.items()}
-        task = task_named(self.test["task"])
-        return standing(shared, self.test["constant_accuracy"], task, teaches=self.teaches)
+        return standing(shared, self.test["constant_accuracy"], self.task, teaches=self.teaches)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what is not finite is None."""

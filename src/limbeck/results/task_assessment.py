@@ -8,44 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.data import SampleSet
-from limbeck.evaluation import Estimate, McNemar, Metrics, evaluate, fidelity, mcnemar, paired_difference, predict
+from limbeck.evaluation import (
+    Estimate,
+    McNemar,
+    Metrics,
+    Nearness,
+    evaluate,
+    figures_of,
+    mcnemar,
+    paired_difference,
+    predict,
+)
 from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
 from limbeck.results.measured import Judged, costs_of, identity, models_of
-from limbeck.tasks import Task
 
-__all__ = ["Nearness", "TaskAssessment", "TaskModel", "assess_task", "nearness"]
+__all__ = ["TaskAssessment", "TaskModel", "assess_task", "nearness"]
 
 _AT_ONCE = 500  # samples whose answers are held at a time
 
 
-@dataclass(frozen=True)
-class Nearness:
-    """How near a student's answers are to its teacher's.
-
-    agreement: share of all labels (of places, of a dense task) with the same class.  kl: KL(teacher ‖ student), mean
-    over the same, in nats.  distance: of a regression instead, the mean squared difference.
-    """
-
-    agreement: float | None = None
-    kl: float | None = None
-    distance: float | None = None
-
-
 def nearness(student: nn.Module, teacher: nn.Module, samples: SampleSet) -> Nearness:
     """Compare a student with its teacher on a set, a part of it at a time."""
-    found = []
+    figures, found = figures_of(samples.task), []
     for positions in torch.arange(len(samples), device=samples.index.device).split(_AT_ONCE):
         part = samples.subset(positions)
         own, taught = predict(student, part).cpu(), predict(teacher, part).cpu()
-        if samples.task.has_classes:
-            near = fidelity(own.flatten(0, -2), taught.flatten(0, -2))
-            found.append((len(positions), near.agreement, near.kl))
-        else:
-            found.append((len(positions), float((own.double() - taught.double()).square().mean()), 0.0))
-    size = sum(count for count, *_ in found)
-    first, second = (sum(each[0] * each[place] for each in found) / size for place in (1, 2))
-    return Nearness(first, second) if samples.task.has_classes else Nearness(distance=first)
+        found.append((len(positions), figures.nearness(own, taught)))
+    return Nearness.mean(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +83,6 @@ class TaskAssessment(Judged[TaskModel]):
     difference: in accuracy; None where an example is not right or wrong as a whole.
     """
 
-    task: Task
     pooled: McNemar | None
     difference: Estimate | None
 
@@ -135,17 +124,12 @@ def assess_task(
         test=identity(run.parts.test),
         parameters=run.outcome["parameters"],
         cost=costs_of(run, device, say) if with_cost else {},
-        task=run.parts.test.task,
         pooled=mcnemar(*known) if known else None,
         difference=paired_difference(*known) if known else None,
     )
 
 
 def _correct(model: nn.Module, samples: SampleSet) -> Tensor | None:
-    """Return whether each labelled sample has all its labels right; None where that is not what counts."""
-    if not (samples.task.several and samples.task.has_classes):
-        return None
-    labels = samples.labels.cpu()
-    known = samples.task.labelled(labels)
-    right = (predict(model, samples).argmax(-1).cpu() == labels) | ~known
-    return right.all(1)[known.any(1)]
+    """Return whether each labelled sample is right as a whole; None where that is not what counts."""
+    figures = figures_of(samples.task)
+    return figures.correct(predict(model, samples).cpu(), samples.labels.cpu()) if figures.by_example else None

@@ -18,6 +18,7 @@ from limbeck.losses import Dense
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs
 from limbeck.targets.target import Target, at_label, labels_of
+from limbeck.tasks import Need
 
 __all__ = ["CARD", "RelatedClasses", "related_classes"]
 
@@ -111,8 +112,7 @@ class RelatedClasses(Target):
         return True
 
     def settled(self, legend: Legend) -> Self:
-        if legend.task.two_way:
-            raise InputError(f"groups: a hierarchy is of several classes, task {legend.task.name} decides between two")
+        legend.task.require(Need.SEVERAL_CLASSES, what="groups: a hierarchy is of", mend="use another target")
         if not legend.names:
             return self
         return replace(self, groups=_group_of_each(self.groups, len(legend.names), legend.names, legend.groups))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from limbeck.data import Loader, SampleSet, Splits
 from limbeck.errors import CheckpointError, DataError, InputError, ModelError
 from limbeck.randomness import fingerprints
+from limbeck.tasks import Need
 from limbeck.teachers.arrays import ArrayTeacher, read_of_splits
 
 __all__ = ["Answers", "answers"]
@@ -56,12 +57,9 @@ class Answers(nn.Module):
 
     def read(self, splits: Splits) -> None:
         """Fill it from its file with the answers to all samples of a set; DataError naming what is wrong with it."""
-        task = splits.train.task
-        if not task.one_label:
-            raise DataError(
-                f"{self.path}: its answers are of classes, one label an example, and the labels are {task.labels} "
-                f"(task {task.name})"
-            )
+        splits.train.task.require(
+            Need.ONE_LABEL, what=f"{self.path}: its answers are for", mend="let a network teach", error=DataError
+        )
         pairs = list(zip((splits.train, splits.test), read_of_splits(self.path, splits, self.renormalise), strict=True))
         for samples, teacher in pairs:
             missing = samples.index[~torch.isin(samples.index, teacher.rows.index)]

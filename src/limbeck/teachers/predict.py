@@ -13,6 +13,7 @@ from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, lacks_memory, one_line
 from limbeck.identity import content_digest
 from limbeck.outputs import Outputs, Tap
+from limbeck.tasks import Need
 
 __all__ = ["PredictTeacher"]
 
@@ -96,8 +97,7 @@ class PredictTeacher:
             inputs = batch.views[self.view]
         if not isinstance(inputs, Tensor):
             raise InputError("predict teacher: found named inputs, expected one tensor, which is read as rows")
-        if not (batch.task.one_label or not batch.task.has_classes):
-            raise InputError(f"predict teacher: it answers one label an example, and the task is {batch.task.name}")
+        batch.task.require(Need.ONE_LABEL, Need.NUMBERS, what="predict teacher: it answers", mend="let a network teach")
         rows = inputs.detach().flatten(1).to("cpu", torch.float32)
         ask = self._probabilities if batch.task.has_classes else self._numbers
         parts = [ask(part) for part in rows.split(self.batch_size)]

@@ -18,7 +18,7 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.evaluation import evaluate
-from limbeck.evaluation.figures import words_of
+from limbeck.evaluation.figures import figures_of
 from limbeck.own import require_own
 from limbeck.ranks import first_does, first_says, held_by_first, is_first
 from limbeck.training.checkpoints import read_sealed
@@ -193,7 +193,7 @@ def fit_estimator_or_read(
             save_result(model, folder, {"identity": identity, "figures": figures})
         figures = _read(model, folder, identity)["figures"]
         part = "train" if held_out is None else "held_out"
-        found = f"{words_of(samples.task).accuracy} {figures[part]['accuracy']:.4f}"
+        found = f"{figures_of(samples.task).accuracy} {figures[part]['accuracy']:.4f}"
         how = "found in" if known else "fitted by scikit-learn in"
         return f"{label}: {how} {folder}, {found} on its {part.replace('_', '-')} part"
 

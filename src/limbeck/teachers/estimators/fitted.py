@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck import checks
 from limbeck.data import Loader, SampleSet
 from limbeck.errors import CheckpointError, ModelError
-from limbeck.tasks import Task
+from limbeck.tasks import Need, Task
 
 __all__ = ["Fitted"]
 
@@ -63,10 +63,9 @@ class Fitted(nn.Module, ABC):
 
     def complaint(self, samples: SampleSet) -> str | None:
         """Return the line that says why it cannot be fitted to a set; None if it can."""
-        task = samples.task
-        if not (task.one_label or (self.regresses and not task.has_classes)):
-            allowed = "one label each" + (" or numbers to predict" if self.regresses else "")
-            return f"is for samples with {allowed}, and the labels are {task.labels} (task {task.name})"
+        lack = samples.task.lacks(Need.ONE_LABEL, *([Need.NUMBERS] if self.regresses else []))
+        if lack is not None:
+            return f"is for samples with {lack}"
         if samples.labelled_count == 0:
             return f"needs labels, and no sample of '{samples.name}' has one"
         return None
