@@ -1,7 +1,6 @@
 """What lies in the cache is believed only where its digests fit, and where nobody else could have written it."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from limbeck.errors import CheckpointError, RunError
 from limbeck.experiment.prepare import prepare
 from limbeck.experiment.teacher import train_teacher
 from limbeck.own import require_own
-from limbeck.training.weights import is_signed, load_signed, save_signed
 
 SHORT = {"epochs": 2, "learning_rate": 0.1}
 
@@ -52,24 +50,12 @@ ESTIMATOR = {"estimator": {"kind": "logistic_regression"}}
 @pytest.mark.parametrize("teacher", [{}, ESTIMATOR], ids=["network", "estimator"])
 def test_a_teacher_is_not_read_where_its_digest_differs(cache, teacher):
     first = taught(cache, **teacher)
-    [weights] = cache.glob("teachers/*/*.safetensors")
+    [weights] = cache.glob("trainings/*/*.safetensors")
     again = taught(cache, **teacher)
     assert all(map(torch.equal, first.state_dict().values(), again.state_dict().values()))
     flipped(weights)
     with pytest.raises(CheckpointError, match=r"is damaged \(wrong checksum\); delete"):
         taught(cache, **teacher)
-
-
-def test_weights_in_the_place_of_others_are_refused(tmp_path):
-    model = nn.Linear(2, 2)
-    for name in ("one", "two"):
-        save_signed(model, tmp_path / name / "early.safetensors")
-    load_signed(model, tmp_path / "one" / "early.safetensors")
-    shutil.copytree(tmp_path / "one", tmp_path / "two", dirs_exist_ok=True)
-    with pytest.raises(CheckpointError, match="wrong checksum"):
-        load_signed(model, tmp_path / "two" / "early.safetensors")
-    (tmp_path / "one" / "early.json").unlink()
-    assert not is_signed(tmp_path / "one" / "early.safetensors")
 
 
 # -------------------------------------------------------------------------------------------------------------- owners
@@ -84,7 +70,7 @@ root = pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only roo
     [
         (lambda cache: cache.parent.chmod(0o777), "home", "chmod go-w"),
         (lambda cache: cache.chmod(0o777), "limbeck", "chmod -R go-w"),
-        (lambda cache: (cache.chmod(0o755), (cache / "teachers").chmod(0o757)), "teachers", "chmod -R go-w"),
+        (lambda cache: (cache.chmod(0o755), (cache / "trainings").chmod(0o757)), "trainings", "chmod -R go-w"),
     ],
     ids=["above", "cache", "within"],
 )
@@ -98,7 +84,9 @@ def test_a_cache_that_others_can_write_is_refused(cache, change, named, mend):
 
 
 @root
-@pytest.mark.parametrize("place", ["home", "home/limbeck", "home/limbeck/teachers/*", "home/limbeck/teachers/*/*.json"])
+@pytest.mark.parametrize(
+    "place", ["home", "home/limbeck", "home/limbeck/trainings/*", "home/limbeck/trainings/*/*.json"]
+)
 def test_files_of_another_user_are_refused_even_for_root(cache, tmp_path, place):
     taught(cache)
     [path] = tmp_path.glob(place)
@@ -112,8 +100,8 @@ def test_files_of_another_user_are_refused_even_for_root(cache, tmp_path, place)
     "change",
     [
         lambda cache: cache.parent.chmod(0o1777),
-        lambda cache: (cache / "teachers").chmod(0o777),  # which nobody else can reach
-        lambda cache: os.chown(cache / "teachers", -1, 0),
+        lambda cache: (cache / "trainings").chmod(0o777),  # which nobody else can reach
+        lambda cache: os.chown(cache / "trainings", -1, 0),
     ],
     ids=["sticky", "closed", "group"],
 )
@@ -131,10 +119,10 @@ def test_a_group_is_others_unless_it_is_the_users_own(tmp_path, group, fine):
     top.chmod(0o775)
     os.chown(top, -1, group)
     if fine:
-        require_own(top / "teachers", top)
+        require_own(top / "trainings", top)
         return
     with pytest.raises(RunError, match=r"\(mode 775\)"):
-        require_own(top / "teachers", top)
+        require_own(top / "trainings", top)
 
 
 def test_a_new_cache_is_closed_to_others(cache):

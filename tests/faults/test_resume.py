@@ -385,7 +385,7 @@ def test_two_processes_that_want_one_teacher_train_it_once(tmp_path, recipe_and_
 def test_the_process_that_waits_goes_on_where_the_killed_one_stood(tmp_path, recipe_and_parts):
     teaching(recipe_and_parts, tmp_path / "whole", tmp_path / "whole.json")
     first = forked(lambda: teaching(recipe_and_parts, tmp_path / "cache", tmp_path / "0.json"))
-    while not list((tmp_path / "cache").glob("teachers/*/checkpoints/step-*")):
+    while not list((tmp_path / "cache").glob("trainings/*/checkpoints/step-*")):
         time.sleep(0.002)
     second = forked(lambda: teaching(recipe_and_parts, tmp_path / "cache", tmp_path / "1.json"))
     os.kill(first, signal.SIGKILL)
@@ -393,8 +393,8 @@ def test_the_process_that_waits_goes_on_where_the_killed_one_stood(tmp_path, rec
     assert end_of(second) == 0
     whole, told = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "1.json"))
     assert told["digest"] == whole["digest"]
-    (made,) = (tmp_path / "cache" / "teachers").iterdir()
-    (expected,) = (tmp_path / "whole" / "teachers").iterdir()
+    (made,) = (tmp_path / "cache" / "trainings").iterdir()
+    (expected,) = (tmp_path / "whole" / "trainings").iterdir()
     assert sha256(made / "metrics.jsonl") == sha256(expected / "metrics.jsonl")
 
 

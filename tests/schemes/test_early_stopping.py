@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -207,7 +208,7 @@ def test_candidate_teachers_are_the_teacher_after_those_epochs(tiny, tmp_path):
     parts = prepare(recipe)
     taught = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache")
     plain = trained_teacher(tiny(teacher=longer), parts, 0, cache=tmp_path / "cache")
-    assert len(list((tmp_path / "cache" / "teachers").iterdir())) == 2
+    assert len(list((tmp_path / "cache" / "trainings").iterdir())) == 2
     state = plain.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in taught.model.state_dict().items())
     twin, seen = seeded_build(recipe.teacher.model, parts.train, 0, "teacher"), {}
@@ -253,11 +254,9 @@ def test_a_teacher_that_was_taken_away_is_named(tiny, tmp_path):
     recipe = tiny(scheme={"name": "early_stopping", "teacher_epochs": [1]})
     parts = prepare(recipe)
     trained_teacher(recipe, parts, 0, cache=tmp_path)
-    [file] = tmp_path.rglob("after-epoch-1.safetensors")
-    file.unlink()
-    with pytest.raises(
-        RunError, match=r"^teacher: it ended before epoch 1, or '.*after-epoch-1.safetensors' was taken"
-    ):
+    [folder] = tmp_path.rglob("after-epoch-1")
+    shutil.rmtree(folder)
+    with pytest.raises(RunError, match=r"^teacher: it ended before epoch 1, or '.*after-epoch-1' was taken"):
         trained_teacher(recipe, parts, 0, cache=tmp_path)
 
 

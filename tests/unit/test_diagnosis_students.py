@@ -78,24 +78,6 @@ def test_a_training_is_kept_and_never_run_twice(subject, answers, tmp_path):
     assert not torch.equal(first.early, first.probe)
 
 
-@pytest.mark.parametrize("change", ["seed", "objective", "times", "larger", "training", "early"])
-def test_whatever_decides_a_training_is_in_its_address(subject, answers, tmp_path, change):
-    room = Classroom(subject, answers, tmp_path)
-    short = Training(epochs=1, batch_size=64)
-    room.teach("kd", methods.kd(), 0, training=short)
-    keys = {"objective": methods.kd(), "seed": 0, "training": short}
-    keys |= {
-        "seed": {"seed": 1},
-        "objective": {"objective": methods.kd(temperature=2.0)},
-        "times": {"times": 2},
-        "larger": {"larger": True},
-        "training": {"training": Training(epochs=1, batch_size=64, learning_rate=0.01)},
-        "early": {"early": True},
-    }[change]
-    room.teach("kd", keys.pop("objective"), keys.pop("seed"), **keys)
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
-
-
 def test_the_students_of_a_seed_start_alike_and_see_the_same_order(subject, answers):
     """Two objectives with the same gradient, under different names of their terms, give the same student."""
     room = Classroom(subject, answers)

@@ -79,7 +79,7 @@ def test_the_history_of_a_teacher_is_kept_with_the_run_whoever_trained_it(root, 
         assert {"errors", "nll"} <= set(history[-1]["validation"])
     files = [(folder / "teacher-0.metrics.jsonl").read_bytes() for folder in (tail, budget)]
     assert files[0] == files[1]
-    [kept] = (root / "cache" / "teachers").glob("*/metrics.jsonl")
+    [kept] = (root / "cache" / "trainings").glob("*/metrics.jsonl")
     assert files[0] == kept.read_bytes()
 
 

@@ -50,7 +50,6 @@ def diagnose(
     from limbeck.diagnosis import diagnose as run
     from limbeck.diagnosis.recipes import seeds_of, subject_of_recipe, subject_of_run
     from limbeck.errors import InputError, Interrupted
-    from limbeck.own import require_own
     from limbeck.records import plain_values
     from limbeck.report import build_diagnosed
     from limbeck.results.diagnoses import keep
@@ -59,8 +58,6 @@ def diagnose(
     from limbeck.runs import RunFolder, cache_folder
 
     tell = (lambda line: None) if quiet else say
-    root = cache_folder() / "diagnosis"
-    require_own(root, cache_folder())
     try:
         with watching(quiet=quiet) as watch:
             if what.is_dir():
@@ -82,7 +79,7 @@ def diagnose(
                 seeds=seeds_of(recipe, seeds),
                 quick=quick,
                 search=search,
-                root=root,
+                root=cache_folder(),
                 watch=watch,
                 say=tell,
             )

@@ -85,7 +85,7 @@ def diagnose(
 
     seeds: of the students, the same for every arm.  quick: one seed, no search and no attribution.
     search: choose learning rate and temperature for every arm (see `search_settings`); without, all have the subject's.
-    root: folder that trainings are kept in, so that an interrupted diagnosis goes on and a repeated one reads.
+    root: the cache that trainings are kept in, so that an interrupted diagnosis goes on and a repeated one reads.
     Everything is measured on the subject's held-out data; no test set is read.
     """
     checks.at_least("seeds", len(seeds), 1)

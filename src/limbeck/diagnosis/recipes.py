@@ -1,6 +1,5 @@
 """From a recipe or a finished run to the subject of a diagnosis."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,6 +86,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
     about = _about(recipe)
     for line in about:
         say(line)
+    codes = {"student": recipe.student.code(), "teacher": recipe.teacher.model.code()}
     return Subject(
         name=recipe.name,
         teacher=as_teacher(recipe, model),
@@ -102,7 +102,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
         clean=clean,
         groups=train.groups,
         about=about,
-        code=json.dumps([recipe.student.code(), recipe.teacher.model.code()]),
+        code={kind: code for kind, code in codes.items() if code},
     )
 
 

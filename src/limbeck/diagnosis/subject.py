@@ -1,8 +1,9 @@
 """What is diagnosed: a teacher, a kind of student, and the data that both are looked at on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class Subject:
     temperature, hard_weight, soft_weight: of the distillation.  clean: the teacher sees unaugmented samples.
     divergence: of its soft term.
     groups: of each class, where a hierarchy is known.
-    code: a digest of what the student is written in, where that is code of the user's own.
+    code: of the factories that the networks are from, where they are; see `limbeck.identity.code_identity`.
     about: lines that say which student is diagnosed, where that is not plain.
     trained: folders of finished trainings, whose students are taken over where a training would be the same.
     """
@@ -48,7 +49,7 @@ class Subject:
     clean: bool = False
     divergence: Divergence = KL
     groups: tuple[int, ...] | None = None
-    code: str = ""
+    code: Mapping[str, Any] | None = None
     about: tuple[str, ...] = ()
     trained: tuple[Path, ...] = ()
 

@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
-from limbeck.errors import RunError
+from limbeck.errors import NonFiniteLossError, RunError
 from limbeck.evaluation import evaluate
 from limbeck.evaluation.figures import figures_of
 from limbeck.own import require_own
@@ -131,7 +131,7 @@ def fit_or_read(
 
 def attempt_or_read(
     wanted: Sequence[Wanted], *, root: Path | None, watch: Observer = ignore
-) -> list[Result | Exception]:
+) -> list[Result | NonFiniteLossError]:
     """Make several trainings on the same batches in one process, or read those that are there: see `attempt_many`.
 
     wanted: of one training set, validation set, seed and order, no two of one address or one label.
@@ -160,8 +160,10 @@ def attempt_or_read(
             labels=[each.label for each in wanted],
             watch=look,
         )
-        pairs = zip(kept.values(), outcomes, strict=True)
-        return [each.with_students(outcome) if isinstance(outcome, Result) else outcome for each, outcome in pairs]
+        return [
+            each.with_students(outcome) if isinstance(outcome, Result) else cast("NonFiniteLossError", outcome)
+            for each, outcome in zip(kept.values(), outcomes, strict=True)
+        ]
 
 
 def fit_estimator_or_read(
