@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
-__all__ = ["Figure", "as_json", "plain_values", "read_as", "sealed", "unsealed"]
+__all__ = ["Number", "as_json", "plain_values", "read_as", "sealed", "unsealed"]
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class _NullIsNan:
         )
 
 
-Figure = Annotated[float, _NullIsNan()]
+Number = Annotated[float, _NullIsNan()]
 """A number that is read back as NaN if it was not finite."""
 
 

@@ -95,7 +95,7 @@ def test_every_figure_is_that_of_the_models_themselves(limbeck, runs):
         assert entry["scaled"]["nll"] == pytest.approx(scaled.nll)
         wrong = torch.where(predict(model, parts.test).argmax(1) != parts.test.labels)[0]
         assert entry["test_errors"] == wrong.tolist()
-    recorded = {role: [seed[role]["errors"] for seed in run.outcome["seeds"]] for role in ("alone", "distilled")}
+    recorded = {role: [seed.metrics[role].errors for seed in run.outcome.seeds] for role in ("alone", "distilled")}
     for role, errors in recorded.items():
         assert found["summary"][role]["errors"]["mean"] == sum(errors) / 2
         half = stats.t.ppf(0.975, 1) * abs(errors[0] - errors[1]) / 2

@@ -28,7 +28,7 @@ def test_codistillation_ends_with_the_peer_that_is_best_on_held_out_data(tiny, c
     recipe = tiny(scheme=COPIES, method=METHOD)
     path, outcome = carried_out(recipe)
     assert list(outcome.roles) == ["teacher", "alone", "peer_1", "peer_2", "peer_3", "ensemble", "distilled"]
-    run = FinishedRun(path, recipe, prepare(recipe), outcome.as_dict())
+    run = FinishedRun(path, recipe, prepare(recipe), outcome)
     held_out = run.parts.held_out
     scores = {}
     for number in (1, 2, 3):

@@ -63,7 +63,7 @@ def test_the_scheme_is_its_pieces_put_together(tiny, carried_out, tmp_path):
     teacher = store(ModelTeacher(generalist), parts.transfer)
     fit(Distiller(student, teacher, recipe.objective()), parts.transfer, training=recipe.training, seed=0)
     assert metrics["of_teacher"] == evaluate(student, parts.test)
-    run = FinishedRun(path, recipe, parts, outcome.as_dict())
+    run = FinishedRun(path, recipe, parts, outcome)
     assert torch.equal(predict(run.model("together", 0), parts.test), predict(together, parts.test))
 
 

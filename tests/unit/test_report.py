@@ -208,7 +208,7 @@ def test_confusions_add_up_to_the_errors(hostile):
     gathered = gather(hostile)
     for chart, role in zip(panels.confusions(gathered), ("alone", "distilled"), strict=True):
         errors = sum(n for i, row in enumerate(chart.counts) for j, n in enumerate(row) if i != j)
-        assert errors == sum(seed[role]["errors"] for seed in gathered.run.outcome["seeds"])
+        assert errors == sum(seed.metrics[role].errors for seed in gathered.run.outcome.seeds)
 
 
 def test_the_largest_disagreements_come_first(hostile):
@@ -252,6 +252,7 @@ def test_a_further_role_of_the_outcome_is_shown_where_it_belongs(copy):
     def longer(outcome):
         for seed in outcome["seeds"]:
             seed["alone_longer"] = dict(seed["alone"], errors=7)
+        outcome["roles"]["alone_longer"] = dict(outcome["roles"]["alone"], label="student alone longer")
 
     shutil.copytree(copy / "alone-0", copy / "alone_longer-0")
     resealed(copy / "outcome.json", longer)

@@ -228,9 +228,9 @@ def test_the_student_alone_at_equal_compute_stands_beside(budget):
     assert [model.role for model in gathered.models] == ["teacher", "alone", "alone_budget", "distilled"]
     model = gathered.model("alone_budget")
     assert model.name == "Student alone, equal compute"
-    assert model.compute == pytest.approx(gathered.run.outcome["roles"]["alone_budget"]["relative"])
+    assert model.compute == pytest.approx(gathered.run.outcome.roles["alone_budget"].relative)
     assert len({each.colour for each in gathered.models}) == 4
-    errors = [seed["alone_budget"]["errors"] - seed["distilled"]["errors"] for seed in gathered.run.outcome["seeds"]]
+    errors = [seed.metrics["alone_budget"].errors - seed.distilled.errors for seed in gathered.run.outcome.seeds]
     verdict = story.verdict(gathered)
     equal = next(sentence for sentence in verdict if sentence.startswith("Trained alone"))
     assert equal.startswith(
@@ -280,7 +280,7 @@ def test_a_teacher_that_takes_no_part_is_not_on_the_page(root):
     gathered = gather(folder)
     assert gathered.run.label("teacher") == "reference, no teacher"
     assert [model.role for model in gathered.models] == ["alone", "peer_1", "peer_2", "ensemble", "distilled"]
-    assert gathered.run.outcome["gap_closed"] is None
+    assert gathered.run.outcome.gap_closed() is None
     text = build([folder], files=False).read_text(encoding="utf-8")
     assert "teaches nobody; the distilled student " in text
     assert "the teacher gets" not in text
@@ -329,17 +329,12 @@ def test_the_names_of_the_lowest_points_stay_off_the_axes():
     assert [name.get("text-anchor") for name in names if name.text != "Student number 2"] == ["start"] * 3
 
 
-def test_an_outcome_of_before_compute_was_counted_is_shown_without_it(tail, tmp_path):
-    copy = Path(shutil.copytree(tail, tmp_path / "run"))
-    resealed(copy / "outcome.json", lambda outcome: (outcome.pop("roles"), outcome.pop("notes")))
-    assert "Compute" not in build([copy], files=False).read_text(encoding="utf-8")
-
-
 def test_of_many_models_the_large_charts_show_the_chief(tail, tmp_path):
     copy = Path(shutil.copytree(tail, tmp_path / "run"))
 
     def joined(outcome):
         for number in range(4):
+            outcome["roles"][f"peer_{number}"] = dict(outcome["roles"]["alone"], label=f"peer {number}")
             for seed in outcome["seeds"]:
                 seed[f"peer_{number}"] = dict(seed["alone"])
                 shutil.copytree(copy / f"alone-{seed['seed']}", copy / f"peer_{number}-{seed['seed']}")

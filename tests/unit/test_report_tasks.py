@@ -233,7 +233,7 @@ def test_confusions_of_places_add_up_to_the_errors(gathered):
     found = gathered["dense"]
     for chart, role in zip(panels.confusions(found), ("alone", "distilled"), strict=True):
         wrong = sum(n for i, row in enumerate(chart.counts) for j, n in enumerate(row) if i != j)
-        assert wrong == sum(seed[role]["errors"] for seed in found.run.outcome["seeds"])
+        assert wrong == sum(seed.metrics[role].errors for seed in found.run.outcome.seeds)
 
 
 def test_of_very_many_labels_a_part_is_asked_and_that_is_said(runs, monkeypatch):

@@ -21,7 +21,6 @@ from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.outcome import ordered
 from limbeck.experiment.prepare import prepare, vet
 from limbeck.experiment.run import distil
-from limbeck.experiment.sealing import keep_outcome
 from limbeck.objective import Objective
 from limbeck.report.gather import gather
 from limbeck.results.assessment import assess_run
@@ -234,20 +233,6 @@ def test_every_role_of_a_scheme_is_measured_once_and_read_back_whole(tmp_path, t
     compared = compare_runs([folder.path, folder.path])
     assert compared.runs[0].figure("middle", "errors") is not None
     assert compared.runs[0].figure("nobody", "errors") is None
-
-
-def test_an_outcome_without_what_schemes_add_is_read(tmp_path):
-    wanted = recipe()
-    folder = RunFolder.create(tmp_path, "tiny", wanted.to_yaml(), ["test"])
-    command(wanted, folder, quiet=True)
-    path = folder.path / "outcome.json"
-    content = json.loads(path.read_text())
-    kept = ("seeds", "errors", "gap_closed", "parameters", "chosen", "data", "code")
-    keep_outcome(folder, {key: content[key] for key in kept})
-    run = FinishedRun.read(folder.path)
-    assert run.roles == ["teacher", "alone", "distilled"]
-    assert run.parameters("distilled") == content["roles"]["distilled"]["parameters"]
-    assert assess_run(run, with_cost=False).labels["distilled"] == "student distilled"
 
 
 class Stop(Exception):

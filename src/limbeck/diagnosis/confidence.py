@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.evaluation import Temperature, fit_temperature, reliability, score
 from limbeck.losses import soften
-from limbeck.records import Figure
+from limbeck.records import Number
 
 __all__ = ["QUANTILES", "Confidence", "confidence", "entropy"]
 
@@ -30,10 +30,10 @@ class Confidence:
 
     examples: int
     accuracy: float
-    nll: Figure
+    nll: Number
     true_class: tuple[float, ...]
     mean: float
-    skewness: Figure
+    skewness: Number
     histogram: tuple[float, ...]
     overconfidence: float
     ece: float

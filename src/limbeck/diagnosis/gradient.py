@@ -13,7 +13,7 @@ from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.subject import Answers, Subject
 from limbeck.networks import evaluating
 from limbeck.outputs import Tap, run_model
-from limbeck.records import Figure
+from limbeck.records import Number
 
 __all__ = ["Rescaling", "nearness", "rescaling"]
 
@@ -32,11 +32,11 @@ class Rescaling:
     """
 
     when: str
-    quantiles: tuple[Figure, Figure, Figure]
+    quantiles: tuple[Number, Number, Number]
     reversed: float
     pearson: float | None
     spearman: float | None
-    curve: tuple[tuple[Figure, Figure, int], ...]
+    curve: tuple[tuple[Number, Number, int], ...]
 
 
 def rescaling(when: str, student: Tensor, answers: Answers, subject: Subject) -> Rescaling:

@@ -12,7 +12,7 @@ from limbeck.errors import InputError
 from limbeck.losses import soften
 from limbeck.losses.reduction import check_labels
 from limbeck.randomness import permutation
-from limbeck.records import Figure
+from limbeck.records import Number
 
 __all__ = [
     "OtherClasses",
@@ -73,9 +73,9 @@ class OtherClasses:
     """
 
     margin: float
-    spread: Figure
-    evenness: Figure
-    tightness: Figure
+    spread: Number
+    evenness: Number
+    tightness: Number
     epsilon: float
     reliability: float | None
     class_share: float | None

@@ -13,7 +13,7 @@ from limbeck.diagnosis.relations import (
     seconded_classes,
 )
 from limbeck.diagnosis.subject import Answers
-from limbeck.records import Figure
+from limbeck.records import Number
 
 __all__ = ["HIGH", "Signs", "read_signs"]
 
@@ -39,8 +39,8 @@ class Signs:
     overconfidence: float
     temperature: float | None
     epsilon: float
-    evenness: Figure
-    tightness: Figure
+    evenness: Number
+    tightness: Number
     reliability: float | None
     class_share: float | None
     correlation_spread: float

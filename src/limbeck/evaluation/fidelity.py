@@ -12,7 +12,7 @@ from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses import kl
 from limbeck.losses.reduction import check_labels
-from limbeck.records import Figure
+from limbeck.records import Number
 
 __all__ = ["Fidelity", "Nearness", "fidelity"]
 
@@ -30,7 +30,7 @@ class Fidelity:
 
     examples: int
     agreement: float
-    kl: Figure
+    kl: Number
     teacher_wrong: int
     agreement_where_wrong: float | None
 

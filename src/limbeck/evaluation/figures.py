@@ -19,6 +19,7 @@ from limbeck.errors import DataError, InputError
 from limbeck.evaluation.fidelity import Nearness, fidelity
 from limbeck.evaluation.scores import score
 from limbeck.losses import cross_entropy, squared_error
+from limbeck.records import Number
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, Task
 
 __all__ = ["FIGURES", "Figure", "Figures", "Metrics", "Places", "average_precision", "figures_of", "number"]
@@ -43,10 +44,10 @@ class Metrics:
     """
 
     examples: int
-    errors: float
+    errors: int | float
     accuracy: float
-    nll: float
-    more: Mapping[str, float] = field(default_factory=dict)
+    nll: Number
+    more: Mapping[str, Number] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float]:
         """Return the values by name."""

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
-from limbeck.records import Figure
+from limbeck.records import Number
 
 __all__ = ["Interval", "gap_closed", "t_interval"]
 
@@ -17,7 +17,7 @@ __all__ = ["Interval", "gap_closed", "t_interval"]
 class Interval:
     """A mean over n values with the half-width of its confidence interval; None where one value allows none."""
 
-    mean: Figure
+    mean: Number
     half_width: float | None
     n: int
 

@@ -1,15 +1,16 @@
 """What a distillation came to: the test figures of every role and seed, and what each role cost."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from limbeck.evaluation import Interval, Metrics, Standing, gap_closed, standing, t_interval
-from limbeck.records import as_json
+from limbeck.records import as_json, plain_values, read_as
 from limbeck.runs import RunFolder
-from limbeck.tasks import CLASSIFICATION, Task
+from limbeck.tasks import CLASSIFICATION, Task, task_named
 from limbeck.training.checkpoints import write_text
 
 __all__ = [
@@ -81,14 +82,14 @@ class RoleOutcome:
     compute: Mapping[str, float]
     relative: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the values by name."""
-        return {
-            "label": self.label,
-            "parameters": self.parameters,
-            "compute": dict(self.compute),
-            "relative": self.relative,
-        }
+
+class _ByName:
+    """Tells pydantic that a task is written as its name."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(task_named)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Outcome:
     decided: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     figures: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    task: Task = CLASSIFICATION
+    task: Annotated[Task, _ByName()] = CLASSIFICATION
     constant_accuracy: float = 0.0
     teaches: bool = True
     data: Mapping[str, str] = field(default_factory=dict)
@@ -145,26 +146,51 @@ class Outcome:
         return standing(found, self.constant_accuracy, self.task, teaches=self.teaches)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        gap = self.gap_closed()
-        return {
-            "seeds": [
-                {"seed": seed.seed, **{role: seed.metrics[role].as_dict() for role in self.roles}}
-                for seed in self.seeds
-            ],
-            "errors": {role: vars(self.errors(role)) for role in self.roles},
-            "gap_closed": None if gap is None else vars(gap),
-            "parameters": self.parameters,
-            "chosen": self.chosen,
-            "roles": {role: found.as_dict() for role, found in self.roles.items()},
-            "decided": {str(seed): dict(answers) for seed, answers in self.decided.items()},
-            "figures": {str(seed): dict(found) for seed, found in self.figures.items()},
-            "notes": list(self.notes),
-            "task": self.task.name,
-            "failures": list(self.standing().failures),
-            "data": dict(self.data),
-            "code": {where: dict(files) for where, files in self.code.items()},
-        }
+        """Return the fields and what follows from them, as `read` takes them."""
+        plain: dict[str, Any] = plain_values(
+            {
+                **vars(self),
+                "seeds": [
+                    {"seed": seed.seed, **{role: seed.metrics[role] for role in self.roles}} for seed in self.seeds
+                ],
+                "errors": {role: self.errors(role) for role in self.roles},
+                "gap_closed": self.gap_closed(),
+                "task": self.task.name,
+                "failures": self.standing().failures,
+            }
+        )
+        return plain
+
+    @classmethod
+    def read(cls, content: Any) -> "Outcome":
+        """Return the outcome whose `as_dict` this is; ValueError with the first field that does not fit.
+
+        Roles become names of files, so they are plain words.
+        """
+        if not isinstance(content, dict) or not isinstance(seeds := content.get("seeds"), list) or not seeds:
+            raise ValueError("seeds: it has none")
+        found = read_as(cls, {**content, "seeds": [_by_role(each) for each in seeds]})
+        if any(seed.metrics.keys() != found.roles.keys() for seed in found.seeds):
+            raise ValueError("its seeds have different roles")
+        if not {"teacher", "alone", "distilled"} <= found.roles.keys():
+            raise ValueError("roles: teacher, alone or distilled is missing")
+        for role in found.roles:
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", role):
+                raise ValueError(f"roles: {role[:50]!r} is no role")
+        return found
+
+
+def _by_role(seed: Any) -> Any:
+    """Return the figures of a seed as `SeedOutcome` has them: by role, further ones apart."""
+    if not isinstance(seed, dict):
+        return seed
+    own = {each.name for each in fields(Metrics)} - {"more"}
+    metrics = {
+        role: {**figures, "more": {name: value for name, value in figures.items() if name not in own}}
+        for role, figures in seed.items()
+        if isinstance(figures, dict)
+    }
+    return {"seed": seed.get("seed"), "metrics": metrics}
 
 
 def ordered(roles: Sequence[str]) -> list[str]:

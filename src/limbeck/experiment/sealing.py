@@ -45,12 +45,12 @@ def files_of(code: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return {f"module {module} of {where}.factory": sha256 for where, module, sha256 in pairs}
 
 
-def keep_outcome(folder: RunFolder, outcome: Outcome | Mapping[str, Any]) -> None:
+def keep_outcome(folder: RunFolder, outcome: Outcome) -> None:
     """Write the outcome of a run, after digests.json with the digest of each file that belongs to the run.
 
     Two runs of the same recipe have the same outcome; their manifests, and so their digests, differ.
     """
-    content = outcome.as_dict() if isinstance(outcome, Outcome) else outcome
+    content = outcome.as_dict()
     found = sorted({path for pattern in _FILES for path in folder.path.glob(pattern) if path.is_file()})
     files = {path.relative_to(folder.path).as_posix(): digest(path) for path in found}
     files[OUTCOME] = hashlib.sha256(f"{as_json(content)}\n".encode()).hexdigest()
@@ -58,7 +58,7 @@ def keep_outcome(folder: RunFolder, outcome: Outcome | Mapping[str, Any]) -> Non
     folder.write_json(OUTCOME, content)
 
 
-def read_outcome(folder: Path) -> dict[str, Any]:
+def read_outcome(folder: Path) -> Outcome:
     """Return the outcome of a run whose files are those that it ended with.
 
     A missing file and a damaged manifest are reported by their readers.  Raises RunError for a run
@@ -87,10 +87,9 @@ def read_outcome(folder: Path) -> dict[str, Any]:
             f"recipe again: {_again(folder)}"
         )
     try:
-        outcome: dict[str, Any] = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+        return Outcome.read(json.loads((folder / OUTCOME).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"'{folder / OUTCOME}' is damaged ({one_line(error)}); run the recipe again") from None
-    return outcome
 
 
 class _Digests(BaseModel):

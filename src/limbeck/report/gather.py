@@ -16,12 +16,9 @@ from limbeck.errors import LimbeckError
 from limbeck.evaluation import (
     Figures,
     Interval,
-    Metrics,
     Standing,
-    constant_accuracy,
     figures_of,
     predict,
-    standing,
     t_interval,
 )
 from limbeck.evaluation.calibration import Temperature, fit_temperature
@@ -174,7 +171,7 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
     return Gathered(
         run=run,
         models=_models(run, networks),
-        standing=_standing(run),
+        standing=run.outcome.standing(),
         answers=Answers(labels=_rows(some), logits=logits, fitted=fitted, samples=some) if logits else None,
         taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
         curves={role: _curves(run, role, notes) for role in _shown(run)},
@@ -183,17 +180,6 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in _shown(run)},
         notes=notes,
     )
-
-
-def _standing(run: FinishedRun) -> Standing:
-    found = {
-        role: [Metrics(*(seed[role][name] for name in ("examples", "errors", "accuracy", "nll"))) for seed in seeds]
-        for seeds in [run.outcome["seeds"]]
-        for role in run.roles
-    }
-    test = run.parts.test
-    constant = constant_accuracy(test.labels, test.task)
-    return standing(found, constant, test.task, teaches=run.recipe.scheme.uses_teacher)
 
 
 def _part(samples: SampleSet) -> SampleSet:
@@ -241,7 +227,7 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
     models = []
     others = itertools.cycle(_OTHERS)
     for role in _shown(run):
-        found = [seed[role] for seed in run.outcome["seeds"]]
+        found = [seed.metrics[role] for seed in run.outcome.seeds]
         # A teacher that all seeds share was measured once.
         found = found[:1] if role == "teacher" and run.recipe.teacher.seed is not None else found
         of = role if role in run.recipe.scheme.roles() or role == "teacher" else "student"
@@ -253,14 +239,14 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
                 role=role,
                 name=_name(run, role),
                 colour=role if role in _OWN_COLOUR else next(others),
-                errors=t_interval([float(metrics["errors"]) for metrics in found]),
-                accuracy=t_interval([metrics["accuracy"] for metrics in found]),
-                nll=t_interval([metrics["nll"] for metrics in found]),
+                errors=t_interval([float(metrics.errors) for metrics in found]),
+                accuracy=t_interval([metrics.accuracy for metrics in found]),
+                nll=t_interval([metrics.nll for metrics in found]),
                 parameters=run.parameters(role),
                 bytes=_size(_weights(run, role)[0]),
                 flops=operations,
                 timing=timing,
-                compute=run.outcome.get("roles", {}).get(role, {}).get("relative"),
+                compute=run.outcome.roles[role].relative,
             )
         )
     return tuple(models)

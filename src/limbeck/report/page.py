@@ -141,7 +141,7 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
     """Return what the template shows of a run.  number: tells the runs of a page apart."""
     rows = story.model_rows(gathered)
     keys = gathered.run.recipe.keys
-    temperature, distils_at = story.temperature(keys, gathered.run.outcome.get("chosen", {}).get("distilled", {}))
+    temperature, distils_at = story.temperature(keys, gathered.run.outcome.chosen.get("distilled", {}))
     view, target = view_of(gathered.run.parts.test.task), _target(keys["method"].get("target"))
     return {
         "number": number,

@@ -117,7 +117,7 @@ def model_rows(gathered: Gathered) -> list[ModelRow]:
 
 def examples_of(gathered: Gathered) -> int:
     """Return how many test examples the figures are over."""
-    return int(gathered.run.outcome["seeds"][0]["distilled"]["examples"])
+    return gathered.run.outcome.seeds[0].distilled.examples
 
 
 def verdict(gathered: Gathered) -> list[str]:
@@ -135,7 +135,7 @@ def verdict(gathered: Gathered) -> list[str]:
 def _equal_compute(gathered: Gathered) -> list[str]:
     """Say what the same compute gives without a teacher, where that was run; and what was cut short."""
     budget = gathered.model("alone_budget")
-    notes = [f"{note[:1].upper()}{note[1:]}." for note in gathered.run.outcome.get("notes", [])]
+    notes = [f"{note[:1].upper()}{note[1:]}." for note in gathered.run.outcome.notes]
     if budget is None:
         return notes
     came = gathered.figures.came_to(budget.errors.mean)
@@ -145,12 +145,11 @@ def _equal_compute(gathered: Gathered) -> list[str]:
 
 def _certainty(gathered: Gathered, role: str) -> str:
     """Say whether the difference between the student distilled and another may be chance."""
-    seeds, figures = gathered.run.outcome["seeds"], gathered.figures
+    seeds, figures = gathered.run.outcome.seeds, gathered.figures
     if len(seeds) > 1:
-        return _seed_by_seed(
-            gathered.figures, role, [float(s[role]["errors"] - s["distilled"]["errors"]) for s in seeds]
-        )
-    answers, figures = gathered.answers, gathered.figures
+        apart = [float(seed.metrics[role].errors - seed.distilled.errors) for seed in seeds]
+        return _seed_by_seed(figures, role, apart)
+    answers = gathered.answers
     if answers is not None and answers.has(role, "distilled") and figures.by_example:
         labels = answers.samples.labels.cpu()
         rows = [answers.logits[each][0].view(*labels.shape, -1) for each in (role, "distilled")]
@@ -213,7 +212,7 @@ def whole_percent(share: float) -> str:
 
 def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
     """Say what the table's figures are over."""
-    seeds = len(gathered.run.outcome["seeds"])
+    seeds = len(gathered.run.outcome.seeds)
     kinds = {row.over for row in rows}
     said = [f"{examples_of(gathered):,} {gathered.figures.unit}."]
     if "seeds" in kinds:
@@ -288,7 +287,7 @@ def provenance(gathered: Gathered) -> list[tuple[str, str]]:
         f"{at[0]}: {purpose}" + (f" ({len(at)} times, last {at[-1]})" if len(at) > 1 else "")
         for purpose, at in reads.items()
     ]
-    chosen = [f"{role}: {values}" for role, values in run.outcome.get("chosen", {}).items() if values]
+    chosen = [f"{role}: {values}" for role, values in run.outcome.chosen.items() if values]
     found = {
         "Command": command(*manifest.get("command", [])),
         "To repeat it": command("limbeck", "distill", run.folder / "recipe.yaml"),

@@ -157,7 +157,7 @@ def assess_run(
         labels={role: run.label(role) for role in run.roles},
         test=identity(parts.test),
         class_names=tuple(parts.test.class_names) or tuple(str(label) for label in range(parts.test.classes)),
-        parameters=run.outcome["parameters"],
+        parameters=run.outcome.parameters,
         paired={seed: mcnemar(alone[i], distilled[i]) for i, seed in enumerate(run.seeds)},
         pooled=mcnemar(alone, distilled),
         difference=paired_difference(alone, distilled),

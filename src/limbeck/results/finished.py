@@ -1,18 +1,16 @@
 """A finished run, read back from its folder: its recipe, its data and its trained models."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from limbeck import checks
 from limbeck.config import Recipe, load_recipe
-from limbeck.errors import DataError, RunError, one_line
-from limbeck.experiment.outcome import label_of, ordered, teacher_file, teacher_history
+from limbeck.errors import DataError, RunError
+from limbeck.experiment.outcome import Outcome, ordered, teacher_file, teacher_history
 from limbeck.experiment.prepare import Parts, SeedBuilder, build_teacher, prepare
 from limbeck.experiment.sealing import OUTCOME, data_of, files_of, read_outcome, require_same
 from limbeck.results.trust import require_trust
@@ -31,7 +29,7 @@ class FinishedRun:
     folder: Path
     recipe: Recipe
     parts: Parts
-    outcome: dict[str, Any]
+    outcome: Outcome
 
     @classmethod
     def read(cls, folder: Path, *, trust: bool = False, data: Path | None = None) -> "FinishedRun":
@@ -56,11 +54,9 @@ class FinishedRun:
         outcome = read_outcome(folder)
         recipe = load_recipe(folder / "recipe.yaml")
         recipe = recipe if data is None else recipe.with_data_in(data)
-        try:
-            _check_outcome(outcome, recipe)
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"'{folder / OUTCOME}' is damaged ({one_line(error)}); run the recipe again") from None
-        require_same(folder, "code", files_of(recipe.code()), files_of(outcome["code"]))
+        if [seed.seed for seed in outcome.seeds] != list(recipe.seeds):
+            raise RunError(f"'{folder / OUTCOME}' is damaged (its seeds are not the recipe's); run the recipe again")
+        require_same(folder, "code", files_of(recipe.code()), files_of(outcome.code))
         if not trust:
             require_trust(recipe, folder)
         try:
@@ -72,7 +68,7 @@ class FinishedRun:
                 f"'{folder}': found no data in '{place}', where the run had it; expected it there. Say where it is now "
                 f"with --data PATH (in Python data=), or put it back"
             ) from error
-        require_same(folder, "data", data_of(parts), outcome["data"])
+        require_same(folder, "data", data_of(parts), outcome.data)
         return cls(folder, recipe, parts, outcome)
 
     @property
@@ -90,19 +86,15 @@ class FinishedRun:
     @property
     def roles(self) -> list[str]:
         """The roles that were measured, in the order of a table: teacher, student alone, others, distilled."""
-        return ordered([role for role, value in self.outcome["seeds"][0].items() if isinstance(value, dict)])
+        return ordered(list(self.outcome.roles))
 
     def label(self, role: str) -> str:
         """Return what a table calls a role."""
-        known = self.outcome.get("roles", {}).get(role, {}).get("label")
-        fixed = label_of(role, teaches=self.recipe.scheme.uses_teacher)
-        return fixed or known or f"student {role.replace('_', ' ')}"
+        return self.outcome.roles[role].label
 
     def parameters(self, role: str) -> int:
         """Return how many parameters the model of a role has."""
-        known = self.outcome.get("roles", {}).get(role, {}).get("parameters")
-        of: int = self.outcome["parameters"]["teacher" if role == "teacher" else "student"]
-        return of if known is None else int(known)
+        return self.outcome.roles[role].parameters
 
     def model(self, role: str, seed: int) -> nn.Module:
         """Return the trained model of any role and a student's seed."""
@@ -146,59 +138,3 @@ class FinishedRun:
             return checked_history([json.loads(line) for line in lines])
         except RecursionError as error:
             raise ValueError(str(error)) from None
-
-
-class _Metrics(BaseModel):
-    model_config = ConfigDict(strict=True)
-    examples: int = Field(ge=1, lt=2**63)
-    errors: int | float = Field(ge=0, lt=2**63)
-    accuracy: float
-    nll: float | None  # None where it was not finite
-
-
-class _Parameters(BaseModel):
-    model_config = ConfigDict(strict=True)
-    teacher: int = Field(ge=0, lt=2**63)
-    student: int = Field(ge=0, lt=2**63)
-
-
-class _Interval(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    mean: float
-    half_width: float | None
-    n: int
-
-
-class _Role(BaseModel):
-    model_config = ConfigDict(strict=True)
-    label: str = Field(max_length=100)
-    parameters: int = Field(ge=0, lt=2**63)
-    compute: dict[str, float] = {}
-    relative: float | None = None
-
-
-class _Outcome(BaseModel):
-    """What readers of an outcome take for granted; roles become names of files, so they are plain words."""
-
-    model_config = ConfigDict(strict=True)
-    seeds: list[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")], int | _Metrics]] = Field(min_length=1)
-    parameters: _Parameters
-    gap_closed: _Interval | None = None
-    chosen: dict[str, dict[str, Any]] = {}
-    roles: dict[str, _Role] = {}
-    notes: list[str] = []
-    data: dict[str, str]
-    code: dict[str, dict[str, str]]
-
-
-def _check_outcome(outcome: Any, recipe: Recipe) -> None:
-    """Require an outcome to be what a run of the recipe writes; ValueError otherwise.  Null becomes NaN in it."""
-    checked = _Outcome.model_validate(outcome)
-    if [seed.get("seed") for seed in checked.seeds] != list(recipe.seeds):
-        raise ValueError("its seeds are not the recipe's")
-    if any(seed.keys() != checked.seeds[0].keys() for seed in checked.seeds):
-        raise ValueError("its seeds have different roles")
-    for seed in outcome["seeds"]:
-        for role, figures in seed.items():
-            if isinstance(figures, dict):
-                seed[role] = {name: math.nan if value is None else value for name, value in figures.items()}

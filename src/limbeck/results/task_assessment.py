@@ -122,7 +122,7 @@ def assess_task(
         models=tuple(models),
         labels={role: run.label(role) for role in run.roles},
         test=identity(run.parts.test),
-        parameters=run.outcome["parameters"],
+        parameters=run.outcome.parameters,
         cost=costs_of(run, device, say) if with_cost else {},
         pooled=mcnemar(*known) if known else None,
         difference=paired_difference(*known) if known else None,
