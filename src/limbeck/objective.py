@@ -157,6 +157,8 @@ class Objective(nn.Module):
     tensor(1.3863)
     """
 
+    HOW_MADE = "limbeck.methods.kd(), say, makes one"
+
     @checked
     def __init__(self, terms: Sequence[Term]) -> None:
         super().__init__()

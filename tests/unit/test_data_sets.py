@@ -313,8 +313,12 @@ def test_lazy_set_refuses_what_it_cannot_know():
         LazySet.of(lambda index: (torch.zeros(2), 0))
     with pytest.raises(DataError, match="0 samples"):
         LazySet.of([])
-    with pytest.raises(DataError, match="sample 0 is Tensor"):
-        LazySet.of([torch.zeros(2)])
+    with pytest.raises(DataError, match="sample 0: found a tuple of 3, expected \\(inputs, label\\)"):
+        LazySet.of([(torch.zeros(2), 0, 0)])
+
+
+def test_lazy_set_takes_samples_without_a_label():
+    assert LazySet.of([torch.zeros(2), torch.ones(2)]).labels.tolist() == [UNLABELLED, UNLABELLED]
 
 
 @pytest.mark.parametrize(

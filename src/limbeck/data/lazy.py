@@ -1,7 +1,6 @@
 """Sets that do not fit in memory: samples are fetched one by one, by worker processes where the loader has them."""
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.arguments import as_tensor, checked
+from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
-from limbeck.checks import shown
-from limbeck.data.content import check_inputs, checked_labels, raw_bytes
+from limbeck.data.content import checked_labels, raw_bytes
+from limbeck.data.items import check_sample, class_number, fetched_item, inputs_of, parts_of
 from limbeck.data.sets import SampleSet
-from limbeck.errors import DataError, InputError, LimbeckError, one_line
+from limbeck.errors import DataError, InputError
 
 __all__ = ["LazySet"]
 
@@ -45,7 +44,8 @@ class LazySet(SampleSet):
     ) -> "LazySet":
         """Wrap a map-style dataset, or a function: root index -> (sample, label).
 
-        The label of a sample is the number of its class, or `UNLABELLED`: one whole number.
+        A sample is a pair (inputs, label), a mapping of a column of inputs and a `label`, or inputs alone; inputs are a
+        tensor, an array or an image of PIL, and the label is the number of its class, or `UNLABELLED`.
         labels: (n,) as `TensorSet.of` takes them.  source: what identifies the content, since it is not read whole.
         Both may be left out for a dataset that has a length: every sample is then read once to learn them.
         Raises DataError when samples or labels are not as they should be, InputError when too little is given.
@@ -95,39 +95,14 @@ class LazySet(SampleSet):
         return torch.stack(fetched).to(self.index.device)
 
 
-def _sample(name: str, fetch: Callable[[int], tuple[Any, Any]], root: int) -> tuple[Tensor, int]:
-    try:
-        answer = fetch(root)
-    except (LimbeckError, MemoryError):
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{name}: fetching sample {root} raised {type(error).__name__}: {one_line(error)}; mend what fetches it"
-        ) from error
-    if not (isinstance(answer, tuple | list) and len(answer) == 2):
-        raise DataError(f"{name}: sample {root} is {type(answer).__name__}, expected a tuple (tensor, label)")
-    sample = as_tensor(f"{name}: sample {root}", answer[0])
-    check_inputs(f"{name}: sample {root}", sample[None])
-    return sample, _label(name, root, answer[1])
-
-
-def _label(name: str, root: int, label: Any) -> int:
-    """Return a sample's label as a whole number; DataError for what is no class's number."""
-    array = hasattr(label, "item") and hasattr(label, "shape")
-    several = array and math.prod(label.shape) != 1
-    found = label.item() if array and not several else label
-    if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 2**63:
-        return found
-    what = f"of shape {tuple(label.shape)}" if several else shown(found)
-    mend = "number the classes from 0 on"
-    if isinstance(found, str):
-        mend = "number the classes from 0 on and give class_names"
-    elif several or isinstance(found, float | bool | list | tuple):
-        mend = "for several labels, masks or numbers to predict use TensorSet with its task"
-    raise DataError(
-        f"{name}: sample {root} has label {what}, expected the number of a class (a whole number from 0 on), or "
-        f"{UNLABELLED} for none; {mend}"
-    )
+def _sample(name: str, fetch: Callable[[int], Any], root: int) -> tuple[Tensor, int]:
+    where = f"{name}: sample {root}"
+    inputs, label = parts_of(where, fetched_item(name, fetch, root))
+    sample = inputs_of(where, inputs)
+    if not isinstance(sample, Tensor):
+        raise DataError(f"{where}: found the columns {', '.join(sample)}, expected one beside the label")
+    check_sample(where, sample)
+    return sample, UNLABELLED if label is None else class_number(where, label)
 
 
 def _scan(name: str, fetch: Callable[[int], tuple[Any, Any]], size: int) -> tuple[Tensor, str]:

@@ -2,9 +2,9 @@
 
 import pickle
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,20 @@ from limbeck.data.lazy import LazySet
 from limbeck.data.sets import SampleSet
 from limbeck.errors import InputError, LimbeckError, one_line
 
-__all__ = ["Loader"]
+__all__ = ["Batches", "Loader", "fetched", "part_of"]
+
+_Fetched = TypeVar("_Fetched")
+
+
+class Batches(Protocol):
+    """Where a training's batches come from."""
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Yield a rank's part of each batch of an epoch, from batch `start` on."""
 
 
 class Loader:
@@ -94,7 +107,7 @@ class Loader:
         size = len(self.samples)
         order = self.samples.order(self.seed, epoch) if self.shuffle else torch.arange(size)
         chunks = order.split(self.batch_size)[start : self.steps]
-        parts = [_part(chunk, rank, world) for chunk in chunks]
+        parts = [part_of(chunk, rank, world) for chunk in chunks]
         view = epoch + 1 if self.augment is not None and self.augment.active else 0
         device = self.samples.index.device
         needed = [positions for positions, _ in parts]
@@ -109,7 +122,7 @@ class Loader:
                 yield batch
 
 
-def _part(chunk: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
+def part_of(chunk: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
     """Return a rank's positions of a batch, and whether they count: one sample that does not where it has none."""
     least, more = divmod(len(chunk), world)
     first = rank * least + min(rank, more)
@@ -120,14 +133,22 @@ def _part(chunk: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
 def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generator[Tensor]:
     """Yield the stored samples of each part, in order, fetched ahead by worker processes where that can help."""
     device = samples.index.device
-    if not (isinstance(samples, LazySet) and workers and parts):
-        for positions in parts:
-            yield samples.gather(positions.to(device))
+    if isinstance(samples, LazySet) and workers:
+        for answer in fetched(samples.to("cpu").gather, parts, workers):
+            yield answer.to(device)
         return
-    remote = _Remote(samples.to("cpu"))
+    yield from fetched(lambda positions: samples.gather(positions.to(device)), parts, 0)
+
+
+def fetched(gather: Callable[[Tensor], _Fetched], parts: Sequence[Tensor], workers: int) -> Generator[_Fetched]:
+    """Yield what `gather` gives for each part, in order, fetched ahead by worker processes where there are any."""
+    if not (workers and parts):
+        for positions in parts:
+            yield gather(positions)
+        return
     sampler: Any = parts
     answers: DataLoader[Any] = DataLoader(
-        remote,
+        _Remote(gather),
         sampler=sampler,
         batch_size=None,
         num_workers=workers,
@@ -137,7 +158,7 @@ def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generato
     for answer in _begun(answers, workers):
         if isinstance(answer, LimbeckError):
             raise answer
-        yield answer.to(device)
+        yield answer
 
 
 def _begun(answers: "DataLoader[Any]", workers: int) -> Iterator[Any]:
@@ -153,15 +174,15 @@ def _begun(answers: "DataLoader[Any]", workers: int) -> Iterator[Any]:
         ) from error
 
 
-class _Remote(Dataset[Tensor | LimbeckError]):
+class _Remote(Dataset[Any], Generic[_Fetched]):
     """A set as worker processes see it; errors travel back as values, since torch turns raised ones into tracebacks."""
 
-    def __init__(self, samples: SampleSet) -> None:
-        self.samples = samples
+    def __init__(self, gather: Callable[[Tensor], _Fetched]) -> None:
+        self.gather = gather
 
-    def __getitem__(self, positions: Tensor) -> Tensor | LimbeckError:
+    def __getitem__(self, positions: Tensor) -> _Fetched | LimbeckError:
         try:
-            return self.samples.gather(positions)
+            return self.gather(positions)
         except LimbeckError as error:
             return error
 

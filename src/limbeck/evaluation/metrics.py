@@ -1,13 +1,16 @@
 """Metrics of a model on a set, whatever its task."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from limbeck import checks
 from limbeck.arguments import checked
-from limbeck.data import Loader, SampleSet
+from limbeck.data.foreign import samples_of
+from limbeck.data.sources import Source, one_pass
 from limbeck.devices import has_float64
 from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, figures_of
@@ -17,17 +20,38 @@ from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["Metrics", "evaluate", "measure", "predict"]
 
+_AT_ONCE = 1000  # samples that a model is asked about together
+
 
 @torch.no_grad()
 @checked
 def predict(
-    model: nn.Module, samples: SampleSet, *, batch_size: int = 1000, device: torch.device | str | None = None
+    model: nn.Module, samples: Any, *, batch_size: int | None = None, device: torch.device | str | None = None
 ) -> Tensor:
-    """Return the logits (n, K) of a model on the unaugmented samples, in their order, in eval mode.
+    """Return the logits of a model on unaugmented samples, in their order, in eval mode.
 
-    Of other tasks they are (n, 2), (n, C, 2), (n, H, W, K), or numbers (n, D); see `limbeck.tasks`.
-    The mode of each of the model's modules is put back afterwards.  device: by default where the model is.
+    Args:
+        model: the mode of each of its modules is put back afterwards.
+        samples: a `SampleSet`, or data in another form that `limbeck.fit` takes, labelled or not.
+        batch_size: samples at a time, 1000 by default; a `DataLoader` has its own.
+        device: by default where the model is.
+
+    Returns:
+        (n, K); of other tasks than classification (n, 2), (n, C, 2), (n, H, W, K), or numbers (n, D), see
+        `limbeck.tasks`.
+
+    Raises:
+        InputError: for a `DataLoader` that shuffles, whose order nobody knows afterwards.
+
+    Example:
+        >>> predict(nn.Linear(3, 4), torch.zeros(20, 3)).shape
+        torch.Size([20, 4])
     """
+    if isinstance(getattr(samples, "sampler", None), RandomSampler):
+        raise InputError(
+            "samples: found a DataLoader that shuffles, expected an order that is known afterwards; give shuffle=False,"
+            " or its dataset"
+        )
     return torch.cat([logits for logits, _ in _answers(model, samples, batch_size, device)])
 
 
@@ -47,15 +71,27 @@ def measure(logits: Tensor, labels: Tensor, task: Task = CLASSIFICATION) -> Metr
 @torch.no_grad()
 @checked
 def evaluate(
-    model: nn.Module, samples: SampleSet, *, batch_size: int = 1000, device: torch.device | str | None = None
+    model: nn.Module, samples: Any, *, batch_size: int | None = None, device: torch.device | str | None = None
 ) -> Metrics:
     """Measure a model on the labelled samples of a set, as the set's task is measured (see `Metrics`).
 
-    >>> import limbeck as lb
-    >>> samples = lb.data.TensorSet.of(torch.randn(20, 3), torch.zeros(20, dtype=torch.int64), classes=4)
-    >>> evaluate(nn.Linear(3, 4), samples).examples
-    20
+    Args:
+        model: it is asked in eval mode, and the mode of each of its modules is put back afterwards.
+        samples: a `SampleSet`, or data in another form that `limbeck.fit` takes.
+        batch_size: samples at a time, 1000 by default; a `DataLoader` has its own.
+        device: by default where the model is.
+
+    Raises:
+        InputError: for data of another form.
+        DataError: if no sample has a label, or samples are not as they should be.
+
+    Example:
+        >>> evaluate(nn.Linear(3, 4), (torch.randn(20, 3), torch.zeros(20, dtype=torch.int64))).examples
+        20
     """
+    given, samples = samples, samples_of("samples", samples)
+    if isinstance(samples, Source) and samples is not given:
+        samples.warn_of_absent()
     return figures_of(samples.task).measure_batches(
         _checked(_answers(model, samples, batch_size, device), samples.task)
     )
@@ -75,17 +111,20 @@ def _checked(batches: Iterable[tuple[Tensor, Tensor]], task: Task) -> Iterator[t
 
 
 def _answers(
-    model: nn.Module, samples: SampleSet, batch_size: int, device: torch.device | str | None
+    model: nn.Module, data: Any, batch_size: int | None, device: torch.device | str | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a model's logits and the labels, batch by batch."""
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    samples = samples_of("samples", data)
+    if isinstance(samples, Source):
+        batch_size = samples.batch_size(batch_size, _AT_ONCE)
     check_network("model", model)
     with evaluating(model):
         samples = samples.to(device)
-        for batch in Loader(samples, batch_size, seed=0, shuffle=False).epoch(0):
+        for batch in one_pass(samples, _AT_ONCE if batch_size is None else batch_size).epoch(0):
             batch = batch.to(device)
-            labels = samples.labels[:0] if batch.labels is None else batch.labels
+            labels = batch.index[:0] if batch.labels is None else batch.labels
             logits = run_model(model, batch.inputs, task=batch.task).logits
             if not has_float64(logits.device):  # what is measured of them is measured in float64
                 logits, labels = logits.cpu(), labels.cpu()

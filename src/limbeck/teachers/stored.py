@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.batch import Batch
-from limbeck.data import Loader, SampleSet
+from limbeck.data import Loader
+from limbeck.data.foreign import samples_of
+from limbeck.data.sources import Source
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.teacher import ClassVectors, Teacher
@@ -108,27 +111,43 @@ class StoredTeacher:
 
 @checked
 def store(
-    teacher: Teacher,
-    samples: SampleSet,
+    teacher: Teacher | nn.Module,
+    samples: Any,
     *,
     batch_size: int = 1024,
     device: torch.device | str = "cpu",
     clean: bool = False,
 ) -> StoredTeacher:
-    """Ask `teacher` once about every sample, unaugmented, and return a teacher that looks the answers up.
+    """Ask a teacher once about every sample, unaugmented, and return a teacher that looks the answers up.
 
-    Raises DataError for a set whose samples differ each time they are fetched.
-
-    clean: promise the answers to students of augmented samples as well (the teacher sees the clean view).
     Of an ensemble the members' answers are kept, and of a network whose last layer is linear its class vectors.
 
-    >>> import limbeck as lb
-    >>> samples = lb.data.TensorSet.of(torch.randn(20, 3), torch.randint(4, (20,)), classes=4)
-    >>> teacher = lb.ModelTeacher(nn.Linear(3, 4))
-    >>> stored = store(teacher, samples)
-    >>> stored.logits.shape, stored.class_vectors().shape
-    (torch.Size([20, 4]), torch.Size([4, 3]))
+    Args:
+        teacher: a network, which is left as it is, or another `Teacher`.
+        samples: a `SampleSet`, or arrays: a pair (inputs, labels), inputs alone, or a `TensorDataset`.
+        batch_size: samples at a time.
+        device: where the teacher answers.
+        clean: promise the answers to students of augmented samples as well (the teacher sees the clean view).
+
+    Raises:
+        InputError: for a dataset or a loader, whose samples have no identity by which answers could be looked up.
+        DataError: for a set whose samples differ each time they are fetched.
+
+    Example:
+        >>> import limbeck as lb
+        >>> samples = lb.data.TensorSet.of(torch.randn(20, 3), torch.randint(4, (20,)), classes=4)
+        >>> stored = store(nn.Linear(3, 4), samples)
+        >>> stored.logits.shape, stored.class_vectors().shape
+        (torch.Size([20, 4]), torch.Size([4, 3]))
     """
+    if not isinstance(teacher, Teacher):
+        teacher = ModelTeacher(teacher, frozen=False)
+    samples = samples_of("samples", samples)
+    if isinstance(samples, Source):
+        raise InputError(
+            "samples: found a dataset or a loader, expected samples with an identity; give"
+            " limbeck.data.LazySet.of(dataset) to both store and fit"
+        )
     teacher.to(device)
     samples = samples.to(device)
     samples.require_repeatable()

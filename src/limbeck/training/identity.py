@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.data import SampleSet
+from limbeck.data.sources import Source
 from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.identity import network_digests
@@ -29,8 +30,8 @@ _MENDS = {
 
 def identity_of(
     distiller: Distiller,
-    train_set: SampleSet,
-    validation: SampleSet | None,
+    train_set: SampleSet | Source,
+    validation: SampleSet | Source | None,
     training: Training,
     seed: int,
     *,

@@ -1,23 +1,30 @@
 """The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Mapping
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from torch import nn
 
 from limbeck import checks
 from limbeck.arguments import checked
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Legend
 from limbeck.data import Loader, SampleSet
-from limbeck.distiller import Distiller, require_gradient
+from limbeck.data.foreign import samples_of
+from limbeck.data.loader import Batches
+from limbeck.data.sources import Source, one_pass
+from limbeck.distiller import Distiller, check_answer, require_gradient
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
-from limbeck.networks import networks_of, restore_modes, start_training
+from limbeck.networks import evaluating, networks_of, restore_modes, start_training
+from limbeck.objective import Objective
+from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
-from limbeck.teacher import teacher_weights
+from limbeck.teacher import Teacher, teacher_weights
 from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import (
     check_alone,
@@ -48,7 +55,7 @@ from limbeck.training.settings import Training
 from limbeck.training.state import Result, Run, held
 from limbeck.training.weights import check_savable
 
-__all__ = ["Batches", "Moment", "Turns", "batches_of", "fit", "steps"]
+__all__ = ["Moment", "Turns", "batches_of", "fit", "steps"]
 
 
 class Moment(Enum):
@@ -68,23 +75,15 @@ Turns = Generator[tuple[Moment, Run], None, Result]
 """A training in turns: it stops at each moment, and gives its result at the end."""
 
 
-class Batches(Protocol):
-    """Where a training's batches come from."""
-
-    @property
-    def steps(self) -> int:
-        """Batches in an epoch."""
-
-    def epoch(self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Yield a rank's part of each batch of an epoch, from batch `start` on."""
-
-
-def batches_of(train_set: SampleSet, training: Training, order: int) -> Loader:
+def batches_of(train_set: SampleSet | Source, training: Training, order: int) -> Batches:
     """Return the batches of a training: a function of the set, some of the settings and the seed of the order."""
+    seed = derive_seed(order, "data")
+    if isinstance(train_set, Source):
+        return train_set.batches(training.batch_size, seed=seed, shuffle=True, workers=training.workers)
     return Loader(
         train_set,
         training.batch_size,
-        seed=derive_seed(order, "data"),
+        seed=seed,
         augment=training.augment,
         clean_view=True,
         workers=training.workers,
@@ -93,10 +92,12 @@ def batches_of(train_set: SampleSet, training: Training, order: int) -> Loader:
 
 @checked
 def fit(
-    distiller: Distiller,
-    train_set: SampleSet,
-    validation: SampleSet | None = None,
+    model: nn.Module,
+    train_set: Any,
+    validation: Any = None,
     *,
+    teacher: Teacher | nn.Module | None = None,
+    method: Objective | None = None,
     training: Training | None = None,
     seed: int = 0,
     order: int | None = None,
@@ -105,30 +106,60 @@ def fit(
     label: str = "student",
     **settings: Any,
 ) -> Result:
-    """Train a distiller and return the trained student with its history.
+    """Train a student, and return it with its history.
 
-    training: the settings, or give them by name (`epochs=30, learning_rate=0.05`).
-    seed: of the order, the augmentation and dropout; the same seed gives the same weights, bit for bit on the CPU.
-    order: a seed of the order and the augmentation alone, where they are not to follow `seed`.
-    folder: where to keep checkpoints, metrics.jsonl and the student's weights.  A folder that already holds a part of
-        the same training is resumed, and a finished one is read; another training there raises RunError, and
-        so does one that goes on there at this moment.
-    watch: called with `Progress` every few steps and at each epoch's end.
+    `fit(student, data, teacher=network)` distills with `kd()`, `fit(student, data, teacher=network, method=...)` with
+    another method, and `fit(student, data, method=limbeck.methods.hard())` trains without a teacher.
 
-    Raises InputError for a batch size that leaves a BatchNorm a single value, MemoryLimitError where memory is not
-    enough, NonFiniteLossError when a term or a weight becomes NaN or infinite, Interrupted after a signal when a folder
-    was given, ModelError when the teacher was changed by training.
+    Args:
+        model: the student, or a `Distiller` with its own teacher and objective.
+        train_set: a `SampleSet`, a pair of arrays (inputs, labels), a map-style dataset of torch or of the library
+            `datasets`, or a `DataLoader`.  A dataset is read anew in each epoch; a loader's batches and their order are
+            used as they come, and a `DataWarning` says what is not exact then.  How many classes there are is what a
+            `SampleSet` says, and else what the student answers.
+        validation: measured after each epoch; in the same forms.
+        teacher: a network, which is left as it is, or another `Teacher`.
+        method: the objective, from `limbeck.methods`; `kd()` by default.
+        training: the settings, or give them by name (`epochs=30, learning_rate=0.05`).
+        seed: of the order, the augmentation and dropout; the same seed gives the same weights, bit for bit on the CPU.
+        order: a seed of the order and the augmentation alone, where they are not to follow `seed`.
+        folder: where to keep checkpoints, metrics.jsonl and the student's weights.  A folder that already holds a part
+            of the same training is resumed, and a finished one is read.  A dataset is read through once beforehand, to
+            know its content.
+        watch: called with `Progress` every few steps and at each epoch's end.
+        label: the name of this training in `Progress`.
+        settings: fields of `Training`.
 
-    >>> import limbeck as lb
-    >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
-    >>> student, teacher = nn.Linear(3, 4), nn.Linear(3, 4)
-    >>> distiller = lb.Distiller(student, lb.ModelTeacher(teacher), lb.methods.kd(temperature=2.0))
-    >>> result = fit(distiller, samples, validation=samples, epochs=2, batch_size=16)
-    >>> result.steps, sorted(result.history[-1]["train"])
-    (8, ['hard', 'soft', 'total'])
+    Returns:
+        The student in the state that was kept, with the metrics and losses of each epoch.
+
+    Raises:
+        InputError: if a teacher or method is given beside a Distiller, or neither to a student; for data of another
+            form, a folder for data that cannot be read twice alike, or a batch size that leaves a BatchNorm one value.
+        DataError: if samples or labels are not as they should be.
+        ModelError: if a model cannot be called, or the teacher was changed by training.
+        RunError: if the folder holds another training, or one that goes on at this moment.
+        NonFiniteLossError: if a term or a weight becomes NaN or infinite.
+        MemoryLimitError: if memory is not enough.
+        Interrupted: after a signal, when a folder was given.
+
+    Example:
+        >>> student, teacher = nn.Linear(3, 4), nn.Linear(3, 4)
+        >>> inputs, labels = torch.randn(64, 3), torch.randint(4, (64,))
+        >>> result = fit(student, (inputs, labels), teacher=teacher, epochs=2, batch_size=16)
+        >>> result.steps, sorted(result.history[-1]["train"])
+        (8, ['hard', 'soft', 'total'])
     """
     if training is not None and settings:
         raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
+    classes_known = isinstance(train_set, SampleSet)
+    train_set = samples_of("train_set", train_set)
+    validation = None if validation is None else samples_of("validation", validation)
+    distiller = _distiller(model, teacher, method)
+    if isinstance(train_set, Source):
+        training = _for_source(train_set, training, settings)
+    if isinstance(validation, Source):
+        validation.warn_of_absent()
     training = training or Training.named(settings)
     turns = steps(
         distiller,
@@ -138,6 +169,7 @@ def fit(
         seed=seed,
         order=order,
         folder=folder,
+        classes_known=classes_known,
         watch=watch,
         label=label,
     )
@@ -154,10 +186,28 @@ def fit(
                 signal.stop(run.last_good)
 
 
+def _distiller(model: nn.Module, teacher: Teacher | nn.Module | None, method: Objective | None) -> Distiller:
+    if not isinstance(model, Distiller):
+        return Distiller(model, teacher, method)
+    for name, given in (("teacher", teacher), ("method", method)):
+        if given is not None:
+            raise InputError(f"{name}: given beside a Distiller, which has its own; leave it out, or give the student")
+    return model
+
+
+def _for_source(source: Source, given: Training | None, settings: Mapping[str, Any]) -> Training:
+    """Return the settings of a training on another library's data, whose loader may have batches of its own size."""
+    training = given or Training.named(settings)
+    usual = Training.batch_size
+    asked = training.batch_size if "batch_size" in settings or training.batch_size != usual else None
+    source.check(augment=training.augment, accumulate=training.accumulate, workers=training.workers)
+    return replace(training, batch_size=source.batch_size(asked, usual))
+
+
 def steps(
     distiller: Distiller,
-    train_set: SampleSet,
-    validation: SampleSet | None = None,
+    train_set: SampleSet | Source,
+    validation: SampleSet | Source | None = None,
     *,
     training: Training,
     seed: int = 0,
@@ -165,6 +215,7 @@ def steps(
     folder: str | Path | None = None,
     at: int | None = None,
     batches: Batches | None = None,
+    classes_known: bool = True,
     watch: Observer = ignore,
     label: str = "student",
 ) -> Turns:
@@ -173,6 +224,7 @@ def steps(
     order: a seed of order and augmentation of their own, where dropout's is to be another.
     at: the step of the checkpoint to go on from, 0 for none; the newest by default.
     batches: those that `batches_of` makes for the same set, settings and seed, where several trainings share them.
+    classes_known: whether the set says how many classes there are; otherwise the student's answer does.
     Random numbers are drawn from the framework's generator: where several trainings take turns, each needs its own
     state of it (see `Turn`).
     """
@@ -200,13 +252,16 @@ def steps(
         held(folder),
     ):
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
-        distiller.build(first, classes=train_set.classes, legend=train_set.legend)
+        if isinstance(train_set, SampleSet) and classes_known:
+            distiller.build(first, classes=train_set.classes, legend=train_set.legend)
+        else:
+            _build_by_student(distiller, first, train_set)
         before = teacher_weights(distiller.teacher)
         if known and distiller.teacher is not None:
             known["teacher"] = distiller.teacher.fingerprint()  # of a lazy one, once it has its weights
         if folder is not None:
             check_savable(distiller.student, "student")
-        check_batches(distiller.student, train_set, training, world)
+        check_batches(distiller.student, train_set, training, world, first)
         raw_optimizer = optimiser(distiller.parameters(), training)
         if training.max_norm is not None:
             constrained_weights(distiller.student)
@@ -217,7 +272,8 @@ def steps(
         run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
         run.resume(known, at)
         distiller.observe(run.history)
-        in_all, together = training.epochs * loader.steps, min(training.batch_size, len(train_set))
+        size = train_set.size if isinstance(train_set, Source) else len(train_set)
+        in_all, together = training.epochs * loader.steps, min(training.batch_size, size or training.batch_size)
         look = undisturbed(watch)
         pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step)
         for child in distiller.children():
@@ -281,8 +337,27 @@ def _patience_is_over(training: Training, run: Run) -> bool:
     return training.patience is not None and run.stale >= training.patience
 
 
-def _validated(run: Run, distiller: Distiller, samples: SampleSet, batch_size: int) -> dict[str, float]:
+def _build_by_student(distiller: Distiller, first: Batch, samples: SampleSet | Source) -> None:
+    """Build a distiller for data that does not say how many classes there are: as many as the student answers."""
+    task = samples.task
+    with evaluating(distiller.student), torch.no_grad():
+        logits = run_model(distiller.student, first.inputs, task=task, role="student").logits
+    classes = task.classes(logits)
+    if isinstance(samples, SampleSet):
+        check_answer("student", logits, max(samples.classes, classes), task)
+        labelled = samples.legend.labelled
+    else:
+        samples.classes = classes
+        labelled = bool(first.labelled().any())
+    legend = Legend(tuple(map(str, range(classes))), labelled=labelled, task=task)
+    for name, answer in distiller.build(first, legend=legend).items():
+        found = task.classes(answer.logits)
+        if found != classes and distiller.objective.shares_classes(name):
+            raise ModelError(f"{name}: answers {found} classes, the student {classes}; give both as many outputs")
+
+
+def _validated(run: Run, distiller: Distiller, samples: SampleSet | Source, batch_size: int) -> dict[str, float]:
     """Return the metrics and the distiller's own measures of the weights that would be kept."""
     with run.kept_weights():
-        own = distiller.measure(Loader(samples, batch_size, seed=0, shuffle=False, clean_view=True).epoch(0))
+        own = distiller.measure(one_pass(samples, batch_size, clean_view=True).epoch(0))
         return run.agree({**evaluate(distiller.student, samples).as_dict(), **own})

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import Batch, Mix
+from limbeck.data.loader import Batches
 from limbeck.errors import ModelError
 from limbeck.outputs import Outputs, Tap
 from limbeck.teacher import ClassVectors, Teacher, teacher_weights
 from limbeck.training.engine import placed
-from limbeck.training.loop import Batches
 
 __all__ = ["SharedBatches", "SharedTeacher"]
 

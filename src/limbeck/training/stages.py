@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from limbeck.arguments import checked, checked_fields
-from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.networks import restore_modes, start_training
@@ -40,10 +40,10 @@ class Stage:
 @checked
 def fit_stages(
     student: nn.Module,
-    teacher: Teacher | None,
+    teacher: Teacher | nn.Module | None,
     stages: Sequence[Stage],
-    train_set: SampleSet,
-    validation: SampleSet | None = None,
+    train_set: Any,
+    validation: Any = None,
     *,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -51,6 +51,7 @@ def fit_stages(
 ) -> list[Result]:
     """Train a student through stages and return each stage's result.
 
+    teacher, train_set, validation: in any form that `fit` takes.
     folder: each stage gets a folder of its own below it; on a second call, finished stages are read, not run again.
 
     >>> import limbeck as lb
