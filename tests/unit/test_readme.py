@@ -1,4 +1,4 @@
-"""The README does what it says: its Python runs, its recipe and marked commands too, its links and verbs exist."""
+"""The README and the page on Python do what they say: their Python runs, recipes, marked commands and links too."""
 
 import os
 import re
@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/python.md")
 BLOCK = re.compile(
     r"(?:^<!-- (?P<marker>[^\n]+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -27,10 +28,10 @@ class Block:
     line: int
 
 
-def blocks() -> list[Block]:
+def blocks(text: str = README) -> list[Block]:
     return [
-        Block(m["language"], m["marker"] or "", m["text"], README.count("\n", 0, m.start("text")) + 1)
-        for m in BLOCK.finditer(README)
+        Block(m["language"], m["marker"] or "", m["text"], text.count("\n", 0, m.start("text")) + 1)
+        for m in BLOCK.finditer(text)
     ]
 
 
@@ -41,13 +42,15 @@ def shell(text: str, *, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_python_blocks_run_in_order_as_one_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_run_in_order_as_one_script(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    python = [block for block in blocks() if block.language == "python"]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    python = [block for block in blocks(text) if block.language == "python"]
     assert python
     namespace: dict[str, object] = {"__name__": "readme"}
     for block in python:
-        exec(compile("\n" * (block.line - 1) + block.text, "README.md", "exec"), namespace)
+        exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
 
 
 def test_marked_commands_run_on_the_files_shown(tmp_path: Path) -> None:
@@ -75,10 +78,12 @@ def test_continuous_integration_finds_its_commands(name: str) -> None:
     assert len(block.text.splitlines()) == 1
 
 
-def test_links_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    place = ROOT / page
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", place.read_text(encoding="utf-8")) if "://" not in link]
     assert links
-    assert [link for link in links if not (ROOT / link.split("#")[0]).is_file()] == []
+    assert [link for link in links if not (place.parent / link.split("#")[0]).is_file()] == []
 
 
 def test_verbs_in_the_table_exist() -> None:
