@@ -311,6 +311,20 @@ OWN = [
         "tests/unit/test_checkpoints.py tests/faults/test_resume.py",
     ),
     Mutant(
+        "tasks: each label of a multi-label example counts as an example",
+        "tasks.py",
+        "return places.any(-1).sum()",
+        "return places.sum()",
+        "tests/unit/test_tasks.py",
+    ),
+    Mutant(
+        "tasks: the wrong places of a dense task are taken for independent examples",
+        "evaluation/figures.py",
+        '    errors = "wrong places"\n    by_example = False\n',
+        '    errors = "wrong places"\n',
+        "tests/unit/test_standing.py tests/unit/test_report_tasks.py",
+    ),
+    Mutant(
         "results: a t-interval with n degrees of freedom",
         "evaluation/intervals.py",
         "t.ppf(0.5 + confidence / 2.0, n - 1)",

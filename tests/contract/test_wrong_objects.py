@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def public() -> dict[str, Any]:
 def _is_odd(each: Any) -> bool:
     if not inspect.isclass(each):
         return not inspect.isroutine(each)
-    return issubclass(each, Exception) or inspect.isabstract(each) or getattr(each, "_is_protocol", False)
+    no_call = issubclass(each, Exception | Enum)  # the members of an enum are named, not made
+    return no_call or inspect.isabstract(each) or getattr(each, "_is_protocol", False)
 
 
 def network() -> nn.Module:

@@ -149,8 +149,12 @@ class Figures(ABC):
     def result(self, examples: int, distilled: float, alone: float, teacher: float | None) -> str:
         """Say what the models' main figures are."""
         own, other = self.error_text(distilled), self.error_text(alone)
-        said = f"of {examples:,} {self.unit} the student has {own} {self.errors} when distilled, {other} when trained"
-        return f"{said} alone" + ("" if teacher is None else f"; the teacher has {self.error_text(teacher)}")
+        if self.counts:
+            said, whose = f"of {examples:,} {self.unit} the student has {own} {self.errors}", "the teacher has"
+        else:
+            said, whose = f"on the test set the student's {self.errors} is {own}", "the teacher's is"
+        said = f"{said} when distilled, {other} when trained alone"
+        return said + ("" if teacher is None else f"; {whose} {self.error_text(teacher)}")
 
     def came_to(self, value: float) -> str:
         """Say what one model's main figure is, as what the model does."""
@@ -288,11 +292,6 @@ class _Numbers(Figures):
 
     def constant_text(self, constant: float) -> str:
         return "the mean of the labels gives 0"
-
-    def result(self, examples: int, distilled: float, alone: float, teacher: float | None) -> str:
-        own, other = self.error_text(distilled), self.error_text(alone)
-        said = f"on the test set the student's {self.errors} is {own} when distilled, {other} when trained alone"
-        return said + ("" if teacher is None else f"; the teacher's is {self.error_text(teacher)}")
 
 
 FIGURES: Mapping[str, Figures] = {

@@ -16,7 +16,7 @@ from limbeck.evaluation import Estimate, Interval, McNemar, Point, mcnemar, pair
 from limbeck.results.assessment import assess_run
 from limbeck.results.evaluations import newest
 from limbeck.results.finished import FinishedRun
-from limbeck.tasks import CLASSIFICATION, Task, task_named
+from limbeck.tasks import Task, task_named
 
 __all__ = ["ComparedRun", "Comparison", "Pair", "compare_runs", "find_runs", "flattened"]
 
@@ -61,7 +61,7 @@ class ComparedRun:
     @property
     def task(self) -> Task:
         """What its labels are."""
-        return task_named(self.evaluation.get("task", CLASSIFICATION.name))
+        return task_named(self.evaluation["test"]["task"])
 
     def correct(self, role: str) -> Tensor:
         """Return whether each labelled test sample is right, where that is `counted`: (seeds, n) bool."""

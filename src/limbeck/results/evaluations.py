@@ -13,7 +13,7 @@ from limbeck.experiment.sealing import seal_of
 from limbeck.locks import exclusive
 from limbeck.records import as_json, sealed, unsealed
 from limbeck.runs import RunFolder
-from limbeck.tasks import CLASSIFICATION, TASKS
+from limbeck.tasks import TASKS
 
 __all__ = ["FORMAT", "bound", "held", "keep", "newest", "read_bound", "required_bound"]
 
@@ -84,6 +84,7 @@ class _Test(BaseModel):
     model_config = ConfigDict(strict=True)
     examples: int = Field(ge=1, le=10**8)
     digest: str
+    task: str = Field(pattern=f"^({'|'.join(TASKS)})$")
 
 
 class _Model(BaseModel):
@@ -112,7 +113,6 @@ class _Evaluation(BaseModel):
     model_config = ConfigDict(strict=True)
     test: _Test
     parameters: _Parameters
-    task: str = Field(default=CLASSIFICATION.name, pattern=f"^({'|'.join(TASKS)})$")
     summary: _Roles
     models: list[_Model] = Field(min_length=1, max_length=10_000)
     cost: dict[str, dict[str, Any]]
