@@ -266,7 +266,8 @@ def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_shown(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_shown, value))}]"
+        start, end = "[]" if isinstance(value, list) else "()"
+        return start + ", ".join(map(_shown, value)) + end
     if isinstance(value, partial):
         return f"partial({_shown(value.func)})"
     if is_dataclass(value) and not isinstance(value, type):

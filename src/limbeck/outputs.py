@@ -50,6 +50,12 @@ class Outputs:
     members: Members | None = None
     class_cosines: Tensor | None = None
 
+    def transformed(self, transform: Callable[[Tensor], Tensor]) -> "Outputs":
+        """Return the same outputs with transformed logits, each member's of an ensemble too."""
+        members = self.members
+        members = None if members is None else replace(members, logits=transform(members.logits))
+        return replace(self, logits=transform(self.logits), members=members)
+
     def detach(self) -> "Outputs":
         """Return the same values cut off from the graph (state as it is)."""
         return replace(

@@ -1,6 +1,6 @@
 """The terms that objectives are made of: thin holders around the pure losses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,6 @@ from limbeck.losses import (
     logit_matching,
     reduce,
     squared_error,
-    standardise,
 )
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype, only_counted
 from limbeck.objective import Term
@@ -32,6 +31,9 @@ __all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "coun
 
 _LABEL_LOSSES = {"cross_entropy": cross_entropy, "squared_error": squared_error}
 """The loss on labels by the name that a task gives it."""
+
+Transform = Callable[[Tensor], Tensor]
+"""Logits (..., K) to logits (..., K), row by row."""
 
 
 class HardLabels(Term):
@@ -85,7 +87,7 @@ class SoftTargets(Term):
 
     temperature: above 0, a number or schedule.  target: what of the teacher's distribution, or of what is known of the
     classes, the student is asked to match; one that needs labels counts labelled examples alone.
-    standardise: replace the logits of both by their z-scores first (Sun et al. 2024).
+    transform: of both models' logits, before the temperature; `losses.Standardise()` gives z-scores (Sun et al. 2024).
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class SoftTargets(Term):
         temperature: Schedule = 4.0,
         target: Target = PLAIN,
         divergence: Divergence = KL,
-        standardise: bool = False,
+        transform: Transform | None = None,
         name: str = "soft",
     ) -> None:
         super().__init__(name, weight)
@@ -108,7 +110,7 @@ class SoftTargets(Term):
                 f"divergence: found {divergence!r}, expected one such as losses.divergence('js', beta=0.5)"
             )
         self.divergence = divergence
-        self.standardise = standardise
+        self.transform = transform
         self._as_given = target
 
     @property
@@ -136,12 +138,6 @@ class SoftTargets(Term):
         """Whether the target is made of the similarity of the classes."""
         return self.target.reads_class_cosines
 
-    def extra_repr(self) -> str:
-        """Return the term's settings; those that came to be later go without where they are as they always were."""
-        said = super().extra_repr()
-        said = said if self.standardise else said.replace(", standardise=False", "")
-        return said.replace(", target=Softmax()", "") if self.target == PLAIN else said
-
     def settle(self, legend: Legend) -> None:
         require_classes(legend.task, f"term '{self.name}' compares distributions over")
         classes = legend.task.alternatives(len(legend.names))
@@ -163,18 +159,22 @@ class SoftTargets(Term):
         return count_labelled(batch) if self.needs_labels else super().count(batch)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
-        student = outputs["student"]
         require_classes(batch.task, f"term '{self.name}' compares distributions over")
         if self.needs_labels and batch.labels is None:
-            return compute_dtype(student.logits[:0]).sum()
+            return compute_dtype(outputs["student"].logits[:0]).sum()
         temperature = schedules.at(self.temperature, step)
         counted = batch.labelled() if self.needs_labels else batch.mask
-        answers = outputs["teacher"] if self.target.reads_teacher else student.detach()
-        answers = counted_outputs(answers, counted)
-        target = self.target(_standardised(answers) if self.standardise else answers, batch, temperature)
-        _check_shapes(student.logits, "teacher" if self.target.reads_teacher else "target", target.log_probs, batch)
-        logits = only_counted(student.logits, counted)
-        return self.compare(standardise(logits) if self.standardise else logits, target, batch, counted, temperature)
+        student = self._compared(outputs["student"], counted)
+        reads_teacher = self.target.reads_teacher
+        answers = self._compared(outputs["teacher"], counted) if reads_teacher else student.detach()
+        target = self.target(answers, batch, temperature)
+        _check_shapes(student.logits, "teacher" if reads_teacher else "target", target.log_probs, batch)
+        return self.compare(student.logits, target, batch, counted, temperature)
+
+    def _compared(self, outputs: Outputs, counted: Tensor | None) -> Outputs:
+        """Return a model's outputs with the logits that are compared: 0 where nothing counts, then transformed."""
+        outputs = counted_outputs(outputs, counted)
+        return outputs if self.transform is None else outputs.transformed(self.transform)
 
     def compare(
         self, logits: Tensor, target: Dense, batch: Batch, counted: Tensor | None, temperature: float
@@ -216,13 +216,6 @@ def counted_outputs(outputs: Outputs, counted: Tensor | None) -> Outputs:
     if members is not None:
         members = replace(members, logits=torch.where(counted.unsqueeze(-1), members.logits, 0.0))
     return replace(outputs, logits=only_counted(outputs.logits, counted), members=members)
-
-
-def _standardised(outputs: Outputs) -> Outputs:
-    """Return a teacher's outputs with z-scores for logits, each member's of an ensemble."""
-    members = outputs.members
-    members = None if members is None else replace(members, logits=standardise(members.logits))
-    return replace(outputs, logits=standardise(outputs.logits), members=members)
 
 
 @checked

@@ -11,7 +11,7 @@ from limbeck.losses import Divergence, divergences
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 CLASSES = 5
 
-NO_LOSSES = {"Dense", "Divergence", "Reduction"}
+NO_LOSSES = {"Dense", "Divergence", "Reduction", "Standardise"}
 """Types."""
 HELPERS = {
     "correlation",

@@ -174,7 +174,7 @@ def test_a_student_whose_logits_are_those_of_the_teacher_but_for_scale_and_shift
 def test_standardisation_composes_with_every_divergence_and_target(divergence):
     student, teacher, labels = drawn()
     made = losses.divergence(divergence)
-    term = SoftTargets(temperature=2.0, divergence=made, target=targets.TopK(k=2), standardise=True)
+    term = SoftTargets(temperature=2.0, divergence=made, target=targets.TopK(k=2), transform=losses.Standardise())
     batch = Batch.of(torch.zeros(8, 1), labels)
     given, _ = term({"student": Outputs(student), "teacher": Outputs(teacher)}, batch, 0)
     target = targets.top_k(losses.soften(losses.standardise(teacher), 2.0), 2)
@@ -201,9 +201,10 @@ def test_of_an_ensemble_each_member_is_standardised():
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_what_is_not_standardised_is_told_apart_as_it_was_before_there_was_the_choice():
-    assert "standardise" not in repr(methods.kd())
-    assert "standardise=True" in repr(methods.kd(standardise=True))
+@pytest.mark.parametrize("method", [methods.kd, methods.dkd, methods.dist])
+def test_an_objective_says_whether_it_standardises(method):
+    assert "transform=None" in repr(method())
+    assert repr(method(standardise=True)).count("transform=Standardise(eps=1e-07)") == len(method().terms) - 1
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -33,7 +33,7 @@ from limbeck.losses.divergences import (
 )
 from limbeck.losses.reduction import Reduction, reduce
 from limbeck.losses.regression import bounded_squared_error, squared_error
-from limbeck.losses.standardisation import standardise
+from limbeck.losses.standardisation import Standardise, standardise
 from limbeck.losses.weights import kd_weights
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Dense",
     "Divergence",
     "Reduction",
+    "Standardise",
     "bounded_squared_error",
     "confidence_weighted",
     "correlation",

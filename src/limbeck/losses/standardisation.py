@@ -1,13 +1,15 @@
 """Logits without their scale, so that the student is not asked to reach the teacher's (Sun et al. 2024)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from limbeck import checks
-from limbeck.arguments import checked
+from limbeck.arguments import checked, checked_fields
 from limbeck.losses.reduction import compute_dtype
 
-__all__ = ["standardise"]
+__all__ = ["Standardise", "standardise"]
 
 
 @checked
@@ -39,3 +41,22 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
     length = torch.where(flat, 1.0, (unit * unit).sum(-1, keepdim=True) / count).sqrt()
     deviation = torch.where(flat, 1.0, spread) * length + eps
     return torch.where(numbers, torch.where(present, centred / deviation, -torch.inf), torch.nan)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Standardise:
+    """`standardise` as the transform of a term: what it does to the logits of both models before it compares them.
+
+    >>> Standardise()(torch.tensor([[1.0, 3.0], [100.0, 300.0]])).round()
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
+    """
+
+    eps: float = 1e-7
+
+    def __post_init__(self) -> None:
+        checks.positive("eps", self.eps)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return standardise(logits, self.eps)

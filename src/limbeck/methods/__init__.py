@@ -1,4 +1,8 @@
-"""Methods: one file a paper, each with its `CARD` and a builder of an `Objective` that bears the file's name."""
+"""Methods: builders of an `Objective`, each with the card of its paper.
+
+A method with a formula of its own is a file with its `CARD` and a function that bears the file's name; one that is
+another with a target and defaults of its own is a row of `presets.CARDS` and a function there.
+"""
 
 import importlib
 import pkgutil
@@ -8,23 +12,26 @@ from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
 from limbeck.methods.bounded_regression import bounded_regression
-from limbeck.methods.class_subset import class_subset
 from limbeck.methods.cwtm import cwtm
 from limbeck.methods.deit import deit
 from limbeck.methods.dist import dist
 from limbeck.methods.dkd import dkd
-from limbeck.methods.dkpp import dkpp
 from limbeck.methods.hard import hard
 from limbeck.methods.kd import kd
-from limbeck.methods.kd_pt import kd_pt
-from limbeck.methods.kd_rel import kd_rel
-from limbeck.methods.kd_sim import kd_sim
-from limbeck.methods.kd_topk import kd_topk
-from limbeck.methods.label_smoothing import label_smoothing
 from limbeck.methods.logit_matching import logit_matching
-from limbeck.methods.logit_standardisation import logit_standardisation
-from limbeck.methods.tf_kd import tf_kd
-from limbeck.methods.tf_kd_self import tf_kd_self
+from limbeck.methods.presets import (
+    CARDS,
+    class_subset,
+    dkpp,
+    kd_pt,
+    kd_rel,
+    kd_sim,
+    kd_topk,
+    label_smoothing,
+    logit_standardisation,
+    tf_kd,
+    tf_kd_self,
+)
 from limbeck.objective import Objective
 
 __all__ = [
@@ -54,12 +61,13 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """Return the names of all methods, found by walking this package.
+    """Return the names of all methods: the files of this package, and the presets.
 
-    >>> "kd" in names()
+    >>> {"kd", "kd_topk"} <= set(names())
     True
     """
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    files = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "presets")
+    return sorted([*files, *CARDS])
 
 
 @checked
@@ -77,13 +85,13 @@ def builder(name: str) -> Callable[..., Objective]:
 def card(name: str) -> Card:
     """Return the card of a method.
 
-    >>> card("kd").year
-    2015
+    >>> card("kd").year, card("kd_topk").year
+    (2015, 2020)
     """
-    return _module(name).CARD  # type: ignore[attr-defined, no-any-return]
+    return CARDS.get(name) or _module(name).CARD  # type: ignore[attr-defined]
 
 
 def _module(name: str) -> object:
     if name not in names():
         raise InputError(f"method: there is no method '{name}'; {one_of(name, names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{'presets' if name in CARDS else name}")

@@ -1,6 +1,7 @@
 """Distillation of relations: correlations over classes and over examples instead of probabilities."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,13 +10,13 @@ from limbeck import checks, ranks
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
-from limbeck.losses import Dense, correlation
+from limbeck.losses import Dense, Standardise, correlation
 from limbeck.losses.correlation import column_loss
 from limbeck.losses.reduction import compute_dtype
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target
-from limbeck.terms import HardLabels, SoftTargets, require_classes
+from limbeck.terms import HardLabels, SoftTargets, Transform, require_classes
 
 __all__ = ["CARD", "IntraClass", "dist"]
 
@@ -46,13 +47,13 @@ class IntraClass(SoftTargets):
         *,
         temperature: Schedule = 4.0,
         target: Target = PLAIN,
-        standardise: bool = False,
+        transform: Transform | None = None,
         tau_squared: bool = False,
         name: str = "intra",
     ) -> None:
         made = replace(correlation(tau_squared), least_classes=1)  # over examples, not over classes
         super().__init__(
-            weight, temperature=temperature, target=target, divergence=made, standardise=standardise, name=name
+            weight, temperature=temperature, target=target, divergence=made, transform=transform, name=name
         )
 
     def settle(self, legend: Legend) -> None:
@@ -95,25 +96,10 @@ def dist(
     terms: list[Term] = []
     if hard_weight:
         terms.append(HardLabels(hard_weight))
+    common: dict[str, Any] = {"temperature": temperature, "target": target}
+    common["transform"] = Standardise() if standardise else None
     if inter_weight:
-        terms.append(
-            SoftTargets(
-                inter_weight,
-                temperature=temperature,
-                target=target,
-                divergence=correlation(tau_squared),
-                standardise=standardise,
-                name="inter",
-            )
-        )
+        terms.append(SoftTargets(inter_weight, divergence=correlation(tau_squared), name="inter", **common))
     if intra_weight:
-        terms.append(
-            IntraClass(
-                intra_weight,
-                temperature=temperature,
-                target=target,
-                standardise=standardise,
-                tau_squared=tau_squared,
-            )
-        )
+        terms.append(IntraClass(intra_weight, tau_squared=tau_squared, **common))
     return Objective(terms)

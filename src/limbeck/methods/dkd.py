@@ -7,13 +7,13 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError
-from limbeck.losses import Dense
+from limbeck.losses import Dense, Standardise
 from limbeck.losses import dkd as dkd_loss
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target
 from limbeck.targets.target import labels_of
-from limbeck.terms import HardLabels, SoftTargets
+from limbeck.terms import HardLabels, SoftTargets, Transform
 
 __all__ = ["CARD", "Decoupled", "dkd"]
 
@@ -40,12 +40,12 @@ class Decoupled(SoftTargets):
         *,
         temperature: Schedule = 4.0,
         target: Target = PLAIN,
-        standardise: bool = False,
+        transform: Transform | None = None,
         alpha: float = 1.0,
         beta: float = 8.0,
         name: str = "dkd",
     ) -> None:
-        super().__init__(weight, temperature=temperature, target=target, standardise=standardise, name=name)
+        super().__init__(weight, temperature=temperature, target=target, transform=transform, name=name)
         checks.non_negative("alpha", alpha)
         checks.non_negative("beta", beta)
         checks.some_weight({"alpha": alpha, "beta": beta})
@@ -94,8 +94,9 @@ def dkd(
     ['dkd', 'hard']
     """
     checks.non_negative("hard_weight", hard_weight)
+    transform = Standardise() if standardise else None
     terms: list[Term] = [
-        Decoupled(soft_weight, temperature=temperature, target=target, standardise=standardise, alpha=alpha, beta=beta)
+        Decoupled(soft_weight, temperature=temperature, target=target, transform=transform, alpha=alpha, beta=beta)
     ]
     if hard_weight:
         terms.append(HardLabels(hard_weight))

@@ -2,7 +2,7 @@
 
 from limbeck.arguments import checked
 from limbeck.card import Card
-from limbeck.losses import KL, Divergence, kd_weights
+from limbeck.losses import KL, Divergence, Standardise, kd_weights
 from limbeck.objective import Objective, Term
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target
@@ -47,7 +47,8 @@ def kd(
     if hard:
         terms.append(HardLabels(hard))
     if soft:
+        transform = Standardise() if standardise else None
         terms.append(
-            SoftTargets(soft, temperature=temperature, target=target, divergence=divergence, standardise=standardise)
+            SoftTargets(soft, temperature=temperature, target=target, divergence=divergence, transform=transform)
         )
     return Objective(terms)

@@ -27,7 +27,7 @@ CARD = Card(
     year=2020,
     title="Understanding and Improving Knowledge Distillation",
     source="https://arxiv.org/abs/2002.03532",
-    formula="softmax_i(sign(c_ti)·|c_ti|^a/τ), c_ti = cos(w_t, w_i)",
+    formula="ρ = softmax_i(sign(c_ti)·|c_ti|^a/τ), c_ti = cos(w_t, w_i)",
 )
 
 

@@ -25,7 +25,7 @@ CARD = Card(
     year=2022,
     title="Class Specialized Knowledge Distillation",
     source="https://openreview.net/forum?id=wjiPAcZqB9z",
-    formula="softmax(v[S]/T)",
+    formula="ρ = softmax(v[S]/T)",
 )
 
 
