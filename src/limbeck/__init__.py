@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation import evaluate
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
+    from limbeck.results.student import TrainedModel, load
     from limbeck.teacher import Teacher
     from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, PredictTeacher, StoredTeacher, store
     from limbeck.training import Progress, Result, Stage, Training, fit, fit_many, fit_stages
@@ -53,6 +54,7 @@ __all__ = [
     "Tap",
     "Teacher",
     "Term",
+    "TrainedModel",
     "Training",
     "capture",
     "data",
@@ -62,6 +64,7 @@ __all__ = [
     "fit",
     "fit_many",
     "fit_stages",
+    "load",
     "losses",
     "methods",
     "models",
@@ -81,6 +84,7 @@ _HOMES = {
     "evaluation": ("evaluate",),
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
+    "results.student": ("TrainedModel", "load"),
     "teacher": ("Teacher",),
     "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "PredictTeacher", "StoredTeacher", "store"),
     "training": ("Progress", "Result", "Stage", "Training", "fit", "fit_many", "fit_stages"),

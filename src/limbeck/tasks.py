@@ -191,6 +191,14 @@ class Task:
         """
         return logits.argmax(-1)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability of each class as float32: (..., K), or (n, C) where each class is 0 or 1.
+
+        >>> MULTILABEL.probabilities(MULTILABEL.logits(torch.zeros(1, 3)))
+        tensor([[0.5000, 0.5000, 0.5000]])
+        """
+        return logits.double().softmax(-1).float()
+
     def named(self, predictions: Tensor, class_names: Sequence[str]) -> Any:
         """Return predictions as a user reads them: names, tuples of names, or the tensor (class maps, numbers).
 
@@ -283,6 +291,9 @@ class _Multilabel(Task):
     def count(self, places: Tensor) -> Tensor:
         return places.any(-1).sum()
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return super().probabilities(logits)[..., 1]
+
     def named(self, predictions: Tensor, class_names: Sequence[str]) -> list[tuple[str, ...]]:
         return [
             tuple(name for name, given in zip(class_names, row, strict=True) if given) for row in predictions.tolist()
@@ -356,6 +367,12 @@ class _Regression(Task):
 
     def predictions(self, logits: Tensor) -> Tensor:
         return logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        raise InputError("predict_proba: a regression predicts numbers, which have no probabilities; use predict")
+
+    def named(self, predictions: Tensor, class_names: Sequence[str]) -> Tensor:
+        return predictions.squeeze(1) if predictions.shape[1] == 1 else predictions
 
 
 def task_named(name: str) -> Task:

@@ -9,6 +9,7 @@ from limbeck.config import Recipe
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.signature import Signature
 from limbeck.peers import own_part
 from limbeck.randomness import derive_seed
 from limbeck.results.finished import FinishedRun
@@ -28,7 +29,7 @@ def test_codistillation_ends_with_the_peer_that_is_best_on_held_out_data(tiny, c
     recipe = tiny(scheme=COPIES, method=METHOD)
     path, outcome = carried_out(recipe)
     assert list(outcome.roles) == ["teacher", "alone", "peer_1", "peer_2", "peer_3", "ensemble", "distilled"]
-    run = FinishedRun(path, recipe, prepare(recipe), outcome)
+    run = FinishedRun(path, recipe, outcome, Signature.of(prepare(recipe)))
     held_out = run.parts.held_out
     scores = {}
     for number in (1, 2, 3):

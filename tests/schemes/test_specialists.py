@@ -15,6 +15,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.signature import Signature
 from limbeck.experiment.teacher import train_teacher
 from limbeck.methods import hard
 from limbeck.outputs import Outputs
@@ -63,7 +64,7 @@ def test_the_scheme_is_its_pieces_put_together(tiny, carried_out, tmp_path):
     teacher = store(ModelTeacher(generalist), parts.transfer)
     fit(Distiller(student, teacher, recipe.objective()), parts.transfer, training=recipe.training, seed=0)
     assert metrics["of_teacher"] == evaluate(student, parts.test)
-    run = FinishedRun(path, recipe, parts, outcome)
+    run = FinishedRun(path, recipe, outcome, Signature.of(parts))
     assert torch.equal(predict(run.model("together", 0), parts.test), predict(together, parts.test))
 
 

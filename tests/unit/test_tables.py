@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 import math
 import random
 from collections import Counter
@@ -18,6 +17,7 @@ from limbeck.data import Columns, TensorSet, bundled, kinds, table
 from limbeck.data.columns import Column, RawColumn
 from limbeck.errors import DataError, InputError, LimbeckError, RecipeError
 from limbeck.experiment.run import distil
+from limbeck.experiment.signature import read_signature
 from limbeck.runs import RunFolder
 from limbeck.tasks import REGRESSION
 
@@ -100,7 +100,7 @@ def test_a_csv_file_becomes_numbers_as_a_loop_makes_them(shop, tmp_path):
 def test_the_columns_of_a_table_make_the_same_inputs_of_a_users_rows(shop):
     header, rows = people()
     data = table(shop, "bought")
-    again = Columns.from_dict(json.loads(json.dumps(data.train.columns.as_dict())))
+    again = data.train.columns
     for kind in (lambda value: value, str):
         asked = [dict(zip(header, map(kind, rows[place]), strict=True)) for place in data.test.index.tolist()]
         torch.testing.assert_close(again.inputs(asked), everything(data.test).inputs, rtol=0, atol=1e-5)
@@ -111,8 +111,6 @@ def test_the_columns_of_a_table_make_the_same_inputs_of_a_users_rows(shop):
     ):
         with pytest.raises(DataError, match=said.replace("[", r"\[").replace("]", r"\]")):
             again.inputs([row])
-    with pytest.raises(DataError, match=r"expected what a run's columns\.json holds"):
-        Columns.from_dict({"columns": [{"name": "a", "categories": [], "means": 3}]})
 
 
 def test_an_empty_cell_is_refused_or_imputed_from_the_training_part(tmp_path):
@@ -292,8 +290,7 @@ def test_the_kinds_are_reachable_and_a_run_keeps_its_columns(shop, tmp_path):
     folder = RunFolder.create(tmp_path / "runs", "shop", recipe.to_yaml(), ["test"])
     outcome = distil(recipe, folder, cache=tmp_path / "cache")
     assert outcome.seeds[0].teacher.accuracy > 0.7
-    kept = Columns.from_dict(json.loads((folder.path / "columns.json").read_text()))
-    assert kept == recipe.load_data().train.columns
+    assert read_signature(folder.path).students.columns == recipe.load_data().train.columns
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def _meet(verb: str | None) -> None:
 for _verb in (
     "demo",
     "packaged",
+    "predict",
     "check",
     "distill",
     "codistill",

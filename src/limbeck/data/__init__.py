@@ -5,6 +5,7 @@ from collections.abc import Callable
 from limbeck.data.augment import Augment
 from limbeck.data.cifar import cifar10, cifar100
 from limbeck.data.columns import Column, Columns
+from limbeck.data.description import Description
 from limbeck.data.digits import digits
 from limbeck.data.halves import HalfSet, half_and_half, with_dustbin
 from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
@@ -23,6 +24,7 @@ __all__ = [
     "Augment",
     "Column",
     "Columns",
+    "Description",
     "HalfSet",
     "LazySet",
     "Loader",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -149,26 +149,6 @@ class Columns:
                 [-0.5000,  0.0000,  0.0000]])
         """
         return self.encoded([self._read(column, rows) for column in self.columns])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, which `from_dict` reads."""
-        return {"columns": [asdict(column) for column in self.columns]}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Columns":
-        """Return the columns that `as_dict` told of; DataError where they are none.
-
-        >>> columns = Columns((Column("age", mean=40.0, std=10.0),))
-        >>> Columns.from_dict(columns.as_dict()) == columns
-        True
-        """
-        try:
-            each = [{**column, "categories": tuple(column["categories"])} for column in content["columns"]]
-            return cls(tuple(Column(**column) for column in each))
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"columns: found something else ({error}), expected what a run's columns.json holds"
-            ) from None
 
     @staticmethod
     def _read(column: Column, rows: Sequence[Mapping[str, Any]]) -> RawColumn:

@@ -19,9 +19,9 @@ from limbeck.data.pictures import LONGEST_SIDE, picture
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.errors import DataError, InputError, nearest
 
-__all__ = ["image_folder"]
+__all__ = ["ENDINGS", "image_folder", "images_below"]
 
-_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 _OTHER_ENDINGS = frozenset(
     {".apng", ".avif", ".dcm", ".dng", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl"}
     | {".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tif", ".tiff"}
@@ -93,6 +93,12 @@ def image_folder(
     return splits.noting(left.doubts, warn=True).noting(left.notes, warn=False)
 
 
+def images_below(folder: Path) -> list[Path]:
+    """Return all images below a folder that are a user's own, in order."""
+    found = [path for path in _below(folder) if path.suffix.lower() in ENDINGS]
+    return sorted(path for path in found if all(_is_own(part) for part in [path, *path.relative_to(folder).parents]))
+
+
 @dataclass
 class _LeftOut:
     """What there is to say of a folder.  doubts: of images and classes; notes: of anything else."""
@@ -147,7 +153,7 @@ def _name(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return _is_own(path) and path.suffix.lower() in _ENDINGS | _OTHER_ENDINGS
+    return _is_own(path) and path.suffix.lower() in ENDINGS | _OTHER_ENDINGS
 
 
 def _found(folder: Path, classes: Sequence[str], left: _LeftOut) -> list[tuple[Path, int]]:
@@ -162,7 +168,7 @@ def _found(folder: Path, classes: Sequence[str], left: _LeftOut) -> list[tuple[P
             ending = path.suffix.lower()
             if not _is_own(path):
                 continue
-            if ending in _ENDINGS:
+            if ending in ENDINGS:
                 if not path.is_file():  # to open a pipe would wait for somebody to write into it
                     raise DataError(f"{path}: is no file; remove it")
                 found.append((path, label))
@@ -185,7 +191,7 @@ def _found(folder: Path, classes: Sequence[str], left: _LeftOut) -> list[tuple[P
     if not found:
         reason = f" ({left.doubts[-1].removeprefix(f'{folder}: ')})" if endings or deeper else ""
         raise DataError(
-            f"{folder}: has no images; expected {', '.join(sorted(_ENDINGS))} files in its class folders{reason}"
+            f"{folder}: has no images; expected {', '.join(sorted(ENDINGS))} files in its class folders{reason}"
         )
     return found
 

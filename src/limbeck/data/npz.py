@@ -20,7 +20,7 @@ from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, one_of
 from limbeck.tasks import Need, Task, task_named
 
-__all__ = ["npz", "read_arrays"]
+__all__ = ["npz", "read_array", "read_arrays"]
 
 _IMAGE_AXES = 4  # samples, channels, height, width
 _KEYS = ("inputs", "labels", "test_inputs", "test_labels", "class_names")
@@ -115,6 +115,16 @@ def read_arrays(path: str) -> dict[str, Any]:
     ) as error:
         reason = "pickled data" if "pickle" in str(error) else " ".join(str(error).split())
         raise DataError(f"{path}: is damaged or no .npz archive ({reason}); write it again with numpy.savez") from None
+
+
+def read_array(path: str, key: str | None = None) -> Any:
+    """Read one array of an archive: the one of a name, else `inputs`, else the only one; DataError otherwise."""
+    arrays = read_arrays(path)
+    wanted = key or ("inputs" if "inputs" in arrays or len(arrays) != 1 else next(iter(arrays)))
+    if wanted not in arrays:
+        names = ", ".join(sorted(arrays)) or "none"
+        raise DataError(f"{path}: has no array '{wanted}'; it has: {names}. Name one with --key (in Python key=)")
+    return arrays[wanted]
 
 
 def _check_sizes(path: str, archive: zipfile.ZipFile) -> None:

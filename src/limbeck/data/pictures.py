@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-__all__ = ["LONGEST_SIDE", "picture"]
+__all__ = ["LONGEST_SIDE", "fitted", "picture"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever its ending, a file is taken for no other: EPS, say, runs a program
 _MOST_PIXELS, LONGEST_SIDE = 2**26, 2**15
@@ -29,7 +29,6 @@ def picture(path: Path, size: tuple[int, int], grey: bool) -> tuple[Tensor, int]
     It is turned as its EXIF orientation says, and laid on white where it is transparent; colour profiles are not
     applied.  Raises DataError naming the file, when it is damaged, too large, or of more than 8 bits a channel in grey.
     """
-    import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -38,8 +37,7 @@ def picture(path: Path, size: tuple[int, int], grey: bool) -> tuple[Tensor, int]
             with Image.open(path, formats=_FORMATS) as image:
                 _check(path, image)
                 frames = int(getattr(image, "n_frames", 1))
-                seen = _upright(_opaque(image), _orientation(image)).convert("L" if grey else "RGB")
-                pixels = torch.from_numpy(np.array(seen.resize((size[1], size[0]), Image.Resampling.BILINEAR)))
+                pixels = fitted(image, size, grey)
     except Image.DecompressionBombError:
         raise DataError(f"{path}: claims to have more than {_MOST_PIXELS:,} pixels; make it smaller") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -47,7 +45,17 @@ def picture(path: Path, size: tuple[int, int], grey: bool) -> tuple[Tensor, int]
         if isinstance(error, UnidentifiedImageError):
             reason = "it does not begin as a png, jpeg, webp or bmp file"
         raise DataError(f"{path}: cannot be read as an image ({reason}); remove or replace it") from None
-    return (pixels[None] if grey else pixels.permute(2, 0, 1).contiguous()), frames
+    return pixels, frames
+
+
+def fitted(image: "Image", size: tuple[int, int], grey: bool) -> Tensor:
+    """Return an open image as uint8 (C, H, W): upright, on white where it is transparent, resized to (H, W)."""
+    import numpy as np
+    from PIL import Image
+
+    seen = _upright(_opaque(image), _orientation(image)).convert("L" if grey else "RGB")
+    pixels = torch.from_numpy(np.array(seen.resize((size[1], size[0]), Image.Resampling.BILINEAR)))
+    return pixels[None] if grey else pixels.permute(2, 0, 1).contiguous()
 
 
 def _check(path: Path, image: "ImageFile") -> None:

@@ -32,7 +32,7 @@ from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.tasks import CLASSIFICATION, REGRESSION, Task, task_named
 
-__all__ = ["bundled", "table"]
+__all__ = ["bundled", "read_rows", "table"]
 
 _MOST_CATEGORIES = 200
 _MOST_FRACTIONS = 50  # classes that are numbers with fractions: ratings in halves are fewer, measurements are more
@@ -103,11 +103,9 @@ def table(
     numbers) stands in `notes` of the result; what looks damaged is given as a `DataWarning` as well.
     Raises DataError naming the file, the line or column, and what is wrong.
     """
-    if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise InputError(f"delimiter: found {delimiter!r}, expected one sign, such as ',' or ';'")
     path = str(Path(path).expanduser())
     notes, doubts = list[str](), list[str]()
-    header, rows = _read(path, delimiter, doubts)
+    header, rows = read_rows(path, delimiter, doubts)
     for key, names in (("label", (label,)), ("nominal", nominal), ("drop", drop)):
         for name in names:
             if name not in header:
@@ -166,8 +164,10 @@ def _split(
     return Splits(train, test, name)
 
 
-def _read(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the names of a file's columns and its rows, each as long as the first."""
+def read_rows(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the names of a CSV file's columns and its rows, each as long as the first; notes go to `doubts`."""
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise InputError(f"delimiter: found {delimiter!r}, expected one sign, such as ',' or ';'")
     empty = 0
     try:
         check_fits(path, 10 * Path(path).stat().st_size)

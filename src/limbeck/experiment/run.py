@@ -28,6 +28,7 @@ from limbeck.experiment.outcome import (
 from limbeck.experiment.prepare import Parts, SeedBuilder, prepare, vet
 from limbeck.experiment.sameness import same_as_before
 from limbeck.experiment.sealing import data_of
+from limbeck.experiment.signature import write_signature
 from limbeck.experiment.teacher import TrainedTeacher, trained_teacher
 from limbeck.experiment.trials import Trials
 from limbeck.ranks import first_says
@@ -114,8 +115,7 @@ def _distil(run: _Run) -> Outcome:
     same_as_before(recipe, folder, run.choosing)
     for note in run.choosing.notes:
         run.say(note)
-    if (columns := run.final.train.columns) is not None:
-        folder.write_json("columns.json", columns.as_dict())
+    write_signature(folder, run.final)
     taught = run.taught(run.choosing, recipe.seeds[0])
     chosen = {"alone": _choose(run, "alone", recipe, None), "distilled": _choose(run, "distilled", recipe, taught)}
     seeds = []

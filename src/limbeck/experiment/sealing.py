@@ -20,7 +20,7 @@ __all__ = ["OUTCOME", "data_of", "files_of", "keep_outcome", "read_outcome", "re
 OUTCOME, _DIGESTS = "outcome.json", "digests.json"
 _FILES = (
     "recipe.yaml",
-    "columns.json",
+    "signature.json",
     "*.safetensors",
     "*.metrics.jsonl",
     "*/*.safetensors",

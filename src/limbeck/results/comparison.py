@@ -188,7 +188,8 @@ def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]
     known = newest(run.folder)
     if known is not None:
         return known
-    say(f"'{run.folder}' is not evaluated yet")
+    size = len(run.parts.test)  # which reads the data, or refuses it
+    say(f"'{run.folder}' is not evaluated yet; its models answer {size:,} test examples")
     return assess_run(run, with_cost=False, device=device, say=say).as_dict()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from limbeck.errors import DataError, RunError
 from limbeck.experiment.outcome import Outcome, ordered, teacher_file, teacher_history
 from limbeck.experiment.prepare import Parts, SeedBuilder, build_teacher, prepare
 from limbeck.experiment.sealing import OUTCOME, data_of, files_of, read_outcome, require_same
+from limbeck.experiment.signature import Signature, read_signature
 from limbeck.results.trust import require_trust
 from limbeck.runs import RunFolder, group_of, made_by
 from limbeck.teachers import MeanOfModels
@@ -24,16 +26,19 @@ __all__ = ["FinishedRun"]
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose outcome is known.  parts: its sets, as its final trainings saw them."""
+    """A run whose outcome is known.
+
+    Its networks need no data: `signature` says what they take and answer.
+    """
 
     folder: Path
     recipe: Recipe
-    parts: Parts
     outcome: Outcome
+    signature: Signature
 
     @classmethod
     def read(cls, folder: Path, *, trust: bool = False, data: Path | None = None) -> "FinishedRun":
-        """Read a run folder, once its weights, code and data are those that it ended with.
+        """Read a run folder, once its weights and code are those that it ended with; `parts` reads its data.
 
         trust: whether to import the factories of its recipe wherever they lie; else `require_trust` decides.
         data: the file or folder that its data is in now, if that was moved.
@@ -59,17 +64,25 @@ class FinishedRun:
         require_same(folder, "code", files_of(recipe.code()), files_of(outcome.code))
         if not trust:
             require_trust(recipe, folder)
+        return cls(folder, recipe, outcome, read_signature(folder))
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The sets of the run, as its final trainings saw them, prepared when they are first asked for.
+
+        Raises RunError where the data is not there, or has changed since.
+        """
         try:
-            parts = prepare(recipe, refit=recipe.refit)
+            parts = prepare(self.recipe, refit=self.recipe.refit)
         except DataError as error:
-            if (place := recipe.place) is None or place.exists():
+            if (place := self.recipe.place) is None or place.exists():
                 raise
             raise RunError(
-                f"'{folder}': found no data in '{place}', where the run had it; expected it there. Say where it is now "
-                f"with --data PATH (in Python data=), or put it back"
+                f"'{self.folder}': found no data in '{place}', where the run had it; expected it there. Say where it "
+                f"is now with --data PATH (in Python data=), or put it back"
             ) from error
-        require_same(folder, "data", data_of(parts), outcome.data)
-        return cls(folder, recipe, parts, outcome)
+        require_same(self.folder, "data", data_of(parts), self.outcome.data)
+        return parts
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -79,7 +92,7 @@ class FinishedRun:
     def teacher(self, seed: int) -> nn.Module:
         """Return the trained teacher of a student's seed."""
         own = self.recipe.teacher.of(seed)
-        model = build_teacher(self.recipe.without_checkpoints(), self.parts, own)
+        model = build_teacher(self.recipe.without_checkpoints(), self.signature.parts(), own)
         load_weights(model, teacher_file(self.folder, own))
         return model
 
@@ -102,7 +115,8 @@ class FinishedRun:
 
     def student(self, role: str, seed: int) -> nn.Module:
         """Return the trained model of a role that is not the teacher's: "alone", "distilled", the scheme's own."""
-        scheme, builder = self.recipe.scheme, SeedBuilder(self.recipe.without_checkpoints(), self.parts, seed)
+        scheme = self.recipe.scheme
+        builder = SeedBuilder(self.recipe.without_checkpoints(), self.signature.parts(), seed)
         if role == "member" and not self.recipe.teacher.single:
             return self.teacher(seed).members[0]  # type: ignore[index,return-value]
         if whole := scheme.part_of(role):

@@ -1,0 +1,170 @@
+"""limbeck predict: what a trained model of a run says of new inputs, where the run's data is not."""
+
+import csv
+import io
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limbeck.cli import app
+from limbeck.cli.showing import Trust, say
+from limbeck.errors import DataError, DataWarning, InputError, RunError, one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from limbeck.results.student import TrainedModel
+
+__all__ = ["predict"]
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="a .csv or .npz file, a folder of images, or images")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="a .csv or .npz file to write; else CSV goes to stdout")
+    ] = None,
+    role: Annotated[str, typer.Option(help="distilled, alone, teacher, or a role of the scheme")] = "distilled",
+    seed: Annotated[int | None, typer.Option(help="of the students; else the run's first")] = None,
+    key: Annotated[str | None, typer.Option(help="the array of an .npz file; else 'inputs', or its only one")] = None,
+    delimiter: Annotated[str, typer.Option(help="what parts the cells of a .csv file")] = ",",
+    batch_size: Annotated[int, typer.Option(min=1, help="how many samples are answered at a time")] = 256,
+    device: Annotated[str, typer.Option(help="where the model runs")] = "cpu",
+    trust: Trust = False,
+) -> None:
+    """Let a trained model of a run answer new inputs; the run's data is not needed."""
+    from limbeck.results.student import load
+
+    if out is not None and out.suffix not in (".csv", ".npz"):
+        raise InputError(f"--out: found '{out}'; expected a .csv or .npz file")
+    if out is not None and out.exists():
+        raise RunError(f"--out: '{out}' exists; name another file, or delete it")
+    model = load(run, role, seed=seed, device=device, trust=trust)
+    if model.task.dims[-1] > 2 and (out is None or out.suffix == ".csv"):
+        raise InputError(f"--out: found {out or 'stdout'}; expected an .npz file, for the answers are maps of classes")
+    names, predictions, probabilities = _answers(model, inputs, key, delimiter, batch_size)
+    if out is not None and out.suffix == ".npz":
+        _write_arrays(out, model, names, predictions, probabilities)
+    else:
+        text = _table(model, names, predictions, probabilities)
+        if out is None:
+            sys.stdout.write(text)
+        else:
+            _write(out, text.encode())
+    if out is not None:
+        say(f"{len(names):,} answers of {role} (seed {model.seed}) written to {out}")
+
+
+def _answers(
+    model: "TrainedModel", inputs: Sequence[Path], key: str | None, delimiter: str, batch_size: int
+) -> tuple[list[str], list[Any], "Tensor | None"]:
+    """Return what each input is called, what is predicted, and the probabilities (None of a regression)."""
+    import torch
+
+    names: list[str] = []
+    predictions: list[Any] = []
+    probabilities: list[Tensor] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        for called, batch in _batches(inputs, key, delimiter, batch_size):
+            predicted, sure = model.answers(batch, batch_size)
+            names += called
+            predictions += list(predicted)
+            if sure is not None:
+                probabilities.append(sure)
+    for each in dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, DataWarning)):
+        say(f"note: {each}")
+    return names, predictions, torch.cat(probabilities) if probabilities else None
+
+
+def _batches(
+    inputs: Sequence[Path], key: str | None, delimiter: str, batch_size: int
+) -> Iterator[tuple[list[str], Any]]:
+    """Yield inputs with what each is called: a table or an array whole, images a batch at a time."""
+    from limbeck.data.images import ENDINGS, images_below
+    from limbeck.data.npz import read_array
+    from limbeck.data.tables import read_rows
+
+    if len(inputs) > 1 and any(path.suffix in (".csv", ".npz") for path in inputs):
+        raise InputError(f"INPUT: found {len(inputs)} files; expected one .csv or .npz file, or images alone")
+    first = inputs[0]
+    for path in inputs:
+        if not path.exists():
+            raise InputError(
+                f"INPUT: there is no '{path}'; expected a .csv or .npz file, a folder of images, or images"
+            )
+    if first.suffix == ".csv":
+        doubts: list[str] = []
+        header, rows = read_rows(str(first), delimiter, doubts)
+        for doubt in doubts:
+            say(f"note: {first}: {doubt}")
+        yield [str(number) for number in range(1, len(rows) + 1)], [dict(zip(header, row, strict=True)) for row in rows]
+        return
+    if first.suffix == ".npz":
+        array = read_array(str(first), key)
+        yield [str(number) for number in range(len(array))], array
+        return
+    images = [image for path in inputs for image in (images_below(path) if path.is_dir() else [path])]
+    if not images:
+        raise DataError(f"INPUT: '{first}' holds no images; expected {', '.join(sorted(ENDINGS))} files")
+    for path in images:
+        if path.suffix.lower() not in ENDINGS:
+            raise InputError(f"INPUT: found '{path}'; {one_of(path.suffix, ['.csv', '.npz', *sorted(ENDINGS)])}")
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        yield [path.as_posix() for path in part], part
+
+
+def _table(
+    model: "TrainedModel", names: Sequence[str], predictions: Sequence[Any], probabilities: "Tensor | None"
+) -> str:
+    """Return the answers as CSV: what the input is called, the prediction, and a probability for each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if probabilities is None:
+        several = len(predictions) > 0 and predictions[0].dim() > 0
+        writer.writerow(["input", *(model.class_names if several else ["prediction"])])
+        for name, numbers in zip(names, predictions, strict=True):
+            writer.writerow([name, *(map(repr, numbers.tolist()) if several else [repr(numbers.item())])])
+        return text.getvalue()
+    writer.writerow(["input", "prediction", *(f"p({name})" for name in model.class_names)])
+    for name, predicted, sure in zip(names, predictions, probabilities.tolist(), strict=True):
+        written = predicted if isinstance(predicted, str) else ";".join(predicted)
+        writer.writerow([name, written, *(f"{value:.6g}" for value in sure)])
+    return text.getvalue()
+
+
+def _write_arrays(
+    out: Path, model: "TrainedModel", names: Sequence[str], predictions: Sequence[Any], probabilities: "Tensor | None"
+) -> None:
+    import numpy as np
+    import torch
+
+    arrays: dict[str, Any] = {"inputs": np.array(names), "class_names": np.array(model.class_names)}
+    if probabilities is not None:
+        arrays["probabilities"] = probabilities.numpy()
+    if isinstance(predictions[0], torch.Tensor):
+        arrays["predictions"] = torch.stack(list(predictions)).numpy()
+    else:
+        arrays["predictions"] = np.array([each if isinstance(each, str) else ";".join(each) for each in predictions])
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    _write(out, content.getvalue())
+
+
+def _write(out: Path, content: bytes) -> None:
+    """Write a file aside and rename it."""
+    aside = out.with_name(f".{out.name}.tmp")
+    try:
+        aside.write_bytes(content)
+        aside.replace(out)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise RunError(f"--out: cannot write '{out}' ({error.strerror or error}); name another file") from None

@@ -1,0 +1,266 @@
+"""What a model takes and answers: a set without its samples, enough to use the model where the data is not."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.arguments import as_tensor
+from limbeck.batch import UNLABELLED
+from limbeck.checks import shown
+from limbeck.data.cells import code
+from limbeck.data.columns import Columns
+from limbeck.data.content import check_inputs, narrowed, normalisation
+from limbeck.data.names import listed
+from limbeck.data.pictures import fitted, picture
+from limbeck.data.sets import SampleSet, TensorSet
+from limbeck.errors import DataError
+from limbeck.tasks import task_named
+
+__all__ = ["Description"]
+
+_CHANNELS = {1: "grey", 3: "colour"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model takes and answers.
+
+    Attributes:
+        name: of the set that the model learnt from.
+        task: the name of the task, as a recipe gives it.
+        classes: how many classes there are, or numbers to predict.
+        class_names: their names; empty where the set has none.
+        groups: the number of the group of each class, or None.
+        group_names: the names of the groups.
+        input_shape: the shape of one sample.
+        dtype: how samples are kept: "uint8" (pixels, divided by 255), "float32" or "int64" (token ids).
+        mean: one number for each channel, subtracted from the scaled inputs; None without normalisation.
+        std: one number for each channel, by which they are then divided.
+        columns: of a table, how each column becomes numbers; None for what is no table.
+    """
+
+    name: str
+    task: str
+    classes: int
+    class_names: tuple[str, ...]
+    groups: tuple[int, ...] | None
+    group_names: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    dtype: str
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    columns: Columns | None
+
+    @classmethod
+    def of(cls, samples: SampleSet) -> "Description":
+        """Describe a set.
+
+        >>> from limbeck.data import bundled
+        >>> Description.of(bundled("wine").train).input_shape
+        (13,)
+        """
+        mean, std = (None if each is None else tuple(each.flatten().tolist()) for each in (samples.mean, samples.std))
+        return cls(
+            name=samples.name,
+            task=samples.task.name,
+            classes=samples.classes,
+            class_names=samples.class_names,
+            groups=samples.groups,
+            group_names=samples.group_names,
+            input_shape=samples.input_shape,
+            dtype=str(samples.gather(torch.zeros(1, dtype=torch.int64)).dtype).removeprefix("torch."),
+            mean=mean,
+            std=std,
+            columns=samples.columns,
+        )
+
+    def samples(self, inputs: Tensor) -> TensorSet:
+        """Return inputs as a set without labels, whose batches are scaled and normalised as in training.
+
+        Args:
+            inputs: (n, *input_shape) of the type that samples are kept in, as `read` gives them.
+        """
+        dtype = getattr(torch, self.dtype)
+        scale = normalisation(self.name, dtype, self.input_shape, self.mean, self.std)
+        return TensorSet(
+            name=self.name,
+            classes=self.classes,
+            class_names=self.class_names,
+            source="",
+            index=torch.arange(len(inputs)),
+            labels=torch.full((len(inputs),), UNLABELLED),
+            input_shape=self.input_shape,
+            mean=None if scale is None else scale[0],
+            std=None if scale is None else scale[1],
+            groups=self.groups,
+            group_names=self.group_names,
+            task=task_named(self.task),
+            columns=self.columns,
+            inputs=inputs,
+        )
+
+    def blank(self) -> TensorSet:
+        """Return a set of two blank samples, by which a network can be built as it was for the set."""
+        return self.samples(torch.zeros(2, *self.input_shape, dtype=getattr(torch, self.dtype)))
+
+    def read(self, inputs: Any) -> tuple[Tensor, tuple[str, ...]]:
+        """Return raw inputs as samples are kept, and notes on what may have been meant otherwise.
+
+        Args:
+            inputs: as the data set had them.  Of a table: a data frame, a mapping of columns, a list of rows by the
+                columns' names, or, where all columns are numbers, an array (n, columns) in their order.  Of images: an
+                array (n, *input_shape), or images of PIL or paths of image files, one or a list of them; these are
+                resized.  Of anything else: an array (n, *input_shape).
+
+        Returns:
+            The samples (n, *input_shape), and one line for each note.
+
+        Raises:
+            DataError: a column is missing, or shape, type or numbers are others than the data set's.
+        """
+        if self.columns is not None:
+            return self._rows(inputs, self.columns)
+        if _is_picture(inputs):
+            return self._pictures([inputs]), ()
+        if isinstance(inputs, list | tuple) and inputs and all(map(_is_picture, inputs)):
+            return self._pictures(inputs), ()
+        return self._array(as_tensor("inputs", inputs)), ()
+
+    def _array(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.detach().cpu()
+        if inputs.dim() == len(self.input_shape) and self.input_shape[0] == 1 and len(self.input_shape) == 3:
+            inputs = inputs.unsqueeze(1)  # grey images without an axis of channels
+        expected = f"(n, {', '.join(map(str, self.input_shape))})"
+        if tuple(inputs.shape[1:]) != self.input_shape or not inputs.dim():
+            raise DataError(f"inputs: found shape {tuple(inputs.shape)}; expected {expected}{self._mend(inputs)}")
+        if not len(inputs):
+            raise DataError(f"inputs: found no samples; expected {expected}, with one at least")
+        whole = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool)
+        if self.dtype == "uint8":
+            if not whole or inputs.min() < 0 or inputs.max() > 255:
+                found = f"{inputs.dtype} from {inputs.min():g} to {inputs.max():g}" if inputs.numel() else "nothing"
+                raise DataError(
+                    f"inputs: found {found}; expected pixels as the data set has them, whole numbers from 0 to 255 "
+                    "(uint8). Give them before any scaling"
+                )
+            return inputs.to(torch.uint8)
+        if self.dtype == "int64":
+            if not whole:
+                raise DataError(f"inputs: found {inputs.dtype}; expected token ids, whole numbers (int64)")
+            return inputs.to(torch.int64)
+        inputs = narrowed("inputs", inputs.double() if whole else inputs) if inputs.dtype != torch.float32 else inputs
+        check_inputs("inputs", inputs)
+        return inputs
+
+    def _mend(self, inputs: Tensor) -> str:
+        if tuple(inputs.shape) == self.input_shape:
+            return ". Give one sample as inputs[None]"
+        if inputs.dim() == 4 and len(self.input_shape) == 3 and inputs.shape[-1] == self.input_shape[0]:
+            return ". Channels come first: inputs.permute(0, 3, 1, 2), with NumPy inputs.transpose(0, 3, 1, 2)"
+        return ""
+
+    def _pictures(self, images: Sequence[Any]) -> Tensor:
+        if self.dtype != "uint8" or len(self.input_shape) != 3 or self.input_shape[0] not in _CHANNELS:
+            raise DataError(
+                f"inputs: found images; expected arrays of shape (n, {', '.join(map(str, self.input_shape))}) in "
+                f"{self.dtype}, for '{self.name}' is no set of image files"
+            )
+        channels, *size = self.input_shape
+        height, width = size
+        read = [
+            picture(Path(each), (height, width), channels == 1)[0]
+            if isinstance(each, str | Path)
+            else fitted(each, (height, width), channels == 1)
+            for each in images
+        ]
+        return torch.stack(read)
+
+    def _rows(self, inputs: Any, columns: Columns) -> tuple[Tensor, tuple[str, ...]]:
+        rows = _by_name(inputs, [column.name for column in columns.columns])
+        if rows is None:
+            rows = self._unnamed(as_tensor("inputs", inputs), columns)
+        if not rows:
+            raise DataError("inputs: found no rows; expected one at least")
+        for column in columns.columns:
+            if column.name not in rows[0]:
+                raise DataError(
+                    f"inputs: found no column '{column.name}'; expected it, as in the table that the model learnt "
+                    f"from. There are: {listed(list(map(str, rows[0])))}"
+                )
+        return columns.inputs(rows), tuple(_unknown(rows, columns))
+
+    def _unnamed(self, inputs: Tensor, columns: Columns) -> list[Mapping[str, Any]]:
+        names = [column.name for column in columns.columns]
+        if nominal := [column.name for column in columns.columns if column.categories]:
+            raise DataError(
+                f"inputs: found an array; expected rows by the columns' names, since {listed(nominal)} "
+                f"{'is' if len(nominal) == 1 else 'are'} nominal. Give a data frame, or a list of mappings"
+            )
+        if inputs.dim() != 2 or inputs.shape[1] != len(names):
+            raise DataError(
+                f"inputs: found shape {tuple(inputs.shape)}; expected (n, {len(names)}), the columns {listed(names)}"
+            )
+        return [dict(zip(names, row, strict=True)) for row in inputs.tolist()]
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is the path of an image, or an image of PIL."""
+    return isinstance(value, str | Path) or type(value).__module__.startswith("PIL.")
+
+
+def _by_name(inputs: Any, names: Sequence[str]) -> list[Mapping[str, Any]] | None:
+    """Return rows by the names of their columns; None for what names none."""
+    if isinstance(inputs, list | tuple) and inputs and all(isinstance(row, Mapping) for row in inputs):
+        return list(inputs)
+    if not isinstance(inputs, Mapping) and not hasattr(inputs, "columns"):
+        return None
+    given = [name for name in names if name in inputs]  # of a data frame too this asks for a column
+    missing = [name for name in names if name not in inputs]
+    if missing:
+        there = list(map(str, inputs.columns if hasattr(inputs, "columns") else inputs))
+        raise DataError(
+            f"inputs: found no column '{missing[0]}'; expected it, as in the table that the model learnt from. There "
+            f"are: {listed(there) or 'none'}"
+        )
+    cells = {name: _plain(inputs[name]) for name in given}
+    for name, column in cells.items():
+        if not isinstance(column, list | tuple):
+            raise DataError(f"inputs: found {shown(column)} as column '{name}'; expected a list, one value a row")
+    lengths = {name: len(column) for name, column in cells.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"inputs: found columns of different lengths ({shown(lengths)}); expected one value a row each")
+    return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+
+
+def _plain(column: Any) -> Any:
+    """Return a column of a data frame, or an array, as a list."""
+    for name in ("tolist", "to_list"):
+        if hasattr(column, name):
+            return getattr(column, name)()
+    return column
+
+
+def _unknown(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list[str]:
+    """Return a line on each nominal column with categories that the training part did not have."""
+    notes = []
+    for column in columns.columns:
+        if not column.categories:
+            continue
+        texts = (code(row[column.name]) for row in rows if not _is_empty(row[column.name]))
+        others = Counter(text for text in texts if text not in column.categories)
+        if others:
+            count = sum(others.values())
+            notes.append(
+                f"column '{column.name}': {count:,} of {len(rows):,} rows have a category that the training data did "
+                f"not have ({listed(others)}); all its categories are 0 there, as in training"
+            )
+    return notes
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value != value or not str(value).strip()

@@ -1,0 +1,146 @@
+"""A trained model of a finished run, ready to answer raw inputs where the run's data is not."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.arguments import checked
+from limbeck.data import Description
+from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
+from limbeck.evaluation import predict
+from limbeck.results.finished import FinishedRun
+from limbeck.results.measured import place
+from limbeck.tasks import Task, task_named
+from limbeck.teachers.answers import Answers
+
+__all__ = ["TrainedModel", "load"]
+
+
+@checked
+def load(
+    run: Path, role: str = "distilled", *, seed: int | None = None, device: str = "cpu", trust: bool = False
+) -> "TrainedModel":
+    """Load a trained model of a finished run; the run's data is not read.
+
+    Args:
+        run: the run's folder.
+        role: "distilled", "alone", "teacher", or one of the scheme's roles.
+        seed: of the students; by default the run's first.
+        device: where the model answers.
+        trust: whether to import the code of factories that are not of your own project.
+
+    Returns:
+        The model, with its weights, in eval mode.
+
+    Raises:
+        RunError: the folder is no finished run, or its weights or code have changed since.
+        InputError: there is no such role, seed or device.
+
+    Example:
+        student = lb.load("runs/my-student/20261129-194210-f95905")
+        student.predict(images)
+    """
+    finished = FinishedRun.read(run, trust=trust)
+    if role not in finished.roles:
+        raise InputError(f"role: found '{role}'; {one_of(role, finished.roles)}")
+    if seed is not None and seed not in finished.seeds:
+        raise InputError(f"seed: found {seed}; expected one of the run's: {', '.join(map(str, finished.seeds))}")
+    seed = finished.seeds[0] if seed is None else seed
+    model = finished.model(role, seed).to(place(device)).eval()
+    if any(isinstance(module, Answers) for module in model.modules()):
+        raise ModelError(
+            f"role: '{role}' of '{run}' is no network: its answers to the run's own samples were made elsewhere. "
+            "Load another role"
+        )
+    return TrainedModel(finished.signature.students, model.requires_grad_(False), role, seed)
+
+
+class TrainedModel:
+    """A trained model and what it takes and answers.
+
+    Attributes:
+        model: the network alone, in eval mode.  It takes inputs that are scaled and normalised already.
+        role: its role in the run.
+        seed: the seed that it was trained with.
+        description: what it takes and answers.
+    """
+
+    def __init__(self, description: Description, model: nn.Module, role: str, seed: int) -> None:
+        self.description, self.model, self.role, self.seed = description, model, role, seed
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"TrainedModel({self.role!r}, {self.description.name!r}, {self.input_shape}, {size:,} parameters)"
+
+    @property
+    def task(self) -> Task:
+        """What its answers are of."""
+        return task_named(self.description.task)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes in the order of its outputs; their numbers as text where they have none."""
+        return self.description.class_names or tuple(map(str, range(self.description.classes)))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return self.description.input_shape
+
+    def logits(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Return the model's answers to raw inputs, on the CPU.
+
+        Args:
+            inputs: (n, ...), as `Description.read` takes them: as the data set had them, before scaling.
+            batch_size: how many samples are answered at a time.
+
+        Returns:
+            Logits (n, K); of task multilabel (n, C, 2), of dense (n, H, W, K), of regression the numbers (n, D).
+
+        Raises:
+            DataError: the inputs are not as the data set had them.
+            DataWarning: (a warning) a table has categories that the training data did not have.
+        """
+        samples, notes = self.description.read(inputs)
+        for note in notes:
+            warn(note, DataWarning)
+        return predict(self.model, self.description.samples(samples), batch_size=batch_size).cpu()
+
+    def predict_proba(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Return the probability of each class for raw inputs.
+
+        Args:
+            inputs: as `logits` takes them.
+            batch_size: how many samples are answered at a time.
+
+        Returns:
+            (n, K) float32 that adds up to 1 in each row; of task multilabel (n, C), each between 0 and 1; of dense
+            (n, H, W, K).
+
+        Raises:
+            InputError: the task is a regression, which has no classes.
+        """
+        return self.task.probabilities(self.logits(inputs, batch_size))
+
+    def predict(self, inputs: Any, batch_size: int = 256) -> Any:
+        """Return what the model predicts for raw inputs.
+
+        Args:
+            inputs: as `logits` takes them.
+            batch_size: how many samples are answered at a time.
+
+        Returns:
+            A list with the name of each sample's class; of task multilabel a list with a tuple of names for each
+            sample; of dense a tensor (n, H, W) int64 with numbers of classes; of regression the numbers, (n,) or (n,
+            D).
+        """
+        return self._named(self.logits(inputs, batch_size))
+
+    def answers(self, inputs: Any, batch_size: int = 256) -> tuple[Any, Tensor | None]:
+        """Return what `predict` and `predict_proba` return, of one pass; None for the probabilities of a regression."""
+        logits = self.logits(inputs, batch_size)
+        return self._named(logits), self.task.probabilities(logits) if self.task.has_classes else None
+
+    def _named(self, logits: Tensor) -> Any:
+        return self.task.named(self.task.predictions(logits), self.class_names)

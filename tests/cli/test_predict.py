@@ -1,0 +1,84 @@
+"""limbeck predict: tables, arrays and images in, CSV or npz out, without the run's data."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from limbeck.data import bundled
+
+
+@pytest.fixture
+def run_of(tmp_path, limbeck):
+    """Distil a recipe; return the run's folder."""
+
+    def distilled(**keys):
+        recipe = {
+            "name": "r",
+            "student": {"model": {"kind": "mlp", "hidden": [6]}},
+            "training": {"epochs": 1, "batch_size": 16},
+            **keys,
+        }
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+        assert limbeck("distill", "r.yaml", "--quiet", "--no-report").code == 0
+        return next((tmp_path / "runs" / "r").iterdir())
+
+    return distilled
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_table_is_answered_row_by_row(run_of, limbeck, tmp_path):
+    run = run_of(data={"kind": "bundled", "name": "wine"})
+    names = [column.name for column in bundled("wine").train.columns.columns]
+    lines = [",".join(["id", *names]), *(",".join(["x", *["1.5"] * len(names)]) for _ in range(3))]
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    answer = limbeck("predict", run, "new.csv")
+    assert (answer.code, answer.err) == (0, "")
+    found = rows_of(answer.out)
+    assert [row["input"] for row in found] == ["1", "2", "3"]
+    assert list(found[0]) == ["input", "prediction", "p(class_0)", "p(class_1)", "p(class_2)"]
+    assert sum(float(found[0][f"p({name})"]) for name in ("class_0", "class_1", "class_2")) == pytest.approx(
+        1, abs=1e-5
+    )
+    assert limbeck("predict", run, "new.csv", "--out", "a.csv").code == 0
+    assert (tmp_path / "a.csv").read_text() == answer.out
+    limbeck("predict", run, "new.csv", "--out", "a.csv").refused("--out: 'a.csv' exists")
+    limbeck("predict", run, "new.csv", "--out", "a.txt").refused("--out: found 'a.txt'")
+    (tmp_path / "new.csv").write_text("alcohol\n1\n")
+    limbeck("predict", run, "new.csv").refused("found no column")
+
+
+def test_arrays_are_answered_into_arrays(run_of, limbeck, tmp_path):
+    run = run_of(data={"kind": "digits"})
+    np.savez(tmp_path / "x.npz", pixels=np.zeros((5, 1, 8, 8), np.float32), other=np.zeros(2))
+    limbeck("predict", run, "x.npz").refused("has no array 'inputs'", "--key")
+    assert limbeck("predict", run, "x.npz", "--key", "pixels", "--role", "teacher", "--out", "y.npz").code == 0
+    found = np.load(tmp_path / "y.npz")
+    assert found["probabilities"].shape == (5, 10)
+    assert found["predictions"].tolist() == [str(found["probabilities"][0].argmax())] * 5
+    limbeck("predict", run, "gone.npz").refused("INPUT: there is no 'gone.npz'")
+    limbeck("predict", run, "x.npz", "x.npz").refused("INPUT: found 2 files")
+
+
+def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path):
+    for number in range(12):
+        place = tmp_path / "pets" / ("cat" if number % 2 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * number, 9, 9)).save(place / f"{number}.png")
+    run = run_of(data={"kind": "images", "folder": "pets", "size": [8, 8]})
+    whole = rows_of(limbeck("predict", run, "pets", "--batch-size", "5").out)
+    assert [row["input"] for row in whole][:2] == ["pets/cat/1.png", "pets/cat/11.png"]
+    assert len(whole) == 12
+    single = rows_of(limbeck("predict", run, "pets/dog/0.png", "pets/cat/1.png").out)
+    assert [row["prediction"] for row in single] == [
+        next(row["prediction"] for row in whole if row["input"] == each["input"]) for each in single
+    ]
+    (tmp_path / "empty").mkdir()
+    limbeck("predict", run, "empty").refused("holds no images")
+    limbeck("predict", run, "r.yaml").refused("INPUT: found 'r.yaml'")
