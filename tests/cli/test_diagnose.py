@@ -11,6 +11,7 @@ from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.results.diagnoses import newest
 from limbeck.runs import RunFolder
+from walk import over
 
 TINY = {
     "name": "tiny",
@@ -124,7 +125,7 @@ def test_a_run_takes_no_overrides(limbeck, run):
     assert "give its recipe.yaml" in found.err
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"format": 1}', '{"format": 99}'])
+@over("damage", ["{", "[]", '{"format": 1}', '{"format": 99}'])
 def test_a_damaged_diagnosis_is_named(tmp_path, damage):
     assert newest(tmp_path) is None
     (tmp_path / "diagnosis-7.json").write_text(damage)

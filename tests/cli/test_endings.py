@@ -13,6 +13,7 @@ from faults import RECIPE, furnished
 from limbeck.cli.ending import as_errors
 from limbeck.errors import ForeignExitError, LimbeckError, MemoryLimitError, lacks_memory
 from limbeck.training import fit
+from walk import over
 
 NET = """
 import sys
@@ -95,7 +96,7 @@ class Greedy(nn.Module):
         return self.layer(inputs)
 
 
-@pytest.mark.parametrize("error", REFUSED, ids=lambda error: f"{type(error).__name__} {error}"[:40])
+@over("error", REFUSED, ids=lambda error: f"{type(error).__name__} {error}"[:40])
 def test_fit_names_the_batch_size_and_the_size_of_the_model(tmp_path: Path, error: Exception) -> None:
     samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
     distiller = lb.Distiller(Greedy(error), None, lb.methods.hard())

@@ -16,6 +16,7 @@ from limbeck import cli
 from limbeck.cli import showing, streams
 from limbeck.cli.streams import copied, lost, steady
 from limbeck.errors import LimbeckError, command, plain
+from walk import over
 
 # ------------------------------------------------------------------------------------- what lies below, in one process
 
@@ -198,7 +199,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@over("name", NAMES)
 def test_a_command_is_quoted_so_that_a_shell_reads_the_very_name(name) -> None:
     said = command("printf", "%s", name)
     assert said.isprintable()
@@ -210,7 +211,7 @@ def test_a_path_is_not_taken_for_an_option() -> None:
     assert command("limbeck", "report", Path("-x"), "--out", "-") == "limbeck report ./-x --out -"
 
 
-@pytest.mark.parametrize("name", ["[red]x[/red]", *NAMES])
+@over("name", ["[red]x[/red]", *NAMES])
 def test_names_are_shown_without_markup_or_escapes(capsys, name) -> None:
     showing.show(name, showing.table(name, [name], [[name]]))
     showing.say(name)

@@ -22,14 +22,15 @@ from limbeck.schemes.own_teacher import ExitHint, ExitLabels, ExitSoftTargets
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher
 from limbeck.terms import SoftTargets
+from walk import over
 
 NAN, INF = math.nan, math.inf
 UNLABELLED = -100
 K = 4
 BAD = [NAN, INF]
 EVERYTHING = [NAN, INF, -INF]
-bad = pytest.mark.parametrize("value", BAD, ids=str)
-anything = pytest.mark.parametrize("value", EVERYTHING, ids=str)
+bad = over("value", BAD)
+anything = over("value", EVERYTHING)
 
 
 def is_loss(value):
@@ -58,7 +59,7 @@ LOSSES = {name: getattr(losses, name) for name in losses.__all__ if name not in 
 LOSSES = {name: loss for name, loss in LOSSES.items() if is_loss(loss)}
 LOSSES |= {f"divergence {kind}": as_loss(made) for kind, made in DIVERGENCES.items()}
 LOSSES["standardised"] = standardised
-every_loss = pytest.mark.parametrize("name", sorted(LOSSES))
+every_loss = over("name", sorted(LOSSES))
 
 
 def arguments(name, rows=6):
@@ -140,7 +141,7 @@ def test_what_is_masked_may_hold_anything_without_a_trace_in_value_or_gradient(n
             assert torch.equal(torch.autograd.grad(found, own(other))[0], gradient), key
 
 
-@pytest.mark.parametrize("name", sorted(name for name in LOSSES if "labels" in arguments(name)))
+@over("name", sorted(name for name in LOSSES if "labels" in arguments(name)))
 @anything
 def test_what_has_no_label_may_hold_anything_where_the_loss_is_of_labels(name, value):
     if name == "kd":
@@ -166,7 +167,7 @@ NEEDED = {
     "rel": {"groups": {"a": [0, 1], "b": [2, 3]}},
     "subset": {"classes": (3, 0)},
 }
-every_target = pytest.mark.parametrize("kind", targets.names())
+every_target = over("kind", targets.names())
 
 
 def term_on(kind, student, teacher, labels, mask=None, cosines=None):
@@ -257,7 +258,7 @@ CONFIGURED |= {
     f"kd, {kind}": methods.kd(hard_weight=0.0, soft_weight=1.0, divergence=divergence)
     for kind, divergence in DIVERGENCES.items()
 }
-every_method = pytest.mark.parametrize("name", sorted(CONFIGURED))
+every_method = over("name", sorted(CONFIGURED))
 
 
 def trained_on(name, student, teacher, labels, mask=None):
@@ -296,7 +297,7 @@ def test_a_bad_number_of_student_or_teacher_is_never_a_finite_loss_of_a_method(n
 
 @every_method
 @anything
-@pytest.mark.parametrize("hidden", ["masked", "unlabelled"])
+@over("hidden", ["masked", "unlabelled"])
 def test_what_a_method_does_not_count_may_hold_anything(name, value, hidden):
     if hidden == "unlabelled" and any(int(term.count(_nothing(name))) for term in CONFIGURED[name].terms.values()):
         pytest.skip("it learns from what has no label")
@@ -318,7 +319,7 @@ def _nothing(name):
 
 
 @anything
-@pytest.mark.parametrize("divergence", sorted(DIVERGENCES))
+@over("divergence", sorted(DIVERGENCES))
 def test_places_that_are_not_counted_may_hold_anything_in_a_dense_task(divergence, value):
     objective = methods.kd(hard_weight=1.0, soft_weight=1.0, divergence=DIVERGENCES[divergence])
     found = []
@@ -339,7 +340,7 @@ def test_places_that_are_not_counted_may_hold_anything_in_a_dense_task(divergenc
 
 
 @anything
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+@over("mean", ["arithmetic", "geometric"])
 def test_an_ensemble_may_answer_anything_where_nothing_is_counted(mean, value):
     found = []
     for filling in (0.5, value):
@@ -359,7 +360,7 @@ def test_an_ensemble_may_answer_anything_where_nothing_is_counted(mean, value):
 
 
 @anything
-@pytest.mark.parametrize("made", [ExitHint, ExitSoftTargets, ExitLabels])
+@over("made", [ExitHint, ExitSoftTargets, ExitLabels])
 def test_exits_of_a_network_may_answer_anything_where_nothing_is_counted(made, value):
     found = []
     for filling in (0.5, value):
@@ -402,7 +403,7 @@ def of_task(task, bad_value):
 
 
 @bad
-@pytest.mark.parametrize("task", [CLASSIFICATION, BINARY, MULTILABEL, DENSE, REGRESSION], ids=str)
+@over("task", [CLASSIFICATION, BINARY, MULTILABEL, DENSE, REGRESSION])
 def test_no_figure_is_told_of_a_bad_number_and_one_without_a_label_is_none(task, value):
     answers, labels = of_task(task, value)
     with pytest.raises(InputError, match=r"found NaN or infinity, expected numbers; look at the model or its data$"):
@@ -442,7 +443,7 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+@over("name", METRICS)
 @bad
 def test_a_metric_refuses_a_bad_number_or_gives_none(name, value):
     assert math.isfinite(float(METRICS[name](ROWS, ROWS.flip(0))))
@@ -455,7 +456,7 @@ def test_a_metric_refuses_a_bad_number_or_gives_none(name, value):
 # ---------------------------------------------------------------------------------------------------------------- means
 
 
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+@over("mean", ["arithmetic", "geometric"])
 @anything
 def test_a_member_of_weight_0_counts_nowhere_and_the_mean_is_a_distribution(mean, value):
     counted, other, ignored = torch.randn(3, 5, K, dtype=torch.float64)

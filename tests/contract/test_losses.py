@@ -7,6 +7,7 @@ import torch
 
 from limbeck import losses
 from limbeck.losses import Divergence, divergences
+from walk import over
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 CLASSES = 5
@@ -53,7 +54,7 @@ def as_loss(divergence):
 
 
 LOSSES = FUNCTIONS | {name: as_loss(divergence) for name, divergence in DIVERGENCES.items()}
-every_loss = pytest.mark.parametrize("name", sorted(LOSSES))
+every_loss = over("name", sorted(LOSSES))
 
 
 def arguments(name, leading=(6,), dtype=torch.float64, *, with_mask=True):
@@ -104,7 +105,7 @@ def test_every_divergence_bears_its_name_and_a_recipe_can_name_it():
     assert len({divergence.name for divergence in KINDS.values()}) == len(KINDS)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@over("kind", sorted(KINDS))
 def test_the_factor_of_a_divergence_keeps_its_gradient_finite_and_above_zero_as_temperature_grows(kind):
     divergence = KINDS[kind]
     assert divergence.factor(1.0) == 1.0
@@ -119,7 +120,7 @@ def test_the_factor_of_a_divergence_keeps_its_gradient_finite_and_above_zero_as_
     assert abs(norms[2] / norms[1] - 1) < abs(norms[1] / norms[0] - 1)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in public() if name != "Reduction"))
+@over("name", sorted(name for name in public() if name != "Reduction"))
 def test_every_public_callable_has_a_docstring_with_an_example(name):
     documentation = inspect.getdoc(public()[name])
     assert documentation
@@ -127,8 +128,7 @@ def test_every_public_callable_has_a_docstring_with_an_example(name):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("leading", [(), (6,), (2, 3)], ids=str)
+@over("dtype, leading", zip(DTYPES, [(6,), (2, 3), (), (6,)], strict=True))
 def test_value_and_gradient_are_finite_in_every_precision(name, leading, dtype):
     value, gradient = value_and_gradient(name, *arguments(name, leading, dtype))
     assert value.shape == ()
@@ -139,7 +139,7 @@ def test_value_and_gradient_are_finite_in_every_precision(name, leading, dtype):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@over("dtype", DTYPES)
 def test_wide_logits_stay_finite_in_every_precision(name, dtype):
     chosen, student = arguments(name, dtype=dtype)
     with torch.no_grad():
@@ -160,8 +160,7 @@ def test_half_precision_is_computed_in_single(name):
 
 
 @every_loss
-@pytest.mark.parametrize("leading", [(0,), (0, 3), (3, 0)], ids=str)
-@pytest.mark.parametrize("with_mask", [False, True])
+@over("leading, with_mask", [((0,), True), ((0, 3), False), ((3, 0), True)])
 def test_an_empty_batch_has_loss_zero_and_an_empty_gradient(name, with_mask, leading):
     value, gradient = value_and_gradient(name, *arguments(name, leading, with_mask=with_mask))
     assert value == 0

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import inspect
 
-import pytest
 import torch
 from safetensors.torch import load, save
 from torch import nn
@@ -16,6 +15,7 @@ from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.tasks import REGRESSION
 from limbeck.teachers.model import ModelTeacher, state_digest
+from walk import over
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 UNLABELLED = -100
@@ -25,7 +25,7 @@ FOR_NUMBERS = {"bounded_regression"}
 """Methods for numbers to predict; all others are for classes."""
 TWO_HEADED = {"deit"}
 """Methods for students that answer with a class head and a distillation head."""
-every_method = pytest.mark.parametrize("name", methods.names())
+every_method = over("name", methods.names())
 
 
 def network(width, seed, dtype=torch.float64, classes=4):
@@ -116,7 +116,7 @@ def test_the_builder_bears_the_name_of_its_file_and_works_with_few_arguments(nam
     assert len(inspect.signature(builder).parameters) <= 8
 
 
-@pytest.mark.parametrize("name", [name for name in methods.__all__ if inspect.isfunction(getattr(methods, name))])
+@over("name", [name for name in methods.__all__ if inspect.isfunction(getattr(methods, name))])
 def test_every_public_function_has_a_docstring_with_an_example(name):
     documentation = inspect.getdoc(getattr(methods, name))
     assert documentation
@@ -124,8 +124,7 @@ def test_every_public_function_has_a_docstring_with_an_example(name):
 
 
 @every_method
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("masked", [False, True])
+@over("dtype, masked", zip(DTYPES, [True, False, False, True], strict=True))
 def test_loss_and_gradient_are_finite_in_every_precision(name, masked, dtype):
     loss, gradient = value_and_gradient(distiller_of(name, dtype), batch_of(name, dtype=dtype, masked=masked))
     assert loss.shape == ()
@@ -136,7 +135,7 @@ def test_loss_and_gradient_are_finite_in_every_precision(name, masked, dtype):
 
 
 @every_method
-@pytest.mark.parametrize("masked", [False, True])
+@over("masked", [False, True])
 def test_an_empty_batch_has_loss_zero_and_gradient_zero(name, masked):
     loss, gradient = value_and_gradient(distiller_of(name), batch_of(name, 0, masked=masked))
     assert loss == 0

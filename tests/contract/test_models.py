@@ -12,13 +12,14 @@ from limbeck import models
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import run_model
 from limbeck.teachers.model import ModelTeacher, state_digest
+from walk import over
 
 IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh"})
 STAGED = sorted(set(models.names()) - {"mlp", "cnn", "fcn", "vit"})
 DENSE = {"fcn"}
 """Families that answer for every pixel."""
-every_model = pytest.mark.parametrize("name", models.names())
-every_image_model = pytest.mark.parametrize("name", IMAGES)
+every_model = over("name", models.names())
+every_image_model = over("name", IMAGES)
 
 
 def built(name, shape=(3, 16, 16), classes=5, seed=1, **keys):
@@ -121,7 +122,7 @@ def test_every_module_can_be_tapped(name):
 
 
 @every_image_model
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 32), (4, 19, 33)])
+@over("shape", [(1, 16, 16), (3, 32, 32), (4, 19, 33)])
 def test_images_of_any_sensible_size_are_taken(name, shape):
     assert built(name, shape).eval()(images(2, shape)).shape == answer_shape(name, 2, shape)
 
@@ -151,7 +152,7 @@ def test_no_classes_are_refused(name):
             built(name, classes=classes)
 
 
-@pytest.mark.parametrize("name", STAGED)
+@over("name", STAGED)
 def test_parts_bear_the_documented_names(name):
     names = [path for path, _ in built(name).named_children()]
     assert names[0] in ("stem", "flatten")

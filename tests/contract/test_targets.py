@@ -15,6 +15,7 @@ from limbeck.losses import Dense, soften
 from limbeck.outputs import Members, Outputs
 from limbeck.targets import Target, class_cosines
 from limbeck.terms import SoftTargets
+from walk import over
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 UNLABELLED = -100
@@ -27,7 +28,7 @@ NEEDED = {
 }
 """The keys that a kind has to be given, as a recipe writes them."""
 
-every_target = pytest.mark.parametrize("kind", targets.names())
+every_target = over("kind", targets.names())
 
 
 def target_of(kind):
@@ -111,8 +112,7 @@ def test_the_keys_of_a_recipe_make_the_target_and_resolved_make_it_again(kind):
 
 
 @every_target
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("leading", [(8,), (3, 4)], ids=str)
+@over("dtype, leading", zip(DTYPES, [(8,), (3, 4), (3, 4), (8,)], strict=True))
 def test_each_row_is_a_distribution_in_at_least_single_precision(kind, leading, dtype):
     target = target_of(kind)
     log_probs = target(outputs_of(leading, dtype), batch_of(leading, kind=kind), 4.0).log_probs
@@ -122,8 +122,7 @@ def test_each_row_is_a_distribution_in_at_least_single_precision(kind, leading, 
 
 
 @every_target
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@over("dtype, temperature", zip(DTYPES, [0.5, 20.0, 0.5, 20.0], strict=True))
 def test_wide_logits_give_distributions_without_nan(kind, dtype, temperature):
     outputs, batch = outputs_of(dtype=dtype), batch_of(kind=kind)
     outputs.logits = outputs.logits.sign() * 1e4
@@ -233,7 +232,7 @@ def test_settling_keeps_the_target_or_refuses_it_in_one_line(kind):
 
 
 @every_target
-@pytest.mark.parametrize("masked", [False, True])
+@over("masked", [False, True])
 def test_the_term_counts_what_the_target_can_say_and_sums_no_more(kind, masked):
     target, outputs, batch = target_of(kind), outputs_of(), batch_of(kind=kind)
     batch.labels[2] = UNLABELLED

@@ -13,6 +13,7 @@ from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels
 from limbeck.training import fit
 from small_resume import HELD_OUT, SAMPLES, Crash, Tripwire, crash, ended, networks, once, run, samples_of
+from walk import over
 
 CHANGES = {
     "training.learning_rate": {"learning_rate": 0.02},
@@ -55,7 +56,7 @@ def small(folder, *, student=8, teacher=0, objective=None, samples=SAMPLES, held
     )
 
 
-@pytest.mark.parametrize(
+@over(
     ("key", "changes"),
     [
         ("data", {"samples": SAMPLES.subset(torch.arange(45))}),

@@ -19,6 +19,7 @@ from limbeck import methods
 from limbeck.config import Recipe, load_recipe
 from limbeck.losses import divergences
 from limbeck.recipes.packaged import find, names
+from walk import over
 
 MAXIMAL: dict[str, Any] = {
     "name": "maximal",
@@ -287,9 +288,7 @@ def test_no_override_ends_in_anything_but_a_recipe_or_one_line(tmp_path, seeds):
         assert isinstance(found, Recipe | str)
 
 
-@pytest.mark.parametrize(
-    "name", ["../../out", "/tmp/out", "a/b", "..", ".", "-x", "a\nb", "a\0b", "ü", "x" * 101, " a", "~", ""]
-)
+@over("name", ["../../out", "/tmp/out", "a/b", "..", ".", "-x", "a\nb", "a\0b", "ü", "x" * 101, " a", "~", ""])
 def test_a_run_is_written_into_its_folder_whatever_it_is_called(tmp_path, name):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(small() | {"name": name}))
     code, out, err = command("distill", "recipe.yaml", "-q")
@@ -319,8 +318,8 @@ def test_a_few_aliases_are_welcome(tmp_path):
     assert (recipe.training.epochs, recipe.training.learning_rate, recipe.training.batch_size) == (3, 0.01, 8)
 
 
-@pytest.mark.parametrize("text", TAGS[:6])
-@pytest.mark.parametrize("place", ["name: {0}", "method: {{name: kd, temperature: {0}}}", "{0}"])
+@over("text", TAGS[:6])
+@over("place", ["name: {0}", "method: {{name: kd, temperature: {0}}}", "{0}"])
 def test_no_tag_of_a_recipe_runs_code(tmp_path, text, place):
     (tmp_path / "recipe.yaml").write_text(place.format(text))
     line = answered(lambda: load_recipe(tmp_path / "recipe.yaml"))

@@ -7,6 +7,7 @@ import yaml
 
 from fuzzing import answered, small
 from limbeck.config import Recipe, load_recipe
+from walk import over
 
 HUGE = [101, 10**9, 2**62]
 
@@ -35,7 +36,7 @@ def models(teacher, student):
     return {"teacher": {"model": teacher, "training": short}, "student": {"model": student}}
 
 
-@pytest.mark.parametrize(
+@over(
     ("teacher", "student"),
     [
         ({"kind": "mlp", "hidden": []}, {"kind": "mlp", "hidden": [4]}),

@@ -13,6 +13,7 @@ from limbeck.objective import Objective
 from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels, LogitMatching
 from limbeck.training import TrainerModel
+from walk import over
 
 transformers = pytest.importorskip("transformers", reason="the adapter for its Trainer needs transformers")
 
@@ -59,8 +60,8 @@ def llama():
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=TOKENS, **sizes))
 
 
-@pytest.mark.parametrize("kind", [gpt, llama])
-@pytest.mark.parametrize("prompt", [0, 3])
+@over("kind", [gpt, llama])
+@over("prompt", [0, 3])
 def test_the_loss_of_a_causal_model_is_the_librarys_own(kind, prompt):
     student, given = kind().eval(), rows()
     given["labels"][:, :prompt] = UNLABELLED
@@ -72,8 +73,8 @@ def test_the_loss_of_a_causal_model_is_the_librarys_own(kind, prompt):
     assert counted.item() == pytest.approx(student(**given, num_items_in_batch=items).loss.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("padding", ["unlabelled", "labelled"])
-@pytest.mark.parametrize("side", ["left", "right"])
+@over("padding", ["unlabelled", "labelled"])
+@over("side", ["left", "right"])
 def test_the_places_that_count_are_the_librarys_own_wherever_rows_are_padded(side, padding):
     student, given = gpt().eval(), rows(side=side)
     if padding == "labelled":

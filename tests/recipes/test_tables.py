@@ -3,17 +3,16 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from limbeck.recipes import reproducing
 from limbeck.recipes.reproduction import Figure, Reproduction, Row
 from limbeck.recipes.tables import markdown
+from walk import over
 
 _PAGE = Path(__file__).parents[2] / "docs" / "reproductions.md"
 
 
-@pytest.mark.parametrize("name", reproducing.reproducible())
-@pytest.mark.parametrize("budget", ["full", "reduced"])
+@over("name", reproducing.reproducible())
+@over("budget", ["full", "reduced"])
 def test_the_page_of_reproductions_shows_what_is_recorded(name: str, budget: str) -> None:
     page = _PAGE.read_text(encoding="utf-8")
     found = re.search(rf"<!-- table: {name} {budget} -->\n(.*?)<!-- end -->", page, flags=re.DOTALL)

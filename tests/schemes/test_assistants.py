@@ -18,6 +18,7 @@ from limbeck.models import builder
 from limbeck.schemes.assistants import Assistants, between
 from limbeck.teachers import ModelTeacher, store
 from limbeck.training import fit
+from walk import over
 
 WIDE = {"model": {"kind": "mlp", "hidden": [48, 48]}, "training": {"epochs": 2, "batch_size": 128}}
 SCHEME = {"name": "assistants", "models": [{"kind": "mlp", "hidden": [24]}, {"kind": "cnn", "channels": [4]}]}
@@ -51,7 +52,7 @@ def test_widths_lie_between_those_of_teacher_and_student_on_a_geometric_line(lar
             assert all(abs(one - two) <= 1 for one, two in zip(each["hidden"], wanted, strict=True))
 
 
-@pytest.mark.parametrize(
+@over(
     ("teacher", "student", "found"),
     [
         ({"kind": "resnet", "depth": 110}, {"kind": "resnet", "depth": 8}, [{"depth": 26}]),

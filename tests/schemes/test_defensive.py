@@ -15,6 +15,7 @@ from limbeck.outputs import Outputs
 from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
 from limbeck.schemes.defensive import LabelsAtTemperature
+from walk import over
 
 METHOD = {"name": "kd", "temperature": 20, "alpha": 0.0}
 SCHEME = {"name": "defensive", "epsilons": [0.05, 0.2]}
@@ -146,7 +147,7 @@ def test_unlabelled_samples_are_not_attacked_and_the_mode_is_put_back():
     assert model[1].training
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "error", "said"),
     [
         (lambda: fgsm(linear(), torch.zeros(1, 6), torch.tensor([0]), -1.0), InputError, "epsilon: found -1.0"),

@@ -18,6 +18,7 @@ from limbeck.models import cnn, mlp
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
 from limbeck.results.finished import FinishedRun
 from limbeck.schemes.own_teacher import OwnTeacher
+from walk import over
 
 SCHEME = {"name": "own_teacher", "exits": ["2"]}
 STUDENT = {"model": {"kind": "mlp", "hidden": [16, 12]}}
@@ -154,7 +155,7 @@ def test_the_curve_goes_from_the_first_exit_to_the_last():
         assert point.flops == pytest.approx(sum(s * c for s, c in zip(point.shares, [10, 25, 40], strict=True)))
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "said"),
     [
         (lambda: early_exit([], 0.5), "logits: found none"),

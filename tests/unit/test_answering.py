@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from limbeck.errors import InputError
 from limbeck.teachers.specialists import CERTIFIED, answer, covering
+from walk import over
 
 OVERLAPPING = [[0, 1, 2, 3], [2, 3, 4], [5, 1]]
 NESTED = [[0, 1, 2, 3], [1, 2], [2]]
@@ -88,7 +89,7 @@ def softmax(x):
 
 
 @every_family
-@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0, 30.0, 200.0, 600.0])
+@over("scale", [0.1, 1.0, 5.0, 30.0, 200.0, 600.0])
 def test_every_answer_is_certified_and_a_distribution(name, scale):
     generalist, specialists, groups = drawn(FAMILIES[name], scale=scale)
     log_q, gap = answer(generalist, specialists, groups)
@@ -148,7 +149,7 @@ def test_the_answer_is_what_lbfgs_on_softmax_logits_finds(name):
         torch.testing.assert_close(found[n], z.detach().softmax(0), atol=1e-8, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["overlapping", "nested", "exhausting", "halves"])
+@over("name", ["overlapping", "nested", "exhausting", "halves"])
 def test_the_answer_is_what_slsqp_finds(name):
     generalist, specialists, groups = drawn(FAMILIES[name], size=3, scale=1.0, seed=4)
     found = answer(generalist, specialists, groups).log_probs.exp().numpy()
@@ -354,7 +355,7 @@ def test_more_of_the_generalists_classes_call_more_specialists():
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize(
+@over(
     ("change", "line"),
     [
         ({"groups": []}, "groups: found none"),
@@ -383,7 +384,7 @@ def test_bad_input_is_one_line(change, line):
         answer(generalist, [outputs[:, : change.get("width", 3)]], groups, change.get("active"))
 
 
-@pytest.mark.parametrize("top", [0, 8, 1.5, True])
+@over("top", [0, 8, 1.5, True])
 def test_a_count_of_classes_out_of_range_is_one_line(top):
     generalist, _, groups = drawn(DISJOINT)
     with pytest.raises(InputError, match="top: found"):

@@ -23,6 +23,7 @@ from limbeck.runs import RunFolder
 from limbeck.teachers import ArrayTeacher
 from limbeck.teachers.answers import Answers
 from limbeck.training import load_weights, save_weights
+from walk import over
 
 SIZE, CLASSES = 150, 3  # of iris
 
@@ -222,7 +223,7 @@ BAD_NAN[3, 1] = np.nan
 BAD_SIGN[2, 0] = -0.1
 
 
-@pytest.mark.parametrize(
+@over(
     ("arrays", "said"),
     [
         ({"probabilities": BAD[:149]}, "149 answers for the 150 samples of 'iris', expected one each"),
@@ -283,7 +284,7 @@ def test_rows_are_divided_by_their_sum_where_that_is_asked_for(tmp_path):
     vet(Recipe.parse(keys_of(path, teacher={"arrays": {"path": path, "renormalise": True}})))
 
 
-@pytest.mark.parametrize(
+@over(
     ("more", "said"),
     [
         ({"teacher": {"arrays": "gone.npz"}}, "gone.npz: cannot be read"),

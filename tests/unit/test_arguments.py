@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import limbeck as lb
 from limbeck.arguments import as_tensor, checked
 from limbeck.errors import InputError
+from walk import over
 
 
 class Table:
@@ -45,14 +46,14 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("kind", SAME)
+@over("kind", SAME)
 def test_what_holds_numbers_becomes_a_tensor_of_the_same_numbers(kind):
     found = as_tensor("rows", SAME[kind])
     assert found.dtype == torch.float32
     assert torch.equal(found, torch.tensor(ROWS))
 
 
-@pytest.mark.parametrize(
+@over(
     ("given", "dtype"),
     [([1, 2], torch.int64), ([True, False], torch.bool), (np.array([1.0]), torch.float64),
      (np.array([7], "uint16"), torch.int64), (np.array([7], "uint8"), torch.uint8), (Table([1, 2]), torch.int64),
@@ -63,7 +64,7 @@ def test_numbers_keep_their_type(given, dtype):
     assert as_tensor("values", given).tolist() == [float(each) for each in given]
 
 
-@pytest.mark.parametrize(
+@over(
     "given",
     [None, "text", 3, 0.5, {"a": 1}, ["a"], [[1], [2, 3]], [None], nn.Linear(3, 4), np.array(["a"]), np.array([None]),
      np.array([2**63], "uint64"), Table([["x", 1]], object), Table([1, None], object), print,
@@ -118,7 +119,7 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "given", "expected"), TAKEN)
+@over(("name", "given", "expected"), TAKEN)
 def test_numbers_of_numpy_become_those_of_python(name, given, expected):
     names = list(example.__wrapped__.__annotations__)
     found = example(**{name: given})[names.index(name)]
@@ -148,7 +149,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "given", "line"), REFUSED)
+@over(("name", "given", "line"), REFUSED)
 def test_another_kind_of_argument_is_one_line_with_its_name(name, given, line):
     with pytest.raises(InputError) as caught:
         example(**{name: given})

@@ -8,6 +8,7 @@ from scipy import stats
 from limbeck.data import Augment, colours
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
+from walk import over, pairs
 
 
 def moved(image: np.ndarray, down: int, across: int) -> np.ndarray:
@@ -35,8 +36,8 @@ def moves_of(images: torch.Tensor, found: torch.Tensor, reach: int) -> list[tupl
     return moves
 
 
-@pytest.mark.parametrize("shape", [(40, 1, 7, 9), (40, 3, 8, 6), (1, 2, 5, 5)])
-@pytest.mark.parametrize("reach", [1, 3])
+@over("shape", [(40, 1, 7, 9), (40, 3, 8, 6), (1, 2, 5, 5)])
+@over("reach", [1, 3])
 def test_shift_is_a_roll_with_zeros_within_reach(shape, reach):
     images = torch.rand(shape) + 0.1
     moves = moves_of(images, apply(Augment(shift=reach), images), reach)
@@ -123,7 +124,7 @@ def test_active_says_whether_views_differ():
     assert torch.equal(apply(Augment(), inputs), inputs)
 
 
-@pytest.mark.parametrize(
+@over(
     "values",
     [
         {"shift": -1},
@@ -178,9 +179,7 @@ def coloured(name: str, image: np.ndarray, factor: float) -> np.ndarray:
     return np.clip(image * factor + (1 - factor) * target, 0, 1)
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-@pytest.mark.parametrize("reach", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("channels", [1, 2, 3])
+@over("name, reach, channels", pairs(["brightness", "contrast", "saturation"], [0.3, 1.0, 2.5], [1, 2, 3]))
 def test_colours_change_as_their_formulas_say(name, reach, channels):
     if name == "saturation" and channels != 3:
         return

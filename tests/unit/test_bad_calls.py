@@ -11,6 +11,7 @@ from torch import nn
 import limbeck as lb
 from limbeck.errors import LimbeckError
 from limbeck.losses import kd, kl
+from walk import over
 
 
 def samples(size: int = 6) -> lb.data.TensorSet:
@@ -119,7 +120,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "key", "mend"), CALLS)
+@over(("call", "key", "mend"), CALLS)
 def test_a_mistake_raises_one_line_that_names_it_and_the_mend(call, key, mend, tmp_path):
     with pytest.raises(LimbeckError) as caught:
         call(tmp_path)

@@ -9,6 +9,7 @@ from torch import nn
 import limbeck as lb
 from limbeck.errors import InputError
 from limbeck.training.batch_norm import check_batches
+from walk import over
 
 
 def flat() -> nn.Sequential:
@@ -41,7 +42,7 @@ def trained(model: nn.Module, size: int, **settings) -> lb.Result:
     return lb.fit(lb.Distiller(model, None, lb.methods.hard()), samples(size), epochs=1, **settings)
 
 
-@pytest.mark.parametrize(
+@over(
     ("build", "layer", "size", "settings"),
     [
         (flat, "2", 9, {"batch_size": 4}),
@@ -68,7 +69,7 @@ def test_it_is_refused_before_a_step_is_done_and_the_mend_does(build, layer, siz
         assert trained(model, size, **{**settings, "batch_size": int(named[1])}).steps > 0
 
 
-@pytest.mark.parametrize(
+@over(
     ("build", "size", "settings"),
     [
         (flat, 10, {"batch_size": 4}),

@@ -6,6 +6,7 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.evaluation import fit_bias, with_bias
+from walk import over
 
 
 def errors(logits, labels, classes, bias):
@@ -49,8 +50,8 @@ def test_a_class_that_is_not_there_is_refused(classes):
         fit_bias(logits, labels, classes)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("classes", [[2], [0, 3]], ids=str)
+@over("seed", range(5))
+@over("classes", [[2], [0, 3]])
 def test_no_other_bias_on_the_grid_makes_fewer_errors(seed, classes):
     logits, labels = drawn(seed)
     logits = with_bias(logits, classes, -3.0)

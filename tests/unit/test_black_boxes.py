@@ -15,6 +15,7 @@ from limbeck.teacher import Teacher
 from limbeck.teachers import ArrayTeacher, store
 from limbeck.training import fit
 from small_teachers import CLASSES, SIZE, network, samples_of, whole
+from walk import over
 
 LABELS = torch.tensor([1, 0, 3, 2, 2, 1, 0, 0, 3, 1, 2, 3])
 
@@ -64,7 +65,7 @@ def test_a_black_box_says_its_probabilities_and_softens_them_as_powers(kind):
 
 
 @every_form
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@over("suffix", [".npz", ".safetensors"])
 def test_answers_read_from_a_file_are_the_arrays(kind, suffix, tmp_path):
     samples = samples_of()
     arrays, _ = rows_of(kind)
@@ -175,7 +176,7 @@ FULL = rows_of("probabilities")[1]
 TOP = rows_of("top")[0]
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "line"),
     [
         (lambda s: ArrayTeacher.of_labels(LABELS + 1, s), "labels: found 1 to 4, expected 0 to 3"),
@@ -232,7 +233,7 @@ def saved(**arrays):
     return lambda path: np.savez(path, **arrays)
 
 
-@pytest.mark.parametrize(
+@over(
     ("write", "name", "line"),
     [
         (saved(label=LABELS), "a.npz", "unknown array 'label'; did you mean 'labels'?"),

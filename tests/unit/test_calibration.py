@@ -14,6 +14,7 @@ import limbeck as lb
 from limbeck import evaluation
 from limbeck.errors import DataError, InputError
 from limbeck.records import plain_values
+from walk import over
 
 
 def drawn(n=400, classes=7, scale=2.0, seed=0):
@@ -74,8 +75,8 @@ def test_scores_are_those_of_scikit_learn(draw):
 
 
 @DRAWS
-@pytest.mark.parametrize("scheme", ["width", "mass"])
-@pytest.mark.parametrize("bins", [1, 10, 15])
+@over("scheme", ["width", "mass"])
+@over("bins", [1, 10, 15])
 def test_ece_is_its_definition(draw, scheme, bins):
     logits, labels = drawn(**draw)
     expected = numpy_ece(logits, labels, bins, scheme)
@@ -222,7 +223,7 @@ def test_where_there_is_no_optimum_the_range_ends_it():
 # --------------------------------------------------------------------------------------------------------- mistakes
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "said"),
     [
         (lambda: evaluation.score(torch.zeros(3), torch.zeros(3, dtype=torch.int64)), "expected floating point (n, K)"),

@@ -11,6 +11,7 @@ from limbeck.data import Columns, table
 from limbeck.data.cells import is_number
 from limbeck.errors import DataError, DataWarning, LimbeckError
 from limbeck.tasks import REGRESSION
+from walk import over
 
 
 def read(tmp_path, text, label="y", **keys):
@@ -36,7 +37,7 @@ def counts(splits):
 # --------------------------------------------------------------------------------------------------------------- labels
 
 
-@pytest.mark.parametrize("word", ["none", "None", "NA", "n/a", "N/A", "nan", "null", "NULL", "?"])
+@over("word", ["none", "None", "NA", "n/a", "N/A", "nan", "null", "NULL", "?"])
 def test_a_word_for_a_missing_value_is_a_class_like_any_other(tmp_path, word):
     found = read(tmp_path, labelled([word, "mild", "severe"]))
     assert counts(found) == dict.fromkeys(sorted([word, "mild", "severe"]), 10) | {None: 0}
@@ -53,14 +54,14 @@ def test_an_empty_cell_is_no_label(tmp_path):
 ODD = ["1_1", "nan", "infinity", "Infinity", "inf", "1e", "0x1", "\uff11", "\u0661", "1,5", "one", "1 1", "--1", "1j"]
 
 
-@pytest.mark.parametrize("text", ODD)
+@over("text", ODD)
 def test_a_text_that_only_python_takes_for_a_number_stays_a_text(tmp_path, text):
     assert not is_number(text)
     found = read(tmp_path, labelled([f'"{text}"', "b", "11"]))
     assert counts(found) == {**dict.fromkeys(sorted([text, "b", "11"]), 10), None: 0}
 
 
-@pytest.mark.parametrize(
+@over(
     ("cells", "names"),
     [
         (["1", "1.0", "2"], ("1", "2")),
@@ -101,7 +102,7 @@ def test_classes_that_look_alike_are_said_and_two_forms_of_one_text_refused(tmp_
         read(tmp_path, labelled(["caf\u00e9", "cafe\u0301", "tea"]))
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1b[31m", "\u202eab", "a\u2066", "a\x85b", "a\u2028b"])
+@over("name", ["a\nb", "a\tb", "a\x1b[31m", "\u202eab", "a\u2066", "a\x85b", "a\u2028b"])
 def test_a_class_whose_name_is_not_printed_is_refused(tmp_path, name):
     with pytest.raises(DataError, match=r"holds the unprintable character U\+") as caught:
         read(tmp_path, labelled([f'"{name}"', "c"]))
@@ -231,7 +232,7 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), FILES)
+@over(("text", "said"), FILES)
 def test_each_file_that_is_no_such_table_is_one_line(tmp_path, text, said):
     with pytest.raises(DataError) as caught:
         read(tmp_path, text)

@@ -16,6 +16,7 @@ from limbeck.teachers.model import state_digest
 from limbeck.training import checkpoints as kept
 from limbeck.training import load_weights, save_weights
 from small_checkpoints import DAMAGE, STATE, TENSORS, flip, network, train, truncate, written
+from walk import over
 
 # ----------------------------------------------------------------------------------------------------------- round trip
 
@@ -76,8 +77,8 @@ def test_what_a_killed_process_left_behind_is_no_checkpoint_and_is_cleared_away(
 # --------------------------------------------------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", DAMAGE)
+@over("file", ["tensors.safetensors", "state.json"])
+@over("damage", DAMAGE)
 def test_damage_is_named_with_the_older_good_checkpoint(tmp_path, file, damage):
     older, newer = written(tmp_path, 3, 4)
     DAMAGE[damage](newer / file)
@@ -137,7 +138,7 @@ def failing(monkeypatch, where, after):
     monkeypatch.setattr(owner, name, call)
 
 
-@pytest.mark.parametrize(
+@over(
     ("where", "after"),
     [("folder", 0), ("tensors", 0), ("state", 0), ("sync", 0), ("sync", 1), ("rename", 0)],
 )
@@ -237,7 +238,7 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("kind", OPTIMISERS)
+@over("kind", OPTIMISERS)
 def test_an_optimiser_goes_on_as_if_it_had_never_stopped(tmp_path, kind):
     inputs = torch.randn(6, 8, 3)
 

@@ -6,6 +6,7 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.evaluation import churn
+from walk import over
 
 
 def test_it_is_what_numpy_finds():
@@ -40,7 +41,7 @@ def test_of_two_classes_it_is_the_papers_difference_and_of_more_a_part_of_the_to
     assert churn(*many).difference == pytest.approx(float(variation.mean()) * 2 / 6)
 
 
-@pytest.mark.parametrize("shape", [(4, 1), (0, 3), (4,), (2, 3, 4)], ids=str)
+@over("shape", [(4, 1), (0, 3), (4,), (2, 3, 4)])
 def test_what_is_no_set_of_answers_is_refused(shape):
     with pytest.raises(InputError) as caught:
         churn(torch.zeros(shape), torch.zeros(shape))

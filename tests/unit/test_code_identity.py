@@ -9,6 +9,7 @@ import torch
 from limbeck.config.networks import read_model
 from limbeck.errors import ModelError
 from limbeck.identity import code_identity
+from walk import over
 
 NET = "from torch import nn\ndef net(classes=2):\n    return nn.Sequential(nn.Linear(3, classes), {})\n"
 
@@ -95,7 +96,7 @@ def test_a_module_elsewhere_on_the_path_counts_and_an_installed_one_does_not(tmp
     assert list(code_identity("torch.nn.modules.linear:Linear", folder)) == ["torch.nn.modules.linear"]
 
 
-@pytest.mark.parametrize("name", ["torch", "yaml", "random", "numpy", "limbeck", "pydantic", "json"])
+@over("name", ["torch", "yaml", "random", "numpy", "limbeck", "pydantic", "json"])
 def test_the_folder_takes_no_librarys_place(tmp_path, name):
     folder = write(tmp_path, {"net.py": f"import {name}\n" + NET.format("nn.ReLU()"), f"{name}.py": "1 / 0"})
     assert "ReLU" in built(folder)
@@ -111,7 +112,7 @@ def test_a_folder_of_data_hides_no_module(tmp_path, monkeypatch):
     sys.modules.pop("net", None)
 
 
-@pytest.mark.parametrize(
+@over(
     "body",
     [
         "NET = nn.Linear(3, 2)\ndef net():\n    return NET\n",

@@ -18,6 +18,7 @@ from limbeck.experiment.prepare import vet
 from limbeck.schedules import Schedule
 from limbeck.training import Training
 from small_recipe import base, refusal
+from walk import over
 
 # -------------------------------------------------------------------------------------------- sections from a signature
 
@@ -73,7 +74,7 @@ def test_a_sections_build_takes_what_the_caller_fills_in():
     )
 
 
-@pytest.mark.parametrize(
+@over(
     ("values", "said"),
     [
         ({"count": 1, "shar": 1}, "s.shar: there is no such key; did you mean 'share'?"),
@@ -125,7 +126,7 @@ def test_the_sections_of_limbeck_are_what_their_classes_say():
 # ------------------------------------------------------------------------------------------------------------ schedules
 
 
-@pytest.mark.parametrize(
+@over(
     ("written", "same"),
     [
         ({"kind": "linear", "start": 8, "end": 1, "steps": 10}, schedules.linear(8.0, 1.0, steps=10)),
@@ -145,7 +146,7 @@ def test_a_schedule_may_be_a_number():
     assert parse(method, {"temperature": 3}, "method").build()[0] == 3.0
 
 
-@pytest.mark.parametrize(
+@over(
     ("written", "said"),
     [
         ({}, "method.temperature.kind: is missing; one of: cosine, linear, piecewise, until"),
@@ -182,7 +183,7 @@ def test_a_recipe_with_a_schedule_trains_with_it():
 # ------------------------------------------------------------------------------------------------------ YAML, overrides
 
 
-@pytest.mark.parametrize(
+@over(
     ("text", "value"),
     [
         ("1e-3", 0.001),
@@ -224,7 +225,7 @@ def test_overrides_apply_in_order_make_what_is_missing_and_leave_the_recipe_alon
     assert recipe == kept
 
 
-@pytest.mark.parametrize("override", ["method", "=1", ".a=1", "a..b=1", "a.=1"])
+@over("override", ["method", "=1", ".a=1", "a..b=1", "a.=1"])
 def test_an_override_that_is_none_says_what_one_looks_like(override):
     said = refusal(apply_overrides, {}, [override])
     assert said == f"override '{override}': expected key.path=value, such as method.temperature=8"
@@ -245,7 +246,7 @@ def test_anchors_and_merges_save_writing(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
+@over(
     ("text", "said"),
     [
         ("a: 1\nb: 2\n'a': 3\n", "line 3: key 'a' stands twice; delete one"),
@@ -349,7 +350,7 @@ def test_candidates_are_the_grid_of_the_search_in_its_order():
     assert plain.candidates() == [plain]
 
 
-@pytest.mark.parametrize(
+@over(
     ("search", "said"),
     [
         ({"training.learning_rate": []}, "search.training.learning_rate: found no values"),

@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from limbeck.errors import InputError
 from limbeck.teachers.specialists import cluster_classes, confusion_columns, covariance_columns, named_groups
 from limbeck.teachers.specialists.groups import online_kmeans
+from walk import over
 
 NAMES = ("boat", "car", "cat", "dog", "owl")
 PLANTED = ((0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11))
@@ -54,8 +55,8 @@ def test_a_class_without_examples_is_confused_with_none():
 # --------------------------------------------------------------------------------------------------------- the clusters
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("by", ["covariance", "confusion"])
+@over("seed", range(5))
+@over("by", ["covariance", "confusion"])
 def test_planted_groups_are_found(by, seed):
     probabilities, labels = predictions()
     columns = covariance_columns(probabilities) if by == "covariance" else confusion_columns(probabilities, labels)
@@ -134,7 +135,7 @@ def test_a_full_group_sends_classes_to_the_next():
     assert sum(map(len, cluster_classes(columns, 2, smallest=1, largest=2))) == 4
 
 
-@pytest.mark.parametrize(
+@over(
     ("keys", "line"),
     [
         ({"count": 0}, "count: found 0"),
@@ -159,7 +160,7 @@ def test_groups_may_overlap_and_leave_classes_out():
     assert named_groups([["dog", "cat"], [4, "cat"]], NAMES) == ((2, 3), (2, 4))
 
 
-@pytest.mark.parametrize(
+@over(
     ("groups", "line"),
     [
         ([], "groups: found none"),

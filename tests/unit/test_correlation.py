@@ -10,6 +10,7 @@ from scipy.stats import pearsonr
 
 from limbeck import losses
 from limbeck.errors import InputError
+from walk import over, pairs
 
 INF = math.inf
 TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
@@ -37,8 +38,8 @@ def probabilities(z, v, temperature):
 # ---------------------------------------------------------------------------------------------------------------- DIST
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("shape", [(5,), (8, 5), (2, 3, 5)], ids=str)
+@over("temperature", TEMPERATURES)
+@over("shape", [(5,), (8, 5), (2, 3, 5)])
 def test_the_inter_class_loss_is_one_minus_scipys_correlation_of_each_example(shape, temperature):
     z, v = drawn(shape)
     q, p = (x.reshape(-1, 5) for x in probabilities(z, v, temperature))
@@ -47,9 +48,7 @@ def test_the_inter_class_loss_is_one_minus_scipys_correlation_of_each_example(sh
     np.testing.assert_allclose(given, expected, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("shape", [(8, 5), (2, 4, 5)], ids=str)
-@pytest.mark.parametrize("masked", [False, True])
+@over("temperature, shape, masked", pairs(TEMPERATURES, [(8, 5), (2, 4, 5)], [False, True]))
 def test_the_intra_class_loss_is_one_minus_scipys_correlation_of_each_class_over_the_batch(masked, shape, temperature):
     z, v = drawn(shape)
     mask = np.arange(8).reshape(shape[:-1]) % 3 > 0
@@ -80,8 +79,8 @@ def closed_form(q, p, axis):
     return -(p_c / p_n - r * q_c / q_n) / q_n
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize(("loss", "axis"), [(losses.inter_class, 1), (losses.intra_class, 0)])
+@over("temperature", TEMPERATURES)
+@over(("loss", "axis"), [(losses.inter_class, 1), (losses.intra_class, 0)])
 def test_the_gradient_is_its_closed_form(loss, axis, temperature):
     z, v = drawn()
     q, p = probabilities(z, v, temperature)
@@ -129,8 +128,8 @@ def test_a_scaled_or_shifted_distribution_has_correlation_one_and_a_turned_one_m
     assert losses.intra_class(*tensors(turned, np.log(p))).item() == pytest.approx(2.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e4])
+@over("dtype", DTYPES)
+@over("value", [0.0, 0.1, -7.3, 1e4])
 def test_what_does_not_vary_has_loss_one_and_no_gradient(value, dtype):
     for size in range(2, 12):  # of some, the mean is not exactly the value
         constant = torch.full((size, size), value, dtype=dtype)
@@ -164,8 +163,8 @@ def test_classes_that_nobody_can_have_change_neither_value_nor_gradient(loss):
     assert (given[:, 5:] == 0).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("loss", [losses.inter_class, losses.intra_class])
+@over("dtype", DTYPES)
+@over("loss", [losses.inter_class, losses.intra_class])
 def test_value_and_gradient_are_finite_for_logits_up_to_ten_thousand(loss, dtype):
     wide = torch.tensor([1e4, -1e4, 0.0, 5e3, -1.0])
     student = torch.stack([wide.roll(shift) for shift in range(5)]).to(dtype).requires_grad_()
@@ -212,8 +211,8 @@ def test_the_gradient_of_a_z_score_is_without_mean_and_without_the_z_score_itsel
     assert torch.autograd.gradcheck(losses.standardise, (z,))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e4])
+@over("dtype", DTYPES)
+@over("value", [0.0, 0.1, -7.3, 1e4])
 def test_logits_that_are_all_the_same_become_zero_and_keep_the_gradient_of_the_difference_from_the_mean(value, dtype):
     for classes in range(2, 12):
         z = torch.full((3, classes), value, dtype=dtype, requires_grad=True)
@@ -224,7 +223,7 @@ def test_logits_that_are_all_the_same_become_zero_and_keep_the_gradient_of_the_d
         torch.testing.assert_close(z.grad.float(), (direction - direction.mean()).expand(3, -1), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@over("dtype", DTYPES)
 def test_half_precision_is_computed_in_single_and_wide_logits_stay_finite(dtype):
     z = torch.tensor([[1e4, -1e4, 0.0, 5e3, -1.0]]).to(dtype).requires_grad_()
     given = losses.standardise(z)
@@ -245,7 +244,7 @@ def test_a_class_that_nobody_can_have_stays_so_and_counts_nowhere():
     assert (wide.grad[:, 5:] == 0).all()
 
 
-@pytest.mark.parametrize("eps", [0.0, -1.0, math.nan, "x"])
+@over("eps", [0.0, -1.0, math.nan, "x"])
 def test_eps_must_be_above_zero(eps):
     with pytest.raises(InputError, match=r"^eps: found "):
         losses.standardise(torch.zeros(2, 3), eps)

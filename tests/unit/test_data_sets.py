@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from limbeck.batch import UNLABELLED, Legend
 from limbeck.data import Augment, LazySet, TensorSet, Transfer
 from limbeck.errors import DataError, InputError, LimbeckError
+from walk import over
 
 
 def pixels(size: int = 30, classes: int = 3, **options) -> TensorSet:
@@ -147,7 +148,7 @@ def test_fraction_draws_every_sample_as_often():
     assert (counts - 180).abs().max() < 4.5 * (600 * 0.3 * 0.7) ** 0.5
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan"), True, "half"])
+@over("share", [0, -0.1, 1.01, float("nan"), True, "half"])
 def test_fraction_outside_its_range_is_refused(share):
     with pytest.raises(InputError, match="fraction"):
         pixels().fraction(share, seed=0)
@@ -173,7 +174,7 @@ def test_classes_that_do_not_exist_or_leave_nothing_are_refused():
         samples.without_classes([1]).only_classes([1])
 
 
-@pytest.mark.parametrize(("held", "count"), [(0.3, 9), (7, 7), (1, 1), (29, 29)])
+@over(("held", "count"), [(0.3, 9), (7, 7), (1, 1), (29, 29)])
 def test_split_is_disjoint_complete_and_reproducible(held, count):
     samples = pixels()
     rest, part = samples.split(held, seed=3)
@@ -191,7 +192,7 @@ def test_split_can_be_stratified():
     assert torch.bincount(rest.labels, minlength=3).tolist() == [40, 8, 1]
 
 
-@pytest.mark.parametrize("held", [0, 30, 31, -1, 0.0, 1.0, 0.001, True])
+@over("held", [0, 30, 31, -1, 0.0, 1.0, 0.001, True])
 def test_splits_that_leave_a_part_empty_are_refused(held):
     with pytest.raises(InputError, match="split"):
         pixels().split(held, seed=0)
@@ -223,7 +224,7 @@ def test_class_count_and_names():
     assert TensorSet.of(inputs).classes == 0
 
 
-@pytest.mark.parametrize(
+@over(
     ("inputs", "options", "line"),
     [
         (torch.zeros(0, 3), {}, "holds nothing"),
@@ -321,7 +322,7 @@ def test_lazy_set_takes_samples_without_a_label():
     assert LazySet.of([torch.zeros(2), torch.ones(2)]).labels.tolist() == [UNLABELLED, UNLABELLED]
 
 
-@pytest.mark.parametrize(
+@over(
     ("odd", "line"),
     [
         ((torch.zeros(4), 0), r"sample 1 is torch.float32 \(4,\), expected torch.float32 \(3,\)"),
@@ -346,9 +347,7 @@ def test_transfer_sets():
     assert bare.labels.tolist() == [UNLABELLED] * 2
 
 
-@pytest.mark.parametrize(
-    "values", [{"fraction": 0}, {"fraction": 1.5}, {"fraction": True}, {"omit": (1,), "only": (2,)}]
-)
+@over("values", [{"fraction": 0}, {"fraction": 1.5}, {"fraction": True}, {"omit": (1,), "only": (2,)}])
 def test_transfer_values_out_of_range_are_refused(values):
     with pytest.raises(InputError):
         Transfer(**values)
@@ -378,7 +377,7 @@ def test_labels_become_positions_in_a_subset_and_names_and_groups_follow():
     assert torch.equal(samples.relabelled(range(4)).labels, samples.labels)
 
 
-@pytest.mark.parametrize(
+@over(
     ("classes", "line"),
     [
         ([], "classes: found none, expected at least one class"),
@@ -457,9 +456,7 @@ def test_a_turn_is_how_often_a_sample_stood_before(places):
     assert (turn is None) == (len(set(places)) == len(places))
 
 
-@pytest.mark.parametrize(
-    "nothing", [[], (), torch.zeros(0, dtype=torch.int64), torch.zeros(0)], ids=["list", "tuple", "int64", "float"]
-)
+@over("nothing", [[], (), torch.zeros(0, dtype=torch.int64), torch.zeros(0)], ids=["list", "tuple", "int64", "float"])
 def test_a_subset_of_nothing_is_one_line(nothing):
     with pytest.raises(DataError, match="a subset with no samples was asked for; nothing would be left"):
         TensorSet.of(torch.zeros(3, 2), torch.arange(3)).subset(nothing)

@@ -24,6 +24,7 @@ from limbeck.data import (
     read_idx,
 )
 from limbeck.errors import DataError, InputError
+from walk import over
 
 
 def everything(samples):
@@ -88,8 +89,8 @@ def test_digits_split_follows_its_seed():
 # ------------------------------------------------------------------------------------------------------------ IDX files
 
 
-@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
-@pytest.mark.parametrize("gzipped", [True, False])
+@over("shape", [(5,), (3, 4), (2, 3, 4)])
+@over("gzipped", [True, False])
 def test_read_idx(tmp_path, shape, gzipped):
     array = np.random.default_rng(1).integers(0, 256, shape)
     data = idx_bytes(array)
@@ -114,7 +115,7 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGED)
+@over("damage", DAMAGED)
 def test_damaged_idx_files_are_named(tmp_path, damage):
     data, line = DAMAGED[damage]
     path = tmp_path / "train-images"
@@ -201,7 +202,7 @@ def test_npz_without_a_test_part_is_split(tmp_path):
     assert len(npz(path, test_share=0.5).test) == 10
 
 
-@pytest.mark.parametrize(
+@over(
     ("dtype", "kept"),
     [("uint8", torch.uint8), ("float16", torch.float32), (">f8", torch.float32), ("int32", torch.int64)],
 )
@@ -228,7 +229,7 @@ NPZ_WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", NPZ_WRONG)
+@over("wrong", NPZ_WRONG)
 def test_npz_that_is_no_set_is_refused(tmp_path, wrong):
     arrays, line = NPZ_WRONG[wrong]
     path = archive(tmp_path / "a.npz", **arrays)

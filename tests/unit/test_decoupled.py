@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from limbeck import losses
 from limbeck.errors import InputError
+from walk import over
 
 UNLABELLED = -100
 INF = math.inf
@@ -47,9 +48,9 @@ def gradient(z, v, labels, **options):
     return z.grad
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 8.0), (0.0, 1.0), (1.0, 0.0), (0.5, 2.0)])
-@pytest.mark.parametrize("leading", [(), (6,), (2, 3)], ids=str)
+@over("temperature", TEMPERATURES)
+@over(("alpha", "beta"), [(1.0, 8.0), (0.0, 1.0), (1.0, 0.0), (0.5, 2.0)])
+@over("leading", [(), (6,), (2, 3)])
 def test_dkd_equals_its_reference(leading, alpha, beta, temperature):
     z, v, labels = drawn(leading)
     expected = reference(z, v, labels, alpha, beta, temperature)
@@ -69,8 +70,8 @@ def test_beta_may_be_another_for_each_example():
     np.testing.assert_allclose(given, reference(z, v, labels, 1.0, beta, 4.0), rtol=1e-11)
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("classes", [2, 5, 100])
+@over("temperature", TEMPERATURES)
+@over("classes", [2, 5, 100])
 def test_with_the_rest_weighted_by_what_the_teacher_gives_it_dkd_is_kd(classes, temperature):
     z, v, labels = drawn(classes=classes)
     p = softmax(v / temperature, -1)
@@ -85,7 +86,7 @@ def test_with_the_rest_weighted_by_what_the_teacher_gives_it_dkd_is_kd(classes, 
     )
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@over("temperature", TEMPERATURES)
 def test_the_gradient_is_its_closed_form(temperature):
     z, v, labels = drawn()
     expected = np.zeros_like(z)
@@ -145,8 +146,8 @@ def test_dkd_is_finite_where_the_usual_way_of_writing_it_is_not(dtype, gap):
     torch.testing.assert_close(student.grad.double(), in_double, rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0])
+@over("dtype", DTYPES)
+@over("temperature", [0.1, 1.0, 20.0])
 def test_value_and_gradient_are_finite_for_logits_up_to_ten_thousand(temperature, dtype):
     wide = torch.tensor([1e4, -1e4, 0.0, 5e3, -1.0])
     for shift in range(5):
@@ -201,7 +202,7 @@ def test_neither_the_unlabelled_nor_the_masked_count():
     assert call(z, v, nobody).item() == 0
 
 
-@pytest.mark.parametrize(
+@over(
     ("options", "line"),
     [
         ({"alpha": -1.0}, "alpha: found -1.0"),
@@ -219,7 +220,7 @@ def test_bad_options_are_refused_in_one_line(options, line):
     assert str(caught.value).startswith(line)
 
 
-@pytest.mark.parametrize(
+@over(
     ("labels", "line"),
     [
         (torch.tensor([0, 1, 2, 3, 4, 5]), "labels: found 0 to 5, expected 0 to 4"),

@@ -14,6 +14,7 @@ from limbeck.evaluation import flops, parameters
 from limbeck.outputs import Members, Outputs, run_model
 from limbeck.targets import Decision
 from limbeck.teachers import ModelTeacher
+from walk import over
 
 TINY = {"patch": 16, "width": 192, "depth": 12, "heads": 3}
 IMAGENET = (3, 224, 224)
@@ -22,7 +23,7 @@ IMAGENET = (3, 224, 224)
 # ------------------------------------------------------------------------------------------------------------ the model
 
 
-@pytest.mark.parametrize(
+@over(
     ("keys", "count"),
     [
         (TINY, 5_717_416),
@@ -102,8 +103,8 @@ def reference(model, image, heads):
     return [linear(tokens[place], name) for place, name in enumerate(("head", "head_dist")[: len(own)])]
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 9), (1, 7, 5)], ids=["whole patches", "padded"])
-@pytest.mark.parametrize("distil", [False, True])
+@over("shape", [(2, 6, 9), (1, 7, 5)], ids=["whole patches", "padded"])
+@over("distil", [False, True])
 def test_the_network_is_its_formula(distil, shape):
     model = small(distil=distil, shape=shape)
     images = torch.randn(3, *shape, dtype=torch.float64)
@@ -145,7 +146,7 @@ def test_a_forward_pass_costs_its_matrix_products_fused_attention_included():
     assert flops(model, torch.zeros(1, 1, 8, 8)) == 2 * (16 * 4 * width + 2 * a_block + width * 10)
 
 
-@pytest.mark.parametrize(
+@over(
     ("keys", "message"),
     [
         ({"heads": 3}, r"heads: found 3 for a width of 64, expected a divisor"),

@@ -16,6 +16,7 @@ from limbeck.teachers import ModelTeacher
 from limbeck.training.ledger import Ledger
 from limbeck.training.loop import batches_of
 from limbeck.training.settings import Training
+from walk import over
 
 
 class WithoutFloat64(TorchFunctionMode):
@@ -59,7 +60,7 @@ COMPUTED = {
 }
 
 
-@pytest.mark.parametrize("name", COMPUTED)
+@over("name", COMPUTED)
 def test_float64_is_asked_for_where_the_device_is_known_to_have_it(name):
     with WithoutFloat64():
         COMPUTED[name]()

@@ -15,6 +15,7 @@ from limbeck.diagnosis.rescaling import log_others, rescaling_factor
 from limbeck.errors import InputError
 from limbeck.methods import hard, kd
 from limbeck.outputs import Outputs
+from walk import over
 
 
 def logits(n=40, classes=7, scale=2.0, seed=0):
@@ -32,9 +33,9 @@ def wrong_class_gradient(objective, student, teacher, labels):
     return torch.stack([row[keep].sum() for row, keep in zip(z.grad, others, strict=True)])
 
 
-@pytest.mark.parametrize(("hard_weight", "soft_weight"), [(0.1, 0.9), (0.0, 1.0), (1.0, 0.0), (0.5, 2.0)])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
-@pytest.mark.parametrize("classes", [2, 7, 100])
+@over(("hard_weight", "soft_weight"), [(0.1, 0.9), (0.0, 1.0), (1.0, 0.0), (0.5, 2.0)])
+@over("temperature", [0.5, 1.0, 4.0, 20.0])
+@over("classes", [2, 7, 100])
 def test_it_is_the_ratio_of_the_gradients(hard_weight, soft_weight, temperature, classes):
     student, teacher, labels = logits(classes=classes)
     found = rescaling_factor(
@@ -112,7 +113,7 @@ def test_what_is_left_for_the_others():
     assert torch.allclose(log_others(student, labels), torch.log1p(-p), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
+@over(
     ("change", "line"),
     [
         ({"temperature": 0.0}, "temperature: found 0.0"),

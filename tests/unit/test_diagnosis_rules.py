@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import combinations, product
 
-import pytest
 import torch
 
 from limbeck.diagnosis.advice import QUESTIONS, Case, advise
@@ -15,6 +14,7 @@ from limbeck.diagnosis.tail import tail_curve, temperature_for
 from limbeck.diagnosis.thresholds import THRESHOLDS
 from limbeck.evaluation import Fidelity
 from limbeck.records import plain_values
+from walk import over
 
 HEALTHY = Signs(
     classes=10,
@@ -43,7 +43,7 @@ def fit(name, train, held_out=None, epochs=10):
 # ------------------------------------------------------------------------------------------------------------ capacity
 
 
-@pytest.mark.parametrize(
+@over(
     ("student", "longer", "larger", "limit"),
     [
         (fit("student", 0.02), fit("longer", 0.01), fit("larger", 0.0), "teacher"),
@@ -78,7 +78,7 @@ def test_a_healthy_teacher_has_nothing():
 SMOOTHED = {"epsilon": 0.09, "evenness": 0.12, "tightness": 0.25, "class_share": 0.15, "seconded_classes": 0.5}
 
 
-@pytest.mark.parametrize(
+@over(
     ("changed", "expected"),
     [
         (SMOOTHED, ["smoothed_teacher"]),
@@ -153,7 +153,7 @@ def test_every_question_is_answered():
     assert all(each.said and each.evidence for each in found)
 
 
-@pytest.mark.parametrize(
+@over(
     ("changed", "question", "value"),
     [
         ({}, "distil", True),

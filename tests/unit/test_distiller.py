@@ -16,6 +16,7 @@ from limbeck.outputs import Outputs
 from limbeck.teacher import Teacher
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.terms import HardLabels, SoftTargets
+from walk import over
 
 
 def network(seed=0, width=8):
@@ -429,7 +430,7 @@ def test_the_student_alone_is_what_one_exports():
 # ------------------------------------------------------------------------------------------------------ the fingerprint
 
 
-@pytest.mark.parametrize("change", ["weight", "buffer", "dtype", "name", "shape"])
+@over("change", ["weight", "buffer", "dtype", "name", "shape"])
 def test_a_fingerprint_changes_with_anything_in_the_state(change):
     plain, other = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
     other.load_state_dict(plain.state_dict())
@@ -456,7 +457,7 @@ def test_a_fingerprint_tells_apart_equal_bytes_of_another_dtype():
     assert state_digest(floats) != state_digest(integers)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.int8])
+@over("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.int8])
 def test_a_fingerprint_reads_any_dtype_shape_and_layout(dtype):
     module = nn.Module()
     module.register_buffer("scalar", torch.ones((), dtype=dtype))

@@ -12,6 +12,7 @@ from limbeck import losses, methods, targets
 from limbeck.config import sections
 from limbeck.errors import InputError, RecipeError
 from limbeck.losses import divergences
+from walk import over
 
 INF = math.inf
 TEMPERATURES = [0.5, 1.0, 2.0, 4.0, 20.0]
@@ -69,8 +70,8 @@ def gradient(kind, z, v, temperature=1.0, **parameters):
 
 
 @every
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("leading", [(), (7,), (2, 3)], ids=str)
+@over("temperature", TEMPERATURES)
+@over("leading", [(), (7,), (2, 3)])
 def test_a_divergence_equals_its_reference(kind, leading, temperature):
     z, v = drawn(leading)
     expected = REFERENCES[kind][1](*distributions(z, v, temperature))
@@ -98,7 +99,7 @@ def test_js_at_one_half_is_the_square_of_scipys_distance_and_symmetric():
     np.testing.assert_allclose(given, value("js", v, z, beta=0.5).numpy(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("beta", [0.01, 0.3, 0.5, 0.9])
+@over("beta", [0.01, 0.3, 0.5, 0.9])
 def test_js_with_student_and_teacher_exchanged_is_js_with_one_minus_beta(beta):
     z, v = drawn()
     np.testing.assert_allclose(
@@ -107,7 +108,7 @@ def test_js_with_student_and_teacher_exchanged_is_js_with_one_minus_beta(beta):
 
 
 @every
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@over("dtype", DTYPES)
 def test_equals_have_divergence_zero(kind, dtype):
     x = torch.tensor(drawn()[0]).to(dtype)
     assert value(kind, x, x, 3.0).abs().max() <= (1e-15 if dtype == torch.float64 else 1e-6)
@@ -133,7 +134,7 @@ def closed_form(kind, p, q, temperature):
 
 
 @every
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@over("temperature", TEMPERATURES)
 def test_a_gradient_is_its_closed_form(kind, temperature):
     z, v = drawn()
     expected = closed_form(kind, *distributions(z, v, temperature), temperature)
@@ -202,8 +203,8 @@ def test_the_gradient_times_the_factor_has_its_limit_at_high_temperature(kind):
 
 
 @every
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0])
+@over("dtype", DTYPES)
+@over("temperature", [0.1, 1.0, 20.0])
 def test_value_and_gradient_are_finite_for_logits_up_to_ten_thousand(kind, temperature, dtype):
     wide = torch.tensor([1e4, -1e4, 0.0, 5e3, -1.0])
     for shift in range(5):
@@ -220,7 +221,7 @@ def test_half_precision_is_computed_in_single(kind):
     assert torch.equal(value(kind, z, v, 2.0), value(kind, z.float(), v.float(), 2.0))
 
 
-@pytest.mark.parametrize("kind", ["kl", "js", "skewed_kl", "total_variation"])
+@over("kind", ["kl", "js", "skewed_kl", "total_variation"])
 def test_a_target_that_gives_a_class_exactly_nothing_is_met(kind):
     z = drawn()[0]
     target = targets.smooth_labels(torch.tensor([0, 1, 2, 3, 4, 0]), 5, 0.0, dtype=torch.float64)
@@ -261,13 +262,13 @@ def test_what_is_far_apart_reaches_the_bounds():
 # ------------------------------------------------------------------------------------------------- names and parameters
 
 
-@pytest.mark.parametrize("beta", [0, 1, -0.1, 1.5, math.nan, INF, "0.5", True, None])
+@over("beta", [0, 1, -0.1, 1.5, math.nan, INF, "0.5", True, None])
 def test_js_refuses_a_beta_outside_the_open_interval(beta):
     with pytest.raises(InputError, match=r"^beta: found "):
         losses.jensen_shannon(beta)
 
 
-@pytest.mark.parametrize("skew", [1, -0.1, 1.5, math.nan, "0.5"])
+@over("skew", [1, -0.1, 1.5, math.nan, "0.5"])
 def test_skewed_kl_refuses_a_skew_of_one_and_beyond(skew):
     with pytest.raises(InputError, match=r"^skew: found "):
         losses.skewed(skew)
@@ -288,7 +289,7 @@ def soft(section):
     return section.build().terms["soft"].divergence
 
 
-@pytest.mark.parametrize(
+@over(
     ("written", "name", "resolved"),
     [
         ("reverse_kl", "reverse_kl", "reverse_kl"),
@@ -314,7 +315,7 @@ def test_a_recipe_without_a_divergence_has_kl_and_says_so():
     assert soft(section) is losses.KL
 
 
-@pytest.mark.parametrize(
+@over(
     ("written", "line"),
     [
         ("revers_kl", "method.divergence: found 'revers_kl'; did you mean 'reverse_kl'?"),

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-import pytest
-
 from limbeck.evaluation import t_interval
+from walk import over
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
@@ -15,7 +14,7 @@ refresh = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(refresh)
 
 
-@pytest.mark.parametrize("page", refresh.PAGES, ids=lambda page: page.name)
+@over("page", refresh.PAGES, ids=lambda page: page.name)
 def test_every_marked_table_is_that_of_the_results(page):
     text = page.read_text(encoding="utf-8")
     assert refresh.refreshed(text) == text, "run python docs/refresh.py"

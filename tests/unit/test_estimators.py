@@ -16,6 +16,7 @@ from limbeck.runs import RunFolder
 from limbeck.tasks import BINARY, MULTILABEL, REGRESSION
 from limbeck.teachers import ModelTeacher, estimators, store
 from limbeck.training import load_weights, save_weights
+from walk import over
 
 SMALL = {
     "random_forest": {"n_estimators": 9},
@@ -48,7 +49,7 @@ def test_every_estimator_is_tried_here():
 
 
 @every_estimator
-@pytest.mark.parametrize("classes", [2, 3])
+@over("classes", [2, 3])
 def test_its_tensors_answer_as_scikit_learn_does(name, classes):
     samples = samples_of()
     if classes == 2:
@@ -156,7 +157,7 @@ def test_it_is_the_same_for_a_seed_and_read_back_as_it_was(name, tmp_path):
     assert torch.equal(fresh["inner"](samples.inputs), first(samples.inputs))
 
 
-@pytest.mark.parametrize(
+@over(
     ("key", "change", "said"),
     [
         ("left", torch.zeros_like, "not below it"),
@@ -257,7 +258,7 @@ def test_several_forests_differ_by_their_seed(tmp_path):
     assert outcome.seeds[0].teacher != outcome.seeds[0].metrics["member"]
 
 
-@pytest.mark.parametrize(
+@over(
     ("teacher", "said"),
     [
         ({"estimator": {}}, "teacher.estimator.kind: is missing; one of: extra_trees"),

@@ -11,6 +11,7 @@ from torch import nn
 from limbeck.data import TensorSet
 from limbeck.errors import InputError, RunError
 from limbeck.peers import Exchange, Predictions
+from walk import over
 
 AGREED = {"data": "abc", "seed": 0}
 
@@ -56,7 +57,7 @@ def steps_of(exchange):
     return [int(path.name.split("-")[1].split(".")[0]) for path in sorted(exchange.place.glob("step-*.safetensors"))]
 
 
-@pytest.mark.parametrize(
+@over(
     ("needs", "ended", "wait", "kept"),
     [
         ({}, None, True, [7, 8]),  # nobody who goes in step has come yet
@@ -112,7 +113,7 @@ def test_of_the_very_step_is_taken_before_what_is_newer_and_two_are_kept(tmp_pat
     assert value(copy) == 3.0
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "pickle"])
+@over("damage", ["truncated", "flipped", "empty", "pickle"])
 def test_what_is_damaged_is_told_once_and_the_one_before_is_used(tmp_path, damage):
     one, _ = door(tmp_path, 1)
     two, lines = door(tmp_path, 2)
@@ -182,7 +183,7 @@ def test_predictions_are_published_and_taken_as_weights_are(tmp_path):
     assert "is damaged (wrong checksum); going on with what it said before" in lines[0]
 
 
-@pytest.mark.parametrize(
+@over(
     ("theirs", "said"),
     [
         (answers(index=(4, 7, 1), value=1.0), "has predictions for other samples"),
@@ -332,7 +333,7 @@ def test_a_disk_that_is_full_is_one_line(tmp_path, monkeypatch):
         one.publish(network(1.0), 1)
 
 
-@pytest.mark.parametrize(
+@over(
     ("settings", "said"),
     [
         ((1, 1), "groups: found 1, expected 2 or more"),

@@ -25,6 +25,7 @@ from limbeck.errors import DataError
 from limbeck.evaluation import evaluate, measure, predict
 from limbeck.evaluation.figures import Places, average_precision
 from limbeck.tasks import BINARY, DENSE, MULTILABEL, REGRESSION, TASKS
+from walk import over
 
 seeds, sizes = st.integers(0, 10**6), st.integers(2, 40)
 
@@ -136,7 +137,7 @@ def test_places_are_measured_batch_by_batch_as_all_at_once():
     assert (parts[0] + parts[1]).metrics().as_dict() == pytest.approx(whole.as_dict(), rel=1e-6)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+@over("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_set_without_labels_cannot_be_measured(task):
     logits = {1: torch.zeros(2, 3), 2: torch.zeros(2, 3, 2)}[2 if task in (MULTILABEL, DENSE) else 1]
     labels = torch.zeros(2, 3) if task in (REGRESSION, MULTILABEL, DENSE) else torch.zeros(2)

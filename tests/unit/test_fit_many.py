@@ -18,6 +18,7 @@ from limbeck.objective import Objective, Term
 from limbeck.terms import HardLabels
 from limbeck.training import Training, attempt_many, fit, fit_many
 from limbeck.training.sharing import SharedBatches, SharedTeacher
+from walk import over
 
 
 def images(size=40, seed=0):
@@ -309,7 +310,7 @@ def test_every_training_is_told_by_its_label():
 # --------------------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
+@over(
     ("changes", "message"),
     [
         ({"training": [SHORT, replace(SHORT, batch_size=8)]}, "training.batch_size: found 12 for student 1 and 8 for"),

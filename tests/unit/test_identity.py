@@ -20,6 +20,7 @@ from torch import nn
 
 from limbeck.errors import InputError
 from limbeck.identity import content_digest, network_digests, weights_digest
+from walk import over
 
 
 def drawn(make: Callable[[], Any], seed: int = 0) -> Any:
@@ -256,7 +257,7 @@ class Doubled(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:Sparse CSR")
-@pytest.mark.parametrize("name", OTHER)
+@over("name", OTHER)
 def test_what_differs_has_another_digest(name):
     first, second = OTHER[name]
     assert content_digest(first()) == content_digest(first())
@@ -293,7 +294,7 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("name", SAME)
+@over("name", SAME)
 def test_what_is_the_same_has_one_digest(name):
     first, second = SAME[name]
     assert content_digest(first()) == content_digest(second())

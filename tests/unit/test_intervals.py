@@ -10,6 +10,7 @@ from scipy import stats
 
 from limbeck.errors import InputError
 from limbeck.evaluation import Interval, gap_closed, t_interval
+from walk import over
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -61,7 +62,7 @@ def test_no_value_is_refused():
         t_interval([])
 
 
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95, -0.1, math.nan])
+@over("confidence", [0.0, 1.0, 95, -0.1, math.nan])
 def test_a_confidence_that_is_no_share_is_refused(confidence):
     with pytest.raises(InputError, match=r"confidence: found .*, expected a number between 0 and 1"):
         t_interval([1.0, 2.0], confidence=confidence)
@@ -114,9 +115,7 @@ def test_the_share_does_not_depend_on_the_unit(factor, pairs):
     assert scaled.mean == pytest.approx(plain.mean, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("distilled", "share"), [([30.0, 40.0], 0.0), ([10.0, 10.0], 1.0), ([0.0, 0.0], 35 / 25), ([60.0, 60.0], -1.0)]
-)
+@over(("distilled", "share"), [([30.0, 40.0], 0.0), ([10.0, 10.0], 1.0), ([0.0, 0.0], 35 / 25), ([60.0, 60.0], -1.0)])
 def test_nothing_all_more_and_less_than_nothing_are_told_apart(distilled, share):
     assert gap_closed(10.0, [30.0, 40.0], distilled).mean == pytest.approx(share)
 

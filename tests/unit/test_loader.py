@@ -8,6 +8,7 @@ import torch
 
 from limbeck.data import Augment, LazySet, Loader, TensorSet
 from limbeck.errors import DataError, InputError
+from walk import over
 
 # Python 3.12 warns of any fork in a process with threads; torch's workers fork by default.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -21,7 +22,7 @@ def indices(loader: Loader, epoch: int = 0, **options) -> list[list[int]]:
     return [batch.index.tolist() for batch in loader.epoch(epoch, **options)]
 
 
-@pytest.mark.parametrize(
+@over(
     ("batch_size", "drop_last", "sizes"),
     [
         (5, False, [5, 5, 5, 5, 3]),
@@ -115,7 +116,7 @@ def test_batches_are_made_as_they_are_asked_for():
     batches.close()
 
 
-@pytest.mark.parametrize(
+@over(
     "options",
     [{"batch_size": 0}, {"batch_size": 2.5}, {"workers": -1}, {"batch_size": 24, "drop_last": True}],
 )
@@ -124,7 +125,7 @@ def test_values_out_of_range_are_refused(options):
         Loader(tensors(), **{"batch_size": 4, "seed": 0, **options})
 
 
-@pytest.mark.parametrize(
+@over(
     "options",
     [{"epoch": -1}, {"start": 7}, {"start": -1}, {"rank": 2, "world": 2}, {"rank": -1}, {"world": 0}],
 )

@@ -17,6 +17,7 @@ from limbeck.outputs import Members, Outputs
 from limbeck.teachers import ModelTeacher
 from limbeck.terms import SoftTargets
 from limbeck.training import fit
+from walk import over
 
 LEGEND = Legend(("a", "b", "c", "d"))
 
@@ -90,7 +91,7 @@ def test_dkd_refuses_a_set_without_labels_in_one_line():
     methods.dkd().settle(LEGEND)
 
 
-@pytest.mark.parametrize(
+@over(
     ("values", "line"),
     [
         ({"beta": -1}, "method.beta: found -1.0"),
@@ -109,8 +110,8 @@ def test_a_recipe_with_wrong_keys_for_dkd_is_refused_in_one_line(values, line):
 # ---------------------------------------------------------------------------------------------------------------- DIST
 
 
-@pytest.mark.parametrize("tau_squared", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
+@over("tau_squared", [False, True])
+@over("masked", [False, True])
 def test_dist_is_hard_labels_and_both_correlations(masked, tau_squared):
     student, teacher, labels = drawn()
     mask = torch.tensor([True] * 6 + [False] * 2) if masked else None
@@ -170,7 +171,7 @@ def test_a_student_whose_logits_are_those_of_the_teacher_but_for_scale_and_shift
     assert run(methods.kd(soft_weight=1.0), 0.01 * teacher + 3.0, teacher, labels).total.item() > 0.1
 
 
-@pytest.mark.parametrize("divergence", ["reverse_kl", "js", "total_variation", "correlation"])
+@over("divergence", ["reverse_kl", "js", "total_variation", "correlation"])
 def test_standardisation_composes_with_every_divergence_and_target(divergence):
     student, teacher, labels = drawn()
     made = losses.divergence(divergence)

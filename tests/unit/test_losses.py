@@ -21,6 +21,7 @@ from loss_references import (
     reference_soft_cross_entropy,
     tensor,
 )
+from walk import over, pairs
 
 TEMPERATURES = [0.5, 1.0, 2.0, 4.0, 20.0]
 
@@ -39,10 +40,7 @@ def gradient(loss, z, *rest, **options):
 # --------------------------------------------------------------------------------------------------------------- values
 
 
-@pytest.mark.parametrize("leading", LEADING, ids=str)
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("name", SOFT)
+@over("leading, reduction, masked, name", pairs(LEADING, ["none", "sum", "mean"], [False, True], SOFT))
 def test_a_loss_on_soft_targets_equals_its_reference(name, masked, reduction, leading):
     loss, reference, options = SOFT[name]
     z, v, _, mask = drawn(leading)
@@ -53,9 +51,7 @@ def test_a_loss_on_soft_targets_equals_its_reference(name, masked, reduction, le
     np.testing.assert_allclose(given.numpy(), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("leading", LEADING, ids=str)
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("masked", [False, True])
+@over("leading, reduction, masked", pairs(LEADING, ["none", "sum", "mean"], [False, True]))
 def test_cross_entropy_equals_its_reference_and_counts_neither_the_unlabelled_nor_the_masked(
     masked, reduction, leading
 ):
@@ -68,10 +64,10 @@ def test_cross_entropy_equals_its_reference_and_counts_neither_the_unlabelled_no
     np.testing.assert_allclose(given, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("leading", LEADING[1:], ids=str)
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize(("hard", "soft"), [(0.1, 0.9), (1.0, 0.0), (0.0, 1.0), (0.3, 2.5)])
+@over("leading", LEADING[1:])
+@over("masked", [False, True])
+@over("temperature", TEMPERATURES)
+@over(("hard", "soft"), [(0.1, 0.9), (1.0, 0.0), (0.0, 1.0), (0.3, 2.5)])
 def test_kd_equals_its_reference(hard, soft, temperature, masked, leading):
     z, v, labels, mask = drawn(leading)
     counts = mask if masked else np.ones(leading, bool)
@@ -96,7 +92,7 @@ def test_kd_without_options_is_a_tenth_of_hard_labels_and_the_rest_of_soft_targe
     assert losses.kd(tensor(z), tensor(v), tensor(labels)).item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@over("temperature", TEMPERATURES)
 def test_soft_cross_entropy_is_kl_and_the_entropy_of_the_target(temperature):
     z, v, *_ = drawn((6,))
     cross = losses.soft_cross_entropy(tensor(z), tensor(v), temperature=temperature, reduction="none")
@@ -104,10 +100,7 @@ def test_soft_cross_entropy_is_kl_and_the_entropy_of_the_target(temperature):
     np.testing.assert_allclose((cross - kl).numpy(), reference_entropy(v, temperature), rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("temperature", [0.1, 1.0, 4.0, 1000.0])
-@pytest.mark.parametrize("classes", [1, 2, 10, 1000])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+@over("dtype, temperature, classes, scale", pairs(DTYPES, [0.1, 1.0, 4.0, 1000.0], [1, 2, 10, 1000], [0.0, 1.0, 1e4]))
 def test_kl_of_equals_is_exactly_zero_with_exactly_no_gradient_beyond_rounding(scale, classes, temperature, dtype):
     x = (scale * torch.randn(16, classes).clamp(-1, 1)).to(dtype).requires_grad_()
     loss = losses.kl(x, x, temperature=temperature, reduction="none")
@@ -131,8 +124,8 @@ def test_the_soft_cross_entropy_of_equals_is_the_entropy_and_not_zero():
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("loss", [losses.kl, losses.soft_cross_entropy])
+@over("temperature", TEMPERATURES)
+@over("loss", [losses.kl, losses.soft_cross_entropy])
 def test_the_gradient_of_kl_and_of_soft_cross_entropy_is_q_minus_p_over_temperature(loss, temperature):
     z, v, *_ = drawn((6,))
     expected = (softmax(z / temperature, -1) - softmax(v / temperature, -1)) / temperature
@@ -142,7 +135,7 @@ def test_the_gradient_of_kl_and_of_soft_cross_entropy_is_q_minus_p_over_temperat
     np.testing.assert_allclose(given, expected / 6, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@over("temperature", TEMPERATURES)
 def test_the_gradient_of_kd_on_soft_targets_is_temperature_times_q_minus_p(temperature):
     z, v, *_ = drawn((6,))
     expected = temperature * (softmax(z / temperature, -1) - softmax(v / temperature, -1)) / 6
@@ -174,9 +167,7 @@ def test_the_gradient_of_logit_matching_is_the_difference_over_the_number_of_cla
     np.testing.assert_allclose(given, difference / 5, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("leading", [(4,), (2, 3)], ids=str)
-@pytest.mark.parametrize("name", [*SOFT, "cross_entropy", "kd"])
+@over("masked, leading, name", pairs([False, True], [(4,), (2, 3)], [*SOFT, "cross_entropy", "kd"]))
 def test_the_value_and_the_gradient_of_a_loss_belong_together(name, leading, masked):
     z, v, labels, mask = drawn(leading)
     v, labels, mask = tensor(v), tensor(labels), tensor(mask) if masked else None
@@ -192,7 +183,7 @@ def test_the_value_and_the_gradient_of_a_loss_belong_together(name, leading, mas
     assert torch.autograd.gradcheck(value, (tensor(z, grad=True),))
 
 
-@pytest.mark.parametrize("name", [*SOFT, "kd"])
+@over("name", [*SOFT, "kd"])
 def test_no_gradient_reaches_the_teacher(name):
     student, teacher = torch.randn(4, 5, requires_grad=True), torch.randn(4, 5, requires_grad=True)
     (losses.kd if name == "kd" else SOFT[name][0])(student, teacher).backward()
@@ -242,7 +233,7 @@ def test_the_gradient_of_kl_itself_falls_with_the_square_of_temperature(loss):
     assert at_100 / at_200 == pytest.approx(4.0, rel=1e-3)
 
 
-@pytest.mark.parametrize(
+@over(
     ("labelled", "weights"),
     [
         (True, {"alpha": 0.0}),

@@ -6,11 +6,12 @@ import torch
 from limbeck import losses, targets
 from limbeck.errors import InputError
 from loss_references import INF, NAN, UNLABELLED
+from walk import over
 
 # -------------------------------------------------------------------------------------------------------------- weights
 
 
-@pytest.mark.parametrize(
+@over(
     ("given", "expected"),
     [
         ({}, (0.1, 0.9)),
@@ -92,7 +93,7 @@ def cases():
     yield pytest.param("reduction", lambda: losses.cross_entropy(Z, Y, reduction="average"), id="CE reduction")
 
 
-@pytest.mark.parametrize(("key", "call"), list(cases()))
+@over(("key", "call"), list(cases()))
 def test_a_value_that_is_not_allowed_is_refused_in_one_line_that_names_it(key, call):
     with pytest.raises(InputError) as caught:
         call()

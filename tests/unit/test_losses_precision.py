@@ -22,13 +22,12 @@ from loss_references import (
     reference_reduce,
     tensor,
 )
+from walk import over, pairs
 
 # -------------------------------------------------------------------------------------------- precision and wide logits
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
-@pytest.mark.parametrize("name", [*SOFT, "cross_entropy"])
+@over("dtype, scale, name", pairs(DTYPES, [1.0, 30.0, 1e4], [*SOFT, "cross_entropy"]))
 def test_a_loss_in_any_precision_agrees_with_the_reference_on_the_rounded_logits(name, scale, dtype):
     z, v, labels, _ = drawn((16,), classes=10, scale=1.0)
     z, v = (tensor(np.clip(x, -1, 1) * scale, dtype=dtype) for x in (z, v))
@@ -59,7 +58,7 @@ def test_a_wide_gap_gives_its_own_size_and_a_finite_gradient(dtype, gap):
     torch.testing.assert_close(student.grad, torch.tensor([[-1.0, 1.0]], dtype=dtype))
 
 
-@pytest.mark.parametrize("name", [*SOFT, "kd", "cross_entropy"])
+@over("name", [*SOFT, "kd", "cross_entropy"])
 def test_a_vocabulary_padded_with_minus_infinity_changes_neither_value_nor_gradient(name):
     z, v, labels, _ = drawn((6,))
     y = tensor(labels)
@@ -93,8 +92,8 @@ def test_a_class_that_only_the_teacher_rules_out_is_learnt_and_one_that_only_the
     assert losses.kl(v, z) == INF
 
 
-@pytest.mark.parametrize("name", [*SOFT, "kd"])
-@pytest.mark.parametrize("who", ["student", "teacher"])
+@over("name", [*SOFT, "kd"])
+@over("who", ["student", "teacher"])
 def test_a_nan_in_the_logits_is_never_a_finite_loss(who, name):
     student, teacher = torch.randn(3, 4), torch.randn(3, 4)
     {"student": student, "teacher": teacher}[who][1, 2] = NAN
@@ -112,7 +111,7 @@ def test_a_term_of_weight_0_is_not_computed():
 # ------------------------------------------------------------------------------------------------ what the mean is over
 
 
-@pytest.mark.parametrize("name", [*SOFT, "kd", "cross_entropy"])
+@over("name", [*SOFT, "kd", "cross_entropy"])
 def test_a_batch_seen_twice_has_the_same_mean(name):
     z, v, labels, mask = drawn((6,))
 
@@ -171,8 +170,8 @@ def test_unlabelled_examples_count_in_the_soft_term_only():
 # ------------------------------------------------------------------------------------------------------ label smoothing
 
 
-@pytest.mark.parametrize("leading", LEADING, ids=str)
-@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.4, 1.0])
+@over("leading", LEADING)
+@over("epsilon", [0.0, 0.1, 0.4, 1.0])
 def test_smoothed_labels_equal_their_reference(epsilon, leading):
     _, _, labels, _ = drawn(leading)
     labelled = (labels != UNLABELLED)[..., None]
@@ -182,7 +181,7 @@ def test_smoothed_labels_equal_their_reference(epsilon, leading):
     np.testing.assert_allclose(given.sum(-1).numpy(), 1.0, rtol=1e-12)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.4, 1.0])
+@over("epsilon", [0.0, 0.1, 0.4, 1.0])
 def test_label_smoothing_is_distillation_at_temperature_1_from_a_uniform_teacher(epsilon):
     z = tensor(drawn((6,))[0])
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -200,8 +199,8 @@ def test_label_smoothing_is_distillation_at_temperature_1_from_a_uniform_teacher
     assert smoothed.item() == pytest.approx(torch_says, abs=1e-12)
 
 
-@pytest.mark.parametrize("classes", [2, 10])
-@pytest.mark.parametrize("epsilon", [0.05, 0.1, 0.5])
+@over("classes", [2, 10])
+@over("epsilon", [0.05, 0.1, 0.5])
 def test_at_the_optimum_of_smoothed_labels_the_true_logit_leads_by_the_known_margin(epsilon, classes):
     labels = torch.arange(classes)
     logits = torch.zeros(classes, classes, dtype=torch.float64, requires_grad=True)

@@ -13,6 +13,7 @@ from limbeck.data import TensorSet
 from limbeck.errors import DataError, InputError, ModelError
 from limbeck.evaluation import Metrics, evaluate, measure, predict
 from limbeck.outputs import Outputs
+from walk import over
 
 
 def drawn(seed, size, classes, scale=3.0):
@@ -107,7 +108,7 @@ def test_metrics_are_plain_values():
 # ------------------------------------------------------------------------------------------------------- asking a model
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 57, 1000])
+@over("batch_size", [1, 7, 57, 1000])
 def test_predictions_are_in_the_sets_order_whatever_the_batches(batch_size):
     model, samples = network().double(), samples_of()
     model.eval()

@@ -22,6 +22,7 @@ from limbeck.tasks import BINARY, task_named
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import fit
+from walk import over
 
 KINDS = {
     "mixup": Augment(mixup=0.4),
@@ -64,7 +65,7 @@ def test_partners_differ_from_view_to_view_and_seed_to_seed():
     assert all((a == b).sum() < 5 for i, a in enumerate(drawn) for b in drawn[:i])
 
 
-@pytest.mark.parametrize("concentration", [0.2, 0.4, 0.5, 1.0, 2.0, 8.0, 300.0])
+@over("concentration", [0.2, 0.4, 0.5, 1.0, 2.0, 8.0, 300.0])
 def test_shares_follow_the_beta_distribution(concentration):
     index = torch.arange(20000)
     drawn = uniform(5, "mix.share", torch.ones_like(index), index, 2)
@@ -89,7 +90,7 @@ def test_a_small_concentration_gives_nearly_whole_samples_and_no_nan():
     assert ((found < 1e-3) | (found > 1 - 1e-3)).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("concentration", [0.0, -1.0, float("nan"), float("inf")])
+@over("concentration", [0.0, -1.0, float("nan"), float("inf")])
 def test_no_beta_distribution_has_such_a_concentration(concentration):
     with pytest.raises(InputError, match="concentration"):
         mixing.beta(concentration, torch.rand(2, 2))
@@ -151,7 +152,7 @@ def test_images_of_two_sizes_cannot_be_pasted():
 
 
 @every_kind
-@pytest.mark.parametrize("options", [{}, {"mean": [0.2, 0.6], "std": [0.5, 2.0]}], ids=["plain", "normalised"])
+@over("options", [{}, {"mean": [0.2, 0.6], "std": [0.5, 2.0]}], ids=["plain", "normalised"])
 def test_a_view_is_made_of_the_views_of_two_samples(augment, options):
     samples = pixels(**options).subset(torch.arange(3, 33))
     positions = torch.tensor([4, 0, 29, 4])
@@ -339,7 +340,7 @@ REFUSING = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSING)
+@over("name", REFUSING)
 def test_what_needs_one_true_class_refuses_mixed_samples(name):
     distiller = Distiller(Listening(), ModelTeacher(Listening()), REFUSING[name]())
     batch = view_of(pixels(), torch.arange(8), KINDS["mixup"])
@@ -392,9 +393,7 @@ def test_mixing_helps_itself_to_nothing_that_is_stored():
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize(
-    "values", [{"mixup": -0.1}, {"mixup": float("nan")}, {"cutmix": float("inf")}, {"mixup": 1.0, "switch": 1.5}]
-)
+@over("values", [{"mixup": -0.1}, {"mixup": float("nan")}, {"cutmix": float("inf")}, {"mixup": 1.0, "switch": 1.5}])
 def test_values_out_of_range_are_refused(values):
     with pytest.raises(InputError, match="augment") as caught:
         Augment(**values)

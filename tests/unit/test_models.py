@@ -14,6 +14,7 @@ from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.evaluation import flops, parameters
 from limbeck.models.layers import StochasticDepth, shuffled, survivals
 from limbeck.outputs import Tap, run_model
+from walk import over
 
 CIFAR = (3, 32, 32)
 X4 = (32, 64, 128, 256)
@@ -37,7 +38,7 @@ COUNTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "keys", "count"), COUNTS)
+@over(("name", "keys", "count"), COUNTS)
 def test_parameters_are_as_many_as_published(name, keys, count):
     with torch.device("meta"):
         assert parameters(models.builder(name)(CIFAR, 100, **keys)) == count
@@ -246,7 +247,7 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@over("name", REFERENCES)
 def test_answers_agree_with_a_plain_reference(name):
     keys, reference = REFERENCES[name]
     model = models.builder(name)((3, 16, 16), 7, **keys).double().eval()
@@ -281,7 +282,7 @@ def test_the_pre_activation_of_a_block_is_the_input_of_its_last_relu():
 # ------------------------------------------------------------------------------------------------------ initial weights
 
 
-@pytest.mark.parametrize("name", ["resnet", "wrn", "vgg", "mobilenet_v2"])
+@over("name", ["resnet", "wrn", "vgg", "mobilenet_v2"])
 def test_convolutions_start_as_he_has_them(name):
     torch.manual_seed(0)
     drawn = []
@@ -376,7 +377,7 @@ def test_a_branch_keeps_its_type():
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize(
+@over(
     ("name", "keys", "line"),
     [
         ("resnet", {"depth": 21}, "depth: found 21, expected 6n \\+ 2"),

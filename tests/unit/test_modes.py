@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 import limbeck as lb
 from limbeck.errors import InputError, ModelError, NonFiniteLossError, RunError
 from limbeck.training import constrain_norms
+from walk import over, pairs
 
 DATA = lb.data.TensorSet.of(torch.randn(48, 3, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 4)
 
@@ -47,9 +48,7 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("failing", [False, True], ids=["", "raises"])
-@pytest.mark.parametrize("name", USES)
+@over("whole, failing, name", pairs([True, False], [False, True], USES))
 def test_every_module_keeps_its_mode(name, failing, whole):
     student = network().train(whole)
     student[1].eval() if whole else student[2].train()
@@ -139,7 +138,7 @@ def reference(layer: nn.Module, most: float) -> torch.Tensor:
     return weight
 
 
-@pytest.mark.parametrize(
+@over(
     "layer",
     [nn.Linear(5, 3), nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose1d(4, 6, 3), nn.ConvTranspose1d(4, 6, 3, groups=2)],
     ids=lambda layer: repr(layer).partition(", k")[0],
@@ -160,7 +159,7 @@ PARAMETRISED = {
 }
 
 
-@pytest.mark.parametrize("name", PARAMETRISED)
+@over("name", PARAMETRISED)
 def test_a_constraint_on_a_computed_weight_is_refused_before_anything_is_trained(name):
     student = nn.Sequential(PARAMETRISED[name]())
     before = {key: value.clone() for key, value in student.state_dict().items()}
@@ -193,7 +192,7 @@ class Spoilt(nn.Linear):
         return super().forward(x) * (float("nan") if self.calls > self.most else 1.0)
 
 
-@pytest.mark.parametrize("name", ["kd", "dist", "dkd", "logit_matching"])
+@over("name", ["kd", "dist", "dkd", "logit_matching"])
 def test_a_teacher_that_answers_nan_is_named(name):
     with pytest.raises(ModelError, match=r"^teacher: answers NaN or \+inf for 16 of 16"):
         lb.fit(
@@ -221,7 +220,7 @@ def test_a_student_that_fails_is_not_blamed_on_the_teacher():
 # ------------------------------------------------------------------------------------------------------------- seeds
 
 
-@pytest.mark.parametrize("seed", [True, 1.0, "1", None, -1, 2**63, np.float64(1), np.bool_(True), [1]], ids=repr)
+@over("seed", [True, 1.0, "1", None, -1, 2**63, np.float64(1), np.bool_(True), [1]], ids=repr)
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(InputError, match=r"^seed: found .*, expected a whole number"):
         lb.fit(lb.Distiller(network(), None, lb.methods.hard()), DATA, epochs=1, seed=seed)

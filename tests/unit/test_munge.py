@@ -21,6 +21,7 @@ from limbeck.experiment.run import distil
 from limbeck.randomness import normal, uniform
 from limbeck.runs import RunFolder
 from limbeck.tasks import REGRESSION
+from walk import over
 
 MIXED = (Attribute(0, 1, nominal=False), Attribute(1, 4, nominal=True), Attribute(4, 5, nominal=False))
 NUMBERS = tuple(Attribute(place, place + 1, nominal=False) for place in range(3))
@@ -96,7 +97,7 @@ def samples_of(count=40, labels=True, **more):
 # ----------------------------------------------------------------------------------------------------------- neighbours
 
 
-@pytest.mark.parametrize("seed", range(4))
+@over("seed", range(4))
 def test_neighbours_are_those_that_a_loop_finds(seed):
     rows = mixed_rows(60, seed)
     rows[7] = rows[31]  # two alike, each the nearest of the other
@@ -142,8 +143,8 @@ def test_a_single_column_of_category_numbers_counts_as_equal_or_not():
 # ---------------------------------------------------------------------------------------------------------------- munge
 
 
-@pytest.mark.parametrize(("swap", "spread"), [(0.5, 1.0), (0.2, 3.0), (1.0, 0.5)])
-@pytest.mark.parametrize("seed", [0, 7])
+@over(("swap", "spread"), [(0.5, 1.0), (0.2, 3.0), (1.0, 0.5)])
+@over("seed", [0, 7])
 def test_munge_is_the_printed_algorithm(swap, spread, seed):
     rows, index = mixed_rows(40, seed), torch.arange(40) * 3 + 1
     near = nearest_neighbours(rows, MIXED)
@@ -278,7 +279,7 @@ def test_a_smaller_multiple_is_the_beginning_of_a_larger_one():
     assert torch.equal(many[: len(few)], few)
 
 
-@pytest.mark.parametrize(
+@over(
     ("make", "said"),
     [
         (lambda: Munge(multiple=0), "multiple"),
@@ -354,7 +355,7 @@ def test_labels_of_what_is_made_never_reach_a_loss():
     assert int(hard.counts(last)["hard"]) == 0
 
 
-@pytest.mark.parametrize(
+@over(
     ("synthetic", "said"),
     [
         ("mungee", "data.transfer.synthetic: found 'mungee'; did you mean 'munge'"),
@@ -373,7 +374,7 @@ def test_each_mistake_in_a_recipe_is_one_line(synthetic, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@over(
     ("more", "said"),
     [
         ({"method": {"name": "hard"}}, "only a teacher labels, but the method reads none"),

@@ -11,6 +11,7 @@ from limbeck.config import Recipe
 from limbeck.data import LazySet, TensorSet, npz, table
 from limbeck.errors import DataError, DataWarning, ModelError
 from limbeck.experiment.prepare import vet
+from walk import over
 
 LABELS = np.arange(60) % 3
 
@@ -26,7 +27,7 @@ def read(path, **keys):
         return npz(path, **keys)
 
 
-@pytest.mark.parametrize("dtype", ["int64", "int32", "int16", "int8", "uint16", "uint32", "uint64"])
+@over("dtype", ["int64", "int32", "int16", "int8", "uint16", "uint32", "uint64"])
 def test_pixels_in_other_whole_numbers_than_uint8_are_refused(tmp_path, dtype):
     pixels = np.random.default_rng(0).integers(0, 100, (60, 1, 8, 8)).astype(dtype)
     with pytest.raises(DataError, match=rf"array 'inputs' is {dtype} \(60, 1, 8, 8\); .*; save pixels as uint8"):
@@ -58,7 +59,7 @@ def test_channels_that_are_last_are_refused_of_pixels_and_said_of_numbers(tmp_pa
     assert npz(saved(tmp_path, pixels[:, :4, :4])).train.input_shape == (4, 4, channels)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", ">f8", "longdouble"])
+@over("dtype", ["float64", "float16", ">f8", "longdouble"])
 def test_values_that_differ_less_than_float32_tells_are_refused(tmp_path, dtype):
     rows = np.random.default_rng(0).normal(size=(60, 3)).astype(dtype)
     found = read(saved(tmp_path, rows))
@@ -105,7 +106,7 @@ def test_one_large_label_is_refused_before_names_are_made(tmp_path):
     assert time.perf_counter() - began < 1
 
 
-@pytest.mark.parametrize("names", [["a", "b", "b"], ["a", "b", "x" * 300], ["a", "b", "\u202ec"], ["a", "b", "c\n"]])
+@over("names", [["a", "b", "b"], ["a", "b", "x" * 300], ["a", "b", "\u202ec"], ["a", "b", "c\n"]])
 def test_class_names_that_are_no_names_are_refused(tmp_path, names):
     with pytest.raises(DataError, match="class name"):
         npz(saved(tmp_path, np.zeros((60, 2)), class_names=np.array(names)))

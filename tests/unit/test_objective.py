@@ -15,6 +15,7 @@ from limbeck.errors import InputError, ModelError, NonFiniteLossError
 from limbeck.objective import Objective, Part, Term, TermAround
 from limbeck.outputs import Outputs, Tap
 from limbeck.terms import HardLabels, LogitMatching, SoftTargets
+from walk import over, pairs
 
 UNLABELLED = -100
 INF, NAN = math.inf, math.nan
@@ -62,8 +63,8 @@ def outputs_of(z, v=None):
 # -------------------------------------------------------------------------------------------------------------- the sum
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("leading", [(6,), (3, 4)], ids=["examples", "tokens"])
+@over("masked", [False, True])
+@over("leading", [(6,), (3, 4)], ids=["examples", "tokens"])
 def test_the_total_is_the_sum_over_terms_of_weight_times_mean(leading, masked):
     batch, z, v = batch_of(leading, masked=masked)
     objective = Objective(
@@ -136,7 +137,7 @@ def test_smoothed_hard_labels_leave_out_the_unlabelled_and_the_masked(epsilon):
     assert loss.total.item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(
+@over(
     ("build", "names"),
     [
         (methods.kd, {"hard", "soft"}),
@@ -152,8 +153,8 @@ def test_a_method_has_the_terms_that_it_names(build, names):
     assert set(build().terms) == names
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"soft_weight": 1.0}], ids=str)
+@over("labelled", [True, False])
+@over("options", [{"alpha": 0.0}, {"soft_weight": 1.0}])
 def test_the_kd_method_keeps_the_square_of_temperature_without_hard_labels(options, labelled):
     batch, z, v = batch_of(labelled=labelled)
     loss = methods.kd(temperature=4.0, **options)(outputs_of(z, v), batch)
@@ -200,8 +201,8 @@ def test_a_term_of_weight_0_is_not_computed_and_what_only_it_reads_is_not_needed
     assert term.calls == 1
 
 
-@pytest.mark.parametrize("fill", [0.0, -INF, 6e4])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@over("fill", [0.0, -INF, 6e4])
+@over("dtype", [torch.float16, torch.float32])
 def test_when_no_term_is_active_the_loss_is_zero_with_a_zero_gradient(dtype, fill):
     z = torch.full((4, 3), fill, dtype=dtype).requires_grad_()
     loss = Objective([Plain(weight=lambda step: 0.0)])(outputs_of(z), Batch.of(torch.zeros(4, 1)), 0)
@@ -227,8 +228,8 @@ def test_labels_alone_teach_nothing_where_no_sample_has_one():
     methods.hard().settle(Legend(("a", "b")))
 
 
-@pytest.mark.parametrize("fill", [0.0, -INF, 6e4])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@over("fill", [0.0, -INF, 6e4])
+@over("dtype", [torch.float16, torch.float32])
 def test_hard_labels_of_a_batch_without_any_are_zero_with_a_zero_gradient(dtype, fill):
     z = torch.full((4, 3), fill, dtype=dtype).requires_grad_()
     loss = Objective([HardLabels()])(outputs_of(z), Batch.of(torch.zeros(4, 1)))
@@ -238,7 +239,7 @@ def test_hard_labels_of_a_batch_without_any_are_zero_with_a_zero_gradient(dtype,
     assert torch.equal(z.grad, torch.zeros_like(z))
 
 
-@pytest.mark.parametrize("weight", [-1.0, NAN, INF, "1", None, True])
+@over("weight", [-1.0, NAN, INF, "1", None, True])
 def test_a_weight_that_is_not_allowed_is_refused_with_the_name_of_its_term(weight):
     with pytest.raises(InputError, match=r"weight of term 'mine': found .*expected a finite number that is 0 or above"):
         Plain("mine", weight)
@@ -248,7 +249,7 @@ def test_a_weight_that_is_not_allowed_is_refused_with_the_name_of_its_term(weigh
         objective.active(3)
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, NAN, INF, None, "4"])
+@over("temperature", [0, -1.0, NAN, INF, None, "4"])
 def test_a_temperature_that_is_not_allowed_is_refused(temperature):
     with pytest.raises(InputError, match="temperature: found"):
         methods.kd(temperature=temperature)
@@ -257,7 +258,7 @@ def test_a_temperature_that_is_not_allowed_is_refused(temperature):
         methods.kd(temperature=lambda step: temperature)(outputs_of(z, v), batch, 0)
 
 
-@pytest.mark.parametrize(
+@over(
     ("key", "build"),
     [
         ("alpha", lambda: methods.kd(alpha=1.5)),
@@ -330,7 +331,7 @@ def test_tokens_that_the_batch_does_not_count_are_refused_rather_than_summed_ove
         Objective([term])(outputs_of(z, v), batch)
 
 
-@pytest.mark.parametrize("term", [HardLabels(), HardLabels(label_smoothing=0.1), SoftTargets(), LogitMatching()])
+@over("term", [HardLabels(), HardLabels(label_smoothing=0.1), SoftTargets(), LogitMatching()])
 def test_a_mask_that_would_have_to_be_broadcast_or_cast_is_refused(term):
     batch, z, v = batch_of((3, 4))
     for mask in (torch.ones(4).bool(), torch.ones(3, 1).bool(), torch.ones(3, 4).long()):
@@ -401,10 +402,7 @@ def added(objective, batches):
     return {name: sum(count[name] for count in counts) for name in counts[0]}
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("tokens", [False, True])
-@pytest.mark.parametrize("split", SPLITS, ids=str)
-@pytest.mark.parametrize("name", OBJECTIVES)
+@over("masked, tokens, split, name", pairs([False, True], [False, True], SPLITS, OBJECTIVES))
 def test_micro_batches_with_the_counts_of_the_whole_step_give_the_gradient_of_the_whole_batch(
     name, split, tokens, masked
 ):
@@ -436,7 +434,7 @@ def test_own_counts_of_unequal_micro_batches_would_give_another_gradient():
     assert (parts[0] / 2 - whole[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@over("name", OBJECTIVES)
 def test_padding_a_sequence_changes_neither_loss_nor_gradient(name):
     batch, _, _ = batch_of((3, 4))
     batch.mask = torch.ones(3, 4, dtype=torch.bool)
@@ -464,8 +462,8 @@ def test_a_sequence_counts_its_tokens_whether_or_not_a_mask_says_so():
     torch.testing.assert_close(objective(outputs_of(z, v), batch).total, plain, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("whole", [2, torch.tensor(2)], ids=["number", "tensor"])
-@pytest.mark.parametrize("count", [0, 1], ids=["nothing", "one"])
+@over("whole", [2, torch.tensor(2)], ids=["number", "tensor"])
+@over("count", [0, 1], ids=["nothing", "one"])
 def test_counts_may_be_numbers_or_tensors_and_nothing_counted_divides_by_one(count, whole):
     objective = Objective([Plain(value=3.0, weight=0.5)])
     outputs, batch = outputs_of(torch.zeros(4, 2)), Batch.of(torch.zeros(4, 1))

@@ -11,6 +11,7 @@ import limbeck as lb
 from limbeck.errors import LimbeckError, ModelError
 from limbeck.teachers import state_digest
 from limbeck.training.weights import save_weights
+from walk import over
 
 DATA = lb.data.TensorSet.of(torch.randn(48, 3, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 4)
 
@@ -56,7 +57,7 @@ def test_a_lazy_model_is_evaluated_and_stored():
 TYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@over("dtype", TYPES)
 def test_a_network_is_asked_in_its_own_type_and_a_teacher_answers_in_float32_at_least(dtype):
     net = nn.Linear(3, 4)
     own = nn.Linear(3, 4)
@@ -79,8 +80,8 @@ class Named(nn.Module):
         return self.inner(x)
 
 
-@pytest.mark.parametrize("method", ["kd", "logit_matching", "dist", "dkd"])
-@pytest.mark.parametrize(("student", "teacher"), [(a, b) for a in TYPES for b in TYPES if a != b])
+@over("method", ["kd", "logit_matching", "dist", "dkd"])
+@over(("student", "teacher"), [(a, b) for a in TYPES for b in TYPES if a != b])
 def test_networks_of_any_two_types_are_trained(student, teacher, method):
     result = fit(nn.Linear(3, 4).to(student), nn.Linear(3, 4).to(teacher), method, epochs=1, learning_rate=0.01)
     assert result.student.weight.dtype == student
@@ -150,7 +151,7 @@ class Sparse(nn.Module):
         return self.body(x) + self.table((x.sum(1).abs() * 2).long() % 5)
 
 
-@pytest.mark.parametrize(
+@over(
     "settings",
     [{}, {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}, {"clip": 0.1, "weight_decay": 0.01},
      {"max_norm": 0.4, "accumulate": 2}],
@@ -304,7 +305,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+@over("name", ODD)
 def test_an_odd_student_is_refused_in_one_line_that_names_it(name, tmp_path):
     make, line = ODD[name]
     with pytest.raises(LimbeckError, match=f"^({line})") as caught:
@@ -316,21 +317,21 @@ EITHER = ["scalar", "loss first", "classes", "sparse", "answer on meta", "in pla
 AS_TEACHER = [*EITHER, "raises", "nan"]
 
 
-@pytest.mark.parametrize("name", AS_TEACHER)
+@over("name", AS_TEACHER)
 def test_an_odd_teacher_is_refused_in_one_line_that_names_it(name):
     make, line = ODD[name]
     with pytest.raises(LimbeckError, match=f"^({line.replace('student', 'teacher')})"):
         fit(nn.Linear(3, 4), make())
 
 
-@pytest.mark.parametrize("name", [*EITHER, "raises"])
+@over("name", [*EITHER, "raises"])
 def test_an_odd_model_is_not_evaluated(name):
     make, line = ODD[name]
     with pytest.raises(LimbeckError, match=f"^({line.replace('student: ', '(model: )?')})"):
         lb.evaluate(make(), DATA)
 
 
-@pytest.mark.parametrize("model", [lambda x: x, "resnet18", None, nn.Linear], ids=["function", "text", "none", "class"])
+@over("model", [lambda x: x, "resnet18", None, nn.Linear], ids=["function", "text", "none", "class"])
 def test_what_is_no_module_is_no_teacher(model):
     with pytest.raises(LimbeckError, match=r"^teacher|^model"):
         lb.ModelTeacher(model)

@@ -10,6 +10,7 @@ from torch import nn
 
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Outputs, Tap, canonical_path, capture, run_model
+from walk import over
 
 
 class Net(nn.Module):
@@ -152,7 +153,7 @@ def test_a_path_that_fits_two_modules_is_refused_rather_than_guessed():
         pass
 
 
-@pytest.mark.parametrize(
+@over(
     ("path", "canonical"),
     [
         ("layer1.0", "layer1.0"),
@@ -299,7 +300,7 @@ class Named:
     loss: None = None
 
 
-@pytest.mark.parametrize(
+@over(
     "function",
     [
         lambda z: z,
@@ -313,7 +314,7 @@ class Named:
     ],
     ids=["tensor", "Outputs", "dict", "OrderedDict", "namespace", "dataclass", "tuple of one", "tuple"],
 )
-@pytest.mark.parametrize("taps", [None, {}, {"x": "head"}], ids=["no taps", "empty taps", "a tap"])
+@over("taps", [None, {}, {"x": "head"}], ids=["no taps", "empty taps", "a tap"])
 def test_any_common_answer_of_a_model_becomes_outputs(function, taps):
     model = Answers(function)
     outputs = run_model(model, X, taps)
@@ -336,7 +337,7 @@ def test_features_heads_and_state_of_outputs_are_kept_beside_the_tapped():
     assert outputs.state == "state"
 
 
-@pytest.mark.parametrize(
+@over(
     ("function", "found"),
     [
         (lambda z: None, "NoneType"),

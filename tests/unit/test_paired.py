@@ -14,6 +14,7 @@ from scipy import stats
 from limbeck import evaluation
 from limbeck.errors import InputError
 from limbeck.evaluation import Point, bootstrap_mean, class_gains, mcnemar, paired_difference, pareto, wilson
+from walk import over
 
 flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -203,7 +204,7 @@ def test_the_pareto_set_is_its_definition(given_points):
     assert list(found) == sorted(found, key=lambda point: point.cost)
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "said"),
     [
         (lambda: mcnemar(torch.ones(3), torch.ones(3)), "expected bool"),

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from limbeck.data import image_folder
 from limbeck.data.pictures import picture
 from limbeck.errors import DataError, DataWarning
+from walk import over
 
 RED, WHITE, MIXED = (255, 0, 0), (255, 255, 255), (255, 127, 127)
 
@@ -26,8 +27,8 @@ def seen(path: Path, size: tuple[int, int] = (4, 6), *, grey: bool = False) -> l
     return picture(path, size, grey)[0].flatten(1).T.tolist()
 
 
-@pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
+@over("orientation", range(10))
+@over("ending", ["png", "webp", "jpg"])
 def test_an_image_is_turned_as_its_orientation_says(tmp_path, orientation, ending):
     pixels = np.zeros((16, 24, 3), dtype=np.uint8)
     pixels[:8, :8], pixels[8:, 16:] = (250, 0, 0), (0, 250, 0)  # so that each of the 8 orientations differs
@@ -59,7 +60,7 @@ def transparent(mode: str, alpha: int) -> tuple[Image.Image, dict[str, object]]:
     return Image.new(mode, (4, 4), (0, alpha) if mode == "LA" else (*RED, alpha)), {}
 
 
-@pytest.mark.parametrize(
+@over(
     ("mode", "alpha", "expected"),
     [
         ("RGBA", 0, WHITE), ("RGBA", 128, MIXED), ("RGBA", 255, RED),

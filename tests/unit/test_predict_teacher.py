@@ -28,6 +28,7 @@ from limbeck.tasks import MULTILABEL, REGRESSION
 from limbeck.teacher import Teacher
 from limbeck.teachers import ArrayTeacher, PredictTeacher, store
 from limbeck.training import Training, fit
+from walk import over
 
 
 def samples_of(size=90, classes=3):
@@ -51,7 +52,7 @@ def constant(*row):
     return lambda rows: np.tile(np.array(row), (len(rows), 1))
 
 
-@pytest.mark.parametrize(
+@over(
     "model",
     [
         RandomForestClassifier(5, random_state=0),
@@ -61,7 +62,7 @@ def constant(*row):
     ],
     ids=lambda model: type(model).__name__,
 )
-@pytest.mark.parametrize("batch_size", [7, 4096])
+@over("batch_size", [7, 4096])
 def test_its_answers_are_the_logarithms_of_predict_proba_whatever_the_batch(model, batch_size):
     samples = samples_of()
     rows, labels = rows_of(samples)
@@ -178,7 +179,7 @@ def test_a_digest_knows_content_and_not_where_it_lies():
         PredictTeacher(forest).fingerprint()
 
 
-@pytest.mark.parametrize(
+@over(
     ("answer", "said"),
     [
         ([0.5, 0.6], "expected probabilities that add up to 1"),

@@ -11,6 +11,7 @@ from scipy import stats
 from limbeck.config import Recipe
 from limbeck.data import Augment, Loader, RandAugment, TensorSet, randaugment
 from limbeck.errors import DataError, InputError, RecipeError
+from walk import over
 
 NAMES = list(randaugment.OPERATIONS)
 
@@ -64,14 +65,14 @@ def test_autocontrast_is_pillows(channels):
 
 
 @every_channels
-@pytest.mark.parametrize("size", [(24, 32), (3, 5), (16, 16), (70, 90)])
+@over("size", [(24, 32), (3, 5), (16, 16), (70, 90)])
 def test_equalize_is_pillows_level_by_level(channels, size):
     images = pictures(channels, 6, max(size[0], 24), max(size[1], 32))[:, :, : size[0], : size[1]].copy()
     compare(images, randaugment.equalize(tensors(images)), ImageOps.equalize, within=1e-4)
 
 
 @every_channels
-@pytest.mark.parametrize("bits", [1, 4, 6, 8])
+@over("bits", [1, 4, 6, 8])
 def test_posterize_is_pillows(channels, bits):
     images = pictures(channels)
     found = randaugment.posterize(tensors(images), bits)
@@ -79,7 +80,7 @@ def test_posterize_is_pillows(channels, bits):
 
 
 @every_channels
-@pytest.mark.parametrize("threshold", [0, 77, 128, 256])
+@over("threshold", [0, 77, 128, 256])
 def test_solarize_is_pillows(channels, threshold):
     images = pictures(channels)
     found = randaugment.solarize(tensors(images), threshold / 255)
@@ -102,8 +103,8 @@ ENHANCERS = {
 
 
 @every_channels
-@pytest.mark.parametrize("name", ENHANCERS)
-@pytest.mark.parametrize("strength", [-1.0, -0.5, 0.5, 1.0])
+@over("name", ENHANCERS)
+@over("strength", [-1.0, -0.5, 0.5, 1.0])
 def test_enhancements_are_pillows(channels, name, strength):
     images = pictures(channels)
     found = randaugment.OPERATIONS[name](tensors(images), torch.full((len(images),), strength))
@@ -113,8 +114,8 @@ def test_enhancements_are_pillows(channels, name, strength):
 
 
 @every_channels
-@pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"])
-@pytest.mark.parametrize("strength", [-1.0, -0.3, 0.7])
+@over("name", ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"])
+@over("strength", [-1.0, -0.3, 0.7])
 def test_moves_are_pillows_affine_transforms(channels, name, strength):
     images = pictures(channels)[1:2]
     _, _, height, width = images.shape
@@ -156,7 +157,7 @@ def test_rotation_of_a_positive_angle_turns_against_the_clock(factor):
 
 
 @every_channels
-@pytest.mark.parametrize("name", NAMES)
+@over("name", NAMES)
 def test_results_are_images_and_inputs_stay(channels, name):
     images = tensors(pictures(channels))
     before = images.clone()
@@ -167,14 +168,14 @@ def test_results_are_images_and_inputs_stay(channels, name):
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("autocontrast", "equalize")])
+@over("name", [name for name in NAMES if name not in ("autocontrast", "equalize")])
 def test_without_strength_nothing_changes(name):
     images = tensors(pictures(3))
     found = randaugment.OPERATIONS[name](images, torch.zeros(6))
     torch.testing.assert_close(found, images, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("identity", "autocontrast", "equalize")])
+@over("name", [name for name in NAMES if name not in ("identity", "autocontrast", "equalize")])
 def test_more_strength_changes_more(name):
     images = tensors(pictures(3))[:1]
     weak, strong = (
@@ -228,7 +229,7 @@ def test_every_image_gets_n_operations_all_as_often_in_both_directions(monkeypat
     assert stats.binomtest(same, 3000, 1 / 14).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("magnitude", [0, 2.5, 9, 10])
+@over("magnitude", [0, 2.5, 9, 10])
 def test_the_strength_is_a_tenth_of_the_magnitude(monkeypatch, magnitude):
     drawn = trace(monkeypatch, 40, 1, magnitude=magnitude)
     assert {round(abs(strength), 6) for ((_, strength),) in drawn} == {magnitude / 10}
@@ -280,7 +281,7 @@ def test_half_precision_images_keep_their_type():
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize(
+@over(
     ("keys", "line"),
     [
         ({"n": -1}, "randaugment.n"),

@@ -22,6 +22,7 @@ from limbeck.report import build, charts, figures, panels, pictures, svg
 from limbeck.report.gather import gather
 from limbeck.runs import RunFolder
 from sealed import resealed
+from walk import over
 
 HOSTILE = '<script>alert("1")</script>'
 IMAGE = "'\"><img src=x onerror=alert(2)>"
@@ -315,10 +316,8 @@ def test_bars_and_lines_stand_where_their_numbers_say():
     assert (y0 - y1, y1) == pytest.approx((float(bar.get("height")), float(bar.get("y"))))
 
 
-@pytest.mark.parametrize(
-    "values", [[], [1.0], [0.0, 0.0], [-3.0, 5.0], [1e-9, 1e9], [float("nan"), 2.0], [float("inf"), 1.0]]
-)
-@pytest.mark.parametrize("log", [False, True])
+@over("values", [[], [1.0], [0.0, 0.0], [-3.0, 5.0], [1e-9, 1e9], [float("nan"), 2.0], [float("inf"), 1.0]])
+@over("log", [False, True])
 def test_an_axis_holds_any_values(values, log):
     axis = charts.spanning("v", values, log=log)
     assert axis.high > axis.low
@@ -396,10 +395,8 @@ def test_every_chart_can_be_drawn_with_hostile_names(tmp_path):
     assert len(figures.save(every, tmp_path)) == 3
 
 
-@pytest.mark.parametrize(
-    ("shape", "mode"), [((1, 8, 8), "L"), ((3, 9, 5), "RGB"), ((28, 28), "L"), ((3, 200, 100), "RGB")]
-)
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@over(("shape", "mode"), [((1, 8, 8), "L"), ((3, 9, 5), "RGB"), ((28, 28), "L"), ((3, 200, 100), "RGB")])
+@over("dtype", [torch.uint8, torch.float32])
 def test_pictures_keep_their_pixels(shape, mode, dtype):
     import base64
     import io

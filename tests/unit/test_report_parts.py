@@ -19,6 +19,7 @@ from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 from limbeck.tasks import REGRESSION
 from sealed import resealed
+from walk import over
 
 COUNTS = (60, 40, 12, 6)
 NAMES = ["many", "some", "few <b>", "fewest"]
@@ -354,7 +355,7 @@ def test_of_many_models_the_large_charts_show_the_chief(tail, tmp_path):
 NONE = "The recipe's method has no temperature of its own."
 
 
-@pytest.mark.parametrize(
+@over(
     ("method", "chosen", "start", "said"),
     [
         ({"temperature": 4.0}, {}, 4.0, "The recipe distils at T = 4."),

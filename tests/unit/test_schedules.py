@@ -6,13 +6,14 @@ import pytest
 
 from limbeck import schedules
 from limbeck.errors import InputError
+from walk import over
 
 
 def values(schedule, *steps):
     return [schedules.at(schedule, step) for step in steps]
 
 
-@pytest.mark.parametrize(
+@over(
     ("schedule", "expected"),
     [
         (0.5, {0: 0.5, 7: 0.5, 10**9: 0.5}),
@@ -87,7 +88,7 @@ def test_one_cycle_rises_and_then_falls_over_its_steps():
 NAN, INF = math.nan, math.inf
 
 
-@pytest.mark.parametrize(
+@over(
     ("key", "build"),
     [
         ("start", lambda: schedules.linear(NAN, 0.0, steps=2)),

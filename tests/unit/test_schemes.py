@@ -31,6 +31,7 @@ from limbeck.schedules import until
 from limbeck.teachers import MeanOfModels, ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import Result, fit
+from walk import over
 
 TINY = {
     "name": "tiny",
@@ -143,7 +144,7 @@ def test_a_scheme_with_keys_resolves_to_itself(toy):
     assert Recipe.parse(named.keys).to_yaml() == named.to_yaml()
 
 
-@pytest.mark.parametrize(
+@over(
     ("keys", "said"),
     [
         ({"scheme": {}}, "scheme.name: is missing; one of: "),
@@ -426,7 +427,7 @@ def test_the_mean_of_models_is_the_mean_of_their_distributions(mean):
     torch.testing.assert_close(alone, torch.log_softmax(members[0](inputs), -1))
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "said"),
     [
         (lambda: MeanOfModels([]), "members: found none"),

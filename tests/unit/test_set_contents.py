@@ -11,6 +11,7 @@ from limbeck.data.content import narrowed
 from limbeck.data.names import MOST_CLASSES
 from limbeck.errors import DataError, InputError, nearest
 from limbeck.tasks import REGRESSION
+from walk import over
 
 PIXELS = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
 
@@ -19,7 +20,7 @@ def batch(samples):
     return samples.batch(torch.arange(len(samples)), augment=None, seed=0, view=0).inputs
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.float64, np.float32, np.float16, torch.float64, torch.float32])
+@over("kind", [list, tuple, np.float64, np.float32, np.float16, torch.float64, torch.float32])
 def test_batches_are_float32_whatever_the_type_of_mean_and_std(kind):
     mean, std = [0.25, 0.5, 0.125], [0.5, 0.25, 1.0]  # exact in each type
     given = [
@@ -38,7 +39,7 @@ def test_batches_are_float32_whatever_the_type_of_mean_and_std(kind):
     assert TensorSet.of(PIXELS, mean=listed, std=std).source == plain.source
 
 
-@pytest.mark.parametrize(
+@over(
     ("mean", "std", "said"),
     [
         ([0.0, 0.0, 1e9], [1.0, 1.0, 1.0], "mean 1e+09 is so far from 0 that float32 rounds away a std of 1"),
@@ -78,7 +79,7 @@ def rows_with(label):
     return [(torch.zeros(3), 0), (torch.ones(3), label)]
 
 
-@pytest.mark.parametrize(
+@over(
     "label",
     [1, np.int64(1), np.uint8(1), torch.tensor(1), torch.tensor([1]), np.array(1), torch.tensor(1).to(torch.int8)],
 )
@@ -86,7 +87,7 @@ def test_any_whole_number_is_a_label_of_a_lazy_set(label):
     assert LazySet.of(rows_with(label)).labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
+@over(
     ("label", "said"),
     [
         ("cat", "label 'cat', expected the number of a class"),
@@ -127,7 +128,7 @@ def test_a_label_that_changes_its_kind_later_is_one_line():
 # ----------------------------------------------------------------------------------------------------- names and bounds
 
 
-@pytest.mark.parametrize(
+@over(
     ("names", "said"),
     [
         (["a", "a"], "class name 'a' stands twice"),

@@ -15,6 +15,7 @@ from limbeck.experiment.sealing import keep_outcome
 from limbeck.models.layers import Sees, Sight
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
+from walk import over
 
 KEYS = {
     "name": "part",
@@ -25,7 +26,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize(
+@over(
     ("half", "rows", "columns"),
     [("upper", [0, 1], None), ("lower", [2, 3, 4], None), ("left", None, [0]), ("right", None, [1, 2])],
 )
@@ -131,7 +132,7 @@ def test_images_of_a_recipe_and_rows_of_an_archive(tmp_path):
     assert vet(Recipe.parse({**rows, "student": {"model": {"kind": "mlp"}, "sees": {"places": [0, 3]}}}))
 
 
-@pytest.mark.parametrize(
+@over(
     ("sees", "said"),
     [
         ({"colums": ["a"]}, "student.sees.colums: there is no such key; did you mean 'columns'"),

@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from limbeck import losses, targets
 from limbeck.errors import InputError
 from limbeck.losses.logspace import js, kl, reverse_kl, rows, skewed_kl, total_variation
+from walk import over
 
 EPS = [1e-1, 1e-2, 1e-3, 1e-4]
 TEMPERATURES = [1.0, 4.0, 20.0]
@@ -73,8 +74,8 @@ def test_a_small_divergence_is_not_negative_and_right_in_single_precision(kind, 
                 assert abs(found.mean() / expected.mean() - 1) <= 0.05, (temperature, scale, eps)
 
 
-@pytest.mark.parametrize("kind", ["kl", "reverse_kl", "js", "skewed_kl", "total_variation"])
-@pytest.mark.parametrize("gap", [2.0, 6.0, 10.0, 14.0, 16.0])
+@over("kind", ["kl", "reverse_kl", "js", "skewed_kl", "total_variation"])
+@over("gap", [2.0, 6.0, 10.0, 14.0, 16.0])
 def test_a_small_divergence_from_a_teacher_that_is_sure_is_right_although_its_probability_rounds(kind, gap):
     teacher = np.array([[gap, 0.0], [gap, 0.25]], dtype=np.float32)
     student = teacher + np.array([[0.0, 2.0**-13], [0.0, -(2.0**-13)]], dtype=np.float32)
@@ -82,7 +83,7 @@ def test_a_small_divergence_from_a_teacher_that_is_sure_is_right_although_its_pr
     np.testing.assert_allclose(found, reference(kind, student, teacher, 1.0), rtol=0.1)
 
 
-@pytest.mark.parametrize("formula", [kl, reverse_kl, js(0.3), skewed_kl(0.2), total_variation])
+@over("formula", [kl, reverse_kl, js(0.3), skewed_kl(0.2), total_variation])
 def test_no_rounding_makes_a_divergence_negative_wherever_the_gap_stands(formula):
     rng = np.random.default_rng(1)
     gaps = np.concatenate([10.0 ** rng.uniform(-9, 1, 4000), [1 / 16, 0.0625001, 0.0624999, 1.0, 1e-30, 0.0]])
@@ -96,7 +97,7 @@ def test_no_rounding_makes_a_divergence_negative_wherever_the_gap_stands(formula
         assert found[-1] == 0
 
 
-@pytest.mark.parametrize("kind", ["kl", "reverse_kl", "js", "skewed_kl", "total_variation"])
+@over("kind", ["kl", "reverse_kl", "js", "skewed_kl", "total_variation"])
 def test_a_gradient_of_a_small_divergence_is_that_of_double_precision(kind):
     for classes in (2, 10, 1000):
         for eps in (1e-1, 1e-3):
@@ -176,10 +177,8 @@ def gradients_of(loss, z, v):
     return found
 
 
-@pytest.mark.parametrize("gap", GAPS)
-@pytest.mark.parametrize(
-    "name", ["intra_class", "inter_class", "dist", "kl", "js", "reverse_kl", "dkd", "standardised"]
-)
+@over("gap", GAPS)
+@over("name", ["intra_class", "inter_class", "dist", "kl", "js", "reverse_kl", "dkd", "standardised"])
 def test_a_class_that_the_student_has_given_up_leaves_the_gradient_as_it_is_in_double_precision(name, gap):
     z = torch.tensor([[0.0, 0, -gap], [1, 0, -gap], [0, 1, -gap - 1]])
     v = torch.tensor([[2.0, 1, 0], [0, 2, 1], [1, 0, 2]])
@@ -193,8 +192,8 @@ def test_a_class_that_the_student_has_given_up_leaves_the_gradient_as_it_is_in_d
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-6 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("spread", [10.0**-power for power in (0, 1, 2, 3, 4, 8, 15, 20, 23, 25, 30)])
-@pytest.mark.parametrize("centre", [0.0, 1.0])
+@over("spread", [10.0**-power for power in (0, 1, 2, 3, 4, 8, 15, 20, 23, 25, 30)])
+@over("centre", [0.0, 1.0])
 def test_a_z_score_of_logits_with_a_tiny_spread_has_the_gradient_of_double_precision(spread, centre):
     z = centre + spread * torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 1.0]])
     if centre and spread < 1e-5:
@@ -204,8 +203,8 @@ def test_a_z_score_of_logits_with_a_tiny_spread_has_the_gradient_of_double_preci
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 1e2, 1e3, 1e4])
-@pytest.mark.parametrize("name", ["intra_class", "inter_class", "dist"])
+@over("temperature", [1.0, 1e2, 1e3, 1e4])
+@over("name", ["intra_class", "inter_class", "dist"])
 def test_a_correlation_of_nearly_uniform_distributions_has_the_gradient_of_double_precision(name, temperature):
     generator = torch.Generator().manual_seed(0)
     z, v = torch.randn(2, 8, 5, generator=generator)
@@ -213,7 +212,7 @@ def test_a_correlation_of_nearly_uniform_distributions_has_the_gradient_of_doubl
     torch.testing.assert_close(found, expected, rtol=0.02, atol=5e-3 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-20, 1e-30, 1e-38, 1e-44])
+@over("size", [1.0, 1e-20, 1e-30, 1e-38, 1e-44])
 def test_small_confidences_weigh_as_their_ratios_do(size):
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]])
     labels, shares = torch.tensor([0, 1, -100]), torch.tensor([1.0, 3.0, 5.0])
@@ -222,7 +221,7 @@ def test_small_confidences_weigh_as_their_ratios_do(size):
     torch.testing.assert_close(found, expected, rtol=0.15 if size < 1e-40 else 1e-6, atol=0)
 
 
-@pytest.mark.parametrize("size", [1e-3, 1e-15, 1e-25, 1e-40])
+@over("size", [1e-3, 1e-15, 1e-25, 1e-40])
 def test_vectors_of_any_length_have_their_cosines(size):
     vectors = torch.tensor([[3.0, 4.0], [4.0, 3.0], [0.0, 0.0]])
     expected = torch.tensor([[1.0, 0.96, 0.0], [0.96, 1.0, 0.0], [0.0, 0.0, 1.0]])

@@ -19,6 +19,7 @@ from limbeck.teachers.specialists import (
     dustbin_shift,
     specialise,
 )
+from walk import over
 
 CLASSES = 6
 GROUPS = ([0, 1, 2], [2, 3])
@@ -70,7 +71,7 @@ def test_halves_need_the_shift_of_the_paper():
     assert dustbin_shift(0.5) == 0
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan, "x"])
+@over("share", [0.0, 1.0, -0.1, math.nan, "x"])
 def test_a_share_out_of_range_is_one_line(share):
     with pytest.raises(InputError, match="share: found"):
         dustbin_shift(share)
@@ -126,7 +127,7 @@ def test_all_of_a_specialist_learns_and_its_teacher_need_not():
     assert all(parameter.grad is not None for parameter in made.parameters())
 
 
-@pytest.mark.parametrize(
+@over(
     ("network", "classes", "layer", "line"),
     [
         (generalist(), [], "", "classes: found \\[\\], expected some"),
@@ -150,8 +151,8 @@ def test_a_layer_that_is_not_the_last_is_noticed():
 # --------------------------------------------------------------------------------------------------------- all together
 
 
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("top", [1, 2])
+@over("full", [False, True])
+@over("top", [1, 2])
 def test_the_joint_answer_is_that_of_the_parts(full, top):
     base = generalist().eval()
     parts = specialists(base, full=full)
@@ -288,7 +289,7 @@ def test_a_student_learns_from_it_through_the_ordinary_path():
     assert last < 0.05 * first
 
 
-@pytest.mark.parametrize(
+@over(
     ("make", "line"),
     [
         (lambda base: GeneralistWithSpecialists(base, []), "specialists: found none"),

@@ -20,6 +20,7 @@ from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
 from limbeck.training import Stage, Training, fit, fit_stages, load_weights
 from limbeck.training.checkpoints import newest
+from walk import over
 
 SAMPLES = TensorSet.of(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 4)
 SHORT = Training(epochs=2, batch_size=16, learning_rate=0.1)
@@ -88,7 +89,7 @@ def stages_of(*, objectives=(methods.hard, methods.hard)):
 # --------------------------------------------------------------------------------------------------------------- stages
 
 
-@pytest.mark.parametrize(
+@over(
     ("trainable", "moved"),
     [
         (["body"], {"body"}),
@@ -183,7 +184,7 @@ def test_a_tied_weight_learns_where_either_of_its_owners_does():
     assert student.second.weight is student.first.weight
 
 
-@pytest.mark.parametrize(
+@over(
     ("trainable", "says"),
     [
         (["boddy"], "stage 'one': the student has no module 'boddy'; did you mean 'body'?"),

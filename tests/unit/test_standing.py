@@ -8,6 +8,7 @@ import torch
 
 from limbeck.evaluation import Metrics, constant_accuracy, standing
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION
+from walk import over
 
 SIZE = 1000
 
@@ -39,7 +40,7 @@ def test_a_student_alone_that_collapsed_is_told_first_and_no_share_is():
 FIGURES = {"well": (100, 0.5), "near chance": (880, 2.3), "diverged": (900, math.nan), "overflown": (900, math.inf)}
 
 
-@pytest.mark.parametrize(("teacher", "alone", "distilled"), list(product(FIGURES, repeat=3)))
+@over(("teacher", "alone", "distilled"), list(product(FIGURES, repeat=3)))
 def test_each_failure_is_named_once_and_a_share_stands_beside_none(teacher, alone, distilled):
     kinds = {"teacher": teacher, "alone": alone, "distilled": distilled}
     found = {role: models(FIGURES[kind][0], nll=FIGURES[kind][1]) for role, kind in kinds.items()}
@@ -56,7 +57,7 @@ def test_each_failure_is_named_once_and_a_share_stands_beside_none(teacher, alon
         assert "better" not in stands.said
 
 
-@pytest.mark.parametrize(
+@over(
     ("accuracy", "constant", "examples", "fails"),
     [
         (0.55, 0.5, 100, True),  # within noise
@@ -91,7 +92,7 @@ def test_a_regression_that_gives_the_mean_has_failed():
     )
 
 
-@pytest.mark.parametrize(
+@over(
     ("labels", "task", "expected"),
     [
         ([0, 0, 1, 2, -100], CLASSIFICATION, 0.5),
@@ -108,7 +109,7 @@ def test_the_best_constant_answer(labels, task, expected):
 # ------------------------------------------------------------------------------------------------------------- shares
 
 
-@pytest.mark.parametrize(
+@over(
     ("teacher", "alone", "distilled", "said", "share"),
     [
         ([100], [300], [200], "Distillation closed 50 % of the gap to the teacher", 0.5),

@@ -18,6 +18,7 @@ from limbeck.outputs import Outputs, Tap
 from limbeck.teacher import Teacher
 from limbeck.teachers import ModelTeacher, StoredTeacher, store
 from limbeck.training import fit
+from walk import over
 
 SIZE = 23
 
@@ -54,8 +55,8 @@ def network(seed=0, width=8):
 # --------------------------------------------------------------------------------------------------- which row for whom
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 23, 1000])
-@pytest.mark.parametrize("seed", [0, 1])
+@over("batch_size", [1, 5, 23, 1000])
+@over("seed", [0, 1])
 def test_each_sample_gets_its_own_answer_in_whatever_order_it_comes(batch_size, seed):
     stored = store(telling(), numbered(), batch_size=batch_size)
     for epoch in range(2):
@@ -64,7 +65,7 @@ def test_each_sample_gets_its_own_answer_in_whatever_order_it_comes(batch_size, 
             assert torch.equal(batch.inputs[:, 0], batch.index.float())
 
 
-@pytest.mark.parametrize("positions", [[3, 22, 0, 7], [22], list(range(22, -1, -1)), [5, 5, 6]], ids=str)
+@over("positions", [[3, 22, 0, 7], [22], list(range(22, -1, -1)), [5, 5, 6]])
 def test_answers_stored_for_a_part_belong_to_the_samples_of_that_part(positions):
     part = numbered().subset(torch.tensor(positions))
     stored = store(telling(), part, batch_size=3)
@@ -101,7 +102,7 @@ def test_answers_have_no_graph_and_are_a_teachers():
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize(
+@over(
     "other",
     [numbered(first=1), numbered(size=SIZE + 1), numbered(labels=False), images()],
     ids=["other numbers", "more", "other labels", "images"],

@@ -10,6 +10,7 @@ from scipy import stats
 from limbeck.data import TensorSet, synthetic
 from limbeck.data.synthetic import synthetic_task
 from limbeck.errors import DataError, InputError
+from walk import over
 
 SMALL = {"classes": 12, "groups": 4, "dimensions": 30}
 
@@ -107,7 +108,7 @@ def test_inputs_are_standard_normal_and_classes_about_equal():
     assert counts.max() < 1.5 * 4000 / 12
 
 
-@pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 3000])
+@over("size", [1, 1023, 1024, 1025, 3000])
 def test_a_smaller_set_is_the_beginning_of_a_larger_one(size):
     whole = synthetic(train=3001, test=5, classes=3, groups=1, dimensions=4, seed=5).train
     part = synthetic(train=size, test=2, classes=3, groups=1, dimensions=4, seed=5).train
@@ -148,7 +149,7 @@ def test_groups_that_fit_no_classes_are_refused(groups, line):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@over(
     ("keys", "line"),
     [
         ({"tau": 1.0}, "tau: found 1"),
@@ -172,7 +173,7 @@ def test_values_that_make_no_task_are_refused(keys, line):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("keys", [{"train": 2**40}, {"dimensions": 2**40}, {"terms": 2**50}, {"classes": 10 * 2**38}])
+@over("keys", [{"train": 2**40}, {"dimensions": 2**40}, {"terms": 2**50}, {"classes": 10 * 2**38}])
 def test_sizes_beyond_memory_are_refused_before_anything_is_made(keys):
     with pytest.raises(DataError, match="bytes, this machine has"):
         synthetic(**keys)

@@ -20,6 +20,7 @@ from limbeck.experiment.run import distil
 from limbeck.experiment.signature import read_signature
 from limbeck.runs import RunFolder
 from limbeck.tasks import REGRESSION
+from walk import over
 
 BUNDLED = {"breast_cancer": (569, 30, 2), "wine": (178, 13, 3), "iris": (150, 4, 3), "digits": (1797, 64, 10)}
 
@@ -49,7 +50,7 @@ def shop(tmp_path):
     return written(tmp_path / "shop.csv", *people())
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@over("name", BUNDLED)
 def test_a_bundled_table_is_standardised_by_its_training_part_alone(name):
     data = bundled(name, seed=3)
     size, width, classes = BUNDLED[name]
@@ -211,7 +212,7 @@ def test_each_mistake_is_one_line(shop, keys, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@over(
     ("content", "said"),
     [
         (b"", "has no rows below its first line"),
@@ -293,7 +294,7 @@ def test_the_kinds_are_reachable_and_a_run_keeps_its_columns(shop, tmp_path):
     assert read_signature(folder.path).students.columns == recipe.load_data().train.columns
 
 
-@pytest.mark.parametrize(
+@over(
     ("data", "said"),
     [
         ({"kind": "bundled"}, "data.name: is missing"),

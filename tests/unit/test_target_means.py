@@ -13,6 +13,7 @@ from limbeck.errors import InputError
 from limbeck.losses import Dense
 from limbeck.outputs import Members, Outputs
 from target_references import UNLABELLED, labels_of, logits_of, probabilities, same, softmax
+from walk import over
 
 # -------------------------------------------------------------------------------------------------- a subset of classes
 
@@ -32,7 +33,7 @@ def test_labels_become_positions_in_the_subset():
     assert torch.equal(targets.label_positions(labels, range(3), 3), labels)
 
 
-@pytest.mark.parametrize(
+@over(
     ("classes", "line"),
     [
         ([], "classes: found none, expected at least one class"),
@@ -124,7 +125,7 @@ def test_impossible_classes_in_means():
         targets.geometric_mean([certain, other])
 
 
-@pytest.mark.parametrize(
+@over(
     ("weights", "line"),
     [
         ([0.5, 0.6], "weights: found [0.5, 0.6], which add up to 1.1, expected 1"),

@@ -11,6 +11,7 @@ from limbeck.errors import InputError
 from limbeck.outputs import Outputs
 from limbeck.terms import HardLabels, SoftTargets
 from target_references import NAMES, UNLABELLED, labels_of, logits_of, probabilities, same, softmax
+from walk import over
 
 # ------------------------------------------------------------------------------------------------ labels and no teacher
 
@@ -56,7 +57,7 @@ def test_the_loss_of_the_papers_code_is_reachable():
     assert float(found.total) == pytest.approx(float(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize("softening", [0.0, -1.0, math.nan, "high", True])
+@over("softening", [0.0, -1.0, math.nan, "high", True])
 def test_a_softening_is_above_0(softening):
     for call in (
         lambda: targets.virtual_teacher(torch.tensor([0]), 3, 0.99, softening=softening),
@@ -66,7 +67,7 @@ def test_a_softening_is_above_0(softening):
             call()
 
 
-@pytest.mark.parametrize("confidence", [0.89, 1.0, -1.0, math.nan, "high", True])
+@over("confidence", [0.89, 1.0, -1.0, math.nan, "high", True])
 def test_a_virtual_teacher_is_sure_and_not_certain(confidence):
     for call in (
         lambda: targets.virtual_teacher(torch.tensor([0]), 3, confidence),
@@ -76,7 +77,7 @@ def test_a_virtual_teacher_is_sure_and_not_certain(confidence):
             call()
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5, 1.0])
+@over("epsilon", [0.0, 0.1, 0.5, 1.0])
 def test_the_uniform_target_at_temperature_one_is_label_smoothing(epsilon):
     labels = labels_of()
     batch = Batch.of(torch.zeros(7, 1), labels)
@@ -107,7 +108,7 @@ def test_the_uniform_target_at_temperature_one_is_label_smoothing(epsilon):
         torch.testing.assert_close(gradient, gradients[0], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("epsilon", "classes"), [(0.1, 2), (0.1, 10), (0.01, 100), (0.5, 5)])
+@over(("epsilon", "classes"), [(0.1, 2), (0.1, 10), (0.01, 100), (0.5, 5)])
 def test_under_label_smoothing_the_true_logit_leads_by_its_margin(epsilon, classes):
     """He 2019: log(K(1-ε)/ε + 1), reached by optimisation from anywhere."""
     margin = math.log(classes * (1 - epsilon) / epsilon + 1)
@@ -231,7 +232,7 @@ def test_confidence_weighting_is_its_formula():
     assert not HardLabels().relates_examples
 
 
-@pytest.mark.parametrize("cut", [[0, 3], [0, 7], [0, 0], [0, 5]])
+@over("cut", [[0, 3], [0, 7], [0, 0], [0, 5]])
 def test_confidence_weighting_over_ranks_is_that_of_the_whole_batch(monkeypatch, cut):
     student, teacher, labels = logits_of(seed=3).requires_grad_(), logits_of(), labels_of()
     labels[2] = UNLABELLED

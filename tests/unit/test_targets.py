@@ -16,6 +16,7 @@ from limbeck.outputs import Outputs
 from limbeck.tasks import BINARY, MULTILABEL
 from limbeck.terms import SoftTargets
 from target_references import EXACT, NAMES, labels_of, logits_of, probabilities, same, softmax
+from walk import over
 
 # ---------------------------------------------------------------------------------------------- KD-pt: confidence alone
 
@@ -35,8 +36,8 @@ def test_of_two_classes_the_confidence_is_the_plain_target(row, temperature, lab
     same(targets.true_class(plain, torch.tensor([label])).log_probs, plain.log_probs)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gap", [20.0, 100.0, 1e4])
+@over("dtype", [torch.float32, torch.float64])
+@over("gap", [20.0, 100.0, 1e4])
 def test_a_confidence_that_rounds_to_one_leaves_the_others_their_logarithm(gap, dtype):
     logits = torch.tensor([[gap, 0.0, 0.0, 0.0]], dtype=dtype)
     target = targets.true_class(losses.soften(logits), torch.tensor([0]))
@@ -125,7 +126,7 @@ def test_class_vectors_of_another_form_are_refused(wrong):
         targets.class_cosines(wrong)
 
 
-@pytest.mark.parametrize(("power", "tau"), [(0.3, 0.5), (1.0, 1.0), (2.0, 0.05), (0.3, 10.0)])
+@over(("power", "tau"), [(0.3, 0.5), (1.0, 1.0), (2.0, 0.05), (0.3, 10.0)])
 def test_similar_classes_are_their_formula(power, tau):
     cosines, labels = targets.class_cosines(logits_of(6, 4)), labels_of()
     assert (cosines < 0).any()
@@ -179,7 +180,7 @@ def test_related_classes_are_their_formula_with_any_groups(groups, shares):
     same(found.sum(1), torch.ones(len(groups)))
 
 
-@pytest.mark.parametrize(
+@over(
     ("masses", "line"),
     [
         ((0.5, 0.3, 0.1), "masses: found [0.5, 0.3, 0.1], which add up to 0.9, expected 1"),
@@ -212,7 +213,7 @@ def test_a_hierarchy_may_be_named_numbered_or_the_datas_own():
     assert torch.equal(unsettled.log_probs, rows[0])
 
 
-@pytest.mark.parametrize(
+@over(
     ("groups", "line"),
     [
         ({"pets": ["cat", "dog"], "wheels": ["car"]}, "groups: 2 of 5 classes are in no group, class 'van' first"),
@@ -233,7 +234,7 @@ def test_a_hierarchy_that_is_none_is_refused(groups, line):
     assert str(caught.value).startswith(line)
 
 
-@pytest.mark.parametrize("groups", [3, "fine", None, [0, "a"], [0, True], ["cat", "dog"]])
+@over("groups", [3, "fine", None, [0, "a"], [0, True], ["cat", "dog"]])
 def test_groups_of_another_form_are_refused_at_once(groups):
     with pytest.raises(InputError, match=r"groups: found .*, expected \{group: \[classes\]\}"):
         targets.RelatedClasses(groups)
@@ -247,7 +248,7 @@ def test_class_names_mean_nothing_before_the_data_is_known():
 # ----------------------------------------------------------------------------------------------------- KD-topk and DKPP
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 5, 6])
+@over("k", [1, 2, 3, 5, 6])
 def test_the_k_largest_are_kept_and_the_rest_spread(k):
     logits = logits_of()
     expected = []
@@ -282,7 +283,7 @@ def test_ties_are_resolved_by_the_number_of_the_class(row, k):
     assert math.isclose(sum(map(math.exp, found)), 1.0, abs_tol=1e-12)
 
 
-@pytest.mark.parametrize(
+@over(
     ("settings", "classes", "kept"),
     [
         ({}, 100, 25),
@@ -300,7 +301,7 @@ def test_a_share_is_rounded_and_is_one_class_at_least(settings, classes, kept):
     assert targets.TopK(**settings).count(classes) == kept
 
 
-@pytest.mark.parametrize(
+@over(
     ("settings", "line"),
     [
         ({"k": 0}, "k: found 0, expected a whole number, 1 or above"),

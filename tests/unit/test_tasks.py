@@ -16,6 +16,7 @@ from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Outputs, run_model
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, TASKS, task_named
 from task_losses import NAN, Fixed, drawn, loss_of
+from walk import over
 
 TEMPERATURES = [0.5, 1.0, 4.0, 20.0]
 
@@ -28,7 +29,7 @@ def kl_of_bernoullis(p, q):
 # --------------------------------------------------------------------------------------------------------------- binary
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@over("temperature", TEMPERATURES)
 def test_one_logit_is_two_classes_with_logits_zero_and_z_in_loss_and_gradient(temperature):
     (z, v), labels = torch.tensor(drawn((6,))), torch.tensor([0, 1, UNLABELLED, 1, 0, 1])
     objective = methods.kd(temperature=temperature, hard_weight=0.3, soft_weight=0.7)
@@ -41,7 +42,7 @@ def test_one_logit_is_two_classes_with_logits_zero_and_z_in_loss_and_gradient(te
         assert one.parts[name].mean == two.parts[name].mean
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@over("temperature", TEMPERATURES)
 def test_the_binary_loss_is_cross_entropy_and_t_squared_kl_of_sigmoids_with_their_closed_gradients(temperature):
     z, v = drawn((6,))
     y = np.array([0, 1, 1, 1, 0, 0])
@@ -107,8 +108,8 @@ def multilabel_reference(z, v, y, temperature):
     return np.array(hard), np.array(soft)
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("masked", [False, True])
+@over("temperature", TEMPERATURES)
+@over("masked", [False, True])
 def test_the_multilabel_loss_is_the_sum_over_classes_and_the_mean_over_examples(masked, temperature):
     z, v = drawn((5, 3))
     y = np.array([[0, 1, 1], [1, UNLABELLED, 0], [UNLABELLED] * 3, [0, 0, 0], [1, 1, 1]])
@@ -148,7 +149,7 @@ def test_each_class_of_a_multilabel_task_is_a_binary_task(classes, seed):
     torch.testing.assert_close(gradient, torch.cat([gradient for _, gradient in each], 1), rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("method", ["dkd", "kd", "kd_pt", "kd_topk", "label_smoothing", "tf_kd"])
+@over("method", ["dkd", "kd", "kd_pt", "kd_topk", "label_smoothing", "tf_kd"])
 def test_the_methods_for_classes_work_on_every_label_by_itself(method):
     z, v = torch.tensor(drawn((5, 3)))
     y = torch.randint(2, (5, 3), generator=torch.manual_seed(0))
@@ -235,7 +236,7 @@ def test_squared_error_and_its_bound_take_masks_half_precision_and_no_label():
     assert torch.autograd.gradcheck(lambda z: losses.bounded_squared_error(z, v, y, margin=0.1), (student,))
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "line"),
     [
         (lambda: losses.squared_error(torch.zeros(2, 1), torch.zeros(2)), "answers has shape (2, 1), labels has shape"),
@@ -283,7 +284,7 @@ OF_PLACES = [
 ]
 
 
-@pytest.mark.parametrize("method", OF_PLACES)
+@over("method", OF_PLACES)
 def test_the_methods_for_classes_work_on_every_place(method):
     z, v = torch.tensor(drawn((2, 5, 3, 4)))
     labels = torch.randint(5, (2, 3, 4), generator=torch.manual_seed(0))
@@ -329,7 +330,7 @@ def legend(task, classes=4):
     return Legend(tuple(map(str, range(classes))), task=task)
 
 
-@pytest.mark.parametrize("method", ["kd", "dkd", "dist", "logit_standardisation"])
+@over("method", ["kd", "dkd", "dist", "logit_standardisation"])
 def test_methods_that_compare_distributions_refuse_a_regression_in_one_line(method):
     objective = methods.builder(method)()
     with pytest.raises(
@@ -340,7 +341,7 @@ def test_methods_that_compare_distributions_refuse_a_regression_in_one_line(meth
         loss_of(objective, torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4, 2), task=REGRESSION)
 
 
-@pytest.mark.parametrize(
+@over(
     ("objective", "task", "classes", "line"),
     [
         (methods.hard(label_smoothing=0.1), REGRESSION, 2, "label_smoothing of term 'hard' smooths classes"),

@@ -17,6 +17,7 @@ from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION,
 from limbeck.teachers import EnsembleTeacher, ModelTeacher, store
 from limbeck.training import fit
 from task_losses import NAN, Fixed, drawn, loss_of
+from walk import over
 
 # ----------------------------------------------------------------------------------------------------------------- data
 
@@ -81,7 +82,7 @@ def test_the_task_of_a_set_is_part_of_what_it_is(task):
         assert one != two
 
 
-@pytest.mark.parametrize(
+@over(
     ("task", "labels", "options", "line"),
     [
         (BINARY, [0, 1, 2], {}, "tensors: sample 2 has label 2, expected 0 to 1, or -100 for none"),

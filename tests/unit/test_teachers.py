@@ -24,6 +24,7 @@ from limbeck.teachers import (
 )
 from limbeck.training import fit
 from small_teachers import CLASSES, SIZE, network, samples_of, whole
+from walk import over, pairs
 
 
 def ensemble_of(count=3, **settings):
@@ -33,9 +34,7 @@ def ensemble_of(count=3, **settings):
 # ------------------------------------------------------------------------------------------------------------ ensembles
 
 
-@pytest.mark.parametrize("weights", [None, (0.2, 0.5, 0.3)])
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@over("weights, mean, temperature", pairs([None, (0.2, 0.5, 0.3)], ["arithmetic", "geometric"], [1.0, 4.0]))
 def test_an_ensemble_answers_the_mean_of_its_members_at_any_temperature(weights, mean, temperature):
     ensemble, batch = ensemble_of(weights=weights, mean=mean), whole(samples_of())
     outputs = ensemble(batch)
@@ -123,7 +122,7 @@ def test_the_fingerprint_of_an_ensemble_tells_members_weights_and_mean():
         StoredTeacher(kept.logits[:5], kept.index[:5], source=samples.source, members=members)
 
 
-@pytest.mark.parametrize(
+@over(
     ("call", "line"),
     [
         (lambda: EnsembleTeacher([]), "members: found none, expected at least one teacher"),
@@ -202,7 +201,7 @@ def test_a_layer_that_normalises_its_vectors_shows_those():
     torch.testing.assert_close(found.norm(dim=1), torch.ones(CLASSES))
 
 
-@pytest.mark.parametrize(
+@over(
     ("model", "named", "line"),
     [
         (Wide(), None, "teacher: it has no linear layer with 4 outputs, whose rows are the vectors of the classes"),

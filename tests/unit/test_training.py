@@ -33,6 +33,7 @@ from small_training import (
     train,
     weights,
 )
+from walk import over
 
 
 def distance(first, second):
@@ -197,7 +198,7 @@ def scripted(monkeypatch, scores):
     return seen
 
 
-@pytest.mark.parametrize(
+@over(
     ("scores", "patience", "epochs", "best"),
     [
         ([(9, 1.0), (5, 1.0), (6, 1.0), (7, 1.0), (4, 1.0)], 2, 4, 2),
@@ -207,7 +208,7 @@ def scripted(monkeypatch, scores):
         ([(5, math.inf), (5, 2.0), (5, math.nan), (6, 0.1), (7, 0.1)], 5, 5, 2),
     ],
 )
-@pytest.mark.parametrize("keep", ["best", "last"])
+@over("keep", ["best", "last"])
 def test_patience_counts_epochs_without_a_better_one_and_keep_chooses_the_weights(
     monkeypatch, scores, patience, epochs, best, keep
 ):

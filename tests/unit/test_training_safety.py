@@ -27,12 +27,13 @@ from limbeck.teachers.model import state_digest
 from limbeck.terms import HardLabels
 from limbeck.training import Training, checkpoints
 from small_training import HELD_OUT, IMAGES, SAMPLES, Spoiling, distiller_of, image_distiller, network, train, weights
+from walk import over
 
 # ---------------------------------------------------------------------------------------------------------- bad numbers
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("at", [0, 5, 7])
+@over("value", [math.nan, math.inf, -math.inf])
+@over("at", [0, 5, 7])
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_last_good_checkpoint(tmp_path, at, value):
     objective = Objective([HardLabels(), Spoiling(at, value)])
     with pytest.raises(NonFiniteLossError) as caught:
@@ -82,8 +83,8 @@ class BadGradient(Term):
         return zero
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("at", [0, 5, 7])
+@over("value", [math.nan, math.inf, -math.inf])
+@over("at", [0, 5, 7])
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_kept_and_names_a_parameter(tmp_path, at, value):
     distiller = distiller_of(Objective([HardLabels(), BadGradient(at, value)]))
     with pytest.raises(NonFiniteLossError) as caught:
@@ -103,7 +104,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_kept_and_nam
     assert not (tmp_path / "student.safetensors").exists()
 
 
-@pytest.mark.parametrize(
+@over(
     "settings",
     [
         {},
@@ -359,7 +360,7 @@ def test_a_teacher_of_ones_own_needs_no_module():
     assert train(Distiller(network(), Uniform(), methods.kd())).steps == 8
 
 
-@pytest.mark.parametrize(
+@over(
     ("there", "here"),
     [
         (lb.methods.kd(temperature=1.0), lb.methods.kd(temperature=20.0)),

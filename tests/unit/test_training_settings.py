@@ -14,11 +14,12 @@ from limbeck.objective import Objective, Term
 from limbeck.training import Training, WeightAverage, constrain_norms, fit
 from limbeck.training.optimisers import learning_rate, optimiser
 from small_training import HELD_OUT, SAMPLES, distiller_of, network, plain_loop, settings_of, train, weights
+from walk import over
 
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
-@pytest.mark.parametrize(
+@over(
     ("key", "value"),
     [
         ("epochs", 0),
@@ -54,7 +55,7 @@ def test_a_setting_outside_its_range_is_refused_by_name(key, value):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@over(
     ("given", "says"),
     [
         ({"schedule": "cosinus"}, "did you mean 'cosine'?"),
@@ -118,7 +119,7 @@ def rises(steps):
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR warns of itself
-@pytest.mark.parametrize(
+@over(
     ("given", "schedulers", "milestones"),
     [
         ({"schedule": "constant"}, [lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0)], ()),

@@ -18,6 +18,7 @@ from limbeck.runs import RunFolder
 from limbeck.teachers import ModelTeacher
 from limbeck.tune import Choices, Range, read_space, tune, usual_space
 from limbeck.tune.study import check_study
+from walk import over
 
 KEYS: dict[str, Any] = {
     "name": "study",
@@ -57,7 +58,7 @@ def test_ranges_and_choices_are_read_from_text() -> None:
     assert space["method.target"] == Choices(("softmax", {"kind": "topk", "k": 3}))
 
 
-@pytest.mark.parametrize(
+@over(
     ("line", "said"),
     [
         ("temperature=1:2", "expected a key of training, method or scheme"),
@@ -84,7 +85,7 @@ def test_a_key_is_given_once() -> None:
         read_space(["method.alpha=0:1", "method.alpha=0:0.5"])
 
 
-@pytest.mark.parametrize(
+@over(
     ("space", "said"),
     [
         ({"method.temprature": Range(1.0, 2.0)}, "did you mean 'temperature'"),
@@ -219,7 +220,7 @@ def test_a_damaged_study_is_named(tmp_path: Path) -> None:
         tune(one, TEMPERATURE, folder, trials=2, cache=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("content", [b"{\n", b"\x00\xff\n", b'{"op_code": 99}\n', b"[]\n"])
+@over("content", [b"{\n", b"\x00\xff\n", b'{"op_code": 99}\n', b"[]\n"])
 def test_a_damaged_journal_is_named(tmp_path: Path, content: bytes) -> None:
     one = recipe()
     folder = folder_of(tmp_path, one)
@@ -317,7 +318,7 @@ def test_the_group_of_a_killed_process_is_gone_on_with_first(tmp_path: Path) -> 
     assert [trial.values["method.temperature"] for trial in tuned.trials[2:4]] == lost
 
 
-@pytest.mark.parametrize(
+@over(
     ("keys", "space", "together", "said"),
     [
         ({}, TEMPERATURE, 0, "together: found 0"),

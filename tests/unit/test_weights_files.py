@@ -18,6 +18,7 @@ from limbeck.teachers.model import state_digest
 from limbeck.training import checkpoints as kept
 from limbeck.training import fit, load_weights, save_weights
 from small_checkpoints import DAMAGE, flip, network, train, truncate, written
+from walk import over
 
 # -------------------------------------------------------------------------------------------------------------- weights
 
@@ -86,8 +87,8 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("source", [*WRAPPERS, "distiller"])
-@pytest.mark.parametrize("target", list(WRAPPERS))
+@over("source", [*WRAPPERS, "distiller"])
+@over("target", list(WRAPPERS))
 def test_names_that_differ_by_a_wrapper_alone_are_one_name(tmp_path, source, target):
     saved, filled, path = network(nn.BatchNorm1d(5)), network(nn.BatchNorm1d(5)), tmp_path / "model.safetensors"
     wrapped = Distiller(saved, None, methods.hard()) if source == "distiller" else WRAPPERS[source](saved)
@@ -153,7 +154,7 @@ def other_files(folder):
     torch.save(model.state_dict(), folder / "model.pt")
 
 
-@pytest.mark.parametrize(
+@over(
     ("file", "says"),
     [
         ("gone.safetensors", "there is no file"),
@@ -189,7 +190,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model.bin", "model.pkl", "model.safetensors", "model"])
+@over("name", ["model.pt", "model.bin", "model.pkl", "model.safetensors", "model"])
 def test_no_pickle_is_ever_run(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     with pytest.raises(CheckpointError):
@@ -209,7 +210,7 @@ def test_no_pickle_in_a_checkpoint_is_ever_run(tmp_path, file):
 # -------------------------------------------------------------------------------------------------- a finished training
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "a list", "not text", "missing keys"])
+@over("damage", ["truncated", "empty", "a list", "not text", "missing keys"])
 def test_a_damaged_result_is_named(tmp_path, damage):
     train(tmp_path)
     if damage == "missing keys":

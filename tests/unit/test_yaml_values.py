@@ -13,6 +13,7 @@ from limbeck.config.reading import written
 from limbeck.errors import RecipeError
 from limbeck.experiment.prepare import vet
 from small_recipe import base, refusal
+from walk import over
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_it_is_said_of_the_file_and_of_the_last_override(path):
     )
 
 
-@pytest.mark.parametrize(
+@over(
     ("text", "value"),
     [
         ("010", "8"), ("-017", "-15"), ("1_000", "1000"), ("1_1", "11"), ("1:30", "90"), ("0x1F", "31"), ("0b11", "3"),
@@ -71,7 +72,7 @@ def test_it_is_said_of_the_file_and_of_the_last_override(path):
         ("2001-12-14t21:59:43.1Z", "2001-12-14 21:59:43.100000+00:00"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("place", ["x: {}", "x: [1, {}]", "{{y: {{x: {}}}}}"])
+@over("place", ["x: {}", "x: [1, {}]", "{{y: {{x: {}}}}}"])
 def test_a_number_or_a_date_in_disguise_is_refused_with_what_yaml_reads(tmp_path, text, value, place):
     (tmp_path / "r.yaml").write_text(place.format(text))
     assert f"line 1: {text} is {value} to YAML; " in refusal(read_yaml, tmp_path / "r.yaml")
@@ -80,7 +81,7 @@ def test_a_number_or_a_date_in_disguise_is_refused_with_what_yaml_reads(tmp_path
     assert text in str(read_yaml(tmp_path / "r.yaml"))
 
 
-@pytest.mark.parametrize(
+@over(
     ("text", "value"),
     [("0", 0), ("-3", -3), ("+3", 3), ("08", "08"), ("0.50", 0.5), ("00.5", 0.5), (".5", 0.5), ("1.", 1.0),
      ("1E3", 1e3), (".inf", math.inf), ("2024-01-01", "2024-01-01"), ("1-1", "1-1"), ("1.2.3", "1.2.3"), ("=", None)],
@@ -94,7 +95,7 @@ def test_what_looks_like_what_it_is_is_read(text, value):
     assert str(found) == str(value)
 
 
-@pytest.mark.parametrize("word", ["no", "on", "Yes", "true"])
+@over("word", ["no", "on", "Yes", "true"])
 def test_a_key_that_is_no_text_is_refused(tmp_path, word):
     (tmp_path / "r.yaml").write_text(f"a: 1\nb: {{{word}: 1}}\n")
     assert f"line 2: key {word} is {'true' if word != 'no' else 'false'} to YAML; put it in quotes" in refusal(
