@@ -142,7 +142,7 @@ def figures(verb: str, answer: Answer) -> object:
     found = json.loads(answer.out)
     keys = {"evaluate": ("summary", "models", "test"), "compare": ("runs", "pairs"), "diagnose": ("signs", "teacher")}
     if verb == "compare":
-        found["runs"] = [{**run, "cost": None} for run in found["runs"]]
+        found["runs"] = [{**run, "cost": None, "test": run["test"]["digest"]} for run in found["runs"]]
     found.get("test", {}).pop("name", None)  # which names the file of the data
     return [found[key] for key in keys[verb]]
 
