@@ -185,7 +185,7 @@ def _measured(
 
     def forward() -> Loss:
         with torch.autocast("cpu", torch.bfloat16, enabled=training.precision == "bf16"):
-            loss: Loss = distiller(batch)
+            loss: Loss = distiller(batch, 0)
         return loss
 
     with torch.random.fork_rng(), laid_out(distiller, training.memory_format):

@@ -381,7 +381,7 @@ def _try(
     distiller = Distiller(model, teacher, objective)
     with torch.random.fork_rng(), _answering(role, samples):
         distiller.build(batch, legend=samples.legend)
-        distiller(batch)
+        distiller(batch, 0)
 
 
 @contextmanager
