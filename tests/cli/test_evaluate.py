@@ -206,7 +206,7 @@ def test_unlabelled_test_samples_are_left_out(runs):
     kept = test.subset(torch.arange(1, len(test), 2))
     alone = measure(predict(run.student("alone", 0), kept), kept.labels)
     assert found.of("alone")[0].sets["test"].errors == alone.errors
-    assert found.test["examples"] == len(kept) == len(found.of("alone")[0].correct)
+    assert found.test.examples == len(kept) == len(found.of("alone")[0].correct)
     assert found.of("alone")[0].fidelity["test"].examples == len(test)
 
 

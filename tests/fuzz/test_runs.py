@@ -23,7 +23,7 @@ from limbeck.experiment.prepare import build_student, prepare, seeded_build
 from limbeck.experiment.run import distil
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import wrap_teacher
-from limbeck.records import sealed
+from limbeck.records import plain_values, sealed
 from limbeck.report import build
 from limbeck.results.assessment import assess_run
 from limbeck.results.comparison import compare_runs
@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = RunFolder.create(place / name, recipe.name, recipe.to_yaml(), ["limbeck"])
             if name == "whole":
                 keep_outcome(folder, distil(recipe, folder))
-                keep(assess_run(FinishedRun.read(folder.path), with_cost=False).as_dict(), folder.path)
+                keep(assess_run(FinishedRun.read(folder.path), with_cost=False), folder.path)
             else:
                 with pytest.raises(Crash):
                     distil(recipe, folder, watch=crash)
@@ -107,9 +107,9 @@ def judged(run: Path, how: str) -> Any:
     if how == "read":
         return FinishedRun.read(run)
     if how == "evaluate":
-        return keep(assess_run(FinishedRun.read(run), with_cost=False).as_dict(), run)
+        return keep(assess_run(FinishedRun.read(run), with_cost=False), run)
     if how == "compare":
-        return compare_runs([run, run]).as_dict()
+        return plain_values(compare_runs([run, run]))
     return build([run], Path("page.html"), files=False)
 
 

@@ -14,7 +14,7 @@ from limbeck.report import build_diagnosed, svg
 from limbeck.report.charts import Heat
 from limbeck.report.diagnosis import diagnosis_section
 from limbeck.results.diagnoses import newest
-from limbeck.results.evaluations import bound
+from limbeck.results.measurements import bound
 
 HOSTILE = "<script>alert(1)</script>"
 

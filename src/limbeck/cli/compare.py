@@ -81,7 +81,7 @@ def _grids(found: "Comparison") -> list[Grid]:
             run.label,
             str(run.seeds),
             *(_cell(run, role, name, pattern) for _, role, name, pattern in shown),
-            f"{run.evaluation['parameters']['student']:,}",
+            f"{run.evaluation.parameters['student']:,}",
         ]
         for run in found.runs
     ]
@@ -115,7 +115,7 @@ def _lines(found: "Comparison") -> list[str]:
         names = (f"the student of {pair.first}", f"the student of {pair.second}")
         several = seeds[pair.first] > 1 or seeds[pair.second] > 1
         lines.append(mcnemar_line(pair.test, pair.difference, names, seeds=several))
-    if len({run.evaluation["test"]["digest"] for run in found.runs}) > 1:
+    if len({run.evaluation.test.digest for run in found.runs}) > 1:
         lines.append(
             "Runs with other test samples are not paired; their figures cannot be compared one with the other."
         )

@@ -63,7 +63,7 @@ def evaluate(
         device=device,
         say=(lambda line: None) if quiet else say,
     )
-    path = keep(found.as_dict(), run)
+    path = keep(found, run)
     if as_json:
         show_json({"run": str(run), "file": str(path), **found.as_dict()})
     else:
@@ -105,7 +105,7 @@ def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
             change = _change(found.advantage(name), pattern)
             rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
     over = over_seeds(len(found.of("distilled")))
-    title = f"{found.name}: {found.test['examples']:,} {figures_of(found.task).unit}; {over}"
+    title = f"{found.name}: {found.test.examples:,} {figures_of(found.task).unit}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
     show(table(title, columns, rows))
 

@@ -16,7 +16,7 @@ _MODELS = (
 
 def errors_of_runs(found: Comparison) -> Rows | None:
     """Draw the errors of each run's models with their intervals; None where the runs have other test samples."""
-    if len({run.evaluation["test"]["digest"] for run in found.runs}) > 1:
+    if len({run.evaluation.test.digest for run in found.runs}) > 1:
         return None
     figures = figures_of(found.runs[0].task)
     rows = []

@@ -27,9 +27,17 @@ from limbeck.evaluation import (
     score,
     tail_gains,
 )
-from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
-from limbeck.results.measured import Judged, costs_of, identity, models_of, place, put_on_record, sets_of
+from limbeck.results.measured import (
+    Judged,
+    costs_of,
+    identity,
+    models_of,
+    place,
+    put_on_record,
+    sets_of,
+    wrong_positions,
+)
 from limbeck.results.task_assessment import TaskAssessment, assess_task
 from limbeck.tasks import Need
 
@@ -75,7 +83,7 @@ class AssessedModel:
         return {name: value for name, value in found.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; test_errors are positions among the labelled test samples."""
+        """Return everything by name; test_errors are positions among the labelled test samples."""
         return {
             "role": self.role,
             "seed": self.seed,
@@ -83,7 +91,7 @@ class AssessedModel:
             "fidelity": self.fidelity,
             "temperature": self.temperature,
             "scaled": self.scaled,
-            "test_errors": torch.where(~self.correct)[0].tolist(),
+            "test_errors": wrong_positions(self.correct),
         }
 
 
@@ -108,7 +116,7 @@ class RunAssessment(Judged[AssessedModel]):
     equal_compute: tuple[McNemar, Estimate] | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; what is not finite is None."""
+        """Return everything by name."""
         budget = self.equal_compute
         more = {
             "class_names": self.class_names,
@@ -119,7 +127,7 @@ class RunAssessment(Judged[AssessedModel]):
             "tail": self.tail,
             "equal_compute": budget and {"pooled": budget[0], "difference": budget[1]},
         }
-        return {**super().as_dict(), **plain_values(more)}
+        return {**super().as_dict(), **more}
 
 
 def assess_run(

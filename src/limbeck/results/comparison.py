@@ -3,18 +3,15 @@
 import glob
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from limbeck.config import load_recipe
 from limbeck.errors import RunError
 from limbeck.evaluation import Estimate, Interval, McNemar, Point, mcnemar, paired_difference, pareto
 from limbeck.results.assessment import assess_run
-from limbeck.results.evaluations import newest
+from limbeck.results.evaluations import Evaluation, newest
 from limbeck.results.finished import FinishedRun
 from limbeck.tasks import Task, task_named
 
@@ -29,47 +26,31 @@ class ComparedRun:
     """A run in a comparison.
 
     label: short and unlike the others'.  recipe: resolved, flattened to key.path.
-    evaluation: as `RunAssessment.as_dict` gives it.
     """
 
     folder: Path
     label: str
     recipe: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    evaluation: Evaluation
 
     def figure(self, role: str, name: str) -> Interval | None:
         """Return a figure of a role with its interval over seeds, if the run has it."""
-        found = self.evaluation["summary"].get(role, {}).get(name)
-        return None if found is None else Interval(**found)
+        return self.evaluation.summary.get(role, {}).get(name)
 
     @property
     def seeds(self) -> int:
         """How many distilled students there are."""
-        return sum(model["role"] == "distilled" for model in self.evaluation["models"])
+        return len(self.evaluation.of("distilled"))
 
     @property
     def failures(self) -> Sequence[str]:
         """A clause for each model that failed, as `Standing.failures` has them."""
-        found: list[str] = self.evaluation["failures"]
-        return found
-
-    @property
-    def counted(self) -> bool:
-        """Whether a test sample is right or wrong as a whole."""
-        return all(model.get("test_errors") is not None for model in self.evaluation["models"])
+        return self.evaluation.failures
 
     @property
     def task(self) -> Task:
         """What its labels are."""
-        return task_named(self.evaluation["test"]["task"])
-
-    def correct(self, role: str) -> Tensor:
-        """Return whether each labelled test sample is right, where that is `counted`: (seeds, n) bool."""
-        models = [model for model in self.evaluation["models"] if model["role"] == role]
-        right = torch.ones(len(models), self.evaluation["test"]["examples"], dtype=torch.bool)
-        for row, model in enumerate(models):
-            right[row, model["test_errors"]] = False
-        return right
+        return task_named(self.evaluation.test.task)
 
 
 @dataclass(frozen=True)
@@ -97,22 +78,22 @@ class Comparison:
     frontier: tuple[Point, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
+        """Return everything by name."""
         return {
             "runs": [
                 {
                     "run": str(run.folder),
                     "label": run.label,
                     **{
-                        key: run.evaluation[key]
+                        key: getattr(run.evaluation, key)
                         for key in ("name", "test", "parameters", "summary", "advantage", "failures", "cost")
                     },
                 }
                 for run in self.runs
             ],
-            "pairs": [asdict(pair) for pair in self.pairs],
-            "differing": {key: list(values) for key, values in self.differing.items()},
-            "frontier": [asdict(point) for point in self.frontier],
+            "pairs": self.pairs,
+            "differing": self.differing,
+            "frontier": self.frontier,
         }
 
 
@@ -183,14 +164,14 @@ def flattened(keys: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]) -> Mapping[str, Any]:
+def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]) -> Evaluation:
     """Return the newest evaluation that is kept, or a new one."""
     known = newest(run.folder)
     if known is not None:
         return known
     size = len(run.parts.test)  # which reads the data, or refuses it
     say(f"'{run.folder}' is not evaluated yet; its models answer {size:,} test examples")
-    return assess_run(run, with_cost=False, device=device, say=say).as_dict()
+    return assess_run(run, with_cost=False, device=device, say=say).evaluation()
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -206,9 +187,9 @@ def _pairs(runs: Sequence[ComparedRun]) -> Iterable[Pair]:
     everyone = itertools.combinations(runs, 2)
     chosen = everyone if len(runs) <= _ALL_PAIRS else ((runs[0], other) for other in runs[1:])
     for first, second in chosen:
-        same = first.evaluation["test"]["digest"] == second.evaluation["test"]["digest"]
-        if same and first.counted and second.counted:
-            one, two = first.correct("distilled"), second.correct("distilled")
+        same = first.evaluation.test.digest == second.evaluation.test.digest
+        one, two = (run.evaluation.correct("distilled") for run in (first, second))
+        if same and one is not None and two is not None:
             yield Pair(first.label, second.label, mcnemar(one, two), paired_difference(one, two))
 
 
@@ -222,6 +203,6 @@ def _points(runs: Sequence[ComparedRun]) -> Iterable[Point]:
     for run in runs:
         for role in _FIXED:
             accuracy = run.figure(role, "accuracy")
-            size = run.evaluation["parameters"]["teacher" if role == "teacher" else "student"]
+            size = run.evaluation.parameters["teacher" if role == "teacher" else "student"]
             if accuracy is not None:
                 yield Point(f"{run.label}: {role}", accuracy.mean, float(size))

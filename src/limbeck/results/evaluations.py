@@ -1,164 +1,104 @@
-"""Evaluations kept in their run folders: written once, never overwritten, read back for comparison."""
+"""Evaluations in the folders of their runs, as a comparison reads them."""
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+from torch import Tensor
 
-from limbeck.errors import RunError, command, one_line
-from limbeck.experiment.sealing import seal_of
-from limbeck.locks import exclusive
-from limbeck.records import as_json, sealed, unsealed
-from limbeck.runs import RunFolder
-from limbeck.tasks import TASKS
+from limbeck.errors import RunError, command
+from limbeck.evaluation import Cost, Interval
+from limbeck.results.measurements import Content, newest_of, write_once
 
-__all__ = ["FORMAT", "bound", "held", "keep", "newest", "read_bound", "required_bound"]
+__all__ = ["EvaluatedModel", "Evaluation", "MeasuredSet", "keep", "newest"]
 
-FORMAT = 2
-"""Of evaluation.json; raised whenever its keys change their meaning."""
-
-_OUTCOME = "outcome_sha256"
-_NEEDED = ("name", "test", "parameters", "summary", "advantage", "models", "cost", "failures")
+_MOST = 10**8  # test examples
 
 
-def keep(content: Mapping[str, Any], folder: Path) -> Path:
-    """Write an evaluation into its run folder and return where it lies; nothing is overwritten.
+@dataclass(frozen=True)
+class MeasuredSet:
+    """Which test set it was.
 
-    content: as `RunAssessment.as_dict` gives it.
-    An evaluation that is there already and says the same, but for what was measured by the clock, is left as it is;
-    one that says something else gets a neighbour with a number.
+    examples: labelled ones.  digest: of the samples in their order.
+    constant_accuracy: of the best answer that is the same for every sample.
     """
-    number, content = 1, bound(content, folder)
-    with held(folder):
-        while True:
-            path = folder / ("evaluation.json" if number == 1 else f"evaluation-{number}.json")
-            if not path.exists():
-                break
-            if _timeless(read_bound(path), content) == _timeless(content, content):
-                return path
-            number += 1
-        RunFolder(folder, command("limbeck", "evaluate", folder)).write_json(path.name, sealed(content))
-    return path
 
-
-def newest(folder: Path) -> Mapping[str, Any] | None:
-    """Return the newest evaluation of a run, None where there is none; RunError when it is damaged or of old."""
-    numbered = {1: folder / "evaluation.json"}
-    for path in folder.glob("evaluation-*.json"):
-        number = path.stem.removeprefix("evaluation-")
-        if number.isdecimal():
-            numbered[int(number)] = path
-    files = [path for _, path in sorted(numbered.items()) if path.is_file()]
-    if not files:
-        return None
-    mend = f"delete it and run {command('limbeck', 'evaluate', folder)}"
-    content = required_bound(files[-1], folder, mend)
-    if "format" not in content:
-        raise RunError(f"'{files[-1]}' is damaged; {mend}")
-    if content["format"] != FORMAT:
-        raise RunError(f"'{files[-1]}' has format {content['format']!r}, expected {FORMAT}; {mend}")
-    for key in _NEEDED:
-        if key not in content:
-            raise RunError(f"'{files[-1]}' is damaged (it has no '{key}'); {mend}")
-    try:
-        checked = _Evaluation.model_validate(content)
-        for model in checked.models:
-            if not all(0 <= position < checked.test.examples for position in model.test_errors or []):
-                raise ValueError("models.test_errors: there are not so many test examples")
-    except ValueError as error:
-        raise RunError(f"'{files[-1]}' is damaged ({one_line(error)}); {mend}") from None
-    return content
-
-
-class _Interval(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    mean: float
-    half_width: float | None
-    n: int
-
-
-class _Test(BaseModel):
-    model_config = ConfigDict(strict=True)
-    examples: int = Field(ge=1, le=10**8)
+    name: str
+    examples: int
+    classes: int
     digest: str
-    task: str = Field(pattern=f"^({'|'.join(TASKS)})$")
+    task: str
+    constant_accuracy: float
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True)
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model of a run.
+
+    test_errors: positions among the labelled test samples; None where a sample is not right or wrong as a whole.
+    """
+
     role: str
     seed: int
-    test_errors: list[int] | None = None
+    test_errors: tuple[int, ...] | None = None
 
 
-class _Roles(BaseModel):
-    model_config = ConfigDict(strict=True)
-    teacher: dict[str, _Interval]
-    alone: dict[str, _Interval]
-    distilled: dict[str, _Interval]
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation of a run says, whatever its task; further keys of the file are its task's.
+
+    summary: figures over the seeds by role and name.  advantage: of the student distilled over the student alone.
+    failures: a clause for each model that failed, as `Standing.failures` has them.
+    cost: of teacher and student; empty when it was not measured.
+    """
+
+    name: str
+    test: MeasuredSet
+    parameters: Mapping[str, int]
+    summary: Mapping[str, Mapping[str, Interval]]
+    advantage: Mapping[str, Interval]
+    models: tuple[EvaluatedModel, ...]
+    failures: tuple[str, ...]
+    cost: Mapping[str, Cost]
+    format: int = 2
+
+    def of(self, role: str) -> list[EvaluatedModel]:
+        """Return the models of a role, in the order of their seeds."""
+        return [model for model in self.models if model.role == role]
+
+    def correct(self, role: str) -> Tensor | None:
+        """Return whether each labelled test sample is right, (seeds, n) bool; None where that is not known."""
+        right = torch.ones(len(self.of(role)), self.test.examples, dtype=torch.bool)
+        for row, model in zip(right, self.of(role), strict=True):
+            if model.test_errors is None:
+                return None
+            row[list(model.test_errors)] = False
+        return right
 
 
-class _Parameters(BaseModel):
-    model_config = ConfigDict(strict=True)
-    teacher: int = Field(ge=0, lt=2**63)
-    student: int = Field(ge=0, lt=2**63)
+def keep(found: Any, folder: Path) -> Path:
+    """Write an assessment into its run folder and return where it lies; nothing is overwritten (see `write_once`)."""
+    again = command("limbeck", "evaluate", folder)
+    return write_once(found, folder, "evaluation", again=again, timeless=_timeless)
 
 
-class _Evaluation(BaseModel):
-    """What readers of an evaluation take for granted."""
-
-    model_config = ConfigDict(strict=True)
-    test: _Test
-    parameters: _Parameters
-    summary: _Roles
-    models: list[_Model] = Field(min_length=1, max_length=10_000)
-    cost: dict[str, dict[str, Any]]
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run folder to write in it; wait for its present holder."""
-    if not folder.is_dir():  # the lock must not make it again
-        raise RunError(f"'{folder}' is no run folder; name one below runs/")
-    with exclusive(folder / ".lock", wait=True, busy=f"run folder: '{folder}' is in use by another process"):
-        try:
-            yield
-        except OSError as error:
-            raise RunError(f"run folder: cannot write in '{folder}' ({error.strerror}); mend that and repeat") from None
+def newest(folder: Path) -> Evaluation | None:
+    """Return the newest evaluation of a run, None where there is none; RunError when it is damaged or of old."""
+    found = newest_of(Evaluation, folder, "evaluation", "evaluate")
+    if found is not None:
+        size, positions = found.test.examples, [at for model in found.models for at in model.test_errors or ()]
+        if not 0 < size <= _MOST or any(not 0 <= at < size for at in positions):
+            mend = f"delete it and run {command('limbeck', 'evaluate', folder)}"
+            raise RunError(f"'{folder}': its evaluation is damaged (test errors of {size} test examples); {mend}")
+    return found
 
 
-def bound(content: Any, folder: Path) -> dict[str, Any]:
-    """Return what was measured of a run as JSON has it, with the seal of the outcome that it was measured of."""
-    plain: dict[str, Any] = json.loads(as_json(content))
-    return {**plain, _OUTCOME: seal_of(folder)}
-
-
-def read_bound(path: Path) -> dict[str, Any]:
-    """Return what a file of measurements holds; nothing where it is damaged."""
-    try:
-        return unsealed(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def required_bound(path: Path, folder: Path, mend: str) -> dict[str, Any]:
-    """Return what was measured of a run as it is now; RunError with the mend where it is damaged or of another."""
-    try:
-        content = unsealed(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"'{path}' is damaged ({one_line(error)}); {mend}") from None
-    if content.pop(_OUTCOME, None) != seal_of(folder):
-        raise RunError(f"'{path}': found what was measured of another outcome; expected that of this run; {mend}")
-    return content
-
-
-def _timeless(content: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _timeless(content: Content, other: Content) -> Content:
     """Return what does not depend on the clock; without the cost where the other has none."""
-    costs = content.get("cost") or {}
+    costs = content.get("cost")
     if not isinstance(costs, Mapping) or not all(isinstance(each, Mapping) for each in costs.values()):
-        return {**content}
+        return content  # a damaged file, which says nothing that is the same
     kept = {role: {k: v for k, v in each.items() if k not in ("timings", "memory")} for role, each in costs.items()}
     return {**content, "cost": kept if other.get("cost") else {}}

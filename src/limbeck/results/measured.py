@@ -6,18 +6,27 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.data import SampleSet
 from limbeck.errors import InputError, command
 from limbeck.evaluation import Cost, Interval, Metrics, Standing, constant_accuracy, cost, standing, t_interval
-from limbeck.records import plain_values
-from limbeck.results.evaluations import FORMAT, held
+from limbeck.results.evaluations import EvaluatedModel, Evaluation, MeasuredSet
 from limbeck.results.finished import FinishedRun
+from limbeck.results.measurements import held
 from limbeck.runs import RunFolder
 from limbeck.tasks import Task, task_named
 
-__all__ = ["Judged", "JudgedModel", "costs_of", "identity", "models_of", "place", "put_on_record", "sets_of"]
+__all__ = [
+    "Judged",
+    "JudgedModel",
+    "costs_of",
+    "identity",
+    "models_of",
+    "place",
+    "put_on_record",
+    "sets_of",
+]
 
 _TIMED = 256  # samples of the larger batch whose time is taken
 
@@ -31,12 +40,13 @@ class JudgedModel(Protocol):
     @property
     def seed(self) -> int: ...
 
-    def figures(self) -> dict[str, float]:
-        """Return the figures that a table shows, by name, of the test set where nothing else is said."""
+    @property
+    def correct(self) -> Tensor | None:
+        """Whether each labelled test sample is right, (n,) bool; None where it is not right or wrong as a whole."""
         ...
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
+    def figures(self) -> dict[str, float]:
+        """Return the figures that a table shows, by name, of the test set where nothing else is said."""
         ...
 
 
@@ -56,7 +66,7 @@ class Judged(Generic[M]):
     teaches: bool
     models: tuple[M, ...]
     labels: Mapping[str, str]
-    test: Mapping[str, Any]
+    test: MeasuredSet
     parameters: Mapping[str, int]
     cost: Mapping[str, Cost]
 
@@ -80,39 +90,46 @@ class Judged(Generic[M]):
     @property
     def task(self) -> Task:
         """What the labels of the test set are."""
-        return task_named(self.test["task"])
+        return task_named(self.test.task)
 
     def standing(self) -> Standing:
         """Return what may be claimed of these figures."""
-        seeds, examples = len(self.of("distilled")), self.test["examples"]
+        seeds, examples = len(self.of("distilled")), self.test.examples
         found: dict[str, list[Metrics]] = {}
         for model in self.models:
             errors, accuracy, nll = (model.figures()[name] for name in ("errors", "accuracy", "nll"))
             found.setdefault(model.role, []).append(Metrics(examples, errors, accuracy, nll))
         shared = {role: each * seeds if len(each) == 1 else each for role, each in found.items()}
-        return standing(shared, self.test["constant_accuracy"], self.task, teaches=self.teaches)
+        return standing(shared, self.test.constant_accuracy, self.task, teaches=self.teaches)
+
+    def evaluation(self) -> Evaluation:
+        """Return what a comparison needs of it."""
+        names = list(dict.fromkeys(name for model in self.models for name in model.figures()))
+        return Evaluation(
+            name=self.name,
+            test=self.test,
+            parameters=self.parameters,
+            summary={
+                role: {name: found for name in names if (found := self.figure(role, name)) is not None}
+                for role in self.labels
+            },
+            advantage={name: found for name in names if (found := self.advantage(name)) is not None},
+            models=tuple(
+                EvaluatedModel(model.role, model.seed, wrong_positions(model.correct)) for model in self.models
+            ),
+            failures=tuple(self.standing().failures),
+            cost=self.cost,
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; what is not finite is None."""
-        names = list(dict.fromkeys(name for model in self.models for name in model.figures()))
-        plain: dict[str, Any] = plain_values(
-            {
-                "format": FORMAT,
-                "name": self.name,
-                "test": self.test,
-                "parameters": self.parameters,
-                "roles": {role: {"label": label} for role, label in self.labels.items()},
-                "summary": {
-                    role: {name: found for name in names if (found := self.figure(role, name)) is not None}
-                    for role in self.labels
-                },
-                "advantage": {name: found for name in names if (found := self.advantage(name)) is not None},
-                "models": self.models,
-                "failures": self.standing().failures,
-                "cost": self.cost,
-            }
-        )
-        return plain
+        """Return the evaluation with everything that was measured of each model."""
+        roles = {role: {"label": label} for role, label in self.labels.items()}
+        return {**vars(self.evaluation()), "roles": roles, "models": self.models}
+
+
+def wrong_positions(correct: Tensor | None) -> tuple[int, ...] | None:
+    """Return the positions of the test samples that are wrong."""
+    return None if correct is None else tuple(torch.where(~correct)[0].tolist())
 
 
 def put_on_record(run: FinishedRun) -> None:
@@ -161,16 +178,16 @@ def models_of(run: FinishedRun) -> Iterator[tuple[str, int, nn.Module]]:
             yield role, seed, run.student(role, seed)
 
 
-def identity(samples: SampleSet) -> dict[str, Any]:
+def identity(samples: SampleSet) -> MeasuredSet:
     """Return what tells whether two runs were measured on the same samples in the same order."""
     digest = hashlib.sha256(samples.source.encode())
     digest.update(samples.index.cpu().numpy().tobytes())
     labelled = int(samples.task.count(samples.task.labelled(samples.labels)))
-    return {
-        "name": samples.name,
-        "examples": labelled,
-        "classes": samples.classes,
-        "digest": digest.hexdigest(),
-        "task": samples.task.name,
-        "constant_accuracy": constant_accuracy(samples.labels, samples.task),
-    }
+    return MeasuredSet(
+        name=samples.name,
+        examples=labelled,
+        classes=samples.classes,
+        digest=digest.hexdigest(),
+        task=samples.task.name,
+        constant_accuracy=constant_accuracy(samples.labels, samples.task),
+    )

@@ -19,9 +19,8 @@ from limbeck.evaluation import (
     paired_difference,
     predict,
 )
-from limbeck.records import plain_values
 from limbeck.results.finished import FinishedRun
-from limbeck.results.measured import Judged, costs_of, identity, models_of
+from limbeck.results.measured import Judged, costs_of, identity, models_of, wrong_positions
 
 __all__ = ["TaskAssessment", "TaskModel", "assess_task", "nearness"]
 
@@ -65,13 +64,13 @@ class TaskModel:
         return {name: value for name, value in found.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; test_errors are positions among the labelled test samples."""
+        """Return everything by name; test_errors are positions among the labelled test samples."""
         return {
             "role": self.role,
             "seed": self.seed,
             "sets": self.sets,
             "fidelity": self.near,
-            **({} if self.correct is None else {"test_errors": torch.where(~self.correct)[0].tolist()}),
+            **({} if self.correct is None else {"test_errors": wrong_positions(self.correct)}),
         }
 
 
@@ -87,13 +86,13 @@ class TaskAssessment(Judged[TaskModel]):
     difference: Estimate | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; what is not finite is None."""
+        """Return everything by name."""
         more = {
             "task": self.task.name,
             "pooled": self.pooled,
             "difference": self.difference,
         }
-        return {**super().as_dict(), **plain_values(more)}
+        return {**super().as_dict(), **more}
 
 
 def assess_task(
