@@ -1,12 +1,11 @@
 """The recipe: data, teacher, student, method, scheme and training of one distillation."""
 
-import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +15,7 @@ from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, explained, read_yaml, written
 from limbeck.config.sections import Section, parse, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, method_keys, read_method, read_teacher
-from limbeck.data import Splits, Transfer
+from limbeck.data import HeldOut, Selection, Splits, Transfer
 from limbeck.errors import DataError, DataWarning, InputError, RecipeError, one_of
 from limbeck.models.layers import Sees
 from limbeck.objective import Objective
@@ -29,6 +28,9 @@ __all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe"]
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
 _PLACES = ("folder", "path")  # the keys of `data` that name files
+_USED = tuple(each.name for each in fields(Selection))
+_HELD_OUT: tuple[Literal["random", "first", "last"], ...] = ("random", "first", "last")
+_SEARCHED = ("training.", "method.", "scheme.")
 
 
 class _StudentKeys(BaseModel):
@@ -56,8 +58,8 @@ class _RecipeKeys(BaseModel):
     scheme: dict[str, Any] = Field(default_factory=lambda: {"name": "offline"})
     alone_budget: Any = False
     training: dict[str, Any] = Field(default_factory=dict)
-    validation: float | int = 0.1
-    search: dict[str, list[Any]] = Field(default_factory=dict)
+    validation: Any = 0.1
+    search: Any = Field(default_factory=dict)
     refit: bool = False
     seeds: list[int] = Field(default_factory=lambda: [0])
     trackers: list[str] = Field(default_factory=list)
@@ -88,10 +90,12 @@ class Recipe:
     networks: those that the scheme's own keys name, under `scheme.models`.
     classes: those that the students serve, by name or number; None for all that the teacher knows.
     alone_budget: None where no student is trained alone for the compute of the distillation.
+    search: grids, each of values by `key.path`; empty where nothing is searched.
     """
 
     name: str
     data: Section
+    selection: Selection
     transfer: Transfer
     teacher: TeacherSpec
     student: ModelSpec
@@ -101,8 +105,8 @@ class Recipe:
     networks: tuple[ModelSpec, ...]
     alone_budget: AloneBudget | None
     training: Training
-    validation: float | int
-    search: Mapping[str, Sequence[Any]]
+    validation: HeldOut
+    search: tuple[Mapping[str, Sequence[Any]], ...]
     refit: bool
     seeds: tuple[int, ...]
     trackers: tuple[str, ...]
@@ -119,7 +123,7 @@ class Recipe:
                 f"name: found {shown(top['name'])}, expected 1 to 100 letters, digits, '.', '_', '-', a letter or"
                 " digit first"
             )
-        source, transfer = _data(dict(top["data"]), base)
+        source, selection, transfer = _data(dict(top["data"]), base)
         student = read_model(dict(top["student"]["model"]), "student.model", base)
         sees = None if top["student"]["sees"] is None else parse(Sees, top["student"]["sees"], "student.sees")
         student = replace(student, sees=None if sees is None else sees.build())
@@ -130,6 +134,7 @@ class Recipe:
         recipe = cls(
             name=top["name"],
             data=source,
+            selection=selection.build(),
             transfer=transfer.build(),
             teacher=teacher,
             student=student,
@@ -140,7 +145,7 @@ class Recipe:
             alone_budget=None if budget is None else budget.build(),
             training=training.build(),
             validation=_validation(top["validation"]),
-            search=top["search"],
+            search=_grids(top["search"]),
             refit=top["refit"],
             seeds=_seeds(top["seeds"]),
             trackers=_trackers(top["trackers"]),
@@ -153,6 +158,7 @@ class Recipe:
             "data": {
                 "kind": top["data"]["kind"],
                 **plain(source.values),
+                **plain(_changed(selection)),
                 "transfer": plain(transfer.values),
             },
             "teacher": teacher_keys,
@@ -187,7 +193,10 @@ class Recipe:
                 splits: Splits = self.data.build()
         except DataError as error:
             raise DataError(f"data: {error}") from None
-        return splits
+        try:
+            return self.selection.apply(splits)
+        except (DataError, InputError) as error:
+            raise DataError(f"data.{error}") from None
 
     @property
     def place(self) -> Path | None:
@@ -237,26 +246,39 @@ class Recipe:
             keys = _replaced(keys, path.split("."), value, path)
         return Recipe.parse(keys, self.base)
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The keys that the search chooses, as `key.path`."""
+        return tuple(dict.fromkeys(path for grid in self.search for path in grid))
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Return the settings that the search tries: of each grid, every combination of its values."""
+        found: list[dict[str, Any]] = []
+        for grid in self.search:
+            combinations: list[dict[str, Any]] = [{}]
+            for path, values in grid.items():
+                if not path.startswith(_SEARCHED):
+                    raise RecipeError(
+                        f"search.{path}: expected a key of training, method or scheme, such as training.learning_rate"
+                    )
+                if not values:
+                    raise RecipeError(f"search.{path}: found no values, expected a list of them")
+                if len(found) + len(combinations) * len(values) > _MOST_CANDIDATES:
+                    raise RecipeError(
+                        f"search.{path}: more than {_MOST_CANDIDATES:,} combinations; expected fewer values to search"
+                    )
+                combinations = [{**combination, path: value} for combination in combinations for value in values]
+            found += combinations
+        return found
+
     def candidates(self) -> list["Recipe"]:
-        """Return one recipe for each combination of the search's values; the recipe itself without a search."""
-        combinations: list[dict[str, Any]] = [{}]
-        for path, values in self.search.items():
-            if not path.startswith(("training.", "method.", "scheme.")):
-                raise RecipeError(
-                    f"search.{path}: expected a key of training, method or scheme, such as training.learning_rate"
-                )
-            if not values:
-                raise RecipeError(f"search.{path}: found no values, expected a list of them")
-            if len(combinations) * len(values) > _MOST_CANDIDATES:
-                raise RecipeError(
-                    f"search.{path}: more than {_MOST_CANDIDATES:,} combinations; expected fewer values to search"
-                )
-            combinations = [{**combination, path: value} for combination in combinations for value in values]
+        """Return one recipe for each of `settings`; the recipe itself without a search."""
         if not self.search:
             return [self]
+        settings = self.settings()
         plain = Recipe.parse({**self.keys, "search": {}}, self.base)
         try:
-            return [plain.with_values(combination) for combination in combinations]
+            return [plain.with_values(combination) for combination in settings]
         except RecipeError as error:
             raise RecipeError(f"search.{error}") from None
 
@@ -275,7 +297,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(explained(str(error), path, overrides)) from None
 
 
-def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
+def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section, Section]:
+    """Return where the data comes from, what of it is used, and what of that is transferred."""
     kinds = data.kinds()
     transfer = parse(Transfer, keys.pop("transfer", {}), "data.transfer")
     if "kind" not in keys:
@@ -286,7 +309,14 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section]:
     for key in _PLACES:
         if isinstance(keys.get(key), str):
             keys[key] = str((base / path_of(keys[key], f"data.{key}")).absolute())
-    return parse(kinds[kind], keys, "data"), transfer
+    selection = parse(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
+    return parse(kinds[kind], keys, "data"), selection, transfer
+
+
+def _changed(selection: Section) -> dict[str, Any]:
+    """Return the keys of a selection that say something."""
+    usual = parse(Selection, {}, "data").values
+    return {key: value for key, value in selection.values.items() if value != usual[key]}
 
 
 def _like_the_student(student: ModelSpec, training: Section) -> dict[str, Any]:
@@ -328,11 +358,35 @@ def _alone_budget(value: Any) -> Section | None:
     return section
 
 
-def _validation(value: float | int) -> float | int:
-    whole = isinstance(value, int)
-    if (whole and value < 1) or (not whole and not (math.isfinite(value) and 0 < value < 1)):
-        raise RecipeError(f"validation: found {value!r}, expected a share in (0, 1) or a number of samples")
-    return value
+def _validation(value: Any) -> HeldOut:
+    """Return the held-out part that a recipe names: a number or share, drawn at random, or {first, last or random}."""
+    place: Literal["random", "first", "last"] = "random"
+    size = value
+    if isinstance(value, Mapping):
+        if len(value) != 1 or not set(value) <= set(_HELD_OUT):
+            raise RecipeError(
+                f"validation: found {shown(dict(value))}, expected one of the keys {', '.join(_HELD_OUT)}"
+            )
+        place = next(each for each in _HELD_OUT if each in value)
+        size = value[place]
+    whole = isinstance(size, int) and not isinstance(size, bool)
+    if (whole and size < 1) or (not whole and not (isinstance(size, float) and 0 < size < 1)):
+        where = f"validation.{place}" if isinstance(value, Mapping) else "validation"
+        raise RecipeError(f"{where}: found {shown(size)}, expected a share in (0, 1) or a number of samples")
+    return HeldOut(size, place)
+
+
+def _grids(search: Any) -> tuple[Mapping[str, Sequence[Any]], ...]:
+    """Return the grids of a search: one of values by `key.path`, or a list of such."""
+    grids = search if isinstance(search, list) and search else [search]
+    for number, grid in enumerate(grids):
+        where = "search" if grid is search else f"search[{number}]"
+        if not isinstance(grid, Mapping):
+            raise RecipeError(f"{where}: found {shown(grid)}, expected keys and their values, or a list of such grids")
+        for path, values in grid.items():
+            if not isinstance(values, list):
+                raise RecipeError(f"{where}.{path}: found {shown(values)}, expected a list of values")
+    return tuple(grid for grid in grids if grid)
 
 
 def _classes(classes: list[int | str] | None) -> tuple[int | str, ...] | None:

@@ -14,6 +14,7 @@ from limbeck.data.lazy import LazySet
 from limbeck.data.loader import Loader
 from limbeck.data.npz import npz
 from limbeck.data.randaugment import RandAugment
+from limbeck.data.selection import HeldOut, Selection
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.data.synthesis import Marginals, Munge, Synthesis, Uniform
 from limbeck.data.synthetic import synthetic
@@ -26,12 +27,14 @@ __all__ = [
     "Columns",
     "Description",
     "HalfSet",
+    "HeldOut",
     "LazySet",
     "Loader",
     "Marginals",
     "Munge",
     "RandAugment",
     "SampleSet",
+    "Selection",
     "Splits",
     "Synthesis",
     "TensorSet",

@@ -94,14 +94,14 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
     splits = recipe.load_data()
     train, held_out = splits.train, None
     if not refit:
-        size = len(splits.train)
-        count = recipe.validation if isinstance(recipe.validation, int) else round(recipe.validation * size)
-        if not 0 < count < size:
-            raise RecipeError(
-                f"validation: found {recipe.validation!r}, which is {count} of {size} training samples;"
-                " expected some to be held out and some left"
-            )
-        train, held_out = splits.train.split(count, seed=0)
+        try:
+            train, held_out = recipe.validation.split(splits.train)
+        except InputError as error:
+            raise RecipeError(f"validation: {error}") from None
+    try:
+        train = recipe.selection.noisy(train)
+    except InputError as error:
+        raise RecipeError(f"data.{error}") from None
     try:
         transfer = recipe.transfer.apply(train, seed=0)
     except (DataError, InputError) as error:

@@ -215,11 +215,10 @@ def _choose(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None)
 
 def _search(run: _Run, role: str, recipe: Recipe, taught: TrainedTeacher | None) -> _Chosen:
     """Return the candidate with the fewest held-out errors at the first seed, and what it sets."""
-    if role != "distilled" and not any(path.startswith("training.") for path in recipe.search):
+    if role != "distilled" and not any(path.startswith("training.") for path in recipe.searched):
         return _Chosen(recipe, {})  # nothing of the search is the student alone's to choose
     wanted: dict[str, _Chosen] = {}
-    for number, candidate in enumerate(recipe.candidates()):
-        values = {path: _value(candidate.keys, path) for path in recipe.search}
+    for number, (candidate, values) in enumerate(zip(recipe.candidates(), recipe.settings(), strict=True)):
         if role != "distilled":
             values = {path: value for path, value in values.items() if path.startswith("training.")}
             if any(values == known.values for known in wanted.values()):
@@ -254,12 +253,6 @@ def _tried(
         yield name, evaluate(model, run.choosing.held_out).as_dict()
 
 
-def _value(keys: Any, path: str) -> Any:
-    for key in path.split("."):
-        keys = keys.get(key)
-    return keys
-
-
 # -------------------------------------------------------------------------------------------------------------- compute
 
 
@@ -279,7 +272,11 @@ def _longer(run: _Run, budget: AloneBudget, seeds: Sequence[_Seed], notes: list[
     fixed = ("training.epochs", "training.milestones")
     return recipe.with_values(
         {
-            "search": {path: values for path, values in recipe.search.items() if path not in fixed},
+            "search": [
+                {path: values for path, values in grid.items() if path not in fixed}
+                for grid in recipe.search
+                if set(grid) - set(fixed)
+            ],
             "training.epochs": epochs,
             "training.milestones": milestones,
         }

@@ -81,7 +81,9 @@ def usual_space(recipe: Recipe) -> Space:
     Raises RecipeError for a method that has neither.
     """
     if recipe.search:
-        return {path: Choices(tuple(values)) for path, values in recipe.search.items()}
+        if len(recipe.search) > 1:
+            raise RecipeError(f"search: found {len(recipe.search)} grids, expected one to tune; name keys with --space")
+        return {path: Choices(tuple(values)) for path, values in recipe.search[0].items()}
     known = recipe.method.values
     space: dict[str, Range | Choices] = {}
     if "temperature" in known:

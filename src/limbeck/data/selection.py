@@ -1,0 +1,101 @@
+"""What of a data set a recipe uses: some of its samples and classes, and the part that is held out."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from limbeck import checks
+from limbeck.arguments import checked_fields
+from limbeck.data.sets import SampleSet, Splits
+from limbeck.errors import InputError
+from limbeck.randomness import uniform
+
+__all__ = ["HeldOut", "Selection"]
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Selection:
+    """The samples of a data set of any kind that a recipe uses.
+
+    only_classes: the classes that are kept, by number or name; all others are left out of every part, and the labels
+        are renumbered in this order.  Empty for all.
+    first: the first so many training samples are used, the others are left out; None for all.
+    label_noise: share of the training labels that are replaced by a class drawn at random.  The held-out part and the
+        test set keep their labels.
+
+    Raises InputError for a value outside its range.
+
+    >>> from limbeck.data import TensorSet
+    >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 2]))
+    >>> Selection(only_classes=(2, 0), first=2).apply(Splits(samples, samples, "small")).train.labels
+    tensor([1, 0])
+    """
+
+    only_classes: tuple[int | str, ...] = ()
+    first: int | None = None
+    label_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.only_classes) == 1:
+            raise InputError(f"only_classes: found {list(self.only_classes)}, expected two or more")
+        if self.first is not None:
+            checks.at_least("first", self.first, 2)
+        checks.unit_interval("label_noise", self.label_noise)
+
+    def apply(self, splits: Splits) -> Splits:
+        """Return the sets with the kept classes and the first samples alone; InputError where there are fewer."""
+        train, test = splits.train, splits.test
+        if self.only_classes:
+            numbers = train.class_numbers(self.only_classes)
+            train, test = (part.only_classes(numbers).relabelled(numbers) for part in (train, test))
+        if self.first is not None:
+            if self.first > len(train):
+                raise InputError(f"first: found {self.first:,}, expected at most {len(train):,} training samples")
+            train = train.subset(torch.arange(self.first))
+        return replace(splits, train=train, test=test)
+
+    def noisy(self, samples: SampleSet) -> SampleSet:
+        """Return samples with the share of wrong labels; which, and to what, depends on each sample's index alone."""
+        if not self.label_noise:
+            return samples
+        if not samples.task.one_label:
+            raise InputError(f"label_noise: is for samples with one label each, these have {samples.task.labels}")
+        draws = uniform(0, "label noise", torch.zeros_like(samples.index), samples.index, 2)
+        drawn = (draws[:, 1] * samples.classes).long().clamp_max(samples.classes - 1)
+        return replace(samples, labels=torch.where(draws[:, 0] < self.label_noise, drawn, samples.labels))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which of the training samples are held out.
+
+    size: their number, or their share in (0, 1).  place: drawn at random, or the first or last ones of the set.
+    """
+
+    size: float | int
+    place: Literal["random", "first", "last"] = "random"
+
+    def count(self, samples: int) -> int:
+        """Return how many of so many samples are held out.
+
+        >>> HeldOut(0.1).count(1797), HeldOut(500, "last").count(1797)
+        (180, 500)
+        """
+        return self.size if isinstance(self.size, int) else round(self.size * samples)
+
+    def split(self, samples: SampleSet) -> tuple[SampleSet, SampleSet]:
+        """Return the rest and the held-out part; InputError where either would be empty."""
+        size, count = len(samples), self.count(len(samples))
+        if not 0 < count < size:
+            raise InputError(
+                f"found {self.size!r}, which is {count} of {size} training samples;"
+                " expected some to be held out and some left"
+            )
+        if self.place == "random":
+            return samples.split(count, seed=0)
+        places = torch.arange(size)
+        border = count if self.place == "first" else size - count
+        before, after = samples.subset(places[:border]), samples.subset(places[border:])
+        return (after, before) if self.place == "first" else (before, after)
