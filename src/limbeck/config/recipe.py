@@ -127,7 +127,7 @@ class Recipe:
         student = read_model(dict(top["student"]["model"]), "student.model", base)
         sees = None if top["student"]["sees"] is None else parse(Sees, top["student"]["sees"], "student.sees")
         student = replace(student, sees=None if sees is None else sees.build())
-        training = parse(Training, top["training"], "training")
+        training = parse(Training, _with_views(top), "training")
         teacher, teacher_keys = read_teacher(top["teacher"] or _like_the_student(student, training), base)
         scheme, networks, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student)
         budget = _alone_budget(top["alone_budget"])
@@ -168,8 +168,9 @@ class Recipe:
             "alone_budget": budget is not None and plain(budget.values),
             "training": plain(training.values),
         }
-        if resolved["data"]["transfer"]["synthetic"] is None:
-            del resolved["data"]["transfer"]["synthetic"]
+        for key in ("synthetic", "first"):
+            if resolved["data"]["transfer"][key] is None:
+                del resolved["data"]["transfer"][key]
         if resolved["data"].get("task") == "classification":  # so that a run of before there were others can be gone on
             del resolved["data"]["task"]
         for key, default in (("scheme", {"name": "offline"}), ("alone_budget", False), ("classes", None)):
@@ -317,6 +318,19 @@ def _changed(selection: Section) -> dict[str, Any]:
     """Return the keys of a selection that say something."""
     usual = parse(Selection, {}, "data").values
     return {key: value for key, value in selection.values.items() if value != usual[key]}
+
+
+def _with_views(top: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of the student's training, with the second view that a teacher of `view: other` sees."""
+    keys = dict(top["training"])
+    if top["teacher"] is not None and top["teacher"]["view"] == "other":
+        augment = keys.get("augment", {})
+        if not isinstance(augment, Mapping) or not augment:
+            raise RecipeError(
+                "teacher.view: found other, expected training.augment beside it, of which views are drawn"
+            )
+        keys["augment"] = {**augment, "other_view": True}
+    return keys
 
 
 def _like_the_student(student: ModelSpec, training: Section) -> dict[str, Any]:

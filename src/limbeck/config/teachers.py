@@ -11,6 +11,7 @@ from limbeck import checks, methods
 from limbeck.checks import shown
 from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
 from limbeck.config.sections import Section, parse, validate
+from limbeck.data import Part
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.randomness import derive_seed
 from limbeck.training import Training
@@ -29,6 +30,8 @@ class TeacherKeys(BaseModel):
     model: of one network.  In a network's place, estimator: of scikit-learn; arrays: a file of answers made elsewhere.
     members: how many of it, from different seeds, or a list of networks and estimators instead.
     mean, weights: of the members' distributions.
+    data: what of the training samples the teacher learns from (`limbeck.data.Part`); all by default.
+    view: what the teacher sees of a sample: the student's view, the clean sample, or another view.
     last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
     """
 
@@ -41,8 +44,9 @@ class TeacherKeys(BaseModel):
     members: Any = None
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     weights: list[float] | None = None
+    data: dict[str, Any] | None = None
     seed: int | None = Field(default=0, ge=0, lt=2**63)
-    view: Literal["same", "clean"] = "same"
+    view: Literal["same", "clean", "other"] = "same"
     store: bool = True
     last_linear: str | None = None
 
@@ -87,6 +91,7 @@ class TeacherSpec:
     """The teacher as a recipe names it.  seed None: each student seed has a teacher of the same seed.
 
     members: the networks that teach; of several it is the mean of their distributions that does.
+    data: what of the training samples the teacher learns from; None for all.
     last_linear: the layer whose rows are the vectors of the classes; None for the one that is found.
     """
 
@@ -94,8 +99,9 @@ class TeacherSpec:
     mean: Literal["arithmetic", "geometric"]
     weights: tuple[float, ...] | None
     seed: int | None
-    view: Literal["same", "clean"]
+    view: Literal["same", "clean", "other"]
     store: bool
+    data: Part | None = None
     last_linear: str | None = None
 
     @property
@@ -158,7 +164,10 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
             checks.shares("teacher.weights", weights, count=len(specs))
         except InputError as error:
             raise RecipeError(str(error)) from None
-    view: Literal["same", "clean"] = keys["view"]
+    part = None if keys["data"] is None else parse(Part, keys["data"], "teacher.data")
+    if part is not None and all(member.arrays or member.model.checkpoint is not None for member in specs):
+        raise RecipeError("teacher.data: found beside a teacher that is not trained; expected none. Leave it out")
+    view: Literal["same", "clean", "other"] = keys["view"]
     if any(member.arrays for member in specs):
         view = "clean"  # what was answered are the samples as they are
     teacher = TeacherSpec(
@@ -168,6 +177,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         seed=keys["seed"],
         view=view,
         store=keys["store"],
+        data=None if part is None else part.build(),
         last_linear=keys["last_linear"],
     )
     own: dict[str, Any] = dict(specs[0].keys)
@@ -177,6 +187,8 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         own["members"] = len(specs)
     if len(specs) > 1:
         own |= {"mean": keys["mean"], "weights": weights}
+    if part is not None:
+        own["data"] = plain(part.values)
     if keys["last_linear"] is not None:
         own["last_linear"] = keys["last_linear"]
     return teacher, {**own, "seed": keys["seed"], "view": view, "store": keys["store"]}

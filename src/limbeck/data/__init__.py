@@ -19,7 +19,7 @@ from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.data.synthesis import Marginals, Munge, Synthesis, Uniform
 from limbeck.data.synthetic import synthetic
 from limbeck.data.tables import bundled, table
-from limbeck.data.transfer import Transfer
+from limbeck.data.transfer import Part, Transfer
 
 __all__ = [
     "Augment",
@@ -32,6 +32,7 @@ __all__ = [
     "Loader",
     "Marginals",
     "Munge",
+    "Part",
     "RandAugment",
     "SampleSet",
     "Selection",

@@ -38,6 +38,8 @@ class Augment:
         sample of the set, itself a view of this kind: mixup adds the two up (Zhang et al. 2018), cutmix puts a box of
         the other image in (Yun et al. 2019).  Both papers draw one number for a batch; here each sample has its own.
     switch: where both are given, the probability that a sample is cut rather than added up.
+    other_view: whether each batch holds a second view of its samples under `views["other"]`, drawn like the first; not
+        beside mixing.
 
     Applied in the order flip, shift, randaugment, brightness, contrast, saturation, noise, mixing, and before a set's
     normalisation.
@@ -60,6 +62,7 @@ class Augment:
     cutmix: float = 0.0
     switch: float = 0.5
     randaugment: RandAugment = field(default_factory=RandAugment)
+    other_view: bool = False
 
     def __post_init__(self) -> None:
         checks.at_least("augment.shift", self.shift, 0)
@@ -77,6 +80,8 @@ class Augment:
         checks.unit_interval("augment.switch", self.switch)
         if self.switch != Augment.switch and not (self.mixup and self.cutmix):
             raise InputError("augment.switch: chooses between mixup and cutmix; give both, or leave it out")
+        if self.other_view and self.mixes:
+            raise InputError("augment.other_view: mixed samples have no other view; leave it or the mixing out")
         if self.shift and self.pad_crop:
             raise InputError("augment: shift and pad_crop move images in the same way; give one of them")
 

@@ -27,7 +27,7 @@ from limbeck.data.content import (
 from limbeck.data.mixing import partners
 from limbeck.errors import DataError, DataWarning, InputError, one_of
 from limbeck.errors import warn as warn_of
-from limbeck.randomness import permutation
+from limbeck.randomness import derive_seed, permutation
 from limbeck.targets import label_positions
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Need, Task
 
@@ -182,7 +182,11 @@ class SampleSet(ABC):
         views = self._views(needed, view) if augmented else torch.zeros_like(index)
         clean = gathered.to(torch.float32).div_(255) if gathered.dtype == torch.uint8 else gathered
         inputs, mix, count = clean, None, len(positions)
+        further: dict[str, Tensor] = {}
         if augment is not None and augmented:
+            if augment.other_view:
+                other = augment.apply(clean, seed=derive_seed(seed, "other view"), view=views, index=index)
+                further["other"] = self._normalised(other)
             inputs = augment.apply(clean, seed=seed, view=views, index=index)
             if mixed:
                 own, other = inputs[:count], inputs[count:]
@@ -196,7 +200,7 @@ class SampleSet(ABC):
             view=views[:count],
             inputs=inputs if augmented else clean,
             labels=labels[:count],
-            views={"clean": clean} if clean_view and not mixed else {},
+            views=further | ({"clean": clean} if clean_view and not mixed else {}),
             source=self.source,
             augmented=augmented,
             task=self.task,

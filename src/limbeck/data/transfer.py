@@ -1,4 +1,4 @@
-"""The transfer set: what of the training data the student learns from."""
+"""Parts of the training data: the transfer set, which the student learns from, and what the teacher learns from."""
 
 from dataclasses import dataclass, replace
 
@@ -12,20 +12,66 @@ from limbeck.data.synthesis import Synthesis
 from limbeck.errors import InputError
 from limbeck.tasks import Need
 
-__all__ = ["Transfer"]
+__all__ = ["Part", "Transfer"]
 
 
 @checked_fields
 @dataclass(frozen=True)
-class Transfer:
+class Part:
+    """A part of a set of samples.
+
+    first: the first so many samples; None for all.
+    fraction: share of each class that is kept, in (0, 1].
+    omit: classes whose samples are left out.  only: classes whose samples alone are kept.  One of the two at most.
+
+    Raises InputError for a value outside its range.
+
+    >>> from limbeck.data import TensorSet
+    >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
+    >>> Part(first=5, omit=(2,)).of(samples, seed=0).labels
+    tensor([0, 1, 0, 1])
+    """
+
+    first: int | None = None
+    fraction: float = 1.0
+    omit: tuple[int, ...] = ()
+    only: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.first is not None:
+            checks.at_least("first", self.first, 1)
+        checks.positive("fraction", self.fraction)
+        checks.unit_interval("fraction", self.fraction)
+        if self.omit and self.only:
+            raise InputError("omit: given beside only, and both choose classes; give one of them")
+
+    def of(self, samples: SampleSet, seed: int) -> SampleSet:
+        """Return the part: the first samples, of these the classes, and of each class the fraction.
+
+        Raises InputError for more samples than there are or a class that the set does not have, DataError when nothing
+        is left.
+        """
+        if self.first is not None:
+            if self.first > len(samples):
+                raise InputError(f"first: found {self.first:,}, expected at most {len(samples):,} training samples")
+            samples = samples.subset(torch.arange(self.first))
+        if self.omit:
+            samples = samples.without_classes(self.omit)
+        if self.only:
+            samples = samples.only_classes(self.only)
+        return samples.fraction(self.fraction, seed) if self.fraction < 1 else samples
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Transfer(Part):
     """Which samples of a set are transferred, and whether with their labels.
 
-    fraction: share of each class that is kept, in (0, 1].
+    first, fraction, omit, only: as of any `Part`.
     labels: whether the samples keep their labels; without them only soft targets teach.
     labelled: share of each class that keeps its labels, in (0, 1]; the rest is there without, for schemes that learn
         from such samples, too.
     synthetic: how further samples are made of these; they have no label but the teacher's.
-    omit: classes whose samples are left out.  only: classes whose samples alone are kept.  One of the two at most.
 
     Raises InputError for a value outside its range.
 
@@ -35,38 +81,25 @@ class Transfer:
     tensor([0, 1, 0, 1])
     """
 
-    fraction: float = 1.0
     labels: bool = True
-    omit: tuple[int, ...] = ()
-    only: tuple[int, ...] = ()
     labelled: float = 1.0
     synthetic: Synthesis | None = None
 
     def __post_init__(self) -> None:
-        checks.positive("transfer.fraction", self.fraction)
-        checks.unit_interval("transfer.fraction", self.fraction)
-        checks.positive("transfer.labelled", self.labelled)
-        checks.unit_interval("transfer.labelled", self.labelled)
+        super().__post_init__()
+        checks.positive("labelled", self.labelled)
+        checks.unit_interval("labelled", self.labelled)
         if self.labelled < 1 and not self.labels:
-            raise InputError(
-                "transfer.labelled: a share of the labels, given beside labels: false; leave one of them out"
-            )
-        if self.omit and self.only:
-            raise InputError("transfer: omit and only both choose classes; give one of them")
+            raise InputError("labelled: a share of the labels, given beside labels: false; leave one of them out")
 
     def apply(self, samples: SampleSet, seed: int) -> SampleSet:
-        """Return the samples that are transferred: classes first, then the fraction of each, then the labels.
+        """Return the samples that are transferred: the part, and of it the labels.
 
         Those that are made are added by `extend`.
 
         Raises InputError for a class that the set does not have, DataError when nothing is left.
         """
-        if self.omit:
-            samples = samples.without_classes(self.omit)
-        if self.only:
-            samples = samples.only_classes(self.only)
-        if self.fraction < 1:
-            samples = samples.fraction(self.fraction, seed)
+        samples = self.of(samples, seed)
         if self.labelled < 1:
             samples.task.require(Need.ONE_LABEL, what="labelled: a share needs", mend="leave it out")
             known = torch.isin(samples.index, samples.fraction(self.labelled, seed).index)

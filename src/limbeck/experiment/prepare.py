@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -56,6 +56,7 @@ class Parts:
     test: for the final figures alone.
     whole: the data as it was read, of which all of these are parts.
     taught: where the students serve some of the classes, the sets of all of them, which the teacher learns from.
+    teacher_part: what of `train` the teacher learns from; None for all of it.
     """
 
     train: SampleSet
@@ -65,11 +66,13 @@ class Parts:
     test: SampleSet
     taught: "Parts | None" = None
     whole: Splits | None = None
+    teacher_part: SampleSet | None = None
 
     @property
     def of_teacher(self) -> "Parts":
         """The sets that the teacher learns from."""
-        return self if self.taught is None else self.taught
+        parts = self if self.taught is None else self.taught
+        return parts if parts.teacher_part is None else replace(parts, train=parts.teacher_part)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -115,7 +118,13 @@ def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
             raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
     if recipe.transfer.synthetic is not None:
         transfer = _extended(recipe, transfer)
-    parts = Parts(train, held_out, transfer, alone, splits.test, whole=splits)
+    taught_on = None
+    if recipe.teacher.data is not None:
+        try:
+            taught_on = recipe.teacher.data.of(train, seed=0)
+        except (DataError, InputError) as error:
+            raise DataError(f"teacher.data.{error}") from None
+    parts = Parts(train, held_out, transfer, alone, splits.test, whole=splits, teacher_part=taught_on)
     return parts if recipe.classes is None else _restricted(parts, recipe.classes, labels=recipe.transfer.labels)
 
 
@@ -324,7 +333,7 @@ def read_answers(model: nn.Module, parts: Parts) -> None:
 
 def as_teacher(recipe: Recipe, model: nn.Module) -> Teacher:
     """Return a network, or a mean of networks, as a teacher that sees what the recipe says."""
-    view = "clean" if recipe.teacher.view == "clean" else None
+    view = None if recipe.teacher.view == "same" else recipe.teacher.view
     layer = recipe.teacher.last_linear
     if not isinstance(model, MeanOfModels):
         return ModelTeacher(model, view=view, last_linear=layer)

@@ -24,7 +24,7 @@ class ModelTeacher:
     """A network that answers in eval mode and without gradient.
 
     transform: applied to the inputs before the model sees them (another size, another normalisation).
-    view: name in `batch.views` to read instead of `batch.inputs`.
+    view: name in `batch.views` to read instead of `batch.inputs`.  A sample that is not augmented is its "other" view.
     taps: features to read, as for `limbeck.capture`.
     last_linear: path of the layer that `class_vectors` reads, where it is not the one that is found.
     frozen: freeze the model in place, so that its parameters stop requiring gradients and it is in eval mode.  With
@@ -73,10 +73,13 @@ class ModelTeacher:
                     f"teacher view: mixed samples have no view '{self.view}'; let the teacher see what the student sees"
                     " (view: same), or leave mixup and cutmix out"
                 )
-            if self.view not in batch.views:
+            if self.view == "other" and not batch.augmented:
+                inputs = batch.inputs
+            elif self.view not in batch.views:
                 views = one_of(self.view, batch.views) if batch.views else "it has none"
                 raise InputError(f"teacher view: the batch has no view '{self.view}'; {views}")
-            inputs = batch.views[self.view]
+            else:
+                inputs = batch.views[self.view]
         if self.transform is not None:
             inputs = self.transform(inputs)
         training = [module for module in self.model.modules() if module.training]
