@@ -212,7 +212,10 @@ VALUES = [
     ),
     recipe_case("fraction-0", {"data.transfer.fraction": 0.0}, "data.transfer.fraction: found 0.0", "above 0"),
     recipe_case(
-        "omit-and-only", {"data.transfer": {"omit": [1], "only": [2]}}, "data.transfer: omit and only", "one of them"
+        "omit-and-only",
+        {"data.transfer": {"omit": [1], "only": [2]}},
+        "data.transfer.omit: given beside only",
+        "one of them",
     ),
     recipe_case("omit-no-class", {"data.transfer": {"omit": [12]}}, "data.transfer: class 12", "expected 0 to 9"),
     recipe_case(

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,19 +13,15 @@ from limbeck.errors import NonFiniteLossError, RunError
 from limbeck.evaluation import predict
 from limbeck.outputs import Outputs
 from limbeck.recipes import (
-    all_targets,
-    muller2019,
     reproducing,
     stanton2021,
     tang2020_cifar100,
-    targets_fashion_mnist,
-    targets_mnist,
     wang2022_subset,
 )
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets
 from limbeck.recipes.reproduction import Lab
 from limbeck.targets import class_cosines
-from limbeck.teachers import ModelTeacher, StoredTeacher, store
+from limbeck.teachers import StoredTeacher
 from limbeck.training.progress import ignore
 
 
@@ -128,97 +123,7 @@ def test_the_choice_is_of_the_fewest_errors_then_of_the_smallest_nll():
         fewest_errors(candidates[:1], fit, held_out)
 
 
-# --------------------------------------------------------------------------------------- a teacher with smoothed labels
-
-
 SMALL = {"kind": "mlp", "hidden": [16]}
-
-
-def test_every_row_of_muller2019():
-    tiny = {
-        "train": 200,
-        "held_out": 100,
-        "teacher": {**SMALL, "dropout": 0.1},
-        "teacher_epochs": 2,
-        "student": SMALL,
-        "student_epochs": 2,
-        "search": {
-            "alone": [{"learning_rate": 0.1}],
-            "taught": crossed({"temperature": [1.0, 4.0]}, {"learning_rate": [0.1]}),
-        },
-    }
-    paper, found = run(muller2019.REPRODUCTION, tiny, seeds=[0, 1])
-    check_rows(paper, found)
-    for kind in ("mnist", "fashion-mnist"):
-        smoothed, plain = (found[f"{kind}-{name}"] for name in ("smoothed-taught", "taught"))
-        for seed in (0, 1):
-            difference = smoothed[seed]["error, %"] - plain[seed]["error, %"]
-            assert smoothed[seed]["above the plain teacher's student"] == pytest.approx(difference)
-    assert found["mnist-taught"][0] != found["mnist-smoothed-taught"][0]
-
-
-def test_the_smoothed_teacher_is_the_one_that_is_smoothed(tmp_path):
-    said = []
-    budget = {**muller2019.REPRODUCTION.budgets["reduced"], "train": 200, "held_out": 100, "teacher": SMALL}
-    budget["teacher_epochs"] = 2
-    lab = Lab("muller2019", tmp_path, budget, muller2019._load(None, budget), ignore, said.append)
-    confidence = {}
-    for smoothed in (False, True):
-        stored = muller2019._teacher(lab, 0, muller2019._Case("mnist", smoothed))
-        confidence[smoothed] = stored.logits.softmax(-1).amax(-1).mean()
-    assert confidence[True] < confidence[False]
-
-
-# --------------------------------------------------------------------------------------------------------- all targets
-
-
-def test_every_row_of_all_targets(monkeypatch):
-    monkeypatch.setattr(all_targets, "_RATES", {"learning_rate": (0.1,)})
-    monkeypatch.setattr(all_targets, "_ONLY_RATES", [{"learning_rate": 0.1}])
-    tiny = {"train": 200, "held_out": 100, "teacher": SMALL, "teacher_epochs": 2, "student": SMALL, "epochs": 1}
-    paper, found = run(targets_mnist.REPRODUCTION, tiny, seeds=[1])
-    check_rows(paper, found)
-    assert len(found) == 24
-    rows = {name: seeds[1] for name, seeds in found.items()}
-    assert rows["pt"]["fewer than KD"] == pytest.approx(rows["kd"]["error, %"] - rows["pt"]["error, %"])
-    assert rows["kd"]["fewer than hard labels"] == pytest.approx(rows["hard"]["error, %"] - rows["kd"]["error, %"])
-
-
-def test_all_arms_have_as_many_candidates_that_differ():
-    for arm in all_targets._arms([0] * 10).values():
-        candidates = arm.candidates()
-        assert len(candidates) == 6
-        assert all(candidates.count(each) == 1 for each in candidates)
-        built = [arm.build(**{k: v for k, v in each.items() if k != "learning_rate"}) for each in candidates]
-        assert ("teacher" in built[0].reads()) == arm.taught
-
-
-def test_self_training_has_a_teacher_of_the_students_kind_and_of_another_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(all_targets, "_ONLY_RATES", [{"learning_rate": 0.1}])
-    budget = {**targets_mnist.REPRODUCTION.budgets["reduced"], "teacher": {**SMALL, "hidden": [20]}, "student": SMALL}
-    budget |= {"train": 200, "held_out": 100, "teacher_epochs": 2, "epochs": 1}
-    lab = Lab("targets-mnist", tmp_path, budget, image_sets("mnist", None, train=200, held_out=100), ignore)
-    own, large = all_targets._teacher(lab, 0, all_targets._earlier_student), all_targets._teacher(lab, 0)
-    alone = all_targets._student(lab, 0, "hard", all_targets._HARD)
-    same = store(ModelTeacher(alone), lab.sets["train"])
-    assert [len(each.class_vectors().T) for each in (own, same, large)] == [16, 16, 20]
-    assert not torch.equal(own.logits, same.logits)
-
-    seen = []
-    monkeypatch.setattr(
-        lab, "train", lambda *_args, teacher, **_named: seen.append(teacher) or SimpleNamespace(student=None)
-    )
-    arms = all_targets._arms([0] * 10)
-    for name in ("tf-kd-self", "kd", "tf-kd-code"):
-        all_targets._fitted(lab, 0, name, arms[name], arms[name].candidates()[0])
-    assert seen == [own, large, None]
-
-
-def test_the_groups_are_of_ten_classes():
-    for paper in (targets_mnist, targets_fashion_mnist):
-        assert len(paper._GROUPS) == 10
-        assert 3 < len(set(paper._GROUPS)) < 7
-
 
 # ------------------------------------------------------------------------------------------------------------- fidelity
 

@@ -27,7 +27,7 @@ def test_every_result_of_a_benchmark_stands_in_a_document():
 
 
 def by_seed(paper: str, row: str, figure: str, budget: str) -> list[float]:
-    found = json.loads((ROOT / f"src/limbeck/recipes/{paper}/expected.json").read_text(encoding="utf-8"))
+    found = json.loads((ROOT / f"src/limbeck/papers/{paper}/expected.json").read_text(encoding="utf-8"))
     return [seed[figure] for seed in found["rows"][row][budget]["seeds"].values()]
 
 

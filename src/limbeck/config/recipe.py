@@ -168,9 +168,8 @@ class Recipe:
             "alone_budget": budget is not None and plain(budget.values),
             "training": plain(training.values),
         }
-        for key in ("synthetic", "first"):
-            if resolved["data"]["transfer"][key] is None:
-                del resolved["data"]["transfer"][key]
+        if resolved["data"]["transfer"]["synthetic"] is None:
+            del resolved["data"]["transfer"]["synthetic"]
         if resolved["data"].get("task") == "classification":  # so that a run of before there were others can be gone on
             del resolved["data"]["task"]
         for key, default in (("scheme", {"name": "offline"}), ("alone_budget", False), ("classes", None)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import Recipe
+from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import evaluate
 from limbeck.experiment.context import SeedContext
 from limbeck.experiment.prepare import Parts, vet
@@ -89,9 +90,10 @@ class Trials:
 
     def attempt_all(
         self, candidates: Mapping[str, Recipe], seed: int, *, watch: Observer = ignore
-    ) -> Iterator[tuple[str, dict[str, float]]]:
+    ) -> Iterator[tuple[str, dict[str, float] | NonFiniteLossError]]:
         """Yield the name and the figures of each candidate, as `attempt` gives them; some are trained together.
 
+        A candidate whose training diverges has the error in place of figures.
         These are neighbours that a live teacher teaches on the same batches, of which it is then asked once.
         """
         groups: list[tuple[Any, dict[str, Recipe]]] = []
@@ -102,13 +104,19 @@ class Trials:
             groups[-1][1][name] = candidate
         for _, group in groups:
             if len(group) > 1:
-                for name, outcome in self.attempt_together(group, seed, watch=watch, drops_out=()).items():
-                    if isinstance(outcome, Exception):
+                outcomes = self.attempt_together(group, seed, watch=watch, drops_out=(NonFiniteLossError,))
+                for name, outcome in outcomes.items():
+                    if isinstance(outcome, Exception) and not isinstance(outcome, NonFiniteLossError):
                         raise outcome
                     yield name, outcome
             else:
                 for name, candidate in group.items():
-                    yield name, self.attempt(candidate, seed, name=name, watch=watch)
+                    try:
+                        figures = self.attempt(candidate, seed, name=name, watch=watch)
+                    except NonFiniteLossError as error:
+                        yield name, error
+                        continue
+                    yield name, figures
 
     def _batches(self, candidate: Recipe, seed: int, watch: Observer) -> tuple[object, ...] | None:
         """Return what decides the batches of a candidate's only training; None where sharing them gains nothing."""

@@ -1,0 +1,166 @@
+"""What of a data set a recipe uses: classes, first samples, wrong labels, the held-out part, and the teacher's part."""
+
+import pytest
+import torch
+
+from limbeck.config import Recipe
+from limbeck.data import Augment, HeldOut, Part, Selection, Splits, TensorSet
+from limbeck.errors import LimbeckError, RecipeError
+from limbeck.experiment.prepare import asked, prepare
+from limbeck.experiment.run import Experiment
+from limbeck.runs import RunFolder
+from limbeck.teachers import ModelTeacher
+
+
+def recipe(**keys) -> Recipe:
+    whole = {
+        "name": "small",
+        "data": {"kind": "digits"},
+        "teacher": {"model": {"kind": "mlp", "hidden": [8]}, "training": {"epochs": 1}},
+        "student": {"model": {"kind": "mlp", "hidden": [4]}},
+        "training": {"epochs": 1},
+        "validation": 0.2,
+    }
+    return Recipe.parse({**whole, **keys})
+
+
+def numbered(count: int) -> TensorSet:
+    return TensorSet.of(torch.arange(count, dtype=torch.float32)[:, None], torch.arange(count) % 3)
+
+
+def test_the_first_samples_are_all_there_are_and_the_held_out_part_lies_behind_the_rest():
+    parts = prepare(recipe(data={"kind": "digits", "first": 100}, validation={"last": 30}))
+    whole = prepare(recipe()).whole
+    assert whole is not None
+    published = recipe().load_data().train.index
+    assert parts.train.index.tolist() == published[:70].tolist()
+    assert parts.held_out.index.tolist() == published[70:100].tolist()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "places"),
+    [(HeldOut(2, "first"), [0, 1]), (HeldOut(0.25, "last"), [6, 7])],
+    ids=["first", "last"],
+)
+def test_a_held_out_part_is_where_it_is_said_to_be(held_out, places):
+    rest, part = held_out.split(numbered(8))
+    assert part.index.tolist() == places
+    assert sorted(rest.index.tolist() + places) == list(range(8))
+
+
+def test_a_random_part_is_that_of_a_plain_number():
+    plain, named = (prepare(recipe(validation=value)) for value in (300, {"random": 300}))
+    assert torch.equal(plain.held_out.index, named.held_out.index)
+    assert len(named.held_out.index.diff().unique()) > 1
+
+
+def test_other_classes_leave_every_part_and_labels_are_renumbered():
+    parts = prepare(recipe(data={"kind": "digits", "only_classes": [7, 2]}))
+    for part in (parts.train, parts.held_out, parts.test):
+        assert part.classes == 2
+        assert part.class_names == ("7", "2")
+        assert set(part.labels.tolist()) == {0, 1}
+
+
+def test_wrong_labels_are_of_the_training_part_alone():
+    clean = prepare(recipe())
+    noisy = prepare(recipe(data={"kind": "digits", "label_noise": 0.5}))
+    changed = (clean.train.labels != noisy.train.labels).double().mean()
+    assert 0.4 < float(changed) < 0.5  # a label that is drawn anew is often another one, at times the same
+    assert torch.equal(clean.held_out.labels, noisy.held_out.labels)
+    assert torch.equal(clean.test.labels, noisy.test.labels)
+    again = Selection(label_noise=0.5).noisy(clean.train.subset(torch.arange(50)))
+    assert torch.equal(again.labels, noisy.train.labels[:50])
+
+
+def test_the_teacher_learns_from_its_own_part_and_the_student_from_another(tmp_path):
+    given = recipe(data={"kind": "digits", "transfer": {"first": 300}})
+    own = given.with_values({"teacher.data": {"first": 100, "omit": [3]}})
+    parts = prepare(own)
+    assert len(parts.transfer) == len(parts.alone) == 300
+    learnt = parts.of_teacher.train
+    assert torch.equal(learnt.index, Part(first=100, omit=(3,)).of(parts.train, seed=0).index)
+    assert own.keys["teacher"]["data"] == {"first": 100, "fraction": 1.0, "omit": [3], "only": []}
+    weights = []
+    for each in (given, own):
+        folder = RunFolder.create(tmp_path, "run", each.to_yaml(), ["test"])
+        weights.append(Experiment(each, folder, cache=tmp_path / "cache").teacher(0).model.state_dict())
+    assert not torch.equal(*(next(iter(each.values())) for each in weights))
+
+
+def test_an_other_view_is_drawn_like_the_students_and_is_not_it():
+    given = recipe(training={"epochs": 1, "augment": {"shift": 1}})
+    other = given.with_values({"teacher.view": "other"})
+    assert other.training.augment == Augment(shift=1, other_view=True)
+    samples = prepare(other).transfer
+    batch = samples.batch(torch.arange(40), augment=other.training.augment, seed=0, view=1)
+    seen = batch.views["other"]
+    moved = (batch.inputs != seen).flatten(1).any(1)
+    assert 20 < int(moved.sum()) < 40  # of nine places, one in nine is the same
+    plain = samples.batch(torch.arange(40), augment=given.training.augment, seed=0, view=1)
+    assert torch.equal(plain.inputs, batch.inputs)
+    teacher = asked(other, other.teacher.model.build_for(samples))
+    assert isinstance(teacher, ModelTeacher)
+    same = samples.batch(torch.arange(40), augment=None, seed=0, view=0)
+    same.inputs = seen
+    assert torch.equal(teacher(batch).logits, teacher(same).logits)
+
+
+def test_each_grid_of_a_search_is_crossed_by_itself():
+    grids = [
+        {"training.learning_rate": [0.1, 0.3], "method.temperature": [2.0], "method.alpha": [0.5]},
+        {"method.temperature": [4.0], "method.alpha": [0.1]},
+    ]
+    searched = recipe(search=grids)
+    assert [list(each.values()) for each in searched.settings()] == [[0.1, 2.0, 0.5], [0.3, 2.0, 0.5], [4.0, 0.1]]
+    tried = [(each.training.learning_rate, each.method.values["temperature"]) for each in searched.candidates()]
+    assert tried == [(0.1, 2.0), (0.3, 2.0), (0.1, 4.0)]
+    assert searched.searched == ("training.learning_rate", "method.temperature", "method.alpha")
+
+
+def test_a_candidate_that_diverges_drops_out_and_all_of_them_are_an_error(tmp_path):
+    def chosen(rates, role):
+        given = recipe(search={"training.learning_rate": rates}, training={"epochs": 3, "schedule": "constant"})
+        folder = RunFolder.create(tmp_path, "run", given.to_yaml(), ["test"])
+        return Experiment(given, folder, cache=tmp_path / "cache").chosen(role).values
+
+    for role in ("alone", "distilled"):
+        assert chosen([1e30, 0.1], role) == {"training.learning_rate": 0.1}
+        with pytest.raises(LimbeckError, match=r"^search: found 2 candidates, all of which diverge"):
+            chosen([1e30, 1e29], role)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"data": {"kind": "digits", "first": 5000}}, "data.first: found 5,000, expected at most 1,438"),
+        ({"data": {"kind": "digits", "first": 1}}, "data.first: found 1"),
+        ({"data": {"kind": "digits", "only_classes": [1]}}, "data.only_classes: found [1], expected two or more"),
+        ({"data": {"kind": "digits", "label_noise": 2.0}}, "data.label_noise: found 2.0"),
+        ({"data": {"kind": "digits", "transfer": {"first": 5000}}}, "data.transfer: first: found 5,000"),
+        ({"validation": {"last": 0}}, "validation.last: found 0"),
+        ({"validation": {"middle": 10}}, "validation: found {'middle': 10}, expected one of the keys random, first"),
+        ({"validation": {"last": 1438}}, "validation: found 1438, which is 1438 of 1438"),
+        ({"search": [{"training.epochs": [1]}, 3]}, "search[1]: found 3"),
+        ({"search": [{"training.epochs": 3}]}, "search[0].training.epochs: found 3, expected a list"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_one_line_with_its_place(keys, said):
+    with pytest.raises(LimbeckError) as found:
+        prepare(recipe(**keys))
+    assert str(found.value).startswith(said)
+
+
+def test_what_has_no_meaning_is_refused():
+    with pytest.raises(RecipeError, match=r"^teacher.view: found other, expected training.augment"):
+        recipe(teacher={"model": {"kind": "mlp"}, "view": "other"})
+    with pytest.raises(RecipeError, match=r"^teacher.data: found beside a teacher that is not trained"):
+        recipe(teacher={"arrays": {"path": "answers.npz"}, "data": {"first": 5}})
+    with pytest.raises(LimbeckError, match=r"^augment.other_view: mixed samples"):
+        Augment(mixup=1.0, other_view=True)
+
+
+def test_the_test_set_is_not_made_smaller_by_the_first_samples():
+    samples = numbered(9)
+    assert len(Selection(first=4).apply(Splits(samples, samples, "small")).test) == 9
