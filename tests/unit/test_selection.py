@@ -6,7 +6,7 @@ import torch
 from limbeck.config import Recipe
 from limbeck.data import Augment, HeldOut, Part, Selection, Splits, TensorSet
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.experiment.prepare import asked, prepare
+from limbeck.experiment.prepare import as_teacher, prepare
 from limbeck.experiment.run import Experiment
 from limbeck.runs import RunFolder
 from limbeck.teachers import ModelTeacher
@@ -99,7 +99,7 @@ def test_an_other_view_is_drawn_like_the_students_and_is_not_it():
     assert 20 < int(moved.sum()) < 40  # of nine places, one in nine is the same
     plain = samples.batch(torch.arange(40), augment=given.training.augment, seed=0, view=1)
     assert torch.equal(plain.inputs, batch.inputs)
-    teacher = asked(other, other.teacher.model.build_for(samples))
+    teacher = as_teacher(other, other.teacher.model.build_for(samples))
     assert isinstance(teacher, ModelTeacher)
     same = samples.batch(torch.arange(40), augment=None, seed=0, view=0)
     same.inputs = seen
