@@ -49,12 +49,11 @@ TABLES = {
     "hinton2015-ensemble": "mnist-single",
     "hinton2015-mnist": "distilled-30-T2.5",
     "hinton2015-specialists": "fashion-mnist-of-together",
-    "muller2019": "mnist-smoothed-teacher",
+    "muller2019": "mnist-alone",
     "stanton2021": "few-few",
     "tang2020-cifar100": "hard",
     "tang2020-synthetic": "kd-few-tau-0.3",
-    "targets-fashion-mnist": "rel",
-    "targets-mnist": "pt-sim",
+    "targets": "fashion-mnist-hard",
     "wang2022-subset": "mnist-kd",
 }
 """The row of each table: a taught one wherever that is cheap."""

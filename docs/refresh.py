@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from limbeck import papers
 from limbeck.diagnosis.attribution import ARMS
 from limbeck.evaluation import Interval, t_interval
 from limbeck.recipes import reproducing
@@ -194,7 +195,11 @@ def refreshed(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         name, budget = found.group(1), found.group(2)
-        body = markdown(reproducing.reproduction(name), reproducing.expected(name), budget)
+        if name in papers.tables():
+            paper = papers.load_table(name)
+            body = papers.markdown(paper, papers.expected(paper), budget)
+        else:
+            body = markdown(reproducing.reproduction(name), reproducing.expected(name), budget)
         return f"<!-- table: {name} {budget} -->\n{body}<!-- end -->"
 
     def benchmark(found: re.Match[str]) -> str:

@@ -65,22 +65,29 @@ COMMANDS = [
     ),
     command_case(
         "reproduce-unknown",
-        "reproduce hinton2015-minst",
-        "no paper 'hinton2015-minst'",
-        "did you mean 'hinton2015-mnist'?",
+        "reproduce muller2018",
+        "no paper 'muller2018'",
+        "did you mean 'muller2019'?",
     ),
     command_case(
         "reproduce-no-row",
-        "reproduce hinton2015-mnist --only alon",
-        "--only: there is no row 'alon'",
-        "did you mean 'alone'?",
+        "reproduce muller2019 --only mnist-alon",
+        "row: muller2019 has no row 'mnist-alon'",
+        "did you mean 'mnist-alone'?",
     ),
     command_case(
-        "reproduce-seed", "reproduce hinton2015-mnist --only alone --seed -1", "--seed: found -1", "from 0 on"
+        "reproduce-seed", "reproduce muller2019 --only mnist-alone --seed -1", "--seed: found -1", "from 0 on"
     ),
+    command_case(
+        "reproduce-budget", "reproduce muller2019 --budget ful", "--budget: found 'ful'", "did you mean 'full'?"
+    ),
+    command_case(
+        "distill-a-table", "distill muller2019", "recipe: 'muller2019' is a paper's table", "recipes cp muller2019"
+    ),
+    command_case("row-of-no-table", "recipes show digits-kd --row x", "--row: found 'x'", "leave --row out"),
     command_case(
         "reproduce-no-data",
-        "reproduce hinton2015-mnist --data idx",
+        "reproduce muller2019 --data idx",
         "idx: has no file train-images",
         "place train-images",
     ),

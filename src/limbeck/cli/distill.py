@@ -75,10 +75,10 @@ def distill(
 
 def resolve(recipe: Path) -> Path:
     """Return the file of a recipe that is named by path or by a packaged name."""
-    from limbeck.recipes import find
+    from limbeck.cli.packaged import file_of
 
     packaged = not recipe.exists() and not recipe.suffix and len(recipe.parts) == 1
-    return find(str(recipe)).recipe if packaged else recipe
+    return file_of(str(recipe)) if packaged else recipe
 
 
 def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":

@@ -1,15 +1,13 @@
 """limbeck reproduce: a paper's table beside ours."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from limbeck.cli import app
 from limbeck.cli.showing import say, show, show_json, table, watching
-
-if TYPE_CHECKING:
-    from limbeck.recipes.reproduction import Reproduction
+from limbeck.errors import RecipeError, one_of
 
 __all__ = ["reproduce"]
 
@@ -18,11 +16,11 @@ _MISSED = 3
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="a packaged recipe that is a paper's table, such as hinton2015-mnist")],
+    paper: Annotated[str, typer.Argument(help="a paper's table, such as hinton2015-mnist")],
     folder: Annotated[
         Path | None, typer.Option("--data", help="folder of the data; else LIMBECK_DATA, else a download")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="the paper's budget; the default is a few minutes")] = False,
+    budget: Annotated[str, typer.Option(help="reduced, some minutes, or full, the paper's")] = "reduced",
     only: Annotated[list[str] | None, typer.Option(help="run only this row (may be repeated)")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="run only this seed (may be repeated)")] = None,
     record: Annotated[bool, typer.Option("--record", help="merge the results into the packaged expected.json")] = False,
@@ -33,17 +31,18 @@ def reproduce(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Run a paper's table and print it beside the paper's; every (row, seed) is kept, so the table can grow."""
-    from limbeck.recipes import reproducing
-    from limbeck.recipes.reproduction import merge
-    from limbeck.recipes.tables import markdown
+    from limbeck import papers
 
-    found = reproducing.reproduction(paper)
-    budget = "full" if full else "reduced"
+    check_budget(budget)
+    if paper in _former():
+        _reproduce_formerly(paper, folder, budget, only, seed, record, recorded, as_json, quiet)
+        return
+    found = papers.load_table(paper)
     if recorded:
-        print(markdown(found, reproducing.expected(paper), budget), end="")
+        print(papers.markdown(found, papers.expected(found), budget), end="")
         return
     with watching(quiet=quiet) as watch:
-        results = reproducing.reproduce(
+        results = papers.reproduce(
             found,
             budget=budget,
             folder=folder,
@@ -52,45 +51,62 @@ def reproduce(
             watch=watch,
             say=(lambda line: None) if quiet else say,
         )
-    command = f"limbeck reproduce {paper}{' --full' if full else ''} --data DIR"
-    merged = merge({}, found, budget, results, command=command)
+    command = f"limbeck reproduce {paper}{' --budget full' if budget == 'full' else ''} --data DIR"
+    merged = papers.merge({}, found, budget, results, command=command)
     if record:
-        say(f"recorded in {reproducing.record(found, budget, results, command=command)}")
+        say(f"recorded in {papers.record(found, budget, results, command=command)}")
     if as_json:
         show_json(merged)
     else:
-        rows = comparison(found, merged, budget)
+        rows = papers.comparison(found, merged, budget)
         show(table(f"{found.title} ({budget} budget)", ["row", "figure", "paper", "ours", "seeds"], rows))
-    missed = misses(found, merged, budget) if full else []
+    missed = papers.misses(found, merged, budget) if budget == "full" else []
     for line in missed:
         say(f"missed: {line}")
     if missed:
         raise typer.Exit(_MISSED)
 
 
-def comparison(paper: "Reproduction", results: dict[str, Any], budget: str) -> list[list[str]]:
-    """Return the table's rows: the paper's value beside ours, mean ± standard deviation over seeds."""
-    rows = []
-    for row in paper.rows:
-        ours = results["rows"].get(row.name, {}).get(budget)
-        if ours is None:
-            continue
-        for number, figure in enumerate(row.figures):
-            found = ours["ours"][figure.name]
-            value = f"{found['mean']:.4g}" + ("" if found["sd"] is None else f" ± {found['sd']:.2g}")
-            title = row.title if number == 0 else ""
-            said = "" if figure.paper is None else f"{figure.paper:g}"
-            rows.append([title, figure.name, said, value, str(len(ours["seeds"])) if number == 0 else ""])
-    return rows
+def check_budget(budget: str) -> None:
+    """Require a budget that tables have."""
+    from limbeck.papers.table import BUDGETS
+
+    if budget not in BUDGETS:
+        raise RecipeError(f"--budget: found '{budget}'; {one_of(budget, BUDGETS)}")
 
 
-def misses(paper: "Reproduction", results: dict[str, Any], budget: str) -> list[str]:
-    """Return a line for each aim that the results miss."""
-    lines = []
-    for row in paper.rows:
-        ours = results["rows"].get(row.name, {}).get(budget)
-        for figure in row.figures if ours is not None else ():
-            mean = ours["ours"][figure.name]["mean"]
-            if (figure.aim == "at most" and mean > figure.bound) or (figure.aim == "at least" and mean < figure.bound):
-                lines.append(f"{row.title}, {figure.name}: {mean:g}, the aim is {figure.aim} {figure.bound:g}")
-    return lines
+def _former() -> list[str]:
+    """Return the tables that are not data yet."""
+    from limbeck.recipes import reproducing
+
+    return reproducing.reproducible()
+
+
+def _reproduce_formerly(
+    paper: str,
+    folder: Path | None,
+    budget: str,
+    only: list[str] | None,
+    seed: list[int] | None,
+    record: bool,
+    recorded: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from limbeck.recipes import reproducing
+    from limbeck.recipes.reproduction import merge
+    from limbeck.recipes.tables import markdown
+
+    found = reproducing.reproduction(paper)
+    if recorded:
+        print(markdown(found, reproducing.expected(paper), budget), end="")
+        return
+    with watching(quiet=quiet) as watch:
+        results = reproducing.reproduce(
+            found, budget=budget, folder=folder, only=only or [], seeds=seed or [], watch=watch, say=say
+        )
+    command = f"limbeck reproduce {paper}{' --budget full' if budget == 'full' else ''} --data DIR"
+    merged = merge({}, found, budget, results, command=command)
+    if record:
+        say(f"recorded in {reproducing.record(found, budget, results, command=command)}")
+    show_json(merged) if as_json else show(str(merged["rows"]))

@@ -2,7 +2,7 @@
 
 from limbeck.config.networks import ModelSpec
 from limbeck.config.reading import apply_overrides, read_yaml
-from limbeck.config.recipe import AloneBudget, Recipe, load_recipe
+from limbeck.config.recipe import AloneBudget, Recipe, load_recipe, replaced
 from limbeck.config.sections import Section, parse
 from limbeck.config.teachers import MemberSpec, TeacherSpec
 
@@ -17,4 +17,5 @@ __all__ = [
     "load_recipe",
     "parse",
     "read_yaml",
+    "replaced",
 ]

@@ -23,7 +23,7 @@ from limbeck.schemes import Scheme
 from limbeck.training import Training
 from limbeck.training.trackers import check_trackers
 
-__all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe"]
+__all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe", "replaced"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
@@ -243,7 +243,7 @@ class Recipe:
         """Return the recipe with some `key.path` values replaced."""
         keys = dict(self.keys)
         for path, value in values.items():
-            keys = _replaced(keys, path.split("."), value, path)
+            keys = replaced(keys, path, value)
         return Recipe.parse(keys, self.base)
 
     @property
@@ -422,11 +422,16 @@ def _trackers(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _replaced(keys: Mapping[str, Any], path: Sequence[str], value: Any, whole: str) -> dict[str, Any]:
-    head, rest = path[0], path[1:]
+def replaced(keys: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return keys with the value at a `key.path` replaced whole; RecipeError where a part of the path has no keys.
+
+    >>> replaced({"method": {"name": "kd"}}, "method.temperature", 2.0)
+    {'method': {'name': 'kd', 'temperature': 2.0}}
+    """
+    head, _, rest = path.partition(".")
     if not rest:
         return {**keys, head: value}
     inner = keys.get(head, {})
     if not isinstance(inner, Mapping):
-        raise RecipeError(f"{whole}: '{head}' has no keys")
-    return {**keys, head: _replaced(inner, rest, value, whole)}
+        raise RecipeError(f"{path}: '{head}' is {shown(inner)}, which has no keys; set it whole")
+    return {**keys, head: replaced(inner, rest, value)}

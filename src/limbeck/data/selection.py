@@ -10,6 +10,7 @@ from limbeck.arguments import checked_fields
 from limbeck.data.sets import SampleSet, Splits
 from limbeck.errors import InputError
 from limbeck.randomness import uniform
+from limbeck.tasks import Need
 
 __all__ = ["HeldOut", "Selection"]
 
@@ -60,8 +61,7 @@ class Selection:
         """Return samples with the share of wrong labels; which, and to what, depends on each sample's index alone."""
         if not self.label_noise:
             return samples
-        if not samples.task.one_label:
-            raise InputError(f"label_noise: is for samples with one label each, these have {samples.task.labels}")
+        samples.task.require(Need.ONE_LABEL, what="label_noise: wrong labels need", mend="leave it out")
         draws = uniform(0, "label noise", torch.zeros_like(samples.index), samples.index, 2)
         drawn = (draws[:, 1] * samples.classes).long().clamp_max(samples.classes - 1)
         return replace(samples, labels=torch.where(draws[:, 0] < self.label_noise, drawn, samples.labels))

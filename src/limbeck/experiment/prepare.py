@@ -89,12 +89,13 @@ class Parts:
         )
 
 
-def prepare(recipe: Recipe, *, refit: bool = False) -> Parts:
+def prepare(recipe: Recipe, *, refit: bool = False, splits: Splits | None = None) -> Parts:
     """Load and split a recipe's data.
 
     refit: use all training data, without a validation part, once every choice is made.
+    splits: the recipe's data, if it was loaded already.
     """
-    splits = recipe.load_data()
+    splits = recipe.load_data() if splits is None else splits
     train, held_out = splits.train, None
     if not refit:
         try:
@@ -176,12 +177,12 @@ def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> 
         raise DataError(f"classes: {error}") from None
 
 
-def vet(recipe: Recipe) -> Parts:
+def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
     """Return a recipe's sets after each of its models has answered some of them under its objective.
 
-    What cannot run is refused here, before anything is trained or written.
+    What cannot run is refused here, before anything is trained or written.  splits: as for `prepare`.
     """
-    parts = prepare(recipe)
+    parts = prepare(recipe, splits=splits)
     if not recipe.teacher.single:
         parts.train.task.require(
             Need.ONE_OF_SEVERAL,

@@ -86,7 +86,8 @@ class Experiment:
         """Take what `vet` returned as `parts`, if the recipe was vetted already."""
         self.recipe, self.folder, self.watch, self.say, self.cache = recipe, folder, watch, say, cache
         self.choosing = vet(recipe) if parts is None else parts
-        self.final = prepare(recipe, refit=True) if recipe.refit else self.choosing
+        whole = self.choosing.of_teacher.whole
+        self.final = prepare(recipe, refit=True, splits=whole) if recipe.refit else self.choosing
         self.notes: list[str] = []
         self._teachers: dict[tuple[bool, int], TrainedTeacher] = {}
         self._chosen: dict[str, Chosen] = {}

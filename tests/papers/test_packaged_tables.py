@@ -1,0 +1,107 @@
+"""Every packaged table: valid recipes, a card, recorded results that agree with it, and rows that run when shrunk."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.config import Recipe
+from limbeck.errors import RecipeError
+from limbeck.papers import Row, Table, expected, load_table, markdown, reproduce, tables
+from limbeck.papers.table import BUDGETS
+
+_PAGE = Path(__file__).parents[2] / "docs" / "reproductions.md"
+
+every_table = pytest.mark.parametrize("name", tables())
+
+
+def shrunk(table: Table, row: Row) -> Row:
+    """The row with narrow networks, one epoch, few samples, and the first candidate of its search."""
+    keys: dict[str, Any] = table.recipe(row, "reduced").keys
+    grid = keys["search"][0] if isinstance(keys["search"], list) else keys["search"]
+    settings: list[tuple[str, Any]] = [
+        ("data.first", 300),
+        ("validation", {"last": 60}),
+        ("search", {path: values[:1] for path, values in grid.items()}),
+        ("training.epochs", 1),
+    ]
+    for where in ("teacher", "student"):
+        model = keys[where].get("model")
+        if model is not None and "hidden" in model:
+            settings.append((f"{where}.model.hidden", [8] * len(model["hidden"])))
+    if "training" in keys["teacher"]:
+        settings += [("teacher.training.epochs", 1), ("teacher.training.warmup", 0.0)]
+    return replace(row, settings={budget: [*row.settings[budget], *settings] for budget in BUDGETS})
+
+
+@every_table
+def test_a_table_has_valid_recipes_at_both_budgets_and_a_card(name):
+    table = load_table(name)
+    assert table.name == name
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", name)
+    assert "(" in table.title
+    assert 20 < len(table.summary) <= 160
+    for budget in BUDGETS:
+        seeds = table.seeds[budget]
+        assert seeds
+        assert len(set(seeds)) == len(seeds)
+        for row in table.rows:
+            assert row.figures
+            keys = table.keys(row, budget)
+            if budget == "full":  # the search is the same, and dear to read
+                keys["search"] = {}
+            Recipe.parse(keys)
+    card = (table.folder / "card.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {name}\n")
+    for part in ("**Source**", "https://", "**Data**"):
+        assert part in card, part
+
+
+@every_table
+def test_what_is_recorded_is_of_known_rows_and_agrees_with_itself(name):
+    table = load_table(name)
+    recorded = expected(table)
+    known = {row.name: row for row in table.rows}
+    assert set(recorded.get("rows", {})) <= set(known)
+    for row, entry in recorded.get("rows", {}).items():
+        figures = [figure.name for figure in known[row].figures]
+        assert entry["title"] == known[row].title
+        assert entry["paper"] == {figure.name: figure.paper for figure in known[row].figures}
+        for budget in set(entry) - {"title", "paper"}:
+            ours = entry[budget]
+            assert ours["recipe"] == table.digest(known[row], budget), f"{row}: of another recipe; run it again"
+            assert list(ours["ours"]) == figures
+            for figure in figures:
+                values = [seed[figure] for seed in ours["seeds"].values()]
+                assert ours["ours"][figure]["mean"] == pytest.approx(sum(values) / len(values), abs=1e-4)
+                assert (ours["ours"][figure]["sd"] is None) == (len(values) == 1)
+
+
+@every_table
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_page_of_reproductions_shows_what_is_recorded(name, budget):
+    page = _PAGE.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- table: {name} {budget} -->\n(.*?)<!-- end -->", page, flags=re.DOTALL)
+    assert found, f"docs/reproductions.md has no table of {name} at the {budget} budget"
+    table = load_table(name)
+    assert found.group(1) == markdown(table, expected(table), budget), "run python docs/refresh.py"
+
+
+@every_table
+@pytest.mark.slow
+def test_every_row_runs_when_it_is_shrunk(name, stripes):
+    table = load_table(name)
+    small = replace(table, rows=tuple(shrunk(table, row) for row in table.rows), seeds={"reduced": (0,), "full": (0,)})
+    found = reproduce(small)
+    for row in table.rows:
+        assert list(found[row.name][0]) == [figure.name for figure in row.figures]
+        assert all(value == value for value in found[row.name][0].values()), row.name
+    json.dumps(found)
+
+
+def test_a_table_that_is_not_there_is_named_with_the_nearest():
+    with pytest.raises(RecipeError, match="there is no paper 'muller-2019'; did you mean 'muller2019'"):
+        load_table("muller-2019")

@@ -1,0 +1,100 @@
+"""The one runner of tables: what it gives is what the recipe gives, and what was made before is read."""
+
+import pytest
+import yaml
+
+from limbeck.config import Recipe
+from limbeck.errors import RecipeError
+from limbeck.experiment.run import distil
+from limbeck.papers import reproduce
+from limbeck.runs import RunFolder, cache_folder
+from small_table import TABLE
+
+
+class Counter:
+    """Watches trainings: the labels of the epochs that were really trained."""
+
+    def __init__(self, stop_after=None):
+        self.epochs, self.stop_after = [], stop_after
+
+    def __call__(self, progress):
+        if progress.epoch_ended:
+            self.epochs.append(progress.label)
+            if len(self.epochs) == self.stop_after:
+                raise KeyboardInterrupt
+
+
+def test_a_rows_recipe_gives_the_figures_that_the_table_has(read, tmp_path):
+    table = read()
+    found = reproduce(table)
+    row = table.row("taught")
+    text = yaml.safe_dump(table.keys(row, "reduced"))
+    recipe = Recipe.parse(yaml.safe_load(text))
+    outcome = distil(recipe, RunFolder.create(tmp_path / "runs", "own", text, ["test"]), cache=tmp_path / "other")
+    for number, seed in enumerate((0, 1)):
+        figures = found["taught"][seed]
+        assert figures["errors"] == outcome.seeds[number].distilled.errors
+        assert found["teacher"][seed] == {"errors": outcome.seeds[number].teacher.errors}
+        assert figures["fewer than alone"] == found["alone"][seed]["errors"] - figures["errors"]
+        assert figures["fewer than that"] == figures["fewer than alone"] - figures["errors"]
+    assert found["taught"][0] != found["taught"][1]
+
+
+def test_what_was_run_is_read_and_the_table_grows_by_rows_and_seeds(read):
+    table, first, again = read(), Counter(), Counter()
+    only = reproduce(table, only=["alone"], seeds=[1], watch=first)
+    assert set(only) == {"alone"}
+    assert {label.split()[0] for label in first.epochs} == {"search-alone-0", "search-alone-1", "alone"}
+    assert reproduce(table, only=["alone"], seeds=[1], watch=again) == only
+    assert again.epochs == []
+    more = Counter()
+    grown = reproduce(table, only=["alone"], seeds=[1, 2], watch=more)
+    assert grown["alone"][1] == only["alone"][1]
+    assert more.epochs == ["alone (seed 2)"] * 4  # the choice was made before
+
+
+def test_a_row_asks_for_its_role_alone(read):
+    watch = Counter()
+    reproduce(read(), only=["teacher"], seeds=[0], watch=watch)
+    assert set(watch.epochs) == {"teacher"}
+
+
+def test_rows_of_one_recipe_share_their_trainings(read):
+    same = ("set: {search: {training.learning_rate: [0.03, 0.1]}}", "")
+    other = ("set: {search: {training.learning_rate: [0.03, 0.1], method.temperature: [2.0]}}", "")
+    watch = Counter()
+    reproduce(read(TABLE, same, other), seeds=[0], watch=watch)
+    assert sorted(set(watch.epochs)) == ["alone (seed 0)", "distilled (seed 0)", "teacher"]
+    assert len(watch.epochs) == 8 + 4 + 4
+    assert len(list((cache_folder() / "papers" / "fake2015-digits" / "reduced" / "runs").glob("*/recipe.yaml"))) == 1
+
+
+def test_an_interrupted_row_goes_on_to_the_same_figures(read, tmp_path, monkeypatch):
+    table = read()
+    whole = reproduce(table, only=["taught"], seeds=[0])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(table, only=["taught"], seeds=[0], watch=Counter(stop_after=14))
+    rest = Counter()
+    assert reproduce(table, only=["taught"], seeds=[0], watch=rest) == whole
+    assert "search-distilled-0" not in rest.epochs
+
+
+def test_an_edited_table_is_measured_anew_from_the_same_trainings(read):
+    reproduce(read(), only=["taught"], seeds=[0])
+    watch = Counter()
+    edited = read(TABLE, ("      agreement: null\n", "      agreement: {part: transfer}\n"))
+    assert reproduce(edited, only=["taught"], seeds=[0], watch=watch)["taught"][0]["agreement"] > 0
+    assert watch.epochs == []
+
+
+def test_an_unknown_row_seed_or_measure_is_refused(read):
+    table = read()
+    with pytest.raises(RecipeError, match="has no row 'alon'; did you mean 'alone'"):
+        reproduce(table, only=["alon"])
+    with pytest.raises(RecipeError, match="--seed: found -1"):
+        reproduce(table, seeds=[-1])
+    with pytest.raises(RecipeError, match=r"rows.taught: there is no measure 'agrement_percent'; did you mean"):
+        reproduce(read(TABLE, ("agreement_percent", "agrement_percent")), only=["taught"], seeds=[0])
+    with pytest.raises(RecipeError, match=r"rows.teacher: there is no role 'assistant'"):
+        reproduce(read(TABLE, ("role: teacher", "role: assistant")), only=["teacher"], seeds=[0])
