@@ -13,6 +13,7 @@ from torch import nn
 from limbeck import methods, schemes
 from limbeck.cli.distill import run as command
 from limbeck.config import AloneBudget, Recipe, load_recipe
+from limbeck.config.sections import Section
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError, ModelError, RecipeError
 from limbeck.evaluation import evaluate, predict
@@ -92,6 +93,19 @@ def recipe(**more):
 def ran(recipe, place, **more):
     folder = RunFolder.create(place, recipe.name, recipe.to_yaml(), ["test"])
     return folder, distil(recipe, folder, cache=place / "cache", **more)
+
+
+@pytest.mark.parametrize("key", ["method", "teacher.method"])
+def test_a_run_builds_an_objective_once_to_train_with_and_once_to_look_at_it(tmp_path, monkeypatch, key):
+    built, build = [], Section.build
+
+    def counting(section, **more):
+        built.extend([1] if section.where == key else [])
+        return build(section, **more)
+
+    monkeypatch.setattr(Section, "build", counting)
+    ran(recipe(), tmp_path)
+    assert len(built) == 2
 
 
 @pytest.fixture

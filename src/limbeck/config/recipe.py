@@ -176,8 +176,7 @@ class Recipe:
             if resolved[key] == default:  # so that a run of a version without schemes can be resumed
                 del resolved[key]
         object.__setattr__(recipe, "keys", resolved)
-        for candidate in recipe.candidates()[1:]:
-            candidate.method.build()
+        recipe.candidates()  # each of which is validated
         return recipe
 
     @property
@@ -230,8 +229,14 @@ class Recipe:
             networks=tuple(replace(network, checkpoint=None) for network in self.networks),
         )
 
+    @property
+    def inspected(self) -> Objective:
+        """The student's objective, to be asked what it reads; it is never trained."""
+        objective: Objective = self.method.inspected
+        return objective
+
     def objective(self) -> Objective:
-        """Build the student's objective."""
+        """Build the student's objective anew, to train with it."""
         objective: Objective = self.method.build()
         return objective
 

@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -69,6 +69,11 @@ class Section:
             return self.function(**arguments, **more)
         except InputError as error:
             raise RecipeError(_named(self.where, str(error))) from None
+
+    @cached_property
+    def inspected(self) -> Any:
+        """What `build` gives, made once to be looked at; what is trained is built anew."""
+        return self.build()
 
 
 def parse(function: Callable[..., Any], values: Any, where: str, *, given: frozenset[str] = frozenset()) -> Section:

@@ -225,7 +225,7 @@ def _member(
     spec = read_model(dict(keys["model"]), f"{where}.model", base)
     trained = parse(Training, dict(training), f"{where}.training")
     taught = read_method(dict(method), f"{where}.method")
-    if "teacher" in taught.build().reads():
+    if "teacher" in taught.inspected.reads():
         raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher itself; use hard")
     resolved = {"model": plain(spec.keys()), "training": plain(trained.values), "method": method_keys(taught)}
     return MemberSpec(spec, trained.build(), taught, resolved)
@@ -255,7 +255,7 @@ def read_method(keys: dict[str, Any], where: str) -> Section:
     if name not in methods.names():
         raise RecipeError(f"{where}.name: found {shown(name)}; {one_of(str(name), methods.names())}")
     section = parse(methods.builder(name), keys, where)
-    section.build()
+    _ = section.inspected  # which the method's own checks refuse
     return section
 
 

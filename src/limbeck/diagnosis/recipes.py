@@ -120,7 +120,7 @@ def _about(recipe: Recipe) -> tuple[str, ...]:
 
 def _method(recipe: Recipe, say: Say) -> _Method:
     """Read temperature, weights and divergence off a recipe's objective, at its first step."""
-    terms = list(recipe.objective().terms.values())
+    terms = list(recipe.inspected.terms.values())
     soft = next((term for term in terms if isinstance(term, SoftTargets)), None)
     hard = next((term for term in terms if isinstance(term, HardLabels)), None)
     name = recipe.method.function.__name__

@@ -104,7 +104,7 @@ class SeedContext(SeedBuilder):
     def judge(self, model: nn.Module) -> Teacher:
         """Make a trained network a teacher that answers for the held-out part."""
         teacher = as_teacher(self.recipe, model)
-        if self.parts.held_out is None or self.objective().taps("teacher"):
+        if self.parts.held_out is None or self.inspected.taps("teacher"):
             return teacher
         return store(teacher, self.parts.held_out, clean=True)
 

@@ -115,7 +115,7 @@ def prepare(recipe: Recipe, *, refit: bool = False, splits: Splits | None = None
         train = alone = transfer.subset((transfer.labels != UNLABELLED).nonzero().squeeze(1))
     if not recipe.transfer.labels:
         alone = train.subset(_positions(train, transfer))
-        if "teacher" not in recipe.objective().reads():
+        if "teacher" not in recipe.inspected.reads():
             raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
     if recipe.transfer.synthetic is not None:
         transfer = _extended(recipe, transfer)
@@ -131,7 +131,7 @@ def prepare(recipe: Recipe, *, refit: bool = False, splits: Splits | None = None
 
 def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
     """Return the transfer set with the samples that are made of it, which only a teacher can label."""
-    if "teacher" not in recipe.objective().reads():
+    if "teacher" not in recipe.inspected.reads():
         raise RecipeError(
             "data.transfer.synthetic: makes samples that only a teacher labels, but the method reads none; name one "
             "with soft targets"
@@ -198,13 +198,13 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
         if member.arrays:
             read_answers(network, parts)
         if member.learns:
-            _try("teacher", network, None, member.method.build(), taught, member.training, "teacher.training")
+            _try("teacher", network, None, member.method.inspected, taught, member.training, "teacher.training")
     teacher = build_teacher(recipe, parts, 0)
     for candidate in recipe.candidates():
-        _settle(candidate.objective(), parts.transfer)
+        _settle(candidate.inspected, parts.transfer)
         student = build_student(candidate, parts, recipe.seeds[0])
-        taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.objective().reads() else None
-        _try("student", student, taught_by, candidate.objective(), parts.transfer, candidate.training, "training")
+        taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
+        _try("student", student, taught_by, candidate.inspected, parts.transfer, candidate.training, "training")
         if not candidate.scheme.any_task:
             parts.train.task.require(
                 Need.ONE_OF_SEVERAL,
@@ -238,7 +238,7 @@ class SeedBuilder:
     @property
     def needs_teacher(self) -> bool:
         """Whether the method reads a teacher."""
-        return "teacher" in self.recipe.objective().reads()
+        return "teacher" in self.recipe.inspected.reads()
 
     @property
     def transfer_has_labels(self) -> bool:
@@ -265,8 +265,13 @@ class SeedBuilder:
         """How the recipe's teacher is trained, or the first of several."""
         return self.recipe.teacher.training
 
+    @property
+    def inspected(self) -> Objective:
+        """The recipe's method, to be asked what it reads; it is never trained."""
+        return self.recipe.inspected
+
     def objective(self) -> Objective:
-        """Build the recipe's method anew."""
+        """Build the recipe's method anew, to train with it."""
         return self.recipe.objective()
 
     def student(self) -> nn.Module:

@@ -80,8 +80,12 @@ class Builder(Protocol):
     def teacher_training(self) -> Training:
         """How the recipe's teacher is trained, or the first of several."""
 
+    @property
+    def inspected(self) -> Objective:
+        """The recipe's method, to be asked what it reads; it is never trained."""
+
     def objective(self) -> Objective:
-        """Build the recipe's method anew."""
+        """Build the recipe's method anew, to train with it."""
 
     def student(self) -> nn.Module:
         """Build the student, with the initial weights that the student alone has as well."""

@@ -74,7 +74,7 @@ class Defensive(Scheme):
 
     def check(self, builder: Builder) -> str | None:
         """Refuse a method without soft targets at one temperature."""
-        terms = builder.objective().terms.values()
+        terms = builder.inspected.terms.values()
         found = [term.temperature for term in terms if isinstance(term, SoftTargets)]
         if len(found) != 1 or callable(found[0]):
             return "name: defensive needs a method with soft targets at one temperature; use kd with alpha: 0"
@@ -86,7 +86,7 @@ class Defensive(Scheme):
 
     def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of teacher and student."""
-        hot = Distiller(self.build("hot_teacher", builder), None, self._hot(builder.objective()))
+        hot = Distiller(self.build("hot_teacher", builder), None, self._hot(builder.inspected))
         label = self.roles()["hot_teacher"]
         return [Planned(label, hot, builder.parts.alone), *super().planned(builder, teacher)]
 
@@ -94,7 +94,7 @@ class Defensive(Scheme):
         """Train teacher and student."""
         context.require(["hot_teacher", "distilled"])
         hot = self.build("hot_teacher", context)
-        alone = Distiller(hot, None, self._hot(context.objective()))
+        alone = Distiller(hot, None, self._hot(context.inspected))
         context.fit("hot_teacher", alone, context.parts.alone)
         taught = Distiller(context.student(), context.teach(hot, name="hot_teacher"), context.objective())
         return {"hot_teacher": hot, "distilled": context.fit("distilled", taught, context.parts.transfer).student}
@@ -104,7 +104,7 @@ class Defensive(Scheme):
 
     def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
         """Return the accuracy under attack, as claimed and without the masking of the gradient."""
-        alone, distilled, hot = models["alone"], models["distilled"], _temperature(builder.objective())
+        alone, distilled, hot = models["alone"], models["distilled"], _temperature(builder.inspected)
         attack = partial(robustness, samples=samples, epsilons=self.epsilons, bounds=value_range(builder.parts.train))
         attacks = {
             "alone": attack(alone),

@@ -125,7 +125,7 @@ class MeanTeacher(Scheme):
 
     def check(self, builder: Builder) -> str | None:
         """Refuse a method that a teacher takes no part in, and an average that is not the teacher's."""
-        objective = builder.objective()
+        objective = builder.inspected
         if "teacher" not in objective.reads():
             return "name: mean_teacher's student learns from its average, but the method reads no teacher; use kd, say"
         if objective.taps("teacher"):

@@ -121,7 +121,7 @@ class NoisyStudent(Scheme):
 
     def check(self, builder: Builder) -> str | None:
         """Refuse a set without unlabelled samples, and a method that a teacher takes no part in."""
-        objective = builder.objective()
+        objective = builder.inspected
         if "teacher" not in objective.reads():
             return "name: noisy_student learns from a teacher's labels, but the method reads no teacher; use kd"
         if objective.taps("teacher"):

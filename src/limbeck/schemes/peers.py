@@ -125,7 +125,7 @@ class PeersScheme(Scheme):
     def check(self, builder: Builder) -> str | None:
         """Refuse a method that no teacher takes part in, one without labels, and shares of nothing."""
         name = type(self).__name__.lower()
-        objective = builder.objective()
+        objective = builder.inspected
         if "teacher" not in objective.reads():
             return f"name: peers of {name} teach each other, but the method reads no teacher; use kd, say"
         if objective.taps("teacher"):
