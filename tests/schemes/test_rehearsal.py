@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.experiment import check, context, teacher
+from limbeck.experiment import check, context
 from limbeck.experiment.check import rehearse
 from limbeck.peers import Others, Predictions, fit_together
-from limbeck.training import fit
+from limbeck.training import fit, trained
 
 PART = {"kind": "digits", "transfer": {"fraction": 0.3, "labelled": 0.3}}
 WIDE = {"model": {"kind": "mlp", "hidden": [64]}, "training": {"epochs": 2, "batch_size": 128}}
@@ -64,7 +64,7 @@ def begun(monkeypatch):
 
     monkeypatch.setattr(context, "fit", counted)
     monkeypatch.setattr(context, "fit_together", counted_together)
-    monkeypatch.setattr(teacher, "fit", counted)
+    monkeypatch.setattr(trained, "fit", counted)
     return found
 
 
