@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 
 
 @pytest.mark.parametrize("once", [True, False], ids=["once", "from then on"])
-@pytest.mark.parametrize("share", moments(4, 40))
+@pytest.mark.parametrize("share", moments(3, 40))
 def test_a_disk_that_is_full_at_any_write_of_a_run(place, whole, share, once):
     changes = Changes(place, at(whole, "distill", share), full, once=once)
     line = command(place, *DISTILL, prepare=changes.watch).refused("No space left on device")
@@ -131,7 +131,7 @@ def test_killed_while_a_run_is_judged(place, whole, share):
 # ------------------------------------------------------------------------------------------------------ the folder gone
 
 
-@pytest.mark.parametrize("share", moments(4, 25))
+@pytest.mark.parametrize("share", moments(3, 25))
 def test_a_run_folder_that_vanishes_is_one_line_and_no_ruin_is_left(place, whole, share):
     def vanish(path: str) -> None:
         for run in (place / "runs").glob("small/*"):
@@ -330,8 +330,7 @@ def broken(killed: Path) -> Path:
     return killed
 
 
-@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", [truncated, flipped])
+@pytest.mark.parametrize(("file", "damage"), [("tensors.safetensors", flipped), ("state.json", truncated)])
 def test_a_damaged_checkpoint_in_a_run_is_named_and_the_one_before_is_good(whole, broken, file, damage):
     run = run_of(broken)
     older, newest = sorted((run / "distilled-0" / "checkpoints").glob("step-*"))

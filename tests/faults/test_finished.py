@@ -159,9 +159,17 @@ def test_an_intact_run_is_told_of(place, intact, verb):
     assert figures(verb, answer) == intact.setdefault(verb, figures(verb, answer))
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize("name", TWINS)
+def damaged() -> list[object]:
+    """Every file with every damage, and each of the two with every verb; all three together under `slow`."""
+    return [
+        pytest.param(name, damage, verb, marks=() if (i + j + k) % len(VERBS) == 0 else pytest.mark.slow)
+        for i, name in enumerate(TWINS)
+        for j, damage in enumerate(DAMAGE)
+        for k, verb in enumerate(VERBS)
+    ]
+
+
+@pytest.mark.parametrize(("name", "damage", "verb"), damaged())
 def test_no_other_figures_are_told(place, intact, name, damage, verb):
     if verb not in intact:
         intact[verb] = figures(verb, told(verb))

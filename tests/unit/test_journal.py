@@ -23,6 +23,8 @@ def line(number: int, writer: str = "0a1b2c3d-one") -> bytes:
 
 WHOLE = line(0) + line(1, "4e5f6a7b-two")
 CUT = line(2, "8c9d0e1f-three")
+LENGTHS = [1, 2, CUT.index(b"{", 1), CUT.index(b"\\u") + 3, len(CUT) - 3, len(CUT) - 2, len(CUT) - 1]
+"""Where a record may be cut: at its ends, at a brace within a text, and within an escape."""
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "study.journal"
 
 
-@pytest.mark.parametrize("length", range(1, len(CUT)))
+@pytest.mark.parametrize("length", LENGTHS)
 def test_a_record_cut_at_any_byte_is_passed_over_and_cut_off_before_the_next(path: Path, length: int) -> None:
     path.write_bytes(WHOLE)
     living = Journal(path)
@@ -43,7 +45,7 @@ def test_a_record_cut_at_any_byte_is_passed_over_and_cut_off_before_the_next(pat
     assert Journal(path).read_logs(1) == [record(1, "4e5f6a7b-two"), record(3)]
 
 
-@pytest.mark.parametrize("length", [*range(1, len(CUT)), "zeros"])
+@pytest.mark.parametrize("length", [*LENGTHS, "zeros"])
 def test_what_another_process_appended_to_a_cut_record_is_read(path: Path, length: Any) -> None:
     piece = bytes(40) if length == "zeros" else CUT[:length]
     path.write_bytes(WHOLE + piece + line(3) + line(4))

@@ -1,14 +1,14 @@
 """The README and the page on Python do what they say: their Python runs, recipes, marked commands and links too."""
 
-import os
 import re
-import subprocess
-import sys
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+
+from fuzzing import command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,13 +35,6 @@ def blocks(text: str = README) -> list[Block]:
     ]
 
 
-def shell(text: str, *, cwd: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, "PATH": path, "NO_COLOR": "1"}
-    command = ["bash", "-euo", "pipefail", "-c", text]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_run_in_order_as_one_script(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -53,15 +46,19 @@ def test_python_blocks_run_in_order_as_one_script(page: str, tmp_path: Path, mon
         exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
 
 
-def test_marked_commands_run_on_the_files_shown(tmp_path: Path) -> None:
+def test_marked_commands_run_on_the_files_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     commands = 0
     for block in blocks():
         if block.marker.startswith("file: "):
             (tmp_path / block.marker.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
         elif block.marker == "run":
-            commands += 1
-            done = shell(block.text, cwd=tmp_path)
-            assert done.returncode == 0, f"README.md:{block.line}\n{done.stdout}{done.stderr}"
+            for line in block.text.splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "limbeck", f"README.md:{block.line}: this test runs limbeck alone"
+                code, out, err = command(*arguments)
+                assert code == 0, f"README.md:{block.line}\n{out}{err}"
+                commands += 1
     assert commands
 
 
@@ -89,6 +86,6 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_verbs_in_the_table_exist() -> None:
     named = set(re.findall(r"^\| `limbeck (\w+)", README, flags=re.MULTILINE))
     assert named
-    done = shell("limbeck --help", cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert {verb for verb in named if not re.search(rf"\b{verb}\b", done.stdout)} == set()
+    code, out, err = command("--help")
+    assert code == 0, err
+    assert {verb for verb in named if not re.search(rf"\b{verb}\b", out)} == set()

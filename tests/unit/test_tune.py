@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fuzzing import command
 from limbeck.config import Recipe
 from limbeck.errors import InputError, LimbeckError, RecipeError, RunError
 from limbeck.locks import exclusive
@@ -373,22 +374,24 @@ def _command(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, cwd=where, env=place, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_verb_writes_a_recipe_that_can_be_run(tmp_path: Path) -> None:
+def test_the_verb_writes_a_recipe_that_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
 
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(KEYS))
-    done = _command("r.yaml", "--trials", "2", "--space", "method.temperature=1.0:20.0:log", "--json", where=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    space = "method.temperature=1.0:20.0:log"
+    code, out, err = command("tune", "r.yaml", "--trials", "2", "--space", space, "--json")
+    assert code == 0, err
+    found = json.loads(out)
     assert len(found["trials"]) == 2
     kept = Recipe.parse(yaml.safe_load((tmp_path / found["recipe"]).read_text()))
     assert kept.method.values["temperature"] == found["best"]["values"]["method.temperature"]
-    other = _command("r.yaml", "--study", found["run"], "training.epochs=2", where=tmp_path)
-    assert other.returncode == 2
-    assert "is a run of another recipe" in other.stderr
-    wrong = _command("r.yaml", "--space", "method.temperature=0:20", where=tmp_path)
-    assert wrong.returncode == 2
-    assert len(wrong.stderr.splitlines()) == 1
+    code, out, err = command("tune", "r.yaml", "--study", found["run"], "training.epochs=2")
+    assert (code, out) == (2, "")
+    assert "is a run of another recipe" in err
+    code, out, err = command("tune", "r.yaml", "--space", "method.temperature=0:20")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert len(list((tmp_path / "runs" / "study").iterdir())) == 1  # what is refused leaves no folder
 
 
