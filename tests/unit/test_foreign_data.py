@@ -111,6 +111,19 @@ def test_a_training_on_any_form_gives_the_weights_of_one_on_a_set(form, expected
     assert train(FORMS[form](), seed=0) == expected
 
 
+def test_a_subset_of_arrays_is_that_part_of_the_set():
+    some = [7, 3, 11, 20, 5, 9]
+    part = SET.subset(torch.tensor(some))
+    inner = Subset(TensorDataset(INPUTS, LABELS), list(range(29, -1, -1)))
+    for data in (
+        Subset(TensorDataset(INPUTS, LABELS), some),
+        Subset(inner, [29 - each for each in some]),
+        Subset(Rows(), some),
+    ):
+        assert lb.evaluate(TEACHER, data) == lb.evaluate(TEACHER, part)
+        assert train(data, batch_size=4) == train(part, batch_size=4)
+
+
 def test_parts_and_workers_of_a_dataset_change_nothing():
     assert train(Rows(), accumulate=2) == train(accumulate=2)
     assert train(Rows(), workers=1) == train()
@@ -384,6 +397,17 @@ def test_samples_without_labels_teach_by_the_teacher_alone():
         assert train(data, method=soft) == wanted
     with pytest.raises(InputError, match="learn from labels alone, and no sample has one"):
         train(Rows(lambda position: INPUTS[position]), teacher=None, method=lb.methods.hard())
+    for data in (INPUTS, Rows(lambda position: INPUTS[position])):
+        with pytest.raises(DataError, match="no labels"):
+            lb.evaluate(TEACHER, data)
+
+
+def test_a_first_batch_without_labels_says_nothing_of_the_rest():
+    labels = torch.where(torch.arange(30) == 29, LABELS, lb.UNLABELLED)
+    data = Rows(lambda at: (INPUTS[at], int(labels[at])))
+    assert train(data, teacher=None, method=lb.methods.hard()) == train(
+        lb.data.TensorSet.of(INPUTS, labels, classes=4), teacher=None, method=lb.methods.hard()
+    )
 
 
 def test_the_classes_are_those_that_the_student_answers():

@@ -185,9 +185,7 @@ def class_number(where: str, label: Any) -> int:
 
 
 def class_numbers(where: str, labels: Any, size: int) -> Tensor:
-    """Return the labels of a batch as int64 (n,), `UNLABELLED` for all where it is None; DataError for others."""
-    if labels is None:
-        return torch.full((size,), UNLABELLED)
+    """Return the labels of a batch as int64 (n,); DataError for others."""
     numbers = as_tensor(f"{where}, labels", labels)
     if numbers.dim() == 2 and numbers.shape[1] > 1:
         raise DataError(

@@ -30,7 +30,7 @@ from limbeck.errors import DataError, DataWarning, InputError, warn
 from limbeck.randomness import derive_seed, permutation
 from limbeck.tasks import CLASSIFICATION
 
-__all__ = ["DatasetSource", "Source", "batch_of", "one_pass", "stacked"]
+__all__ = ["DatasetSource", "Source", "batch_of", "joined_labels", "one_pass", "stacked"]
 
 _APART = 0x9E3779B97F4A7C15  # by which the seeds of neighbouring samples differ
 _TRIED = 4  # samples that are read twice, to see whether they are the same
@@ -78,9 +78,10 @@ class Source(ABC):
         return self
 
 
-def batch_of(source: Source, where: str, index: Tensor, epoch: int, inputs: Inputs, labels: Tensor) -> Batch:
+def batch_of(source: Source, where: str, index: Tensor, epoch: int, inputs: Inputs, labels: Tensor | None) -> Batch:
     """Return a batch of what was read in an epoch; DataError for a label that no class has."""
-    check_range(where, labels, source.classes)
+    if labels is not None:
+        check_range(where, labels, source.classes)
     views = torch.full_like(index, epoch + 1)
     return Batch(index=index, view=views, inputs=scaled(inputs), labels=labels, augmented=True)
 
@@ -153,8 +154,8 @@ class DatasetSource(Source):
                 digest.update(raw_bytes(tensor))
         return digest.hexdigest()
 
-    def gather(self, positions: Tensor, seed: int) -> tuple[Inputs, Tensor]:
-        """Return the samples at `positions` (n,) and their labels (n,) int64."""
+    def gather(self, positions: Tensor, seed: int) -> tuple[Inputs, Tensor | None]:
+        """Return the samples at `positions` (n,) and their labels (n,) int64; None where they have none."""
         samples, labels = [], []
         with generators_kept():
             for position in positions.tolist():
@@ -169,22 +170,21 @@ class DatasetSource(Source):
             for position, sample in zip(positions.tolist(), samples, strict=True):
                 check_sample(f"{self.name}: sample {position}", sample)
             raise
-        return batch, torch.tensor(labels)
+        return batch, joined_labels(labels)
 
     def _is_repeatable(self) -> bool:
         some = torch.linspace(0, self.size - 1, min(self.size, _TRIED)).long().tolist()
         return all(_equal(self._read_alike(each), self._read_alike(each)) for each in some)
 
-    def _read_alike(self, position: int) -> tuple[Inputs, int]:
+    def _read_alike(self, position: int) -> tuple[Inputs, int | None]:
         with generators_kept():
             seed_generators(position)
             return self._read(position)
 
-    def _read(self, position: int) -> tuple[Inputs, int]:
+    def _read(self, position: int) -> tuple[Inputs, int | None]:
         where = f"{self.name}: sample {position}"
         inputs, label = parts_of(where, fetched_item(self.name, self.dataset.__getitem__, position))
-        number = UNLABELLED if label is None else class_number(where, label)
-        return inputs_of(where, inputs), number
+        return inputs_of(where, inputs), None if label is None else class_number(where, label)
 
 
 class _DatasetBatches:
@@ -223,6 +223,13 @@ def stacked(where: str, samples: Sequence[Inputs]) -> Inputs:
     return _stack(where, samples)
 
 
+def joined_labels(labels: Sequence[int | None]) -> Tensor | None:
+    """Return the labels of samples as int64 (n,), `UNLABELLED` for one that has none; None where none has any."""
+    if all(label is None for label in labels):
+        return None
+    return torch.tensor([UNLABELLED if label is None else label for label in labels])
+
+
 def _stack(where: str, tensors: Sequence[Any]) -> Tensor:
     kinds = {(tuple(each.shape), each.dtype) if isinstance(each, Tensor) else (None, dict) for each in tensors}
     if len(kinds) > 1:
@@ -233,7 +240,7 @@ def _stack(where: str, tensors: Sequence[Any]) -> Tensor:
     return torch.stack(list(tensors))
 
 
-def _equal(one: tuple[Inputs, int], other: tuple[Inputs, int]) -> bool:
+def _equal(one: tuple[Inputs, int | None], other: tuple[Inputs, int | None]) -> bool:
     def tensors(inputs: Inputs) -> list[Tensor]:
         return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.batch import UNLABELLED, Batch
+from limbeck.batch import Batch
 from limbeck.data.augment import Augment
 from limbeck.data.generators import generator_states, generators_kept, restore_generators, seed_generators
 from limbeck.data.items import Inputs, check_batch, class_number, class_numbers, inputs_of, parts_of
-from limbeck.data.sources import Source, batch_of, stacked
+from limbeck.data.sources import Source, batch_of, joined_labels, stacked
 from limbeck.errors import DataError, DataWarning, InputError, LimbeckError, lacks_memory, one_line, warn
 from limbeck.randomness import derive_seed
 
@@ -136,7 +136,7 @@ class _Chunks:
     def __init__(self, name: str, samples: Iterable[Any], size: int) -> None:
         self.name, self.samples, self.size = name, samples, size
 
-    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor | None]]:
         number, rest = 0, iter(self.samples)
         while items := list(islice(rest, self.size)):
             samples, labels = [], []
@@ -144,9 +144,9 @@ class _Chunks:
                 where = f"{self.name}: sample {number}"
                 inputs, label = parts_of(where, item)
                 samples.append(inputs_of(where, inputs))
-                labels.append(UNLABELLED if label is None else class_number(where, label))
+                labels.append(None if label is None else class_number(where, label))
                 number += 1
-            yield stacked(where, samples), torch.tensor(labels)
+            yield stacked(where, samples), joined_labels(labels)
 
 
 class _LoaderBatches:
@@ -186,7 +186,7 @@ class _LoaderBatches:
             inputs = inputs_of(where, inputs)
             check_batch(where, inputs)
             size = _length(where, inputs)
-            numbers = class_numbers(where, labels, size)
+            numbers = None if labels is None else class_numbers(where, labels, size)
             yield batch_of(self.source, where, torch.arange(count, count + size), epoch, inputs, numbers)
             count += size
         if number == 0 or (self._steps is not None and number != self._steps):

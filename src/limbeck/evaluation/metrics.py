@@ -16,7 +16,7 @@ from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, figures_of
 from limbeck.networks import check_network, evaluating
 from limbeck.outputs import run_model
-from limbeck.tasks import CLASSIFICATION, Task
+from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
 __all__ = ["Metrics", "evaluate", "measure", "predict"]
 
@@ -124,7 +124,7 @@ def _answers(
         samples = samples.to(device)
         for batch in one_pass(samples, _AT_ONCE if batch_size is None else batch_size).epoch(0):
             batch = batch.to(device)
-            labels = batch.index[:0] if batch.labels is None else batch.labels
+            labels = torch.full_like(batch.index, UNLABELLED) if batch.labels is None else batch.labels
             logits = run_model(model, batch.inputs, task=batch.task).logits
             if not has_float64(logits.device):  # what is measured of them is measured in float64
                 logits, labels = logits.cpu(), labels.cpu()

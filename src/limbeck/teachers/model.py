@@ -12,7 +12,7 @@ from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.identity import content_digest, weights_digest
 from limbeck.losses.reduction import compute_dtype
-from limbeck.networks import check_network, freeze, is_lazy, restore_modes
+from limbeck.networks import check_network, freeze, is_lazy
 from limbeck.outputs import Outputs, Tap, run_model
 from limbeck.teachers.class_vectors import class_vectors
 from limbeck.teachers.mean import MeanOfModels
@@ -124,9 +124,7 @@ class ModelTeacher:
             "last_linear": self.last_linear,
         }
         mend = "keep it out of what teaches, or train without a folder"
-        with restore_modes(self.model):  # the same teacher has one digest, whether it was frozen in place or not
-            freeze(self.model)
-            return content_digest(parts, "teacher", mend)
+        return content_digest(parts, "teacher", mend)
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of the weights alone, which no training may change."""

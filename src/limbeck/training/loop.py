@@ -348,7 +348,7 @@ def _build_by_student(distiller: Distiller, first: Batch, samples: SampleSet | S
         labelled = samples.legend.labelled
     else:
         samples.classes = classes
-        labelled = bool(first.labelled().any())
+        labelled = first.labels is not None
     legend = Legend(tuple(map(str, range(classes))), labelled=labelled, task=task)
     for name, answer in distiller.build(first, legend=legend).items():
         found = task.classes(answer.logits)
