@@ -46,17 +46,17 @@ RECIPES: dict[str, list[str]] = {
 TABLES = {
     "beyer2022-patient": "short-independent",
     "bucila2006-munge": "breast-cancer-marginals-16",
-    "hinton2015-ensemble": "mnist-single",
+    "hinton2015-ensemble": "mnist-wide",
     "hinton2015-mnist": "distilled-30-T2.5",
     "hinton2015-specialists": "fashion-mnist-of-together",
     "muller2019": "mnist-alone",
-    "stanton2021": "few-few",
+    "stanton2021": "few-teacher",
     "tang2020-cifar100": "hard",
-    "tang2020-synthetic": "kd-few-tau-0.3",
+    "tang2020-synthetic": "few-tau-0.3-student",
     "targets": "fashion-mnist-hard",
-    "wang2022-subset": "mnist-kd",
+    "wang2022-subset": "mnist-labels",
 }
-"""The row of each table: a taught one wherever that is cheap."""
+"""The row of each table."""
 
 _ROOT = Path(__file__).resolve().parent.parent
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

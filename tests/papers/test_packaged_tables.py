@@ -32,6 +32,14 @@ def shrunk(table: Table, row: Row) -> Row:
         model = keys[where].get("model")
         if model is not None and "hidden" in model:
             settings.append((f"{where}.model.hidden", [8] * len(model["hidden"])))
+    if (keys["teacher"].get("members") or 1) > 1:
+        settings.append(("teacher.members", 2))
+    if keys["data"]["kind"] == "synthetic":
+        settings += [("data.train", 300), ("data.test", 100)]
+    if keys["data"]["transfer"]["first"] is not None:
+        settings.append(("data.transfer.first", 100))
+    if "data" in keys["teacher"]:
+        settings.append(("teacher.data.first", 100))
     if "training" in keys["teacher"]:
         settings += [("teacher.training.epochs", 1), ("teacher.training.warmup", 0.0)]
     return replace(row, settings={budget: [*row.settings[budget], *settings] for budget in BUDGETS})

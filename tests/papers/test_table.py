@@ -25,7 +25,7 @@ rows:
   second:
     title: the second
     set: {training.batch_size: 8, method: {name: hard}}
-    by_case: {two: {training.epochs: 4}}
+    by_case: {two: {set: {training.epochs: 4}}}
     figures: {errors: {above: first}, further: {measure: nll, cases: [two]}}
   third: {title: the third, cases: [two], figures: {errors: null}}
   once: {title: the last, cases: [], figures: {errors: null}}

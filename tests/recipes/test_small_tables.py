@@ -10,13 +10,10 @@ from limbeck import data
 from limbeck.batch import Batch
 from limbeck.data import Splits, TensorSet
 from limbeck.errors import NonFiniteLossError, RunError
-from limbeck.evaluation import predict
 from limbeck.outputs import Outputs
 from limbeck.recipes import (
     reproducing,
-    stanton2021,
     tang2020_cifar100,
-    wang2022_subset,
 )
 from limbeck.recipes.parts import crossed, fewest_errors, image_sets
 from limbeck.recipes.reproduction import Lab
@@ -125,34 +122,6 @@ def test_the_choice_is_of_the_fewest_errors_then_of_the_smallest_nll():
 
 SMALL = {"kind": "mlp", "hidden": [16]}
 
-# ------------------------------------------------------------------------------------------------------------- fidelity
-
-
-def test_every_row_of_stanton2021():
-    tiny = {"train": 240, "held_out": 100, "few": 40, "some": 80, "many": 120, "model": SMALL, "batch_size": 20}
-    tiny |= {"few_teacher_steps": 6, "many_teacher_steps": 12, "steps": 12, "longer": 2}
-    tiny["search"] = [{"learning_rate": 0.1}]
-    paper, found = run(stanton2021.REPRODUCTION, tiny, seeds=[3])
-    check_rows(paper, found)
-    rows = {name: seeds[3] for name, seeds in found.items()}
-    alone, more = rows["few-few"], rows["few-train"]
-    assert alone["above its teacher"] == pytest.approx(alone["accuracy, %"] - rows["few-teacher"]["accuracy, %"])
-    difference = more["agreement, test, %"] - alone["agreement, test, %"]
-    assert more["agreement on test above that on 200 images"] == pytest.approx(difference)
-    assert rows["many-many"]["accuracy, %"] != rows["many-many-ensemble"]["accuracy, %"]
-    for row in rows.values():
-        assert all(value >= 0 for name, value in row.items() if name.startswith("KL"))
-
-
-def test_all_students_take_as_many_steps(tmp_path):
-    budget = stanton2021.REPRODUCTION.budgets["reduced"]
-    lab = Lab("stanton2021", tmp_path, budget, {}, ignore)
-    for size in ("few", "some", "many", "train"):
-        samples = drawn(budget[size], 0)
-        training = stanton2021._training(lab, samples, 2000, 0.1)
-        assert training.epochs * (len(samples) // training.batch_size) == 2000
-
-
 # -------------------------------------------------------------------------------------------------- CIFAR-100, in parts
 
 
@@ -213,43 +182,3 @@ def test_masses_are_of_the_class_its_siblings_and_the_rest():
     rows = torch.tensor([[0.5, 0.2, 0.2, 0.1], [0.0, 0.1, 0.6, 0.3]], dtype=torch.float64)
     masses = tang2020_cifar100._masses(rows, torch.tensor([0, 2]), torch.tensor([0, 0, 1, 1]))
     assert masses == pytest.approx((0.55, 0.25, 0.2))
-
-
-# ------------------------------------------------------------------------------------------------- some of the classes
-
-
-def test_every_row_of_wang2022_subset():
-    tiny = {"train": 200, "held_out": 100, "teacher": SMALL, "teacher_epochs": 2, "student": SMALL, "steps": 4}
-    tiny["search"] = {"labels": [{"learning_rate": 0.1}], "taught": [{"temperature": 2.0, "learning_rate": 0.1}]}
-    on_mnist = tuple(row for row in wang2022_subset.REPRODUCTION.rows if row.name.startswith("mnist-"))
-    paper, found = run(replace(wang2022_subset.REPRODUCTION, rows=on_mnist), tiny, seeds=[0])
-    check_rows(paper, found)
-    rows = {name.removeprefix("mnist-"): seeds[0] for name, seeds in found.items()}
-    for other in ("labels", "all-kd", "outputs-kd"):
-        fewer = rows["kd"][f"fewer than {wang2022_subset._ARMS[other].title}"]
-        assert fewer == pytest.approx(rows[other]["error, %"] - rows["kd"]["error, %"])
-
-
-def test_students_of_a_subset_differ_in_what_they_see_and_answer_within_it(tmp_path):
-    subset = [8, 3, 5]
-    budget = {**wang2022_subset.REPRODUCTION.budgets["reduced"], "train": 200, "held_out": 100, "teacher": SMALL}
-    budget |= {"teacher_epochs": 2, "student": SMALL, "steps": 4, "batch_size": 20}
-    budget["subset"] = {"mnist": subset, "fashion_mnist": subset}
-    lab = Lab("wang2022-subset", tmp_path, budget, wang2022_subset._load(None, budget), ignore)
-    whole = lab.sets["mnist train"]
-    seen = {name: wang2022_subset._samples(lab, "mnist", arm) for name, arm in wang2022_subset._ARMS.items()}
-    assert seen["all-kd"] is seen["all-labels"] is whole
-    assert sorted(set(seen["outputs-kd"].labels.tolist())) == sorted(subset)
-    assert seen["outputs-kd"].classes == 10
-    assert seen["kd"].classes == 3
-    assert torch.tensor(subset)[seen["kd"].labels].tolist() == seen["outputs-kd"].labels.tolist()
-    test = wang2022_subset._within(lab, "mnist", "test")
-    assert torch.tensor(subset)[test.labels].equal(lab.sets["mnist test"].only_classes(subset).labels)
-    settings = {"temperature": 2.0, "learning_rate": 0.1}
-    for name in ("all-kd", "outputs-kd", "kd"):
-        assert predict(wang2022_subset._fitted(lab, 0, "mnist", name, settings), test).shape == (len(test), 3)
-    assert wang2022_subset._objective(lab, "mnist", wang2022_subset._ARMS["kd"], {}).terms["soft"].target.classes == (
-        8,
-        3,
-        5,
-    )

@@ -26,7 +26,7 @@ _Settings = dict[str, Any]
 
 class _ComparedKeys(BaseModel):
     model_config = _STRICT
-    row: str | None = None
+    row: str | dict[str, str] | None = None
     role: str | None = None
     figure: str | None = None
 
@@ -38,7 +38,7 @@ class _FigureKeys(BaseModel):
     role: str | None = None
     to: str = "teacher"
     part: Part = "test"
-    among: list[int] = Field(default_factory=list)
+    among: list[int] | dict[str, list[int]] = Field(default_factory=list)
     of: int | None = None
     above: str | _ComparedKeys | None = None
     below: str | _ComparedKeys | None = None
@@ -48,20 +48,20 @@ class _FigureKeys(BaseModel):
     cases: list[str] | None = None
 
 
-class _CaseKeys(BaseModel):
+class _OverridesKeys(BaseModel):
     model_config = _STRICT
-    title: str
     set: _Settings = Field(default_factory=dict)
     budgets: dict[Literal["reduced", "full"], _Settings] = Field(default_factory=dict)
 
 
-class _RowKeys(BaseModel):
-    model_config = _STRICT
+class _CaseKeys(_OverridesKeys):
     title: str
-    set: _Settings = Field(default_factory=dict)
-    budgets: dict[Literal["reduced", "full"], _Settings] = Field(default_factory=dict)
+
+
+class _RowKeys(_OverridesKeys):
+    title: str
     cases: list[str] | None = None
-    by_case: dict[str, _Settings] = Field(default_factory=dict)
+    by_case: dict[str, _OverridesKeys] = Field(default_factory=dict)
     role: str = "distilled"
     figures: dict[str, dict[str, Any] | None]
 
@@ -235,14 +235,15 @@ def _rows(keys: Mapping[str, Any]) -> list[Row]:
                     _figure(figure, {**keys["figures"].get(figure, {}), **(own or {})}, row["role"], case, names, where)
                     for figure, own in row["figures"].items()
                 ]
+                layers = [{"set": {}, "budgets": keys["budgets"]}, shared, row]
+                if case in row["by_case"]:
+                    layers.append(row["by_case"][case])
                 settings = {
                     budget: [
-                        *keys["budgets"][budget].items(),
-                        *shared["set"].items(),
-                        *shared["budgets"].get(budget, {}).items(),
-                        *row["set"].items(),
-                        *row["by_case"].get(case, {}).items(),
-                        *row["budgets"].get(budget, {}).items(),
+                        setting
+                        for layer in layers
+                        for given in (layer["set"], layer["budgets"].get(budget, {}))
+                        for setting in given.items()
                     ]
                     for budget in BUDGETS
                 }
@@ -264,23 +265,21 @@ def _figure(name: str, keys: dict[str, Any], role: str, case: str | None, names:
     if values["cases"] is not None and case not in values["cases"]:
         return None
 
-    def here(key: str) -> float | None:
+    def here(key: str) -> Any:
         value = values[key]
-        found: float | None = value.get(case) if isinstance(value, dict) else value
-        return found
+        return value.get(case) if isinstance(value, dict) else value
 
     def compared(key: str) -> Compared | None:
         value = values[key]
         if value is None:
             return None
-        other = Compared(**({"row": value} if isinstance(value, str) else value))
-        if other.row is None:
-            return other
-        beside = f"{case}-{other.row}"
-        row = beside if beside in names else other.row
-        if row not in names:
-            raise RecipeError(f"{place}.{key}: there is no row '{row}'; {one_of(row, names)}")
-        return Compared(row, other.role, other.figure)
+        given = {"row": value} if isinstance(value, str) else value
+        row = given["row"].get(case) if isinstance(given["row"], dict) else given["row"]
+        if row is not None:
+            row = f"{case}-{row}" if f"{case}-{row}" in names else row
+            if row not in names:
+                raise RecipeError(f"{place}.{key}: there is no row '{row}'; {one_of(row, names)}")
+        return Compared(**{**given, "row": row})
 
     if (values["measure"] is None) == (values["figure"] is None):
         raise RecipeError(f"{place}: found neither or both of measure and figure, expected one of them")
@@ -294,7 +293,7 @@ def _figure(name: str, keys: dict[str, Any], role: str, case: str | None, names:
         role=values["role"] or role,
         to=values["to"],
         part=values["part"],
-        among=tuple(values["among"]),
+        among=tuple(here("among") or ()),
         of=values["of"],
         above=compared("above"),
         below=compared("below"),

@@ -1,0 +1,1 @@
+"""The table of ensembles, and the figures that it alone has."""
