@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from limbeck import methods
+from limbeck import losses, methods, targets
 from limbeck.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.objective import Objective
@@ -114,6 +114,25 @@ def test_the_builder_bears_the_name_of_its_file_and_works_with_few_arguments(nam
     assert isinstance(objective_of(name), Objective)
     assert len(objective_of(name).terms) > 0
     assert len(inspect.signature(builder).parameters) <= 8
+
+
+OTHER = {
+    "alpha": 0.5, "hard_weight": 0.25, "soft_weight": 0.75, "temperature": 7.0, "standardise": True, "margin": 0.5,
+    "seed": 7, "groups": (0, 1, 1, 1), "masses": (0.5, 0.3, 0.2), "power": 0.9, "tau": 0.9, "k": 2, "share": 0.75,
+    "epsilon": 0.3, "label_smoothing": 0.3, "confidence": 0.95, "softening": 9.0, "classes": (2, 0), "beta": 2.0,
+    "divergence": losses.divergence("js"), "target": targets.TopK(k=2), "inter_weight": 3.0, "intra_weight": 3.0,
+    "tau_squared": True, "zero_mean": True, "decision": False,
+}  # fmt: skip
+"""By its name, a value of an argument that is not its default."""
+
+
+@every_method
+def test_every_argument_of_a_method_is_heeded(name):
+    builder, given = methods.builder(name), GIVEN.get(name, {})
+    for argument in inspect.signature(builder).parameters:
+        beside = {"decision": False} if (name, argument) == ("deit", "temperature") else {}
+        usual, other = builder(**{**given, **beside}), builder(**{**given, **beside, argument: OTHER[argument]})
+        assert repr(other) != repr(usual), argument
 
 
 @over("name", [name for name in methods.__all__ if inspect.isfunction(getattr(methods, name))])

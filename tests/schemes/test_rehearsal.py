@@ -15,11 +15,12 @@ from limbeck.training import fit, trained
 PART = {"kind": "digits", "transfer": {"fraction": 0.3, "labelled": 0.3}}
 WIDE = {"model": {"kind": "mlp", "hidden": [64]}, "training": {"epochs": 2, "batch_size": 128}}
 LABELS = {"name": "kd", "temperature": 1.0, "hard_weight": 1.0, "soft_weight": 1.0}
+FALLING = {"name": "kd", "temperature": {"kind": "linear", "start": 4.0, "end": 1.0, "steps": 6}}
 SHORT = {"epochs": 1, "batch_size": 128}
 EVERY = {
     "offline": {},
     "assistants": {"teacher": WIDE, "scheme": {"name": "assistants", "count": 2}},
-    "born_again": {"scheme": {"name": "born_again", "generations": 3}},
+    "born_again": {"scheme": {"name": "born_again", "generations": 3}, "method": FALLING},
     "one generation": {"scheme": {"name": "born_again", "generations": 1}},
     "defensive": {"scheme": {"name": "defensive", "epsilons": [0.1]}, "method": {"name": "kd", "alpha": 0.0}},
     "early_stopping": {"scheme": {"name": "early_stopping", "share": 0.5}},

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -216,6 +217,15 @@ def test_an_objective_that_never_weighs_anything_is_refused():
     with pytest.raises(InputError, match=r"^terms: the weights of plain, other are 0, expected at least one above 0$"):
         Objective([Plain(weight=0.0), Plain(weight=0, name="other")])
     assert Objective([Plain(weight=0.0), Plain(weight=lambda step: 0.0, name="other")]).active(0) == []
+
+
+def test_a_term_shows_its_settings_in_the_same_words_in_every_process():
+    term = Plain(weight=lambda step: 1.0)
+    term.held = [object(), partial(max, 1), (schedules.warmup(lambda step: 2.0, steps=3), 1.5), {"a": "b"}]
+    shown = repr(term)
+    assert " at 0x" not in shown
+    assert "[object, partial(max), (warmup(schedule=" in shown
+    assert ", 1.5), {a: 'b'}]" in shown
 
 
 def test_labels_alone_teach_nothing_where_no_sample_has_one():

@@ -83,6 +83,15 @@ def same(ones, others):
     return all(torch.equal(one, other) for one, other in zip(weights(ones), weights(others), strict=True))
 
 
+def test_a_burn_in_without_a_step_is_refused():
+    batch = samples().batch(torch.arange(8), augment=None, seed=0, view=0)
+    waiting, ready = (circle([network(0), network(1)], [objective()] * 2, burn_in=steps)[0] for steps in (3, 0))
+    ready(batch)
+    assert set(waiting(batch, step=0).parts) == {"hard"}
+    with pytest.raises(InputError, match=r"^step: found None, but burn_in=3 changes with it"):
+        waiting(batch)
+
+
 # ---------------------------------------------------------------------------------------------------------- the formula
 
 
