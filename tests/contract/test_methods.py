@@ -117,7 +117,7 @@ def test_the_builder_bears_the_name_of_its_file_and_works_with_few_arguments(nam
 
 
 OTHER = {
-    "alpha": 0.5, "hard_weight": 0.25, "soft_weight": 0.75, "temperature": 7.0, "standardise": True, "margin": 0.5,
+    "alpha": 0.7, "hard_weight": 0.25, "soft_weight": 0.75, "temperature": 7.0, "standardise": True, "margin": 0.5,
     "seed": 7, "groups": (0, 1, 1, 1), "masses": (0.5, 0.3, 0.2), "power": 0.9, "tau": 0.9, "k": 2, "share": 0.75,
     "epsilon": 0.3, "label_smoothing": 0.3, "confidence": 0.95, "softening": 9.0, "classes": (2, 0), "beta": 2.0,
     "divergence": losses.divergence("js"), "target": targets.TopK(k=2), "inter_weight": 3.0, "intra_weight": 3.0,

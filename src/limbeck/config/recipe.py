@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks, data, schemes
 from limbeck.checks import shown
+from limbeck.config.methods import method_keys, read_method
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, explained, read_yaml, written
-from limbeck.config.sections import Section, parse, validate
-from limbeck.config.teachers import TeacherKeys, TeacherSpec, method_keys, read_method, read_teacher
+from limbeck.config.sections import Section, of_kind, parse, validate
+from limbeck.config.teachers import TeacherKeys, TeacherSpec, read_teacher
 from limbeck.data import HeldOut, Selection, Splits, Transfer
-from limbeck.errors import DataError, DataWarning, InputError, RecipeError, one_of
+from limbeck.errors import DataError, DataWarning, InputError, RecipeError
 from limbeck.models.layers import Sees
 from limbeck.objective import Objective
 from limbeck.schemes import Scheme
@@ -139,7 +140,7 @@ class Recipe:
             teacher=teacher,
             student=student,
             classes=_classes(top["classes"]),
-            method=read_method(dict(top["method"]), "method"),
+            method=read_method(top["method"], "method"),
             scheme=scheme,
             networks=networks,
             alone_budget=None if budget is None else budget.build(),
@@ -304,18 +305,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section, Section]:
     """Return where the data comes from, what of it is used, and what of that is transferred."""
-    kinds = data.kinds()
     transfer = parse(Transfer, keys.pop("transfer", {}), "data.transfer")
-    if "kind" not in keys:
-        raise RecipeError(f"data.kind: is missing; one of: {', '.join(sorted(kinds))}")
-    kind = keys.pop("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise RecipeError(f"data.kind: found {shown(kind)}; {one_of(str(kind), kinds)}")
     for key in _PLACES:
         if isinstance(keys.get(key), str):
             keys[key] = str((base / path_of(keys[key], f"data.{key}")).absolute())
     selection = parse(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
-    return parse(kinds[kind], keys, "data"), selection, transfer
+    return of_kind(keys, data.kinds(), "data")[1], selection, transfer
 
 
 def _changed(selection: Section) -> dict[str, Any]:
@@ -347,12 +342,8 @@ def _scheme(
     keys: dict[str, Any], base: Path, teacher: TeacherSpec, student: ModelSpec
 ) -> tuple[Scheme, tuple[ModelSpec, ...], dict[str, Any]]:
     """Return a scheme, the networks that its key `models` names, and its keys as the resolved recipe has them."""
-    name = keys.pop("name", None)
-    if name is None:
-        raise RecipeError(f"scheme.name: is missing; one of: {', '.join(schemes.names())}")
-    if not isinstance(name, str) or name not in schemes.names():
-        raise RecipeError(f"scheme.name: found {shown(name)}; {one_of(str(name), schemes.names())}")
-    section = parse(schemes.builder(name), keys, "scheme")
+    kinds = {name: schemes.builder(name) for name in schemes.names()}
+    name, section = of_kind(keys, kinds, "scheme", key="name")
     written: Scheme = section.build()
     try:
         taught_by = plain(teacher.model.keys()) if teacher.network else None

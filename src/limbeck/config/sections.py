@@ -20,7 +20,7 @@ from limbeck.losses import Divergence, divergences
 from limbeck.schedules import Schedule
 from limbeck.targets import Target
 
-__all__ = ["Section", "parse"]
+__all__ = ["Section", "of_kind", "parse", "validate"]
 
 _Kinds = Mapping[str, Callable[..., Any]]
 _SCHEDULES = (schedules.linear, schedules.cosine, schedules.piecewise, schedules.until)
@@ -178,10 +178,10 @@ def _resolved(function: Callable[..., Any], values: Mapping[str, Any], where: st
         if is_dataclass(hint) and kinds is None and isinstance(value, Mapping):
             resolved[name] = _resolved(hint, value, f"{where}.{name}")  # type: ignore[arg-type]
         elif kinds is not None and not _is_plain(value, hint):
-            resolved[name] = _shortest(*_of_kind(value, kinds, f"{where}.{name}"))
+            resolved[name] = _shortest(*of_kind(value, kinds, f"{where}.{name}"))
         elif (kinds := _family(_member(hint))) is not None:
             places = enumerate(value)
-            resolved[name] = [_shortest(*_of_kind(each, kinds, f"{where}.{name}[{i}]")) for i, each in places]
+            resolved[name] = [_shortest(*of_kind(each, kinds, f"{where}.{name}[{i}]")) for i, each in places]
     return resolved
 
 
@@ -190,14 +190,18 @@ def _is_plain(value: Any, hint: Any) -> bool:
     return isinstance(value, int | float) if hint == Schedule else value is None and type(None) in get_args(hint)
 
 
-def _of_kind(value: Any, kinds: _Kinds, where: str) -> tuple[str, Section]:
-    """Return the kind that a recipe names, and its section."""
-    keys = dict(value) if isinstance(value, Mapping) else {"kind": value}
-    if "kind" not in keys:
-        raise RecipeError(f"{where}.kind: is missing; one of: {', '.join(sorted(kinds))}")
-    kind = keys.pop("kind")
+def of_kind(value: Any, kinds: _Kinds, where: str, *, key: str = "kind") -> tuple[str, Section]:
+    """Return the kind that a recipe names, and its section.
+
+    value: the keys of the section, or the kind alone.  kinds: what makes each.  key: of the kind.
+    Raises RecipeError with one line for a kind that is missing or unknown, or for the first wrong key.
+    """
+    keys = dict(value) if isinstance(value, Mapping) else {key: value}
+    if key not in keys:
+        raise RecipeError(f"{where}.{key}: is missing; one of: {', '.join(sorted(kinds))}")
+    kind = keys.pop(key)
     if not isinstance(kind, str) or kind not in kinds:
-        place = f"{where}.kind" if isinstance(value, Mapping) else where
+        place = f"{where}.{key}" if isinstance(value, Mapping) else where
         raise RecipeError(f"{place}: found {shown(kind)}; {one_of(str(kind), kinds)}")
     return kind, parse(kinds[kind], keys, where)
 
@@ -210,7 +214,7 @@ def _built(value: Any, hint: Any, where: str) -> Any:
     kinds = _family(hint)
     if kinds is None or _is_plain(value, hint):
         return value
-    return _of_kind(value, kinds, where)[1].build()
+    return of_kind(value, kinds, where)[1].build()
 
 
 def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:

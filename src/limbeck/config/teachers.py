@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck import checks, methods
+from limbeck import checks
 from limbeck.checks import shown
+from limbeck.config.methods import method_keys, read_method
 from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
 from limbeck.config.sections import Section, parse, validate
 from limbeck.data import Part
-from limbeck.errors import InputError, RecipeError, one_of
+from limbeck.errors import InputError, RecipeError
 from limbeck.randomness import derive_seed
 from limbeck.training import Training
 
-__all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "method_keys", "read_method", "read_teacher"]
+__all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "read_teacher"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_MEMBERS = 1000
@@ -224,7 +225,7 @@ def _member(
         return _other(given[0], keys, training, method, where, base)
     spec = read_model(dict(keys["model"]), f"{where}.model", base)
     trained = parse(Training, dict(training), f"{where}.training")
-    taught = read_method(dict(method), f"{where}.method")
+    taught = read_method(method, f"{where}.method")
     if "teacher" in taught.inspected.reads():
         raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher itself; use hard")
     resolved = {"model": plain(spec.keys()), "training": plain(trained.values), "method": method_keys(taught)}
@@ -238,27 +239,10 @@ def _other(
     for name, given in (("training", bool(training)), ("method", dict(method) != _HARD)):
         if given:
             raise RecipeError(f"{where}.{name}: is of networks, beside {kind} it means nothing; leave it out")
-    hard = read_method(dict(_HARD), f"{where}.method")
+    hard = read_method(_HARD, f"{where}.method")
     if kind == "arrays":
         spec = read_arrays(keys["arrays"], f"{where}.arrays", base)
         resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
         return MemberSpec(spec, Training(), hard, {"arrays": resolved}, arrays=True)
     spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
     return MemberSpec(spec, Training(), hard, {"estimator": plain(spec.keys())}, estimator=True)
-
-
-def read_method(keys: dict[str, Any], where: str) -> Section:
-    """Return the section of a method; RecipeError with one line for the first wrong key."""
-    if "name" not in keys:
-        raise RecipeError(f"{where}.name: is missing; one of: {', '.join(methods.names())}")
-    name = keys.pop("name")
-    if name not in methods.names():
-        raise RecipeError(f"{where}.name: found {shown(name)}; {one_of(str(name), methods.names())}")
-    section = parse(methods.builder(name), keys, where)
-    _ = section.inspected  # which the method's own checks refuse
-    return section
-
-
-def method_keys(section: Section) -> dict[str, Any]:
-    """Return a method as a resolved recipe has it."""
-    return {"name": section.function.__name__, **{k: v for k, v in section.values.items() if v is not None}}

@@ -51,6 +51,7 @@ __all__ = [
     "kd_rel",
     "kd_sim",
     "kd_topk",
+    "kinds",
     "label_smoothing",
     "logit_matching",
     "logit_standardisation",
@@ -79,6 +80,15 @@ def builder(name: str) -> Callable[..., Objective]:
     ['hard', 'soft']
     """
     return getattr(_module(name), name)  # type: ignore[no-any-return]
+
+
+def kinds() -> dict[str, Callable[..., Objective]]:
+    """Return what builds each method, by the name that a recipe gives it.
+
+    >>> kinds()["kd"] is kd
+    True
+    """
+    return {name: builder(name) for name in names()}
 
 
 @checked
