@@ -304,6 +304,27 @@ OWN = [
         _TRAINING,
     ),
     Mutant(
+        "training: the objective decides no address",
+        "training/identity.py",
+        '        "objective.content": " ".join(network_digests(distiller.objective, "objective", mend).values()),\n',
+        "",
+        "tests/unit/test_trained.py",
+    ),
+    Mutant(
+        "training: weights along the way are believed whatever they are of",
+        "training/trained.py",
+        '    require_same(ended.get("identity", {}), identity, folder / RESULT)\n',
+        "",
+        "tests/unit/test_trained.py",
+    ),
+    Mutant(
+        "training: the cache is believed whoever wrote it",
+        "training/trained.py",
+        "    require_own(folder, root)\n",
+        "",
+        "tests/unit/test_trained.py tests/faults/test_cache.py",
+    ),
+    Mutant(
         "training: a resumed run draws other dropout",
         "training/state.py",
         '        self._restore_generators(_under(tensors, "generator."))\n',

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.config import Recipe
+from limbeck.diagnosis.recipes import subject_of_recipe
 from limbeck.errors import CheckpointError, RunError
 from limbeck.experiment.prepare import prepare
 from limbeck.experiment.teacher import train_teacher
@@ -56,6 +57,13 @@ def test_a_teacher_is_not_read_where_its_digest_differs(cache, teacher):
     flipped(weights)
     with pytest.raises(CheckpointError, match=r"is damaged \(wrong checksum\); delete"):
         taught(cache, **teacher)
+
+
+def test_a_diagnosis_finds_the_teacher_that_a_run_trained(cache):
+    taught(cache)
+    said: list[str] = []
+    subject_of_recipe(recipe(), say=said.append, cache=cache)
+    assert said[0].startswith("teacher: found in ")
 
 
 # -------------------------------------------------------------------------------------------------------------- owners

@@ -15,7 +15,7 @@ from limbeck.batch import UNLABELLED
 from limbeck.data import Augment
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, NonFiniteLossError, RunError
-from limbeck.objective import Objective
+from limbeck.objective import Objective, Term
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.estimators import logistic_regression, random_forest
 from limbeck.terms import HardLabels
@@ -121,6 +121,22 @@ def test_every_setting_of_a_training_is_known_to_decide_it_or_not():
 @pytest.mark.parametrize("name", SAME)
 def test_what_does_not_decide_a_training_leaves_its_address(name):
     assert wanted(**SAME[name]()).address == wanted().address
+
+
+class Scaled(Term):
+    def __init__(self, by) -> None:
+        super().__init__("scaled")
+        self.by = by
+
+    def sum(self, outputs, batch, step):
+        return self.by(outputs["student"].logits).sum()
+
+
+def test_what_a_term_does_decides_and_not_only_what_it_says_of_itself():
+    one, again, other = (Objective([Scaled(act)]) for act in (lambda x: 2 * x, lambda x: 2 * x, lambda x: 3 * x))
+    one, again, other = (wanted(method=method) for method in (one, again, other))
+    assert one.identity["objective"] == other.identity["objective"]
+    assert one.address == again.address != other.address
 
 
 def test_the_code_and_the_epochs_that_are_kept_are_in_the_address_alone():
