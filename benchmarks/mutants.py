@@ -37,6 +37,7 @@ _WHO = _SCHEMES + "who_teaches_whom.py"
 _NOISY, _EARLY = _SCHEMES + "noisy_student.py", _SCHEMES + "early_stopping.py"
 _OWN, _DEFENSIVE, _SPECIALISTS = (_SCHEMES + f"{name}.py" for name in ("own_teacher", "defensive", "specialists"))
 _TRAINING = "tests/unit/test_training.py tests/unit/test_training_settings.py tests/unit/test_training_safety.py"
+_FOREIGN = "tests/unit/test_foreign_data.py"
 _ESTIMATES = "tests/unit/test_intervals.py tests/unit/test_paired.py"
 
 NAMED = [
@@ -288,6 +289,34 @@ OWN = [
         "loader.epoch(run.epoch, start",
         "loader.epoch(0, start",
         _TRAINING,
+    ),
+    Mutant(
+        "a dataset: its random transforms draw the same numbers in every epoch",
+        "data/sources.py",
+        'derive_seed(self.seed, "samples", epoch)',
+        'derive_seed(self.seed, "samples")',
+        _FOREIGN,
+    ),
+    Mutant(
+        "a dataset: its content does not count in a folder",
+        "data/sources.py",
+        "digest.update(raw_bytes(tensor))",
+        "pass",
+        _FOREIGN,
+    ),
+    Mutant(
+        "a loader: it draws from dropout's numbers",
+        "data/streams.py",
+        "restore_generators(own)",
+        "pass",
+        _FOREIGN,
+    ),
+    Mutant(
+        "a plain network as teacher: it is frozen for good",
+        "teachers/model.py",
+        "freeze(model) if frozen else []",
+        "freeze(model)",
+        _FOREIGN,
     ),
     Mutant(
         "training: the average forgets its ramp",

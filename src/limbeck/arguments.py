@@ -215,7 +215,7 @@ def _one_of_several(inner: tuple[Any, ...]) -> _Taken | None:
             except _WrongError as wrong:
                 words.append(str(wrong))
         each = dict.fromkeys(words)
-        if len(each) > 1:  # what makes the one is no advice to whoever has the other
+        if len(each) > 1:  # the mend of one alternative does not fit the others
             each = dict.fromkeys(word.partition(";")[0] for word in each)
         raise _WrongError(" or ".join(each))
 

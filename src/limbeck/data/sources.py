@@ -96,8 +96,8 @@ def one_pass(samples: SampleSet | Source, batch_size: int, *, clean_view: bool =
 class DatasetSource(Source):
     """A map-style dataset: each sample is read anew in each epoch, with the random numbers of (seed, epoch, sample).
 
-    A dataset that draws from the generators of torch, NumPy and Python thereby gives the same samples whatever process
-    reads them, and after an interruption.
+    So a dataset that draws from the generators of torch, NumPy and Python gives the same samples in any process, and
+    after an interruption.
 
     Example:
         >>> source = DatasetSource("train_set", [(torch.zeros(3), 0), (torch.ones(3), 1)])
