@@ -45,7 +45,7 @@ RECIPES: dict[str, list[str]] = {
 
 TABLES = {
     "beyer2022-patient": "short-independent",
-    "bucila2006-munge": "breast-cancer-marginals-16",
+    "bucila2006-munge": "breast-cancer-alone",
     "hinton2015-ensemble": "mnist-wide",
     "hinton2015-mnist": "distilled-30-T2.5",
     "hinton2015-specialists": "fashion-mnist-of-together",

@@ -32,8 +32,12 @@ def shrunk(table: Table, row: Row) -> Row:
         model = keys[where].get("model")
         if model is not None and "hidden" in model:
             settings.append((f"{where}.model.hidden", [8] * len(model["hidden"])))
-    if (keys["teacher"].get("members") or 1) > 1:
-        settings.append(("teacher.members", 2))
+    members = keys["teacher"].get("members")
+    if isinstance(members, int):
+        settings.append(("teacher.members", min(members, 2)))
+    if isinstance(members, list):
+        few = {"estimator": {"kind": "extra_trees", "n_estimators": 3}}, {"model": {"kind": "mlp", "hidden": [8]}}
+        settings += [("teacher.members", list(few)), ("teacher.training.epochs", 1)]
     if keys["data"]["kind"] == "synthetic":
         settings += [("data.train", 300), ("data.test", 100)]
     if keys["data"]["transfer"]["first"] is not None:

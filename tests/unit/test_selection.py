@@ -6,10 +6,12 @@ import torch
 from limbeck.config import Recipe
 from limbeck.data import Augment, HeldOut, Part, Selection, Splits, TensorSet
 from limbeck.errors import LimbeckError, RecipeError
-from limbeck.experiment.prepare import as_teacher, prepare
+from limbeck.evaluation import predict
+from limbeck.experiment.prepare import as_teacher, build_teacher, prepare
 from limbeck.experiment.run import Experiment
 from limbeck.runs import RunFolder
-from limbeck.teachers import ModelTeacher
+from limbeck.teachers import MeanOfModels, ModelTeacher
+from limbeck.teachers.mean import selected_weights
 
 
 def recipe(**keys) -> Recipe:
@@ -164,3 +166,43 @@ def test_what_has_no_meaning_is_refused():
 def test_the_test_set_is_not_made_smaller_by_the_first_samples():
     samples = numbered(9)
     assert len(Selection(first=4).apply(Splits(samples, samples, "small")).test) == 9
+
+
+def test_pooled_images_are_the_means_of_their_squares():
+    images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4).expand(3, 1, 4, 4) * 10
+    samples = TensorSet.of(images.contiguous(), torch.tensor([0, 1, 1]), class_names=["a", "b"])
+    pooled = Selection(pool=2).apply(Splits(samples, samples, "small")).train
+    assert pooled.input_shape == (1, 2, 2)
+    assert torch.allclose(pooled.gather(torch.arange(1)) * 255, torch.tensor([[[[25.0, 45.0], [105.0, 125.0]]]]))
+    assert pooled.class_names == ("a", "b")
+    with pytest.raises(LimbeckError, match=r"^pool: found 5 for inputs \(1, 4, 4\)"):
+        Selection(pool=5).apply(Splits(samples, samples, "small"))
+
+
+def test_an_ensemble_is_weighed_on_the_held_out_part_and_keeps_its_weights(tmp_path):
+    members = [{"model": {"kind": "mlp", "hidden": [width]}, "training": {"epochs": 4}} for width in (1, 16, 24)]
+    given = recipe(teacher={"members": members, "select": 5}, method={"name": "kd"})
+    folder = RunFolder.create(tmp_path, "run", given.to_yaml(), ["test"])
+    experiment = Experiment(given, folder, cache=tmp_path / "cache")
+    model = experiment.teacher(0).model
+    assert isinstance(model, MeanOfModels)
+    held_out = experiment.choosing.held_out
+    answers = [predict(member, held_out).softmax(1) for member in model.members]
+    assert list(model.weights) == pytest.approx(selected_weights(answers, held_out.labels, rounds=5))
+    assert model.weights[0] < max(model.weights)
+    read = build_teacher(given, experiment.choosing, 0)
+    read.load_state_dict(model.state_dict())
+    assert read.weights == model.weights
+    assert Recipe.parse(given.keys).keys == given.keys
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"members": 2, "weights": [0.5, 0.5]}, {"members": 1}, {"members": 2, "mean": "geometric"}],
+    ids=["weights", "one", "geometric"],
+)
+def test_members_can_be_selected_for_an_arithmetic_mean_alone(keys):
+    with pytest.raises(RecipeError, match=r"^teacher.select: found 5, expected several members"):
+        recipe(teacher={"model": {"kind": "mlp"}, "select": 5, **keys})
+    with pytest.raises(RecipeError, match=r"^teacher.select: found beside refit"):
+        recipe(teacher={"model": {"kind": "mlp"}, "select": 5, "members": 2}, refit=True)

@@ -177,6 +177,8 @@ class Recipe:
             if resolved[key] == default:  # so that a run of a version without schemes can be resumed
                 del resolved[key]
         object.__setattr__(recipe, "keys", resolved)
+        if recipe.refit and teacher.select is not None:
+            raise RecipeError("teacher.select: found beside refit, which leaves no held-out part; leave one out")
         recipe.candidates()  # each of which is validated
         return recipe
 

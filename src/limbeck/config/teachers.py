@@ -30,7 +30,8 @@ class TeacherKeys(BaseModel):
 
     model: of one network.  In a network's place, estimator: of scikit-learn; arrays: a file of answers made elsewhere.
     members: how many of it, from different seeds, or a list of networks and estimators instead.
-    mean, weights: of the members' distributions.
+    mean, weights: of the members' distributions.  select: in place of weights, how often a member is added to the mean,
+        each time the one that helps most on the held-out part (`limbeck.teachers.mean.selected_weights`).
     data: what of the training samples the teacher learns from (`limbeck.data.Part`); all by default.
     view: what the teacher sees of a sample: the student's view, the clean sample, or another view.
     last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
@@ -45,6 +46,7 @@ class TeacherKeys(BaseModel):
     members: Any = None
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     weights: list[float] | None = None
+    select: int | None = Field(default=None, ge=1, le=10_000)
     data: dict[str, Any] | None = None
     seed: int | None = Field(default=0, ge=0, lt=2**63)
     view: Literal["same", "clean", "other"] = "same"
@@ -99,6 +101,7 @@ class TeacherSpec:
     members: tuple[MemberSpec, ...]
     mean: Literal["arithmetic", "geometric"]
     weights: tuple[float, ...] | None
+    select: int | None
     seed: int | None
     view: Literal["same", "clean", "other"]
     store: bool
@@ -168,6 +171,11 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
     part = None if keys["data"] is None else parse(Part, keys["data"], "teacher.data")
     if part is not None and all(member.arrays or member.model.checkpoint is not None for member in specs):
         raise RecipeError("teacher.data: found beside a teacher that is not trained; expected none. Leave it out")
+    if keys["select"] is not None and (weights is not None or len(specs) == 1 or keys["mean"] != "arithmetic"):
+        raise RecipeError(
+            f"teacher.select: found {keys['select']}, expected several members, mean: arithmetic, no weights;"
+            " change them, or leave select out"
+        )
     view: Literal["same", "clean", "other"] = keys["view"]
     if any(member.arrays for member in specs):
         view = "clean"  # what was answered are the samples as they are
@@ -175,6 +183,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         members=specs,
         mean=keys["mean"],
         weights=None if weights is None else tuple(weights),
+        select=keys["select"],
         seed=keys["seed"],
         view=view,
         store=keys["store"],
@@ -188,6 +197,8 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         own["members"] = len(specs)
     if len(specs) > 1:
         own |= {"mean": keys["mean"], "weights": weights}
+    if keys["select"] is not None:
+        own["select"] = keys["select"]
     if part is not None:
         own["data"] = plain(part.values)
     if keys["last_linear"] is not None:

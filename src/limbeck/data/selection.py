@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch.nn import functional
 
 from limbeck import checks
 from limbeck.arguments import checked_fields
-from limbeck.data.sets import SampleSet, Splits
+from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.errors import InputError
 from limbeck.randomness import uniform
 from limbeck.tasks import Need
@@ -23,6 +24,7 @@ class Selection:
     only_classes: the classes that are kept, by number or name; all others are left out of every part, and the labels
         are renumbered in this order.  Empty for all.
     first: the first so many training samples are used, the others are left out; None for all.
+    pool: images are averaged over squares of so many pixels a side; their values are then in [0, 1].
     label_noise: share of the training labels that are replaced by a class drawn at random.  The held-out part and the
         test set keep their labels.
 
@@ -36,6 +38,7 @@ class Selection:
 
     only_classes: tuple[int | str, ...] = ()
     first: int | None = None
+    pool: int = 1
     label_noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -43,6 +46,7 @@ class Selection:
             raise InputError(f"only_classes: found {list(self.only_classes)}, expected two or more")
         if self.first is not None:
             checks.at_least("first", self.first, 2)
+        checks.at_least("pool", self.pool, 1)
         checks.unit_interval("label_noise", self.label_noise)
 
     def apply(self, splits: Splits) -> Splits:
@@ -55,6 +59,8 @@ class Selection:
             if self.first > len(train):
                 raise InputError(f"first: found {self.first:,}, expected at most {len(train):,} training samples")
             train = train.subset(torch.arange(self.first))
+        if self.pool > 1:
+            train, test = (_pooled(part, self.pool) for part in (train, test))
         return replace(splits, train=train, test=test)
 
     def noisy(self, samples: SampleSet) -> SampleSet:
@@ -65,6 +71,25 @@ class Selection:
         draws = uniform(0, "label noise", torch.zeros_like(samples.index), samples.index, 2)
         drawn = (draws[:, 1] * samples.classes).long().clamp_max(samples.classes - 1)
         return replace(samples, labels=torch.where(draws[:, 0] < self.label_noise, drawn, samples.labels))
+
+
+def _pooled(samples: SampleSet, side: int) -> TensorSet:
+    """Return images as the means of their squares, float32 in [0, 1], as a set of its own."""
+    if len(samples.input_shape) != 3 or min(samples.input_shape[1:]) < side:
+        raise InputError(f"pool: found {side} for inputs {tuple(samples.input_shape)}, expected images that are larger")
+    images = samples.gather(torch.arange(len(samples)))
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    return TensorSet.of(
+        functional.avg_pool2d(images, side),
+        samples.labels,
+        classes=samples.classes,
+        class_names=samples.class_names or None,
+        name=f"{samples.name}, pooled",
+        mean=None if samples.mean is None else samples.mean.flatten().tolist(),
+        std=None if samples.std is None else samples.std.flatten().tolist(),
+        task=samples.task,
+    )
 
 
 @dataclass(frozen=True)

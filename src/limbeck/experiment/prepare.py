@@ -320,7 +320,9 @@ def build_teacher(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
 def assembled(recipe: Recipe, members: Sequence[nn.Module]) -> nn.Module:
     """Return one network as it is, and of several the mean that the recipe names."""
     spec = recipe.teacher
-    return members[0] if spec.single else MeanOfModels(members, weights=spec.weights, mean=spec.mean)
+    if spec.single:
+        return members[0]
+    return MeanOfModels(members, weights=spec.weights, mean=spec.mean, selects=spec.select is not None)
 
 
 def estimator_of(model: nn.Module) -> Fitted:

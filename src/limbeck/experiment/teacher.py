@@ -7,13 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.batch import UNLABELLED
 from limbeck.config import MemberSpec, Recipe
 from limbeck.distiller import Distiller
+from limbeck.evaluation import predict
 from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.prepare import Parts, as_teacher, assembled, estimator_of, read_answers, seeded_build
+from limbeck.ranks import first_says
 from limbeck.runs import cache_folder
 from limbeck.teacher import Teacher
-from limbeck.teachers import store
+from limbeck.teachers import MeanOfModels, store
+from limbeck.teachers.mean import selected_weights
 from limbeck.training import Observer
 from limbeck.training.progress import ignore
 from limbeck.training.trained import fit_estimator_or_read, fit_or_read
@@ -72,6 +76,9 @@ def trained_teacher(
     if recipe.teacher.single:
         return members[0]
     model = assembled(recipe, [member.model for member in members])
+    if recipe.teacher.select is not None and isinstance(model, MeanOfModels):
+        model.weigh(first_says(_selected(model, parts, recipe.teacher.select)))
+        say(f"teacher: weights {', '.join(f'{weight:g}' for weight in model.weights)}, selected on the held-out part")
     return TrainedTeacher(model, sum((member.compute for member in members), Compute()), members[0].compute)
 
 
@@ -112,6 +119,16 @@ def _member(
     along = {epoch: parts.serving(student) for epoch, student in result.along.items()}
     compute = spent(model, None, objective, result, taught.train)
     return TrainedTeacher(parts.serving(model), compute, along=along, history=result.history)
+
+
+def _selected(model: MeanOfModels, parts: Parts, rounds: int) -> list[float]:
+    """Return the weights of members that are selected on the held-out part."""
+    held_out = parts.held_out
+    if held_out is None:
+        raise ValueError("a refit has no held-out part to select members on")
+    known = held_out.labels != UNLABELLED
+    answers = [predict(member, held_out).cpu().softmax(1)[known.cpu()] for member in model.members]
+    return selected_weights(answers, held_out.labels[known].cpu(), rounds=rounds)
 
 
 def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:

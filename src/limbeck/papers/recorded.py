@@ -14,8 +14,8 @@ from limbeck.training.checkpoints import read_json, write_json
 __all__ = ["FORMER", "comparison", "expected", "markdown", "merge", "misses", "record"]
 
 FORMER = (
-    "† recorded by the former runner, at commit a9e207e, whose teachers and searches began with other random numbers; "
-    "not run again since."
+    "† recorded by the former runner, at commit a9e207e, whose teachers and searches began with other random numbers, "
+    "and whose choices differ where the table's card says so; not run again since."
 )
 _ENOUGH = 5  # seeds for an interval
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from limbeck import checks
 from limbeck.arguments import checked
@@ -13,7 +14,7 @@ from limbeck.losses import Dense
 from limbeck.outputs import run_model
 from limbeck.targets import geometric_mean, mixture
 
-__all__ = ["MeanOfModels"]
+__all__ = ["MeanOfModels", "selected_weights"]
 
 
 class MeanOfModels(nn.Module):
@@ -22,11 +23,14 @@ class MeanOfModels(nn.Module):
     members: networks with logits of one shape (N, K).  weights: 0 or above, adding up to 1; equal ones by default.  A
     member of weight 0 counts nowhere, whatever it answers.
     mean: "arithmetic", log Σ w_m·p_m, or "geometric", Σ w_m·log p_m, renormalised.
+    selects: whether the weights are chosen later, by `weigh`; they are then a buffer, and are kept with the networks.
 
     >>> members = [nn.Linear(3, 4), nn.Linear(3, 4)]
     >>> torch.allclose(MeanOfModels(members)(torch.zeros(2, 3)).exp().sum(-1), torch.ones(2))
     True
     """
+
+    shares: Tensor
 
     @checked
     def __init__(
@@ -35,6 +39,7 @@ class MeanOfModels(nn.Module):
         *,
         weights: Sequence[float] | None = None,
         mean: Literal["arithmetic", "geometric"] = "arithmetic",
+        selects: bool = False,
     ) -> None:
         super().__init__()
         if not members:
@@ -44,8 +49,26 @@ class MeanOfModels(nn.Module):
         if mean not in ("arithmetic", "geometric"):
             raise InputError(f"mean: found {mean!r}, expected arithmetic or geometric")
         self.members = nn.ModuleList(members)
-        self.weights = tuple(weights) if weights else (1.0 / len(members),) * len(members)
+        if selects and weights is not None:
+            raise InputError("weights: given beside selects, which chooses them; give one of them")
+        given = tuple(weights) if weights else (1.0 / len(members),) * len(members)
+        self._weights = None if selects else given
+        self.register_buffer("shares", torch.tensor(given, dtype=torch.float64) if selects else None)
         self.mean: Literal["arithmetic", "geometric"] = mean
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each member."""
+        if self._weights is not None:
+            return self._weights
+        return tuple(self.shares.tolist())
+
+    def weigh(self, weights: Sequence[float]) -> None:
+        """Set the weights of a mean that `selects` them."""
+        if self._weights is not None:
+            raise InputError("weights: found a mean with fixed weights, expected one made with selects=True")
+        checks.shares("weights", weights, count=len(self.members))
+        self.shares.copy_(torch.tensor(weights, dtype=torch.float64))
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return (N, K) logarithms of probabilities, in float32 at least."""
@@ -59,3 +82,40 @@ class MeanOfModels(nn.Module):
         ]
         mean = geometric_mean if self.mean == "geometric" else mixture
         return mean(answers, self.weights).log_probs
+
+
+def selected_weights(probabilities: Sequence[Tensor], labels: Tensor, *, rounds: int) -> list[float]:
+    """Return each model's weight in an ensemble to which one model after the other is added, the same one repeatedly.
+
+    Each round adds the model with which the mean of all added ones has the least squared error of its probabilities
+    against the labels.
+
+    Args:
+        probabilities: (N, K) of each model, on samples that none of them has seen.
+        labels: (N,) int64.
+        rounds: how many models are added, at least 1.
+
+    Returns:
+        One weight for each model, 0 or above, adding up to 1.
+
+    Raises:
+        InputError: if there is no model or round.
+
+    Example:
+        >>> right, wrong = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
+        >>> selected_weights([wrong, right], torch.tensor([0]), rounds=4)
+        [0.0, 1.0]
+    Reference:
+        Caruana et al. (2004), Ensemble Selection from Libraries of Models.
+    """
+    checks.at_least("rounds", rounds, 1)
+    if not probabilities:
+        raise InputError("probabilities: found none, expected those of at least one model")
+    answers = [each.double() for each in probabilities]
+    truth = functional.one_hot(labels, answers[0].shape[1])
+    total, counts = torch.zeros_like(answers[0]), [0] * len(answers)
+    for number in range(1, rounds + 1):
+        wrong = [float((((total + own) / number - truth) ** 2).mean()) for own in answers]
+        best = wrong.index(min(wrong))
+        total, counts[best] = total + answers[best], counts[best] + 1
+    return [count / rounds for count in counts]
