@@ -21,7 +21,7 @@ from torch import nn
 import limbeck as lb
 from limbeck import methods
 from limbeck.data import Augment
-from limbeck.diagnosis import classroom, diagnose
+from limbeck.diagnosis import diagnose, trainer
 from limbeck.diagnosis.subject import Subject, ask
 
 
@@ -57,17 +57,17 @@ def main() -> None:
     stored = subject_of(given.epochs)
     live = replace(stored, training=replace(stored.training, augment=Augment(shift=2)))
     rows = []
-    together = classroom.TOGETHER
+    together = trainer.TOGETHER
     diagnose(stored, quick=True)  # what is done once in a process is not counted
     for name, subject in (("stored", stored), ("live", live)):
-        room = classroom.Classroom(subject, ask(subject))
-        room.teach("hard", methods.hard(), 0)
+        room = trainer.StudentTrainer(subject, ask(subject))
+        room.train("hard", methods.hard(), 0)
         plain = (
-            processor_seconds(lambda room=room: [room.teach("hard", methods.hard(), seed) for seed in (0, 1, 2)]) / 3
+            processor_seconds(lambda room=room: [room.train("hard", methods.hard(), seed) for seed in (0, 1, 2)]) / 3
         )
         for kind, settings in (("quick", {"quick": True}), ("no search", {"search": False}), ("search", {})):
             for way, at_a_time in (("shared", together), ("apart", 1)):
-                classroom.TOGETHER = at_a_time
+                trainer.TOGETHER = at_a_time
                 took = processor_seconds(lambda subject=subject, settings=settings: diagnose(subject, **settings))
                 rows.append({"teacher": name, "kind": kind, "way": way, "plain trainings": took / plain})
                 print(f"{name:6} teacher, {kind:9}, {way:6}: {took / plain:.1f} plain trainings", flush=True)

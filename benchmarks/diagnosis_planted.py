@@ -34,8 +34,8 @@ from limbeck.data import SampleSet, TensorSet, digits, fashion_mnist, mnist
 from limbeck.data.cifar import cifar100
 from limbeck.data.synthetic import synthetic, synthetic_task
 from limbeck.diagnosis import THRESHOLDS
-from limbeck.diagnosis.classroom import Classroom
 from limbeck.diagnosis.examining import examine
+from limbeck.diagnosis.students import StudentTrainer
 from limbeck.diagnosis.subject import ask
 from limbeck.runs import environment
 from planted import PLANTED, Strengths, plant
@@ -100,7 +100,7 @@ def score(name: str, case: str, seed: int) -> dict[str, Any]:
         subject = plant("healthy", orthonormal_classes(seed), seed)
     else:
         subject = plant(case, SETS[name](seed), seed, STRENGTHS.get(name))
-    found = examine(Classroom(subject, ask(subject)), seed, needed=True)
+    found = examine(StudentTrainer(subject, ask(subject)), seed, needed=True)
     return {
         "set": name,
         "case": case,

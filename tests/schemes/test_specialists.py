@@ -21,7 +21,7 @@ from limbeck.methods import hard
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
 from limbeck.results.finished import FinishedRun
-from limbeck.schemes.specialists import Grouping, OtherClasses, Specialists, specialist_distiller
+from limbeck.schemes.specialists import Grouping, OffSetClasses, Specialists, specialist_distiller
 from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.specialists import (
     GeneralistWithSpecialists,
@@ -127,7 +127,7 @@ def test_soft_targets_among_the_other_classes_are_those_of_a_reference(temperatu
     expected = temperature**2 * (np.exp(log_p) * (log_p - log_q)).sum()
     student = torch.tensor(z, requires_grad=True)
     outputs = {"student": Outputs(student[:, :3], heads={"full": student}), "teacher": Outputs(torch.tensor(v))}
-    term = OtherClasses(torch.tensor(others), temperature=temperature)
+    term = OffSetClasses(torch.tensor(others), temperature=temperature)
     found, count = term(outputs, Batch.of(torch.zeros(8, 1)), 0)
     assert int(count) == 8
     assert float(found.detach()) == pytest.approx(expected, rel=1e-12)

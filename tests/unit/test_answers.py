@@ -21,7 +21,7 @@ from limbeck.randomness import fingerprints
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 from limbeck.teachers import ArrayTeacher
-from limbeck.teachers.answers import Answers
+from limbeck.teachers.answers import LookedUpAnswers
 from limbeck.training import load_weights, save_weights
 from walk import over
 
@@ -64,7 +64,7 @@ def whole(samples):
 
 def read_answers(table, data=None):
     data = data or bundled("iris")
-    model = Answers((4,), CLASSES, "box.npz")
+    model = LookedUpAnswers((4,), CLASSES, "box.npz")
     index = torch.arange(len(table))
     model.fill([(part, ArrayTeacher.of_probabilities(table, part, index=index)) for part in (data.train, data.test)])
     return model, data
@@ -91,14 +91,14 @@ def test_samples_that_are_alike_have_the_mean_of_their_answers():
     rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]])
     samples = TensorSet.of(rows, classes=2)
     table = torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.4, 0.6]])
-    model = Answers((2,), 2, "")
+    model = LookedUpAnswers((2,), 2, "")
     model.fill([(samples, ArrayTeacher.of_probabilities(table, samples))])
     torch.testing.assert_close(model(rows).exp(), torch.tensor([[0.6, 0.4], [0.5, 0.5], [0.6, 0.4]]))
 
 
 def test_an_impossible_class_has_no_probability_at_any_temperature_and_a_finite_logit():
     samples = TensorSet.of(torch.rand(3, 2), classes=3)
-    model = Answers((2,), 3, "")
+    model = LookedUpAnswers((2,), 3, "")
     model.fill([(samples, ArrayTeacher.of_labels(torch.tensor([2, 0, 1]), samples))])
     logits = model(samples.inputs)
     assert torch.isfinite(logits).all()
@@ -115,13 +115,13 @@ def test_a_sample_that_was_never_answered_is_refused():
 def test_it_is_kept_and_read_back_and_a_damaged_one_is_refused(tmp_path):
     model, data = read_answers(torch.from_numpy(probabilities()))
     save_weights(model, tmp_path / "t.safetensors")
-    again = Answers((4,), CLASSES, "")
+    again = LookedUpAnswers((4,), CLASSES, "")
     load_weights(again, tmp_path / "t.safetensors")
     assert torch.equal(predict(again, data.test), predict(model, data.test))
     for change in (lambda s: s | {"key": s["key"].flip(0)}, lambda s: s | {"logits": s["logits"][1:]}):
         save_file({k: v.clone() for k, v in change(dict(model.state_dict())).items()}, tmp_path / "bad.safetensors")
         with pytest.raises(CheckpointError, match="no answers to this data"):
-            load_weights(Answers((4,), CLASSES, ""), tmp_path / "bad.safetensors")
+            load_weights(LookedUpAnswers((4,), CLASSES, ""), tmp_path / "bad.safetensors")
 
 
 def test_a_fingerprint_tells_contents_apart():
@@ -276,7 +276,7 @@ def test_no_arrays_end_in_anything_but_answers_or_an_error_of_ours(tmp_path_fact
         },
     )
     with contextlib.suppress(LimbeckError):
-        Answers((4,), CLASSES, str(path)).read(bundled("iris"))
+        LookedUpAnswers((4,), CLASSES, str(path)).read(bundled("iris"))
 
 
 def test_rows_are_divided_by_their_sum_where_that_is_asked_for(tmp_path):

@@ -10,7 +10,7 @@ from scipy.stats import t, ttest_rel
 from limbeck.batch import Batch
 from limbeck.diagnosis.arms import match, objectives
 from limbeck.diagnosis.attribution import ARMS, EFFECTS, attribute, effect
-from limbeck.diagnosis.subject import Answers, Subject
+from limbeck.diagnosis.subject import Subject, TeacherAnswers
 from limbeck.errors import InputError
 from limbeck.outputs import Outputs
 from limbeck.targets import class_cosines
@@ -121,7 +121,7 @@ def answers(n=300, classes=6, vectors=True, seed=0):
     logits = 2 * torch.randn(n, classes, generator=generator)
     logits.scatter_add_(1, labels[:, None], torch.full((n, 1), 6.0))
     rows = torch.randn(classes, 8, generator=generator) if vectors else None
-    return Answers(logits, logits, labels, labels, torch.arange(n), rows, None)
+    return TeacherAnswers(logits, logits, labels, labels, torch.arange(n), rows, None)
 
 
 def subject():

@@ -3,8 +3,8 @@
 import pytest
 
 from limbeck.data import digits
-from limbeck.diagnosis.classroom import Classroom
 from limbeck.diagnosis.examining import examine
+from limbeck.diagnosis.students import StudentTrainer
 from limbeck.diagnosis.subject import ask
 from planted import PLANTED, plant
 
@@ -13,5 +13,5 @@ from planted import PLANTED, plant
 @pytest.mark.parametrize("case", PLANTED)
 def test_a_planted_cause_is_named(case):
     subject = plant(case, digits().train, 0)
-    found = [finding.cause for finding in examine(Classroom(subject, ask(subject)), 0).findings]
+    found = [finding.cause for finding in examine(StudentTrainer(subject, ask(subject)), 0).findings]
     assert found == ([] if case == "healthy" else [case])

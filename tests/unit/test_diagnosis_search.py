@@ -11,10 +11,10 @@ from limbeck import methods
 from limbeck.data import Augment, TensorSet
 from limbeck.diagnosis.arms import match, objectives
 from limbeck.diagnosis.capacity import Fit, asks_larger, asks_longer, judge_capacity
-from limbeck.diagnosis.classroom import Classroom, Lesson
 from limbeck.diagnosis.diagnosing import diagnose
 from limbeck.diagnosis.examining import look_into_capacity
 from limbeck.diagnosis.searching import CANDIDATES, Setting, search_settings, settled
+from limbeck.diagnosis.students import StudentTrainer, StudentTraining
 from limbeck.diagnosis.subject import ask
 from limbeck.diagnosis.thresholds import THRESHOLDS
 from limbeck.distiller import Distiller
@@ -59,31 +59,35 @@ class Asked:
         return self.teacher.fingerprint()
 
 
-def lessons():
+def plans():
     return [
-        Lesson("hard", methods.hard(), 0),
-        Lesson("kd", methods.kd(temperature=2.0), 0, early=True),
-        Lesson("kd, hotter", methods.kd(temperature=8.0), 0, training=replace(SHORT.training, learning_rate=0.01)),
-        Lesson("kd, longer", methods.kd(temperature=2.0), 0, times=2),
-        Lesson("kd, larger", methods.kd(temperature=2.0), 0, larger=True),
-        Lesson("kd, other seed", methods.kd(temperature=2.0), 1),
+        StudentTraining("hard", methods.hard(), 0),
+        StudentTraining("kd", methods.kd(temperature=2.0), 0, early=True),
+        StudentTraining(
+            "kd, hotter", methods.kd(temperature=8.0), 0, training=replace(SHORT.training, learning_rate=0.01)
+        ),
+        StudentTraining("kd, longer", methods.kd(temperature=2.0), 0, times=2),
+        StudentTraining("kd, larger", methods.kd(temperature=2.0), 0, larger=True),
+        StudentTraining("kd, other seed", methods.kd(temperature=2.0), 1),
     ]
 
 
 def test_students_taught_together_are_those_taught_alone(subject, answers, tmp_path):
-    together = Classroom(subject, answers, tmp_path / "together").teach_all(lessons())
-    for number, lesson in enumerate(lessons()):
-        alone = Classroom(subject, answers).teach_all([lesson])[0]
-        assert torch.equal(alone.probe, together[number].probe), lesson.name
-        assert (alone.early is None) == (together[number].early is None) == (not lesson.early)
-        if lesson.early:
+    together = StudentTrainer(subject, answers, tmp_path / "together").train_all(plans())
+    for number, plan in enumerate(plans()):
+        alone = StudentTrainer(subject, answers).train_all([plan])[0]
+        assert torch.equal(alone.probe, together[number].probe), plan.name
+        assert (alone.early is None) == (together[number].early is None) == (not plan.early)
+        if plan.early:
             assert torch.equal(alone.early, together[number].early)
 
 
 def test_a_student_wanted_twice_is_trained_once(subject, answers):
     labels = set()
-    room = Classroom(subject, answers, watch=lambda look: labels.add(look.label))
-    one, other = room.teach_all([Lesson("one", methods.hard(), 0), Lesson("other", methods.hard(), 0)])
+    room = StudentTrainer(subject, answers, watch=lambda look: labels.add(look.label))
+    one, other = room.train_all(
+        [StudentTraining("one", methods.hard(), 0), StudentTraining("other", methods.hard(), 0)]
+    )
     assert one is other
     assert labels == {"one (seed 0)"}
 
@@ -91,8 +95,8 @@ def test_a_student_wanted_twice_is_trained_once(subject, answers):
 def test_a_teacher_of_augmented_samples_is_asked_once_a_batch_for_all_students_of_a_seed(subject):
     moving = replace(subject, training=replace(SHORT.training, augment=Augment(noise=0.1)))
     teacher = Asked(subject.teacher)
-    room = Classroom(replace(moving, teacher=teacher), replace(ask(moving), teacher=teacher))
-    room.teach_all([lesson for lesson in lessons() if lesson.seed == 0 and lesson.training is None])
+    room = StudentTrainer(replace(moving, teacher=teacher), replace(ask(moving), teacher=teacher))
+    room.train_all([plan for plan in plans() if plan.seed == 0 and plan.training is None])
     steps = -(-len(subject.train) // 32)
     assert teacher.calls == 2 * 3 * steps  # the longest has twice the epochs
 
@@ -112,35 +116,35 @@ def test_a_runs_own_students_are_taken_over_where_their_training_is_the_same(sub
     kd = trained(subject, answers.teacher, methods.kd(temperature=2.0), tmp_path / "distilled-0")
     trained_before = replace(subject, trained=(hard, kd))
     seen = set()
-    room = Classroom(trained_before, answers, watch=lambda look: seen.add(look.label))
-    pupils = room.teach_all([replace(lesson, early=False) for lesson in lessons()])
-    assert [pupil.reused for pupil in pupils] == [True, True, False, False, False, False]
+    room = StudentTrainer(trained_before, answers, watch=lambda look: seen.add(look.label))
+    students = room.train_all([replace(plan, early=False) for plan in plans()])
+    assert [student.reused for student in students] == [True, True, False, False, False, False]
     assert not {"hard (seed 0)", "kd (seed 0)"} & seen
-    for number, lesson in enumerate(lessons()[:2]):
-        alone = Classroom(subject, answers).teach_all([lesson])[0]
-        assert torch.equal(alone.held_out, pupils[number].held_out)
+    for number, plan in enumerate(plans()[:2]):
+        alone = StudentTrainer(subject, answers).train_all([plan])[0]
+        assert torch.equal(alone.held_out, students[number].held_out)
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 0.02}, {"epochs": 2}, {"keep": "best"}, {"patience": 3}])
 def test_a_runs_student_of_another_training_is_not_taken_over(subject, answers, tmp_path, change):
     other = trained(subject, None, methods.hard(), tmp_path / "alone-0", **change)
-    room = Classroom(replace(subject, trained=(other,)), answers)
-    assert not room.teach("hard", methods.hard(), 0).reused
-    assert not room.teach("kd", methods.kd(), 0).reused
+    room = StudentTrainer(replace(subject, trained=(other,)), answers)
+    assert not room.train("hard", methods.hard(), 0).reused
+    assert not room.train("kd", methods.kd(), 0).reused
 
 
 # --------------------------------------------------------------------------------------------------------------- search
 
 
 def test_each_arm_is_offered_as_many_settings_and_keeps_the_best(subject, answers):
-    found = search_settings(Classroom(subject, answers), ARMS, 0)
+    found = search_settings(StudentTrainer(subject, answers), ARMS, 0)
     for arm in ARMS:
-        tried = {setting: pupil for (of, setting), pupil in found.known.items() if of == arm}
+        tried = {setting: student for (of, setting), student in found.known.items() if of == arm}
         assert len(tried) == CANDIDATES
         assert Setting(0.05, None if arm == "hard" else 4.0) in tried
         errors = {
-            setting: int((pupil.held_out.argmax(1) != answers.held_out_labels).sum())
-            for setting, pupil in tried.items()
+            setting: int((student.held_out.argmax(1) != answers.held_out_labels).sum())
+            for setting, student in tried.items()
         }
         assert errors[found.chosen[arm]] == min(errors.values())
     rates = sorted(setting.learning_rate for of, setting in found.known if of == "hard")
@@ -151,24 +155,24 @@ def test_each_arm_is_offered_as_many_settings_and_keeps_the_best(subject, answer
 
 
 def test_an_arm_at_another_temperature_is_matched_there(subject, answers):
-    arms = settled(Classroom(subject, answers), ARMS).arms
+    arms = settled(StudentTrainer(subject, answers), ARMS).arms
     for temperature in (2.0, 8.0):
         own = replace(subject, temperature=temperature)
         wanted, _ = objectives(own, match(answers, temperature))
         for arm in ARMS[1:]:
-            lesson = arms.lesson(arm, Setting(0.02, temperature), 3, early=False)
-            assert repr(lesson.objective) == repr(wanted[arm]())
-            assert (lesson.training.learning_rate, lesson.seed) == (0.02, 3)
+            plan = arms.plan(arm, Setting(0.02, temperature), 3, early=False)
+            assert repr(plan.objective) == repr(wanted[arm]())
+            assert (plan.training.learning_rate, plan.seed) == (0.02, 3)
 
 
 def test_a_setting_that_diverges_is_passed_over(subject, answers):
     wild = replace(subject, training=replace(SHORT.training, learning_rate=27.0))
-    found = search_settings(Classroom(wild, answers), ["kd"], 0)
+    found = search_settings(StudentTrainer(wild, answers), ["kd"], 0)
     assert {setting.learning_rate for _, setting in found.known} == {9.0}
     assert found.chosen["kd"].learning_rate == 9.0
     worse = replace(subject, training=replace(SHORT.training, learning_rate=1e30))
     with pytest.raises(NonFiniteLossError):
-        search_settings(Classroom(worse, answers), ["kd"], 0)
+        search_settings(StudentTrainer(worse, answers), ["kd"], 0)
 
 
 def test_a_diagnosis_with_a_search_measures_the_chosen_settings(subject, tmp_path):
@@ -178,12 +182,12 @@ def test_a_diagnosis_with_a_search_measures_the_chosen_settings(subject, tmp_pat
     assert found.settings["search"]
     assert found.trainings == len(arms) * (CANDIDATES + 1) + 3  # the chosen ones of the first seed are known
     assert plain_values(found)["chosen"]["hard"]["temperature"] is None
-    room = Classroom(subject, ask(subject))
+    room = StudentTrainer(subject, ask(subject))
     for arm in ("hard", "kd"):
-        lesson = settled(room, arms).arms.lesson(arm, found.chosen[arm], 1, early=False)
+        plan = settled(room, arms).arms.plan(arm, found.chosen[arm], 1, early=False)
         labels = room.answers.held_out_labels
         both = [
-            room.teach_all([replace(lesson, seed=seed)])[0].held_out.argmax(1).eq(labels).double().mean()
+            room.train_all([replace(plan, seed=seed)])[0].held_out.argmax(1).eq(labels).double().mean()
             for seed in (0, 1)
         ]
         assert found.attribution.accuracies[arm].mean == pytest.approx(float(sum(both)) / 2)
@@ -213,7 +217,7 @@ def test_the_verdict_on_capacity_is_the_same_with_only_the_fits_that_it_asks_for
 
 
 def test_a_quick_diagnosis_fits_only_what_its_verdict_asks_for(subject, answers):
-    rooms = [Classroom(subject, answers) for _ in range(2)]
+    rooms = [StudentTrainer(subject, answers) for _ in range(2)]
     thrifty = look_into_capacity(rooms[0], 0, needed=True)
     whole = look_into_capacity(rooms[1], 0)
     assert (thrifty.limit, thrifty.reason) == (whole.limit, whole.reason)

@@ -9,12 +9,12 @@ import torch
 from limbeck import methods
 from limbeck.data import TensorSet
 from limbeck.diagnosis.causes import CAUSES
-from limbeck.diagnosis.classroom import Classroom
 from limbeck.diagnosis.diagnosing import Diagnosis, diagnose
 from limbeck.diagnosis.examining import examine
 from limbeck.diagnosis.gradient import nearness, rescaling
 from limbeck.diagnosis.relations import other_classes
 from limbeck.diagnosis.rescaling import rescaling_factor
+from limbeck.diagnosis.students import StudentTrainer
 from limbeck.diagnosis.subject import ask
 from limbeck.errors import DataError, InputError
 from limbeck.records import plain_values, read_as
@@ -60,18 +60,18 @@ def test_the_teacher_is_asked_once(subject, answers):
         def fingerprint(self):
             return teacher.fingerprint()
 
-    room = Classroom(replace(subject, teacher=Counting()), ask(replace(subject, teacher=Counting())))
+    room = StudentTrainer(replace(subject, teacher=Counting()), ask(replace(subject, teacher=Counting())))
     examine(room, 0)
     assert sum(asked) == len(subject.train) + len(subject.held_out)
 
 
 def test_a_training_is_kept_and_never_run_twice(subject, answers, tmp_path):
     epochs = []
-    room = Classroom(subject, answers, tmp_path, lambda progress: epochs.append(progress.epoch))
-    first = room.teach("kd", methods.kd(), 0, early=True)
+    room = StudentTrainer(subject, answers, tmp_path, lambda progress: epochs.append(progress.epoch))
+    first = room.train("kd", methods.kd(), 0, early=True)
     assert max(epochs) == 10
     epochs.clear()
-    again = room.teach("kd", methods.kd(), 0, early=True)
+    again = room.train("kd", methods.kd(), 0, early=True)
     assert epochs == []
     for name in ("probe", "held_out", "early"):
         assert torch.equal(getattr(first, name), getattr(again, name))
@@ -80,16 +80,16 @@ def test_a_training_is_kept_and_never_run_twice(subject, answers, tmp_path):
 
 def test_the_students_of_a_seed_start_alike_and_see_the_same_order(subject, answers):
     """Two objectives with the same gradient, under different names of their terms, give the same student."""
-    room = Classroom(subject, answers)
-    one = room.teach("one", methods.kd(temperature=2.0, hard_weight=1.0), 3)
-    two = room.teach("two", methods.hard(), 3)
+    room = StudentTrainer(subject, answers)
+    one = room.train("one", methods.kd(temperature=2.0, hard_weight=1.0), 3)
+    two = room.train("two", methods.hard(), 3)
     assert torch.equal(one.held_out, two.held_out)
-    other = room.teach("other", methods.hard(), 4)
+    other = room.train("other", methods.hard(), 4)
     assert not torch.equal(two.held_out, other.held_out)
 
 
 def test_an_interrupted_training_is_gone_on_with(subject, answers, tmp_path):
-    whole = Classroom(subject, answers).teach("kd", methods.kd(), 0, early=True)
+    whole = StudentTrainer(subject, answers).train("kd", methods.kd(), 0, early=True)
 
     def stop(progress):
         if progress.epoch_ended and progress.epoch == 5:
@@ -97,10 +97,10 @@ def test_an_interrupted_training_is_gone_on_with(subject, answers, tmp_path):
 
     always = replace(subject, training=replace(subject.training, checkpoint_seconds=0.0))
     with pytest.raises(KeyboardInterrupt):
-        Classroom(always, answers, tmp_path, stop).teach("kd", methods.kd(), 0, early=True)
+        StudentTrainer(always, answers, tmp_path, stop).train("kd", methods.kd(), 0, early=True)
     seen = []
-    room = Classroom(always, answers, tmp_path, lambda progress: seen.append(progress.epoch))
-    found = room.teach("kd", methods.kd(), 0, early=True)
+    room = StudentTrainer(always, answers, tmp_path, lambda progress: seen.append(progress.epoch))
+    found = room.train("kd", methods.kd(), 0, early=True)
     assert min(seen) > 1
     assert torch.equal(found.probe, whole.probe)
     assert torch.equal(found.early, whole.early)
@@ -109,8 +109,8 @@ def test_an_interrupted_training_is_gone_on_with(subject, answers, tmp_path):
 def test_no_choice_is_left_to_the_held_out_data(samples):
     subject = plant("healthy", samples, 0, SHORT)
     choosy = replace(subject, training=replace(SHORT.training, patience=1, keep="best"))
-    plain = Classroom(subject, ask(subject)).teach("kd", methods.kd(), 0)
-    assert torch.equal(Classroom(choosy, ask(choosy)).teach("kd", methods.kd(), 0).probe, plain.probe)
+    plain = StudentTrainer(subject, ask(subject)).train("kd", methods.kd(), 0)
+    assert torch.equal(StudentTrainer(choosy, ask(choosy)).train("kd", methods.kd(), 0).probe, plain.probe)
 
 
 def test_unlabelled_samples_are_left_out(subject):
@@ -222,25 +222,25 @@ def test_two_classes_end_to_end(samples):
 
 
 def test_rescaling_of_a_student(subject, answers):
-    pupil = Classroom(subject, answers).teach("kd", methods.kd(), 0)
-    found = rescaling("late", pupil.probe, answers, subject)
+    student = StudentTrainer(subject, answers).train("kd", methods.kd(), 0)
+    found = rescaling("late", student.probe, answers, subject)
     assert sum(count for *_, count in found.curve) == len(answers.probe)
     confidences = [at for at, *_ in found.curve]
     assert confidences == sorted(confidences)
     assert found.quantiles[0] <= found.quantiles[1] <= found.quantiles[2]
     own = answers.on_probe.double().softmax(1).gather(1, answers.probe_labels[:, None]).squeeze(1)
     weights = {"temperature": 4.0, "hard_weight": 0.1, "soft_weight": 0.9}
-    factor = rescaling_factor(pupil.probe, answers.on_probe, answers.probe_labels, **weights)
+    factor = rescaling_factor(student.probe, answers.on_probe, answers.probe_labels, **weights)
     lowest = own.argsort(stable=True)[: found.curve[0][2]]
     assert found.curve[0][:2] == pytest.approx((float(own[lowest].mean()), float(factor[lowest].median())))
     assert found.reversed == pytest.approx(float((factor < 0).double().mean()))
-    assert -1 <= nearness(pupil, answers, subject.held_out) <= 1
+    assert -1 <= nearness(student, answers, subject.held_out) <= 1
 
 
 def test_a_network_without_a_linear_end_has_no_nearness(subject, answers):
-    pupil = Classroom(subject, answers).teach("kd", methods.kd(), 0, training=Training(epochs=1))
+    student = StudentTrainer(subject, answers).train("kd", methods.kd(), 0, training=Training(epochs=1))
     wrapped = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
-    assert nearness(replace(pupil, network=wrapped), answers, subject.held_out) is None
+    assert nearness(replace(student, network=wrapped), answers, subject.held_out) is None
 
 
 def test_the_signs_of_the_planted_teachers_point_the_right_way(samples):

@@ -363,9 +363,9 @@ def test_every_axis_has_two_ticks_at_least_within_it_and_no_two_of_one_text(low,
 @pytest.mark.parametrize("name", ["x" * 5000, "猫" * 300, "\U0001d518" * 40])
 def test_long_and_foreign_names_are_cut_in_charts_and_whole_in_a_tooltip(name):
     names = [f"{name}{i}" for i in range(20)]
-    one = charts.Interval("Student alone", "alone", 0.5, 0.4, 0.6)
+    one = charts.DotRange("Student alone", "alone", 0.5, 0.4, 0.6)
     every = [
-        charts.Rows("rows", "t", "a", charts.Axis("a", 0.0, 1.0), [(each, (one,)) for each in names]),
+        charts.DotPlot("rows", "t", "a", charts.Axis("a", 0.0, 1.0), [(each, (one,)) for each in names]),
         charts.Matrix("matrix", "t", "a", names, [[1] * 20 for _ in names], "alone"),
         charts.Heat("heat", "t", "a", names, [[0.1 * i * j for i in range(20)] for j in range(20)]),
     ]
@@ -381,10 +381,10 @@ def test_long_and_foreign_names_are_cut_in_charts_and_whole_in_a_tooltip(name):
 
 def test_every_chart_can_be_drawn_with_hostile_names(tmp_path):
     names = [HOSTILE, "$x_1^{", "ü" * 60]
-    one = charts.Interval(HOSTILE, "alone", 0.5, 0.4, 0.6)
+    one = charts.DotRange(HOSTILE, "alone", 0.5, 0.4, 0.6)
     axis = charts.Axis(HOSTILE, 0.0, 1.0)
     every = [
-        charts.Rows("rows", HOSTILE, HOSTILE, axis, [(name, (one, one)) for name in names]),
+        charts.DotPlot("rows", HOSTILE, HOSTILE, axis, [(name, (one, one)) for name in names]),
         charts.Matrix("matrix", HOSTILE, HOSTILE, names, [[3, 1, 0], [0, 4, 0], [2, 0, 0]], "alone"),
         charts.Plane("plane", HOSTILE, HOSTILE, axis, axis, dots=[charts.Dot(0.5, 0.5, "alone", HOSTILE, IMAGE)]),
     ]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from limbeck.arguments import checked
-from limbeck.data.cifar_files import Archive, Part, read_archive
+from limbeck.data.cifar_files import Archive, ArchivePart, read_archive
 from limbeck.data.cifar_sheets import has_sheets, read_sheets
 from limbeck.data.download import download, kept_under
 from limbeck.data.sets import Splits, TensorSet
@@ -140,7 +140,7 @@ def cifar100(folder: str | None = None, labels: Literal["fine", "coarse"] = "fin
     return _splits(_CIFAR100, train, test, 1, _FINE, normalise, _GROUP_OF, _GROUP_NAMES)
 
 
-def _parts(published: _Published, folder: str | None) -> tuple[Part, Part]:
+def _parts(published: _Published, folder: str | None) -> tuple[ArchivePart, ArchivePart]:
     """Read both parts from a folder, or from a download."""
     archive, own = published.archive, os.environ.get("LIMBECK_DATA")
     if folder is not None:
@@ -156,7 +156,7 @@ def _parts(published: _Published, folder: str | None) -> tuple[Part, Part]:
     return read_archive(archive, archive.find(place), published.counts)
 
 
-def _counted(published: _Published, train: Part, test: Part) -> tuple[Part, Part]:
+def _counted(published: _Published, train: ArchivePart, test: ArchivePart) -> tuple[ArchivePart, ArchivePart]:
     for name, part, count in zip(("train", "test"), (train, test), published.counts, strict=True):
         if len(part.labels) != count:
             raise DataError(f"{published.name}/{name}: holds {len(part.labels):,} images, expected {count:,}")
@@ -165,8 +165,8 @@ def _counted(published: _Published, train: Part, test: Part) -> tuple[Part, Part
 
 def _splits(
     published: _Published,
-    train: Part,
-    test: Part,
+    train: ArchivePart,
+    test: ArchivePart,
     column: int,
     names: Sequence[str],
     normalise: bool,

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from limbeck.errors import DataError
 
-__all__ = ["Archive", "Part", "read_archive"]
+__all__ = ["Archive", "ArchivePart", "read_archive"]
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
 
 
 @dataclass(frozen=True)
-class Part:
+class ArchivePart:
     """images: (n, 3, 32, 32) uint8.  labels: (n, kinds of label) uint8, kinds as the files order them."""
 
     images: Tensor
@@ -68,14 +68,14 @@ class Archive:
         raise DataError(f"{place}: found no file of the set; expected {self.file}. Place that archive there")
 
 
-def read_archive(archive: Archive, found: Path, counts: tuple[int, int]) -> tuple[Part, Part]:
+def read_archive(archive: Archive, found: Path, counts: tuple[int, int]) -> tuple[ArchivePart, ArchivePart]:
     """Read the training and the test part from a folder of files or a .tar.gz.
 
     counts: how many images each part has.
     Raises DataError naming the file that is missing, damaged, or not the published one.
     """
     parts = [_room(count, archive.kinds) for count in counts]
-    places: dict[str, tuple[Part, int, int]] = {}
+    places: dict[str, tuple[ArchivePart, int, int]] = {}
     for part, count, names in zip(parts, counts, (archive.train, archive.test), strict=True):
         share = count // len(names)
         places.update({name: (part, number * share, share) for number, name in enumerate(names)})
@@ -91,8 +91,10 @@ def read_archive(archive: Archive, found: Path, counts: tuple[int, int]) -> tupl
     return parts[0], parts[1]
 
 
-def _room(count: int, kinds: int) -> Part:
-    return Part(torch.empty(count, 3, _SIDE, _SIDE, dtype=torch.uint8), torch.empty(count, kinds, dtype=torch.uint8))
+def _room(count: int, kinds: int) -> ArchivePart:
+    return ArchivePart(
+        torch.empty(count, 3, _SIDE, _SIDE, dtype=torch.uint8), torch.empty(count, kinds, dtype=torch.uint8)
+    )
 
 
 def _from_folder(archive: Archive, folder: Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytearray]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.data.cifar_files import Part
+from limbeck.data.cifar_files import ArchivePart
 from limbeck.data.idx import read_idx
 from limbeck.errors import DataError
 
@@ -22,7 +22,7 @@ def has_sheets(place: Path) -> bool:
     return any(place.glob("train-images-*.webp"))
 
 
-def read_sheets(place: Path, part: str, kinds: tuple[str, ...]) -> Part:
+def read_sheets(place: Path, part: str, kinds: tuple[str, ...]) -> ArchivePart:
     """Read one part of a set from sheets of 32×32 RGB tiles, which stand row by row.
 
     part: "train" or "test".  The folder holds PART-images-00.webp, PART-images-01.webp and so on, and for each of
@@ -43,7 +43,7 @@ def read_sheets(place: Path, part: str, kinds: tuple[str, ...]) -> Part:
     with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
         for _ in pool.map(_decode, paths, images.split(counts)):
             pass  # each has filled its part of the images
-    return Part(images, torch.stack(labels, dim=1))
+    return ArchivePart(images, torch.stack(labels, dim=1))
 
 
 def _labels(path: Path) -> Tensor:

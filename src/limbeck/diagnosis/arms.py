@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck import methods
 from limbeck.diagnosis.attribution import ARMS
-from limbeck.diagnosis.subject import Answers, Subject
+from limbeck.diagnosis.subject import Subject, TeacherAnswers
 from limbeck.losses import soften
 from limbeck.objective import Objective
 from limbeck.targets import (
@@ -43,7 +43,7 @@ class Matching:
     tau: float | None
 
 
-def match(answers: Answers, temperature: float) -> Matching:
+def match(answers: TeacherAnswers, temperature: float) -> Matching:
     """Find the settings with which label smoothing and KD-sim are as sure of the true class as the teacher is.
 
     So smoothing alone separates hard labels from label smoothing, the example's own confidence alone KD-pt from label

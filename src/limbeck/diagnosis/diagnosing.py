@@ -14,12 +14,12 @@ from limbeck.diagnosis.arms import Matching, match, objectives
 from limbeck.diagnosis.attribution import Attribution, Effect, attribute, effect
 from limbeck.diagnosis.capacity import Capacity
 from limbeck.diagnosis.causes import Finding, find_causes
-from limbeck.diagnosis.classroom import Classroom, Pupil
 from limbeck.diagnosis.examining import look_into_capacity
 from limbeck.diagnosis.gradient import Rescaling, nearness, rescaling
-from limbeck.diagnosis.searching import Schooling, Setting, search_settings, settled
+from limbeck.diagnosis.searching import ChosenSettings, Setting, search_settings, settled
 from limbeck.diagnosis.signs import Signs, read_signs
-from limbeck.diagnosis.subject import Answers, Subject, ask
+from limbeck.diagnosis.students import StudentTrainer, TrainedStudent
+from limbeck.diagnosis.subject import Subject, TeacherAnswers, ask
 from limbeck.diagnosis.tail import tail_curve, temperature_for
 from limbeck.diagnosis.teacher import TeacherFacts, look_at_teacher
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
@@ -92,27 +92,25 @@ def diagnose(
     began = time.perf_counter()
     say("asking the teacher about every sample, once")
     answers = ask(subject)
-    classroom = Classroom(subject, answers, root, watch)
+    trainer = StudentTrainer(subject, answers, root, watch)
     facts = look_at_teacher(answers, subject.groups)
     matching = match(answers, subject.temperature)
     seeds, search = (seeds[:1], False) if quick else (seeds, search)
     makers, left_out = objectives(subject, matching)
     arms = [name for name in makers if not quick or name in ("hard", "kd")]
-    schooling = (
-        search_settings(classroom, arms, seeds[0], early=_looked_at_early, say=say)
-        if search
-        else settled(classroom, arms)
+    settings_found = (
+        search_settings(trainer, arms, seeds[0], early=_looked_at_early, say=say) if search else settled(trainer, arms)
     )
-    pupils = _teach(classroom, schooling, seeds, say=say)
-    capacity = look_into_capacity(classroom, seeds[0], needed=quick, thresholds=thresholds, say=say)
-    alone = schooling.known.get(("hard", schooling.arms.usual("hard")), pupils["hard"][0])
+    students = _teach(trainer, settings_found, seeds, say=say)
+    capacity = look_into_capacity(trainer, seeds[0], needed=quick, thresholds=thresholds, say=say)
+    alone = settings_found.known.get(("hard", settings_found.arms.usual("hard")), students["hard"][0])
     signs = read_signs(answers, alone, capacity)
     findings = find_causes(signs, thresholds)
-    right = {name: _right(each, answers) for name, each in pupils.items()}
+    right = {name: _right(each, answers) for name, each in students.items()}
     attribution = None if quick else attribute(right, left_out=left_out)
     tail = tail_curve(answers.held_out, alone.held_out)
-    taught = {id(pupil): pupil for each in pupils.values() for pupil in each}
-    taught |= {id(pupil): pupil for pupil in schooling.known.values()}
+    taught = {id(student): student for each in students.values() for student in each}
+    taught |= {id(student): student for student in settings_found.known.values()}
     case = Case(
         signs=signs,
         capacity=capacity,
@@ -131,17 +129,17 @@ def diagnose(
         teacher=facts,
         signs=signs,
         capacity=capacity,
-        rescaling=_rescalings(pupils["kd"][0], answers, _at(subject, schooling.chosen["kd"])),
-        nearness=_nearness(pupils, answers, subject),
+        rescaling=_rescalings(students["kd"][0], answers, _at(subject, settings_found.chosen["kd"])),
+        nearness=_nearness(students, answers, subject),
         matching=matching,
-        chosen=schooling.chosen,
+        chosen=settings_found.chosen,
         attribution=attribution,
         tail=tail,
         findings=findings,
         advice=advise(case),
         thresholds=thresholds,
         trainings=len(taught) + len(capacity.fits),
-        reused=sum(pupil.reused for pupil in taught.values()),
+        reused=sum(student.reused for student in taught.values()),
         seconds=time.perf_counter() - began,
     )
 
@@ -150,17 +148,19 @@ def _looked_at_early(arm: str) -> bool:
     return arm == "kd"
 
 
-def _teach(classroom: Classroom, schooling: Schooling, seeds: Sequence[int], *, say: Say) -> dict[str, list[Pupil]]:
+def _teach(
+    trainer: StudentTrainer, settings_found: ChosenSettings, seeds: Sequence[int], *, say: Say
+) -> dict[str, list[TrainedStudent]]:
     """Train the students of every arm on the same seeds, those of a seed together."""
-    arms = schooling.chosen
+    arms = settings_found.chosen
     say(f"students on {', '.join(arms)}, for {len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
-    known = {(arm, seeds[0]): schooling.known.get((arm, setting)) for arm, setting in arms.items()}
+    known = {(arm, seeds[0]): settings_found.known.get((arm, setting)) for arm, setting in arms.items()}
     wanted = [(arm, seed) for seed in seeds for arm in arms if known.get((arm, seed)) is None]
-    lessons = [
-        schooling.arms.lesson(arm, arms[arm], seed, early=_looked_at_early(arm) and seed == seeds[0])
+    plans = [
+        settings_found.arms.plan(arm, arms[arm], seed, early=_looked_at_early(arm) and seed == seeds[0])
         for arm, seed in wanted
     ]
-    taught = dict(zip(wanted, classroom.teach_all(lessons), strict=True))
+    taught = dict(zip(wanted, trainer.train_all(plans), strict=True))
     return {arm: [known.get((arm, seed)) or taught[arm, seed] for seed in seeds] for arm in arms}
 
 
@@ -169,8 +169,8 @@ def _at(subject: Subject, setting: Setting) -> Subject:
     return subject if setting.temperature is None else replace(subject, temperature=setting.temperature)
 
 
-def _right(pupils: Sequence[Pupil], answers: Answers) -> torch.Tensor:
-    return torch.stack([pupil.held_out.argmax(1) == answers.held_out_labels for pupil in pupils])
+def _right(students: Sequence[TrainedStudent], answers: TeacherAnswers) -> torch.Tensor:
+    return torch.stack([student.held_out.argmax(1) == answers.held_out_labels for student in students])
 
 
 def _better_than_kd(right: Mapping[str, torch.Tensor]) -> tuple[str, Effect] | None:
@@ -183,15 +183,17 @@ def _better_than_kd(right: Mapping[str, torch.Tensor]) -> tuple[str, Effect] | N
     return (best, found) if found.found and found.over_seeds.mean > 0 else None
 
 
-def _rescalings(pupil: Pupil, answers: Answers, subject: Subject) -> tuple[Rescaling, ...]:
-    moments = (("early", pupil.early), ("late", pupil.probe))
+def _rescalings(student: TrainedStudent, answers: TeacherAnswers, subject: Subject) -> tuple[Rescaling, ...]:
+    moments = (("early", student.early), ("late", student.probe))
     return tuple(rescaling(when, logits, answers, subject) for when, logits in moments if logits is not None)
 
 
-def _nearness(pupils: Mapping[str, Sequence[Pupil]], answers: Answers, subject: Subject) -> dict[str, Interval]:
+def _nearness(
+    students: Mapping[str, Sequence[TrainedStudent]], answers: TeacherAnswers, subject: Subject
+) -> dict[str, Interval]:
     found = {}
-    for name, each in pupils.items():
-        values = [nearness(pupil, answers, subject.held_out) for pupil in each]
+    for name, each in students.items():
+        values = [nearness(student, answers, subject.held_out) for student in each]
         known = [value for value in values if value is not None]
         if known:
             found[name] = t_interval(known)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from limbeck import methods
 from limbeck.diagnosis.capacity import Capacity, Fit, asks_larger, asks_longer, judge_capacity
 from limbeck.diagnosis.causes import Finding, find_causes
-from limbeck.diagnosis.classroom import Classroom, Lesson, Pupil
 from limbeck.diagnosis.signs import Signs, read_signs
+from limbeck.diagnosis.students import StudentTrainer, StudentTraining, TrainedStudent
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import fidelity
 from limbeck.objective import Objective
@@ -27,7 +27,7 @@ class Examination:
 
 
 def examine(
-    classroom: Classroom,
+    trainer: StudentTrainer,
     seed: int,
     *,
     needed: bool = False,
@@ -39,14 +39,14 @@ def examine(
     needed: two to four, as many as the findings ask for, which are the same.
     """
     say("a student on hard labels, which knows nothing of the teacher")
-    alone = classroom.teach("hard labels", methods.hard(), seed)
-    capacity = look_into_capacity(classroom, seed, needed=needed, thresholds=thresholds, say=say)
-    signs = read_signs(classroom.answers, alone, capacity)
+    alone = trainer.train("hard labels", methods.hard(), seed)
+    capacity = look_into_capacity(trainer, seed, needed=needed, thresholds=thresholds, say=say)
+    signs = read_signs(trainer.answers, alone, capacity)
     return Examination(signs, capacity, find_causes(signs, thresholds))
 
 
 def look_into_capacity(
-    classroom: Classroom,
+    trainer: StudentTrainer,
     seed: int,
     *,
     needed: bool = False,
@@ -59,22 +59,22 @@ def look_into_capacity(
     """
 
     def objective() -> Objective:
-        return methods.kd(temperature=classroom.subject.temperature, soft_weight=1.0)
+        return methods.kd(temperature=trainer.subject.temperature, soft_weight=1.0)
 
-    lessons = {
-        "student": Lesson("soft targets alone", objective(), seed),
-        "longer": Lesson("soft targets alone, for longer", objective(), seed, times=_LONGER),
+    plans = {
+        "student": StudentTraining("soft targets alone", objective(), seed),
+        "longer": StudentTraining("soft targets alone, for longer", objective(), seed, times=_LONGER),
     }
-    if classroom.subject.larger is not None:
-        lessons["larger"] = Lesson("soft targets alone, the teacher's kind", objective(), seed, larger=True)
+    if trainer.subject.larger is not None:
+        plans["larger"] = StudentTraining("soft targets alone, the teacher's kind", objective(), seed, larger=True)
 
     def fitted(names: Sequence[str]) -> dict[str, Fit]:
-        present = [name for name in names if name in lessons]
-        pupils = classroom.teach_all([lessons[name] for name in present])
-        return {name: _fit(name, pupil, classroom) for name, pupil in zip(present, pupils, strict=True)}
+        present = [name for name in names if name in plans]
+        students = trainer.train_all([plans[name] for name in present])
+        return {name: _fit(name, student, trainer) for name, student in zip(present, students, strict=True)}
 
     if not needed:
-        say(f"{len(lessons)} fits of the teacher's soft targets: the student, for longer, and the teacher's kind")
+        say(f"{len(plans)} fits of the teacher's soft targets: the student, for longer, and the teacher's kind")
         fits = fitted(["student", "longer", "larger"])
     else:
         say("a fit of the teacher's soft targets, and a longer and a larger one where they are asked for")
@@ -86,13 +86,13 @@ def look_into_capacity(
     return judge_capacity(fits["student"], fits.get("longer"), fits.get("larger"), thresholds=thresholds)
 
 
-def _fit(name: str, pupil: Pupil, classroom: Classroom) -> Fit:
-    answers = classroom.answers
+def _fit(name: str, student: TrainedStudent, trainer: StudentTrainer) -> Fit:
+    answers = trainer.answers
     return Fit(
         name=name,
-        epochs=pupil.epochs,
-        parameters=pupil.parameters,
-        train=fidelity(pupil.probe, answers.on_probe, answers.probe_labels),
-        held_out=fidelity(pupil.held_out, answers.held_out, answers.held_out_labels),
-        accuracy=float((pupil.held_out.argmax(1) == answers.held_out_labels).double().mean()),
+        epochs=student.epochs,
+        parameters=student.parameters,
+        train=fidelity(student.probe, answers.on_probe, answers.probe_labels),
+        held_out=fidelity(student.held_out, answers.held_out, answers.held_out_labels),
+        accuracy=float((student.held_out.argmax(1) == answers.held_out_labels).double().mean()),
     )

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.data import Loader, SampleSet
-from limbeck.diagnosis.classroom import Pupil
 from limbeck.diagnosis.correlation import pearson, spearman
 from limbeck.diagnosis.proposition import nearness_order
 from limbeck.diagnosis.rescaling import rescaling_factor
-from limbeck.diagnosis.subject import Answers, Subject
+from limbeck.diagnosis.students import TrainedStudent
+from limbeck.diagnosis.subject import Subject, TeacherAnswers
 from limbeck.networks import evaluating
 from limbeck.outputs import Tap, run_model
 from limbeck.records import Number
@@ -39,7 +39,7 @@ class Rescaling:
     curve: tuple[tuple[Number, Number, int], ...]
 
 
-def rescaling(when: str, student: Tensor, answers: Answers, subject: Subject) -> Rescaling:
+def rescaling(when: str, student: Tensor, answers: TeacherAnswers, subject: Subject) -> Rescaling:
     """Measure the rescaling of the gradient of a student whose logits on the probe are `student`."""
     factor = rescaling_factor(
         student,
@@ -63,7 +63,7 @@ def rescaling(when: str, student: Tensor, answers: Answers, subject: Subject) ->
     )
 
 
-def nearness(pupil: Pupil, answers: Answers, samples: SampleSet) -> float | None:
+def nearness(student: TrainedStudent, answers: TeacherAnswers, samples: SampleSet) -> float | None:
     """Return how far a student puts the wrong classes in the teacher's order on held-out data; see `nearness_order`.
 
     None where the student's last linear layer is not found, or there are two classes.
@@ -71,13 +71,13 @@ def nearness(pupil: Pupil, answers: Answers, samples: SampleSet) -> float | None
     classes = answers.held_out.shape[1]
     linear = [
         (path, module)
-        for path, module in pupil.network.named_modules()
+        for path, module in student.network.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == classes
     ]
     if not linear:
         return None
     path, layer = linear[-1]
-    features = _features(pupil.network, samples, path)
+    features = _features(student.network, samples, path)
     return nearness_order(features, layer.weight.detach().cpu(), answers.held_out, answers.held_out_labels)
 
 

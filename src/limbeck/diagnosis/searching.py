@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from torch.nn import functional as F
 
 from limbeck.diagnosis.arms import match, objectives
-from limbeck.diagnosis.classroom import Classroom, Lesson, Pupil
+from limbeck.diagnosis.students import StudentTrainer, StudentTraining, TrainedStudent
 from limbeck.errors import NonFiniteLossError
 from limbeck.objective import Objective
 
-__all__ = ["CANDIDATES", "Arms", "Schooling", "Setting", "search_settings", "settled"]
+__all__ = ["CANDIDATES", "Arms", "ChosenSettings", "Setting", "search_settings", "settled"]
 
 _STEP = 3.0  # between neighbouring learning rates
 CANDIDATES = 5
@@ -26,21 +26,21 @@ class Setting:
 
 
 class Arms:
-    """The trainings of a classroom's arms, by their settings."""
+    """The trainings of a trainer's arms, by their settings."""
 
-    def __init__(self, classroom: Classroom) -> None:
-        self.classroom = classroom
+    def __init__(self, trainer: StudentTrainer) -> None:
+        self.trainer = trainer
         self._makers: dict[float, Mapping[str, Callable[[], Objective]]] = {}
 
-    def lesson(self, arm: str, setting: Setting, seed: int, *, early: bool) -> Lesson:
+    def plan(self, arm: str, setting: Setting, seed: int, *, early: bool) -> StudentTraining:
         """Return a training of an arm; label smoothing and KD-sim are matched to the teacher at its temperature."""
-        subject = self.classroom.subject
+        subject = self.trainer.subject
         temperature = subject.temperature if setting.temperature is None else setting.temperature
         if temperature not in self._makers:
-            matching = match(self.classroom.answers, temperature)
+            matching = match(self.trainer.answers, temperature)
             self._makers[temperature], _ = objectives(replace(subject, temperature=temperature), matching)
         at = "" if setting.temperature is None else f", T {setting.temperature:g}"
-        return Lesson(
+        return StudentTraining(
             f"{arm}, rate {setting.learning_rate:g}{at}",
             self._makers[temperature][arm](),
             seed,
@@ -50,12 +50,12 @@ class Arms:
 
     def usual(self, arm: str) -> Setting:
         """Return the subject's own settings."""
-        subject = self.classroom.subject
+        subject = self.trainer.subject
         return Setting(subject.training.learning_rate, None if arm == "hard" else subject.temperature)
 
 
 @dataclass(frozen=True, eq=False)
-class Schooling:
+class ChosenSettings:
     """The settings of every arm, and the students that were trained to find them.
 
     known: by arm and setting, of the seed that was searched with.
@@ -63,23 +63,23 @@ class Schooling:
 
     arms: Arms
     chosen: Mapping[str, Setting]
-    known: Mapping[tuple[str, Setting], Pupil]
+    known: Mapping[tuple[str, Setting], TrainedStudent]
 
 
-def settled(classroom: Classroom, arms: Sequence[str]) -> Schooling:
+def settled(trainer: StudentTrainer, arms: Sequence[str]) -> ChosenSettings:
     """Return the subject's own settings for every arm, without a search."""
-    own = Arms(classroom)
-    return Schooling(own, {arm: own.usual(arm) for arm in arms}, {})
+    own = Arms(trainer)
+    return ChosenSettings(own, {arm: own.usual(arm) for arm in arms}, {})
 
 
 def search_settings(
-    classroom: Classroom,
+    trainer: StudentTrainer,
     arms: Sequence[str],
     seed: int,
     *,
     early: Callable[[str], bool] = lambda arm: False,
     say: Callable[[str], None] = lambda line: None,
-) -> Schooling:
+) -> ChosenSettings:
     """Choose for every arm among `CANDIDATES` settings the one with the fewest held-out errors.
 
     On hard labels they are learning rates: the subject's, thrice and nine times as much, a third and a ninth.  With
@@ -88,20 +88,20 @@ def search_settings(
     Each arm is offered as many settings, so that none gains more than another from being measured where it was chosen.
     A setting whose loss is no longer finite is passed over; NonFiniteLossError where none of an arm is left.
     """
-    own = Arms(classroom)
-    known: dict[tuple[str, Setting], Pupil] = {}
+    own = Arms(trainer)
+    known: dict[tuple[str, Setting], TrainedStudent] = {}
     errors: dict[tuple[str, Setting], NonFiniteLossError] = {}
 
     def attempt(wanted: Sequence[tuple[str, Setting]]) -> None:
-        lessons = [own.lesson(arm, setting, seed, early=early(arm)) for arm, setting in wanted]
-        for key, outcome in zip(wanted, classroom.attempt_all(lessons), strict=True):
-            if isinstance(outcome, Pupil):
+        plans = [own.plan(arm, setting, seed, early=early(arm)) for arm, setting in wanted]
+        for key, outcome in zip(wanted, trainer.attempt_all(plans), strict=True):
+            if isinstance(outcome, TrainedStudent):
                 known[key] = outcome
             else:
                 errors[key] = outcome
 
     def best(arm: str) -> Setting:
-        scored = {setting: _score(classroom, pupil) for (of, setting), pupil in known.items() if of == arm}
+        scored = {setting: _score(trainer, student) for (of, setting), student in known.items() if of == arm}
         if not scored:
             raise next(error for (of, _), error in errors.items() if of == arm)
         return min(scored, key=lambda setting: scored[setting])
@@ -114,7 +114,7 @@ def search_settings(
     for arm, setting in chosen.items():
         at = "" if setting.temperature is None else f", T = {setting.temperature:g}"
         say(f"search, {arm}: learning rate {setting.learning_rate:g}{at}")
-    return Schooling(own, chosen, known)
+    return ChosenSettings(own, chosen, known)
 
 
 def _rates(usual: Setting) -> list[Setting]:
@@ -131,8 +131,8 @@ def _temperatures(found: Setting) -> list[Setting]:
     return [replace(found, temperature=factor * found.temperature) for factor in factors]
 
 
-def _score(classroom: Classroom, pupil: Pupil) -> tuple[float, float]:
+def _score(trainer: StudentTrainer, student: TrainedStudent) -> tuple[float, float]:
     """Return held-out errors and nll, both to be small; of equals the first that was tried is kept."""
-    labels = classroom.answers.held_out_labels
-    errors = float((pupil.held_out.argmax(1) != labels).sum())
-    return errors, float(F.cross_entropy(pupil.held_out.double(), labels))
+    labels = trainer.answers.held_out_labels
+    errors = float((student.held_out.argmax(1) != labels).sum())
+    return errors, float(F.cross_entropy(student.held_out.double(), labels))

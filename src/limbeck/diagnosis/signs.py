@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from limbeck.diagnosis.capacity import Capacity
-from limbeck.diagnosis.classroom import Pupil
 from limbeck.diagnosis.confidence import confidence
 from limbeck.diagnosis.relations import (
     class_correlation,
@@ -12,7 +11,8 @@ from limbeck.diagnosis.relations import (
     seconded,
     seconded_classes,
 )
-from limbeck.diagnosis.subject import Answers
+from limbeck.diagnosis.students import TrainedStudent
+from limbeck.diagnosis.subject import TeacherAnswers
 from limbeck.records import Number
 
 __all__ = ["HIGH", "Signs", "read_signs"]
@@ -50,7 +50,7 @@ class Signs:
     limit: str | None
 
 
-def read_signs(answers: Answers, alone: Pupil, capacity: Capacity | None) -> Signs:
+def read_signs(answers: TeacherAnswers, alone: TrainedStudent, capacity: Capacity | None) -> Signs:
     """Read the signs off a teacher's answers and a student's that was trained on hard labels.
 
     alone: that student.  capacity: None where it was not looked into.

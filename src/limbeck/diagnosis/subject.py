@@ -17,7 +17,7 @@ from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers import store
 from limbeck.training import Training
 
-__all__ = ["Answers", "Subject", "ask", "require_one_label"]
+__all__ = ["Subject", "TeacherAnswers", "ask", "require_one_label"]
 
 _PROBED = 10_000  # training examples that students are asked about
 
@@ -77,7 +77,7 @@ def require_one_label(samples: SampleSet) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class TeacherAnswers:
     """What the teacher said, once and for all.
 
     train, held_out: logits (n, K) on the unaugmented samples of the subject's sets.
@@ -105,13 +105,13 @@ class Answers:
         return self.train_labels[self.probe]
 
 
-def ask(subject: Subject) -> Answers:
+def ask(subject: Subject) -> TeacherAnswers:
     """Ask the teacher once about every sample; nothing that follows asks it again, unless training augments."""
     train, held_out = (store(subject.teacher, part, clean=subject.clean) for part in (subject.train, subject.held_out))
     exact = subject.clean or not subject.training.augment.active
     size = len(subject.train)
     probe = permutation(0, "probe", 0, size)[:_PROBED].sort().values
-    return Answers(
+    return TeacherAnswers(
         train=train.logits.float().cpu(),
         held_out=held_out.logits.float().cpu(),
         train_labels=subject.train.labels.cpu(),

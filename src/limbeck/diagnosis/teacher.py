@@ -9,7 +9,7 @@ from limbeck.diagnosis.blocks import Blocks, blocks, found_blocks, rand_index
 from limbeck.diagnosis.confidence import Confidence, confidence
 from limbeck.diagnosis.relations import OtherClasses, class_correlation, off_diagonal, other_classes
 from limbeck.diagnosis.signs import HIGH
-from limbeck.diagnosis.subject import Answers
+from limbeck.diagnosis.subject import TeacherAnswers
 from limbeck.errors import InputError
 from limbeck.targets import class_cosines
 
@@ -47,7 +47,7 @@ class TeacherFacts:
     order: tuple[int, ...]
 
 
-def look_at_teacher(answers: Answers, groups: Sequence[int] | None) -> TeacherFacts:
+def look_at_teacher(answers: TeacherAnswers, groups: Sequence[int] | None) -> TeacherFacts:
     """Read everything off a teacher's answers.  groups: of each class, where a hierarchy is known."""
     probe, labels = answers.on_probe, answers.probe_labels
     high = class_correlation(probe, HIGH)

@@ -12,12 +12,12 @@ __all__ = [
     "Bar",
     "Chart",
     "Dot",
-    "Interval",
+    "DotPlot",
+    "DotRange",
     "Line",
     "Matrix",
     "Plane",
     "Point",
-    "Rows",
     "breadth",
     "short",
     "shortened",
@@ -142,7 +142,7 @@ class Plane(Chart):
 
 
 @dataclass(frozen=True)
-class Interval:
+class DotRange:
     """A value with its interval, in the colour of a series."""
 
     series: str
@@ -153,11 +153,11 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Rows(Chart):
+class DotPlot(Chart):
     """Names down the side, and for each the values of some series along one axis.  origin: where an upright stands."""
 
     x: Axis
-    rows: Sequence[tuple[str, Sequence[Interval]]]
+    rows: Sequence[tuple[str, Sequence[DotRange]]]
     origin: float | None = None
 
 

@@ -1,7 +1,7 @@
 """Several runs on one page: their errors side by side, the tables, and what differs."""
 
 from limbeck.evaluation import figures_of
-from limbeck.report.charts import Interval, Rows, spanning
+from limbeck.report.charts import DotPlot, DotRange, spanning
 from limbeck.results.comparison import Comparison
 
 __all__ = ["errors_of_runs"]
@@ -14,7 +14,7 @@ _MODELS = (
 )
 
 
-def errors_of_runs(found: Comparison) -> Rows | None:
+def errors_of_runs(found: Comparison) -> DotPlot | None:
     """Draw the errors of each run's models with their intervals; None where the runs have other test samples."""
     if len({run.evaluation.test.digest for run in found.runs}) > 1:
         return None
@@ -25,7 +25,7 @@ def errors_of_runs(found: Comparison) -> Rows | None:
         for role, name, colour in _MODELS:
             if (value := run.figure(role, "errors")) is not None:
                 low, high = value.ends
-                entries.append(Interval(name, colour, value.mean, max(low, 0.0), high))
+                entries.append(DotRange(name, colour, value.mean, max(low, 0.0), high))
         rows.append((run.label, entries))
     ends = [entry.high for _, entries in rows for entry in entries]
     named = f"test {figures.errors}"
@@ -34,4 +34,4 @@ def errors_of_runs(found: Comparison) -> Rows | None:
         for label, entries in rows
     )
     axis = spanning(f"{named} ({figures.better} is better)", [0.0, *ends], zero=True)
-    return Rows("runs", f"{named.capitalize()} of each run", f"Dot plot of {named}. {said}.", axis, rows)
+    return DotPlot("runs", f"{named.capitalize()} of each run", f"Dot plot of {named}. {said}.", axis, rows)

@@ -14,7 +14,7 @@ from limbeck.diagnosis.gradient import Rescaling
 from limbeck.diagnosis.searching import CANDIDATES
 from limbeck.diagnosis.signs import HIGH
 from limbeck.diagnosis.teacher import TeacherFacts
-from limbeck.report.charts import Axis, Bar, Chart, Heat, Interval, Line, Plane, Rows, spanning
+from limbeck.report.charts import Axis, Bar, Chart, DotPlot, DotRange, Heat, Line, Plane, spanning
 from limbeck.results.diagnoses import newest
 
 __all__ = ["DiagnosisSection", "diagnosis_section"]
@@ -103,31 +103,31 @@ def _searched(content: Diagnosis) -> str:
     )
 
 
-def _effects(attribution: Attribution) -> Rows:
+def _effects(attribution: Attribution) -> DotPlot:
     """Draw what each part of the distillation does."""
     rows = []
     for each in attribution.effects:
         over = each.over_seeds
         colour = "distilled" if each.found else "other"
-        value = Interval(each.name, colour, *(100 * v for v in (over.mean, over.low, over.high)))
+        value = DotRange(each.name, colour, *(100 * v for v in (over.mean, over.low, over.high)))
         rows.append((each.name, (value,)))
     ends = [end for _, (value,) in rows for end in (value.low, value.high)]
     said = "; ".join(each.verdict() for each in attribution.effects)
     axis = spanning("points of accuracy", [0.0, *ends])
-    return Rows("effects", "What each part of the distillation does", f"Dot plot of effects. {said}.", axis, rows)
+    return DotPlot("effects", "What each part of the distillation does", f"Dot plot of effects. {said}.", axis, rows)
 
 
-def _arms(attribution: Attribution) -> Rows:
+def _arms(attribution: Attribution) -> DotPlot:
     """Draw the accuracy of the students by target."""
     rows = []
     for name, over in attribution.accuracies.items():
         colour, title = {"hard": "alone", "kd": "distilled"}.get(name, "other"), ARMS.get(name, name)
-        value = Interval(title, colour, over.mean, *over.ends)
+        value = DotRange(title, colour, over.mean, *over.ends)
         rows.append((title, (value,)))
     ends = [end for _, (value,) in rows for end in (value.low, value.high)]
     said = "; ".join(f"{name} {value.value:.1%}" for name, (value,) in rows)
     axis = spanning("accuracy on held-out data", ends, share=True)
-    return Rows("targets", "Students by what they learn from", f"Dot plot of accuracies: {said}.", axis, rows)
+    return DotPlot("targets", "Students by what they learn from", f"Dot plot of accuracies: {said}.", axis, rows)
 
 
 def _rescaling(found: Sequence[Rescaling]) -> Plane:
@@ -206,7 +206,7 @@ def _heats(teacher: TeacherFacts, names: Sequence[str]) -> list[tuple[Chart, str
     return found
 
 
-def _capacity(capacity: Capacity) -> Rows:
+def _capacity(capacity: Capacity) -> DotPlot:
     """Draw how far the fits of the teacher's soft targets differ from it."""
     rows = []
     for fit in capacity.fits:
@@ -214,7 +214,7 @@ def _capacity(capacity: Capacity) -> Rows:
             ("training samples", "third", fit.disagreement),
             ("held-out samples", "fourth", 1.0 - fit.held_out.agreement),
         ]
-        rows.append((_FITS[fit.name], [Interval(name, colour, v, v, v) for name, colour, v in values]))
+        rows.append((_FITS[fit.name], [DotRange(name, colour, v, v, v) for name, colour, v in values]))
     said = "; ".join(
         f"{name}: {entries[0].value:.1%} in training, {entries[1].value:.1%} held out" for name, entries in rows
     )
@@ -222,7 +222,7 @@ def _capacity(capacity: Capacity) -> Rows:
         "share answered unlike the teacher", [v.value for _, entries in rows for v in entries], zero=True, share=True
     )
     title = "Who can follow the teacher"
-    return Rows("capacity", title, f"Dot plot of disagreement with the teacher. {said}.", axis, rows)
+    return DotPlot("capacity", title, f"Dot plot of disagreement with the teacher. {said}.", axis, rows)
 
 
 def _facts(content: Diagnosis) -> list[tuple[str, str]]:

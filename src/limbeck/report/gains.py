@@ -10,7 +10,7 @@ from limbeck.batch import UNLABELLED
 from limbeck.evaluation.paired import ClassGain, class_gains
 from limbeck.evaluation.scores import score
 from limbeck.evaluation.tail import Tail, tail_gains
-from limbeck.report.charts import Axis, Interval, Rows, shortened, signed, spanning
+from limbeck.report.charts import Axis, DotPlot, DotRange, shortened, signed, spanning
 from limbeck.report.gather import Gathered
 
 __all__ = ["Gains", "gains"]
@@ -24,7 +24,7 @@ _MOST_NAMED = 8
 class Gains:
     """Gain and harm by class.  said: in words, on rare classes above all.  head, rows: of the table of all classes."""
 
-    chart: Rows
+    chart: DotPlot
     said: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -62,7 +62,7 @@ def _row(gain: ClassGain, tail: Tail, name: str) -> list[str]:
     ]
 
 
-def _chart(found: Sequence[ClassGain], tail: Tail, names: Sequence[str]) -> Rows:
+def _chart(found: Sequence[ClassGain], tail: Tail, names: Sequence[str]) -> DotPlot:
     drawn, title = found, "Gain and harm of distillation, by class"
     if len(found) > _MOST_DRAWN:
         most = {gain.label for gain in sorted(found, key=lambda gain: -abs(gain.difference.value))[:_MOST_DRAWN]}
@@ -73,7 +73,7 @@ def _chart(found: Sequence[ClassGain], tail: Tail, names: Sequence[str]) -> Rows
         low, value, high = (100 * end for end in (gain.difference.low, gain.difference.value, gain.difference.high))
         count = f" · {tail.trained[gain.label]:,}"
         name = shortened(names[gain.label], 28 - len(count)) + count
-        rows.append((name, (Interval(name, colour, value, low, high),)))
+        rows.append((name, (DotRange(name, colour, value, low, high),)))
     ends = [end for _, (entry,) in rows for end in (entry.low, entry.high)]
     span = spanning("", [0.0, *ends])
     axis = Axis("change in accuracy, points", max(span.low, -100.0), min(span.high, 100.0))
@@ -83,7 +83,7 @@ def _chart(found: Sequence[ClassGain], tail: Tail, names: Sequence[str]) -> Rows
         for word, gain in (("the most is gained", best), ("the least", worst))
     )
     alternative = f"Dot plot of the change in accuracy of {len(drawn)} classes, by training examples: {said}."
-    return Rows("class-gains", title, alternative, axis, rows, origin=0.0)
+    return DotPlot("class-gains", title, alternative, axis, rows, origin=0.0)
 
 
 def _said(tail: Tail, names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from limbeck.locks import exclusive
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder, read_manifest
 
-__all__ = ["Answers", "Curve", "Gathered", "Model", "Taught", "gather"]
+__all__ = ["Curve", "Gathered", "Model", "Taught", "TestAnswers", "gather"]
 
 _OWN_COLOUR = ("teacher", "alone", "distilled")
 _MOST_MODELS = 5
@@ -61,7 +61,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Answers:
+class TestAnswers:
     """Logits (n, K) on the test set by role, one tensor a seed, and the labels (n,).
 
     Where an example has several labels or one for each place, each of them is a row; of a regression the logits are the
@@ -116,7 +116,7 @@ class Gathered:
     run: FinishedRun
     models: tuple[Model, ...]
     standing: Standing
-    answers: Answers | None
+    answers: TestAnswers | None
     taught: Taught | None
     curves: Mapping[str, Mapping[str, Curve]]
     manifest: Mapping[str, Any]
@@ -172,7 +172,7 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         run=run,
         models=_models(run, networks),
         standing=run.outcome.standing(),
-        answers=Answers(labels=_rows(some), logits=logits, fitted=fitted, samples=some) if logits else None,
+        answers=TestAnswers(labels=_rows(some), logits=logits, fitted=fitted, samples=some) if logits else None,
         taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
         curves={role: _curves(run, role, notes) for role in _shown(run)},
         manifest=_manifest(folder, notes),

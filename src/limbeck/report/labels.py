@@ -9,8 +9,8 @@ from torch import Tensor
 
 from limbeck.evaluation.figures import average_precision
 from limbeck.losses import KL, soften
-from limbeck.report.charts import Axis, Interval, Rows
-from limbeck.report.gather import Answers, Gathered
+from limbeck.report.charts import Axis, DotPlot, DotRange
+from limbeck.report.gather import Gathered, TestAnswers
 from limbeck.report.pictures import BARS, Disagreement, chosen, dial, percent, picture, pictured
 from limbeck.tasks import UNLABELLED
 
@@ -19,7 +19,7 @@ __all__ = ["disagreements", "explorer", "listed", "named", "precisions"]
 _MOST_DRAWN = 24
 
 
-def precisions(gathered: Gathered) -> Rows | None:
+def precisions(gathered: Gathered) -> DotPlot | None:
     """Draw the average precision of each label; of many, the ones where the students differ most."""
     answers = gathered.answers
     models = [model for model in gathered.chief if answers is not None and answers.has(model.role)]
@@ -44,10 +44,10 @@ def precisions(gathered: Gathered) -> Rows | None:
     low = min(entry.value for _, entries in rows for entry in entries)
     said = f"the {last.name.lower()} is worst on {names[worst]}, {_value(table[last.role][worst]):.0%}"
     axis = Axis("average precision", max(0.0, int(20 * (low - 0.02)) / 20), 1.0, share=True)
-    return Rows("labels", title, f"Dot plot of the average precision of {len(rows)} labels: {said}.", axis, rows)
+    return DotPlot("labels", title, f"Dot plot of the average precision of {len(rows)} labels: {said}.", axis, rows)
 
 
-def _precisions(answers: Answers, role: str) -> list[float | None]:
+def _precisions(answers: TestAnswers, role: str) -> list[float | None]:
     """Return each label's average precision, mean over the seeds; None where no sample has it."""
     truth = answers.samples.labels.cpu()
     known, margins = truth != UNLABELLED, [_margins(rows, truth.shape) for rows in answers.logits[role]]
@@ -69,8 +69,8 @@ def _value(found: float | None) -> float:
     return 0.0 if found is None else found
 
 
-def _point(name: str, colour: str, value: float) -> Interval:
-    return Interval(name, colour, value, value, value)
+def _point(name: str, colour: str, value: float) -> DotRange:
+    return DotRange(name, colour, value, value, value)
 
 
 def listed(gathered: Gathered, most: int = 10) -> list[list[str]]:

@@ -47,7 +47,7 @@ def trusted(gathered: Gathered) -> list[tuple[Plane, str]]:
         bias = fmean(map(float, over))
         aside = f"{short(abs(bias))} too {'low' if bias < 0 else 'high'}"
         note = f"Root mean squared error {error:.4g}; R² {explained:.3f}; on average {aside}."
-        title = f"Answers and truth, {model.name.lower()}"
+        title = f"TestAnswers and truth, {model.name.lower()}"
         said = f"Scatter plot of the answers of the {model.name.lower()} over the truth on the test set: {note}"
         first = answers.logits[model.role][0][known]
         found.append((_scatter(f"truth-{model.role}", title, said, answers.labels[known], first, model.colour), note))

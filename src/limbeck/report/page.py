@@ -17,7 +17,7 @@ from limbeck import methods, schemes, targets
 from limbeck.card import Card
 from limbeck.errors import InputError, RunError
 from limbeck.report import curves, figures, panels, pictures, story, svg
-from limbeck.report.charts import Chart, Heat, Matrix, Plane, Rows, short
+from limbeck.report.charts import Chart, DotPlot, Heat, Matrix, Plane, short
 from limbeck.report.compared import errors_of_runs
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
 from limbeck.report.gather import Gathered, gather
@@ -218,7 +218,7 @@ def numbers_of(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
             return head, [
                 [f"{place:.3g}", *(f"{v[place]:.4g}" if place in v else "" for v in values)] for place in chosen
             ]
-        case Rows(rows=rows) if rows and len(rows[0][1]) > 1:
+        case DotPlot(rows=rows) if rows and len(rows[0][1]) > 1:
             named = {"runs": "run", "labels": "label", "capacity": "network"}.get(chart.key, "class")
             head = [named, *(entry.series for entry in rows[0][1])]
             return head, [[name, *(f"{entry.value:.3f}" for entry in entries)] for name, entries in rows]

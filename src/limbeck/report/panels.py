@@ -12,7 +12,7 @@ from limbeck.evaluation.calibration import Reliability, reliability
 from limbeck.evaluation.figures import number
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
-from limbeck.report.charts import Axis, Bar, Chart, Dot, Interval, Line, Matrix, Plane, Rows, spanning
+from limbeck.report.charts import Axis, Bar, Chart, Dot, DotPlot, DotRange, Line, Matrix, Plane, spanning
 from limbeck.report.gather import Gathered, Model
 from limbeck.report.story import ModelRow
 from limbeck.tasks import CLASSIFICATION
@@ -33,12 +33,12 @@ _FOOT = 0.1  # of the height of a plot
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 
 
-def errors_chart(rows: Sequence[ModelRow], figures: Figures = _CLASSES) -> Rows:
+def errors_chart(rows: Sequence[ModelRow], figures: Figures = _CLASSES) -> DotPlot:
     """Draw the errors of the models with their intervals."""
     entries = [
         (
             row.model.name,
-            (Interval(row.model.name, row.model.colour, row.model.errors.mean, row.low, row.high),),
+            (DotRange(row.model.name, row.model.colour, row.model.errors.mean, row.low, row.high),),
         )
         for row in rows
     ]
@@ -49,10 +49,10 @@ def errors_chart(rows: Sequence[ModelRow], figures: Figures = _CLASSES) -> Rows:
     kinds = {row.over for row in rows}
     drawn = "both seeds" if kinds == {"two seeds"} else "95 % intervals" if kinds - {"", "two seeds"} else ""
     title = f"{named.capitalize()}, with {drawn}" if drawn else named.capitalize()
-    return Rows("errors", title, f"Dot plot of {named}. {said}.", axis, entries)
+    return DotPlot("errors", title, f"Dot plot of {named}. {said}.", axis, entries)
 
 
-def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
+def class_chart(gathered: Gathered, most: int = 24) -> DotPlot | None:
     """Draw the accuracy on each class; with many classes, the ones where the students differ most."""
     table = class_accuracies(gathered)
     models = [model for model in gathered.chief if model.role in table]
@@ -75,11 +75,11 @@ def class_chart(gathered: Gathered, most: int = 24) -> Rows | None:
     worst = min(classes, key=lambda label: float(table[models[-1].role][label]))
     said = f"the {models[-1].name.lower()} is worst on {names[worst]}, {float(table[models[-1].role][worst]):.0%}"
     axis = Axis("accuracy", low, 1.0, share=True)
-    return Rows("classes", title, f"Dot plot of the accuracy on {len(rows)} classes: {said}.", axis, rows)
+    return DotPlot("classes", title, f"Dot plot of the accuracy on {len(rows)} classes: {said}.", axis, rows)
 
 
-def _on_class(model: Model, value: float) -> Interval:
-    return Interval(model.name, model.colour, value, value, value)
+def _on_class(model: Model, value: float) -> DotRange:
+    return DotRange(model.name, model.colour, value, value, value)
 
 
 def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from html import escape
 
-from limbeck.report.charts import Axis, Chart, Heat, Line, Matrix, Plane, Rows, breadth, shortened
+from limbeck.report.charts import Axis, Chart, DotPlot, Heat, Line, Matrix, Plane, breadth, shortened
 
 __all__ = ["draw", "legend", "parts"]
 
@@ -43,13 +43,13 @@ def parts(chart: Chart) -> _Drawn:
     match chart:
         case Plane():
             return _plane(chart)
-        case Rows():
+        case DotPlot():
             return _rows(chart)
         case Matrix():
             return _matrix(chart)
         case Heat():
             return _heat(chart)
-    raise TypeError(f"chart: found {type(chart).__name__}, expected Plane, Rows, Matrix or Heat")
+    raise TypeError(f"chart: found {type(chart).__name__}, expected Plane, DotPlot, Matrix or Heat")
 
 
 def legend(chart: Chart) -> list[tuple[str, str, str]]:
@@ -57,7 +57,7 @@ def legend(chart: Chart) -> list[tuple[str, str, str]]:
     found: dict[str, tuple[str, str, str]] = {}
     if isinstance(chart, Plane):
         found = {line.name: (line.name, line.colour, line.dash) for line in chart.lines if line.name}
-    elif isinstance(chart, Rows):
+    elif isinstance(chart, DotPlot):
         rows = [(name, each) for name, entries in chart.rows for each in entries]
         found = {each.series: (each.series, each.colour, "") for name, each in rows if name != each.series}
     return list(found.values()) if len(found) > 1 else []
@@ -182,7 +182,7 @@ def _fitting(axis: Axis, place: _Scale) -> list[tuple[float, str]]:
     return kept if len(kept) > 1 else [found[0], found[-1]]
 
 
-def _rows(chart: Rows) -> _Drawn:
+def _rows(chart: DotPlot) -> _Drawn:
     longest = max((breadth(shortened(name, _ROOM)) for name, _ in chart.rows), default=0)
     left, right = min(max(longest * _LETTER + 14, 40.0), 185.0), _WIDTH - 18.0
     top = 6.0

@@ -12,7 +12,7 @@ from limbeck.evaluation import predict
 from limbeck.results.finished import FinishedRun
 from limbeck.results.measured import place
 from limbeck.tasks import Task, task_named
-from limbeck.teachers.answers import Answers
+from limbeck.teachers.answers import LookedUpAnswers
 
 __all__ = ["TrainedModel", "load"]
 
@@ -48,7 +48,7 @@ def load(
         raise InputError(f"seed: found {seed}; expected one of the run's: {', '.join(map(str, finished.seeds))}")
     seed = finished.seeds[0] if seed is None else seed
     model = finished.model(role, seed).to(place(device)).eval()
-    if any(isinstance(module, Answers) for module in model.modules()):
+    if any(isinstance(module, LookedUpAnswers) for module in model.modules()):
         raise ModelError(
             f"role: '{role}' of '{run}' is no network: its answers to the run's own samples were made elsewhere. "
             "Load another role"

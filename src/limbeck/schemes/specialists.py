@@ -37,7 +37,7 @@ from limbeck.training import Job, Training, fit_apart
 if TYPE_CHECKING:
     from limbeck.batch import Batch
 
-__all__ = ["CARD", "Grouping", "OtherClasses", "SpecialistTraining", "Specialists", "specialist_distiller"]
+__all__ = ["CARD", "Grouping", "OffSetClasses", "SpecialistTraining", "Specialists", "specialist_distiller"]
 
 CARD = Card(
     name="specialists",
@@ -107,7 +107,7 @@ class SpecialistTraining(Training):
     learning_rate: float = 0.01
 
 
-class OtherClasses(Term):
+class OffSetClasses(Term):
     """T²·KL between teacher and student among the classes outside a set, for specialists with a full softmax.
 
     Both distributions are of these classes alone, softened at `temperature`; how much they all get together is for the
@@ -147,7 +147,7 @@ def specialist_distiller(
     terms: list[Term] = [HardLabels()]
     teacher: Teacher | None = None
     if specialist.full:
-        terms.append(OtherClasses((~specialist.member).nonzero().squeeze(1), soft_weight, temperature=temperature))
+        terms.append(OffSetClasses((~specialist.member).nonzero().squeeze(1), soft_weight, temperature=temperature))
         teacher = ModelTeacher(generalist)
     return Distiller(specialist, teacher, Objective(terms))
 

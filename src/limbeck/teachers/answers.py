@@ -11,13 +11,13 @@ from limbeck.randomness import fingerprints
 from limbeck.tasks import Need
 from limbeck.teachers.arrays import ArrayTeacher, read_of_splits
 
-__all__ = ["Answers", "answers"]
+__all__ = ["LookedUpAnswers", "answers"]
 
 _NEVER = -1e4
 """The logit of a class that is impossible: its probability is 0 at any temperature that is used, and yet finite."""
 
 
-def answers(input_shape: Sequence[int], classes: int, path: str, renormalise: bool = False) -> "Answers":
+def answers(input_shape: Sequence[int], classes: int, path: str, renormalise: bool = False) -> "LookedUpAnswers":
     """Return what an .npz or .safetensors file holds, made elsewhere, as a teacher of a recipe.
 
     path: the file; see `ArrayTeacher.read` for its arrays.  It has an answer to every sample, those of the test set
@@ -25,10 +25,10 @@ def answers(input_shape: Sequence[int], classes: int, path: str, renormalise: bo
         set with a test part of its own, further arrays whose names begin with `test_`.
     renormalise: divide each row of probabilities by its sum.
     """
-    return Answers(input_shape, classes, path, renormalise=renormalise)
+    return LookedUpAnswers(input_shape, classes, path, renormalise=renormalise)
 
 
-class Answers(nn.Module):
+class LookedUpAnswers(nn.Module):
     """Logits by sample: the logarithms of a black box's probabilities, looked up by the sample's unaugmented content.
 
     Before it is filled or loaded it answers 0 for everything.  Samples that are alike have one answer, the mean of
@@ -36,7 +36,7 @@ class Answers(nn.Module):
 
     >>> import limbeck as lb
     >>> data = lb.data.bundled("iris")
-    >>> model = Answers((4,), 3, "")
+    >>> model = LookedUpAnswers((4,), 3, "")
     >>> whole = torch.eye(3)[torch.arange(150) // 50]
     >>> model.fill([(part, lb.ArrayTeacher.of_probabilities(whole, part, index=torch.arange(150))) for part in (
     ...     data.train, data.test)])
@@ -107,8 +107,8 @@ class Answers(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def answers_of(model: nn.Module) -> Answers:
+def answers_of(model: nn.Module) -> LookedUpAnswers:
     """Return the module of a member whose answers were made elsewhere."""
-    if not isinstance(model, Answers):
+    if not isinstance(model, LookedUpAnswers):
         raise InputError(f"{type(model).__name__} looks no answers up")
     return model

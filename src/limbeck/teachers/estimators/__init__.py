@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from limbeck.teachers.estimators.fitted import Fitted
-from limbeck.teachers.estimators.linear import Scores, logistic_regression
+from limbeck.teachers.estimators.linear import LinearScores, logistic_regression
 from limbeck.teachers.estimators.trees import Trees, extra_trees, gradient_boosting, random_forest
 
 __all__ = [
     "Fitted",
-    "Scores",
+    "LinearScores",
     "Trees",
     "builder",
     "extra_trees",

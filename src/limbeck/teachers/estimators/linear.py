@@ -14,23 +14,23 @@ from limbeck.tasks import Task
 from limbeck.teachers.estimators.fitted import Fitted
 from limbeck.teachers.estimators.trees import missing_class
 
-__all__ = ["Scores", "logistic_regression"]
+__all__ = ["LinearScores", "logistic_regression"]
 
 
 def logistic_regression(
     input_shape: Sequence[int], classes: int, inverse_penalty: float = 1.0, iterations: int = 1000
-) -> "Scores":
+) -> "LinearScores":
     """Return multinomial logistic regression; its answers are its scores, which are logits as they are.
 
     inverse_penalty: 1/λ of the L2 penalty.  iterations: of LBFGS at most.  Every class needs a sample.
     """
     checks.positive("inverse_penalty", inverse_penalty)
     checks.at_least("iterations", iterations, 1)
-    return Scores(input_shape, classes, inverse_penalty, iterations)
+    return LinearScores(input_shape, classes, inverse_penalty, iterations)
 
 
-class Scores(Fitted):
-    """Scores that are linear in the row: weight (outputs, columns), bias (outputs,)."""
+class LinearScores(Fitted):
+    """LinearScores that are linear in the row: weight (outputs, columns), bias (outputs,)."""
 
     regresses = False
 

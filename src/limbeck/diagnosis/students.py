@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.diagnosis.subject import Answers, Subject
+from limbeck.diagnosis.subject import Subject, TeacherAnswers
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import predict
@@ -17,14 +17,14 @@ from limbeck.training.progress import ignore
 from limbeck.training.together import SHARED
 from limbeck.training.trained import Wanted, attempt_or_read, read_if_same
 
-__all__ = ["Classroom", "Lesson", "Pupil"]
+__all__ = ["StudentTrainer", "StudentTraining", "TrainedStudent"]
 
 TOGETHER = 16  # students that are trained at a time: all of them are in memory
 _EARLY = 1  # the epoch after which a student is looked at early in its training
 
 
 @dataclass(frozen=True, eq=False)
-class Pupil:
+class TrainedStudent:
     """A trained student's answers.
 
     probe, held_out: logits on the subject's probe of the training data and on its held-out data.
@@ -46,7 +46,7 @@ class Pupil:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class StudentTraining:
     """One training of a student.
 
     name: what its progress is called by.  training: by default the subject's.  times: so many times its epochs.
@@ -63,41 +63,41 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False)
-class Classroom:
+class StudentTrainer:
     """Trains students of a subject, those of a seed on the same batches in one process.
 
     root: the cache that trainings are kept in, see `limbeck.training.trained`; None keeps nothing.
     """
 
     subject: Subject
-    answers: Answers
+    answers: TeacherAnswers
     root: Path | None = None
     watch: Observer = ignore
 
-    def teach(self, name: str, objective: Objective, seed: int, **more: Any) -> Pupil:
-        """Train a student from a seed, or read it; more: see `Lesson`."""
-        return self.teach_all([Lesson(name, objective, seed, **more)])[0]
+    def train(self, name: str, objective: Objective, seed: int, **more: Any) -> TrainedStudent:
+        """Train a student from a seed, or read it; more: see `StudentTraining`."""
+        return self.train_all([StudentTraining(name, objective, seed, **more)])[0]
 
-    def teach_all(self, lessons: Sequence[Lesson]) -> list[Pupil]:
-        """Train a student for each lesson, or read it; each is what it would be if it were taught alone.
+    def train_all(self, plans: Sequence[StudentTraining]) -> list[TrainedStudent]:
+        """Train a student for each plan, or read it; each is what it would be if it were taught alone.
 
         No choice is made: all epochs are run, the last weights are kept, and the held-out data is looked at once.
         """
-        pupils = []
-        for outcome in self.attempt_all(lessons):
+        students = []
+        for outcome in self.attempt_all(plans):
             if isinstance(outcome, NonFiniteLossError):
                 raise outcome
-            pupils.append(outcome)
-        return pupils
+            students.append(outcome)
+        return students
 
-    def attempt_all(self, lessons: Sequence[Lesson]) -> list[Pupil | NonFiniteLossError]:
-        """Teach as `teach_all` does, and return for a student whose loss was not finite its error."""
-        pupils: dict[str, Pupil | NonFiniteLossError] = {}
+    def attempt_all(self, plans: Sequence[StudentTraining]) -> list[TrainedStudent | NonFiniteLossError]:
+        """Teach as `train_all` does, and return for a student whose loss was not finite its error."""
+        students: dict[str, TrainedStudent | NonFiniteLossError] = {}
         waiting: dict[tuple[object, ...], dict[str, Wanted]] = {}
-        wanted = [self._wanted(lesson) for lesson in lessons]
+        wanted = [self._wanted(plan) for plan in plans]
         for each in wanted:
             if not each.along and any(read_if_same(each, folder) for folder in self.subject.trained):
-                pupils.setdefault(each.address, self._pupil(each))
+                students.setdefault(each.address, self._student(each))
             else:
                 batches = (each.seed, *(getattr(each.training, key) for key in SHARED))
                 waiting.setdefault(batches, {}).setdefault(each.address, each)
@@ -106,29 +106,29 @@ class Classroom:
                 together = sharing[first : first + TOGETHER]
                 outcomes = attempt_or_read(together, root=self.root, watch=self.watch)
                 for each, outcome in zip(together, outcomes, strict=True):
-                    pupils[each.address] = self._pupil(each, outcome) if isinstance(outcome, Result) else outcome
-        return [pupils[each.address] for each in wanted]
+                    students[each.address] = self._student(each, outcome) if isinstance(outcome, Result) else outcome
+        return [students[each.address] for each in wanted]
 
-    def _wanted(self, lesson: Lesson) -> Wanted:
-        larger = lesson.larger and self.subject.larger is not None
-        network = (self.subject.larger if larger and self.subject.larger else self.subject.student)(lesson.seed)
-        teacher = self.answers.teacher if "teacher" in lesson.objective.reads() else None
+    def _wanted(self, plan: StudentTraining) -> Wanted:
+        larger = plan.larger and self.subject.larger is not None
+        network = (self.subject.larger if larger and self.subject.larger else self.subject.student)(plan.seed)
+        teacher = self.answers.teacher if "teacher" in plan.objective.reads() else None
         return Wanted(
-            Distiller(network, teacher, lesson.objective),
+            Distiller(network, teacher, plan.objective),
             self.subject.train,
             None,
-            _fixed(lesson.training or self.subject.training, lesson.times),
-            lesson.seed,
-            along=(_EARLY,) if lesson.early else (),
+            _fixed(plan.training or self.subject.training, plan.times),
+            plan.seed,
+            along=(_EARLY,) if plan.early else (),
             code=self.subject.code,
-            label=f"{lesson.name} (seed {lesson.seed})",
+            label=f"{plan.name} (seed {plan.seed})",
         )
 
-    def _pupil(self, wanted: Wanted, result: Result | None = None) -> Pupil:
+    def _student(self, wanted: Wanted, result: Result | None = None) -> TrainedStudent:
         """Ask a student; result: of its training, None where it is the diagnosed run's own."""
         network, probe = wanted.distiller.student, self.subject.train.subset(self.answers.probe)
         early = None if result is None else result.along.get(_EARLY)
-        return Pupil(
+        return TrainedStudent(
             probe=predict(network, probe).float().cpu(),
             held_out=predict(network, self.subject.held_out).float().cpu(),
             early=None if early is None else predict(early, probe).float().cpu(),
