@@ -320,7 +320,7 @@ OWN = [
     ),
     Mutant(
         "training: the average forgets its ramp",
-        "training/optimisers.py",
+        "training/optimizers.py",
         "decay = min(self.decay, (1 + self.updates) / (10 + self.updates))",
         "decay = self.decay",
         _TRAINING,

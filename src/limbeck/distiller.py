@@ -149,7 +149,7 @@ class Distiller(nn.Module):
         return self
 
     def build(self, batch: Batch, *, classes: int | None = None, legend: Legend | None = None) -> dict[str, Outputs]:
-        """Let the terms create what depends on the models' shapes, from a first batch, before an optimiser is made.
+        """Let the terms create what depends on the models' shapes, from a first batch, before an optimizer is made.
 
         classes: how many the data has; ModelError when a model answers another number.  legend: what the data's labels
         mean, for the terms that ask.  Returns the outputs.
@@ -187,7 +187,7 @@ class Distiller(nn.Module):
     def forward(self, batch: Batch, step: int | None = None, counts: Mapping[str, Tensor | int] | None = None) -> Loss:
         """Return the loss of a batch.
 
-        step: optimiser steps done, which schedules read; by default `self.step`, which a loop of your own may set.
+        step: optimizer steps done, which schedules read; by default `self.step`, which a loop of your own may set.
             Without schedules none is needed; with one and no step it raises InputError.
         counts: see `Objective.forward`.
         """

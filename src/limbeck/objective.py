@@ -101,7 +101,7 @@ class Term(nn.Module):
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         """Return the sum of the term over what `count` counts: a scalar with gradient.
 
-        step: optimiser steps done; None where a loop does not tell it, which `schedules.at` refuses for a schedule.
+        step: optimizer steps done; None where a loop does not tell it, which `schedules.at` refuses for a schedule.
         """
         raise TypeError(f"{type(self).__name__} does not define sum(outputs, batch, step)")
 
@@ -239,8 +239,8 @@ class Objective(nn.Module):
     ) -> Loss:
         """Compute the loss of a batch.
 
-        step: optimiser steps done, for schedules; InputError where one is read and there is no step.
-        counts: by term, the counts over the whole optimiser step where this batch is one share of it (gradient
+        step: optimizer steps done, for schedules; InputError where one is read and there is no step.
+        counts: by term, the counts over the whole optimizer step where this batch is one share of it (gradient
         accumulation, ranks); by default the batch's own.
         """
         total: Tensor | None = None

@@ -24,7 +24,7 @@ def at(schedule: Schedule, step: int | None) -> float:
 
     Args:
         schedule: a number, or a function of the step.
-        step: optimiser steps done so far; None where the caller does not know, which only a number allows.
+        step: optimizer steps done so far; None where the caller does not know, which only a number allows.
 
     Raises:
         InputError: the schedule raises, or changes with the step and there is none.
@@ -53,7 +53,7 @@ def step_of(step: int | None, what: str) -> int:
     """Return a step that is known; InputError where there is none.  what: changes with it."""
     if step is None:
         raise InputError(
-            f"step: found None, but {what} changes with it; expected the number of optimiser steps done. Call"
+            f"step: found None, but {what} changes with it; expected the number of optimizer steps done. Call"
             " distiller(batch, step), or set distiller.step; give the Transformers Trainer callbacks=[model.callback()]"
         )
     return step

@@ -11,7 +11,7 @@ import pytest
 from limbeck.config import Recipe
 from limbeck.diagnosis import diagnose
 from limbeck.diagnosis.recipes import subject_of_run
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, build_diagnosed
 from limbeck.results.diagnoses import keep
@@ -87,7 +87,7 @@ def finished(root: Path, name: str, data: dict[str, Any], **more: Any) -> Path:
     }
     recipe = Recipe.parse(keys, root)
     folder = RunFolder.create(root / "runs", name, recipe.to_yaml(), ["limbeck", "distill", f"{name}.yaml"])
-    keep_outcome(folder, distil(recipe, folder, cache=root / "cache"))
+    keep_outcome(folder, distill(recipe, folder, cache=root / "cache"))
     return folder.path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limbeck.cli.distill import run as distil
+from limbeck.cli.distill import run as distill
 from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.results.diagnoses import newest
@@ -36,7 +36,7 @@ def run(tmp_path):
     """Return the folder of a finished run; it needs the cache of the test, so it is made for each."""
     made = Recipe.parse(TINY)
     folder = RunFolder.create(tmp_path / "runs", made.name, made.to_yaml(), ["limbeck"])
-    distil(made, folder, quiet=True)
+    distill(made, folder, quiet=True)
     return folder.path
 
 

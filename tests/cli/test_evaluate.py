@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 
 from limbeck.batch import UNLABELLED
-from limbeck.cli.distill import run as distil
+from limbeck.cli.distill import run as distill
 from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.evaluation import fidelity, fit_temperature, measure, predict
@@ -49,7 +49,7 @@ def made(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         for keys in others.values():
             recipe = Recipe.parse({**TINY, **keys})
-            distil(recipe, RunFolder.create(place / "runs", recipe.name, recipe.to_yaml(), ["limbeck"]), quiet=True)
+            distill(recipe, RunFolder.create(place / "runs", recipe.name, recipe.to_yaml(), ["limbeck"]), quiet=True)
     return place / "runs"
 
 

@@ -13,7 +13,7 @@ from limbeck.data import bundled
 
 @pytest.fixture
 def run_of(tmp_path, limbeck):
-    """Distil a recipe; return the run's folder."""
+    """Distill a recipe; return the run's folder."""
 
     def distilled(**keys):
         recipe = {

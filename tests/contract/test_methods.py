@@ -253,11 +253,11 @@ def test_the_state_of_the_objective_survives_a_file_without_pickle(name):
 def test_training_lowers_the_loss_and_leaves_the_teacher_untouched(name):
     distiller = distiller_of(name)
     digest = distiller.teacher.fingerprint()
-    optimiser = torch.optim.Adam(distiller.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(distiller.parameters(), lr=0.02)
     before, _ = value_and_gradient(distiller, batch_of(name))
     for _ in range(30):
         value_and_gradient(distiller, batch_of(name))
-        optimiser.step()
+        optimizer.step()
     after, _ = value_and_gradient(distiller, batch_of(name))
     assert after < before
     assert distiller.teacher.fingerprint() == digest

@@ -20,7 +20,7 @@ import limbeck as lb
 from fuzzing import HOSTILE, answered, arrays, cases, command, mutated, noisy, safetensors_bytes, small
 from limbeck.config import Recipe, load_recipe
 from limbeck.experiment.prepare import build_student, prepare, seeded_build
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import wrap_teacher
 from limbeck.records import plain_values, sealed
@@ -55,11 +55,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("whole", "broken"):
             folder = RunFolder.create(place / name, recipe.name, recipe.to_yaml(), ["limbeck"])
             if name == "whole":
-                keep_outcome(folder, distil(recipe, folder))
+                keep_outcome(folder, distill(recipe, folder))
                 keep(assess_run(FinishedRun.read(folder.path), with_cost=False), folder.path)
             else:
                 with pytest.raises(Crash):
-                    distil(recipe, folder, watch=crash)
+                    distill(recipe, folder, watch=crash)
     return place
 
 

@@ -5,7 +5,7 @@ import yaml
 
 from limbeck.config import Recipe
 from limbeck.errors import RecipeError
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.papers import reproduce
 from limbeck.runs import RunFolder, cache_folder
 from small_table import TABLE
@@ -30,7 +30,7 @@ def test_a_rows_recipe_gives_the_figures_that_the_table_has(read, tmp_path):
     row = table.row("taught")
     text = yaml.safe_dump(table.keys(row, "reduced"))
     recipe = Recipe.parse(yaml.safe_load(text))
-    outcome = distil(recipe, RunFolder.create(tmp_path / "runs", "own", text, ["test"]), cache=tmp_path / "other")
+    outcome = distill(recipe, RunFolder.create(tmp_path / "runs", "own", text, ["test"]), cache=tmp_path / "other")
     for number, seed in enumerate((0, 1)):
         figures = found["taught"][seed]
         assert figures["errors"] == outcome.seeds[number].distilled.errors

@@ -15,7 +15,7 @@ from limbeck.config import Recipe, apply_overrides, load_recipe
 from limbeck.data import cifar
 from limbeck.errors import RecipeError
 from limbeck.experiment.check import rehearse
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.recipes import find, names, reproducing
 from limbeck.runs import RunFolder
 from small_cifar import Small, sheets, write
@@ -125,7 +125,7 @@ def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path, monkeypatch, request):
     assert "student alone" in roles
     assert all(value == value for value in found.losses.values())
     folder = RunFolder.create(tmp_path / "runs", name, recipe.to_yaml(), ["test"])
-    outcome = distil(recipe, folder)
+    outcome = distill(recipe, folder)
     assert len(outcome.seeds) == 1
     assert outcome.seeds[0].distilled.examples > 100
     assert 0 < outcome.seeds[0].distilled.accuracy <= 1

@@ -11,7 +11,7 @@ from limbeck.errors import LimbeckError
 from limbeck.experiment import context
 from limbeck.experiment.outcome import Outcome
 from limbeck.experiment.prepare import vet
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.runs import RunFolder
 from limbeck.training import fit
 
@@ -40,7 +40,7 @@ def carried_out(tmp_path: Path) -> Callable[..., tuple[Path, Outcome]]:
 
     def run(recipe: Recipe, **more: Any) -> tuple[Path, Outcome]:
         folder = RunFolder.create(tmp_path / "runs", recipe.name, recipe.to_yaml(), ["test"])
-        return folder.path, distil(recipe, folder, cache=tmp_path / "cache", **more)
+        return folder.path, distill(recipe, folder, cache=tmp_path / "cache", **more)
 
     return run
 
@@ -85,7 +85,7 @@ def killed_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         monkeypatch.setattr(context, "fit", observed)
         for _ in range(50):
             try:
-                distil(recipe, folder, cache=tmp_path / "cache")
+                distill(recipe, folder, cache=tmp_path / "cache")
                 return folder.path, trained
             except Killed:
                 continue

@@ -9,7 +9,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError, RunError
 from limbeck.evaluation import measure, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.teacher import train_teacher
 from limbeck.randomness import derive_seed
 from limbeck.runs import RunFolder
@@ -62,11 +62,11 @@ def test_generations_that_are_killed_go_on(tiny, carried_out, killed_everywhere,
 def test_generations_whose_weights_are_gone_at_resume_are_named_together(tiny, tmp_path):
     recipe = tiny(scheme=SCHEME)
     folder = RunFolder.create(tmp_path, "tiny", recipe.to_yaml(), ["test"])
-    distil(recipe, folder, cache=tmp_path / "cache")
+    distill(recipe, folder, cache=tmp_path / "cache")
     for unit in ("generation_1-0", "generation_2-0"):
         (folder.path / unit / "student.safetensors").unlink()
     with pytest.raises(RunError) as caught:
-        distil(recipe, folder, cache=tmp_path / "cache")
+        distill(recipe, folder, cache=tmp_path / "cache")
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("resume: of trainings that had ended, the weights are missing: '")

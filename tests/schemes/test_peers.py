@@ -164,7 +164,7 @@ def killed_between_peers(tmp_path, monkeypatch):
     from dataclasses import replace
 
     from limbeck.experiment import context
-    from limbeck.experiment.run import distil
+    from limbeck.experiment.run import distill
     from limbeck.runs import RunFolder
     from limbeck.training import checkpoints
 
@@ -195,7 +195,7 @@ def killed_between_peers(tmp_path, monkeypatch):
         monkeypatch.setattr("limbeck.training.weights.write_sealed", counting(checkpoints.write_sealed))
         for _ in range(50):
             try:
-                distil(recipe, folder, cache=tmp_path / "cache")
+                distill(recipe, folder, cache=tmp_path / "cache")
                 return folder.path, kills
             except Killed:
                 kills += 1

@@ -13,7 +13,7 @@ from limbeck.objective import Term
 from limbeck.randomness import derive_seed
 from limbeck.teachers import ModelTeacher
 from limbeck.training import Training, WeightAverage, constrain_norms, fit
-from limbeck.training.optimisers import learning_rate
+from limbeck.training.optimizers import learning_rate
 
 
 def samples_of(size=50, *, unlabelled=0, seed=0):

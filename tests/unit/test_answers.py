@@ -15,7 +15,7 @@ from limbeck.data import TensorSet, bundled, digits
 from limbeck.errors import CheckpointError, DataError, LimbeckError, ModelError, RecipeError
 from limbeck.evaluation import evaluate, predict
 from limbeck.experiment.prepare import vet
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.randomness import fingerprints
 from limbeck.results.finished import FinishedRun
@@ -53,7 +53,7 @@ def keys_of(path, **more):
 def carried_out(keys, tmp_path):
     recipe = Recipe.parse(keys)
     folder = RunFolder.create(tmp_path / "runs", recipe.name, recipe.to_yaml(), ["test"])
-    outcome = distil(recipe, folder, cache=tmp_path / "cache")
+    outcome = distill(recipe, folder, cache=tmp_path / "cache")
     keep_outcome(folder, outcome)
     return folder.path, outcome
 

@@ -226,10 +226,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         train(tmp_path / "file" / "run")
 
 
-# ----------------------------------------------------------------------------------------------------------- optimisers
+# ----------------------------------------------------------------------------------------------------------- optimizers
 
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.1),
@@ -238,42 +238,42 @@ OPTIMISERS = {
 }
 
 
-@over("kind", OPTIMISERS)
-def test_an_optimiser_goes_on_as_if_it_had_never_stopped(tmp_path, kind):
+@over("kind", OPTIMIZERS)
+def test_an_optimizer_goes_on_as_if_it_had_never_stopped(tmp_path, kind):
     inputs = torch.randn(6, 8, 3)
 
-    def steps(model, optimiser, batches):
+    def steps(model, optimizer, batches):
         for batch in batches:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             model(batch).square().mean().backward()
-            optimiser.step()
+            optimizer.step()
 
     model = network()
-    optimiser = OPTIMISERS[kind](model.parameters())
-    steps(model, optimiser, inputs[:3])
-    tensors, rest = kept.optimiser_tensors(optimiser)
-    path = kept.write(tmp_path, 3, {**tensors, "model.x": torch.ones(1)}, {"optimiser": rest})
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    steps(model, optimizer, inputs[:3])
+    tensors, rest = kept.optimizer_tensors(optimizer)
+    path = kept.write(tmp_path, 3, {**tensors, "model.x": torch.ones(1)}, {"optimizer": rest})
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    steps(model, optimiser, inputs[3:])
+    steps(model, optimizer, inputs[3:])
 
     again = network()
     again.load_state_dict(weights)
-    fresh = OPTIMISERS[kind](again.parameters())
+    fresh = OPTIMIZERS[kind](again.parameters())
     fresh.param_groups[0]["lr"] = 99.0
     read, state = kept.read(path)
-    kept.restore_optimiser(fresh, read, state["optimiser"])
+    kept.restore_optimizer(fresh, read, state["optimizer"])
     assert fresh.param_groups[0]["lr"] == 0.1
     steps(again, fresh, inputs[3:])
     assert state_digest(again) == state_digest(model)
     assert bool(tensors) is (kind != "sgd")
 
 
-def test_the_state_of_an_optimiser_that_has_not_stepped_comes_back_empty():
-    optimiser = OPTIMISERS["adamw"](network().parameters())
-    tensors, rest = kept.optimiser_tensors(optimiser)
+def test_the_state_of_an_optimizer_that_has_not_stepped_comes_back_empty():
+    optimizer = OPTIMIZERS["adamw"](network().parameters())
+    tensors, rest = kept.optimizer_tensors(optimizer)
     assert tensors == {}
-    kept.restore_optimiser(optimiser, tensors, json.loads(json.dumps(rest)))
-    assert not optimiser.state
+    kept.restore_optimizer(optimizer, tensors, json.loads(json.dumps(rest)))
+    assert not optimizer.state
 
 
 # --------------------------------------------------------------------------------------------------- one at a time

@@ -54,9 +54,9 @@ def test_parts_bear_the_published_names():
     assert names == wanted
 
 
-def small(*, distil, seed=0, shape=(2, 6, 9), **keys):
+def small(*, distill, seed=0, shape=(2, 6, 9), **keys):
     torch.manual_seed(seed)
-    model = models.vit(shape, 5, **{"patch": 3, "width": 8, "depth": 2, "heads": 2, **keys}, distillation_token=distil)
+    model = models.vit(shape, 5, **{"patch": 3, "width": 8, "depth": 2, "heads": 2, **keys}, distillation_token=distill)
     with torch.no_grad():
         for parameter in model.parameters():  # away from zero biases and unit norms
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -104,24 +104,24 @@ def reference(model, image, heads):
 
 
 @over("shape", [(2, 6, 9), (1, 7, 5)], ids=["whole patches", "padded"])
-@over("distil", [False, True])
-def test_the_network_is_its_formula(distil, shape):
-    model = small(distil=distil, shape=shape)
+@over("distill", [False, True])
+def test_the_network_is_its_formula(distill, shape):
+    model = small(distill=distill, shape=shape)
     images = torch.randn(3, *shape, dtype=torch.float64)
     outputs = run_model(model, images)
     for row, image in enumerate(images):
         heads = reference(model, image, heads=2)
-        if distil:
+        if distill:
             torch.testing.assert_close(outputs.heads["class"][row], heads[0], rtol=1e-10, atol=1e-10)
             torch.testing.assert_close(outputs.heads["distillation"][row], heads[1], rtol=1e-10, atol=1e-10)
         mean = sum(logits.softmax(0) for logits in heads) / len(heads)
         torch.testing.assert_close(outputs.logits[row].softmax(0), mean, rtol=1e-10, atol=1e-10)
-        if distil:
+        if distill:
             torch.testing.assert_close(outputs.logits[row].exp().sum(), torch.tensor(1.0, dtype=torch.float64))
 
 
 def test_both_tokens_and_every_position_decide():
-    model = small(distil=True)
+    model = small(distill=True)
     images = torch.randn(2, 2, 6, 9, dtype=torch.float64)
     sum(logits[:, 0].sum() for logits in model(images).heads.values()).backward()
     for tensor in (model.cls_token, model.dist_token, model.pos_embed):
@@ -129,7 +129,7 @@ def test_both_tokens_and_every_position_decide():
 
 
 def test_an_answer_in_half_precision_is_averaged_in_single():
-    model = small(distil=True).bfloat16()
+    model = small(distill=True).bfloat16()
     assert model(torch.randn(2, 2, 6, 9, dtype=torch.bfloat16)).logits.dtype == torch.float32
 
 
@@ -290,13 +290,13 @@ def test_a_student_with_the_token_learns_from_both():
     student = models.vit((1, 8, 8), 10, width=16, depth=1, heads=2, distillation_token=True)
     batch = Batch.of(torch.randn(16, 1, 8, 8), torch.randint(10, (16,)))
     distiller = Distiller(student, teacher, methods.deit())
-    optimiser = torch.optim.Adam(distiller.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(distiller.parameters(), lr=0.01)
     losses = []
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = distiller(batch)
         loss.total.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append({name: part.mean for name, part in loss.parts.items()})
     assert all(losses[-1][name] < 0.2 * losses[0][name] for name in ("hard", "soft"))
     heads = student(batch.inputs).heads

@@ -156,9 +156,9 @@ def test_every_question_is_answered():
 @over(
     ("changed", "question", "value"),
     [
-        ({}, "distil", True),
-        ({"accuracy": 0.9}, "distil", False),
-        ({"accuracy": 0.6, "overconfidence": 0.3, "student_accuracy": 0.5}, "distil", None),
+        ({}, "distill", True),
+        ({"accuracy": 0.9}, "distill", False),
+        ({"accuracy": 0.6, "overconfidence": 0.3, "student_accuracy": 0.5}, "distill", None),
         ({}, "teacher", "keep"),
         (SMOOTHED, "teacher", "unsmoothed"),
         ({"accuracy": 0.6, "overconfidence": 0.3}, "teacher", "regularised"),
@@ -208,11 +208,11 @@ def test_what_was_measured_comes_first():
     hard = (torch.arange(n) < 300).expand(3, n).clone()
     kd = (torch.arange(n) < 400).expand(3, n).clone()
     helps = replace(case(accuracy=0.9), attribution=attribute({"hard": hard, "kd": kd}))
-    assert (answer("distil", helps).value, answer("distil", helps).confidence) == (True, "measured")
+    assert (answer("distill", helps).value, answer("distill", helps).confidence) == (True, "measured")
     harms = replace(case(), attribution=attribute({"hard": kd, "kd": hard}))
-    assert (answer("distil", harms).value, answer("distil", harms).confidence) == (False, "measured")
+    assert (answer("distill", harms).value, answer("distill", harms).confidence) == (False, "measured")
     same = replace(case(), attribution=attribute({"hard": hard, "kd": hard}))
-    assert answer("distil", same).confidence == "rule of thumb"
+    assert answer("distill", same).confidence == "rule of thumb"
     assert answer("target", same).confidence == "measured"
 
 
@@ -237,28 +237,28 @@ HELD = {
     "capacity": (fit("student", 0.3), fit("longer", 0.25), fit("larger", 0.02)),
     "unlearnable": (fit("student", 0.3), fit("longer", 0.28), fit("larger", 0.2)),
 }
-CONDITION = "If you distil all the same: "
+CONDITION = "If you distill all the same: "
 
 
 def contradictions(given, found):
     """Return the pairs of advices that cannot both be followed."""
     by = {each.question: each for each in found}
     value = {name: each.value for name, each in by.items()}
-    against, classes, perfect = value["distil"] is False, given.signs.classes, given.signs.accuracy == 1.0
+    against, classes, perfect = value["distill"] is False, given.signs.classes, given.signs.accuracy == 1.0
     how = [by[name] for name in ("target", "k", "temperature", "training")]
     free = [each for each in how if not each.said.startswith((CONDITION, "Any: ", "Not a question"))]
     pairs = {
-        "do not distil, and how to": against and bool(free),
-        "distil, on a condition": not against and any(each.said.startswith(CONDITION) for each in found),
-        "do not distil, and the teacher weighs more": against and value["alpha"] < 0.5,
-        "do not distil since the teacher is no better, and keep it": against
+        "do not distill, and how to": against and bool(free),
+        "distill, on a condition": not against and any(each.said.startswith(CONDITION) for each in found),
+        "do not distill, and the teacher weighs more": against and value["alpha"] < 0.5,
+        "do not distill since the teacher is no better, and keep it": against
         and given.signs.accuracy <= given.signs.student_accuracy
         and value["teacher"] == "keep"
         and not perfect,
-        "distil, and no teacher is good enough": value["distil"] is True and value["teacher"] == "better",
-        "distil, and check the teacher first": value["distil"] is True
+        "distill, and no teacher is good enough": value["distill"] is True and value["teacher"] == "better",
+        "distill, and check the teacher first": value["distill"] is True
         and value["teacher"] == "checked"
-        and by["distil"].confidence != "measured",
+        and by["distill"].confidence != "measured",
         "check the teacher, and let it weigh more": value["teacher"] == "checked" and value["alpha"] < 0.5,
         "a better one of a teacher that is right on all": perfect
         and any("better teacher" in each.said for each in found),
@@ -291,7 +291,7 @@ def test_advices_never_contradict_each_other():
                 found = advise(given)
                 assert contradictions(given, found) == [], (names, stands, held.limit, [each.said for each in found])
                 seen |= {(each.question, str(each.value)) for each in found}
-    assert {("distil", value) for value in ("True", "False", "None")} <= seen
+    assert {("distill", value) for value in ("True", "False", "None")} <= seen
     assert {("teacher", value) for value in ("keep", "better", "checked", "smaller", "regularised")} <= seen
     assert {("target", value) for value in ("softmax", "topk", "pt")} <= seen
 
@@ -299,7 +299,7 @@ def test_advices_never_contradict_each_other():
 def test_what_once_stood_side_by_side():
     harms = attribute({"hard": torch.ones(3, 50, dtype=bool), "kd": torch.zeros(3, 50, dtype=bool)})
     found = {each.question: each for each in advise(replace(case(), attribution=harms))}
-    assert (found["distil"].value, found["alpha"].value) == (False, 0.5)
+    assert (found["distill"].value, found["alpha"].value) == (False, 0.5)
     perfect = {each.question: each for each in advise(case(accuracy=1.0, train_accuracy=1.0))}
     assert perfect["teacher"].said == "Keep this teacher: there is no better one."
     assert perfect["training"].said == "Longer training will not help: the student has learnt its teacher."

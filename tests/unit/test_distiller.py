@@ -102,12 +102,12 @@ def test_the_teacher_is_untouched_when_the_student_learns():
     distiller = distiller_of()
     teacher = distiller.teacher
     before, student_before = teacher.fingerprint(), state_digest(distiller.student)
-    optimiser = torch.optim.SGD(distiller.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.1)
     distiller.train()
     for _ in range(5):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         distiller(batch_of()).total.backward()
-        optimiser.step()
+        optimizer.step()
     assert teacher.fingerprint() == before
     assert state_digest(distiller.student) != student_before
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
@@ -399,9 +399,9 @@ def test_a_deep_copy_learns_on_its_own_and_has_a_teacher_of_its_own():
     assert twin.teacher.fingerprint() == distiller.teacher.fingerprint()
     batch = batch_of()
     torch.testing.assert_close(twin.eval()(batch).total, distiller.eval()(batch).total, rtol=0, atol=0)
-    optimiser = torch.optim.SGD(twin.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
     twin(batch).total.backward()
-    optimiser.step()
+    optimizer.step()
     assert state_digest(distiller.student) == digest
     assert state_digest(twin.student) != digest
 

@@ -9,7 +9,7 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet, digits
 from limbeck.errors import CheckpointError, ModelError, RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
@@ -220,7 +220,7 @@ def carried_out(keys, tmp_path, said=None):
     recipe = Recipe.parse(keys)
     folder = RunFolder.create(tmp_path / "runs", recipe.name, recipe.to_yaml(), ["test"])
     say = (lambda line: None) if said is None else said.append
-    outcome = distil(recipe, folder, cache=tmp_path / "cache", say=say)
+    outcome = distill(recipe, folder, cache=tmp_path / "cache", say=say)
     keep_outcome(folder, outcome)
     return folder.path, outcome
 

@@ -10,7 +10,7 @@ from limbeck.config import Recipe
 from limbeck.data import Description, TensorSet
 from limbeck.errors import DataError, DataWarning, InputError, LimbeckError, ModelError
 from limbeck.evaluation import predict
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
@@ -26,7 +26,7 @@ def carried_out(tmp_path, **keys):
     keys = {"student": {"model": {"kind": "mlp", "hidden": [6]}}, "training": QUICK, **keys}
     recipe = Recipe.parse({"name": "r", **keys}, tmp_path)
     folder = RunFolder.create(tmp_path / "runs", "r", recipe.to_yaml(), ["test"])
-    keep_outcome(folder, distil(recipe, folder, cache=tmp_path / "cache"))
+    keep_outcome(folder, distill(recipe, folder, cache=tmp_path / "cache"))
     run = FinishedRun.read(folder.path)
     return run, {role: predict(run.model(role, 0), run.parts.test) for role in run.roles}
 

@@ -205,17 +205,17 @@ def test_at_the_optimum_of_smoothed_labels_the_true_logit_leads_by_the_known_mar
     labels = torch.arange(classes)
     logits = torch.zeros(classes, classes, dtype=torch.float64, requires_grad=True)
     target = targets.smooth_labels(labels, classes, epsilon, dtype=torch.float64)
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = losses.CROSS_ENTROPY.per_example(logits, target, 1.0).mean()
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     true = logits.detach().diagonal()
     others = logits.detach()[~torch.eye(classes, dtype=torch.bool)].reshape(classes, classes - 1)
     margin = math.log(classes * (1 - epsilon) / epsilon + 1)

@@ -17,7 +17,7 @@ from limbeck.data.synthesis import kinds, munge, nearest_neighbours
 from limbeck.errors import DataError, InputError, LimbeckError, RecipeError
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.prepare import vet
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.randomness import normal, uniform
 from limbeck.runs import RunFolder
 from limbeck.tasks import REGRESSION
@@ -333,7 +333,7 @@ def test_a_recipe_makes_the_transfer_set_and_the_student_alone_has_the_samples_a
     assert not held & set(parts.train.index.tolist())
     assert "of which 432 are made and unlabelled" in rehearse(recipe).data
     folder = RunFolder.create(tmp_path / "runs", "tiny", recipe.to_yaml(), ["test"])
-    outcome = distil(recipe, folder, cache=tmp_path / "cache")
+    outcome = distill(recipe, folder, cache=tmp_path / "cache")
     assert outcome.roles["distilled"].compute["learning"] == pytest.approx(
         5 * outcome.roles["alone"].compute["learning"]
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from limbeck.config import Recipe
 from limbeck.errors import InputError, RunError
 from limbeck.evaluation import predict
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, charts, figures, panels, pictures, svg
 from limbeck.report.gather import gather
@@ -58,7 +58,7 @@ def finished(root: Path, name: str, data: dict, **more: object) -> Path:
     }
     recipe = Recipe.parse(keys, root)
     folder = RunFolder.create(root / "runs", name, recipe.to_yaml(), ["limbeck", "distill", HOSTILE])
-    keep_outcome(folder, distil(recipe, folder, cache=root / "cache"))
+    keep_outcome(folder, distill(recipe, folder, cache=root / "cache"))
     return folder.path
 
 

@@ -11,7 +11,7 @@ import pytest
 from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.evaluation import Interval, Standing, class_gains, figures_of
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, charts, curves, gains, page, panels, story, svg
 from limbeck.report.gather import Gathered, gather
@@ -37,7 +37,7 @@ def finished(root: Path, name: str, **more: object) -> Path:
     }
     recipe = Recipe.parse(keys, root)
     folder = RunFolder.create(root / "runs", name, recipe.to_yaml(), ["limbeck"])
-    keep_outcome(folder, distil(recipe, folder, cache=root / "cache"))
+    keep_outcome(folder, distill(recipe, folder, cache=root / "cache"))
     return folder.path
 
 
@@ -358,9 +358,9 @@ NONE = "The recipe's method has no temperature of its own."
 @over(
     ("method", "chosen", "start", "said"),
     [
-        ({"temperature": 4.0}, {}, 4.0, "The recipe distils at T = 4."),
+        ({"temperature": 4.0}, {}, 4.0, "The recipe distills at T = 4."),
         ({"temperature": 4.0}, {"method.temperature": 2.5}, 2.5, "The search chose T = 2.5."),
-        ({"temperature": 4.0}, {"training.epochs": 2}, 4.0, "The recipe distils at T = 4."),
+        ({"temperature": 4.0}, {"training.epochs": 2}, 4.0, "The recipe distills at T = 4."),
         (
             {"temperature": {"kind": "linear", "start": 8.0, "end": 1.0}},
             {},

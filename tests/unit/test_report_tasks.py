@@ -13,7 +13,7 @@ from scipy.special import log_expit
 from sklearn.metrics import average_precision_score, r2_score
 
 from limbeck.config import Recipe
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.report import build, figures, labels, numbers, panels, places, softness, story
 from limbeck.report import gather as gathering
@@ -65,7 +65,7 @@ def finished(root: Path, task: str, seeds: list[int]) -> Path:
     }
     recipe = Recipe.parse(keys, root)
     folder = RunFolder.create(root / "runs", task, recipe.to_yaml(), ["limbeck", "distill"])
-    keep_outcome(folder, distil(recipe, folder, cache=root / "cache"))
+    keep_outcome(folder, distill(recipe, folder, cache=root / "cache"))
     return folder.path
 
 

@@ -21,7 +21,7 @@ from limbeck.experiment import context, run, trials
 from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.outcome import ordered
 from limbeck.experiment.prepare import prepare, vet
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.objective import Objective
 from limbeck.report.gather import gather
 from limbeck.results.assessment import assess_run
@@ -92,7 +92,7 @@ def recipe(**more):
 
 def ran(recipe, place, **more):
     folder = RunFolder.create(place, recipe.name, recipe.to_yaml(), ["test"])
-    return folder, distil(recipe, folder, cache=place / "cache", **more)
+    return folder, distill(recipe, folder, cache=place / "cache", **more)
 
 
 @pytest.mark.parametrize("key", ["method", "teacher.method"])
@@ -272,9 +272,9 @@ def test_a_scheme_that_is_killed_goes_on_and_runs_no_finished_stage_again(tmp_pa
     monkeypatch.setattr(context, "fit", counted)
     for kill_at[0] in range(3):
         with pytest.raises(Stop):
-            distil(wanted, folder, cache=tmp_path / "cache")
+            distill(wanted, folder, cache=tmp_path / "cache")
     kill_at[0] = -1
-    again = distil(wanted, folder, cache=tmp_path / "cache")
+    again = distill(wanted, folder, cache=tmp_path / "cache")
     assert trained == ["alone-0", "middle-0", "distilled-0"]
     assert again == whole
 

@@ -10,7 +10,7 @@ from limbeck.data import TensorSet, bundled, digits
 from limbeck.errors import InputError, LimbeckError, RecipeError
 from limbeck.evaluation import evaluate, predict
 from limbeck.experiment.prepare import SeedBuilder, vet
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.models.layers import Sees, Sight
 from limbeck.results.finished import FinishedRun
@@ -98,7 +98,7 @@ def test_a_recipe_gives_the_student_a_part_and_the_teacher_all(tmp_path):
     assert Recipe.parse(recipe.keys).to_yaml() == recipe.to_yaml()
     assert recipe.keys["student"]["sees"]["columns"] == ["mean_radius", "worst_area"]
     folder = RunFolder.create(tmp_path / "runs", "part", recipe.to_yaml(), ["test"])
-    outcome = distil(recipe, folder, cache=tmp_path / "cache")
+    outcome = distill(recipe, folder, cache=tmp_path / "cache")
     keep_outcome(folder, outcome)
     run = FinishedRun.read(folder.path)
     for role in ("alone", "distilled"):

@@ -316,7 +316,7 @@ def test_the_regressor_learns_with_the_student_and_stays_behind(tmp_path):
     held = load_file(newest(tmp_path / "checkpoints") / "tensors.safetensors")
     kept = held["model.objective.terms.hint.regressor.weight"]
     assert torch.equal(kept, distiller.objective.terms["hint"].regressor.weight)
-    assert len([name for name in held if name.startswith("optimiser.")]) == len(list(distiller.parameters()))
+    assert len([name for name in held if name.startswith("optimizer.")]) == len(list(distiller.parameters()))
 
     result = fit(distiller_of(Watching(0.1), HardLabels()), SAMPLES, **options)
     regressor = distiller.objective.terms["hint"].regressor

@@ -16,7 +16,7 @@ from limbeck.config import Recipe
 from limbeck.data import Columns, TensorSet, bundled, kinds, table
 from limbeck.data.columns import Column, RawColumn
 from limbeck.errors import DataError, InputError, LimbeckError, RecipeError
-from limbeck.experiment.run import distil
+from limbeck.experiment.run import distill
 from limbeck.experiment.signature import read_signature
 from limbeck.runs import RunFolder
 from limbeck.tasks import REGRESSION
@@ -289,7 +289,7 @@ def test_the_kinds_are_reachable_and_a_run_keeps_its_columns(shop, tmp_path):
         }
     )
     folder = RunFolder.create(tmp_path / "runs", "shop", recipe.to_yaml(), ["test"])
-    outcome = distil(recipe, folder, cache=tmp_path / "cache")
+    outcome = distill(recipe, folder, cache=tmp_path / "cache")
     assert outcome.seeds[0].teacher.accuracy > 0.7
     assert read_signature(folder.path).students.columns == recipe.load_data().train.columns
 

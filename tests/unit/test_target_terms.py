@@ -115,15 +115,15 @@ def test_under_label_smoothing_the_true_logit_leads_by_its_margin(epsilon, class
     logits = logits_of(1, classes).requires_grad_()
     batch = Batch.of(torch.zeros(1, 1), torch.tensor([1]))
     method = methods.label_smoothing(epsilon)
-    optimiser = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = method({"student": Outputs(logits)}, batch).total
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     leads = (logits[0, 1] - logits.detach()[0])[torch.arange(classes) != 1]
     torch.testing.assert_close(leads, torch.full_like(leads, margin), rtol=1e-4, atol=1e-4)
     at_optimum = torch.zeros(1, classes, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a training is told: its settings, learning rates and optimisers, max-norm, averages and clipping."""
+"""What a training is told: its settings, learning rates and optimizers, max-norm, averages and clipping."""
 
 import math
 
@@ -12,7 +12,7 @@ from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.objective import Objective, Term
 from limbeck.training import Training, WeightAverage, constrain_norms, fit
-from limbeck.training.optimisers import learning_rate, optimiser
+from limbeck.training.optimizers import learning_rate, make_optimizer
 from small_training import HELD_OUT, SAMPLES, distiller_of, network, plain_loop, settings_of, train, weights
 from walk import over
 
@@ -91,22 +91,22 @@ def test_half_precision_without_a_gpu_is_refused():
         train(precision="fp16")
 
 
-# ------------------------------------------------------------------------------------------- learning rates, optimisers
+# ------------------------------------------------------------------------------------------- learning rates, optimizers
 
 
 def rates_of_torch(schedulers, count, rate=0.3, milestones=()):
     parameter = nn.Parameter(torch.zeros(1))
-    torch_optimiser = torch.optim.SGD([parameter], lr=rate)
-    made = [make(torch_optimiser) for make in schedulers]
+    torch_optimizer = torch.optim.SGD([parameter], lr=rate)
+    made = [make(torch_optimizer) for make in schedulers]
     scheduler = (
         made[0]
         if len(made) == 1
-        else torch.optim.lr_scheduler.SequentialLR(torch_optimiser, made, milestones=list(milestones))
+        else torch.optim.lr_scheduler.SequentialLR(torch_optimizer, made, milestones=list(milestones))
     )
     rates = []
     for _ in range(count):
-        rates.append(torch_optimiser.param_groups[0]["lr"])
-        torch_optimiser.step()
+        rates.append(torch_optimizer.param_groups[0]["lr"])
+        torch_optimizer.step()
         scheduler.step()
     return rates
 
@@ -175,11 +175,11 @@ def test_every_step_of_training_has_its_learning_rate():
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_the_optimiser_has_its_settings_and_only_what_is_trained(kind):
+def test_the_optimizer_has_its_settings_and_only_what_is_trained(kind):
     student = network()
     student[0].weight.requires_grad_(False)
     given = Training(optimizer=kind, learning_rate=0.2, weight_decay=0.01, momentum=0.8, nesterov=True)
-    built = optimiser(student.parameters(), given)
+    built = make_optimizer(student.parameters(), given)
     (group,) = built.param_groups
     assert isinstance(built, torch.optim.AdamW if kind == "adamw" else torch.optim.SGD)
     assert (group["lr"], group["weight_decay"]) == (0.2, 0.01)

@@ -35,7 +35,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     name="limbeck",
     cls=_Group,
-    help="Distil large networks into small ones: exactly, measured, from one command.",
+    help="Distill large networks into small ones: exactly, measured, from one command.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -36,7 +36,7 @@ def codistill(
     group of several processes: torchrun --nproc-per-node 2 --no-python limbeck codistill ...
     """
     from limbeck.config import load_recipe
-    from limbeck.experiment.groups import Meeting, codistil, peers_of, seed_of
+    from limbeck.experiment.groups import Meeting, codistill, peers_of, seed_of
     from limbeck.experiment.prepare import vet
     from limbeck.ranks import first_does, is_first
     from limbeck.runs import RunFolder
@@ -63,7 +63,7 @@ def codistill(
     words += [*(["--wait"] if wait else []), "--lost-after", f"{lost_after:g}", "--seed", seed, "--resume", folder.path]
     folder.again = command(*words)
     with recorded(folder, log=first), watching(quiet=quiet or not first) as watch:
-        outcome = codistil(
+        outcome = codistill(
             loaded,
             folder,
             meeting,

@@ -19,7 +19,7 @@ def demo(
     page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
-    """Distil a network on scikit-learn's digits: teacher, student alone, student distilled (under a minute)."""
+    """Distill a network on scikit-learn's digits: teacher, student alone, student distilled (under a minute)."""
     from limbeck.cli.distill import outcome_table, run
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe

@@ -83,7 +83,7 @@ def resolve(recipe: Path) -> Path:
 
 def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":
     """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
-    from limbeck.experiment.run import distil
+    from limbeck.experiment.run import distill
     from limbeck.experiment.sealing import keep_outcome
 
     def tell(line: str) -> None:
@@ -95,7 +95,7 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
     with folder.locked():
         folder.log("started")
         with recorded(folder), watching(quiet=quiet) as watch:
-            outcome = distil(recipe, folder, parts=parts, watch=watch, say=tell)
+            outcome = distill(recipe, folder, parts=parts, watch=watch, say=tell)
         keep_outcome(folder, outcome)
         folder.log(f"done in {duration(time.monotonic() - began)}")
     return outcome

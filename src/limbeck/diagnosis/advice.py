@@ -56,8 +56,8 @@ class Case:
 
     @property
     def against(self) -> bool:
-        """Whether the advice is not to distil; what else is advised is then for those who do all the same."""
-        return distil(self).value is False
+        """Whether the advice is not to distill; what else is advised is then for those who do all the same."""
+        return distill(self).value is False
 
     @property
     def doubted(self) -> bool:
@@ -65,11 +65,11 @@ class Case:
         return self.has("noise_beside_the_label") or self.capacity.limit == "unlearnable"
 
 
-_ALL_THE_SAME = "If you distil all the same: "
+_ALL_THE_SAME = "If you distill all the same: "
 
 
-def distil(case: Case) -> Advice:
-    """Answer whether to distil at all: by what was measured, else by whether the teacher knows more."""
+def distill(case: Case) -> Advice:
+    """Answer whether to distill at all: by what was measured, else by whether the teacher knows more."""
     whole = None if case.attribution is None else case.attribution.effect("whole")
     signs = case.signs
     known = (
@@ -77,18 +77,18 @@ def distil(case: Case) -> Advice:
     )
     if whole is not None and whole.found:
         helps = whole.over_seeds.mean > 0
-        said = "Distil: it helps this student." if helps else "Do not distil like this: it harms this student."
-        return Advice("distil", helps, said, whole.verdict(), "measured")
+        said = "Distill: it helps this student." if helps else "Do not distill like this: it harms this student."
+        return Advice("distill", helps, said, whole.verdict(), "measured")
     evidence = known if whole is None else f"{whole.verdict()}; {known}"
     if signs.accuracy <= signs.student_accuracy:
         said = "There is little to gain: the teacher is no better than the student on hard labels."
         if signs.student_accuracy == 1.0:
             said = "There is nothing to gain: the student on hard labels is right on every held-out example."
-        return Advice("distil", False, said, evidence, "indicated")
-    said = "Distil: the teacher knows more than the student"
+        return Advice("distill", False, said, evidence, "indicated")
+    said = "Distill: the teacher knows more than the student"
     if case.has("overfitted_teacher") or case.doubted:
-        return Advice("distil", None, f"{said}, but mend the teacher first.", evidence, "indicated")
-    return Advice("distil", True, f"{said}. More seeds would show how much it helps.", evidence, "rule of thumb")
+        return Advice("distill", None, f"{said}, but mend the teacher first.", evidence, "indicated")
+    return Advice("distill", True, f"{said}. More seeds would show how much it helps.", evidence, "rule of thumb")
 
 
 def target(case: Case) -> Advice:
@@ -117,7 +117,7 @@ def target(case: Case) -> Advice:
 
 
 def _if(case: Case, said: str) -> str:
-    """Return advice on how to distil; where it is not to distil at all, as a condition."""
+    """Return advice on how to distill; where it is not to distill at all, as a condition."""
     return f"{_ALL_THE_SAME}{said[:1].lower()}{said[1:]}" if case.against else said
 
 
@@ -206,7 +206,7 @@ def teacher(case: Case) -> Advice:
             value, said = mended[finding.cause]
             evidence = case.capacity.reason if finding.cause == "teacher_too_large" else finding.evidence
             return Advice("teacher", value, said, evidence, "indicated")
-    signs, helps = case.signs, distil(case)
+    signs, helps = case.signs, distill(case)
     if case.capacity.limit == "unlearnable":
         said = "Check the teacher's answers: no network that was tried learns them."
         return Advice("teacher", "checked", said, case.capacity.reason, "indicated")
@@ -236,7 +236,7 @@ def training(case: Case) -> Advice:
 
 
 QUESTIONS: Mapping[str, Callable[[Case], Advice]] = {
-    "distil": distil,
+    "distill": distill,
     "teacher": teacher,
     "target": target,
     "k": keep,

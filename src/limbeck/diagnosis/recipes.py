@@ -66,7 +66,7 @@ def subject_of_run(
 
 @dataclass(frozen=True)
 class _Method:
-    """How a recipe distils, as far as the arms of a diagnosis share it."""
+    """How a recipe distills, as far as the arms of a diagnosis share it."""
 
     temperature: float = 4.0
     hard_weight: float = 0.1

@@ -18,7 +18,7 @@ from limbeck.objective import Loss
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
 from limbeck.training.memory import enough_memory
-from limbeck.training.optimisers import optimiser
+from limbeck.training.optimizers import make_optimizer
 
 __all__ = ["Rehearsal", "RehearsedModel", "rehearse"]
 
@@ -32,7 +32,7 @@ _NAMED = 2  # authors besides the first
 class RehearsedModel:
     """One training that the recipe will run.
 
-    bytes: weights, gradients, optimiser state and saved activations of one step.  steps: of one run; runs: how many.
+    bytes: weights, gradients, optimizer state and saved activations of one step.  steps: of one run; runs: how many.
     seconds: estimate for all runs.
     """
 
@@ -175,7 +175,7 @@ def _measured(
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = placed(next(loader.epoch(0)), torch.device("cpu"), training.memory_format)
     outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]
-    optimizer = optimiser(distiller.parameters(), training)
+    optimizer = make_optimizer(distiller.parameters(), training)
     saved = 0
 
     def keep(tensor: Tensor) -> Tensor:

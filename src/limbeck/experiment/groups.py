@@ -18,7 +18,7 @@ from limbeck.schemes.peers import PeersScheme
 from limbeck.training import Observer, Result
 from limbeck.training.progress import ignore
 
-__all__ = ["GroupOutcome", "Meeting", "agreement", "codistil", "peers_of", "seed_of"]
+__all__ = ["GroupOutcome", "Meeting", "agreement", "codistill", "peers_of", "seed_of"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def agreement(recipe: Recipe, parts: Parts, seed: int) -> dict[str, Any]:
     }
 
 
-def codistil(
+def codistill(
     recipe: Recipe,
     folder: RunFolder,
     meeting: Meeting,

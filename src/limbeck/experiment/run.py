@@ -39,7 +39,7 @@ from limbeck.training import Observer, Training, save_weights
 from limbeck.training.progress import ignore
 from limbeck.training.trackers import tracking
 
-__all__ = ["Chosen", "Experiment", "Trained", "distil"]
+__all__ = ["Chosen", "Experiment", "Trained", "distill"]
 
 Say = Callable[[str], None]
 Role = Callable[[SeedContext], dict[str, nn.Module]]
@@ -262,7 +262,7 @@ class Experiment:
         )
 
 
-def distil(
+def distill(
     recipe: Recipe,
     folder: RunFolder,
     *,
@@ -278,10 +278,10 @@ def distil(
     """
     parts = vet(recipe) if parts is None else parts
     with tracking(recipe.trackers, folder.path, recipe.name, watch) as observed:
-        return _distil(Experiment(recipe, folder, parts=parts, watch=observed, say=say, cache=cache))
+        return _distill(Experiment(recipe, folder, parts=parts, watch=observed, say=say, cache=cache))
 
 
-def _distil(run: Experiment) -> Outcome:
+def _distill(run: Experiment) -> Outcome:
     recipe, folder, code = run.recipe, run.folder, run.recipe.code()
     same_as_before(recipe, folder, run.choosing)
     for note in run.choosing.notes:

@@ -100,18 +100,18 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(
-        self, patches: PatchEmbedding, count: int, blocks: Sequence[Block], classes: int, *, distil: bool
+        self, patches: PatchEmbedding, count: int, blocks: Sequence[Block], classes: int, *, distill: bool
     ) -> None:
         super().__init__()
         width = patches.proj.out_channels
         self.patch_embed = patches
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if distil else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, count + 1 + distil, width))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if distill else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, count + 1 + distill, width))
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, classes)
-        self.head_dist = nn.Linear(width, classes) if distil else None
+        self.head_dist = nn.Linear(width, classes) if distill else None
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 _normal(module.weight)
@@ -189,4 +189,4 @@ def vit(
         raise ModelError(f"kind: vit cuts images into squares of {patch} pixels, found {height}×{across}; set patch")
     count = -(-input_shape[1] // patch) * -(-input_shape[2] // patch)
     blocks = [Block(width, heads, 4 * width, chance) for chance in survivals(depth, survival)]
-    return VisionTransformer(PatchEmbedding(channels, width, patch), count, blocks, classes, distil=distillation_token)
+    return VisionTransformer(PatchEmbedding(channels, width, patch), count, blocks, classes, distill=distillation_token)

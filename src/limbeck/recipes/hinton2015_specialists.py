@@ -240,7 +240,7 @@ def _together(
 
 
 def _student(lab: Lab, kind: str, seed: int, teacher: nn.Module) -> nn.Module:
-    """Distil a teacher back into one network of the generalist's size and training."""
+    """Distill a teacher back into one network of the generalist's size and training."""
     sizes = lab.budget[kind]
     training = _training(sizes["training"])
     samples = lab.sets[f"{kind} train"]

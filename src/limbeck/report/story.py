@@ -255,14 +255,14 @@ def temperature(keys: Mapping[str, Any], chosen: Mapping[str, Any]) -> tuple[flo
     keys: of the resolved recipe.  chosen: by its search for the distilled student, key.path -> value.
 
     >>> temperature({"method": {"name": "kd", "temperature": 2}}, {})
-    (2.0, 'The recipe distils at T = 2.')
+    (2.0, 'The recipe distills at T = 2.')
     >>> temperature({"method": {"name": "kd", "temperature": 2}}, {"method.temperature": 6.0})
     (6.0, 'The search chose T = 6.')
     """
     value = chosen.get("method.temperature", keys.get("method", {}).get("temperature"))
     if _is_temperature(value):
         at = f"T = {short(float(value))}"
-        said = f"The search chose {at}." if "method.temperature" in chosen else f"The recipe distils at {at}."
+        said = f"The search chose {at}." if "method.temperature" in chosen else f"The recipe distills at {at}."
         return float(value), said
     if isinstance(value, Mapping):
         told = ", ".join(f"{name} {each}" for name, each in value.items())

@@ -2,7 +2,7 @@
 
 from limbeck.training.apart import Job, fit_apart
 from limbeck.training.loop import fit
-from limbeck.training.optimisers import WeightAverage, constrain_norms
+from limbeck.training.optimizers import WeightAverage, constrain_norms
 from limbeck.training.progress import Observer, Progress
 from limbeck.training.settings import Training
 from limbeck.training.stages import Stage, fit_stages

@@ -21,13 +21,13 @@ __all__ = [
     "load_tensors",
     "mend",
     "newest",
-    "optimiser_tensors",
+    "optimizer_tensors",
     "read",
     "read_json",
     "read_sealed",
     "remove",
     "remove_after",
-    "restore_optimiser",
+    "restore_optimizer",
     "save_tensors",
     "steps",
     "sync",
@@ -132,9 +132,9 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str = "optimiser.") -> tuple[dict[str, Tensor], Any]:
-    """Split an optimiser's state into named tensors and what JSON can hold."""
-    state = optimiser.state_dict()
+def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str = "optimizer.") -> tuple[dict[str, Tensor], Any]:
+    """Split an optimizer's state into named tensors and what JSON can hold."""
+    state = optimizer.state_dict()
     tensors, rest = {}, {}
     for number, entries in state["state"].items():
         for name, value in entries.items():
@@ -145,28 +145,28 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str = "optimiser
     return tensors, {"groups": state["param_groups"], "rest": rest}
 
 
-def restore_optimiser(
-    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Any, prefix: str = "optimiser."
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Any, prefix: str = "optimizer."
 ) -> None:
-    """Put back what `optimiser_tensors` split."""
+    """Put back what `optimizer_tensors` split."""
     entries: dict[int, dict[str, Any]] = {}
     named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     for key, value in {**named, **state["rest"]}.items():
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value
-    known = optimiser.state_dict()["param_groups"]
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    known = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for own, kept in zip(json.loads(json.dumps(known)), state["groups"], strict=True):
         if any(kept[key] != own[key] for key in own.keys() & kept.keys() - {"lr"}):
-            raise ValueError("the optimiser's settings are not those of the training")
+            raise ValueError("the optimizer's settings are not those of the training")
     for number, entry in entries.items():
         sizes = [value.shape for value in entry.values() if isinstance(value, Tensor) and value.dim() > 0]
         if any(size != parameters[number].shape for size in sizes):
-            raise ValueError("the optimiser's state is not of the model's shapes")
+            raise ValueError("the optimizer's state is not of the model's shapes")
         for name, value in entry.items():
             if isinstance(value, Tensor) and value.dim() > 0:  # laid out in memory as its parameter is
                 entry[name] = torch.empty_like(parameters[number], dtype=value.dtype, device=value.device).copy_(value)
-    optimiser.load_state_dict({"state": entries, "param_groups": state["groups"]})
+    optimizer.load_state_dict({"state": entries, "param_groups": state["groups"]})
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -90,7 +90,7 @@ def _part() -> None:
 
 
 def stepper(accelerator: "Accelerator", prepared: Any, raw: torch.optim.Optimizer) -> Any:
-    """Return the optimiser to step: Accelerate's wrapper only where it adds something.
+    """Return the optimizer to step: Accelerate's wrapper only where it adds something.
 
     The wrapper looks for installed packages at every step, which takes 0.2 ms, a tenth of a small network's step.
     """

@@ -39,7 +39,7 @@ class Ledger:
         self._pending: list[tuple[int, Loss]] = []
 
     def add(self, step: int, loss: Loss) -> None:
-        """Note the loss of a micro-batch of optimiser step `step`."""
+        """Note the loss of a micro-batch of optimizer step `step`."""
         self._pending.append((step, Loss(loss.total.detach(), loss.parts)))
 
     @property

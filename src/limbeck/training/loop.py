@@ -41,14 +41,14 @@ from limbeck.training.engine import (
 from limbeck.training.identity import identity_of
 from limbeck.training.ledger import Ledger
 from limbeck.training.memory import enough_memory
-from limbeck.training.optimisers import (
+from limbeck.training.optimizers import (
     WeightAverage,
     check_complete,
     constrain_norms,
     constrained_weights,
     learning_rate,
     make_dense,
-    optimiser,
+    make_optimizer,
 )
 from limbeck.training.progress import Observer, Pace, ignore
 from limbeck.training.settings import Training
@@ -262,7 +262,7 @@ def steps(
         if folder is not None:
             check_savable(distiller.student, "student")
         check_batches(distiller.student, train_set, training, world, first)
-        raw_optimizer = optimiser(distiller.parameters(), training)
+        raw_optimizer = make_optimizer(distiller.parameters(), training)
         if training.max_norm is not None:
             constrained_weights(distiller.student)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)

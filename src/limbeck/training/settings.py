@@ -1,4 +1,4 @@
-"""What a training run is told: budget, optimiser, schedule, constraints."""
+"""What a training run is told: budget, optimizer, schedule, constraints."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Training:
     """Settings of one training run.
 
     epochs: passes over the set.
-    batch_size: samples per optimiser step, over all processes and accumulation together.
+    batch_size: samples per optimizer step, over all processes and accumulation together.
     accumulate: in how many parts each process computes its share of a step, to save memory; the result is the same.
     optimizer: "sgd" (with momentum, nesterov) or "adamw".  learning_rate, weight_decay: as in torch.optim.
     schedule: of the learning rate: "constant", "cosine" to 0, "step" (times `decay` at each of `milestones`, in epochs)

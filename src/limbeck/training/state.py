@@ -21,7 +21,7 @@ from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
 from limbeck.training.identity import require_same, short
 from limbeck.training.ledger import Ledger
-from limbeck.training.optimisers import WeightAverage
+from limbeck.training.optimizers import WeightAverage
 from limbeck.training.weights import RESULT, load_result, save_result
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Result:
     """A finished training.
 
     student: the trained network, with the weights that were kept.  epoch: the one they are of (counted from 1).
-    metrics: of the kept weights on the validation set.  history: one entry an epoch.  steps: optimiser steps done.
+    metrics: of the kept weights on the validation set.  history: one entry an epoch.  steps: optimizer steps done.
     seconds: wall time of this call.  along: the student as it was after the epochs that `fit_or_read` was asked for.
     """
 
@@ -82,20 +82,20 @@ def held(folder: str | Path | None) -> Iterator[None]:
 class Run:
     """Where a training stands; it is saved to and read from its folder as a whole.
 
-    epoch: epochs done.  batch: optimiser steps done in the current epoch.  step: optimiser steps done in all.
+    epoch: epochs done.  batch: optimizer steps done in the current epoch.  step: optimizer steps done in all.
     """
 
     def __init__(
         self,
         folder: str | Path | None,
         distiller: Distiller,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         average: WeightAverage | None,
         ledger: Ledger,
         accelerator: "Accelerator",
     ) -> None:
         self.folder = None if folder is None else Path(folder)
-        self.distiller, self.optimiser, self.average = distiller, optimiser, average
+        self.distiller, self.optimizer, self.average = distiller, optimizer, average
         self.ledger, self.accelerator = ledger, accelerator
         self.epoch = self.batch = self.step = self.stale = 0
         self.best_epoch, self.best_score = 0, (math.inf, math.inf)
@@ -140,10 +140,10 @@ class Run:
         """Write what all processes have into a checkpoint, and return where it is."""
         if self.folder is None:
             raise ValueError("a checkpoint is written into a folder")
-        optimiser_tensors, optimiser_state = checkpoints.optimiser_tensors(self.optimiser)
+        optimizer_tensors, optimizer_state = checkpoints.optimizer_tensors(self.optimizer)
         tensors = {
             **{f"model.{name}": tensor for name, tensor in self.distiller.state_dict().items()},
-            **optimiser_tensors,
+            **optimizer_tensors,
             **{f"best.{name}": tensor for name, tensor in self.best.items()},
             **{f"generator.{name}": tensor for name, tensor in generators.items()},
         }
@@ -152,7 +152,7 @@ class Run:
         scaler = self.accelerator.scaler
         state = {
             "identity": self._identity,
-            "optimiser": optimiser_state,
+            "optimizer": optimizer_state,
             "average_updates": 0 if self.average is None else self.average.updates,
             "scaler": None if scaler is None else scaler.state_dict(),
             "sums": sums[0] if len(sums) == 1 else sums,
@@ -205,7 +205,7 @@ class Run:
         if any(tensor.is_complex() for tensor in tensors.values()):
             raise ValueError("a tensor is complex")
         self.distiller.load_state_dict(_under(tensors, "model."))
-        checkpoints.restore_optimiser(self.optimiser, tensors, state["optimiser"])
+        checkpoints.restore_optimizer(self.optimizer, tensors, state["optimizer"])
         if self.average is not None:
             device = self.accelerator.device
             self.average.state = {name: value.to(device) for name, value in _under(tensors, "average.").items()}

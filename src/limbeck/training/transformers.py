@@ -35,7 +35,7 @@ class TrainerModel(nn.Module):
     of the library's own loss, and without labels where tokens t and t+1 are no padding.  `shift=False`
     takes the labels as they are, as token classification needs.  There is no default for a causal head.
 
-    Accumulation: the loss is the sum over what the whole optimiser step counts, divided by that count, which the
+    Accumulation: the loss is the sum over what the whole optimizer step counts, divided by that count, which the
     Trainer gives as the number of labels of the step.  A term that counts other places than the labelled ones cannot
     be divided by it: with accumulation or several processes such a batch raises InputError.  Batches without `labels`
     are never counted by the Trainer, which then averages the means of the accumulated batches.
@@ -97,7 +97,7 @@ class TrainerModel(nn.Module):
         Args:
             labels: (N,) or (N, L) int64, -100 where there is none.
             index: (N,) int64, the position of each sample in its set, for teachers that look answers up.
-            num_items_in_batch: how many labels all batches of the optimiser step have; None for this batch alone.
+            num_items_in_batch: how many labels all batches of the optimizer step have; None for this batch alone.
             inputs: what the student's forward takes.
         """
         if not inputs:

@@ -344,7 +344,7 @@ def _forest(
 
 
 def _fixed(tensor: Tensor) -> nn.Parameter:
-    """Return a parameter that no optimiser changes: it is counted as one."""
+    """Return a parameter that no optimizer changes: it is counted as one."""
     return nn.Parameter(tensor, requires_grad=False)
 
 

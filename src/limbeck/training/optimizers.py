@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules, the max-norm constraint and weight averaging."""
+"""Optimizers, learning-rate schedules, the max-norm constraint and weight averaging."""
 
 from collections.abc import Callable, Iterable
 
@@ -20,12 +20,12 @@ __all__ = [
     "constrained_weights",
     "learning_rate",
     "make_dense",
-    "optimiser",
+    "make_optimizer",
 ]
 
 
-def optimiser(parameters: Iterable[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
-    """Build the optimiser; weight decay applies to every parameter.  Raises ModelError when there is none to train."""
+def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
+    """Build the optimizer; weight decay applies to every parameter.  Raises ModelError when there is none to train."""
     parameters = list(parameters)
     if not parameters:
         raise ModelError("student: it has no parameters, so nothing can learn; give it layers, or evaluate it as it is")
@@ -51,7 +51,7 @@ def optimiser(parameters: Iterable[nn.Parameter], settings: Training) -> torch.o
 
 
 def make_dense(optimizer: torch.optim.Optimizer) -> None:
-    """Make sparse gradients dense, of `nn.Embedding(sparse=True)` for example: the optimisers here take no others."""
+    """Make sparse gradients dense, of `nn.Embedding(sparse=True)` for example: the optimizers here take no others."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None and parameter.grad.is_sparse:
@@ -59,7 +59,7 @@ def make_dense(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Require that the optimiser has every parameter that learns: none may come after the first batch."""
+    """Require that the optimizer has every parameter that learns: none may come after the first batch."""
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in known:
@@ -70,7 +70,7 @@ def check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def learning_rate(settings: Training, steps_per_epoch: int) -> Callable[[int], float]:
-    """Return the learning rate as a function of the optimiser step."""
+    """Return the learning rate as a function of the optimizer step."""
     total = settings.epochs * steps_per_epoch
     rising = round(settings.warmup * steps_per_epoch)
     factor: schedules.Schedule = 1.0
