@@ -19,6 +19,7 @@ from limbeck import recipes, runs
 from limbeck.cli.showing import describe
 from limbeck.config import load_recipe
 from limbeck.experiment import run as experiment_run
+from limbeck.papers import tables
 from limbeck.recipes import find, names
 from limbeck.runs import RunFolder
 from limbeck.training import Progress
@@ -115,10 +116,10 @@ def test_recipes_are_listed_with_their_summaries(limbeck):
     answer = limbeck("recipes", "ls")
     assert answer.code == 0
     assert answer.err == ""
-    assert [line.split()[0] for line in answer.out.splitlines()] == names()
+    assert [line.split()[0] for line in answer.out.splitlines()] == [*names(), *tables()]
     assert limbeck("recipes").out == answer.out
     listed = json.loads(limbeck("recipes", "ls", "--json").out)
-    assert [entry["name"] for entry in listed] == names()
+    assert [entry["name"] for entry in listed] == [*names(), *tables()]
     assert all(entry["summary"] in answer.out for entry in listed)
 
 

@@ -196,7 +196,7 @@ def _errors(lab: Lab, model: nn.Module) -> float:
 def _run_omitted(
     lab: Lab, seed: int, *, name: str, transfer: Callable[[SampleSet], SampleSet], classes: Sequence[int], share: bool
 ) -> dict[str, float]:
-    """Distill without some classes, then add to `classes` the bias that was fitted on held-out images of all classes."""
+    """Distill without some classes, then add to `classes` the bias that was fitted on held-out images of all."""
     rate = _learning_rate(lab, "student distilled", _soft)
     train = partial(_student, lab, label=name, objective=_soft, transfer=transfer, learning_rate=rate)
 
