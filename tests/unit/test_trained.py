@@ -62,6 +62,7 @@ OTHER = {  # what is changed, and the key that says so
     "data: order": lambda: {"train_set": SAMPLES.subset(torch.arange(46).flip(0))},
     "data: inputs": lambda: {"train_set": samples_of(46, 2)},
     "data: labels": lambda: {"train_set": replace(SAMPLES, labels=LABELS)},
+    "data: unlabelled": lambda: {"train_set": SAMPLES.without_labels()},
     "validation: none": lambda: {"validation": None},
     "validation: size": lambda: {"validation": HELD_OUT.subset(torch.arange(5))},
     "seed": lambda: {"seed": 4},
