@@ -79,7 +79,7 @@ def unsealed(content: Any) -> dict[str, Any]:
         raise ValueError("it holds no keys")
     plain = {key: value for key, value in content.items() if key != _SEAL}
     if _SEAL not in content:
-        raise ValueError("it has no checksum: an older limbeck wrote it")
+        raise ValueError("it has no checksum")
     if content[_SEAL] != _digest(plain):
         raise ValueError("wrong checksum")
     return plain

@@ -314,26 +314,6 @@ def test_resume_runs_only_what_is_missing(limbeck, recipe, tmp_path):
     assert (folder / "log.txt").read_text().count("started") == 2
 
 
-def test_resume_takes_a_folder_of_before_some_keys_were_there(limbeck, recipe, tmp_path):
-    assert limbeck("distill", recipe, "--quiet", "--no-report").code == 0
-    folder = only_run(tmp_path / "runs")
-    older = "".join(
-        line
-        for line in (folder / "recipe.yaml").read_text().splitlines(keepends=True)
-        if line.strip() not in ("trackers: []", "refit: false", "clip: null")
-    )
-    assert older != (folder / "recipe.yaml").read_text()
-    (folder / "recipe.yaml").write_text(older)
-    whole = figures(folder)
-    answer = limbeck("distill", recipe, "--resume", folder, "--no-report")
-    assert answer.code == 0, answer.err
-    assert figures(folder) == whole
-    assert (folder / "recipe.yaml").read_text() == older
-    refused = limbeck("distill", recipe, "refit=true", "--resume", folder)
-    assert refused.code == 2
-    assert "'refit: false' there, 'refit: true' here" in refused.err
-
-
 def test_an_interruption_saves_and_the_run_goes_on_to_the_same_end(limbeck, start, recipe, tmp_path):
     longer = ["training.epochs=20", "training.batch_size=32", "seeds=[0]", "--no-report"]
     assert limbeck("distill", recipe, *longer, "--quiet", "--runs", "whole").code == 0

@@ -169,13 +169,6 @@ class Recipe:
             "alone_budget": budget is not None and plain(budget.values),
             "training": plain(training.values),
         }
-        if resolved["data"]["transfer"]["synthetic"] is None:
-            del resolved["data"]["transfer"]["synthetic"]
-        if resolved["data"].get("task") == "classification":  # so that a run of before there were others can be gone on
-            del resolved["data"]["task"]
-        for key, default in (("scheme", {"name": "offline"}), ("alone_budget", False), ("classes", None)):
-            if resolved[key] == default:  # so that a run of a version without schemes can be resumed
-                del resolved[key]
         object.__setattr__(recipe, "keys", resolved)
         if recipe.refit and teacher.select is not None:
             raise RecipeError("teacher.select: found beside refit, which leaves no held-out part; leave one out")

@@ -48,11 +48,6 @@ class Reliability:
         """The expected calibration error: the mean of the gaps over the examples (Naeini et al. 2015)."""
         return sum(gap * n for gap, n in zip(self.gaps, self.count, strict=True)) / sum(self.count)
 
-    @property
-    def largest_gap(self) -> float:
-        """The maximum calibration error."""
-        return max(self.gaps)
-
 
 @checked
 def reliability(confidence: Tensor, correct: Tensor, *, bins: int = 15, scheme: Scheme = "width") -> Reliability:

@@ -3,15 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from limbeck.errors import RunError, command, one_line
 from limbeck.experiment.outcome import Outcome
 from limbeck.experiment.prepare import Parts
-from limbeck.records import as_json, sealed, unsealed
+from limbeck.records import as_json, plain_values, read_as, sealed, unsealed
 from limbeck.runs import RunFolder, read_manifest
 from limbeck.training.checkpoints import digest
 
@@ -54,7 +53,7 @@ def keep_outcome(folder: RunFolder, outcome: Outcome) -> None:
     found = sorted({path for pattern in _FILES for path in folder.path.glob(pattern) if path.is_file()})
     files = {path.relative_to(folder.path).as_posix(): digest(path) for path in found}
     files[OUTCOME] = hashlib.sha256(f"{as_json(content)}\n".encode()).hexdigest()
-    folder.write_json(_DIGESTS, sealed({"files": files, "origin": _origin(folder.path)}))
+    folder.write_json(_DIGESTS, sealed(plain_values(_Digests(files, _origin(folder.path)))))
     folder.write_json(OUTCOME, content)
 
 
@@ -67,11 +66,11 @@ def read_outcome(folder: Path) -> Outcome:
     path = folder / _DIGESTS
     if not path.is_file():
         raise RunError(
-            f"'{folder}': found no {_DIGESTS}, as in a run of an older limbeck; expected the digests of its files, to "
-            f"know that nothing has changed since. Run the recipe again: {_again(folder)}"
+            f"'{folder}': found no {_DIGESTS}; expected the digests of its files, which tell "
+            f"whether anything has changed since. Run the recipe again: {_again(folder)}"
         )
     try:
-        known = _Digests.model_validate(unsealed(json.loads(path.read_text(encoding="utf-8"))))
+        known = read_as(_Digests, unsealed(json.loads(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"'{path}' is damaged ({one_line(error)}); run the recipe again: {_again(folder)}") from None
     for name, expected in {OUTCOME: "none", **known.files}.items():
@@ -92,11 +91,11 @@ def read_outcome(folder: Path) -> Outcome:
         raise RunError(f"'{folder / OUTCOME}' is damaged ({one_line(error)}); run the recipe again") from None
 
 
-class _Digests(BaseModel):
+@dataclass(frozen=True)
+class _Digests:
     """What digests.json holds: of the run's files by their names, and of what its manifest says of how it was made."""
 
-    model_config = ConfigDict(strict=True)
-    files: dict[str, str]
+    files: Mapping[str, str]
     origin: str | None
 
 
