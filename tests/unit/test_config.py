@@ -338,7 +338,7 @@ def test_values_of_a_recipe_can_be_replaced():
     assert sorted(other.objective().terms) == ["soft"]
     assert recipe.training.learning_rate == 0.01
     assert "there is no such key" in refusal(recipe.with_values, {"training.rate": 1})
-    assert refusal(recipe.with_values, {"name.x": 1}) == "name.x: 'name' has no keys"
+    assert refusal(recipe.with_values, {"name.x": 1}) == "name.x: 'name' is 'base', which has no keys; set it whole"
 
 
 def test_candidates_are_the_grid_of_the_search_in_its_order():

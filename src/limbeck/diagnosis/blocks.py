@@ -60,23 +60,10 @@ def blocks(matrix: Tensor, groups: Sequence[int], *, permutations: int = 999, se
     if not 1 < len(named) < len(own):
         raise InputError(f"groups: found {len(named)} for {len(own)} classes, expected 2 or more, one of them shared")
     upper = np.triu_indices(len(own), 1)
-    pairs, spread = values[upper], float(values[upper].std())
-
-    def contrast(of: "NDArray[np.int64]") -> float:
-        same = of[upper[0]] == of[upper[1]]
-        return float(pairs[same].mean() - pairs[~same].mean())
-
-    observed = contrast(own)
     generator = np.random.default_rng(derive_seed(seed, "blocks"))
-    drawn = [contrast(generator.permutation(own)) for _ in range(permutations)]
-    same = own[upper[0]] == own[upper[1]]
-    return Blocks(
-        groups=tuple(own.tolist()),
-        within=float(pairs[same].mean()),
-        between=float(pairs[~same].mean()),
-        score=observed / spread if spread > 0 else 0.0,
-        p_value=_p_value(observed, drawn),
-    )
+    observed = _contrast(values[upper], own)
+    drawn = [_contrast(values[upper], generator.permutation(own)) for _ in range(permutations)]
+    return _scored(values[upper], own, _p_value(observed[0] - observed[1], [one - two for one, two in drawn]))
 
 
 def found_blocks(matrix: Tensor, *, permutations: int = 199, seed: int = 0) -> Blocks | None:
@@ -105,16 +92,22 @@ def found_blocks(matrix: Tensor, *, permutations: int = 199, seed: int = 0) -> B
         dealt = np.zeros_like(values)
         dealt[upper] = generator.permutation(values[upper])
         drawn.append(_best_cut(dealt + dealt.T)[1])
+    return _scored(values[upper], own, _p_value(observed, drawn))
+
+
+def _contrast(pairs: "NDArray[np.float64]", own: "NDArray[np.int64]") -> tuple[float, float]:
+    """Return the mean resemblance of two classes of one group, and of two groups.  pairs: above the diagonal."""
+    import numpy as np
+
+    upper = np.triu_indices(len(own), 1)
     same = own[upper[0]] == own[upper[1]]
-    pairs, spread = values[upper], float(values[upper].std())
-    within, between = float(pairs[same].mean()), float(pairs[~same].mean())
-    return Blocks(
-        groups=tuple(own.tolist()),
-        within=within,
-        between=between,
-        score=(within - between) / spread if spread > 0 else 0.0,
-        p_value=_p_value(observed, drawn),
-    )
+    return float(pairs[same].mean()), float(pairs[~same].mean())
+
+
+def _scored(pairs: "NDArray[np.float64]", own: "NDArray[np.int64]", p_value: float) -> Blocks:
+    (within, between), spread = _contrast(pairs, own), float(pairs.std())
+    score = (within - between) / spread if spread > 0 else 0.0
+    return Blocks(tuple(own.tolist()), within, between, score, p_value)
 
 
 def rand_index(first: Sequence[int], second: Sequence[int]) -> float:
