@@ -356,7 +356,7 @@ def test_candidates_are_the_grid_of_the_search_in_its_order():
         ({"training.learning_rate": []}, "search.training.learning_rate: found no values"),
         ({"data.seed": [1]}, "search.data.seed: expected a key of training, method or scheme"),
         ({"training.rate": [1]}, "search.training.rate: there is no such key"),
-        ({"training.": [1]}, "search.training.: found 1, expected keys and their values"),
+        ({"training.": [1]}, "search.training: found 1, expected keys and their values"),
         ({"method.alpha": [0.1, 3.0]}, "search.method.alpha: found 3.0, expected a number in [0, 1]"),
         ({"training.learning_rate": [0.1, "x"]}, "search.training.learning_rate: found 'x', expected a number"),
         ({"training.epochs": 3}, "search.training.epochs: found 3, expected a list"),
