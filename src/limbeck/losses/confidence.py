@@ -14,16 +14,27 @@ __all__ = ["confidence_weighted"]
 
 @checked
 def confidence_weighted(logits: Tensor, labels: Tensor, confidence: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Compute Σ_n w_n·H(y_n, q_n), w_n = c_n / Σ_batch c (CWTM, Furlanello 2018).
+    """Compute Σ_n w_n·H(y_n, q_n), where w_n = c_n / Σ_batch c, the loss of CWTM.
 
-    logits: (..., K).  labels: (...) int64, `UNLABELLED` where there is none.  confidence: (...) c, 0 or above: the
-    teacher's largest probabilities.  mask: (...) bool, False where an example is padding.  What has no label or is
-    padding has no weight, and a batch of nothing else has loss 0.  Returns a scalar.
-    Raises InputError where every counted example has confidence 0 (on a GPU the loss is then NaN).
+    Args:
+        logits: (..., K) floating point.
+        labels: (...) int64 in [0, K), or `UNLABELLED` (-100), which has weight 0.
+        confidence: c, (...) floating point, 0 or above: the teacher's largest probabilities.
+        mask: (...) bool, False for padding, which has weight 0.
 
-    >>> logits, labels = torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 0])
-    >>> confidence_weighted(logits, labels, torch.tensor([0.75, 0.25]))
-    tensor(0.5199)
+    Returns:
+        A scalar in nats; 0 if no example is counted.
+
+    Raises:
+        InputError: if shapes disagree, or every counted example has confidence 0 (on a GPU the loss is then NaN).
+
+    Example:
+        >>> logits, labels = torch.tensor([[0.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 0])
+        >>> confidence_weighted(logits, labels, torch.tensor([0.75, 0.25]))
+        tensor(0.5199)
+
+    Reference:
+        Furlanello et al. (2018), "Born-Again Neural Networks", arXiv:1805.04770.
     """
     checks.shapes_match("confidence", confidence.shape, "labels", labels.shape)
     each = cross_entropy(logits, labels, mask=mask, reduction="none")

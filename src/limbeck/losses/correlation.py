@@ -26,14 +26,31 @@ def inter_class(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute 1 - Pearson's correlation of p̃ and q̃ over the classes of each example (Huang et al. 2022).
+    """Compute 1 - Pearson's correlation of p̃ and q̃ over the classes of each example.
 
-    Both logits: (..., K).  An example whose student or teacher gives all classes the same has correlation 0 and no
-    gradient.  The gradient does not shrink as the temperature grows.
+    p̃ = softmax(teacher/T) and q̃ = softmax(student/T).  An example whose student or teacher gives all classes the same
+    probability has correlation 0 and no gradient.  The gradient does not shrink as the temperature grows.
 
-    >>> logits = torch.tensor([[1.0, 2.0, 4.0]])
-    >>> float(inter_class(10 * logits, logits, temperature=1000.0)) < 1e-3
-    True
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        A number in [0, 2], or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, or the temperature is not above 0.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 2.0, 4.0]])
+        >>> float(inter_class(10 * logits, logits, temperature=1000.0)) < 1e-3
+        True
+
+    Reference:
+        Huang et al. (2022), arXiv:2205.10536.
     """
     student, teacher = _scaled(student_logits, teacher_logits, temperature)
     return reduce(row_loss(student, F.log_softmax(teacher, -1)), mask, reduction)
@@ -43,14 +60,30 @@ def inter_class(
 def intra_class(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
-    """Compute 1 - Pearson's correlation of p̃_i and q̃_i over the examples of a batch, mean over classes i.
+    """Compute 1 - Pearson's correlation of p̃_i and q̃_i over the examples of a batch, mean over the classes i.
 
-    Both logits: (..., K); all axes but the last count as examples.  mask: (...) bool, False where there is none.
-    It relates the examples of a batch to each other: the loss of a batch is not the mean over its parts.  A class whose
-    probability is the same in all examples has correlation 0 and no gradient; so have all classes of a single example.
+    It relates the examples of a batch to each other: the loss of a batch is not the mean of the losses of its parts.  A
+    class with the same probability in all examples has correlation 0 and no gradient; so has every class in a batch of
+    one.
 
-    >>> intra_class(torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([[5.0, 6.0], [5.0, 7.0]])).abs().round()
-    tensor(0.)
+    Args:
+        student_logits: (..., K) floating point; all axes but the last count as examples.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+
+    Returns:
+        A scalar in [0, 2].
+
+    Raises:
+        InputError: if shapes disagree, or the temperature is not above 0.
+
+    Example:
+        >>> intra_class(torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([[5.0, 6.0], [5.0, 7.0]])).abs().round()
+        tensor(0.)
+
+    Reference:
+        Huang et al. (2022), arXiv:2205.10536.
     """
     scaled = _scaled(student_logits, teacher_logits, temperature)
     if mask is not None:
@@ -71,14 +104,31 @@ def dist(
     tau_squared: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compute inter_weight·(inter-class loss) + intra_weight·(intra-class loss), the soft part of DIST (Huang 2022).
+    """Compute inter_weight·(inter-class loss) + intra_weight·(intra-class loss), the soft part of DIST.
 
-    Both logits: (..., K).  inter_weight, intra_weight: β and γ of the paper.  tau_squared: multiply by T², as the
-    paper's published code does; its text does not, and the gradient does not need it.
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        temperature: T > 0.
+        inter_weight: β of the paper; finite, not negative.
+        intra_weight: γ of the paper; finite, not negative.
+        tau_squared: multiply by T², as the paper's published code does.  The paper's text does not, and the gradient
+            does not need it.
+        mask: (...) bool, False for padding.
 
-    >>> logits = torch.randn(8, 10)
-    >>> dist(3.0 * logits + 1.0, logits, temperature=1e4) < 1e-3
-    tensor(True)
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: if shapes disagree, a value is out of range, or both weights are 0.
+
+    Example:
+        >>> logits = torch.randn(8, 10)
+        >>> dist(3.0 * logits + 1.0, logits, temperature=1e4) < 1e-3
+        tensor(True)
+
+    Reference:
+        Huang et al. (2022), "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536.
     """
     checks.non_negative("inter_weight", inter_weight)
     checks.non_negative("intra_weight", intra_weight)

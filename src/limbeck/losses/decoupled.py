@@ -27,19 +27,39 @@ def dkd(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute T²·(α·KL(b^p ‖ b^q) + β·KL(p̂ ‖ q̂)), the soft part of DKD (Zhao et al. 2022).
+    """Compute T²·(α·KL(b^p ‖ b^q) + β·KL(p̂ ‖ q̂)), the soft part of DKD.
 
-    b = (p̃_t, 1-p̃_t) splits the true class t from the rest, and p̂ = p̃_i/(1-p̃_t), i ≠ t, is the rest among itself.
-    Both logits: (..., K).  labels: (...) int64, `UNLABELLED` (-100) where there is none, which counts nowhere.
-    alpha, beta: weights of the two parts, finite and not negative; beta may be a tensor (...), one for each example.
-    With α = 1 and β = 1-p̃_t it is T²·KL(p̃ ‖ q̃).  1-p̃_t is summed in log space, so that it is never 0.
+    b = (p̃_t, 1-p̃_t) splits the true class t from the other classes; p̂ = p̃_i/(1-p̃_t), i ≠ t, is the distribution
+    over the other classes.  With α = 1 and β = 1-p̃_t the loss is T²·KL(p̃ ‖ q̃).  1-p̃_t is summed in log space and
+    never rounds to 0.
 
-    >>> student, teacher = torch.randn(8, 10), torch.randn(8, 10)
-    >>> labels = torch.randint(10, (8,))
-    >>> rest = 1 - (teacher / 4).softmax(-1).gather(1, labels[:, None]).squeeze(1)
-    >>> from limbeck.losses import kl
-    >>> torch.isclose(dkd(student, teacher, labels, beta=rest), 16 * kl(student, teacher, temperature=4.0))
-    tensor(True)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        labels: (...) int64 in [0, K), or `UNLABELLED` (-100), which is not counted.
+        alpha: α, weight of the true class against the rest; finite, not negative.
+        beta: β, weight of the other classes; finite, not negative.  A number, or a tensor (...) with one weight an
+            example.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Nats: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, a label or value is out of range, or both weights are 0.
+
+    Example:
+        >>> student, teacher = torch.randn(8, 10), torch.randn(8, 10)
+        >>> labels = torch.randint(10, (8,))
+        >>> rest = 1 - (teacher / 4).softmax(-1).gather(1, labels[:, None]).squeeze(1)
+        >>> from limbeck.losses import kl
+        >>> torch.isclose(dkd(student, teacher, labels, beta=rest), 16 * kl(student, teacher, temperature=4.0))
+        tensor(True)
+
+    Reference:
+        Zhao et al. (2022), "Decoupled Knowledge Distillation", arXiv:2203.08679.
     """
     checks.positive("temperature", temperature)
     checks.non_negative("alpha", alpha)

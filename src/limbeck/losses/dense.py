@@ -15,11 +15,18 @@ __all__ = ["Dense", "soften"]
 @checked_fields
 @dataclass(frozen=True)
 class Dense:
-    """A distribution over all classes.  log_probs: (..., K), each row summing to 1 in probability.
+    """Hold a distribution over all classes as log-probabilities.
 
-    >>> import torch
-    >>> Dense(torch.tensor([[0.25, 0.75]]).log()).log_probs.shape
-    torch.Size([1, 2])
+    Attributes:
+        log_probs: (..., K) floating point, in nats; the probabilities of each row sum to 1.
+
+    Raises:
+        InputError: if `log_probs` is not a tensor.
+
+    Example:
+        >>> import torch
+        >>> Dense(torch.tensor([[0.25, 0.75]]).log()).log_probs.shape
+        torch.Size([1, 2])
     """
 
     log_probs: Tensor
@@ -27,13 +34,25 @@ class Dense:
 
 @checked
 def soften(logits: Tensor, temperature: float = 1.0) -> Dense:
-    """Soften logits: softmax(logits / T), as a target (Hinton, Vinyals & Dean 2015).
+    """Return softmax(logits/T) as a distribution without gradient.
 
-    logits: (..., K).  temperature: above 0; T → ∞ gives the uniform distribution, T → 0 the argmax.
+    Args:
+        logits: (..., K) floating point.  Half precision is computed in float32.
+        temperature: T > 0.  The distribution tends to uniform as T → ∞ and to the argmax as T → 0.
 
-    >>> import torch
-    >>> soften(torch.tensor([0.0, 2.0]), temperature=2.0).log_probs.exp()
-    tensor([0.2689, 0.7311])
+    Returns:
+        Log-probabilities (..., K), cut off from the graph.
+
+    Raises:
+        InputError: if the logits are not floating point, or the temperature is not above 0.
+
+    Example:
+        >>> import torch
+        >>> soften(torch.tensor([0.0, 2.0]), temperature=2.0).log_probs.exp()
+        tensor([0.2689, 0.7311])
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
     checks.positive("temperature", temperature)
     return Dense(F.log_softmax(compute_dtype(logits.detach()) / temperature, dim=-1))

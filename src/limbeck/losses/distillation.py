@@ -40,12 +40,21 @@ def cross_entropy(
 ) -> Tensor:
     """Compute H(y, q) = -log q_y, the loss on hard labels.
 
-    logits: (..., K).  labels: (...) int64 in [0, K), or `UNLABELLED` (-100), which counts nowhere.
-    mask: (...) bool, False where an example is padding.  Returns nats: a scalar, or (...) for reduction "none".
-    Raises InputError when shapes disagree or a label is out of range (on a GPU, a device-side assertion).
+    Args:
+        logits: (..., K) floating point.
+        labels: (...) int64 in [0, K), or `UNLABELLED` (-100), which is not counted.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
 
-    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, -100]))
-    tensor(1.3863)
+    Returns:
+        Nats: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree or a label is out of range (on a GPU, a device-side assertion).
+
+    Example:
+        >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, -100]))
+        tensor(1.3863)
     """
     check_labels(labels, logits.shape[:-1])
     if mask is not None:
@@ -77,10 +86,27 @@ def soft_cross_entropy(
 ) -> Tensor:
     """Compute H(p̃, q̃) = -Σ p̃ log q̃, with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
-    Both logits: (..., K).  No factor T²: `kd` applies it.  Equals H(p̃), not 0, when student and teacher agree.
+    It equals H(p̃), not 0, when student and teacher agree.  It has the same gradient as `kl`, without the factor T².
 
-    >>> soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2))
-    tensor(0.6931)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Nats: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, or the temperature is not above 0.
+
+    Example:
+        >>> soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2))
+        tensor(0.6931)
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
     return _divergence(CROSS_ENTROPY, student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -96,11 +122,28 @@ def kl(
 ) -> Tensor:
     """Compute KL(p̃ ‖ q̃), with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
-    Both logits: (..., K).  No factor T²: `kd` applies it.  Its gradient with respect to the student is (q̃ - p̃)/T.
+    The factor T² is not included; `kd` applies it.  The gradient with respect to the student's logits is (q̃ - p̃)/T.
 
-    >>> logits = torch.randn(8, 10)
-    >>> kl(logits, logits, temperature=4.0)
-    tensor(0.)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Nats: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, or the temperature is not above 0.
+
+    Example:
+        >>> logits = torch.randn(8, 10)
+        >>> kl(logits, logits, temperature=4.0)
+        tensor(0.)
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
     return _divergence(KL, student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -116,11 +159,27 @@ def reverse_kl(
 ) -> Tensor:
     """Compute KL(q̃ ‖ p̃), with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
-    Both logits: (..., K).  No factor T²: `REVERSE_KL` declares it.  It is infinite where a class is -inf for
-    the teacher alone.
+    The factor T² is not included; `REVERSE_KL` declares it.
 
-    >>> reverse_kl(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
-    tensor(0.4338)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Nats: a scalar, or (...) with ``reduction="none"``; infinite where a class is -inf for the teacher alone.
+
+    Raises:
+        InputError: if shapes disagree, or the temperature is not above 0.
+
+    Example:
+        >>> reverse_kl(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
+        tensor(0.4338)
+
+    Reference:
+        Gu et al. (2024), "MiniLLM: Knowledge Distillation of Large Language Models", arXiv:2306.08543.
     """
     return _divergence(REVERSE_KL, student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -135,13 +194,30 @@ def js(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃ (Agarwal et al. 2024).
+    """Compute JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃.
 
-    Both logits: (..., K).  beta: above 0 and below 1; JSD_β/β → KL(p̃ ‖ q̃) as β → 0, and JSD_β/(1-β) → KL(q̃ ‖ p̃) as
-    β → 1.  No factor T²: `jensen_shannon` declares it.
+    The factor T² is not included; `jensen_shannon` declares it.
 
-    >>> js(torch.tensor([[0.0, 100.0]]), torch.tensor([[100.0, 0.0]]))
-    tensor(0.6931)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        beta: β in (0, 1).  JSD_β/β → KL(p̃ ‖ q̃) as β → 0, and JSD_β/(1-β) → KL(q̃ ‖ p̃) as β → 1.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Nats: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, the temperature is not above 0, or β is not in (0, 1).
+
+    Example:
+        >>> js(torch.tensor([[0.0, 100.0]]), torch.tensor([[100.0, 0.0]]))
+        tensor(0.6931)
+
+    Reference:
+        Agarwal et al. (2024), arXiv:2306.13649.
     """
     return _divergence(jensen_shannon(beta), student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -156,12 +232,30 @@ def skewed_kl(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute KL(p̃ ‖ a·p̃ + (1-a)·q̃), a being `skew` (Lee 1999; Ko et al. 2024).
+    """Compute KL(p̃ ‖ a·p̃ + (1-a)·q̃), where a is `skew`.
 
-    Both logits: (..., K).  skew: in [0, 1); at 0 it is KL.  No factor T²: `skewed` declares it.
+    The factor T² is not included; `skewed` declares it.
 
-    >>> skewed_kl(torch.tensor([[0.0, 100.0]]), torch.tensor([[100.0, 0.0]]), skew=0.5)
-    tensor(0.6931)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        skew: a in [0, 1); 0 gives KL.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Nats, at most log(1/a): a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, the temperature is not above 0, or the skew is not in [0, 1).
+
+    Example:
+        >>> skewed_kl(torch.tensor([[0.0, 100.0]]), torch.tensor([[100.0, 0.0]]), skew=0.5)
+        tensor(0.6931)
+
+    Reference:
+        Lee (1999), "Measures of Distributional Similarity"; Ko et al. (2024), arXiv:2402.03898.
     """
     return _divergence(skewed(skew), student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -175,13 +269,29 @@ def total_variation(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute ½·Σ |p̃ - q̃|, in [0, 1], with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
+    """Compute ½·Σ |p̃ - q̃|, with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
-    Both logits: (..., K).  No factor T: `TOTAL_VARIATION` declares it.  Where p̃ = q̃, the gradient of |p̃ - q̃| is
-    taken as 0.
+    The factor T is not included; `TOTAL_VARIATION` declares it.  The gradient of |p̃ - q̃| is 0 where p̃ = q̃.
 
-    >>> total_variation(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
-    tensor(0.3808)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        temperature: T > 0.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        A number in [0, 1], or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, or the temperature is not above 0.
+
+    Example:
+        >>> total_variation(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
+        tensor(0.3808)
+
+    Reference:
+        Wen et al. (2023), "f-Divergence Minimization for Sequence-Level Knowledge Distillation", arXiv:2307.15190.
     """
     return _divergence(TOTAL_VARIATION, student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -198,17 +308,36 @@ def kd(
     soft_weight: float | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compute hard_weight·H(y, q) + soft_weight·T²·KL(p̃ ‖ q̃) (Hinton, Vinyals & Dean 2015).
+    """Compute hard_weight·H(y, q) + soft_weight·T²·KL(p̃ ‖ q̃), the distillation loss with the factor T².
 
-    Both logits: (..., K).  labels: (...) int64, `UNLABELLED` where there is none; without labels only the soft term.
-    `alpha` is sugar: hard_weight = alpha, soft_weight = 1 - alpha; the default is alpha = 0.1.  Each term is the mean
-    over what it counts: labelled examples for the hard one, all unmasked examples for the soft one.  A term of weight 0
-    is not computed.  Returns a scalar.
+    Each term is the mean over the examples that it counts: labelled ones for the hard term, all unmasked ones for the
+    soft term.  A term of weight 0 is not computed.
 
-    >>> student, teacher = torch.randn(8, 10), torch.randn(8, 10)
-    >>> soft_only = kd(student, teacher, temperature=4.0, soft_weight=1.0)
-    >>> torch.isclose(soft_only, 16 * kl(student, teacher, temperature=4.0))
-    tensor(True)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        labels: (...) int64 in [0, K), or `UNLABELLED` (-100).  Without labels only the soft term is computed.
+        temperature: T > 0.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: weight of the hard term, instead of `alpha`; not negative.
+        soft_weight: weight of the soft term, instead of `alpha`; not negative.
+        mask: (...) bool, False for padding.
+
+    Returns:
+        A scalar in nats.
+
+    Raises:
+        InputError: if shapes disagree, a value is out of range, `alpha` is given beside a weight, or nothing is left to
+            compute.
+
+    Example:
+        >>> student, teacher = torch.randn(8, 10), torch.randn(8, 10)
+        >>> soft_only = kd(student, teacher, temperature=4.0, soft_weight=1.0)
+        >>> torch.isclose(soft_only, 16 * kl(student, teacher, temperature=4.0))
+        tensor(True)
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
     hard_weight, soft_weight = kd_weights(alpha, hard_weight, soft_weight)
     checks.positive("temperature", temperature)
@@ -234,14 +363,31 @@ def logit_matching(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute ½·Σ_i (z_i - v_i)²/K, the regression of the teacher's logits (Bucila 2006; Ba & Caruana 2014).
+    """Compute ½·Σ_i (z_i - v_i)²/K, the squared distance between the student's logits z and the teacher's v.
 
-    Both logits: (..., K).  With `zero_mean`, the mean over the classes is taken out of both first, per example: the
-    high-temperature limit of T²·KL (Hinton, Vinyals & Dean 2015, section 2.1).  A class that is -inf in both (a padded
-    vocabulary) is no class: it counts neither in the sum nor in K.
+    A class that is -inf in both (a padded vocabulary) counts neither in the sum nor in K.
 
-    >>> logit_matching(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
-    tensor(1.)
+    Args:
+        student_logits: (..., K) floating point.
+        teacher_logits: (..., K) floating point; they receive no gradient.
+        zero_mean: subtract the mean over the classes from both first.  This is the limit of T²·KL for high
+            temperatures.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Squared logits: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree.
+
+    Example:
+        >>> logit_matching(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+        tensor(1.)
+
+    Reference:
+        Bucila, Caruana & Niculescu-Mizil (2006), "Model Compression"; Ba & Caruana (2014), arXiv:1312.6184; Hinton,
+        Vinyals & Dean (2015), section 2.1, arXiv:1503.02531.
     """
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
     student, teacher = (only_counted(logits, mask) for logits in (student_logits, teacher_logits.detach()))

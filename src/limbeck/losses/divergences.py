@@ -38,17 +38,27 @@ __all__ = [
 @checked_fields
 @dataclass(frozen=True)
 class Divergence:
-    """A divergence and its temperature factor.
+    """A divergence between a target and the student's softened distribution.
 
-    name: with the values of its parameters, so that two that differ have different names.
-    per_example(student_logits (..., K), target, temperature) -> (...), without the factor; the target is a constant.
-    factor(temperature): what a distillation loss multiplies it with, once.
-    least_classes: how many classes it says anything of.
+    Attributes:
+        name: the name with its parameters; two different divergences have different names.
+        per_example: function (student_logits (..., K), target, temperature) -> (...), in nats where it has a unit,
+            without the factor.  The target is a constant.
+        factor: function of the temperature.  A distillation loss multiplies the divergence by it once (T² for KL), so
+            that gradients keep their size when the temperature changes.
+        least_classes: the smallest number of classes for which the divergence is informative.
 
-    >>> from limbeck.losses import soften
-    >>> target = soften(torch.tensor([[0.0, 4.0]]), temperature=2.0)
-    >>> KL.factor(2.0) * KL.per_example(torch.zeros(1, 2), target, 2.0)
-    tensor([1.3113])
+    Raises:
+        InputError: if a field has the wrong type.
+
+    Example:
+        >>> from limbeck.losses import soften
+        >>> target = soften(torch.tensor([[0.0, 4.0]]), temperature=2.0)
+        >>> KL.factor(2.0) * KL.per_example(torch.zeros(1, 2), target, 2.0)
+        tensor([1.3113])
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), section 2, arXiv:1503.02531, for the factor T².
     """
 
     HOW_MADE: ClassVar[str] = "use one such as losses.divergence('js', beta=0.5)"
@@ -61,15 +71,29 @@ class Divergence:
 
 @checked
 def jensen_shannon(beta: float = 0.5) -> Divergence:
-    """Make JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃ (Agarwal et al. 2024).
+    """Build the divergence JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃.
 
-    beta: above 0 and below 1.  JSD_β/β → KL(p̃ ‖ q̃) as β → 0, and JSD_β/(1-β) → KL(q̃ ‖ p̃) as β → 1; it is 0 at both
-    ends.  At β = ½ it lies in [0, log 2] and is symmetric.  Near agreement it is β·(1-β) times KL, which no factor
-    makes up for: it wants a larger weight or learning rate.
+    At β = ½ it is symmetric and lies in [0, log 2].  Near agreement it is β·(1-β) times KL; the factor T² does not
+    compensate for that, so it needs a larger weight or learning rate.
 
-    >>> from limbeck.losses import soften
-    >>> jensen_shannon(0.5).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)
-    tensor(0.6931)
+    Args:
+        beta: β in (0, 1).  JSD_β/β → KL(p̃ ‖ q̃) as β → 0, and JSD_β/(1-β) → KL(q̃ ‖ p̃) as β → 1; at both ends it is
+            0.
+
+    Returns:
+        The divergence, with factor T².
+
+    Raises:
+        InputError: if β is not in (0, 1).
+
+    Example:
+        >>> from limbeck.losses import soften
+        >>> jensen_shannon(0.5).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)
+        tensor(0.6931)
+
+    Reference:
+        Agarwal et al. (2024), "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes",
+        arXiv:2306.13649.
     """
     _open_unit_interval("beta", beta, "at 0 and 1 the divergence is 0; their limits are kl and reverse_kl")
 
@@ -78,14 +102,27 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
 
 @checked
 def skewed(skew: float = 0.1) -> Divergence:
-    """Make the skewed KL_a = KL(p̃ ‖ a·p̃ + (1-a)·q̃), a being `skew` (Lee 1999; Ko et al. 2024).
+    """Build the skewed divergence KL_a = KL(p̃ ‖ a·p̃ + (1-a)·q̃), where a is `skew`.
 
-    skew: in [0, 1).  At 0 it is KL; above, it is at most log(1/a), however far apart student and target are.  Near
-    agreement it is (1-a)² times KL.
+    It is at most log(1/a), however far apart student and target are.  Near agreement it is (1-a)² times KL.
 
-    >>> from limbeck.losses import soften
-    >>> skewed(0.1).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)
-    tensor(2.3026)
+    Args:
+        skew: a in [0, 1); 0 gives KL.
+
+    Returns:
+        The divergence, with factor T².
+
+    Raises:
+        InputError: if the skew is not in [0, 1).
+
+    Example:
+        >>> from limbeck.losses import soften
+        >>> skewed(0.1).per_example(torch.tensor([0.0, 100.0]), soften(torch.tensor([100.0, 0.0])), 1.0)
+        tensor(2.3026)
+
+    Reference:
+        Lee (1999), "Measures of Distributional Similarity"; Ko et al. (2024), "DistiLLM: Towards Streamlined
+        Distillation for Large Language Models", arXiv:2402.03898.
     """
     checks.unit_interval("skew", skew)
     if skew == 1:
@@ -97,15 +134,24 @@ def skewed(skew: float = 0.1) -> Divergence:
 
 @checked
 def correlation(tau_squared: bool = False) -> Divergence:
-    """Make 1 - Pearson's correlation of p̃ and q̃ over the classes, the inter-class part of DIST (Huang et al. 2022).
+    """Build 1 - Pearson's correlation of p̃ and q̃ over the classes, the inter-class part of DIST.
 
-    tau_squared: declare the factor T² that the paper's published code multiplies with, instead of 1.
-    A distribution that is the same for all classes correlates with nothing: 0, without gradient.  Of two classes the
-    correlation is 1 or -1 and says nothing.
+    A distribution that is equal for all classes has correlation 0 and no gradient.  With two classes the correlation is
+    always 1 or -1, which carries no information.
 
-    >>> from limbeck.losses import soften
-    >>> correlation().per_example(torch.tensor([0.0, 5.0]), soften(torch.tensor([1.0, 2.0])), 1.0).round()
-    tensor(0.)
+    Args:
+        tau_squared: declare the factor T², as the paper's published code does, instead of 1.
+
+    Returns:
+        The divergence, for three classes or more; its values are in [0, 2].
+
+    Example:
+        >>> from limbeck.losses import soften
+        >>> correlation().per_example(torch.tensor([0.0, 5.0]), soften(torch.tensor([1.0, 2.0])), 1.0).round()
+        tensor(0.)
+
+    Reference:
+        Huang et al. (2022), "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536.
     """
 
     def per_example(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
@@ -117,13 +163,27 @@ def correlation(tau_squared: bool = False) -> Divergence:
 
 @checked
 def divergence(kind: str, **parameters: Any) -> Divergence:
-    """Return a divergence by the name that a recipe gives it, with its parameters.
+    """Return a divergence by the name that recipes use.
 
-    >>> divergence("js", beta=0.25).name
-    'js(beta=0.25)'
-    >>> divergence("reversed_kl")
-    Traceback (most recent call last):
-    limbeck.errors.InputError: divergence: there is no 'reversed_kl'; did you mean 'reverse_kl'?
+    Args:
+        kind: "kl", "cross_entropy", "reverse_kl", "js", "skewed_kl", "total_variation" or "correlation".
+        **parameters: parameters of that divergence, such as `beta` of "js" or `skew` of "skewed_kl".
+
+    Returns:
+        The divergence.
+
+    Raises:
+        InputError: if there is no such divergence, it has no such parameter, or a value is out of range.
+
+    Example:
+        >>> divergence("js", beta=0.25).name
+        'js(beta=0.25)'
+        >>> divergence("reversed_kl")
+        Traceback (most recent call last):
+        limbeck.errors.InputError: divergence: there is no 'reversed_kl'; did you mean 'reverse_kl'?
+
+    Reference:
+        The papers are listed at `jensen_shannon`, `skewed` and `correlation`.
     """
     if kind not in _KINDS:
         raise InputError(f"divergence: there is no '{kind}'; {one_of(kind, _KINDS)}")

@@ -53,13 +53,22 @@ def only_counted(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 @checked
 def reduce(per_example: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
-    """Reduce a loss per example.
+    """Reduce one loss per example to a scalar.
 
-    per_example: any shape.  mask: bool of the same shape, False where an example does not count; None counts all.
-    Masked examples give 0 under "none".  The mean over nothing is 0.
+    Args:
+        per_example: any shape, floating point.
+        mask: bool of the same shape; False excludes an example.  None counts all.
+        reduction: "none", "sum" or "mean".  The mean is over the counted examples.
 
-    >>> reduce(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([True, True, False]), "mean")
-    tensor(2.)
+    Returns:
+        A scalar; under "none" the losses, with 0 where the mask is False.  The mean over no example is 0.
+
+    Raises:
+        InputError: if the mask has another shape or is not bool, or the reduction is unknown.
+
+    Example:
+        >>> reduce(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([True, True, False]), "mean")
+        tensor(2.)
     """
     if mask is not None:
         check_mask(mask, per_example.shape)

@@ -17,11 +17,23 @@ def squared_error(
 ) -> Tensor:
     """Compute ½·Σ_d (z_d - y_d)²/D, half the mean squared error of an example.
 
-    student_answers, labels: (..., D) floating point; an example with a NaN among its labels counts nowhere.
-    mask: (...) bool, False where an example is padding.  Its gradient is (z - y)/D.
+    Its gradient with respect to the student's answer is (z - y)/D.
 
-    >>> squared_error(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
-    tensor(1.)
+    Args:
+        student_answers: z, (..., D) floating point.
+        labels: y, (..., D) floating point.  An example with a NaN among its labels is not counted.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Squared label units: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, or the labels are not floating point.
+
+    Example:
+        >>> squared_error(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+        tensor(1.)
     """
     labelled = _labelled(student_answers, labels, mask)
     return reduce(0.5 * _errors(student_answers, labels, labelled), labelled, reduction)
@@ -37,15 +49,32 @@ def bounded_squared_error(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute the teacher-bounded regression loss (Chen et al. 2017): ½·e(z) where e(z) + margin > e(v), otherwise 0.
+    """Compute the teacher-bounded regression loss: ½·e(z) where e(z) + margin > e(v), otherwise 0.
 
-    e(x) = Σ_d (x_d - y_d)²/D; z: student_answers, v: teacher_answers, y: labels, all (..., D); an example with a NaN
-    among its labels counts nowhere.  The teacher is a bound, not a target: a student that is nearer to the label than
-    it, by the margin, is let be.  margin: finite, not negative.
+    e(x) = Σ_d (x_d - y_d)²/D.  The teacher is a bound and not a target: an example on which the student is nearer to
+    the label than the teacher, by the margin, has loss 0.
 
-    >>> student, teacher = torch.tensor([[3.0], [1.0]]), torch.tensor([[2.0], [2.0]])
-    >>> bounded_squared_error(student, teacher, torch.zeros(2, 1), reduction="none")
-    tensor([4.5000, 0.0000])
+    Args:
+        student_answers: z, (..., D) floating point.
+        teacher_answers: v, (..., D) floating point; they receive no gradient.
+        labels: y, (..., D) floating point.  An example with a NaN among its labels is not counted.
+        margin: in squared label units; finite, not negative.
+        mask: (...) bool, False for padding.
+        reduction: "mean" over the counted examples, "sum", or "none".
+
+    Returns:
+        Squared label units: a scalar, or (...) with ``reduction="none"``.
+
+    Raises:
+        InputError: if shapes disagree, the labels are not floating point, or the margin is negative.
+
+    Example:
+        >>> student, teacher = torch.tensor([[3.0], [1.0]]), torch.tensor([[2.0], [2.0]])
+        >>> bounded_squared_error(student, teacher, torch.zeros(2, 1), reduction="none")
+        tensor([4.5000, 0.0000])
+
+    Reference:
+        Chen et al. (2017), "Learning Efficient Object Detection Models with Knowledge Distillation", NeurIPS.
     """
     checks.non_negative("margin", margin)
     checks.shapes_match("student_answers", student_answers.shape, "teacher_answers", teacher_answers.shape)

@@ -14,17 +14,30 @@ __all__ = ["Standardise", "standardise"]
 
 @checked
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
-    """Compute the z-score (z_i - mean z)/(σ(z) + eps) of each example over its classes (Sun et al. 2024).
+    """Compute the z-score (z_i - mean z)/(σ(z) + eps) of each example over its classes.
 
-    logits: (..., K).  σ: the standard deviation over the K classes (divided by K, as in the paper; its published code
-    divides by K-1, which is the same as a temperature higher by √(K/(K-1))).  A class at -inf stays there and counts in
-    neither mean nor σ.  Logits that are all the same, up to rounding, become 0 and keep the gradient of z - mean z.
-    Half precision is computed in float32.
+    σ divides by K, as in the paper.  The published code divides by K-1, which equals a temperature √(K/(K-1)) times as
+    high.  A class at -inf stays there and counts in neither mean nor σ.  Logits that are all equal, up to rounding,
+    become 0 and keep the gradient of z - mean z.
 
-    >>> standardise(torch.tensor([[1.0, 3.0], [100.0, 300.0], [5.0, 5.0]])).round()
-    tensor([[-1.,  1.],
-            [-1.,  1.],
-            [ 0.,  0.]])
+    Args:
+        logits: (..., K) floating point.  Half precision is computed in float32.
+        eps: added to σ; above 0.
+
+    Returns:
+        (..., K), without unit.
+
+    Raises:
+        InputError: if the logits are not floating point, or eps is not above 0.
+
+    Example:
+        >>> standardise(torch.tensor([[1.0, 3.0], [100.0, 300.0], [5.0, 5.0]])).round()
+        tensor([[-1.,  1.],
+                [-1.,  1.],
+                [ 0.,  0.]])
+
+    Reference:
+        Sun et al. (2024), "Logit Standardization in Knowledge Distillation", arXiv:2403.01427.
     """
     checks.positive("eps", eps)
     logits = compute_dtype(logits)
@@ -46,11 +59,21 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
 @checked_fields
 @dataclass(frozen=True)
 class Standardise:
-    """`standardise` as the transform of a term: what it does to the logits of both models before it compares them.
+    """Apply `standardise` to the logits of both models before a term compares them.
 
-    >>> Standardise()(torch.tensor([[1.0, 3.0], [100.0, 300.0]])).round()
-    tensor([[-1.,  1.],
-            [-1.,  1.]])
+    Attributes:
+        eps: added to the standard deviation; above 0.
+
+    Raises:
+        InputError: if eps is not above 0.
+
+    Example:
+        >>> Standardise()(torch.tensor([[1.0, 3.0], [100.0, 300.0]])).round()
+        tensor([[-1.,  1.],
+                [-1.,  1.]])
+
+    Reference:
+        Sun et al. (2024), arXiv:2403.01427.
     """
 
     eps: float = 1e-7

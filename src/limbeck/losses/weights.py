@@ -15,13 +15,22 @@ _DEFAULT_ALPHA = 0.1
 def kd_weights(
     alpha: float | None = None, hard_weight: float | None = None, soft_weight: float | None = None
 ) -> tuple[float, float]:
-    """Return (hard_weight, soft_weight).
+    """Return (hard_weight, soft_weight), the two weights of a distillation loss.
 
-    `alpha` in [0, 1] means hard_weight = alpha and soft_weight = 1 - alpha; the two weights themselves are free, finite
-    and not negative, and a missing one is 0 beside a given one.  With nothing given, alpha is 0.1.
+    Args:
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if nothing is given.
+        hard_weight: instead of `alpha`; finite, not negative.  0 if only `soft_weight` is given.
+        soft_weight: instead of `alpha`; finite, not negative.  0 if only `hard_weight` is given.
 
-    >>> kd_weights(alpha=0.25), kd_weights(soft_weight=2.0), kd_weights()
-    ((0.25, 0.75), (0.0, 2.0), (0.1, 0.9))
+    Returns:
+        The two weights.
+
+    Raises:
+        InputError: if `alpha` is given beside a weight, a value is out of range, or both weights are 0.
+
+    Example:
+        >>> kd_weights(alpha=0.25), kd_weights(soft_weight=2.0), kd_weights()
+        ((0.25, 0.75), (0.0, 2.0), (0.1, 0.9))
     """
     if alpha is not None:
         if hard_weight is not None or soft_weight is not None:
