@@ -20,20 +20,24 @@ Schedule = float | Callable[[int], float]
 
 
 def at(schedule: Schedule, step: int | None) -> float:
-    """Return the value of a number or schedule at `step`.
+    """Return the value of a number or schedule at a step.
 
     Args:
         schedule: a number, or a function of the step.
-        step: optimizer steps done so far; None where the caller does not know, which only a number allows.
+        step: optimizer steps done so far, from 0; None if the caller does not know, which only a number allows.
+
+    Returns:
+        The value.
 
     Raises:
-        InputError: the schedule raises, or changes with the step and there is none.
+        InputError: if the schedule raises, or needs a step and there is none.
 
-    >>> at(0.5, None), at(linear(1.0, 0.0, steps=10), 5)
-    (0.5, 0.5)
-    >>> at(linear(1.0, 0.0, steps=10), None)
-    Traceback (most recent call last):
-    limbeck.errors.InputError: step: found None, but linear(start=1.0, end=0.0, steps=10) changes with it; ...
+    Example:
+        >>> at(0.5, None), at(linear(1.0, 0.0, steps=10), 5)
+        (0.5, 0.5)
+        >>> at(linear(1.0, 0.0, steps=10), None)
+        Traceback (most recent call last):
+        limbeck.errors.InputError: step: found None, but linear(start=1.0, end=0.0, steps=10) changes with it; ...
     """
     if not callable(schedule):
         return schedule
@@ -50,7 +54,22 @@ def at(schedule: Schedule, step: int | None) -> float:
 
 
 def step_of(step: int | None, what: str) -> int:
-    """Return a step that is known; InputError where there is none.  what: changes with it."""
+    """Return the step, or raise if there is none.
+
+    Args:
+        step: optimizer steps done so far, or None.
+        what: what needs the step, for the error message.
+
+    Returns:
+        The step.
+
+    Raises:
+        InputError: if the step is None.
+
+    Example:
+        >>> step_of(5, "linear(start=1.0, end=0.0, steps=10)")
+        5
+    """
     if step is None:
         raise InputError(
             f"step: found None, but {what} changes with it; expected the number of optimizer steps done. Call"
@@ -62,10 +81,19 @@ def step_of(step: int | None, what: str) -> int:
 @checked_fields
 @dataclass(frozen=True)
 class linear:
-    """Go from `start` to `end` in a straight line over `steps`, then stay.
+    """Change linearly from `start` to `end` over `steps`, then stay at `end`.
 
-    >>> linear(4.0, 1.0, steps=10)(5)
-    2.5
+    Attributes:
+        start: the value at step 0; finite.
+        end: the value from step `steps` on; finite.
+        steps: optimizer steps, 1 or more.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> linear(4.0, 1.0, steps=10)(5)
+        2.5
     """
 
     start: float
@@ -83,10 +111,22 @@ class linear:
 @checked_fields
 @dataclass(frozen=True)
 class cosine:
-    """Go from `start` to `end` along half a cosine over `steps`, then stay (Loshchilov & Hutter 2017).
+    """Change from `start` to `end` along half a cosine over `steps`, then stay at `end`.
 
-    >>> [round(cosine(1.0, 0.0, steps=4)(step), 3) for step in range(6)]
-    [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+    Attributes:
+        start: the value at step 0; finite.
+        end: the value from step `steps` on; finite.
+        steps: optimizer steps, 1 or more.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> [round(cosine(1.0, 0.0, steps=4)(step), 3) for step in range(6)]
+        [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+
+    Reference:
+        Loshchilov & Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv:1608.03983.
     """
 
     start: float
@@ -104,11 +144,19 @@ class cosine:
 @checked_fields
 @dataclass(frozen=True)
 class piecewise:
-    """Hold `values[i]` until step `boundaries[i]`, and the last value from there on.
+    """Hold `values[i]` until step `boundaries[i]`, and the last value after the last boundary.
 
-    >>> rate = piecewise([1.0, 0.1], boundaries=[100])
-    >>> rate(99), rate(100)
-    (1.0, 0.1)
+    Attributes:
+        values: finite numbers, one more than boundaries.
+        boundaries: rising steps.
+
+    Raises:
+        InputError: if the lengths do not fit, or the boundaries do not rise.
+
+    Example:
+        >>> rate = piecewise([1.0, 0.1], boundaries=[100])
+        >>> rate(99), rate(100)
+        (1.0, 0.1)
     """
 
     values: Sequence[float]
@@ -133,10 +181,25 @@ class piecewise:
 
 @checked
 def until(step: int, value: float, *, after: float = 0.0) -> piecewise:
-    """Hold `value` before `step` and `after` from it on: a term that ends (Cho & Hariharan 2019).
+    """Hold one value before a step and another from that step on, so that a term ends.
 
-    >>> until(100, 0.9)
-    piecewise(values=(0.9, 0.0), boundaries=(100,))
+    Args:
+        step: the first step with the second value.
+        value: before `step`.
+        after: from `step` on.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        InputError: if a value is not finite.
+
+    Example:
+        >>> until(100, 0.9)
+        piecewise(values=(0.9, 0.0), boundaries=(100,))
+
+    Reference:
+        Cho & Hariharan (2019), "On the Efficacy of Knowledge Distillation", arXiv:1910.01348.
     """
     return piecewise([value, after], boundaries=[step])
 
@@ -144,10 +207,18 @@ def until(step: int, value: float, *, after: float = 0.0) -> piecewise:
 @checked_fields
 @dataclass(frozen=True)
 class warmup:
-    """Rise in a straight line to `schedule` over the first `steps`; step 0 already has 1/steps of it.
+    """Rise linearly to another schedule over the first `steps`; step 0 has 1/steps of it.
 
-    >>> [warmup(1.0, steps=4)(step) for step in range(5)]
-    [0.25, 0.5, 0.75, 1.0, 1.0]
+    Attributes:
+        schedule: a number, or a function of the step.
+        steps: optimizer steps, 0 or more; 0 for none.
+
+    Raises:
+        InputError: if the steps are negative.
+
+    Example:
+        >>> [warmup(1.0, steps=4)(step) for step in range(5)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
     schedule: Schedule
@@ -163,10 +234,24 @@ class warmup:
 @checked_fields
 @dataclass(frozen=True)
 class one_cycle:
-    """Rise from `start` to 1 over the share `rise` of the steps and fall to `end`, both along cosines (Smith 2018).
+    """Rise from `start` to 1 over the share `rise` of the steps and fall to `end`, both along half cosines.
 
-    >>> [round(one_cycle(steps=10)(step), 2) for step in (0, 3, 10)]
-    [0.04, 1.0, 0.0]
+    Attributes:
+        steps: optimizer steps of the whole cycle, 1 or more.
+        rise: share of the steps in [0, 1] before the peak.
+        start: the value at step 0; finite.
+        end: the value at the last step; finite.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> [round(one_cycle(steps=10)(step), 2) for step in (0, 3, 10)]
+        [0.04, 1.0, 0.0]
+
+    Reference:
+        Smith & Topin (2018), "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+        arXiv:1708.07120.
     """
 
     steps: int = field(kw_only=True)

@@ -36,7 +36,20 @@ UNLABELLED = -100
 
 
 class Need(Enum):
-    """What a method, a teacher or an option may need of the labels, as its error line says it."""
+    """What a method, a teacher or an option needs of the labels; the value is its name in error messages.
+
+    Attributes:
+        CLASSES: labels are classes.
+        SEVERAL_CLASSES: the classes exclude each other.
+        ONE_CLASS: an example, or a place of it, has one class.
+        ONE_LABEL: an example has one label.
+        ONE_OF_SEVERAL: an example has one label of several classes.
+        NUMBERS: labels are numbers to predict.
+
+    Example:
+        >>> Need.NUMBERS in REGRESSION.meets
+        True
+    """
 
     CLASSES = "classes"
     SEVERAL_CLASSES = "several classes"
@@ -48,16 +61,24 @@ class Need(Enum):
 
 @dataclass(frozen=True)
 class Task:
-    """What the labels of a set are.  The base has what holds for labels that are numbers of classes.
+    """What the labels of a set are: the shape of labels and answers, what is counted, and the loss on labels.
+
+    The base class implements what holds for labels that are class numbers; `CLASSIFICATION`, `BINARY`, `MULTILABEL`,
+    `DENSE` and `REGRESSION` are its instances.
 
     Attributes:
-        name: as a recipe gives it.
-        labels: in words, for error lines.
-        shape: of the labels of n examples, in words; dims: how many axes that may be.
-        outputs_are: what a model answers for, in words, one and many of them.
-        array_kinds: the kinds of NumPy arrays that labels may come in.
+        name: as recipes give it.
+        labels: what a label is, in words, for error messages.
+        shape: the shape of the labels of n examples, in words.
+        dims: the allowed numbers of axes of labels.
+        outputs_are: what a model answers for, in words: one of them, and many.
+        array_kinds: the kinds of NumPy arrays that labels may have.
         loss: the loss on labels, a name in `limbeck.losses`.
-        meets: what the labels are good for.
+        meets: the needs that the labels meet.
+
+    Example:
+        >>> REGRESSION.name, REGRESSION.loss
+        ('regression', 'squared_error')
     """
 
     name: ClassVar[str]
@@ -376,11 +397,21 @@ class _Regression(Task):
 
 
 def task_named(name: str) -> Task:
-    """Return the task that a recipe gives a name to.
+    """Return a task by the name that recipes use.
 
-    >>> task_named("multi-label")
-    Traceback (most recent call last):
-    limbeck.errors.InputError: task: found 'multi-label'; did you mean 'multilabel'?
+    Args:
+        name: "classification", "binary", "multilabel", "dense" or "regression".
+
+    Returns:
+        The task.
+
+    Raises:
+        InputError: if there is no such task.
+
+    Example:
+        >>> task_named("multi-label")
+        Traceback (most recent call last):
+        limbeck.errors.InputError: task: found 'multi-label'; did you mean 'multilabel'?
     """
     if not isinstance(name, str) or name not in TASKS:
         raise InputError(f"task: found {name!r}; {one_of(str(name), TASKS)}")

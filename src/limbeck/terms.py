@@ -37,10 +37,29 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class HardLabels(Term):
-    """Cross-entropy on hard labels, smoothed by `label_smoothing` ε (Szegedy et al. 2016); counts labelled examples.
+    """Cross-entropy on hard labels; it counts labelled examples.
 
-    Where labels are numbers to predict, it is half their mean squared error.  Of a sample that is λ itself and 1-λ
-    another (Zhang et al. 2018) it is λ·H(y, q) + (1-λ)·H(y', q), and such a sample counts where both are labelled.
+    For a regression it is half the mean squared error.  For a sample mixed of a share λ of itself and 1-λ of another
+    one it is λ·H(y, q) + (1-λ)·H(y', q), counted if both have a label.
+
+    Args:
+        weight: a number or schedule, finite and not negative.
+        label_smoothing: ε in [0, 1].
+        name: the name of the term in recipe, log and report.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> from limbeck.objective import Objective
+        >>> objective = Objective([HardLabels(label_smoothing=0.1)])
+        >>> batch = Batch.of(torch.zeros(2, 3), torch.tensor([0, 1]))
+        >>> objective({"student": Outputs(torch.zeros(2, 4))}, batch).total
+        tensor(1.3863)
+
+    Reference:
+        Szegedy et al. (2016), arXiv:1512.00567, for smoothing; Zhang et al. (2018), "mixup: Beyond Empirical Risk
+        Minimization", arXiv:1710.09412.
     """
 
     takes_mixed = True
@@ -83,11 +102,31 @@ class HardLabels(Term):
 
 
 class SoftTargets(Term):
-    """A divergence between a target and the student's softened distribution, times the factor it declares.
+    """A divergence between a target and the student's softened distribution, times the factor that it declares.
 
-    temperature: above 0, a number or schedule.  target: what of the teacher's distribution, or of what is known of the
-    classes, the student is asked to match; one that needs labels counts labelled examples alone.
-    transform: of both models' logits, before the temperature; `losses.Standardise()` gives z-scores (Sun et al. 2024).
+    It counts all unmasked examples; labelled ones only if the target needs labels.
+
+    Args:
+        weight: a number or schedule, finite and not negative.
+        temperature: T > 0, a number or schedule.
+        target: the distribution to match, from `limbeck.targets`.
+        divergence: from `limbeck.losses`.
+        transform: a function of logits (..., K), applied to those of both models before the temperature, such as
+            `losses.Standardise()`.
+        name: the name of the term in recipe, log and report.
+
+    Raises:
+        InputError: if a value is out of range or of another type.
+
+    Example:
+        >>> from limbeck.objective import Objective
+        >>> objective = Objective([SoftTargets(temperature=2.0)])
+        >>> outputs = {"student": Outputs(torch.zeros(1, 2)), "teacher": Outputs(torch.tensor([[0.0, 4.0]]))}
+        >>> objective(outputs, Batch.of(torch.zeros(1, 3))).total
+        tensor(1.3113)
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
 
     def __init__(
@@ -185,7 +224,25 @@ class SoftTargets(Term):
 
 
 class LogitMatching(Term):
-    """½·Σ(z-v)²/K between the student's logits and the teacher's (Ba & Caruana 2014)."""
+    """½·Σ(z-v)²/K between the student's logits z and the teacher's v; it counts all unmasked examples.
+
+    Args:
+        weight: a number or schedule, finite and not negative.
+        zero_mean: subtract the mean over the classes from both logits first.
+        name: the name of the term in recipe, log and report.
+
+    Raises:
+        InputError: if the weight is out of range.
+
+    Example:
+        >>> from limbeck.objective import Objective
+        >>> outputs = {"student": Outputs(torch.zeros(1, 2)), "teacher": Outputs(torch.tensor([[0.0, 4.0]]))}
+        >>> Objective([LogitMatching()])(outputs, Batch.of(torch.zeros(1, 3))).total
+        tensor(4.)
+
+    Reference:
+        Ba & Caruana (2014), "Do Deep Nets Really Need to be Deep?", arXiv:1312.6184.
+    """
 
     reads = frozenset({"student", "teacher"})
     takes_mixed = True
@@ -206,9 +263,21 @@ class LogitMatching(Term):
 
 @checked
 def counted_outputs(outputs: Outputs, counted: Tensor | None) -> Outputs:
-    """Return a model's outputs with logits 0 where nothing is counted, each member's of an ensemble.
+    """Return a model's outputs with logits 0 where nothing is counted, for each member of an ensemble too.
 
-    Logits of other places than those that `counted` has are left as they are, for the terms to refuse.
+    Logits of another shape than `counted` are returned unchanged; the terms refuse them.
+
+    Args:
+        outputs: logits (..., K).
+        counted: (...) bool; None counts all.
+
+    Returns:
+        The outputs.
+
+    Example:
+        >>> outputs = Outputs(torch.ones(2, 3))
+        >>> counted_outputs(outputs, torch.tensor([True, False])).logits.sum(-1)
+        tensor([3., 0.])
     """
     if counted is None or outputs.logits.shape[:-1] != counted.shape:
         return outputs
@@ -220,18 +289,38 @@ def counted_outputs(outputs: Outputs, counted: Tensor | None) -> Outputs:
 
 @checked
 def count_labelled(batch: Batch) -> Tensor | int:
-    """Return how many examples or tokens of a batch have a label and are no padding."""
+    """Return how many examples or tokens of a batch have a label and are not padding.
+
+    Args:
+        batch: with labels and mask, or without.
+
+    Returns:
+        A number, or a scalar int64 tensor.
+
+    Example:
+        >>> count_labelled(Batch.of(torch.zeros(2, 3), torch.tensor([1, -100])))
+        tensor(1)
+    """
     return 0 if batch.labels is None else batch.task.count(batch.labelled())
 
 
 @checked
 def require_classes(task: Task, what: str, *, alone: bool = False) -> None:
-    """Require labels that are classes; alone: and that an example has not several of them.  what: does what with them.
+    """Raise unless the labels of a task are classes.
 
-    >>> from limbeck.tasks import REGRESSION
-    >>> require_classes(REGRESSION, "term 'soft' compares distributions over")
-    Traceback (most recent call last):
-    limbeck.errors.InputError: term 'soft' compares distributions over classes, and the labels are numbers to predict...
+    Args:
+        task: of the data.
+        what: the clause of the error message before "classes", such as "term 'soft' compares distributions over".
+        alone: require one class an example as well.
+
+    Raises:
+        InputError: if the labels are of another kind.
+
+    Example:
+        >>> from limbeck.tasks import REGRESSION
+        >>> require_classes(REGRESSION, "term 'soft' compares distributions over")
+        Traceback (most recent call last):
+        limbeck.errors.InputError: term 'soft' compares distributions over classes, and the labels are numbers to ...
     """
     task.require(Need.CLASSES, what=what, mend="use logit_matching or bounded_regression")
     if alone:

@@ -62,10 +62,14 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """Return the names of all methods: the files of this package, and the presets.
+    """Return the names of all methods.
 
-    >>> {"kd", "kd_topk"} <= set(names())
-    True
+    Returns:
+        Sorted names: the files of this package and the presets.
+
+    Example:
+        >>> {"kd", "kd_topk"} <= set(names())
+        True
     """
     files = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "presets")
     return sorted([*files, *CARDS])
@@ -75,9 +79,19 @@ def names() -> list[str]:
 def builder(name: str) -> Callable[..., Objective]:
     """Return the function that builds the objective of a method.
 
-    >>> objective = builder("kd")(temperature=2.0)
-    >>> sorted(objective.terms)
-    ['hard', 'soft']
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        A function from the method's settings to an `Objective`.
+
+    Raises:
+        InputError: if there is no such method.
+
+    Example:
+        >>> objective = builder("kd")(temperature=2.0)
+        >>> sorted(objective.terms)
+        ['hard', 'soft']
     """
     return getattr(_module(name), name)  # type: ignore[no-any-return]
 
@@ -93,10 +107,20 @@ def kinds() -> dict[str, Callable[..., Objective]]:
 
 @checked
 def card(name: str) -> Card:
-    """Return the card of a method.
+    """Return the card of a method: its paper, summary and formula.
 
-    >>> card("kd").year, card("kd_topk").year
-    (2015, 2020)
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: if there is no such method.
+
+    Example:
+        >>> card("kd").year, card("kd_topk").year
+        (2015, 2020)
     """
     return CARDS.get(name) or _module(name).CARD  # type: ignore[attr-defined]
 

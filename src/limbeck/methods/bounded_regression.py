@@ -59,14 +59,28 @@ class TeacherBound(Term):
 
 @checked
 def bounded_regression(margin: float = 0.0, hard_weight: float = 1.0, soft_weight: Schedule = 0.5) -> Objective:
-    """Build the teacher-bounded regression of Chen et al. (2017), with the terms `hard` and `bound`.
+    """Build teacher-bounded regression, with the terms `hard` and `bound`.
 
-    margin: by how much the student must be nearer to the label than the teacher to be let be, in units of the squared
-    error, not negative.  hard_weight: finite, not negative.  soft_weight: a number or schedule (ν of the paper, 0.5).
-    The teacher's answer itself as target is `logit_matching`.
+    It is for the task regression.  To take the teacher's answer itself as target, use `logit_matching`.
 
-    >>> sorted(bounded_regression().terms)
-    ['bound', 'hard']
+    Args:
+        margin: in squared label units, not negative.  A student that is nearer to the label than the teacher by the
+            margin has loss 0 in `bound`.
+        hard_weight: weight of the labels; finite, not negative.
+        soft_weight: weight of `bound` (ν of the paper); a number or schedule, not negative.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> sorted(bounded_regression().terms)
+        ['bound', 'hard']
+
+    Reference:
+        Chen et al. (2017), "Learning Efficient Object Detection Models with Knowledge Distillation", NeurIPS.
     """
     checks.non_negative("hard_weight", hard_weight)
     terms: list[Term] = [TeacherBound(soft_weight, margin=margin)]

@@ -62,11 +62,18 @@ class ConfidenceWeighted(Term):
 
 
 def cwtm() -> Objective:
-    """Build confidence weighting by the teacher's maximum (Furlanello et al. 2018), with the one term `hard`.
+    """Build CWTM, hard labels weighted by the teacher's confidence, with the one term `hard`.
 
     Of the teacher only the largest probability is read, at T=1.
 
-    >>> sorted(cwtm().reads())
-    ['student', 'teacher']
+    Returns:
+        The objective.
+
+    Example:
+        >>> sorted(cwtm().reads())
+        ['student', 'teacher']
+
+    Reference:
+        Furlanello et al. (2018), "Born-Again Neural Networks", arXiv:1805.04770.
     """
     return Objective([ConfidenceWeighted()])

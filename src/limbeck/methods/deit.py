@@ -66,18 +66,34 @@ def deit(
     soft_weight: float | None = None,
     label_smoothing: float = 0.0,
 ) -> Objective:
-    """Build the distillation of DeiT (Touvron et al. 2021), with the terms `hard` and `soft`.
+    """Build the distillation of DeiT, with the terms `hard` and `soft`.
 
-    The student answers with two heads, "class" and "distillation", as `vit` with a distillation token does; together
-    they answer with the mean of their probabilities.
-    decision: the teacher's most probable class is taught ("hard distillation", the paper's choice); otherwise its
-    distribution at `temperature`, by default 3.
-    alpha in [0, 1]: hard_weight = alpha, soft_weight = 1 - alpha; by default ½, without decision 0.9 (the paper's λ is
-    1 - alpha).  The two weights may be given freely instead.
-    label_smoothing: of the labels, in [0, 1]; the teacher's decision is not smoothed.
+    The student has two heads, "class" and "distillation", as `vit` has with a distillation token.  Its prediction is
+    the mean of their probabilities.
 
-    >>> sorted(deit(decision=False, temperature=3.0).terms)
-    ['hard', 'soft']
+    Args:
+        decision: teach the teacher's most probable class ("hard distillation", the paper's choice) instead of its
+            distribution at `temperature`.
+        temperature: T > 0, a number or schedule; 3 by default.  Only without `decision`.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha (the paper's λ is 1 - alpha).  0.5 by default,
+            0.9 without `decision`.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+        label_smoothing: ε in [0, 1] for the labels; the teacher's decision is not smoothed.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range, or two settings exclude each other.
+
+    Example:
+        >>> sorted(deit(decision=False, temperature=3.0).terms)
+        ['hard', 'soft']
+
+    Reference:
+        Touvron et al. (2021), "Training data-efficient image transformers & distillation through attention",
+        arXiv:2012.12877.
     """
     if decision and temperature is not None:
         raise InputError(

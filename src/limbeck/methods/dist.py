@@ -82,14 +82,29 @@ def dist(
     target: Target = PLAIN,
     standardise: bool = False,
 ) -> Objective:
-    """Build DIST (Huang et al. 2022), with the terms `hard`, `inter` and `intra`; one of weight 0 is left out.
+    """Build DIST, with the terms `hard`, `inter` and `intra`; a term of weight 0 is left out.
 
-    temperature: above 0, a number or schedule; the paper takes 4 on CIFAR-100 and 1 on ImageNet.
-    inter_weight, intra_weight, hard_weight: β, γ and α of the paper, finite and not negative.
-    tau_squared: multiply both correlations by T², as the published code does.  target, standardise: as for `kd`.
+    Args:
+        temperature: T > 0, a number or schedule.  The paper uses 4 on CIFAR-100 and 1 on ImageNet.
+        inter_weight: β of the paper; finite, not negative.
+        intra_weight: γ of the paper; finite, not negative.
+        hard_weight: α of the paper; finite, not negative.
+        tau_squared: multiply both correlations by T², as the published code does.
+        target: the distribution to match, from `limbeck.targets`.
+        standardise: compare z-scores instead of logits (see `logit_standardisation`).
 
-    >>> sorted(dist(hard_weight=0.0).terms)
-    ['inter', 'intra']
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range, or all weights are 0.
+
+    Example:
+        >>> sorted(dist(hard_weight=0.0).terms)
+        ['inter', 'intra']
+
+    Reference:
+        Huang et al. (2022), "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536.
     """
     for name, weight in (("inter_weight", inter_weight), ("intra_weight", intra_weight), ("hard_weight", hard_weight)):
         checks.non_negative(name, weight)

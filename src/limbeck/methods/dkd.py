@@ -82,16 +82,32 @@ def dkd(
     target: Target = PLAIN,
     standardise: bool = False,
 ) -> Objective:
-    """Build the decoupled distillation of Zhao et al. (2022), with the terms `hard` and `dkd`.
+    """Build decoupled distillation, with the terms `hard` and `dkd`.
 
-    temperature: above 0, a number or schedule.  alpha, beta: weights of the true class against the rest and of the rest
-    among itself, finite and not negative; the paper takes α = 1 and β from 0.5 to 10, by the pair of networks.
-    hard_weight: finite, not negative.  soft_weight: a number or schedule; the published recipe lets it rise over the
-    first 20 epochs: `{kind: linear, start: 0, end: 1, steps: ...}`.  target, standardise: as for `kd`.
-    It needs labels; unlabelled examples do not count.
+    It needs labels; unlabelled examples are not counted.
 
-    >>> sorted(dkd(beta=2.0).terms)
-    ['dkd', 'hard']
+    Args:
+        temperature: T > 0, a number or schedule.
+        alpha: α, weight of the true class against the rest; finite, not negative.  The paper uses 1.
+        beta: β, weight of the other classes; finite, not negative.  The paper uses 0.5 to 10, by the pair of networks.
+        hard_weight: weight of the labels; finite, not negative.
+        soft_weight: weight of `dkd`, a number or schedule.  The published recipe raises it over the first 20 epochs:
+            `{kind: linear, start: 0, end: 1, steps: ...}`.
+        target: the distribution to match, from `limbeck.targets`.
+        standardise: compare z-scores instead of logits (see `logit_standardisation`).
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range, or both alpha and beta are 0.
+
+    Example:
+        >>> sorted(dkd(beta=2.0).terms)
+        ['dkd', 'hard']
+
+    Reference:
+        Zhao et al. (2022), "Decoupled Knowledge Distillation", arXiv:2203.08679.
     """
     checks.non_negative("hard_weight", hard_weight)
     transform = Standardise() if standardise else None

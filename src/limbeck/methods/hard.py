@@ -20,9 +20,23 @@ CARD = Card(
 
 @checked
 def hard(label_smoothing: float = 0.0) -> Objective:
-    """Build cross-entropy on labels smoothed by `label_smoothing` ε in [0, 1], with the one term `hard`.
+    """Build cross-entropy on labels without a teacher, with the one term `hard`.
 
-    >>> sorted(hard(label_smoothing=0.1).terms)
-    ['hard']
+    Args:
+        label_smoothing: ε in [0, 1].
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if ε is not in [0, 1].
+
+    Example:
+        >>> sorted(hard(label_smoothing=0.1).terms)
+        ['hard']
+
+    Reference:
+        Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567, for
+        smoothing.
     """
     return Objective([HardLabels(label_smoothing=label_smoothing)])

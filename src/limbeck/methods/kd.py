@@ -31,16 +31,30 @@ def kd(
     target: Target = PLAIN,
     standardise: bool = False,
 ) -> Objective:
-    """Build the distillation objective of Hinton, Vinyals & Dean (2015), with the terms `hard` and `soft`.
+    """Build distillation with soft targets, with the terms `hard` and `soft`; a term of weight 0 is left out.
 
-    temperature: above 0, a number or schedule.  alpha in [0, 1]: hard_weight = alpha, soft_weight = 1 - alpha; the
-    default is 0.1.  The two weights may be given freely instead.  A term of weight 0 is left out.
-    divergence: of the soft term, which multiplies it with the factor that it declares (T² for KL).
-    target: what of the teacher's distribution is taught; the whole of it by default (see `limbeck.targets`).
-    standardise: compare z-scores instead of logits (see `logit_standardisation`).
+    Args:
+        temperature: T > 0, a number or schedule.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+        divergence: between target and student, from `limbeck.losses`.  The soft term multiplies it by the factor that
+            it declares (T² for KL).
+        target: the distribution to match, from `limbeck.targets`; the teacher's whole distribution by default.
+        standardise: compare z-scores instead of logits (see `logit_standardisation`).
 
-    >>> sorted(kd(temperature=4.0, alpha=0.1).terms)
-    ['hard', 'soft']
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range, or `alpha` is given beside a weight.
+
+    Example:
+        >>> sorted(kd(temperature=4.0, alpha=0.1).terms)
+        ['hard', 'soft']
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
     hard, soft = kd_weights(alpha, hard_weight, soft_weight)
     terms: list[Term] = []

@@ -21,12 +21,25 @@ CARD = Card(
 
 @checked
 def logit_matching(zero_mean: bool = False, hard_weight: float = 0.0, soft_weight: float = 1.0) -> Objective:
-    """Build the regression of the teacher's logits (Ba & Caruana 2014), with the terms `logits` and, if any, `hard`.
+    """Build the regression of the teacher's logits, with the term `logits` and, if it has a weight, `hard`.
 
-    zero_mean: take the mean over classes out of both logits first.  The weights are finite and not negative.
+    Args:
+        zero_mean: subtract the mean over the classes from both logits first.
+        hard_weight: weight of the labels; finite, not negative.
+        soft_weight: weight of the logits; finite, above 0.
 
-    >>> sorted(logit_matching().terms)
-    ['logits']
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a weight is out of range.
+
+    Example:
+        >>> sorted(logit_matching().terms)
+        ['logits']
+
+    Reference:
+        Ba & Caruana (2014), "Do Deep Nets Really Need to be Deep?", arXiv:1312.6184.
     """
     checks.non_negative("hard_weight", hard_weight)
     checks.positive("soft_weight", soft_weight)

@@ -82,13 +82,28 @@ def class_subset(
     hard_weight: float | None = None,
     soft_weight: float | None = None,
 ) -> Objective:
-    """Build renormalised distillation on a subset of the classes (Wang et al. 2022), with the terms `hard` and `soft`.
+    """Build distillation on a subset of the teacher's classes, renormalised, with the terms `hard` and `soft`.
 
-    classes: S, numbers of the teacher's classes in the order of the student's outputs; the data's labels are positions
-    in S, as `SampleSet.relabelled` makes them.  temperature, alpha, hard_weight, soft_weight: as for `kd`.
+    Args:
+        classes: S, numbers of the teacher's classes in the order of the student's outputs.  The labels are positions in
+            S, as `SampleSet.relabelled` makes them.
+        temperature: T > 0, a number or schedule.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
 
-    >>> class_subset([3, 5, 8]).terms["soft"].target.classes
-    (3, 5, 8)
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range, or a class is repeated.
+
+    Example:
+        >>> class_subset([3, 5, 8]).terms["soft"].target.classes
+        (3, 5, 8)
+
+    Reference:
+        Wang, Rhodes & Feng (2022), "Class Specialized Knowledge Distillation", openreview.net/forum?id=wjiPAcZqB9z.
     """
     return kd(temperature, alpha, hard_weight, soft_weight, target=targets.Restricted(tuple(classes)))
 
@@ -101,13 +116,27 @@ def dkpp(
     soft_weight: float | None = None,
     seed: int = 0,
 ) -> Objective:
-    """Build DKPP (Furlanello et al. 2018), with the terms `hard` and `soft`.
+    """Build DKPP, soft targets with permuted dark knowledge, with the terms `hard` and `soft`.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.  The paper has no temperature.
-    seed: of the permutations, one for each sample.
+    Args:
+        temperature: T > 0, a number or schedule.  The paper has none, which is 1.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+        seed: of the permutations, one for each sample; 0 or above.
 
-    >>> dkpp(seed=1).terms["soft"].target
-    Permuted(seed=1, of=Softmax())
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> dkpp(seed=1).terms["soft"].target
+        Permuted(seed=1, of=Softmax())
+
+    Reference:
+        Furlanello et al. (2018), "Born-Again Neural Networks", arXiv:1805.04770.
     """
     return kd(temperature, alpha, hard_weight, soft_weight, target=targets.Permuted(seed))
 
@@ -119,12 +148,28 @@ def kd_pt(
     hard_weight: float | None = None,
     soft_weight: float | None = None,
 ) -> Objective:
-    """Build KD-pt (Tang et al. 2020), with the terms `hard` and `soft`; the soft one counts labelled examples.
+    """Build KD-pt, which teaches the confidence in the true class, with the terms `hard` and `soft`.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.
+    The soft term counts labelled examples.
 
-    >>> kd_pt(temperature=2.0).terms["soft"].target
-    TrueClass(of=Softmax())
+    Args:
+        temperature: T > 0, a number or schedule.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> kd_pt(temperature=2.0).terms["soft"].target
+        TrueClass(of=Softmax())
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation", arXiv:2002.03532.
     """
     return kd(temperature, alpha, hard_weight, soft_weight, target=targets.TrueClass())
 
@@ -138,14 +183,31 @@ def kd_rel(
     groups: Any = "coarse",
     masses: tuple[float, float, float] = (0.8, 0.1, 0.1),
 ) -> Objective:
-    """Build KD-rel (Tang et al. 2020), with the terms `hard` and `soft`; the soft one counts labelled examples.
+    """Build KD-rel, which teaches a hierarchy of the classes, with the terms `hard` and `soft`.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.  groups: {group: [classes]} by name or number,
-    the number of the group of each class, or "coarse" for the hierarchy that the data has.  masses: β1, β2, β3, 0 or
-    above, adding up to 1; the defaults are ours.
+    The soft term counts labelled examples.
 
-    >>> kd_rel(groups=[0, 0, 1, 1], masses=(0.9, 0.08, 0.02)).terms["soft"].target.groups
-    (0, 0, 1, 1)
+    Args:
+        temperature: T > 0, a number or schedule.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+        groups: {group: [classes]} by name or number, the group number of each class, or "coarse" for the hierarchy that
+            the data set has.
+        masses: β1, β2, β3, 0 or above, summing to 1.  The paper tunes them; the defaults are limbeck's.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range, or the groups have another form.
+
+    Example:
+        >>> kd_rel(groups=[0, 0, 1, 1], masses=(0.9, 0.08, 0.02)).terms["soft"].target.groups
+        (0, 0, 1, 1)
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation", arXiv:2002.03532.
     """
     return kd(temperature, alpha, hard_weight, soft_weight, target=targets.RelatedClasses(groups, masses))
 
@@ -159,14 +221,30 @@ def kd_sim(
     power: float = 0.3,
     tau: float = 0.5,
 ) -> Objective:
-    """Build KD-sim (Tang et al. 2020), with the terms `hard` and `soft`; the soft one counts labelled examples.
+    """Build KD-sim, which teaches the similarity of the classes, with the terms `hard` and `soft`.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.  power: a, above 0.  tau: τ, above 0.  The paper tunes
-    both; the defaults are ours.
-    The teacher must have a linear last layer, whose rows are the vectors of the classes.
+    The soft term counts labelled examples.  The teacher must have a linear last layer; its rows are the class vectors.
 
-    >>> kd_sim(tau=0.3).terms["soft"].target
-    SimilarClasses(power=0.3, tau=0.3)
+    Args:
+        temperature: T > 0, a number or schedule; it softens the student alone.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+        power: a > 0.  The paper tunes it; the default is limbeck's.
+        tau: τ > 0.  The paper tunes it; the default is limbeck's.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> kd_sim(tau=0.3).terms["soft"].target
+        SimilarClasses(power=0.3, tau=0.3)
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation", arXiv:2002.03532.
     """
     return kd(temperature, alpha, hard_weight, soft_weight, target=targets.SimilarClasses(power, tau))
 
@@ -180,25 +258,53 @@ def kd_topk(
     k: int | None = None,
     share: float | None = None,
 ) -> Objective:
-    """Build KD-topk (Tang et al. 2020), with the terms `hard` and `soft`.
+    """Build KD-topk, which teaches the k most probable classes, with the terms `hard` and `soft`.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.  k: how many classes, 1 to K.  share: the share
-    of the classes instead, in (0, 1]; the default is 0.25.
+    Args:
+        temperature: T > 0, a number or schedule.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+        k: the number of classes, 1 to K.
+        share: the share of the classes instead, in (0, 1]; 0.25 by default.
 
-    >>> kd_topk(k=3).terms["soft"].target
-    TopK(k=3, share=None, of=Softmax())
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range, or both k and share are given.
+
+    Example:
+        >>> kd_topk(k=3).terms["soft"].target
+        TopK(k=3, share=None, of=Softmax())
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation", arXiv:2002.03532.
     """
     return kd(temperature, alpha, hard_weight, soft_weight, target=targets.TopK(k, share))
 
 
 @checked
 def label_smoothing(epsilon: float = 0.1) -> Objective:
-    """Build cross-entropy on labels smoothed by `epsilon` ε in [0, 1] (Szegedy et al. 2016), with the one term `hard`.
+    """Build cross-entropy on smoothed labels, with the one term `hard`.
 
     It equals `kd` with the target `uniform`, divergence cross_entropy, T=1, hard_weight 1-ε and soft_weight ε.
 
-    >>> sorted(label_smoothing(0.1).terms)
-    ['hard']
+    Args:
+        epsilon: ε in [0, 1].
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if ε is not in [0, 1].
+
+    Example:
+        >>> sorted(label_smoothing(0.1).terms)
+        ['hard']
+
+    Reference:
+        Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567.
     """
     return hard(label_smoothing=epsilon)
 
@@ -211,13 +317,27 @@ def logit_standardisation(
     divergence: Divergence = KL,
     target: Target = PLAIN,
 ) -> Objective:
-    """Build distillation of standardised logits with the weights and the base temperature of Sun et al. (2024).
+    """Build distillation of standardised logits, with the terms `hard` and `soft` and the paper's weights.
 
-    temperature: of the z-scores, above 0, a number or schedule.  hard_weight, soft_weight: finite, not negative.
-    divergence, target: as for `kd`.
+    Args:
+        temperature: T > 0 of the z-scores, a number or schedule.
+        hard_weight: finite, not negative.
+        soft_weight: finite, not negative.
+        divergence: between target and student, from `limbeck.losses`.
+        target: the distribution to match, from `limbeck.targets`.
 
-    >>> logit_standardisation().terms["soft"].transform
-    Standardise(eps=1e-07)
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> logit_standardisation().terms["soft"].transform
+        Standardise(eps=1e-07)
+
+    Reference:
+        Sun et al. (2024), "Logit Standardization in Knowledge Distillation", arXiv:2403.01427.
     """
     return kd(temperature, None, hard_weight, soft_weight, divergence, target, standardise=True)
 
@@ -231,18 +351,34 @@ def tf_kd(
     confidence: float = 0.99,
     softening: float | None = None,
 ) -> Objective:
-    """Build Tf-KD_reg (Yuan et al. 2020), with the terms `hard` and `soft`; both count labelled examples.
+    """Build Tf-KD_reg, distillation from a virtual teacher, with the terms `hard` and `soft`.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.  confidence: u in [0.9, 1), of the true class.
-    softening: None, where the temperature softens virtual teacher and student, as in the paper's text.  Its published
-    code softens the probabilities instead of their logarithms, and the student not at all: that is temperature 1,
-    softening 20, hard_weight = 1-α and soft_weight = α·m/K with its α and multiplier m (its mean is over the K classes
-    too).
+    Both terms count labelled examples.  The paper's published code is temperature 1, softening 20, hard_weight 1-α and
+    soft_weight α·m/K, with its α and multiplier m (it also takes the mean over the K classes).
 
-    >>> sorted(tf_kd().reads())
-    ['student']
-    >>> tf_kd(temperature=1.0, softening=20.0).terms["soft"].target
-    VirtualTeacher(confidence=0.99, softening=20.0)
+    Args:
+        temperature: T > 0, a number or schedule; it softens virtual teacher and student, as in the paper's text.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+        confidence: u in [0.9, 1), the probability of the true class.
+        softening: s > 0 softens the probabilities instead of their logarithms, as the published code does; None follows
+            the paper's text.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> sorted(tf_kd().reads())
+        ['student']
+        >>> tf_kd(temperature=1.0, softening=20.0).terms["soft"].target
+        VirtualTeacher(confidence=0.99, softening=20.0)
+
+    Reference:
+        Yuan et al. (2020), "Revisiting Knowledge Distillation via Label Smoothing Regularization", arXiv:1909.11723.
     """
     return kd(temperature, alpha, hard_weight, soft_weight, target=targets.VirtualTeacher(confidence, softening))
 
@@ -254,12 +390,28 @@ def tf_kd_self(
     hard_weight: float | None = None,
     soft_weight: float | None = None,
 ) -> Objective:
-    """Build Tf-KD_self (Yuan et al. 2020), with the terms `hard` and `soft`.
+    """Build Tf-KD_self, self-distillation, with the terms `hard` and `soft`.
 
-    temperature, alpha, hard_weight, soft_weight: as for `kd`.  The objective is that of `kd`: what makes it
-    self-training is the teacher, which is a network of the student's kind (a recipe without a `teacher` has that one).
+    The objective is that of `kd`.  The teacher is a network of the student's kind, trained before on hard labels; a
+    recipe without a `teacher` makes one.
 
-    >>> sorted(tf_kd_self().terms)
-    ['hard', 'soft']
+    Args:
+        temperature: T > 0, a number or schedule.
+        alpha: in [0, 1]: hard_weight = alpha and soft_weight = 1 - alpha.  0.1 if no weight is given.
+        hard_weight: instead of `alpha`; finite, not negative.
+        soft_weight: instead of `alpha`; finite, not negative.
+
+    Returns:
+        The objective.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> sorted(tf_kd_self().terms)
+        ['hard', 'soft']
+
+    Reference:
+        Yuan et al. (2020), "Revisiting Knowledge Distillation via Label Smoothing Regularization", arXiv:1909.11723.
     """
     return kd(temperature, alpha, hard_weight, soft_weight)

@@ -57,17 +57,35 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """Return the names of all model families, found by walking this package; what they share lies in packages below.
+    """Return the names of all model families.
 
-    >>> "mlp" in names()
-    True
+    Returns:
+        Names, as recipes give them: the files of this package.
+
+    Example:
+        >>> "mlp" in names()
+        True
     """
     return [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
 
 
 @checked
 def builder(name: str) -> Callable[..., nn.Module]:
-    """Return the function that builds a model of a family."""
+    """Return the function that builds a model of a family.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        A function from input shape, classes and the family's settings to a network.
+
+    Raises:
+        ModelError: if there is no such model.
+
+    Example:
+        >>> builder("mlp")((8,), 3, hidden=(4,))(torch.zeros(2, 8)).shape
+        torch.Size([2, 3])
+    """
     if name not in names():
         raise ModelError(f"model: there is no model '{name}'; {one_of(name, names())}")
     return getattr(importlib.import_module(f"{__name__}.{name}"), name)  # type: ignore[no-any-return]

@@ -21,12 +21,23 @@ def cnn(
 ) -> nn.Sequential:
     """Build 3×3 convolutions, each with ReLU and 2×2 max-pooling, then global average pooling and a linear layer.
 
-    Inputs (N, *input_shape) with input_shape (C, H, W), logits (N, classes).  channels: of each convolution.
-    batch_norm: after each convolution.  dropout: before the linear layer, in [0, 1].
-    Raises ModelError when the image is too small for so many poolings.
+    Args:
+        input_shape: (C, H, W).
+        classes: K.
+        channels: of each convolution.
+        batch_norm: after each convolution.
+        dropout: before the linear layer, in [0, 1].
 
-    >>> cnn((1, 8, 8), 10, channels=(8, 16))(torch.zeros(2, 1, 8, 8)).shape
-    torch.Size([2, 10])
+    Returns:
+        A network from (N, C, H, W) to logits (N, K).
+
+    Raises:
+        ModelError: if the image is too small for that many poolings.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> cnn((1, 8, 8), 10, channels=(8, 16))(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     checks.at_least("classes", classes, 1)
     checks.unit_interval("dropout", dropout)

@@ -19,13 +19,25 @@ def fcn(
     kernel: int = 3,
     batch_norm: bool = True,
 ) -> nn.Sequential:
-    """Build convolutions of one resolution, each with ReLU, then a 1×1 convolution to the classes.
+    """Build convolutions of one resolution, each with ReLU, then a 1×1 convolution to the classes, for a dense task.
 
-    Inputs (N, *input_shape) with input_shape (C, H, W), logits (N, classes, H, W): for a dense task.
-    channels: of each convolution.  kernel: their width, odd.  batch_norm: after each convolution.
+    Args:
+        input_shape: (C, H, W).
+        classes: K.
+        channels: of each convolution.
+        kernel: the convolutions' width in pixels, odd.
+        batch_norm: after each convolution.
 
-    >>> fcn((1, 8, 6), 3, channels=(8,))(torch.zeros(2, 1, 8, 6)).shape
-    torch.Size([2, 3, 8, 6])
+    Returns:
+        A network from (N, C, H, W) to logits (N, K, H, W).
+
+    Raises:
+        ModelError: if the image is smaller than the kernel.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> fcn((1, 8, 6), 3, channels=(8,))(torch.zeros(2, 1, 8, 6)).shape
+        torch.Size([2, 3, 8, 6])
     """
     checks.at_least("classes", classes, 1)
     checks.at_least("kernel", kernel, 1)

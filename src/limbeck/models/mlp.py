@@ -19,12 +19,24 @@ def mlp(
     dropout: float = 0.0,
     input_dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Build a ReLU network with fully connected layers; inputs (N, *input_shape), logits (N, classes).
+    """Build a fully connected ReLU network.
 
-    hidden: units of each hidden layer.  dropout: after each hidden layer, in [0, 1].  input_dropout: on the inputs.
+    Args:
+        input_shape: the shape of one sample.
+        classes: K.
+        hidden: units of each hidden layer.
+        dropout: after each hidden layer, in [0, 1].
+        input_dropout: on the inputs, in [0, 1].
 
-    >>> sum(p.numel() for p in mlp((1, 28, 28), 10, hidden=(800, 800)).parameters())
-    1276810
+    Returns:
+        A network from (N, *input_shape) to logits (N, K).
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> sum(p.numel() for p in mlp((1, 28, 28), 10, hidden=(800, 800)).parameters())
+        1276810
     """
     checks.unit_interval("dropout", dropout)
     checks.unit_interval("input_dropout", input_dropout)

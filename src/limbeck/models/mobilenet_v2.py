@@ -46,16 +46,31 @@ def mobilenet_v2(
     width: float = 0.5,
     expansion: int = 6,
 ) -> nn.Sequential:
-    """Build MobileNetV2 with the strides of the CIFAR tables; by default the "half" one, T=6, of 812,836 parameters.
+    """Build MobileNetV2 with the strides of the CIFAR tables; the default is the "half" one with 812,836 parameters.
 
-    Inputs (N, C, H, W) of at least 16×16 pixels, logits (N, classes).  Parts: stem (stride 2), stage1 to stage4, neck
-    (1×1 convolution to 1,280 channels), pool, fc.  The second of the paper's stages has stride 1 here, and the
-    activations are ReLU, not ReLU6.
-    width: factor of all channels but the neck's, which grow with it only above 1.  expansion: T.
-    Weights start as in He 2015 (normal, fan-out), the last layer's at 0.01.
+    Parts: stem (stride 2), stage1 to stage4, neck (1×1 convolution to 1,280 channels), pool, fc.  Unlike in the paper,
+    the second stage has stride 1 and the activations are ReLU, not ReLU6.  Weights start as in He et al. (2015)
+    (normal, fan-out), the last layer's at 0.01.
 
-    >>> mobilenet_v2((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 100])
+    Args:
+        input_shape: (C, H, W), at least 16×16 pixels.
+        classes: K.
+        width: factor of all channels; of the neck's only above 1.
+        expansion: T, the expansion factor of a block.
+
+    Returns:
+        A network from (N, C, H, W) to logits (N, K).
+
+    Raises:
+        ModelError: if the image is too small.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> mobilenet_v2((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
+
+    Reference:
+        Sandler et al. (2018), "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381.
     """
     checks.at_least("classes", classes, 1)
     checks.positive("width", width)

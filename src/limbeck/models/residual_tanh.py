@@ -37,17 +37,31 @@ def residual_tanh(
     scale: float = 16.0,
     learn_scale: bool = False,
 ) -> nn.Sequential:
-    """Build residual tanh layers with batch norm, features and class weights of unit length at the end (Tang 2020).
+    """Build residual tanh layers with batch norm; the last layer is scale · cosine of features and class vectors.
 
-    Inputs (N, *input_shape), logits (N, classes) = scale · cosine of features and class vectors, within ±scale.
-    Parts: flatten, stage1, stage2 and so on, pool (the features of unit length), fc.
-    hidden: units of each layer; the paper has two layers and does not state their widths.
-    scale: of the logits, above 0; with `learn_scale` it is where a trained parameter starts.
-    Weights start as in Glorot 2010.
+    Parts: flatten, stage1, stage2 and so on, pool (features of unit length), fc.  Weights start as in Glorot & Bengio
+    (2010).
 
-    >>> model = residual_tanh(500, 50, hidden=(32, 32))
-    >>> model.fc.class_vectors.norm(dim=1).allclose(torch.ones(50))
-    True
+    Args:
+        input_shape: the shape of one sample.
+        classes: K.
+        hidden: units of each layer.  The paper has two layers and does not state their widths.
+        scale: of the logits, above 0; with `learn_scale` the initial value of a parameter.
+        learn_scale: whether the scale is trained.
+
+    Returns:
+        A network from (N, *input_shape) to logits (N, K) in [-scale, scale].
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> model = residual_tanh(500, 50, hidden=(32, 32))
+        >>> model.fc.class_vectors.norm(dim=1).allclose(torch.ones(50))
+        True
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation", arXiv:2002.03532.
     """
     checks.at_least("classes", classes, 1)
     width = input_shape if isinstance(input_shape, int) else math.prod(input_shape)

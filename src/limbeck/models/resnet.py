@@ -60,15 +60,31 @@ def resnet(
     widths: Sequence[int] = (16, 16, 32, 64),
     survival: float = 1.0,
 ) -> nn.Sequential:
-    """Build a residual network of three stages, the second and third at half the size of the one before.
+    """Build a residual network of three stages; the second and third halve the resolution.
 
-    Inputs (N, C, H, W) of at least 4×4 pixels, logits (N, classes).  Parts: stem, stage1, stage2, stage3, pool, fc.
-    depth: 6n + 2, n blocks a stage.  widths: channels of the stem and of each stage; (32, 64, 128, 256) for "x4".
-    survival: of the last block under stochastic depth (Huang 2016), falling linearly from 1; 1 for none.
-    Weights start as in He 2015 (normal, fan-out).
+    Parts: stem, stage1, stage2, stage3, pool, fc.  Weights start as in He et al. (2015) (normal, fan-out).
 
-    >>> sum(p.numel() for p in resnet((3, 32, 32), 100, depth=20).parameters())
-    278324
+    Args:
+        input_shape: (C, H, W), at least 4×4 pixels.
+        classes: K.
+        depth: 6n + 2, with n blocks a stage.
+        widths: channels of the stem and of each stage; (32, 64, 128, 256) for "x4".
+        survival: of the last block under stochastic depth, falling linearly from 1; 1 for none.
+
+    Returns:
+        A network from (N, C, H, W) to logits (N, K).
+
+    Raises:
+        ModelError: if the image is too small.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> sum(p.numel() for p in resnet((3, 32, 32), 100, depth=20).parameters())
+        278324
+
+    Reference:
+        He et al. (2016), "Deep Residual Learning for Image Recognition", arXiv:1512.03385; Huang et al. (2016), "Deep
+        Networks with Stochastic Depth", arXiv:1603.09382.
     """
     checks.at_least("classes", classes, 1)
     checks.at_least("depth", depth, 8)

@@ -53,14 +53,29 @@ class ShuffleUnit(nn.Module):
 
 @checked
 def shufflenet_v1(input_shape: Sequence[int], classes: int, groups: int = 3) -> nn.Sequential:
-    """Build ShuffleNet at full width, with a 1×1 stem at the images' size; 949,258 parameters for 100 classes.
+    """Build ShuffleNet at full width with a 1×1 stem at image resolution; 949,258 parameters for 100 classes.
 
-    Inputs (N, C, H, W) of at least 8×8 pixels, logits (N, classes).  Parts: stem, stage1, stage2, stage3, pool, fc;
-    each stage begins with stride 2.
-    groups: of the 1×1 convolutions, 1, 2 or 3, which decides the channels (table 1 of the paper).
+    Parts: stem, stage1, stage2, stage3, pool, fc; each stage begins with stride 2.
 
-    >>> shufflenet_v1((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 100])
+    Args:
+        input_shape: (C, H, W), at least 8×8 pixels.
+        classes: K.
+        groups: of the 1×1 convolutions, 1, 2 or 3; it decides the channels (table 1 of the paper).
+
+    Returns:
+        A network from (N, C, H, W) to logits (N, K).
+
+    Raises:
+        ModelError: if the image is too small.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> shufflenet_v1((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
+
+    Reference:
+        Zhang et al. (2018), "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices",
+        arXiv:1707.01083.
     """
     checks.at_least("classes", classes, 1)
     if groups not in _WIDTHS or isinstance(groups, bool):

@@ -71,14 +71,28 @@ class DownUnit(nn.Module):
 
 @checked
 def shufflenet_v2(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Sequential:
-    """Build ShuffleNetV2 with a 1×1 stem at the images' size; 1,355,528 parameters at width 1 for 100 classes.
+    """Build ShuffleNetV2 with a 1×1 stem at image resolution; 1,355,528 parameters at width 1 for 100 classes.
 
-    Inputs (N, C, H, W) of at least 8×8 pixels, logits (N, classes).  Parts: stem, stage1, stage2, stage3, neck, pool,
-    fc; each stage begins with stride 2.
-    width: 0.5, 1, 1.5 or 2.
+    Parts: stem, stage1, stage2, stage3, neck, pool, fc; each stage begins with stride 2.
 
-    >>> shufflenet_v2((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 100])
+    Args:
+        input_shape: (C, H, W), at least 8×8 pixels.
+        classes: K.
+        width: 0.5, 1, 1.5 or 2.
+
+    Returns:
+        A network from (N, C, H, W) to logits (N, K).
+
+    Raises:
+        ModelError: if the image is too small.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> shufflenet_v2((3, 32, 32), 100)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 100])
+
+    Reference:
+        Ma et al. (2018), "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", arXiv:1807.11164.
     """
     checks.at_least("classes", classes, 1)
     checks.positive("width", width)

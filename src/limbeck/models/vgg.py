@@ -31,15 +31,32 @@ def vgg(
     widths: Sequence[int] = (64, 128, 256, 512, 512),
     batch_norm: bool = True,
 ) -> nn.Sequential:
-    """Build a VGG network (Simonyan & Zisserman 2015) that ends in one linear layer on the pooled last maps.
+    """Build a VGG network with one linear layer on the pooled last feature maps.
 
-    Inputs (N, C, H, W) of at least 8×8 pixels, logits (N, classes).  Parts: stem, stage1 to stage4, pool, fc.
-    Stages 1, 2 and 3 begin with 2×2 max-pooling; stage 4 does so for images of 64 pixels and more.
-    depth: 8, 11, 13, 16 or 19; the 3×3 convolutions, and three.  widths: channels of the stem and of each stage.
-    batch_norm: after every convolution.  Weights start as in He 2015 (normal, fan-out), the last layer's at 0.01.
+    Parts: stem, stage1 to stage4, pool, fc.  Stages 1, 2 and 3 begin with 2×2 max-pooling; stage 4 does so for images
+    of 64 pixels and more.  Weights start as in He et al. (2015) (normal, fan-out), the last layer's at 0.01.
 
-    >>> sum(p.numel() for p in vgg((3, 32, 32), 100, depth=8).parameters())
-    3965028
+    Args:
+        input_shape: (C, H, W), at least 8×8 pixels.
+        classes: K.
+        depth: 8, 11, 13, 16 or 19: the number of 3×3 convolutions plus three.
+        widths: channels of the stem and of each stage.
+        batch_norm: after every convolution.
+
+    Returns:
+        A network from (N, C, H, W) to logits (N, K).
+
+    Raises:
+        ModelError: if the image is too small.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> sum(p.numel() for p in vgg((3, 32, 32), 100, depth=8).parameters())
+        3965028
+
+    Reference:
+        Simonyan & Zisserman (2015), "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+        arXiv:1409.1556.
     """
     checks.at_least("classes", classes, 1)
     if depth not in _CONVOLUTIONS or isinstance(depth, bool):

@@ -164,19 +164,37 @@ def vit(
     survival: float = 1.0,
     distillation_token: bool = False,
 ) -> VisionTransformer:
-    """Build a vision transformer: pre-norm blocks, GELU, learned positions, a class token (Dosovitskiy et al. 2021).
+    """Build a vision transformer with pre-norm blocks, GELU, learned positions and a class token.
 
-    Inputs (N, C, H, W) of at least one patch, logits (N, classes).  Parts: patch_embed, blocks, norm, head.
-    patch: side of the squares an image is cut into.  width: of a token; its mlp is four times as wide.  depth: blocks.
-    heads: of each attention; width is a multiple of it.
-    survival: of the last block under stochastic depth (Huang 2016), falling linearly from 1; 1 for none.
-    distillation_token: a second token beside the class's, with a head of its own that a teacher trains (Touvron et al.
-    2021, method `deit`).  DeiT-Ti is `patch=16, width=192, depth=12, heads=3`, for images of 224 pixels.
+    Parts: patch_embed, blocks, norm, head.  DeiT-Ti is `patch=16, width=192, depth=12, heads=3` for images of 224
+    pixels.
 
-    >>> model = vit((3, 32, 32), 10, distillation_token=True)
-    >>> outputs = model(torch.zeros(2, 3, 32, 32))
-    >>> outputs.logits.shape, sorted(outputs.heads)
-    (torch.Size([2, 10]), ['class', 'distillation'])
+    Args:
+        input_shape: (C, H, W), at least one patch.
+        classes: K.
+        patch: side of a patch in pixels.
+        width: of a token; the mlp is four times as wide.
+        depth: the number of blocks.
+        heads: of each attention; the width is a multiple of it.
+        survival: of the last block under stochastic depth, falling linearly from 1; 1 for none.
+        distillation_token: add a second token with a head of its own, which a teacher trains (method `deit`).
+
+    Returns:
+        A network from (N, C, H, W) to logits (N, K), or to `Outputs` with two heads.
+
+    Raises:
+        ModelError: if the image is too small.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> model = vit((3, 32, 32), 10, distillation_token=True)
+        >>> outputs = model(torch.zeros(2, 3, 32, 32))
+        >>> outputs.logits.shape, sorted(outputs.heads)
+        (torch.Size([2, 10]), ['class', 'distillation'])
+
+    Reference:
+        Dosovitskiy et al. (2021), "An Image is Worth 16x16 Words", arXiv:2010.11929; Touvron et al. (2021),
+        arXiv:2012.12877, for the distillation token.
     """
     for name, value in (("classes", classes), ("patch", patch), ("width", width), ("depth", depth), ("heads", heads)):
         checks.at_least(name, value, 1)

@@ -58,15 +58,32 @@ def wrn(
     dropout: float = 0.0,
     survival: float = 1.0,
 ) -> nn.Sequential:
-    """Build WRN-depth-width: pre-activation blocks in three stages of 16, 32 and 64 times `width` channels.
+    """Build a wide residual network, WRN-depth-width: pre-activation blocks in three stages.
 
-    Inputs (N, C, H, W) of at least 4×4 pixels, logits (N, classes).  Parts: stem, stage1, stage2, stage3, neck, pool,
-    fc; a stage's output is not yet normalised and activated, which the next block or the neck does.
-    depth: 6n + 4, n blocks a stage.  width: the factor.  dropout: between a block's convolutions, in [0, 1].
-    survival: of the last block under stochastic depth (Huang 2016), falling linearly from 1; 1 for none.
+    Parts: stem, stage1, stage2, stage3, neck, pool, fc.  A stage's output is not yet normalised and activated; the next
+    block or the neck does that.
 
-    >>> sum(p.numel() for p in wrn((3, 32, 32), 100, depth=16, width=2).parameters())
-    703284
+    Args:
+        input_shape: (C, H, W), at least 4×4 pixels.
+        classes: K.
+        depth: 6n + 4, with n blocks a stage.
+        width: factor of the channels 16, 32 and 64.
+        dropout: between a block's convolutions, in [0, 1].
+        survival: of the last block under stochastic depth, falling linearly from 1; 1 for none.
+
+    Returns:
+        A network from (N, C, H, W) to logits (N, K).
+
+    Raises:
+        ModelError: if the image is too small.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> sum(p.numel() for p in wrn((3, 32, 32), 100, depth=16, width=2).parameters())
+        703284
+
+    Reference:
+        Zagoruyko & Komodakis (2016), "Wide Residual Networks", arXiv:1605.07146.
     """
     checks.at_least("classes", classes, 1)
     checks.at_least("depth", depth, 10)

@@ -67,20 +67,34 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """Return the kinds of all targets, found by walking this package.
+    """Return the kinds of all targets.
 
-    >>> "topk" in names()
-    True
+    Returns:
+        Names, as recipes give them: the files of this package.
+
+    Example:
+        >>> "topk" in names()
+        True
     """
     return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "target"]
 
 
 @checked
 def builder(name: str) -> type[Target]:
-    """Return the dataclass of a kind.
+    """Return the class of a target.
 
-    >>> builder("topk")(k=3)
-    TopK(k=3, share=None, of=Softmax())
+    Args:
+        name: its kind, one of `names()`.
+
+    Returns:
+        The dataclass.
+
+    Raises:
+        InputError: if there is no such target.
+
+    Example:
+        >>> builder("topk")(k=3)
+        TopK(k=3, share=None, of=Softmax())
     """
     module = _module(name)
     own = [each for _, each in inspect.getmembers(module, inspect.isclass) if each.__module__ == module.__name__]
@@ -89,16 +103,34 @@ def builder(name: str) -> type[Target]:
 
 
 def kinds() -> dict[str, Callable[..., Target]]:
-    """Return what makes each target, by the name that a recipe gives it."""
+    """Return the class of every target.
+
+    Returns:
+        {kind: dataclass}, with kinds as recipes give them.
+
+    Example:
+        >>> kinds()["topk"](k=3).k
+        3
+    """
     return {name: builder(name) for name in names()}
 
 
 @checked
 def card(name: str) -> Card:
-    """Return the card of a kind.
+    """Return the card of a target: its paper, summary and formula.
 
-    >>> card("topk").year
-    2020
+    Args:
+        name: its kind, one of `names()`.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: if there is no such target.
+
+    Example:
+        >>> card("topk").year
+        2020
     """
     return _module(name).CARD  # type: ignore[no-any-return]
 

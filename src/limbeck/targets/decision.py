@@ -28,14 +28,19 @@ CARD = Card(
 @checked_fields
 @dataclass(frozen=True)
 class Decision(Target):
-    """The class that the teacher finds most probable, alone; of equal ones the first (Touvron et al. 2021).
+    """Match the teacher's most probable class with certainty; of equally probable classes the first.
 
-    It is what softmax(v/T) comes to as T goes to 0.  The temperature of the term then softens the student alone; of an
-    ensemble it also decides at which temperature the members' distributions are averaged.
+    It is the limit of softmax(v/T) for T → 0.  The temperature of the term then softens the student alone; for an
+    ensemble it is also the temperature at which the members' distributions are averaged.
 
-    >>> batch = Batch.of(torch.zeros(1, 3))
-    >>> Decision()(Outputs(torch.tensor([[0.0, 2.0, 1.0]])), batch, temperature=1.0).log_probs.exp()
-    tensor([[0., 1., 0.]])
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3))
+        >>> Decision()(Outputs(torch.tensor([[0.0, 2.0, 1.0]])), batch, temperature=1.0).log_probs.exp()
+        tensor([[0., 1., 0.]])
+
+    Reference:
+        Touvron et al. (2021), "Training data-efficient image transformers & distillation through attention",
+        arXiv:2012.12877.
     """
 
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:

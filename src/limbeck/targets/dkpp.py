@@ -33,14 +33,29 @@ CARD = Card(
 
 @checked
 def permute(target: Dense, index: Tensor, seed: int = 0) -> Dense:
-    """Permute the probabilities of all classes but the most probable (DKPP, Furlanello 2018).
+    """Permute the probabilities of all classes but the most probable one.
 
-    target: (N, K), or (N, L, K) for sequences.  index: (N,) int64, the samples' places in their set.  The permutation
-    is a function of (seed, index) and of the place in a sequence, whatever batch the sample is drawn in.
+    The permutation is a function of the seed, the sample's index and the place in a sequence, and does not depend on
+    the batch that the sample is in.
 
-    >>> target = Dense(torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).log())
-    >>> permute(target, torch.tensor([7])).log_probs.exp()
-    tensor([[0.0700, 0.6000, 0.2000, 0.0300, 0.1000]])
+    Args:
+        target: log-probabilities (N, K), or (N, L, K) for sequences.
+        index: (N,) int64, the positions of the samples in their set.
+        seed: of the permutations; 0 or above.
+
+    Returns:
+        Log-probabilities of the same shape.
+
+    Raises:
+        InputError: if the shapes disagree.
+
+    Example:
+        >>> target = Dense(torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).log())
+        >>> permute(target, torch.tensor([7])).log_probs.exp()
+        tensor([[0.0700, 0.6000, 0.2000, 0.0300, 0.1000]])
+
+    Reference:
+        Furlanello et al. (2018), "Born-Again Neural Networks" (DKPP), arXiv:1805.04770.
     """
     log_probs = target.log_probs
     if log_probs.ndim < 2:
@@ -58,15 +73,24 @@ def permute(target: Dense, index: Tensor, seed: int = 0) -> Dense:
 @checked_fields
 @dataclass(frozen=True)
 class Permuted(Target):
-    """Every probability but the largest permuted among its classes (DKPP, Furlanello et al. 2018).
+    """Match a target whose probabilities are permuted among the classes, all but the largest one.
 
-    seed: of the permutations; each sample keeps its own through the training, in whatever batch or view it is seen.
-    of: the target whose probabilities are permuted.
+    Attributes:
+        seed: of the permutations; 0 or above.  Each sample keeps its permutation during training, in every batch and
+            view.
+        of: the target that is permuted.
 
-    >>> batch = Batch.of(torch.zeros(1, 3))
-    >>> teacher = Outputs(torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).log())
-    >>> Permuted()(teacher, batch, temperature=1.0).log_probs.exp()
-    tensor([[0.0700, 0.6000, 0.2000, 0.0300, 0.1000]])
+    Raises:
+        InputError: if the seed is negative.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3))
+        >>> teacher = Outputs(torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).log())
+        >>> Permuted()(teacher, batch, temperature=1.0).log_probs.exp()
+        tensor([[0.0700, 0.6000, 0.2000, 0.0300, 0.1000]])
+
+    Reference:
+        Furlanello et al. (2018), "Born-Again Neural Networks" (DKPP), arXiv:1805.04770.
     """
 
     seed: int = 0

@@ -26,14 +26,27 @@ CARD = Card(
 
 @checked
 def geometric_mean(targets: Sequence[Dense], weights: Sequence[float] | None = None) -> Dense:
-    """Return the geometric mean of targets, renormalised: Π (ρ^m)^λ_m / Σ_k Π (ρ^m_k)^λ_m (Hinton 2015).
+    """Return the renormalised geometric mean of targets: Π (ρ^m)^λ_m / Σ_k Π (ρ^m_k)^λ_m.
 
-    targets: each (..., K).  weights: 0 or above, adding up to 1; equal ones by default.  A class that one of them
-    rules out is ruled out; InputError where they rule out every class between them.
+    A class that has probability 0 in one target has probability 0 in the mean.
 
-    >>> certain, unsure = Dense(torch.tensor([0.9, 0.1]).log()), Dense(torch.tensor([0.5, 0.5]).log())
-    >>> geometric_mean([certain, unsure]).log_probs.exp()
-    tensor([0.7500, 0.2500])
+    Args:
+        targets: each with log-probabilities (..., K).
+        weights: λ, 0 or above, summing to 1; equal by default.
+
+    Returns:
+        Log-probabilities (..., K).
+
+    Raises:
+        InputError: if shapes or weights are wrong, or no class is left with a probability above 0.
+
+    Example:
+        >>> certain, unsure = Dense(torch.tensor([0.9, 0.1]).log()), Dense(torch.tensor([0.5, 0.5]).log())
+        >>> geometric_mean([certain, unsure]).log_probs.exp()
+        tensor([0.7500, 0.2500])
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
     parts, logs = weighted_parts(targets, weights)
     total = torch.stack([part * math.exp(log) for part, log in zip(parts, logs, strict=True)]).sum(0)
@@ -45,17 +58,27 @@ def geometric_mean(targets: Sequence[Dense], weights: Sequence[float] | None = N
 @checked_fields
 @dataclass(frozen=True)
 class GeometricMean(MeanOfTargets):
-    """The geometric mean of two or more targets, renormalised; of several teachers' answers in Hinton et al. (2015).
+    """Match the renormalised geometric mean of two or more targets.
 
-    parts: the targets.  weights: λ, 0 or above, adding up to 1; equal ones by default.  An example without a label is
-    not counted where one part needs labels.
+    If one part needs labels, unlabelled examples are not counted.
 
-    >>> from limbeck.batch import Batch
-    >>> from limbeck.outputs import Outputs
-    >>> from limbeck.targets import Softmax, Uniform
-    >>> batch, teacher = Batch.of(torch.zeros(1, 3)), Outputs(torch.tensor([[0.9, 0.1]]).log())
-    >>> GeometricMean((Softmax(), Uniform()))(teacher, batch, temperature=1.0).log_probs.exp()
-    tensor([[0.7500, 0.2500]])
+    Attributes:
+        parts: the targets.
+        weights: λ, 0 or above, summing to 1; equal by default.
+
+    Raises:
+        InputError: if there are fewer than two parts, or the weights do not fit them.
+
+    Example:
+        >>> from limbeck.batch import Batch
+        >>> from limbeck.outputs import Outputs
+        >>> from limbeck.targets import Softmax, Uniform
+        >>> batch, teacher = Batch.of(torch.zeros(1, 3)), Outputs(torch.tensor([[0.9, 0.1]]).log())
+        >>> GeometricMean((Softmax(), Uniform()))(teacher, batch, temperature=1.0).log_probs.exp()
+        tensor([[0.7500, 0.2500]])
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
 
     def mean(self, parts: Sequence[Dense]) -> Dense:

@@ -25,13 +25,26 @@ CARD = Card(
 
 @checked
 def mixture(targets: Sequence[Dense], weights: Sequence[float] | None = None) -> Dense:
-    """Mix targets: Σ λ_m·ρ^m, the arithmetic mean of several teachers (Hinton 2015) or of several ideas (Tang 2020).
+    """Return the weighted arithmetic mean of targets: Σ λ_m·ρ^m.
 
-    targets: each (..., K).  weights: 0 or above, adding up to 1; equal ones by default.
+    Args:
+        targets: each with log-probabilities (..., K).
+        weights: λ, 0 or above, summing to 1; equal by default.
 
-    >>> certain, unsure = Dense(torch.tensor([1.0, 0.0]).log()), Dense(torch.tensor([0.5, 0.5]).log())
-    >>> mixture([certain, unsure], [0.8, 0.2]).log_probs.exp()
-    tensor([0.9000, 0.1000])
+    Returns:
+        Log-probabilities (..., K).
+
+    Raises:
+        InputError: if shapes or weights are wrong.
+
+    Example:
+        >>> certain, unsure = Dense(torch.tensor([1.0, 0.0]).log()), Dense(torch.tensor([0.5, 0.5]).log())
+        >>> mixture([certain, unsure], [0.8, 0.2]).log_probs.exp()
+        tensor([0.9000, 0.1000])
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531, for several teachers; Tang et al. (2020), arXiv:2002.03532, for
+        several targets.
     """
     parts, logs = weighted_parts(targets, weights)
     return Dense(torch.stack([part + log for part, log in zip(parts, logs, strict=True)]).logsumexp(0))
@@ -40,17 +53,27 @@ def mixture(targets: Sequence[Dense], weights: Sequence[float] | None = None) ->
 @checked_fields
 @dataclass(frozen=True)
 class Mixture(MeanOfTargets):
-    """Σ λ_m·ρ^m of two or more targets (KD-pt+sim and KD-pt+rel of Tang et al. 2020).
+    """Match the weighted arithmetic mean of two or more targets, such as KD-pt+sim.
 
-    parts: the targets.  weights: λ, 0 or above, adding up to 1; equal ones by default.  An example without a label is
-    not counted where one part needs labels.
+    If one part needs labels, unlabelled examples are not counted.
 
-    >>> from limbeck.batch import Batch
-    >>> from limbeck.outputs import Outputs
-    >>> from limbeck.targets import Softmax, Uniform
-    >>> batch, teacher = Batch.of(torch.zeros(1, 3)), Outputs(torch.tensor([[0.9, 0.1]]).log())
-    >>> Mixture((Softmax(), Uniform()), (0.75, 0.25))(teacher, batch, temperature=1.0).log_probs.exp()
-    tensor([[0.8000, 0.2000]])
+    Attributes:
+        parts: the targets.
+        weights: λ, 0 or above, summing to 1; equal by default.
+
+    Raises:
+        InputError: if there are fewer than two parts, or the weights do not fit them.
+
+    Example:
+        >>> from limbeck.batch import Batch
+        >>> from limbeck.outputs import Outputs
+        >>> from limbeck.targets import Softmax, Uniform
+        >>> batch, teacher = Batch.of(torch.zeros(1, 3)), Outputs(torch.tensor([[0.9, 0.1]]).log())
+        >>> Mixture((Softmax(), Uniform()), (0.75, 0.25))(teacher, batch, temperature=1.0).log_probs.exp()
+        tensor([[0.8000, 0.2000]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation", arXiv:2002.03532.
     """
 
     def mean(self, parts: Sequence[Dense]) -> Dense:

@@ -30,13 +30,26 @@ CARD = Card(
 
 @checked
 def true_class(target: Dense, labels: Tensor) -> Dense:
-    """Keep of a target its confidence alone: p_t on the true class, (1-p_t)/(K-1) on each other (KD-pt, Tang 2020).
+    """Keep the probability of the true class and spread the rest evenly: ρ_t = p_t, ρ_i = (1-p_t)/(K-1).
 
-    target: (..., K).  labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is uniform and is for the caller to
-    mask.  1-p_t is added up over the other classes, so that a p_t that rounds to 1 loses nothing.
+    1-p_t is summed over the other classes, so that it stays exact where p_t rounds to 1.
 
-    >>> true_class(Dense(torch.tensor([[0.7, 0.2, 0.1]]).log()), torch.tensor([0])).log_probs.exp()
-    tensor([[0.7000, 0.1500, 0.1500]])
+    Args:
+        target: log-probabilities (..., K).
+        labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is uniform; the caller masks it.
+
+    Returns:
+        Log-probabilities (..., K).
+
+    Raises:
+        InputError: if shapes disagree or a label is out of range (on a GPU, a device-side assertion).
+
+    Example:
+        >>> true_class(Dense(torch.tensor([[0.7, 0.2, 0.1]]).log()), torch.tensor([0])).log_probs.exp()
+        tensor([[0.7000, 0.1500, 0.1500]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-pt), arXiv:2002.03532.
     """
     log_probs = target.log_probs
     index, labelled = at_label(labels, log_probs)
@@ -49,14 +62,21 @@ def true_class(target: Dense, labels: Tensor) -> Dense:
 @checked_fields
 @dataclass(frozen=True)
 class TrueClass(Target):
-    """p̃_t on the true class, (1-p̃_t)/(K-1) on each other (KD-pt, Tang et al. 2020).
+    """Match the teacher's confidence p̃_t in the true class, and (1-p̃_t)/(K-1) on each other class.
 
-    of: the target whose p̃_t is kept.
+    It needs labels.
 
-    >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
-    >>> teacher = Outputs(torch.tensor([[0.7, 0.2, 0.1]]).log())
-    >>> TrueClass()(teacher, batch, temperature=1.0).log_probs.exp()
-    tensor([[0.7000, 0.1500, 0.1500]])
+    Attributes:
+        of: the target that p̃_t is taken from.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
+        >>> teacher = Outputs(torch.tensor([[0.7, 0.2, 0.1]]).log())
+        >>> TrueClass()(teacher, batch, temperature=1.0).log_probs.exp()
+        tensor([[0.7000, 0.1500, 0.1500]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-pt), arXiv:2002.03532.
     """
 
     of: Target = PLAIN

@@ -41,16 +41,30 @@ def related_classes(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Dense:
-    """Share out three masses by a hierarchy: β1 to the true class, β2 to its siblings, β3 to the rest (Tang 2020).
+    """Divide probability by a class hierarchy: β1 to the true class, β2 to its siblings, β3 to the other classes.
 
-    labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is uniform and is for the caller to mask.
-    groups: (K,) the group of each class; classes of one group are siblings.  masses: β1, β2, β3, 0 or above, adding up
-    to 1; each of the last two is shared evenly.  The true class has β1 whatever its group: where it has no siblings,
-    or where there is no rest, the other classes share β2 + β3.
+    β2 and β3 are divided evenly.  If a class has no siblings, or there are no classes beyond them, the classes that
+    exist share β2 + β3: the true class always has β1.
 
-    >>> related_classes(torch.tensor([0, 3]), groups=[0, 0, 1, 2], masses=[0.6, 0.3, 0.1]).log_probs.exp()
-    tensor([[0.6000, 0.3000, 0.0500, 0.0500],
-            [0.1333, 0.1333, 0.1333, 0.6000]])
+    Args:
+        labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is uniform; the caller masks it.
+        groups: (K,) int64, the group of each class; classes of one group are siblings.
+        masses: β1, β2, β3, 0 or above, summing to 1.
+        dtype: of the result; at least float32.
+
+    Returns:
+        Log-probabilities (..., K).
+
+    Raises:
+        InputError: if a shape is wrong, a label is out of range, or the masses do not sum to 1.
+
+    Example:
+        >>> related_classes(torch.tensor([0, 3]), groups=[0, 0, 1, 2], masses=[0.6, 0.3, 0.1]).log_probs.exp()
+        tensor([[0.6000, 0.3000, 0.0500, 0.0500],
+                [0.1333, 0.1333, 0.1333, 0.6000]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-rel), arXiv:2002.03532.
     """
     checks.shares("masses", masses, count=3)
     groups = torch.as_tensor(groups, device=labels.device)
@@ -73,17 +87,28 @@ def related_classes(
 @checked_fields
 @dataclass(frozen=True)
 class RelatedClasses(Target):
-    """Mass β1 on the true class, β2 shared by its siblings, β3 by the rest (KD-rel, Tang et al. 2020).
+    """Match a class hierarchy: probability β1 on the true class, β2 shared by its siblings, β3 by the other classes.
 
-    groups: which classes are siblings: {group: classes} with the classes by name or number, or the group of each class
-    in the classes' order, or "coarse" for the hierarchy that the data has.
-    masses: β1, β2, β3, 0 or above, adding up to 1.  A class without siblings leaves β2 to the rest, and one without a
-    rest leaves β3 to its siblings, so that the true class has β1 in any case.
+    It needs labels and no teacher.
 
-    >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
-    >>> target = RelatedClasses({"pets": [0, 1], "cars": [2, 3]}, masses=(0.6, 0.3, 0.1))
-    >>> target(Outputs(torch.zeros(1, 4)), batch, temperature=4.0).log_probs.exp()
-    tensor([[0.6000, 0.3000, 0.0500, 0.0500]])
+    Attributes:
+        groups: {group: [classes]} with classes by name or number, the group number of each class in order, or "coarse"
+            for the hierarchy that the data set has.
+        masses: β1, β2, β3, 0 or above, summing to 1.  If a class has no siblings, or there are no classes beyond them,
+            the classes that exist share β2 + β3.
+
+    Raises:
+        InputError: if the groups have another form or the masses do not sum to 1; when data is known, also if a class
+            is missing from the groups or repeated.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
+        >>> target = RelatedClasses({"pets": [0, 1], "cars": [2, 3]}, masses=(0.6, 0.3, 0.1))
+        >>> target(Outputs(torch.zeros(1, 4)), batch, temperature=4.0).log_probs.exp()
+        tensor([[0.6000, 0.3000, 0.0500, 0.0500]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-rel), arXiv:2002.03532.
     """
 
     groups: Any = "coarse"

@@ -33,14 +33,25 @@ CARD = Card(
 
 @checked
 def class_cosines(vectors: Tensor) -> Tensor:
-    """Return the cosine similarity of each class with each: (K, K), 1 on the diagonal.
+    """Return the cosine similarity of each class with each class.
 
-    vectors: (K, d), one row a class, as the weights of a last linear layer are.  Computed in float64 and returned in
-    at least float32; a row of zeros is similar to nothing but itself.
+    Args:
+        vectors: (K, d) floating point, one row a class, such as the weight of a last linear layer.
 
-    >>> class_cosines(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
-    tensor([[1.0000, 0.7071],
-            [0.7071, 1.0000]])
+    Returns:
+        (K, K) with 1 on the diagonal, computed in float64 and returned in at least float32.  A row of zeros has
+        similarity 0 to all other rows.
+
+    Raises:
+        InputError: if the vectors have another shape or type, or are not finite.
+
+    Example:
+        >>> class_cosines(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        tensor([[1.0000, 0.7071],
+                [0.7071, 1.0000]])
+
+    Reference:
+        Tang et al. (2020), arXiv:2002.03532.
     """
     if vectors.ndim != 2 or not vectors.is_floating_point():
         raise InputError(f"class vectors: found {vectors.dtype} {tuple(vectors.shape)}, expected floating point (K, d)")
@@ -59,15 +70,29 @@ def unit_rows(vectors: Tensor) -> Tensor:
 
 @checked
 def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: float = 0.5) -> Dense:
-    """Spread by similarity to the true class: softmax over i of sign(c_ti)·|c_ti|^a/τ (KD-sim, Tang 2020).
+    """Divide probability by similarity to the true class: softmax over i of sign(c_ti)·|c_ti|^a/τ.
 
-    cosines: (K, K), as `class_cosines` gives them.  labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is
-    uniform and is for the caller to mask.  power: a, above 0; below 1 it draws small cosines apart.  tau: τ, above 0;
-    small ones sharpen.  The sign is ours: the paper does not say what becomes of negative cosines.
+    The paper does not define negative cosines; the sign is limbeck's choice.
 
-    >>> cosines = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
-    >>> similar_classes(cosines, torch.tensor([0]), power=1.0, tau=0.5).log_probs.exp()
-    tensor([[0.7311, 0.2689]])
+    Args:
+        cosines: c, (K, K), as `class_cosines` returns them.
+        labels: (...) int64 in [0, K), or `UNLABELLED`, whose row is uniform; the caller masks it.
+        power: a > 0; values below 1 separate small cosines.
+        tau: τ > 0; small values sharpen.
+
+    Returns:
+        Log-probabilities (..., K).
+
+    Raises:
+        InputError: if a shape is wrong, a label is out of range, or power or tau is not above 0.
+
+    Example:
+        >>> cosines = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+        >>> similar_classes(cosines, torch.tensor([0]), power=1.0, tau=0.5).log_probs.exp()
+        tensor([[0.7311, 0.2689]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-sim), arXiv:2002.03532.
     """
     checks.positive("power", power)
     checks.positive("tau", tau)
@@ -83,15 +108,26 @@ def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: fl
 @checked_fields
 @dataclass(frozen=True)
 class SimilarClasses(Target):
-    """Softmax of the powered cosines of the true class with each class, in the teacher's last layer (Tang et al. 2020).
+    """Match the softmax of the powered cosines between the true class and each class in the teacher's last layer.
 
-    power: a, above 0.  tau: τ, above 0, in the place of the temperature, which does not touch this target: the student
-    alone is softened by it.  A distiller puts the cosines into the teacher's outputs.
+    It needs labels, and a teacher with a linear last layer; a `Distiller` adds the cosines to the teacher's outputs.
+    The temperature of the term softens the student alone.
 
-    >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
-    >>> teacher = Outputs(torch.zeros(1, 2), class_cosines=torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
-    >>> SimilarClasses(power=1.0, tau=0.5)(teacher, batch, temperature=4.0).log_probs.exp()
-    tensor([[0.7311, 0.2689]])
+    Attributes:
+        power: a > 0.
+        tau: τ > 0, in place of the temperature.
+
+    Raises:
+        InputError: if power or tau is not above 0; when called, if the outputs have no class cosines.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
+        >>> teacher = Outputs(torch.zeros(1, 2), class_cosines=torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> SimilarClasses(power=1.0, tau=0.5)(teacher, batch, temperature=4.0).log_probs.exp()
+        tensor([[0.7311, 0.2689]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-sim), arXiv:2002.03532.
     """
 
     power: float = 0.3

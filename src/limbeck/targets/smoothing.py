@@ -30,13 +30,26 @@ CARD = Card(
 
 @checked
 def smooth_labels(labels: Tensor, classes: int, epsilon: float, *, dtype: torch.dtype = torch.float32) -> Dense:
-    """Smooth hard labels: y(1-ε) + ε/K (Szegedy et al. 2016).
+    """Smooth hard labels: y(1-ε) + ε/K.
 
-    labels: (...) int64 in [0, classes), or `UNLABELLED`, whose row is uniform and is for the caller to mask.
-    epsilon: in [0, 1]; 0 gives the labels themselves.  Returns log-probabilities (..., classes).
+    Args:
+        labels: (...) int64 in [0, classes), or `UNLABELLED`, whose row is uniform; the caller masks it.
+        classes: K, 1 or more.
+        epsilon: ε in [0, 1]; 0 gives the labels themselves.
+        dtype: of the result; at least float32.
 
-    >>> smooth_labels(torch.tensor([1]), classes=4, epsilon=0.4).log_probs.exp()
-    tensor([[0.1000, 0.7000, 0.1000, 0.1000]])
+    Returns:
+        Log-probabilities (..., classes).
+
+    Raises:
+        InputError: if a label or value is out of range.
+
+    Example:
+        >>> smooth_labels(torch.tensor([1]), classes=4, epsilon=0.4).log_probs.exp()
+        tensor([[0.1000, 0.7000, 0.1000, 0.1000]])
+
+    Reference:
+        Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567.
     """
     checks.unit_interval("epsilon", epsilon)
     checks.at_least("classes", classes, 1)
@@ -47,13 +60,23 @@ def smooth_labels(labels: Tensor, classes: int, epsilon: float, *, dtype: torch.
 @checked_fields
 @dataclass(frozen=True)
 class SmoothedLabels(Target):
-    """Hard labels smoothed by `epsilon` ε in [0, 1], without a teacher (Szegedy et al. 2016).
+    """Match hard labels smoothed by ε, without a teacher.
 
-    The temperature does not touch it: the labels have no logits to soften.
+    The temperature does not change this target.
 
-    >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([1]))
-    >>> SmoothedLabels(0.4)(Outputs(torch.zeros(1, 4)), batch, temperature=1.0).log_probs.exp()
-    tensor([[0.1000, 0.7000, 0.1000, 0.1000]])
+    Attributes:
+        epsilon: ε in [0, 1].
+
+    Raises:
+        InputError: if ε is not in [0, 1].
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([1]))
+        >>> SmoothedLabels(0.4)(Outputs(torch.zeros(1, 4)), batch, temperature=1.0).log_probs.exp()
+        tensor([[0.1000, 0.7000, 0.1000, 0.1000]])
+
+    Reference:
+        Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567.
     """
 
     epsilon: float = 0.1

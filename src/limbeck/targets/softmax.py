@@ -32,10 +32,24 @@ _MEANS: Mapping[str, Callable[[Sequence[Dense], Sequence[float]], Dense]] = {
 
 @checked
 def softened(outputs: Outputs, temperature: float) -> Dense:
-    """Return a teacher's distribution at a temperature; of an ensemble, the mean of the members' distributions there.
+    """Return a teacher's distribution at a temperature; for an ensemble, the mean of its members' distributions.
 
-    >>> softened(Outputs(torch.tensor([[0.0, 2.0]])), 2.0).log_probs.exp()
-    tensor([[0.2689, 0.7311]])
+    Args:
+        outputs: the teacher's outputs, logits (..., K).
+        temperature: T > 0.
+
+    Returns:
+        Log-probabilities (..., K) without gradient.
+
+    Raises:
+        InputError: if the temperature is not above 0.
+
+    Example:
+        >>> softened(Outputs(torch.tensor([[0.0, 2.0]])), 2.0).log_probs.exp()
+        tensor([[0.2689, 0.7311]])
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
     if outputs.members is None:
         return soften(outputs.logits, temperature)
@@ -46,11 +60,15 @@ def softened(outputs: Outputs, temperature: float) -> Dense:
 @checked_fields
 @dataclass(frozen=True)
 class Softmax(Target):
-    """The teacher's probabilities at the temperature (Hinton, Vinyals & Dean 2015).
+    """Match the teacher's probabilities at the temperature, softmax(v/T): the default target.
 
-    >>> batch = Batch.of(torch.zeros(1, 3))
-    >>> Softmax()(Outputs(torch.tensor([[0.0, 2.0]])), batch, temperature=2.0).log_probs.exp()
-    tensor([[0.2689, 0.7311]])
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3))
+        >>> Softmax()(Outputs(torch.tensor([[0.0, 2.0]])), batch, temperature=2.0).log_probs.exp()
+        tensor([[0.2689, 0.7311]])
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
 
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:

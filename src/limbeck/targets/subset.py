@@ -31,13 +31,24 @@ CARD = Card(
 
 @checked
 def restrict(target: Dense, classes: Sequence[int] | Tensor) -> Dense:
-    """Keep the classes S alone, renormalised: softmax of v[S]/T, v/T being the target's logits (Wang 2022).
+    """Keep a subset of the classes and renormalise: softmax(v[S]/T), where v/T are the target's logits.
 
-    target: (..., K).  classes: (k,) numbers in [0, K), each once, in the order that the student has them.
-    Raises InputError where the target gives all of S the probability 0.
+    Args:
+        target: log-probabilities (..., K).
+        classes: S, (k,) numbers in [0, K), each once, in the order of the student's classes.
 
-    >>> restrict(Dense(torch.tensor([[0.1, 0.6, 0.3]]).log()), [2, 0]).log_probs.exp()
-    tensor([[0.7500, 0.2500]])
+    Returns:
+        Log-probabilities (..., k).
+
+    Raises:
+        InputError: if a class is out of range or repeated, or a row gives all of S probability 0.
+
+    Example:
+        >>> restrict(Dense(torch.tensor([[0.1, 0.6, 0.3]]).log()), [2, 0]).log_probs.exp()
+        tensor([[0.7500, 0.2500]])
+
+    Reference:
+        Wang, Rhodes & Feng (2022), "Class Specialized Knowledge Distillation", openreview.net/forum?id=wjiPAcZqB9z.
     """
     chosen = _checked_classes(classes, target.log_probs.shape[-1]).to(target.log_probs.device)
     return normalised(
@@ -48,12 +59,22 @@ def restrict(target: Dense, classes: Sequence[int] | Tensor) -> Dense:
 
 @checked
 def label_positions(labels: Tensor, classes: Sequence[int] | Tensor, total: int) -> Tensor:
-    """Return labels as positions in a subset of the classes; `UNLABELLED` where the label is not in it.
+    """Return labels as positions in a subset of the classes.
 
-    labels: (...) int64 in [0, total), or `UNLABELLED`.  classes: (k,) numbers in [0, total), each once.
+    Args:
+        labels: (...) int64 in [0, total), or `UNLABELLED`.
+        classes: (k,) numbers in [0, total), each once.
+        total: the number of classes.
 
-    >>> label_positions(torch.tensor([2, 0, 1, -100]), [2, 1], total=3)
-    tensor([   0, -100,    1, -100])
+    Returns:
+        (...) int64 in [0, k), `UNLABELLED` where the label is not in the subset.
+
+    Raises:
+        InputError: if a class is out of range or repeated, or the labels are not int64.
+
+    Example:
+        >>> label_positions(torch.tensor([2, 0, 1, -100]), [2, 1], total=3)
+        tensor([   0, -100,    1, -100])
     """
     chosen = _checked_classes(classes, total).to(labels.device)
     if labels.dtype != torch.int64:
@@ -66,17 +87,26 @@ def label_positions(labels: Tensor, classes: Sequence[int] | Tensor, total: int)
 @checked_fields
 @dataclass(frozen=True)
 class Restricted(Target):
-    """softmax(v[S]/T) for a student whose outputs are the classes S (Wang et al. 2022).
+    """Match softmax(v[S]/T), for a student that has only the classes S.
 
-    classes: S, numbers of the teacher's classes, each once, in the order of the student's outputs; the batch's labels
-    are positions in S (`SampleSet.relabelled` makes such data).  of: the target that is restricted, in the teacher's
-    classes, so one that needs no labels; a target of the restricted probabilities is made by putting this one inside:
-    `TopK(k=2, of=Restricted((3, 5, 8)))`.
+    The labels of the batch are positions in S, as `SampleSet.relabelled` makes them.  To derive a further target from
+    the restricted probabilities, nest this one: `TopK(k=2, of=Restricted((3, 5, 8)))`.
 
-    >>> batch = Batch.of(torch.zeros(1, 3))
-    >>> teacher = Outputs(torch.tensor([[0.1, 0.6, 0.3]]).log())
-    >>> Restricted((2, 0))(teacher, batch, temperature=1.0).log_probs.exp()
-    tensor([[0.7500, 0.2500]])
+    Attributes:
+        classes: S, numbers of the teacher's classes, each once, in the order of the student's outputs.
+        of: the target that is restricted, over the teacher's classes; one that needs no labels.
+
+    Raises:
+        InputError: if there is no class, a class is repeated or negative, or `of` needs labels.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3))
+        >>> teacher = Outputs(torch.tensor([[0.1, 0.6, 0.3]]).log())
+        >>> Restricted((2, 0))(teacher, batch, temperature=1.0).log_probs.exp()
+        tensor([[0.7500, 0.2500]])
+
+    Reference:
+        Wang, Rhodes & Feng (2022), "Class Specialized Knowledge Distillation", openreview.net/forum?id=wjiPAcZqB9z.
     """
 
     classes: tuple[int, ...]

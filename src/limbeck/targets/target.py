@@ -24,17 +24,28 @@ __all__ = ["MeanOfTargets", "Target", "at_label", "labels_of", "normalised", "tw
 @checked_fields
 @dataclass(frozen=True)
 class Target(ABC):
-    """A distribution for each example, made of what a teacher says of it and of what is known of it.
+    """The distribution that a student is asked to match, for each example of a batch.
 
-    A subclass is a frozen dataclass of its settings and defines `__call__`.  It lies in a file named for its kind.
+    A subclass is a frozen dataclass of its settings, lies in a file named after its kind, and defines `__call__`.
+
+    Example:
+        >>> from limbeck.targets import TopK
+        >>> TopK(k=2).reads_teacher, TopK(k=2).needs_labels
+        (True, False)
     """
 
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
-        """Return the target of a batch: log-probabilities (..., K).
+        """Return the target of a batch.
 
-        outputs: of the teacher.  A target that reads no teacher takes only the number of classes from them.
-        Where a target that needs labels finds `UNLABELLED`, its row is uniform and is for the caller to mask.
+        Args:
+            outputs: the teacher's outputs.  A target that reads no teacher takes only the number of classes from them.
+            batch: the samples, with labels (...) where the target needs them.
+            temperature: T > 0.
+
+        Returns:
+            Log-probabilities (..., K).  The row of an `UNLABELLED` example is uniform if the target needs labels; the
+            caller masks it.
         """
 
     @property
@@ -68,9 +79,16 @@ class Target(ABC):
         return ()
 
     def settled(self, legend: Legend) -> Self:
-        """Return the same target for data of a legend: classes by number instead of name, and all that fits checked.
+        """Return the same target with class names turned into numbers, checked against the classes of the data.
 
-        Raises InputError for a setting that the data's classes do not allow.
+        Args:
+            legend: the classes of the data.
+
+        Returns:
+            The target.
+
+        Raises:
+            InputError: if the classes of the data do not allow a setting.
         """
         return self
 

@@ -33,13 +33,26 @@ _SHARE = 0.25
 
 @checked
 def top_k(target: Dense, k: int) -> Dense:
-    """Keep the k largest probabilities and spread the rest evenly over the other classes (KD-topk, Tang 2020).
+    """Keep the k largest probabilities and spread the rest evenly over the other classes.
 
-    target: (..., K).  k: from 1 to K; K gives the target itself.  Of equal probabilities the class with the lower
-    number is kept.
+    Of equal probabilities, the class with the lower number is kept.
 
-    >>> top_k(Dense(torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()), k=2).log_probs.exp()
-    tensor([[0.1500, 0.4000, 0.1500, 0.3000]])
+    Args:
+        target: log-probabilities (..., K).
+        k: from 1 to K; K returns the target unchanged.
+
+    Returns:
+        Log-probabilities (..., K).
+
+    Raises:
+        InputError: if k is not in [1, K].
+
+    Example:
+        >>> top_k(Dense(torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()), k=2).log_probs.exp()
+        tensor([[0.1500, 0.4000, 0.1500, 0.3000]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-topk), arXiv:2002.03532.
     """
     log_probs = target.log_probs
     classes = log_probs.shape[-1]
@@ -66,16 +79,25 @@ def share_of_classes(share: float, classes: int) -> int:
 
 @dataclass(frozen=True)
 class TopK(Target):
-    """The k largest of p̃, and the rest spread evenly over the other classes (KD-topk, Tang et al. 2020).
+    """Match the teacher's k largest probabilities, with the rest spread evenly over the other classes.
 
-    k: how many classes, 1 to K; K gives the plain target.  share: the share of the classes instead, in (0, 1], rounded
-    to the nearest number of classes (halves up), one at least; the default is 0.25, the paper's best on CIFAR-100.
-    of: the target that is cut.
+    Attributes:
+        k: the number of classes, 1 to K; K gives the plain target.
+        share: the share of the classes instead, in (0, 1], rounded to the nearest number (halves up), at least one.
+            The default is 0.25, the paper's best on CIFAR-100.
+        of: the target that is cut.
 
-    >>> batch = Batch.of(torch.zeros(1, 3))
-    >>> teacher = Outputs(torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log())
-    >>> TopK(k=2)(teacher, batch, temperature=1.0).log_probs.exp()
-    tensor([[0.1500, 0.4000, 0.1500, 0.3000]])
+    Raises:
+        InputError: if both k and share are given, or one is out of range.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3))
+        >>> teacher = Outputs(torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log())
+        >>> TopK(k=2)(teacher, batch, temperature=1.0).log_probs.exp()
+        tensor([[0.1500, 0.4000, 0.1500, 0.3000]])
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-topk), arXiv:2002.03532.
     """
 
     k: int | None = None

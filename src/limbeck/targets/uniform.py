@@ -29,10 +29,23 @@ CARD = Card(
 
 @checked
 def uniform(like: Tensor) -> Dense:
-    """Return the uniform distribution over the classes of `like` (..., K): a teacher that knows nothing.
+    """Return the uniform distribution over classes.
 
-    >>> uniform(torch.zeros(1, 4)).log_probs.exp()
-    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    Args:
+        like: (..., K) floating point; the result has its shape, device and at least float32.
+
+    Returns:
+        Log-probabilities (..., K), all -log K.
+
+    Raises:
+        InputError: if `like` is not floating point.
+
+    Example:
+        >>> uniform(torch.zeros(1, 4)).log_probs.exp()
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+
+    Reference:
+        Szegedy et al. (2016), arXiv:1512.00567.
     """
     like = compute_dtype(like)
     return Dense(torch.full_like(like, -math.log(like.shape[-1])))
@@ -41,13 +54,17 @@ def uniform(like: Tensor) -> Dense:
 @checked_fields
 @dataclass(frozen=True)
 class Uniform(Target):
-    """1/K on every class, without a teacher (Szegedy et al. 2016).
+    """Match probability 1/K on every class, without a teacher.
 
-    With hard_weight 1-ε and soft_weight ε at T=1, `kd` with this target is label smoothing.
+    `kd` with this target, hard_weight 1-ε, soft_weight ε and T=1 is label smoothing.
 
-    >>> batch = Batch.of(torch.zeros(1, 3))
-    >>> Uniform()(Outputs(torch.zeros(1, 4)), batch, temperature=1.0).log_probs.exp()
-    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3))
+        >>> Uniform()(Outputs(torch.zeros(1, 4)), batch, temperature=1.0).log_probs.exp()
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+
+    Reference:
+        Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567.
     """
 
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:

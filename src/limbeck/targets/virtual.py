@@ -39,20 +39,33 @@ def virtual_teacher(
     softening: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Dense:
-    """Make the answer of a teacher that is always right: u on the true class, (1-u)/(K-1) on each other (Yuan 2020).
+    """Return the answer of an always right virtual teacher: u on the true class, (1-u)/(K-1) on each other class.
 
-    labels: (...) int64 in [0, classes), or `UNLABELLED`, whose row is uniform and is for the caller to mask.
-    confidence: u in [0.9, 1), and above 1/K.  temperature: the distribution is softened like any teacher's, its
-    logits being the logarithms: ∝ u^(1/T).  softening: the paper's published code takes the probabilities themselves
-    for logits; with a number s above 0 the answer is that code's softmax(ρ/s), ∝ exp(u/s), and the temperature is not
-    used.  At s = 20 that is nearly uniform.  Returns log-probabilities (..., classes).
+    Args:
+        labels: (...) int64 in [0, classes), or `UNLABELLED`, whose row is uniform; the caller masks it.
+        classes: K, 2 or more.
+        confidence: u in [0.9, 1).
+        temperature: T > 0.  The logits are the logarithms of the probabilities, as for any teacher: ρ_t ∝ u^(1/T).
+        softening: s > 0 reproduces the paper's published code, softmax(ρ/s) of the probabilities themselves; the
+            temperature is then not used.  At s = 20 the result is nearly uniform.
+        dtype: of the result; at least float32.
 
-    >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9).log_probs.exp()
-    tensor([[0.9000, 0.0500, 0.0500]])
-    >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, temperature=20.0).log_probs.exp()
-    tensor([[0.3662, 0.3169, 0.3169]])
-    >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, softening=20.0).log_probs.exp()
-    tensor([[0.3428, 0.3286, 0.3286]])
+    Returns:
+        Log-probabilities (..., classes).
+
+    Raises:
+        InputError: if a label or value is out of range.
+
+    Example:
+        >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9).log_probs.exp()
+        tensor([[0.9000, 0.0500, 0.0500]])
+        >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, temperature=20.0).log_probs.exp()
+        tensor([[0.3662, 0.3169, 0.3169]])
+        >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9, softening=20.0).log_probs.exp()
+        tensor([[0.3428, 0.3286, 0.3286]])
+
+    Reference:
+        Yuan et al. (2020), "Revisiting Knowledge Distillation via Label Smoothing Regularization", arXiv:1909.11723.
     """
     checks.finite("confidence", confidence)
     checks.positive("temperature", temperature)
@@ -70,17 +83,25 @@ def virtual_teacher(
 @checked_fields
 @dataclass(frozen=True)
 class VirtualTeacher(Target):
-    """Probability u on the true class and (1-u)/(K-1) on each other, softened at the temperature (Yuan 2020).
+    """Match a virtual teacher that is always right, softened at the temperature; it needs labels and no network.
 
-    confidence: u in [0.9, 1).  As for any teacher, the logits that the temperature divides are the logarithms of the
-    probabilities.  softening: s above 0, for what the paper's published code does instead: softmax(ρ/s) of the
-    probabilities themselves, while the student, at T=1, is not softened.  At s = 20 that is nearly the uniform target.
+    Attributes:
+        confidence: u in [0.9, 1), the probability of the true class; each other class has (1-u)/(K-1).
+        softening: s > 0 reproduces the paper's published code: softmax(ρ/s) of the probabilities themselves, while the
+            student, at T=1, is not softened.  At s = 20 the target is nearly uniform.
 
-    >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
-    >>> VirtualTeacher(0.9)(Outputs(torch.zeros(1, 3)), batch, temperature=1.0).log_probs.exp()
-    tensor([[0.9000, 0.0500, 0.0500]])
-    >>> VirtualTeacher(0.9, softening=20.0)(Outputs(torch.zeros(1, 3)), batch, temperature=1.0).log_probs.exp()
-    tensor([[0.3428, 0.3286, 0.3286]])
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
+        >>> VirtualTeacher(0.9)(Outputs(torch.zeros(1, 3)), batch, temperature=1.0).log_probs.exp()
+        tensor([[0.9000, 0.0500, 0.0500]])
+        >>> VirtualTeacher(0.9, softening=20.0)(Outputs(torch.zeros(1, 3)), batch, temperature=1.0).log_probs.exp()
+        tensor([[0.3428, 0.3286, 0.3286]])
+
+    Reference:
+        Yuan et al. (2020), "Revisiting Knowledge Distillation via Label Smoothing Regularization", arXiv:1909.11723.
     """
 
     confidence: float = 0.99

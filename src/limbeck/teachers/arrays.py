@@ -63,14 +63,28 @@ class _TopProbabilities:
 
 
 class ArrayTeacher:
-    """Hard labels, probabilities or top-k probabilities that somebody else's model gave to the samples of a set.
+    """Hard labels, probabilities or top-k probabilities that another model gave to the samples of a set.
 
-    Made by `of_labels`, `of_probabilities`, `of_top_k` or `read`.  The outputs' logits are the logarithms of the
-    probabilities, -inf where a class is impossible, so that a target at temperature T is ∝ p^(1/T): what softening the
-    unknown logits would have given.  Of hard labels that is the label at any temperature.
+    Create it with `of_labels`, `of_probabilities`, `of_top_k` or `read`.  The outputs' logits are the logarithms of the
+    probabilities, -inf where a class is impossible.  A target at temperature T is therefore ∝ p^(1/T), as from the
+    unknown logits.
 
-    samples: the set that was answered.  index: (n,) the position of each row's sample in the set's root; without it the
-    rows are those of `samples`, all of them and in order.  clean: the answers are meant for augmented views as well.
+    Args:
+        answers: what was answered, made by one of the functions above.
+        samples: the set that was answered.
+        index: (n,) int64, the position of each row's sample in the set's root; without it the rows are all samples of
+            the set in their order.
+        clean: whether the answers may be used for augmented views as well.
+
+    Raises:
+        InputError: if the answers do not fit the samples.
+
+    Example:
+        >>> import limbeck as lb
+        >>> samples = lb.data.TensorSet.of(torch.zeros(2, 3), torch.tensor([0, 1]))
+        >>> teacher = ArrayTeacher.of_probabilities(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), samples)
+        >>> teacher(samples.batch(torch.tensor([1]), augment=None, seed=0, view=0)).logits.exp()
+        tensor([[0.2000, 0.8000]])
     """
 
     @checked

@@ -22,21 +22,30 @@ __all__ = ["EnsembleTeacher"]
 
 
 class EnsembleTeacher:
-    """The mean of several teachers' distributions, at whatever temperature a target asks for (Hinton 2015).
+    """The mean of several teachers' distributions, at the temperature that a target asks for.
 
-    members: teachers of the same classes.  weights: 0 or above, adding up to 1; equal ones by default.
-    mean: "arithmetic", Σ w_m·softmax(v_m/T), or "geometric", softmax(Σ w_m·v_m/T).
+    The outputs' logits are the logarithm of the mean at T=1.  At another temperature the mean of softened distributions
+    is not the softened mean; `targets.softened` therefore reads the members' logits, which are in the outputs too.  In
+    a regression the answer is the mean of the members' answers.
 
-    The outputs' logits are the logarithm of the mean at T=1.  At another temperature a mean of softened distributions
-    is not the softened mean, so the members' logits are in the outputs too, and `targets.softened` reads those.
-    In a regression the answer is the mean of the members' answers.
+    Args:
+        members: teachers of the same classes.
+        weights: w, 0 or above, summing to 1; equal by default.
+        mean: "arithmetic", Σ w_m·softmax(v_m/T), or "geometric", softmax(Σ w_m·v_m/T).
 
-    >>> from torch import nn
-    >>> import limbeck as lb
-    >>> ensemble = EnsembleTeacher([lb.ModelTeacher(nn.Linear(3, 4)) for _ in range(5)])
-    >>> outputs = ensemble(Batch.of(torch.ones(2, 3)))
-    >>> outputs.logits.shape, outputs.members.logits.shape
-    (torch.Size([2, 4]), torch.Size([5, 2, 4]))
+    Raises:
+        InputError: if there is no member, or the weights do not fit them.
+
+    Example:
+        >>> from torch import nn
+        >>> import limbeck as lb
+        >>> ensemble = EnsembleTeacher([lb.ModelTeacher(nn.Linear(3, 4)) for _ in range(5)])
+        >>> outputs = ensemble(Batch.of(torch.ones(2, 3)))
+        >>> outputs.logits.shape, outputs.members.logits.shape
+        (torch.Size([2, 4]), torch.Size([5, 2, 4]))
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
 
     @checked

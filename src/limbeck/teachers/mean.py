@@ -18,16 +18,21 @@ __all__ = ["MeanOfModels", "selected_weights"]
 
 
 class MeanOfModels(nn.Module):
-    """Answer log of the mean of the members' distributions, arithmetic or geometric, weighted.
+    """Answer with the logarithm of the weighted mean of several networks' distributions.
 
-    members: networks with logits of one shape (N, K).  weights: 0 or above, adding up to 1; equal ones by default.  A
-    member of weight 0 counts nowhere, whatever it answers.
-    mean: "arithmetic", log Σ w_m·p_m, or "geometric", Σ w_m·log p_m, renormalised.
-    selects: whether the weights are chosen later, by `weigh`; they are then a buffer, and are kept with the networks.
+    Args:
+        members: networks with logits of one shape (N, K).
+        weights: w, 0 or above, summing to 1; equal by default.  A member of weight 0 is not counted, whatever it
+            answers.
+        mean: "arithmetic", log Σ w_m·p_m, or "geometric", Σ w_m·log p_m, renormalised.
 
-    >>> members = [nn.Linear(3, 4), nn.Linear(3, 4)]
-    >>> torch.allclose(MeanOfModels(members)(torch.zeros(2, 3)).exp().sum(-1), torch.ones(2))
-    True
+    Raises:
+        InputError: if there is no member, or the weights do not fit them.
+
+    Example:
+        >>> members = [nn.Linear(3, 4), nn.Linear(3, 4)]
+        >>> torch.allclose(MeanOfModels(members)(torch.zeros(2, 3)).exp().sum(-1), torch.ones(2))
+        True
     """
 
     shares: Tensor

@@ -23,16 +23,24 @@ __all__ = ["ModelTeacher", "state_digest"]
 class ModelTeacher:
     """A network that answers in eval mode and without gradient.
 
-    transform: applied to the inputs before the model sees them (another size, another normalisation).
-    view: name in `batch.views` to read instead of `batch.inputs`.  A sample that is not augmented is its "other" view.
-    taps: features to read, as for `limbeck.capture`.
-    last_linear: path of the layer that `class_vectors` reads, where it is not the one that is found.
-    frozen: freeze the model in place, so that its parameters stop requiring gradients and it is in eval mode.  With
-        False its `requires_grad` flags and the modes of its modules stay as they are.
+    Args:
+        model: the network; inputs (N, ...), logits (N, K) or `Outputs`.
+        transform: a function of the inputs, applied before the model (another size, another normalisation).
+        view: name in `batch.views` to read instead of `batch.inputs`.  A sample that is not augmented is its "other"
+            view.
+        taps: features to read, as for `limbeck.capture`.
+        last_linear: path of the layer that `class_vectors` reads, if the last linear layer is another.
+        frozen: freeze the model in place: its parameters require no gradient and it is in eval mode.  With False its
+            `requires_grad` flags and the modes of its modules stay unchanged.
 
-    >>> teacher = ModelTeacher(nn.Sequential(nn.Linear(3, 4), nn.Dropout()))
-    >>> teacher(Batch.of(torch.ones(2, 3))).logits.requires_grad
-    False
+    Raises:
+        InputError: if an argument has the wrong type.
+        ModelError: if a path names no module.
+
+    Example:
+        >>> teacher = ModelTeacher(nn.Sequential(nn.Linear(3, 4), nn.Dropout()))
+        >>> teacher(Batch.of(torch.ones(2, 3))).logits.requires_grad
+        False
     """
 
     @checked
@@ -139,5 +147,16 @@ def _at_least_float32(outputs: Outputs) -> Outputs:
 
 @checked
 def state_digest(model: nn.Module) -> str:
-    """Return the SHA-256 over the names, types, shapes and values of a model's state (`identity.weights_digest`)."""
+    """Return the SHA-256 of the names, types, shapes and values of a model's state.
+
+    Args:
+        model: a network.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> len(state_digest(nn.Linear(3, 4)))
+        64
+    """
     return weights_digest(model)

@@ -21,32 +21,35 @@ _TOLERANCE = 1e-3
 
 
 class PredictTeacher:
-    """A model outside of torch that is asked for probabilities, or for the numbers of a regression.
+    """A model outside of torch that answers with probabilities, or with the numbers of a regression.
 
-    model: has `predict_proba(rows) -> (n, k)` and, for a regression, `predict(rows) -> (n,) or (n, D)`; or is a
-        function of rows itself.  It is handed NumPy rows (n, d) float32, each sample flattened, and never asked by two
-        threads at once.
-    classes: how many the data has; by default as many as the model answers.  The model's `classes_` say which
-        class each of its columns is, and must then be whole numbers from 0 to classes - 1; without them the columns are
-        the classes in their order.
-    missing: what becomes of classes of the data that the model does not know: "refuse" them, or "floor" their
-        probability.
-    floor: in (0, 1], the least probability.  The outputs' logits are log(max(p, floor)), which are finite, so that a
-        target at temperature T is ∝ max(p, floor)^(1/T).
-    view: name in `batch.views` to read instead of `batch.inputs`.
-    batch_size: rows that the model is handed at a time.
-    identity: stands for the model in the teacher's fingerprint.  By default its content is read: its parameters and
-        what it has fitted, never pickled.  A function has no content to read and needs one.
+    Args:
+        model: an object with `predict_proba(rows) -> (n, k)` and, for a regression, `predict(rows) -> (n,) or (n, D)`,
+            or a function of rows.  Rows are NumPy (n, d) float32, each sample flattened.  Two threads never call it at
+            once.
+        classes: the number of classes of the data; by default that of the model's answer.  The model's `classes_` say
+            which class each column is, and must be whole numbers from 0 to classes - 1; without them the columns are
+            the classes in order.
+        missing: for classes of the data that the model does not know: "refuse", or "floor" their probability.
+        floor: in (0, 1], the least probability.  The outputs' logits are log(max(p, floor)), which are finite; a target
+            at temperature T is ∝ max(p, floor)^(1/T).
+        view: name in `batch.views` to read instead of `batch.inputs`.
+        batch_size: rows for each call of the model.
+        identity: a text that stands for the model in the teacher's fingerprint.  By default the model's parameters and
+            fitted values are digested, without pickle; a function needs an identity.
 
-    Raises InputError for what is no such model; ModelError where its answers are no probabilities of the classes.
+    Raises:
+        InputError: if the object is not such a model.
+        ModelError: when asked, if the answers are not probabilities of the classes.
 
-    >>> from sklearn.ensemble import RandomForestClassifier
-    >>> data = lb.data.digits()
-    >>> rows = data.train.inputs[data.train.index].flatten(1).numpy()
-    >>> forest = RandomForestClassifier(20, random_state=0).fit(rows, data.train.labels.numpy())
-    >>> teacher = PredictTeacher(forest)
-    >>> teacher(data.test.batch(torch.arange(4), augment=None, seed=0, view=0)).logits.shape
-    torch.Size([4, 10])
+    Example:
+        >>> from sklearn.ensemble import RandomForestClassifier
+        >>> data = lb.data.digits()
+        >>> rows = data.train.inputs[data.train.index].flatten(1).numpy()
+        >>> forest = RandomForestClassifier(20, random_state=0).fit(rows, data.train.labels.numpy())
+        >>> teacher = PredictTeacher(forest)
+        >>> teacher(data.test.batch(torch.arange(4), augment=None, seed=0, view=0)).logits.shape
+        torch.Size([4, 10])
     """
 
     @checked

@@ -15,14 +15,24 @@ __all__ = ["RestrictedModel"]
 
 
 class RestrictedModel(nn.Module):
-    """Answer a network's logits of some classes, φ(v) = v[S]; softening renormalises them (Wang 2022).
+    """Answer a network's logits for a subset S of its classes, v[S]; a softmax then renormalises them.
 
-    model: a network of `total` classes.  classes: S, numbers below that, each once, in the order of the answer.
+    Args:
+        model: a network with `total` classes.
+        classes: S, numbers in [0, total), each once, in the order of the answer.
+        total: the number of the network's classes.
 
-    >>> model = nn.Linear(3, 5)
-    >>> logits = RestrictedModel(model, [4, 0], total=5)(torch.ones(2, 3)).logits
-    >>> torch.equal(logits, model(torch.ones(2, 3))[:, [4, 0]])
-    True
+    Raises:
+        InputError: if a class is out of range or repeated.
+
+    Example:
+        >>> model = nn.Linear(3, 5)
+        >>> logits = RestrictedModel(model, [4, 0], total=5)(torch.ones(2, 3)).logits
+        >>> torch.equal(logits, model(torch.ones(2, 3))[:, [4, 0]])
+        True
+
+    Reference:
+        Wang, Rhodes & Feng (2022), "Class Specialized Knowledge Distillation", openreview.net/forum?id=wjiPAcZqB9z.
     """
 
     chosen: Tensor

@@ -23,15 +23,27 @@ __all__ = ["StoredTeacher", "store"]
 
 
 class StoredTeacher:
-    """Logits kept by sample index.
+    """Stored logits, looked up by sample index.
 
-    logits: (n, K).  index: (n,) int64, the position of each row's sample in the set `source`.
-    members: of an ensemble, what each member said: logits (M, n, K).
-    class_vectors: (K, d), the rows of the last linear layer of the network that answered.
-    clean: the answers were given to unaugmented samples, whatever the student sees; otherwise an augmented batch is
-    refused, because a stored answer to another view would silently be a wrong target.  A batch from another set than
-    `source`, or a sample that was not stored, is refused too.
-    origin: says whose answers these are, class vectors included, for the fingerprint.
+    A batch from another set than `source`, a sample without a stored answer and, unless `clean`, an augmented batch
+    raise an error: a stored answer for another view would be a wrong target.
+
+    Args:
+        logits: (n, K) floating point.
+        index: (n,) int64, the position of each row's sample in the set `source`.
+        source: the identity of that set.
+        clean: use the answers to unaugmented samples for augmented batches too.
+        origin: whose answers these are, class vectors included, for the fingerprint.
+        members: for an ensemble, each member's logits (M, n, K).
+        class_vectors: (K, d), the rows of the last linear layer of the network that answered.
+
+    Raises:
+        InputError: if the shapes disagree or an index is repeated.
+
+    Example:
+        >>> stored = StoredTeacher(torch.zeros(2, 4), torch.tensor([0, 1]), source="a set")
+        >>> stored.logits.shape
+        torch.Size([2, 4])
     """
 
     @checked
@@ -120,18 +132,21 @@ def store(
 ) -> StoredTeacher:
     """Ask a teacher once about every sample, unaugmented, and return a teacher that looks the answers up.
 
-    Of an ensemble the members' answers are kept, and of a network whose last layer is linear its class vectors.
+    For an ensemble, the members' answers are stored; for a network with a linear last layer, its class vectors.
 
     Args:
-        teacher: a network, which is left as it is, or another `Teacher`.
+        teacher: a network, which stays unchanged, or another `Teacher`.
         samples: a `SampleSet`, or arrays: a pair (inputs, labels), inputs alone, or a `TensorDataset`.
-        batch_size: samples at a time.
+        batch_size: samples for each call of the teacher.
         device: where the teacher answers.
-        clean: promise the answers to students of augmented samples as well (the teacher sees the clean view).
+        clean: use the answers for augmented samples too; the teacher then sees the clean view.
+
+    Returns:
+        The stored answers.
 
     Raises:
-        InputError: for a dataset or a loader, whose samples have no identity by which answers could be looked up.
-        DataError: for a set whose samples differ each time they are fetched.
+        InputError: if the samples are a dataset or loader, which gives samples no identity to look answers up by.
+        DataError: if the samples differ each time they are fetched.
 
     Example:
         >>> import limbeck as lb
