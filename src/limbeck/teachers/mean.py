@@ -25,6 +25,7 @@ class MeanOfModels(nn.Module):
         weights: w, 0 or above, summing to 1; equal by default.  A member of weight 0 is not counted, whatever it
             answers.
         mean: "arithmetic", log Σ w_m·p_m, or "geometric", Σ w_m·log p_m, renormalised.
+        selects: whether `weigh` chooses the weights later; they are then a buffer and saved with the networks.
 
     Raises:
         InputError: if there is no member, or the weights do not fit them.
@@ -90,18 +91,18 @@ class MeanOfModels(nn.Module):
 
 
 def selected_weights(probabilities: Sequence[Tensor], labels: Tensor, *, rounds: int) -> list[float]:
-    """Return each model's weight in an ensemble to which one model after the other is added, the same one repeatedly.
+    """Return the weights of an ensemble that is built greedily: each round adds one model, repeatedly if it helps.
 
-    Each round adds the model with which the mean of all added ones has the least squared error of its probabilities
-    against the labels.
+    Each round adds the model with which the mean of all added ones has the least squared error between probabilities
+    and labels.
 
     Args:
-        probabilities: (N, K) of each model, on samples that none of them has seen.
+        probabilities: (N, K) of each model, on samples that none of them was trained on.
         labels: (N,) int64.
-        rounds: how many models are added, at least 1.
+        rounds: the number of models to add, 1 or more.
 
     Returns:
-        One weight for each model, 0 or above, adding up to 1.
+        One weight for each model, 0 or above, summing to 1.
 
     Raises:
         InputError: if there is no model or round.
@@ -110,8 +111,9 @@ def selected_weights(probabilities: Sequence[Tensor], labels: Tensor, *, rounds:
         >>> right, wrong = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
         >>> selected_weights([wrong, right], torch.tensor([0]), rounds=4)
         [0.0, 1.0]
+
     Reference:
-        Caruana et al. (2004), Ensemble Selection from Libraries of Models.
+        Caruana et al. (2004), "Ensemble Selection from Libraries of Models".
     """
     checks.at_least("rounds", rounds, 1)
     if not probabilities:
