@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -24,6 +25,14 @@ def test_every_result_of_a_benchmark_stands_in_a_document():
     text = "".join(page.read_text(encoding="utf-8") for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
     named = {path.stem for path in refresh.RESULTS.glob("*.json")}
     assert {name for name in named if name not in text} == set()
+
+
+def test_the_page_for_contributors_names_the_folders_of_tests_that_there_are():
+    there = {f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if any(path.glob("*.py"))}
+    listed = re.findall(
+        r"^\| `(tests/\w+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert sorted(listed) == sorted(there)
 
 
 def by_seed(paper: str, row: str, figure: str, budget: str) -> list[float]:
