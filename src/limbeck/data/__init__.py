@@ -60,10 +60,14 @@ __all__ = [
 
 
 def kinds() -> dict[str, Callable[..., Splits]]:
-    """Return every source of data by the name that a recipe gives it.
+    """Return every source of data by the name that recipes use.
 
-    >>> kinds()["digits"]().name
-    'digits'
+    Returns:
+        {name: function that returns `Splits`}.
+
+    Example:
+        >>> kinds()["digits"]().name
+        'digits'
     """
     return {
         "bundled": bundled,

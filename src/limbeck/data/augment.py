@@ -23,32 +23,43 @@ _COLOURS = {"brightness": colours.brightness, "contrast": colours.contrast, "sat
 @checked_fields
 @dataclass(frozen=True)
 class Augment:
-    """How each view of a sample differs from the sample.
+    """How a random view of a sample differs from the sample.
 
-    shift: every image moves by a whole number of pixels, uniform in [-shift, shift] down and across, zeros filling in.
-    pad_crop: zero padding of this many pixels, then a random crop of the original size; the same distribution as
-        `shift`, under the name that papers on colour images use.  Only one of the two may be given.
-    flip: probability of mirroring an image left to right.
-    randaugment: random operations of one strength (Cubuk et al. 2020), for pixels in [0, 1].
-    brightness, contrast, saturation: for pixels in [0, 1], the reach r of a factor that is drawn for each image,
-        uniform in [max(0, 1-r), 1+r]; `limbeck.data.colours` has the formulas.
-    noise: standard deviation of Gaussian noise added to every value: to pixels in [0, 1], and to the standardised
-        columns of a table.
-    mixup, cutmix: the concentration α of Beta(α, α), from which each sample draws how much of it is left beside another
-        sample of the set, itself a view of this kind: mixup adds the two up (Zhang et al. 2018), cutmix puts a box of
-        the other image in (Yun et al. 2019).  Both papers draw one number for a batch; here each sample has its own.
-    switch: where both are given, the probability that a sample is cut rather than added up.
-    other_view: whether each batch holds a second view of its samples under `views["other"]`, drawn like the first; not
-        beside mixing.
+    The order is flip, shift, randaugment, brightness, contrast, saturation, noise, mixing; all are applied before the
+    set's normalisation.
 
-    Applied in the order flip, shift, randaugment, brightness, contrast, saturation, noise, mixing, and before a set's
-    normalisation.
-    Raises InputError for a value outside its range.
+    Attributes:
+        shift: move each image by a whole number of pixels, uniform in [-shift, shift] down and across, and fill with
+            zeros.
+        pad_crop: pad with zeros by this many pixels, then crop at random to the original size; the same distribution as
+            `shift`, under the name that papers on colour images use.  Only one of the two may be given.
+        flip: probability of mirroring an image left to right.
+        noise: standard deviation of Gaussian noise added to every value: to pixels in [0, 1], and to the standardised
+            columns of a table.
+        brightness: r, for pixels in [0, 1]: a factor is drawn for each image, uniform in [max(0, 1-r), 1+r] (formulas
+            in `limbeck.data.colours`).
+        contrast: r, as for `brightness`.
+        saturation: r, as for `brightness`.
+        mixup: α of Beta(α, α), from which each sample draws its share; the rest is another sample of the set, itself a
+            view, and the two are added.  The paper draws one number a batch; here each sample has its own.
+        cutmix: α, as for `mixup`, but a box of the other image is pasted in.
+        switch: with both mixup and cutmix, the probability of cutmix.
+        randaugment: random operations of one strength, for pixels in [0, 1].
+        other_view: add a second view of the samples to each batch as `views["other"]`, drawn like the first; not
+            together with mixing.
 
-    >>> augment = Augment(shift=2)
-    >>> index = torch.arange(3)
-    >>> augment.apply(torch.ones(3, 1, 8, 8), seed=0, view=torch.ones_like(index), index=index).shape
-    torch.Size([3, 1, 8, 8])
+    Raises:
+        InputError: if a value is out of range, or two options exclude each other.
+
+    Example:
+        >>> augment = Augment(shift=2)
+        >>> index = torch.arange(3)
+        >>> augment.apply(torch.ones(3, 1, 8, 8), seed=0, view=torch.ones_like(index), index=index).shape
+        torch.Size([3, 1, 8, 8])
+
+    Reference:
+        Zhang et al. (2018), "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412; Yun et al. (2019), "CutMix",
+        arXiv:1905.04899; Cubuk et al. (2020), "RandAugment", arXiv:1909.13719.
     """
 
     shift: int = 0

@@ -108,11 +108,25 @@ _CIFAR100 = _Published(
 def cifar10(folder: str | None = None, normalise: bool = True) -> Splits:
     """Return CIFAR-10: 50,000 and 10,000 uint8 images (3, 32, 32) of ten classes.
 
-    folder: of the published binary version, as .tar.gz or unpacked.  Else $LIMBECK_DATA/cifar-10 where it exists, else
-        a download that is kept under $XDG_CACHE_HOME/limbeck/data/cifar-10.  Every file must have the published
-        checksum.
-    normalise: by the training images' mean and standard deviation of each channel, after augmentation.
-    Raises DataError when the files are damaged or cannot be had.
+    Args:
+        folder: of the published binary version, as .tar.gz or unpacked.  By default $LIMBECK_DATA/cifar-10 if it
+            exists, else a download that is kept under $XDG_CACHE_HOME/limbeck/data/cifar-10.  Every file must have the
+            published checksum.
+        normalise: by mean and standard deviation of each channel of the training images, after augmentation.
+
+    Returns:
+        Training and test set.
+
+    Raises:
+        DataError: if the files are damaged or cannot be obtained.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["cifar10"] is data.cifar10
+        True
+
+    Reference:
+        Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
     """
     train, test = _parts(_CIFAR10, folder)
     return _splits(_CIFAR10, train, test, 0, _CLASSES, normalise)
@@ -122,11 +136,25 @@ def cifar10(folder: str | None = None, normalise: bool = True) -> Splits:
 def cifar100(folder: str | None = None, labels: Literal["fine", "coarse"] = "fine", normalise: bool = True) -> Splits:
     """Return CIFAR-100: 50,000 and 10,000 uint8 images (3, 32, 32) of 100 classes in 20 groups of five.
 
-    folder: as for `cifar10`, under the name cifar-100; or of lossless WebP sheets of 32×32 tiles, row by row,
-        {train,test}-images-NN.webp, with {train,test}-{fine,coarse}-labels-idx1-ubyte.gz.
-    labels: "fine" for the 100 classes, whose set then knows the `groups`, or "coarse" for the groups as classes.
-    normalise: by the training images' mean and standard deviation of each channel, after augmentation.
-    Raises DataError when the files are damaged or cannot be had.
+    Args:
+        folder: as for `cifar10`, under the name cifar-100; or lossless WebP sheets of 32×32 tiles, row by row,
+            {train,test}-images-NN.webp, with {train,test}-{fine,coarse}-labels-idx1-ubyte.gz.
+        labels: "fine" for the 100 classes, which then have `groups`, or "coarse" for the groups as classes.
+        normalise: by mean and standard deviation of each channel of the training images, after augmentation.
+
+    Returns:
+        Training and test set.
+
+    Raises:
+        DataError: if the files are damaged or cannot be obtained.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["cifar100"] is data.cifar100
+        True
+
+    Reference:
+        Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images".
     """
     if labels not in ("fine", "coarse"):
         raise InputError(f"labels: found {labels!r}; {one_of(str(labels), ('fine', 'coarse'))}")

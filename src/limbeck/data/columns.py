@@ -39,13 +39,19 @@ class RawColumn:
 @checked_fields
 @dataclass(frozen=True)
 class Column:
-    """How a column becomes numbers.
+    """How a column of a table becomes numbers.
 
-    categories: of a nominal column, in the order of its numbers, of which one is 1 and the others 0; all are 0 for a
-        category that the training part does not have.  Empty for a number.
-    mean, std: of a number in the training part; the column is less its mean, divided by its deviation, computed in
-        float64 so that large values that differ little (times, say) keep their differences.
-    fill: what stands for a missing cell; None where a missing cell is refused.
+    Attributes:
+        name: of the column.
+        categories: of a nominal column, in the order of its numbers: one number is 1, the others are 0; all are 0 for a
+            category that the training part does not have.  Empty for a column of numbers.
+        mean: of the numbers in the training part, which is subtracted in float64.
+        std: of the numbers in the training part, by which they are then divided.
+        fill: the value for a missing cell; None if a missing cell is an error.
+
+    Example:
+        >>> Column("colour", categories=("red", "blue")).categories
+        ('red', 'blue')
     """
 
     name: str
@@ -100,7 +106,15 @@ class Attribute:
 @checked_fields
 @dataclass(frozen=True)
 class Columns:
-    """All columns of a table, but the label's, in their order."""
+    """All columns of a table except the label's, in order.
+
+    Attributes:
+        columns: the columns.
+
+    Example:
+        >>> len(Columns((Column("age", mean=40.0, std=10.0),)).columns)
+        1
+    """
 
     columns: tuple[Column, ...]
 

@@ -28,20 +28,25 @@ _CHANNELS = {1: "grey", 3: "colour"}
 
 @dataclass(frozen=True)
 class Description:
-    """What a model takes and answers.
+    """What a model takes and answers, without data.
 
     Attributes:
-        name: of the set that the model learnt from.
-        task: the name of the task, as a recipe gives it.
-        classes: how many classes there are, or numbers to predict.
-        class_names: their names; empty where the set has none.
-        groups: the number of the group of each class, or None.
+        name: of the set that the model was trained on.
+        task: the name of the task, as recipes give it.
+        classes: the number of classes, or of numbers to predict.
+        class_names: their names; empty if the set has none.
+        groups: the group number of each class, or None.
         group_names: the names of the groups.
         input_shape: the shape of one sample.
-        dtype: how samples are kept: "uint8" (pixels, divided by 255), "float32" or "int64" (token ids).
+        dtype: "uint8" (pixels, divided by 255), "float32" or "int64" (token ids).
         mean: one number for each channel, subtracted from the scaled inputs; None without normalisation.
-        std: one number for each channel, by which they are then divided.
-        columns: of a table, how each column becomes numbers; None for what is no table.
+        std: one number for each channel, by which they are then divided; None without normalisation.
+        columns: for a table, how each column becomes numbers; otherwise None.
+
+    Example:
+        >>> from limbeck import data
+        >>> Description.of(data.digits().train).input_shape
+        (1, 8, 8)
     """
 
     name: str

@@ -10,13 +10,22 @@ __all__ = ["digits"]
 
 @checked
 def digits(seed: int = 0, test_share: float = 0.2) -> Splits:
-    """Return scikit-learn's 1,797 digits as float32 (1, 8, 8) images in [0, 1].
+    """Return scikit-learn's 1,797 digits as float32 images (1, 8, 8) in [0, 1].
 
-    seed: of the split.  test_share: share of each class held out for testing, in (0, 1).
+    Args:
+        seed: of the split.
+        test_share: share of each class that is held out for testing, in (0, 1).
 
-    >>> data = digits()
-    >>> len(data.train), len(data.test)
-    (1438, 359)
+    Returns:
+        Training and test set.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> data = digits()
+        >>> len(data.train), len(data.test)
+        (1438, 359)
     """
     from sklearn.datasets import load_digits
 

@@ -18,16 +18,29 @@ __all__ = ["HalfSet", "half_and_half", "with_dustbin"]
 
 @checked
 def with_dustbin(samples: SampleSet, classes: Iterable[int | str]) -> SampleSet:
-    """Return the same samples, labelled by their place in `classes`, or by the number of classes where they are others.
+    """Return the same samples with a specialist's labels: positions in `classes`, and a class "dustbin" for the others.
 
-    Unlabelled samples stay so.  Raises InputError for a class that the set does not have or that is named twice, and
-    when all are named.
+    Unlabelled samples stay unlabelled.
 
-    >>> from limbeck.data import TensorSet
-    >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 1]), class_names=["cat", "dog", "eel"])
-    >>> told = with_dustbin(samples, ["eel", "dog"])
-    >>> told.labels, told.class_names
-    (tensor([2, 1, 0, 1]), ('eel', 'dog', 'dustbin'))
+    Args:
+        samples: a classification set.
+        classes: by number or name, each once.
+
+    Returns:
+        A set with one class more than `classes`.
+
+    Raises:
+        InputError: if a class does not exist or is repeated, or all are named.
+
+    Example:
+        >>> from limbeck.data import TensorSet
+        >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 1]), class_names=["cat", "dog", "eel"])
+        >>> told = with_dustbin(samples, ["eel", "dog"])
+        >>> told.labels, told.class_names
+        (tensor([2, 1, 0, 1]), ('eel', 'dog', 'dustbin'))
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), section 5.1, arXiv:1503.02531.
     """
     own = samples.relabelled(list(classes))
     if own.classes == samples.classes:
@@ -45,15 +58,30 @@ def with_dustbin(samples: SampleSet, classes: Iterable[int | str]) -> SampleSet:
 
 @checked
 def half_and_half(samples: SampleSet, classes: Iterable[int | str]) -> "HalfSet":
-    """Return the set of a specialist on `classes`: labels as `with_dustbin` gives them, half of each epoch from them.
+    """Return a training set for a specialist: half of each epoch is from its classes.
 
-    Unlabelled samples are left out.  Raises DataError when either half would have no sample.
+    The labels are those of `with_dustbin`; unlabelled samples are left out.
 
-    >>> from limbeck.data import TensorSet
-    >>> samples = TensorSet.of(torch.zeros(8, 2), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]))
-    >>> half = half_and_half(samples, [3])
-    >>> len(half), half.share, half.labels[half.order(seed=0, epoch=0)].sort().values
-    (4, 0.25, tensor([0, 0, 1, 1]))
+    Args:
+        samples: a classification set.
+        classes: the specialist's classes, by number or name.
+
+    Returns:
+        The set; its `share` is that of the specialist's classes among all samples.
+
+    Raises:
+        DataError: if either half has no sample.
+        InputError: if a class does not exist or is repeated, or all are named.
+
+    Example:
+        >>> from limbeck.data import TensorSet
+        >>> samples = TensorSet.of(torch.zeros(8, 2), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]))
+        >>> half = half_and_half(samples, [3])
+        >>> len(half), half.share, half.labels[half.order(seed=0, epoch=0)].sort().values
+        (4, 0.25, tensor([0, 0, 1, 1]))
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), section 5.2, arXiv:1503.02531.
     """
     told = with_dustbin(samples, classes)
     dustbin = told.classes - 1
@@ -68,10 +96,20 @@ def half_and_half(samples: SampleSet, classes: Iterable[int | str]) -> "HalfSet"
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class HalfSet(SampleSet):
-    """A set of which each epoch is all samples of some classes, and as many of the rest.
+    """A set whose epochs hold all samples of some classes, and as many samples of the other classes.
 
-    inner: all samples.  own, rest: the positions in it of the two parts.  The rest is gone through in turn, without
-    repeating any sample before all were seen.  The length is that of an epoch.
+    The other classes are traversed in turn; no sample is repeated before all were seen.  The length is that of an
+    epoch.  The further attributes are those of `SampleSet`; create one with `half_and_half`.
+
+    Attributes:
+        inner: all samples.
+        own: int64, the positions in `inner` of the samples of the chosen classes.
+        rest: int64, the positions of the other samples.
+
+    Example:
+        >>> from limbeck.data import TensorSet, half_and_half
+        >>> len(half_and_half(TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 1, 1, 1, 1])), [0]))
+        2
     """
 
     inner: SampleSet

@@ -87,28 +87,73 @@ _FASHION_CLASSES = (
 
 @checked
 def mnist(folder: str | None = None) -> Splits:
-    """Return MNIST (LeCun et al. 1998): 60,000 and 10,000 uint8 images (1, 28, 28) of ten digits.
+    """Return MNIST: 60,000 and 10,000 uint8 images (1, 28, 28) of ten digits.
 
-    folder: where the four IDX files are.  Else $LIMBECK_DATA/mnist where it exists, else a download that is kept under
-    $XDG_CACHE_HOME/limbeck/data/mnist.  Every file must have the published checksum.
-    Raises DataError when the files are damaged or cannot be had.
+    Args:
+        folder: with the four IDX files.  By default $LIMBECK_DATA/mnist if it exists, else a download that is kept
+            under $XDG_CACHE_HOME/limbeck/data/mnist.  Every file must have the published checksum.
+
+    Returns:
+        Training and test set.
+
+    Raises:
+        DataError: if the files are damaged or cannot be obtained.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["mnist"] is data.mnist
+        True
+
+    Reference:
+        LeCun et al. (1998), "Gradient-based learning applied to document recognition".
     """
     return _published("mnist", folder, None)
 
 
 @checked
 def fashion_mnist(folder: str | None = None) -> Splits:
-    """Return Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), found as `mnist` is, under the name fashion-mnist."""
+    """Return Fashion-MNIST: 60,000 and 10,000 uint8 images (1, 28, 28) of ten classes.
+
+    Args:
+        folder: with the four IDX files.  By default $LIMBECK_DATA/fashion-mnist if it exists, else a download that is
+            kept under $XDG_CACHE_HOME/limbeck/data/fashion-mnist.  Every file must have the published checksum.
+
+    Returns:
+        Training and test set.
+
+    Raises:
+        DataError: if the files are damaged or cannot be obtained.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["fashion_mnist"] is data.fashion_mnist
+        True
+
+    Reference:
+        Xiao, Rasul & Vollgraf (2017), "Fashion-MNIST", arXiv:1708.07747.
+    """
     return _published("fashion-mnist", folder, _FASHION_CLASSES)
 
 
 @checked
 def idx(folder: str, classes: int | None = None) -> Splits:
-    """Return a set of one's own in MNIST's four files, each gzipped (.gz) or plain.
+    """Return your own set from four files in MNIST's format, each gzipped (.gz) or plain.
 
-    folder: holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte.
-    classes: how many there are; else the largest training label plus one.
-    Raises DataError when a file is missing or damaged.
+    Args:
+        folder: with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+            t10k-labels-idx1-ubyte.
+        classes: their number; by default the largest training label plus one.
+
+    Returns:
+        Training and test set of uint8 images (1, H, W).
+
+    Raises:
+        DataError: if a file is missing or damaged.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["idx"] is data.idx
+        True
     """
     place = Path(folder).expanduser()
     return _read(place.name or "idx", _found(place), classes, None)
@@ -116,9 +161,23 @@ def idx(folder: str, classes: int | None = None) -> Splits:
 
 @checked
 def read_idx(path: str | os.PathLike[str]) -> Tensor:
-    """Read one IDX file of unsigned bytes, gzipped or plain, as uint8 in the shape that its header gives.
+    """Read one IDX file of unsigned bytes, gzipped or plain.
 
-    Raises DataError naming the file and what was expected, when it is missing, truncated, corrupt or of another type.
+    Args:
+        path: the file.
+
+    Returns:
+        uint8 in the shape that the header gives.
+
+    Raises:
+        DataError: if the file is missing, truncated, corrupt or of another type.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "labels-idx1-ubyte"
+        >>> _ = file.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+        >>> read_idx(file)
+        tensor([7, 2, 1], dtype=torch.uint8)
     """
     try:
         with Path(path).open("rb") as file:

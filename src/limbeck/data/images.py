@@ -42,17 +42,32 @@ def image_folder(
     test_share: float = 0.2,
     seed: int = 0,
 ) -> Splits:
-    """Return the images under folder/train/<class>/ and folder/test/<class>/ as uint8 (3, H, W), or (1, H, W) if grey.
+    """Return the images under folder/train/<class>/ and folder/test/<class>/.
 
-    folder: png, jpg, jpeg, webp or bmp files.  Where it has neither train nor test, its folders are the classes and
-        `test_share` of each class, drawn by `seed`, is held out for testing.  Classes are in alphabetical order; hidden
-        folders and those that programs leave (__MACOSX, @eaDir) are none.
-    size: (H, W) in pixels; every image is resized to it (bilinear).  It is read as a person sees it: turned as its EXIF
-        orientation says, on white where it is transparent, and of several frames the first.
-    limit_bytes: decoded, a part up to this size is kept in memory; a larger one is read as batches need it.
-    What is left out (other types of images, images in deeper folders, other files) and classes without images stand in
-    `notes` of the result; where these are images or classes, they are given as a `DataWarning` as well.
-    Raises DataError naming the file or folder that is missing, empty or damaged.
+    Files of other types, images in deeper folders and classes without images are left out and listed in `notes`; if
+    these are images or classes, there is a `DataWarning` as well.
+
+    Args:
+        folder: with png, jpg, jpeg, webp or bmp files.  If it has neither train nor test, its folders are the classes
+            and `test_share` of each class is held out for testing.  Classes are in alphabetical order; hidden folders
+            and those of other programs (__MACOSX, @eaDir) are ignored.
+        size: (H, W) in pixels; every image is resized to it (bilinear), after its EXIF orientation is applied.
+            Transparent images are put on white; of several frames the first is read.
+        grey: one channel instead of three.
+        limit_bytes: a decoded part up to this size is kept in memory; a larger one is read as batches need it.
+        test_share: share of each class that is held out for testing, in (0, 1).
+        seed: of the split.
+
+    Returns:
+        Training and test set of uint8 images (3, H, W), or (1, H, W) if grey.
+
+    Raises:
+        DataError: if a file or folder is missing, empty or damaged.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["images"] is data.image_folder
+        True
     """
     if len(size) != 2:
         raise InputError(f"size: found {size!r}, expected (height, width)")

@@ -22,9 +22,17 @@ __all__ = ["LazySet"]
 class LazySet(SampleSet):
     """A set whose samples are fetched when a batch needs them.
 
-    fetch: root index -> (sample, label).  The sample is uint8, float32 or int64 of `input_shape` and a function of the
-        index alone: whatever is random belongs in `Augment`.
-    dtype: the type of every sample.
+    The further attributes are those of `SampleSet`.
+
+    Attributes:
+        fetch: a function from the root index to (sample, label).  The sample is uint8, float32 or int64 of
+            `input_shape`, and depends on the index alone; random changes belong in `Augment`.
+        dtype: the type of every sample.
+
+    Example:
+        >>> from limbeck.data import SampleSet
+        >>> issubclass(LazySet, SampleSet)
+        True
     """
 
     fetch: Callable[[int], tuple[Tensor, int]]

@@ -37,18 +37,24 @@ class Batches(Protocol):
 class Loader:
     """Batches of a set, epoch by epoch.
 
-    batch_size: samples in a batch of all ranks together.
-    seed: of the order and of the augmentation.
-    clean_view: whether each batch holds the unaugmented samples under `views["clean"]`.
-    drop_last: leave out the last batch of an epoch when it is smaller than the others.
-    workers: processes that fetch the samples of a `LazySet`; other sets are in memory and never need any.
+    Args:
+        samples: the set.
+        batch_size: samples in a batch, of all ranks together.
+        seed: of the order and the augmentation.
+        shuffle: draw the order of each epoch at random.
+        augment: random views of the samples; None for none.
+        clean_view: add the unaugmented samples to each batch as `views["clean"]`.
+        drop_last: omit the last batch of an epoch if it is smaller than the others.
+        workers: processes that fetch the samples of a `LazySet`; other sets are in memory and need none.
 
-    Raises InputError for a value outside its range.
+    Raises:
+        InputError: if a value is out of range.
 
-    >>> from limbeck.data import TensorSet
-    >>> loader = Loader(TensorSet.of(torch.zeros(10, 3)), 4, seed=0)
-    >>> [len(batch) for batch in loader.epoch(0)]
-    [4, 4, 2]
+    Example:
+        >>> from limbeck.data import TensorSet
+        >>> loader = Loader(TensorSet.of(torch.zeros(10, 3)), 4, seed=0)
+        >>> [len(batch) for batch in loader.epoch(0)]
+        [4, 4, 2]
     """
 
     @checked

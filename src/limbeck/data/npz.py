@@ -33,15 +33,26 @@ TaskName = Literal["classification", "binary", "multilabel", "dense", "regressio
 def npz(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "classification") -> Splits:
     """Return the arrays of an .npz archive, which is never unpickled.
 
-    path: the archive, with `inputs` (n, ...) and `labels` (n,), and if it has them `test_inputs`, `test_labels` and
-        `class_names`.  Inputs: uint8 (pixels, channels first) is kept and divided by 255 when batched; floating point
-        becomes float32, and is refused where that would lose how the samples differ; other whole numbers are token ids,
-        int64.
-    test_share, seed: without test arrays, the share of each class that is held out for testing.
-    task: what a label is.  Labels of `binary` are 0 or 1, (n,); of `multilabel` 0 or 1, (n, C); of `dense` numbers of
-        classes, (n, H, W); of `regression` numbers to predict, (n,) or (n, D), in whatever unit.  No label is -100
-        among whole numbers and NaN among others.  `class_names` name the classes, or the numbers to predict.
-    Raises DataError naming the key or the damage.
+    Args:
+        path: the archive, with `inputs` (n, ...) and `labels` (n,), and optionally `test_inputs`, `test_labels` and
+            `class_names`.  Inputs: uint8 pixels, channels first, are divided by 255 in batches; floating point becomes
+            float32, and is refused if samples would become equal; other whole numbers are token ids, int64.
+        test_share: without test arrays, the share of each class that is held out for testing, in (0, 1).
+        seed: of the split.
+        task: what a label is.  "binary": 0 or 1, (n,); "multilabel": 0 or 1, (n, C); "dense": class numbers, (n, H, W);
+            "regression": numbers to predict, (n,) or (n, D), in any unit.  No label is -100 among whole numbers and NaN
+            among others.  `class_names` name the classes, or the numbers to predict.
+
+    Returns:
+        Training and test set.
+
+    Raises:
+        DataError: if an array is missing or the archive is damaged.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["npz"] is data.npz
+        True
     """
     path = str(Path(path).expanduser())
     arrays = read_arrays(path)

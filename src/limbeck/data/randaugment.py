@@ -37,19 +37,27 @@ _DEGREES, _SHEAR, _SHIFT, _ENHANCEMENT, _BITS = 30.0, 0.3, 150 / 331, 0.9, 4
 @checked_fields
 @dataclass(frozen=True)
 class RandAugment:
-    """How many random operations change each image, and how strongly.
+    """The number of random operations on each image, and their strength.
 
-    n: operations on an image, one after the other, each drawn anew from the 14 of `OPERATIONS`; 0 leaves it out.
-    magnitude: in [0, 10], linear in the ranges of AutoAugment (Cubuk et al. 2019): up to 30° of rotation, a shear of
-        0.3, a move by 150/331 of the size, factors 1 ± 0.9 of colour, contrast, brightness and sharpness, 4 of 8 bits,
-        a threshold of solarisation from white down to black.  Where there are two directions, one is drawn.
+    Attributes:
+        n: operations on an image, one after the other, each drawn from the 14 of `OPERATIONS`; 0 for none.
+        magnitude: in [0, 10], linear in the ranges of AutoAugment: up to 30° of rotation, a shear of 0.3, a translation
+            by 150/331 of the size, factors 1 ± 0.9 of colour, contrast, brightness and sharpness, 4 of 8 bits, a
+            solarisation threshold from white down to black.  If there are two directions, one is drawn.  Noisy student
+            uses n = 2 and 27 of 30, which is 9 here.
 
-    Noisy student (Xie et al. 2020) has n = 2 and 27 of 30, which is 9 here.  Raises InputError for a value outside.
+    Raises:
+        InputError: if a value is out of range.
 
-    >>> index = torch.arange(3)
-    >>> randaugment = RandAugment(n=2, magnitude=9)
-    >>> randaugment.apply(torch.rand(3, 1, 8, 8), seed=0, view=torch.ones_like(index), index=index).shape
-    torch.Size([3, 1, 8, 8])
+    Example:
+        >>> index = torch.arange(3)
+        >>> randaugment = RandAugment(n=2, magnitude=9)
+        >>> randaugment.apply(torch.rand(3, 1, 8, 8), seed=0, view=torch.ones_like(index), index=index).shape
+        torch.Size([3, 1, 8, 8])
+
+    Reference:
+        Cubuk et al. (2020), "RandAugment: Practical Automated Data Augmentation with a Reduced Search Space",
+        arXiv:1909.13719; Cubuk et al. (2019), "AutoAugment", arXiv:1805.09501.
     """
 
     n: int = 0

@@ -19,21 +19,23 @@ __all__ = ["HeldOut", "Selection"]
 @checked_fields
 @dataclass(frozen=True)
 class Selection:
-    """The samples of a data set of any kind that a recipe uses.
+    """The classes and samples of a data set that a recipe uses.
 
-    only_classes: the classes that are kept, by number or name; all others are left out of every part, and the labels
-        are renumbered in this order.  Empty for all.
-    first: the first so many training samples are used, the others are left out; None for all.
-    pool: images are averaged over squares of so many pixels a side; their values are then in [0, 1].
-    label_noise: share of the training labels that are replaced by a class drawn at random.  The held-out part and the
-        test set keep their labels.
+    Attributes:
+        only_classes: the classes to keep, by number or name; labels are renumbered in this order, in every part.  Empty
+            for all.
+        first: use only the first training samples, this many; None for all.
+        label_noise: share of the training labels in [0, 1] that are replaced by a random class.  The held-out part and
+            the test set keep their labels.
 
-    Raises InputError for a value outside its range.
+    Raises:
+        InputError: if a value is out of range.
 
-    >>> from limbeck.data import TensorSet
-    >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 2]))
-    >>> Selection(only_classes=(2, 0), first=2).apply(Splits(samples, samples, "small")).train.labels
-    tensor([1, 0])
+    Example:
+        >>> from limbeck.data import TensorSet
+        >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 2]))
+        >>> Selection(only_classes=(2, 0), first=2).apply(Splits(samples, samples, "small")).train.labels
+        tensor([1, 0])
     """
 
     only_classes: tuple[int | str, ...] = ()
@@ -94,9 +96,18 @@ def _pooled(samples: SampleSet, side: int) -> TensorSet:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which of the training samples are held out.
+    """Which training samples are held out for choices.
 
-    size: their number, or their share in (0, 1).  place: drawn at random, or the first or last ones of the set.
+    Attributes:
+        size: their number, or their share in (0, 1).
+        place: "random", or the "first" or "last" ones of the set.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> HeldOut(0.1).place
+        'random'
     """
 
     size: float | int

@@ -40,22 +40,31 @@ _APART = 2**32
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SampleSet(ABC):
-    """Samples with identity.
+    """Samples with an identity.
 
-    name: what error lines and reports call the set.
-    classes, class_names: how many classes there are, and their names; 0 where neither labels nor the maker say.
-    source: SHA-256 of the root set's content, the same for all its subsets; `index` counts in that root.
-    index: (n,) int64, position of each sample in the root set.
-    labels: (n,) int64, `UNLABELLED` where there is none; of other tasks than classification, as `Batch` has them.
-    input_shape: shape of one sample.
-    mean, std: (C, 1, ...) normalisation applied after augmentation, or None.
-    groups: the number of the group that each class belongs to (its super-class), or None where none are known.
-    group_names: of the groups; empty where they have none.
-    task: what a label is.
-    turn: (n,) int64, how often a sample stood in this set before, where a subset repeats any; None where none does.
-    columns: of a table, how its columns became the numbers of a row; None for what is no table.
+    A subset has the same class and shares the content of the root set.
 
-    Subsets are of the same kind and share the root's content.
+    Attributes:
+        name: of the set, for error messages and reports.
+        classes: the number of classes, or of numbers to predict; 0 if unknown.
+        class_names: their names; empty if they have none.
+        source: SHA-256 of the root set's content, equal for all its subsets; `index` counts in that root.
+        index: (n,) int64, the position of each sample in the root set.
+        labels: (n,) int64, `UNLABELLED` for none; for other tasks than classification, as in `Batch`.
+        input_shape: the shape of one sample.
+        mean: (C, 1, ...), subtracted after augmentation; None without normalisation.
+        std: (C, 1, ...), by which inputs are then divided; None without normalisation.
+        groups: the group (super-class) number of each class; None if there are no groups.
+        group_names: of the groups; empty if they have none.
+        task: what a label is.
+        turn: (n,) int64, how often the sample occurs before in this set, if a subset repeats samples; otherwise None.
+        columns: for a table, how each column becomes numbers; otherwise None.
+
+    Example:
+        >>> from limbeck.data import TensorSet
+        >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> len(samples), samples.classes, samples.input_shape
+        (6, 3, (2,))
     """
 
     HOW_MADE = "TensorSet.of(inputs, labels) makes one of arrays, LazySet.of(dataset) of a Dataset"
@@ -336,12 +345,18 @@ class SampleSet(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TensorSet(SampleSet):
-    """A set whose root is one tensor: uint8 (divided by 255 when batched), float32, or int64 token ids.
+    """A set whose samples are one tensor in memory.
 
-    >>> images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
-    >>> samples = TensorSet.of(images, torch.arange(6) % 2)
-    >>> samples.batch(torch.tensor([4, 1]), augment=None, seed=0, view=0).inputs.shape
-    torch.Size([2, 1, 8, 8])
+    The further attributes are those of `SampleSet`; create one with `TensorSet.of`.
+
+    Attributes:
+        inputs: (N, ...) uint8 (divided by 255 in batches), float32, or int64 token ids.
+
+    Example:
+        >>> images = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8)
+        >>> samples = TensorSet.of(images, torch.arange(6) % 2)
+        >>> samples.batch(torch.tensor([4, 1]), augment=None, seed=0, view=0).inputs.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     inputs: Tensor
@@ -417,9 +432,19 @@ class TensorSet(SampleSet):
 @checked_fields
 @dataclass(frozen=True)
 class Splits:
-    """A data set as it is published: a part to learn from and a part that no choice may depend on.
+    """A data set in its two parts: one to train on, and one that no choice may depend on.
 
-    notes: lines on what was left out when it was read, and on what may have been meant otherwise.
+    Attributes:
+        train: training samples, from which held-out samples are taken.
+        test: test samples.
+        name: of the data set.
+        notes: lines on what was left out when it was read, and on values that may be misread.
+
+    Example:
+        >>> from limbeck import data
+        >>> splits = data.digits()
+        >>> splits.name, len(splits.test)
+        ('digits', 359)
     """
 
     train: SampleSet

@@ -26,10 +26,21 @@ _MOST = 10_000
 @checked_fields
 @dataclass(frozen=True)
 class Synthesis(ABC):
-    """How samples are made from those of a set: `multiple` of them for each, in as many rounds.
+    """How samples are made from those of a set: `multiple` for each, in as many rounds.
 
-    round 0 is the set itself, so that the numbers of a round, a function of (seed, round, index), are never those of
-    another.  nominal: for sets that are no tables, the places in a row whose numbers are categories.
+    Round 0 is the set itself: the random numbers of a round are a function of (seed, round, index).
+
+    Attributes:
+        multiple: samples made for each sample of the set; 1 or more.
+        nominal: for sets that are not tables, the positions in a row whose numbers are categories.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> from limbeck.data import Munge
+        >>> Munge(multiple=3).multiple
+        3
     """
 
     multiple: int = 10
@@ -74,11 +85,26 @@ class Synthesis(ABC):
 @checked_fields
 @dataclass(frozen=True)
 class Munge(Synthesis):
-    """MUNGE (Bucilă, Caruana & Niculescu-Mizil 2006): each sample and its nearest neighbour exchange attributes.
+    """Let each sample and its nearest neighbour exchange attributes (MUNGE).
 
-    Of each round, which starts from the samples as they are, see `munge`.  swap: p, the probability that an attribute
-    is exchanged.  spread: s; a number is redrawn with the standard deviation |a - a'|/s, so that a large s exchanges
-    the values themselves.
+    Each round starts from the original samples.
+
+    Attributes:
+        multiple: samples made for each sample of the set; 1 or more.
+        nominal: for sets that are not tables, the positions in a row whose numbers are categories.
+        swap: p in [0, 1], the probability that an attribute is exchanged.
+        spread: s > 0; a number is drawn anew with standard deviation |a - a'|/s, so a large s exchanges the values
+            themselves.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> Munge(swap=0.2).spread
+        1.0
+
+    Reference:
+        Bucilă, Caruana & Niculescu-Mizil (2006), "Model Compression".
     """
 
     swap: float = 0.5
@@ -102,7 +128,22 @@ class Munge(Synthesis):
 @checked_fields
 @dataclass(frozen=True)
 class Marginals(Synthesis):
-    """Each attribute of a sample is one that some sample of the set has, drawn for itself."""
+    """Draw each attribute of a new sample independently from those of the set.
+
+    Attributes:
+        multiple: samples made for each sample of the set; 1 or more.
+        nominal: for sets that are not tables, the positions in a row whose numbers are categories.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> Marginals(multiple=3).multiple
+        3
+
+    Reference:
+        Bucilă, Caruana & Niculescu-Mizil (2006), "Model Compression".
+    """
 
     def rows(self, rows: Tensor, attributes: Sequence[Attribute], index: Tensor, seed: int) -> Tensor:
         made = []
@@ -116,7 +157,22 @@ class Marginals(Synthesis):
 @checked_fields
 @dataclass(frozen=True)
 class Uniform(Synthesis):
-    """Each number is uniform between the least and the largest of the set, each category as probable as any other."""
+    """Draw each number of a new sample uniformly between its least and largest value in the set, and categories alike.
+
+    Attributes:
+        multiple: samples made for each sample of the set; 1 or more.
+        nominal: for sets that are not tables, the positions in a row whose numbers are categories.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> Uniform(multiple=3).multiple
+        3
+
+    Reference:
+        Bucilă, Caruana & Niculescu-Mizil (2006), "Model Compression".
+    """
 
     def rows(self, rows: Tensor, attributes: Sequence[Attribute], index: Tensor, seed: int) -> Tensor:
         least, most = rows.amin(0), rows.amax(0)

@@ -31,24 +31,41 @@ def synthetic(
     function: int = 0,
     seed: int = 0,
 ) -> Splits:
-    """Return standard normal inputs (dimensions,) whose labels are a nonlinear function of class vectors in groups.
+    """Return standard normal inputs whose labels are a nonlinear function of class vectors in groups.
 
-    The label of x is argmax_k g(w_k·x/|x|), as `SyntheticTask` has it (Tang et al. 2020; after Ma et al. 2018).
+    The label of x is argmax_k g(w_k·x/|x|), where g(s) = s + Σ_m sin(a_m·s + b_m).  Every set has `groups`, the group
+    of each class.
 
-    tau: in [0, 1); the cosine of two classes of one group is about tau², of two groups about 0.
-    train, test: how many samples.
-    terms, frequency, function: of g, its number of sines M, the deviation a of their frequencies, and the seed that
-        frequencies and phases are drawn from.  They have a seed of their own because how hard the task is, and how much
-        of it is linear, hangs on them; a/√dimensions is the deviation of the angles inside the sines.
-    seed: of the class vectors and of the samples.  A sample is a function of the seed, its part and its place alone: a
-        smaller set is the beginning of a larger one.
+    Args:
+        tau: τ in [0, 1); the cosine of two classes of one group is about τ², of two groups about 0.
+        train: training samples.
+        test: test samples.
+        classes: K, a multiple of `groups`.
+        groups: of the classes.
+        dimensions: of an input.
+        terms: M, the number of sines in g.
+        frequency: a, the standard deviation of the sines' frequencies; a/√dimensions is the deviation of the angles
+            inside the sines.
+        function: the seed of the sines' frequencies and phases.  It is separate because it decides how hard and how
+            linear the task is.
+        seed: of the class vectors and the samples.  A sample is a function of the seed, its part and its position: a
+            smaller set is the beginning of a larger one.
 
-    Every set carries `groups`, the group of each class.  Raises InputError for values that make no such task,
-    DataError for sizes that do not fit into memory.
+    Returns:
+        Training and test set of float32 rows (dimensions,).
 
-    >>> data = synthetic(tau=0.5, train=100, test=50, classes=6, groups=3, dimensions=20)
-    >>> data.train.input_shape, data.train.groups
-    ((20,), (0, 0, 1, 1, 2, 2))
+    Raises:
+        InputError: if a value is out of range.
+        DataError: if the sets do not fit into memory.
+
+    Example:
+        >>> data = synthetic(tau=0.5, train=100, test=50, classes=6, groups=3, dimensions=20)
+        >>> data.train.input_shape, data.train.groups
+        ((20,), (0, 0, 1, 1, 2, 2))
+
+    Reference:
+        Tang et al. (2020), "Understanding and Improving Knowledge Distillation", arXiv:2002.03532; Ma et al. (2018),
+        "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts".
     """
     checks.at_least("train", train, 1)
     checks.at_least("test", test, 1)

@@ -45,15 +45,24 @@ _NOMINAL = {"diabetes": {"sex"}}
 def bundled(
     name: Literal["breast_cancer", "diabetes", "digits", "iris", "wine"], test_share: float = 0.2, seed: int = 0
 ) -> Splits:
-    """Return a table that scikit-learn carries, so that nothing is downloaded; its columns are standardised.
+    """Return a table that scikit-learn contains; nothing is downloaded, and its columns are standardised.
 
-    name: breast_cancer (569 rows, 30 numbers, 2 classes), wine (178, 13, 3), iris (150, 4, 3), digits (1,797 rows of 64
-        pixels, 10 classes) or diabetes (442 rows, 9 numbers and the sex, a regression of one number).
-    test_share, seed: the share of each class that is held out for testing, and of the split.
+    Args:
+        name: breast_cancer (569 rows, 30 numbers, 2 classes), wine (178, 13, 3), iris (150, 4, 3), digits (1,797 rows
+            of 64 pixels, 10 classes) or diabetes (442 rows, 9 numbers and the sex, a regression of one number).
+        test_share: share of each class that is held out for testing, in (0, 1).
+        seed: of the split.
 
-    >>> data = bundled("wine")
-    >>> len(data.train), len(data.test), data.train.input_shape, data.train.class_names
-    (142, 36, (13,), ('class_0', 'class_1', 'class_2'))
+    Returns:
+        Training and test set of float32 rows (n, columns).
+
+    Raises:
+        InputError: if there is no such table or a value is out of range.
+
+    Example:
+        >>> data = bundled("wine")
+        >>> len(data.train), len(data.test), data.train.input_shape, data.train.class_names
+        (142, 36, (13,), ('class_0', 'class_1', 'class_2'))
     """
     from sklearn import datasets
 
@@ -89,19 +98,35 @@ def table(
 ) -> Splits:
     """Return the rows of a CSV file whose first line names its columns.
 
-    A column of numbers is standardised; any other is nominal and becomes one number for each of its categories.  Means,
-    deviations and categories are those of the training part alone, and are kept with the set as its `columns`.
+    A column of numbers is standardised; any other column is nominal and becomes one number for each of its categories.
+    Means, deviations and categories are those of the training part, and are kept with the set as its `columns`.  Values
+    that may be misread (a missing-value word as a class, names that look alike, a nominal column that is half numbers)
+    are listed in `notes`; if they look damaged, there is a `DataWarning` as well.
 
-    path: the file, in UTF-8.  label: the column that is predicted; of classes, any texts, sorted (as numbers where all
-        are numbers, and then 1 and 1.0 are one class); an empty cell is no label.
-    nominal: columns that are nominal though numbers stand in them (postcodes).  drop: columns that are left out.
-    missing: an empty cell, and NA, NaN, null, none or ? in a column of numbers, is refused, or imputed: a number by the
-        mean, a category by the most frequent one of the training part.  In a nominal column and among classes these
-        words are names like any other.
-    test_share, seed: the share of each class that is held out for testing, and of the split.
-    What may have been meant otherwise (such a word as a class, names that look alike, a nominal column of which half is
-    numbers) stands in `notes` of the result; what looks damaged is given as a `DataWarning` as well.
-    Raises DataError naming the file, the line or column, and what is wrong.
+    Args:
+        path: the file, in UTF-8.
+        label: the column to predict.  Classes are any texts, sorted (as numbers if all are numbers; 1 and 1.0 are then
+            one class); an empty cell is no label.
+        nominal: columns of numbers that are nominal (postcodes).
+        drop: columns to leave out.
+        delimiter: between cells.
+        missing: what to do with an empty cell, and with NA, NaN, null, none or ? in a column of numbers: "refuse", or
+            "impute" the mean, or the most frequent category, of the training part.  In a nominal column and among
+            classes these words are ordinary names.
+        task: what a label is.
+        test_share: share of each class that is held out for testing, in (0, 1).
+        seed: of the split.
+
+    Returns:
+        Training and test set of float32 rows.
+
+    Raises:
+        DataError: if the file is missing or damaged; the message names the file and the line or column.
+
+    Example:
+        >>> from limbeck import data
+        >>> data.kinds()["table"] is data.table
+        True
     """
     path = str(Path(path).expanduser())
     notes, doubts = list[str](), list[str]()

@@ -20,16 +20,20 @@ __all__ = ["Part", "Transfer"]
 class Part:
     """A part of a set of samples.
 
-    first: the first so many samples; None for all.
-    fraction: share of each class that is kept, in (0, 1].
-    omit: classes whose samples are left out.  only: classes whose samples alone are kept.  One of the two at most.
+    Attributes:
+        first: use only the first samples, this many; None for all.
+        fraction: share of each class that is used, in (0, 1].
+        omit: classes whose samples are left out.
+        only: classes whose samples alone are used; not together with `omit`.
 
-    Raises InputError for a value outside its range.
+    Raises:
+        InputError: if a value is out of range.
 
-    >>> from limbeck.data import TensorSet
-    >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
-    >>> Part(first=5, omit=(2,)).of(samples, seed=0).labels
-    tensor([0, 1, 0, 1])
+    Example:
+        >>> from limbeck.data import TensorSet
+        >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> Part(first=5, omit=(2,)).of(samples, seed=0).labels
+        tensor([0, 1, 0, 1])
     """
 
     first: int | None = None
@@ -65,20 +69,26 @@ class Part:
 @checked_fields
 @dataclass(frozen=True)
 class Transfer(Part):
-    """Which samples of a set are transferred, and whether with their labels.
+    """Which samples of a set form the transfer set, and whether they have labels.
 
-    first, fraction, omit, only: as of any `Part`.
-    labels: whether the samples keep their labels; without them only soft targets teach.
-    labelled: share of each class that keeps its labels, in (0, 1]; the rest is there without, for schemes that learn
-        from such samples, too.
-    synthetic: how further samples are made of these; they have no label but the teacher's.
+    Attributes:
+        first: use only the first samples, this many; None for all.
+        fraction: share of each class that is used, in (0, 1].
+        omit: classes whose samples are left out.
+        only: classes whose samples alone are used; not together with `omit`.
+        labels: whether the samples have labels; without them only soft targets teach.
+        labelled: share of each class that keeps its labels, in (0, 1]; the other samples are unlabelled, for schemes
+            that learn from them too.
+        synthetic: how further samples are made; only the teacher labels them.
 
-    Raises InputError for a value outside its range.
+    Raises:
+        InputError: if a value is out of range.
 
-    >>> from limbeck.data import TensorSet
-    >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
-    >>> Transfer(omit=(2,)).apply(samples, seed=0).labels
-    tensor([0, 1, 0, 1])
+    Example:
+        >>> from limbeck.data import TensorSet
+        >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
+        >>> Transfer(omit=(2,)).apply(samples, seed=0).labels
+        tensor([0, 1, 0, 1])
     """
 
     labels: bool = True

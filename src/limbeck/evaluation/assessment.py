@@ -19,13 +19,27 @@ _MOST_CONFUSED = 20
 @checked_fields
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """A model on a set.
+    """The figures of a classifier on a set, with intervals over its examples.
 
-    examples, errors: labelled samples.  accuracy: in [0, 1], with its Wilson and its bootstrap interval.
-    top5: share of samples whose label is among the 5 highest logits; None up to 5 classes.
-    nll: mean, in nats.  brier: mean of Σ over classes of (p - y)².
-    ece, ece_mass: expected calibration error of bins of equal width and of equal mass, with their diagrams.
-    confusion: (K, K) int64, a row for each label.  class_accuracy: by class, None where it has no samples.
+    Attributes:
+        examples: labelled samples.
+        errors: wrong ones.
+        accuracy: in [0, 1].
+        wilson: the accuracy with Wilson's interval.
+        bootstrap: the accuracy with its bootstrap interval.
+        top5: share of samples whose label is among the 5 highest logits; None up to 5 classes.
+        nll: mean negative log-likelihood in nats.
+        brier: mean of Σ over classes of (p - y)², in [0, 2].
+        ece: expected calibration error with bins of equal width, in [0, 1].
+        ece_mass: the same with bins of equal mass.
+        reliability: the diagram behind `ece`.
+        reliability_mass: the diagram behind `ece_mass`.
+        confusion: (K, K) int64, a row for each label.
+        class_accuracy: accuracy of each class; None for a class without samples.
+
+    Example:
+        >>> assess(torch.tensor([[2.0, 0.0]]), torch.tensor([0])).accuracy
+        1.0
     """
 
     examples: int
@@ -65,13 +79,27 @@ class Assessment:
 def assess(
     logits: Tensor, labels: Tensor, *, bins: int = 15, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Assessment:
-    """Measure logits (n, K) against labels (n,) in every way; unlabelled samples do not count.
+    """Measure a classifier's logits in every way.
 
-    bins: of both reliability diagrams.  resamples, confidence, seed: of the bootstrap interval.
+    Args:
+        logits: (n, K) floating point.
+        labels: (n,) int64 in [0, K); `UNLABELLED` (-100) is not counted.
+        bins: of both reliability diagrams.
+        resamples: of the bootstrap.
+        confidence: of the intervals, in (0, 1).
+        seed: of the bootstrap.
 
-    >>> found = assess(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]))
-    >>> found.errors, found.class_accuracy, found.most_confused()
-    (1, (1.0, 0.0), [(1, 0, 1)])
+    Returns:
+        The figures.
+
+    Raises:
+        InputError: if shapes, labels or numbers are wrong.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> found = assess(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]))
+        >>> found.errors, found.class_accuracy, found.most_confused()
+        (1, (1.0, 0.0), [(1, 0, 1)])
     """
     return assess_scores(score(logits, labels), bins=bins, resamples=resamples, confidence=confidence, seed=seed)
 
@@ -80,7 +108,25 @@ def assess(
 def assess_scores(
     scores: Scores, *, bins: int = 15, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Assessment:
-    """Measure samples that are scored already; see `assess`."""
+    """Measure samples that are scored already, as `assess` does.
+
+    Args:
+        scores: from `score`.
+        bins: of both reliability diagrams.
+        resamples: of the bootstrap.
+        confidence: of the intervals, in (0, 1).
+        seed: of the bootstrap.
+
+    Returns:
+        The figures.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> assess_scores(score(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))).errors
+        1
+    """
     correct, examples = scores.correct, len(scores.labels)
     right = int(correct.sum())
     width = reliability(scores.confidence, correct, bins=bins, scheme="width")

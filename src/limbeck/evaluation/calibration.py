@@ -27,8 +27,16 @@ COLDEST, HOTTEST = 1e-2, 1e2
 class Reliability:
     """A reliability diagram as data, one entry a bin.
 
-    lower, upper: the bin holds the confidences in (lower, upper].  count: how many.
-    confidence, accuracy: their means; None where the bin is empty.
+    Attributes:
+        lower: lower end of each bin, exclusive.
+        upper: upper end of each bin, inclusive.
+        count: predictions in each bin.
+        confidence: mean confidence; None for an empty bin.
+        accuracy: mean accuracy; None for an empty bin.
+
+    Example:
+        >>> reliability(torch.tensor([0.6]), torch.tensor([True]), bins=2).count
+        (0, 1)
     """
 
     lower: tuple[float, ...]
@@ -51,15 +59,28 @@ class Reliability:
 
 @checked
 def reliability(confidence: Tensor, correct: Tensor, *, bins: int = 15, scheme: Scheme = "width") -> Reliability:
-    """Sort predictions into bins of confidence.
+    """Group predictions into bins of confidence.
 
-    confidence: (n,) in [0, 1].  correct: (n,) bool.
-    scheme: "width", bins of equal width (Guo et al. 2017); "mass", bounded by the quantiles of the confidences, so that
-    the bins hold equally many, up to ties, which are never parted.
+    Args:
+        confidence: (n,) in [0, 1].
+        correct: (n,) bool.
+        bins: their number.
+        scheme: "width" for bins of equal width; "mass" for bins bounded by the quantiles of the confidences, which hold
+            equally many predictions, except that ties stay together.
 
-    >>> found = reliability(torch.tensor([0.6, 0.9, 0.8]), torch.tensor([False, True, True]), bins=2)
-    >>> found.count, found.accuracy[0], round(found.accuracy[1], 3)
-    ((0, 3), None, 0.667)
+    Returns:
+        The diagram.
+
+    Raises:
+        InputError: if shapes or values are wrong.
+
+    Example:
+        >>> found = reliability(torch.tensor([0.6, 0.9, 0.8]), torch.tensor([False, True, True]), bins=2)
+        >>> found.count, found.accuracy[0], round(found.accuracy[1], 3)
+        ((0, 3), None, 0.667)
+
+    Reference:
+        Guo et al. (2017), "On Calibration of Modern Neural Networks", arXiv:1706.04599.
     """
     import numpy as np
 
@@ -93,11 +114,27 @@ def reliability(confidence: Tensor, correct: Tensor, *, bins: int = 15, scheme: 
 def ece(logits: Tensor, labels: Tensor, *, bins: int = 15, scheme: Scheme = "width") -> float:
     """Return the expected calibration error of the top class: Σ over bins of n_bin/n · |accuracy - confidence|.
 
-    logits: (n, K); for probabilities give their log.  labels: (n,); unlabelled samples do not count.
-    scheme: see `reliability`.  The estimate depends on bins and scheme, and is biased upwards when n is small.
+    The estimate depends on bins and scheme, and is biased upwards when n is small.
 
-    >>> ece(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
-    0.0
+    Args:
+        logits: (n, K) floating point; for probabilities give their logarithm.
+        labels: (n,) int64; `UNLABELLED` (-100) is not counted.
+        bins: their number.
+        scheme: "width" or "mass", see `reliability`.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        InputError: if shapes, labels or numbers are wrong.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> ece(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        0.0
+
+    Reference:
+        Guo et al. (2017), "On Calibration of Modern Neural Networks", arXiv:1706.04599.
     """
     scores = score(logits, labels)
     return reliability(scores.confidence, scores.correct, bins=bins, scheme=scheme).ece
@@ -106,11 +143,19 @@ def ece(logits: Tensor, labels: Tensor, *, bins: int = 15, scheme: Scheme = "wid
 @checked_fields
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature, with what certifies it.
+    """A fitted temperature and the evidence that it is optimal.
 
-    nll_before, nll_after: mean NLL at temperature 1 and at the fitted one, in nats.
-    slope: derivative of the mean NLL by 1/temperature, in nats.  The NLL is convex in 1/temperature, so a slope of 0 is
-    the one optimum.  at_bound: whether the optimum lies beyond the range, so that its end was taken.
+    Attributes:
+        temperature: the fitted value.
+        nll_before: mean NLL at temperature 1, in nats.
+        nll_after: mean NLL at the fitted temperature, in nats.
+        slope: derivative of the mean NLL with respect to 1/temperature, in nats.  The NLL is convex in 1/temperature;
+            slope 0 is the optimum.
+        at_bound: whether the optimum is outside of the range, so that the end of the range is returned.
+
+    Example:
+        >>> fit_temperature(torch.tensor([[6.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])).nll_after < 0.6
+        True
     """
 
     temperature: float
@@ -123,15 +168,30 @@ class Temperature:
 @torch.no_grad()
 @checked
 def fit_temperature(logits: Tensor, labels: Tensor) -> Temperature:
-    """Return the temperature that minimises the NLL of softmax(logits / temperature) (Guo et al. 2017, section 4.2).
+    """Return the temperature that minimises the NLL of softmax(logits / temperature).
 
-    logits: (n, K), finite, of samples that neither trained the model nor measure it afterwards.  labels: (n,).
-    Brent's method in float64 finds where the derivative by 1/temperature is 0, for temperatures from 1/100 to 100.
-    If every prediction is right, the coldest is the best, and if the logits tell less than nothing, the hottest is.
+    Brent's method in float64 finds the root of the derivative with respect to 1/temperature, for temperatures from
+    1/100 to 100.  If every prediction is right, the lower end is returned; if the logits are worse than no information,
+    the upper end.
 
-    >>> fitted = fit_temperature(torch.tensor([[6.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1]))
-    >>> round(fitted.temperature, 4), fitted.at_bound  # 3 of 4 are right: p = 3/4 at 6/log 3
-    (5.4614, False)
+    Args:
+        logits: (n, K) finite, of samples that are used neither to train nor to measure the model.
+        labels: (n,) int64 in [0, K); `UNLABELLED` (-100) is not counted.
+
+    Returns:
+        The temperature and the evidence that it is optimal.
+
+    Raises:
+        InputError: if shapes, labels or numbers are wrong.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> fitted = fit_temperature(torch.tensor([[6.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1]))
+        >>> round(fitted.temperature, 4), fitted.at_bound  # 3 of 4 are right: p = 3/4 at 6/log 3
+        (5.4614, False)
+
+    Reference:
+        Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2, arXiv:1706.04599.
     """
     from scipy.optimize import brentq
 

@@ -14,11 +14,20 @@ __all__ = ["Churn", "churn"]
 @checked_fields
 @dataclass(frozen=True)
 class Churn:
-    """What two trainings of the same network do not agree in.
+    """The disagreement of two trainings of the same network.
 
-    difference: mean over examples and classes of |p - p'|; of two classes that is |p - p'| of either one, as in the
-        paper, and of K the total variation times 2/K.
-    changed: share of the examples whose answer is another.
+    Attributes:
+        difference: mean over examples and classes of |p - p'|.  For two classes that is |p - p'| of either class, as in
+            the paper; for K classes the total variation times 2/K.
+        changed: share of the examples with another prediction, in [0, 1].
+
+    Example:
+        >>> Churn(difference=0.1, changed=0.05).changed
+        0.05
+
+    Reference:
+        Anil et al. (2018), "Large scale distributed neural network training through online distillation",
+        arXiv:1804.03235.
     """
 
     difference: float
@@ -27,13 +36,26 @@ class Churn:
 
 @checked
 def churn(first: Tensor, second: Tensor) -> Churn:
-    """Return the churn between the logits of two networks for the same examples: (N, K) each (Anil et al. 2018).
+    """Return the disagreement of two networks on the same examples.
 
-    InputError for other shapes, of no examples, or with one logit (which softmax makes a certainty).
+    Args:
+        first: logits (n, K) of one network.
+        second: logits (n, K) of the other.
 
-    >>> import torch
-    >>> churn(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 0.0]])).changed
-    0.5
+    Returns:
+        The churn.
+
+    Raises:
+        InputError: if the shapes disagree, there is no example, or K is 1.
+
+    Example:
+        >>> import torch
+        >>> churn(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 0.0]])).changed
+        0.5
+
+    Reference:
+        Anil et al. (2018), "Large scale distributed neural network training through online distillation",
+        arXiv:1804.03235.
     """
     checks.shapes_match("first", first.shape, "second", second.shape)
     if first.ndim != 2 or len(first) == 0 or first.shape[1] < 2:

@@ -38,10 +38,18 @@ __all__ = [
 @checked_fields
 @dataclass(frozen=True)
 class Timing:
-    """Forward passes of one batch size.
+    """Timed forward passes of one batch size.
 
-    seconds: median of a pass; lower, upper: its quartiles.  passes: how many were timed, after the warm-up.
-    samples_per_second: batch / seconds.
+    Attributes:
+        batch: samples in the batch.
+        seconds: median of a pass.
+        lower: lower quartile, in seconds.
+        upper: upper quartile, in seconds.
+        passes: timed passes, after the warm-up.
+
+    Example:
+        >>> Timing(batch=8, seconds=0.5, lower=0.4, upper=0.6, passes=5).samples_per_second
+        16.0
     """
 
     batch: int
@@ -63,11 +71,20 @@ class Timing:
 @checked_fields
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs.
+    """The cost of a model.
 
-    parameters: each counted once.  bytes: of its safetensors file.
-    flops: of one forward pass at batch 1; a multiply-add counts 2, element-wise operations are not counted.
-    timings, memory: seconds and peak bytes of a forward pass by batch size.  device, threads: where that was measured.
+    Attributes:
+        parameters: each counted once.
+        bytes: of its safetensors file.
+        flops: of a forward pass at batch size 1; a multiply-add is 2, element-wise operations are not counted.
+        timings: seconds of a forward pass, by batch size.
+        memory: peak bytes of a forward pass, {batch size: bytes}.
+        device: where it was measured.
+        threads: CPU threads of torch.
+
+    Example:
+        >>> cost(nn.Linear(3, 4), torch.zeros(1, 3), batches=(1,), budget=0.01).bytes > 64
+        True
     """
 
     parameters: int
@@ -83,14 +100,25 @@ class Cost:
 def cost(
     model: nn.Module, inputs: Tensor, *, batches: Sequence[int] = (1, 256), warm_up: int = 5, budget: float = 1.0
 ) -> Cost:
-    """Measure what a model costs where it is.
+    """Measure the cost of a model on its device.
 
-    inputs: (N, ...), samples on the model's device; they are repeated to fill a batch.
-    batches: the sizes to time.  warm_up: passes that are not timed.  budget: seconds to spend on each size.
+    Args:
+        model: the network.
+        inputs: (N, ...), samples on the model's device, repeated to fill a batch.
+        batches: the batch sizes to time.
+        warm_up: passes that are not timed.
+        budget: seconds to spend on each batch size.
 
-    >>> found = cost(nn.Linear(3, 4), torch.zeros(1, 3), batches=(1,), budget=0.01)
-    >>> found.parameters, found.flops, found.memory
-    (16, 24, {1: 16})
+    Returns:
+        The cost.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> found = cost(nn.Linear(3, 4), torch.zeros(1, 3), batches=(1,), budget=0.01)
+        >>> found.parameters, found.flops, found.memory
+        (16, 24, {1: 16})
     """
     one = _batch(inputs, 1)
     timings = tuple(time_forward(model, _batch(inputs, n), warm_up=warm_up, budget=budget) for n in batches)
@@ -103,10 +131,17 @@ def cost(
 
 @checked
 def parameters(model: nn.Module) -> int:
-    """Count a model's parameters; one that is shared counts once.
+    """Count a model's parameters; a shared one counts once.
 
-    >>> parameters(nn.Linear(3, 4))
-    16
+    Args:
+        model: a network.
+
+    Returns:
+        Their number.
+
+    Example:
+        >>> parameters(nn.Linear(3, 4))
+        16
     """
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -115,8 +150,15 @@ def parameters(model: nn.Module) -> int:
 def file_bytes(model: nn.Module) -> int:
     """Return the size of a model's safetensors file, as limbeck writes it: each tensor once, and the header.
 
-    >>> file_bytes(nn.Linear(3, 4)) > 4 * 16
-    True
+    Args:
+        model: a network.
+
+    Returns:
+        Bytes.
+
+    Example:
+        >>> file_bytes(nn.Linear(3, 4)) > 4 * 16
+        True
     """
     from safetensors.torch import save
 
@@ -127,12 +169,20 @@ def file_bytes(model: nn.Module) -> int:
 
 @checked
 def flops(model: nn.Module, inputs: Tensor) -> int:
-    """Count the floating-point operations of a forward pass, by torch's counter: a multiply-add is 2.
+    """Count the floating-point operations of a forward pass with torch's counter.
 
-    Matrix products, convolutions and attention count; element-wise operations, normalisation and pooling do not.
+    Matrix products, convolutions and attention are counted; element-wise operations, normalisation and pooling are not.
 
-    >>> flops(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.zeros(1, 3))
-    24
+    Args:
+        model: the network.
+        inputs: (N, ...) on the model's device.
+
+    Returns:
+        Operations; a multiply-add is 2.
+
+    Example:
+        >>> flops(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.zeros(1, 3))
+        24
     """
     with _answering(model), flop_counter() as counter:
         run_model(model, inputs)
@@ -154,10 +204,20 @@ def flop_counter() -> "FlopCounterMode":
 def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: float = 1.0) -> Timing:
     """Time forward passes of one batch, in eval mode and without gradients.
 
-    At least 5 passes are timed, at most 1000, and otherwise as many as fit the budget in seconds.
+    At least 5 passes are timed and at most 1000.
 
-    >>> time_forward(nn.Linear(3, 4), torch.zeros(8, 3), budget=0.01).passes >= 5
-    True
+    Args:
+        model: the network.
+        inputs: (N, ...) on the model's device.
+        warm_up: passes that are not timed.
+        budget: seconds to spend.
+
+    Returns:
+        Median and quartiles of a pass.
+
+    Example:
+        >>> time_forward(nn.Linear(3, 4), torch.zeros(8, 3), budget=0.01).passes >= 5
+        True
     """
     checks.at_least("warm_up", warm_up, 0)
     checks.positive("budget", budget)
@@ -179,13 +239,21 @@ def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: 
 
 @checked
 def peak_memory(model: nn.Module, inputs: Tensor) -> int:
-    """Return the most bytes that a forward pass holds at once, beside weights and inputs.
+    """Return the most bytes that a forward pass holds at once, besides weights and inputs.
 
-    On CUDA, what the allocator handed out at most.  Elsewhere, the tensors that torch's operations made and that were
-    alive at once; what a kernel allocates for itself is not seen.
+    On CUDA it is the allocator's peak.  Elsewhere it is the sum of the tensors that torch's operations made and that
+    were alive at once; memory that a kernel allocates internally is not seen.
 
-    >>> peak_memory(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.zeros(1, 3))  # 4 and 2 float32
-    24
+    Args:
+        model: the network.
+        inputs: (N, ...) on the model's device.
+
+    Returns:
+        Bytes.
+
+    Example:
+        >>> peak_memory(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.zeros(1, 3))  # 4 and 2 float32
+        24
     """
     with _answering(model):
         if inputs.is_cuda:

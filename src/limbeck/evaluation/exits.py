@@ -20,10 +20,17 @@ _THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 
 @checked_fields
 @dataclass(frozen=True)
 class EarlyExit:
-    """A network that answers at the first exit that is sure enough.
+    """A network that answers at the first exit whose confidence reaches a threshold.
 
-    threshold: the probability that is sure enough; above 1 every sample goes to the last exit.
-    accuracy: over labelled samples.  flops: of a sample in the mean.  shares: of the samples that leave at each exit.
+    Attributes:
+        threshold: confidence at which a sample leaves; above 1 every sample goes to the last exit.
+        accuracy: over labelled samples, in [0, 1].
+        flops: of a sample, on average.
+        shares: share of the samples that leave at each exit.
+
+    Example:
+        >>> EarlyExit(0.9, accuracy=0.95, flops=1e6, shares=(0.7, 0.3)).shares
+        (0.7, 0.3)
     """
 
     threshold: float
@@ -34,13 +41,22 @@ class EarlyExit:
 
 @checked
 def early_exit(logits: Sequence[Tensor], threshold: float) -> tuple[Tensor, Tensor]:
-    """Return the class (n,) that each sample is given and the number of the exit (n,) where it leaves.
+    """Return the prediction of each sample and the exit where it leaves.
 
-    logits: of each exit, (n, K), from the first to the last, where all that are left leave.
+    Args:
+        logits: (n, K) of each exit, from the first to the last.  All remaining samples leave at the last exit.
+        threshold: the probability of the top class at which a sample leaves.
 
-    >>> first, last = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 9.0]])
-    >>> early_exit([first, last], 0.8)
-    (tensor([0, 1]), tensor([0, 1]))
+    Returns:
+        Classes (n,) and exit numbers (n,), int64.
+
+    Raises:
+        InputError: if there is no exit, or the shapes disagree.
+
+    Example:
+        >>> first, last = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 9.0]])
+        >>> early_exit([first, last], 0.8)
+        (tensor([0, 1]), tensor([0, 1]))
     """
     if not logits:
         raise InputError("logits: found none, expected those of at least one exit")
@@ -60,9 +76,24 @@ def early_exit(logits: Sequence[Tensor], threshold: float) -> tuple[Tensor, Tens
 def early_exit_curve(
     logits: Sequence[Tensor], labels: Tensor, flops: Sequence[int], thresholds: Sequence[float] = _THRESHOLDS
 ) -> list[EarlyExit]:
-    """Return accuracy and cost at each threshold.
+    """Return accuracy and cost at each threshold of early exits.
 
-    logits: of each exit, (n, K).  labels: (n,), unlabelled samples do not count.  flops: of a sample up to each exit.
+    Args:
+        logits: (n, K) of each exit, from the first to the last.
+        labels: (n,) int64; `UNLABELLED` (-100) is not counted.
+        flops: of a sample up to each exit.
+        thresholds: the probabilities of the top class at which a sample leaves.
+
+    Returns:
+        One entry for each threshold.
+
+    Raises:
+        InputError: if the lengths or shapes disagree.
+
+    Example:
+        >>> exits = [torch.tensor([[2.0, 0.0]]), torch.tensor([[9.0, 0.0]])]
+        >>> [point.flops for point in early_exit_curve(exits, torch.tensor([0]), [10, 30], thresholds=(0.5, 0.99))]
+        [10.0, 30.0]
     """
     if len(flops) != len(logits):
         raise InputError(f"flops: found {len(flops)} for {len(logits)} exits, expected one each")

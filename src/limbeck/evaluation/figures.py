@@ -28,19 +28,25 @@ __all__ = ["FIGURES", "Figure", "Figures", "Metrics", "Places", "average_precisi
 @checked_fields
 @dataclass(frozen=True)
 class Metrics:
-    """The figures of a model: less `errors` are better, and of equally many the smaller `nll`.
+    """The figures of a model on labelled data.  Less `errors` is better; of equally many, less `nll`.
 
-    | task | examples | errors | accuracy | nll | more |
-    |---|---|---|---|---|---|
-    | classification, binary | labelled samples | wrong ones | share that is right | log-likelihood, negative | |
-    | multilabel | labelled samples | those with a wrong label | share without | sum over labels | label_accuracy, map |
-    | dense | labelled places | wrong ones | share that is right | of a place | miou |
-    | regression | labelled samples | mean squared error | R² | half of it | mae |
+    | task | examples | errors | accuracy | nll | more | |---|---|---|---|---|---| | classification, binary | samples |
+    wrong ones | share right | negative log-likelihood | | | multilabel | samples | with a wrong label | share without |
+    sum over labels | label_accuracy, map | | dense | places | wrong ones | share right | of a place | miou | |
+    regression | samples | mean squared error | R² | half of it | mae |
 
-    nll: mean over what is counted, in nats.  label_accuracy: share of right labels, mean over classes.
-    map: average precision, mean over the classes with a positive sample; left out where there is none.
-    miou: intersection over union, mean over the classes that are present or predicted.
-    R²: 1 - Σ(z-y)²/Σ(y-ȳ)², mean over the numbers to predict.  mae: mean absolute error.
+    Attributes:
+        examples: labelled samples or places.
+        errors: a number of them, or the mean squared error in squared label units.
+        accuracy: in [0, 1], or R² = 1 - Σ(z-y)²/Σ(y-ȳ)², mean over the numbers to predict.
+        nll: mean over examples, in nats.
+        more: label_accuracy: share of right labels, mean over classes; map: average precision, mean over the classes
+            with a positive sample, left out without any; miou: intersection over union, mean over the classes that are
+            present or predicted; mae: mean absolute error.
+
+    Example:
+        >>> Metrics(examples=10, errors=2, accuracy=0.8, nll=0.5).accuracy
+        0.8
     """
 
     examples: int
@@ -57,7 +63,17 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure in a table.  name: in `Metrics` or `Nearness`.  pattern: how it is written; "" is a share in percent."""
+    """A figure of a table.
+
+    Attributes:
+        name: its name in `Metrics` or `Nearness`.
+        title: of the column.
+        pattern: the format of a value; "" for a share in percent.
+
+    Example:
+        >>> Figure("nll", "NLL", "{:.3f}").title
+        'NLL'
+    """
 
     name: str
     title: str
@@ -68,19 +84,24 @@ class Figures(ABC):
     """How a task is measured, and the words for it.
 
     Attributes:
-        task: whose figures they are.
-        errors: what `Metrics.errors` is called, the main figure: the less, the better.
-        pattern: how it is written.
-        counts: whether it is a number of things (examples, places); otherwise it is a measure, such as a mean.
-        by_example: whether it counts examples that are right or wrong by themselves, so that there is an interval over
+        task: the task.
+        errors: name of the main figure, `Metrics.errors`; less is better.
+        pattern: its format.
+        counts: whether it counts things (examples, places) or is a measure, such as a mean.
+        by_example: whether it counts examples that are right or wrong independently, so that there is an interval over
             examples.
-        accuracy: what `Metrics.accuracy` is called: the more, the better, and 1 is perfect.
-        share: whether that is a share, written in percent, and not a score such as R².
-        unit: what the figures are counted over.
+        accuracy: name of `Metrics.accuracy`; more is better, and 1 is perfect.
+        share: whether the accuracy is a share, written in percent, or a score such as R².
+        unit: what is counted.
         nll: what the loss on the labels is, as a sentence.
-        nll_is_errors: whether it is the main figure again, but for a factor.
+        nll_is_errors: whether the loss is the main figure times a constant.
         more: further figures, by their names in `Metrics.more`.
-        near: how near a student is to its teacher, by the names in `Nearness`.
+        near: figures of the similarity of student and teacher, by their names in `Nearness`.
+
+    Example:
+        >>> from limbeck.tasks import REGRESSION
+        >>> figures_of(REGRESSION).accuracy
+        'R²'
     """
 
     task: ClassVar[Task]
@@ -165,9 +186,16 @@ class Figures(ABC):
 def figures_of(task: Task) -> Figures:
     """Return the figures of a task.
 
-    >>> from limbeck.tasks import MULTILABEL
-    >>> figures_of(MULTILABEL).accuracy
-    'exact matches'
+    Args:
+        task: one of `limbeck.tasks`.
+
+    Returns:
+        The figures.
+
+    Example:
+        >>> from limbeck.tasks import MULTILABEL
+        >>> figures_of(MULTILABEL).accuracy
+        'exact matches'
     """
     if task.name not in FIGURES:
         raise InputError(f"task {task.name}: it has no figures; add a class to limbeck.evaluation.figures")

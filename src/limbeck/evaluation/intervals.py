@@ -15,7 +15,17 @@ __all__ = ["Interval", "gap_closed", "t_interval"]
 @checked_fields
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n values with the half-width of its confidence interval; None where one value allows none."""
+    """A mean over n values with its confidence interval.
+
+    Attributes:
+        mean: of the values.
+        half_width: of the interval; None for a single value.
+        n: the number of values.
+
+    Example:
+        >>> t_interval([2.0]).half_width is None
+        True
+    """
 
     mean: Number
     half_width: float | None
@@ -56,11 +66,22 @@ class Interval:
 
 @checked
 def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """Return the mean of independent values with Student's t-interval; the width of NaN and infinite ones is NaN.
+    """Return the mean of independent values with Student's t-interval.
 
-    >>> interval = t_interval([1.0, 2.0, 3.0])
-    >>> round(interval.mean, 3), round(interval.half_width, 3)
-    (2.0, 2.484)
+    Args:
+        values: one or more numbers.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        The interval; its width is NaN if a value is NaN or infinite, and None for a single value.
+
+    Raises:
+        InputError: if there is no value, or the confidence is out of range.
+
+    Example:
+        >>> interval = t_interval([1.0, 2.0, 3.0])
+        >>> round(interval.mean, 3), round(interval.half_width, 3)
+        (2.0, 2.484)
     """
     if not values:
         raise InputError("values: found none, expected at least one")
@@ -79,11 +100,23 @@ def gap_closed(
 ) -> Interval | None:
     """Return the share of the gap between student alone and teacher that distillation closed.
 
-    (alone - distilled)/(alone - teacher) of the mean errors, paired by seed, with a jackknife interval.  None when the
-    student alone is not worse than the teacher: there is no gap to close.
+    It is (alone - distilled)/(alone - teacher) of the mean errors, paired by seed, with a jackknife interval.
 
-    >>> gap_closed(10.0, [30.0, 30.0], [15.0, 15.0])
-    Interval(mean=0.75, half_width=0.0, n=2)
+    Args:
+        teacher: its errors.
+        alone: errors of the student trained alone, one for each seed.
+        distilled: errors of the distilled student, one for each seed, in the same order.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        The share; None if the student alone is not worse than the teacher, so that there is no gap.
+
+    Raises:
+        InputError: if the lengths disagree or a value is out of range.
+
+    Example:
+        >>> gap_closed(10.0, [30.0, 30.0], [15.0, 15.0])
+        Interval(mean=0.75, half_width=0.0, n=2)
     """
     if len(alone) != len(distilled) or not alone:
         raise InputError(f"alone, distilled: found {len(alone)} and {len(distilled)} values, expected as many, paired")

@@ -31,17 +31,17 @@ def predict(
     """Return the logits of a model on unaugmented samples, in their order, in eval mode.
 
     Args:
-        model: the mode of each of its modules is put back afterwards.
-        samples: a `SampleSet`, or data in another form that `limbeck.fit` takes, labelled or not.
-        batch_size: samples at a time, 1000 by default; a `DataLoader` has its own.
-        device: by default where the model is.
+        model: the network; the mode of each of its modules is restored afterwards.
+        samples: a `SampleSet`, or data in another form that `limbeck.fit` accepts, labelled or not.
+        batch_size: samples in a batch, 1000 by default; a `DataLoader` has its own.
+        device: by default that of the model.
 
     Returns:
         (n, K); of other tasks than classification (n, 2), (n, C, 2), (n, H, W, K), or numbers (n, D), see
         `limbeck.tasks`.
 
     Raises:
-        InputError: for a `DataLoader` that shuffles, whose order nobody knows afterwards.
+        InputError: if a `DataLoader` shuffles, so that the order of the samples is unknown afterwards.
 
     Example:
         >>> predict(nn.Linear(3, 4), torch.zeros(20, 3)).shape
@@ -57,12 +57,23 @@ def predict(
 
 @checked
 def measure(logits: Tensor, labels: Tensor, task: Task = CLASSIFICATION) -> Metrics:
-    """Measure logits (n, K) against labels (n,); unlabelled samples do not count.
+    """Measure logits against labels.
 
-    task: what the labels are; of another than classification, both are shaped as `predict` and the set have them.
+    Args:
+        logits: (n, K); of other tasks than classification, as `predict` returns them.
+        labels: (n,) int64; of other tasks, as the set has them.  Unlabelled samples are not counted.
+        task: what the labels are.
 
-    >>> measure(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).errors
-    1
+    Returns:
+        The figures.
+
+    Raises:
+        InputError: if shapes or labels are wrong.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> measure(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).errors
+        1
     """
     _check(logits, labels, task)
     return figures_of(task).measure(logits, labels.to(logits.device))
@@ -73,17 +84,20 @@ def measure(logits: Tensor, labels: Tensor, task: Task = CLASSIFICATION) -> Metr
 def evaluate(
     model: nn.Module, samples: Any, *, batch_size: int | None = None, device: torch.device | str | None = None
 ) -> Metrics:
-    """Measure a model on the labelled samples of a set, as the set's task is measured (see `Metrics`).
+    """Measure a model on the labelled samples of a set.
 
     Args:
-        model: it is asked in eval mode, and the mode of each of its modules is put back afterwards.
-        samples: a `SampleSet`, or data in another form that `limbeck.fit` takes.
-        batch_size: samples at a time, 1000 by default; a `DataLoader` has its own.
-        device: by default where the model is.
+        model: the network; it answers in eval mode, and the mode of each of its modules is restored afterwards.
+        samples: a `SampleSet`, or data in another form that `limbeck.fit` accepts.
+        batch_size: samples in a batch, 1000 by default; a `DataLoader` has its own.
+        device: by default that of the model.
+
+    Returns:
+        The figures of the set's task.
 
     Raises:
-        InputError: for data of another form.
-        DataError: if no sample has a label, or samples are not as they should be.
+        InputError: if the data has another form.
+        DataError: if no sample has a label, or samples have a wrong shape or type.
 
     Example:
         >>> evaluate(nn.Linear(3, 4), (torch.randn(20, 3), torch.zeros(20, dtype=torch.int64))).examples

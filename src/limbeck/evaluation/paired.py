@@ -17,11 +17,18 @@ __all__ = ["ClassGain", "McNemar", "class_gains", "mcnemar", "paired_difference"
 @checked_fields
 @dataclass(frozen=True)
 class McNemar:
-    """McNemar's exact test.
+    """The result of McNemar's exact test.
 
-    examples: how many both models saw.  first_better, second_better: examples that only that model gets right; with
-    several seeds, the sum over examples of how much larger its share of right seeds is.
-    p_value: two-sided, the probability of a difference at least as large if neither model were better.
+    Attributes:
+        examples: seen by both models.
+        first_better: examples that only the first model gets right; with several seeds, the sum over examples of how
+            much larger its share of right seeds is.
+        second_better: the same for the second model.
+        p_value: two-sided: the probability of a difference at least this large if neither model were better.
+
+    Example:
+        >>> mcnemar(torch.tensor([True]), torch.tensor([True])).p_value
+        1.0
     """
 
     examples: int
@@ -32,17 +39,30 @@ class McNemar:
 
 @checked
 def mcnemar(first: Tensor, second: Tensor) -> McNemar:
-    """Test whether two models differ, on the same examples (McNemar 1947, as the exact binomial test).
+    """Test whether two models differ on the same examples, with the exact binomial test.
 
-    first, second: whether each example is right, bool (n,), or (seeds, n) for models of several seeds.  Over seeds it
-    is the exact randomisation test that McNemar's is for one: were neither model better, each example's difference in
-    the share of right seeds would be as likely of either sign.  Seeds see the same examples; to count them as further
-    examples would feign more evidence than there is.  The test is about these trained models, not about other seeds.
-    Over seeds, a p-value below 1e-12 is given as that.
+    With several seeds it is the exact randomisation test that generalises McNemar's: if neither model were better, the
+    difference of each example in its share of right seeds would have either sign with equal probability.  Seeds see the
+    same examples and are not counted as further examples.  The test is about these trained models, not about other
+    seeds.
 
-    >>> found = mcnemar(torch.tensor([True, False, False]), torch.tensor([True, True, True]))
-    >>> found.second_better, found.p_value
-    (2, 0.5)
+    Args:
+        first: whether the first model is right, bool (n,), or (seeds, n).
+        second: the same for the second model.
+
+    Returns:
+        The counts and the p-value; with several seeds a p-value below 1e-12 is reported as 1e-12.
+
+    Raises:
+        InputError: if the shapes disagree.
+
+    Example:
+        >>> found = mcnemar(torch.tensor([True, False, False]), torch.tensor([True, True, True]))
+        >>> found.second_better, found.p_value
+        (2, 0.5)
+
+    Reference:
+        McNemar (1947), "Note on the sampling error of the difference between correlated proportions or percentages".
     """
     difference = _differences(first, second)
     scale = math.lcm(len(first) if first.dim() == 2 else 1, len(second) if second.dim() == 2 else 1)
@@ -86,12 +106,26 @@ def _randomised(steps: Tensor) -> float:
 def paired_difference(
     first: Tensor, second: Tensor, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """Return accuracy of the second less that of the first, with its paired bootstrap interval over the examples.
+    """Return the accuracy of the second model minus that of the first, with its paired bootstrap interval.
 
-    first, second: as for `mcnemar`.  Both models are resampled together, example by example, seeds included.
+    Both models are resampled together, example by example, with all their seeds.
 
-    >>> paired_difference(torch.tensor([True, False]), torch.tensor([True, False])).value
-    0.0
+    Args:
+        first: whether the first model is right, bool (n,), or (seeds, n).
+        second: the same for the second model.
+        resamples: of the bootstrap.
+        confidence: of the interval, in (0, 1).
+        seed: of the bootstrap.
+
+    Returns:
+        The difference in [-1, 1] and its interval.
+
+    Raises:
+        InputError: if the shapes disagree or a value is out of range.
+
+    Example:
+        >>> paired_difference(torch.tensor([True, False]), torch.tensor([True, False])).value
+        0.0
     """
     difference = _differences(first, second)
     return bootstrap_mean(difference, resamples=resamples, confidence=confidence, seed=seed, purpose="paired")
@@ -100,11 +134,21 @@ def paired_difference(
 @checked_fields
 @dataclass(frozen=True)
 class ClassGain:
-    """What the second model changed on the examples of one class.
+    """What the second of two models changes on the examples of one class.
 
-    examples: of the class.  first, second: accuracies.  gained: share of examples that the second model mends;
-    harmed: share that it spoils; with several seeds both are means over examples.
-    difference: gained - harmed, with an interval for this class alone: of many classes, some will seem to differ.
+    Attributes:
+        label: the class.
+        examples: of the class.
+        first: accuracy of the first model, in [0, 1].
+        second: accuracy of the second model, in [0, 1].
+        gained: share of the examples that only the second model gets right; with several seeds, the mean over examples.
+        harmed: share of the examples that only the first model gets right, likewise.
+        difference: gained - harmed with an interval for this class alone; of many classes, some will differ by chance.
+
+    Example:
+        >>> right = torch.tensor([True, False])
+        >>> class_gains(right, ~right, torch.tensor([0, 0]), classes=1)[0].gained
+        0.5
     """
 
     label: int
@@ -120,16 +164,31 @@ class ClassGain:
 def class_gains(
     first: Tensor, second: Tensor, labels: Tensor, classes: int, *, confidence: float = 0.95
 ) -> tuple[ClassGain, ...]:
-    """Return the gain and harm of the second model over the first for every class that has examples.
+    """Return gain and harm of the second model over the first, for every class that has examples.
 
-    first, second: as for `mcnemar`.  labels: (n,), each labelled.
-    The interval is that of Agresti & Min 2005 for paired shares (half an example added to each cell), which does not
-    shrink to nothing where no example changed.
+    The interval is that of Agresti & Min for paired shares, which has a width above 0 even if no example changed.
 
-    >>> same = torch.tensor([True, True])
-    >>> [found] = class_gains(same, same, torch.tensor([1, 1]), classes=2)
-    >>> found.label, found.gained, found.difference.low < 0 < found.difference.high
-    (1, 0.0, True)
+    Args:
+        first: whether the first model is right, bool (n,), or (seeds, n).
+        second: the same for the second model.
+        labels: (n,) int64, all labelled.
+        classes: K.
+        confidence: of the intervals, in (0, 1).
+
+    Returns:
+        One entry for each class with examples, in order.
+
+    Raises:
+        InputError: if the shapes disagree or a label is out of range.
+
+    Example:
+        >>> same = torch.tensor([True, True])
+        >>> [found] = class_gains(same, same, torch.tensor([1, 1]), classes=2)
+        >>> found.label, found.gained, found.difference.low < 0 < found.difference.high
+        (1, 0.0, True)
+
+    Reference:
+        Agresti & Min (2005), "Simple improved confidence intervals for comparing matched proportions".
     """
     from scipy.stats import norm
 

@@ -13,7 +13,17 @@ __all__ = ["Point", "pareto"]
 @checked_fields
 @dataclass(frozen=True)
 class Point:
-    """A model: its accuracy (more is better) and its cost in any unit (less is better)."""
+    """A model in a comparison of accuracy and cost.
+
+    Attributes:
+        name: of the model.
+        accuracy: more is better.
+        cost: in any unit; less is better.
+
+    Example:
+        >>> Point("small", accuracy=0.8, cost=1.0).name
+        'small'
+    """
 
     name: str
     accuracy: float
@@ -22,14 +32,24 @@ class Point:
 
 @checked
 def pareto(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Return the points that no other beats, the cheapest first.
+    """Return the models that no other model beats, the cheapest first.
 
-    A point is beaten by one that is at least as accurate and as cheap, and better in one of the two; equal points stand
-    together.
+    A model is beaten by one that is at least as accurate and at least as cheap, and better in one of the two.  Equal
+    models are both returned.
 
-    >>> found = pareto([Point("large", 0.9, 10.0), Point("small", 0.8, 1.0), Point("poor", 0.7, 2.0)])
-    >>> [point.name for point in found]
-    ['small', 'large']
+    Args:
+        points: the models.
+
+    Returns:
+        The models on the front.
+
+    Raises:
+        InputError: if a number is not finite.
+
+    Example:
+        >>> found = pareto([Point("large", 0.9, 10.0), Point("small", 0.8, 1.0), Point("poor", 0.7, 2.0)])
+        >>> [point.name for point in found]
+        ['small', 'large']
     """
     for point in points:
         if not (math.isfinite(point.accuracy) and math.isfinite(point.cost)):

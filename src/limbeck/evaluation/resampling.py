@@ -24,7 +24,17 @@ _DRAWS_A_CHUNK = 2**22
 @checked_fields
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its confidence interval."""
+    """A value with its confidence interval.
+
+    Attributes:
+        value: the estimate.
+        low: the lower end.
+        high: the upper end.
+
+    Example:
+        >>> wilson(1, 2).value
+        0.5
+    """
 
     value: float
     low: float
@@ -35,14 +45,30 @@ class Estimate:
 def bootstrap_mean(
     values: Tensor, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0, purpose: str = "bootstrap"
 ) -> Estimate:
-    """Return the mean of a value per example with its percentile bootstrap interval (Efron 1979).
+    """Return a mean over examples with its percentile bootstrap interval.
 
-    values: (n,).  The interval is over examples like these; it says nothing of other seeds of the training.
-    Values that take few levels (right or wrong) are resampled as counts, which is the same distribution at no cost
-    that grows with n.  seed, purpose: of the random numbers.
+    The interval is over examples like these and says nothing about other training seeds.  Values with few levels (right
+    or wrong) are resampled as counts, which gives the same distribution at a cost that does not grow with n.
 
-    >>> bootstrap_mean(torch.tensor([1.0, 1.0, 1.0]))
-    Estimate(value=1.0, low=1.0, high=1.0)
+    Args:
+        values: (n,) floating point.
+        resamples: of the bootstrap.
+        confidence: of the interval, in (0, 1).
+        seed: of the random numbers.
+        purpose: a name that separates these random numbers from others of the same seed.
+
+    Returns:
+        The mean and its interval.
+
+    Raises:
+        InputError: if there is no value, or a setting is out of range.
+
+    Example:
+        >>> bootstrap_mean(torch.tensor([1.0, 1.0, 1.0]))
+        Estimate(value=1.0, low=1.0, high=1.0)
+
+    Reference:
+        Efron (1979), "Bootstrap Methods: Another Look at the Jackknife".
     """
     import numpy as np
 
@@ -74,11 +100,26 @@ def _resampled(
 
 @checked
 def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Estimate:
-    """Return a share with Wilson's score interval (Wilson 1927), which is honest at 0 and 1 too.
+    """Return a share with Wilson's score interval, which is valid at 0 and 1 too.
 
-    >>> found = wilson(10, 10)
-    >>> found.value, round(found.low, 4), found.high
-    (1.0, 0.7225, 1.0)
+    Args:
+        successes: 0 to `trials`.
+        trials: 1 or more.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        The share in [0, 1] and its interval.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> found = wilson(10, 10)
+        >>> found.value, round(found.low, 4), found.high
+        (1.0, 0.7225, 1.0)
+
+    Reference:
+        Wilson (1927), "Probable inference, the law of succession, and statistical inference".
     """
     from scipy.stats import binomtest
 

@@ -26,8 +26,15 @@ _BATCH = 1000
 class Robustness:
     """Accuracy on attacked inputs.
 
-    epsilon: of each value, how far it was moved at most.  still: share of the samples whose gradient is exactly 0, so
-    that the attack found no direction; where it is large, the accuracy says nothing of robustness.
+    Attributes:
+        epsilon: the largest change of each input value, in units of what the model sees.
+        accuracy: in [0, 1].
+        still: share of the samples with gradient exactly 0, which the attack leaves unchanged.  If it is large, the
+            accuracy is no evidence of robustness.
+
+    Example:
+        >>> Robustness(epsilon=0.1, accuracy=0.5, still=0.0).accuracy
+        0.5
     """
 
     epsilon: float
@@ -39,14 +46,20 @@ class Robustness:
 def value_range(samples: SampleSet) -> tuple[Tensor, Tensor]:
     """Return the least and the greatest value of each channel of a set's inputs, as a model sees them.
 
-    Both are shaped to broadcast against an input, (C, 1, ...).  Of images of whole numbers (uint8) they are what black
-    and white become; of others, the values that the root set holds, whatever part of it `samples` is, or where it is
-    not held in memory, those of `samples`.
+    For images of whole numbers (uint8) they are what black and white become.  For others they are the extremes of the
+    root set, whatever part of it `samples` is; of `samples` alone if the root is not in memory.
 
-    >>> images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    >>> low, high = value_range(TensorSet.of(images, torch.tensor([0, 1]), mean=[0.5], std=[0.25]))
-    >>> low.flatten(), high.flatten()
-    (tensor([-2.]), tensor([2.]))
+    Args:
+        samples: the set.
+
+    Returns:
+        Two tensors (C, 1, ...) that broadcast against an input.
+
+    Example:
+        >>> images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+        >>> low, high = value_range(TensorSet.of(images, torch.tensor([0, 1]), mean=[0.5], std=[0.25]))
+        >>> low.flatten(), high.flatten()
+        (tensor([-2.]), tensor([2.]))
     """
     first = samples.gather(torch.zeros(1, dtype=torch.int64, device=samples.index.device))
     if first.dtype == torch.uint8:
@@ -79,17 +92,31 @@ def fgsm(
     temperature: float = 1.0,
     bounds: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return x + ε·sign(∇_x H(y, softmax(z(x)/T))) and for each sample whether its gradient is 0 (Goodfellow 2015).
+    """Attack inputs: return x + ε·sign(∇_x H(y, softmax(z(x)/T))).
 
-    inputs: (n, ...) floating point.  labels: (n,).  temperature: that the logits are divided by before the gradient is
-    taken: of a network with very large logits the gradient underflows to 0 without it.
-    bounds: the least and the greatest value that an input can have, as `value_range` gives them; where an input is
-    beyond them already, it is not moved further.  Without bounds, nothing holds the result.
-    Raises ModelError where the gradient is NaN or infinite.
+    Args:
+        model: the network.
+        inputs: x, (n, ...) floating point.
+        labels: y, (n,) int64.
+        epsilon: ε, 0 or above, in units of the inputs.
+        temperature: T > 0.  It keeps the gradient of a network with very large logits from underflowing to 0.
+        bounds: the least and the greatest value that an input can have, as `value_range` returns them; an input outside
+            is not moved further out.  None for no bounds.
 
-    >>> moved, still = fgsm(nn.Linear(2, 3), torch.tensor([[0.0, 1.0]]), torch.tensor([1]), 0.1)
-    >>> moved.shape, still
-    (torch.Size([1, 2]), tensor([False]))
+    Returns:
+        The attacked inputs (n, ...), and (n,) bool, True where the gradient is 0.
+
+    Raises:
+        ModelError: if the gradient is NaN or infinite.
+        InputError: if a value is out of range.
+
+    Example:
+        >>> moved, still = fgsm(nn.Linear(2, 3), torch.tensor([[0.0, 1.0]]), torch.tensor([1]), 0.1)
+        >>> moved.shape, still
+        (torch.Size([1, 2]), tensor([False]))
+
+    Reference:
+        Goodfellow, Shlens & Szegedy (2015), "Explaining and Harnessing Adversarial Examples", arXiv:1412.6572.
     """
     checks.non_negative("epsilon", epsilon)
     checks.positive("temperature", temperature)
@@ -127,10 +154,32 @@ def robustness(
 ) -> list[Robustness]:
     """Attack a model on the labelled samples of a set, and return its accuracy at each ε.
 
-    attacked: the model that the changes are made against; by default the model itself.
-    temperature: that its logits are divided by for the attack.  ε is in units of what the model sees.
-    bounds: of what the model sees, by default the `value_range` of the set; give that of the training set where there
-    is one.  How a sample is attacked does not depend on the other samples of the set.
+    The attack on a sample does not depend on the other samples.
+
+    Args:
+        model: the network.
+        samples: the set.
+        epsilons: ε, in units of what the model sees.
+        attacked: the model whose gradient makes the attack; by default the model itself.
+        temperature: T > 0, by which its logits are divided for the attack.
+        bounds: of what the model sees; by default the `value_range` of the set.  If there is a training set, pass its
+            range.
+
+    Returns:
+        One entry for each ε.
+
+    Raises:
+        ModelError: if the gradient is NaN or infinite.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> samples = TensorSet.of(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]))
+        >>> [found] = robustness(nn.Linear(3, 2), samples, [0.1])
+        >>> found.epsilon
+        0.1
+
+    Reference:
+        Goodfellow, Shlens & Szegedy (2015), arXiv:1412.6572.
     """
     positions = (samples.labels != UNLABELLED).nonzero().squeeze(1)
     if len(positions) == 0:

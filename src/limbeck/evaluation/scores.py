@@ -20,11 +20,20 @@ _NUMBERS_A_CHUNK = 2**18  # 2 MiB in float64, which a processor's cache holds
 @checked_fields
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The labelled examples one by one, (n,) each, in their order.
+    """The labelled examples one by one, (n,) each, in order.
 
-    labels, predictions: int64; of equal logits the first class is the prediction.
-    confidence: probability of the prediction.  nll: in nats.  brier: Σ over the classes of (p - y)².
-    rank: how many classes come before the true one; 0 where the prediction is right.  classes: K.
+    Attributes:
+        labels: int64.
+        predictions: int64; of equal logits the first class.
+        confidence: probability of the prediction.
+        nll: in nats.
+        brier: Σ over the classes of (p - y)².
+        rank: the number of classes ranked above the true one; 0 if the prediction is right.
+        classes: K.
+
+    Example:
+        >>> score(torch.zeros(1, 2), torch.tensor([1])).rank
+        tensor([1])
     """
 
     labels: Tensor
@@ -51,13 +60,22 @@ def chunks(rows: int, classes: int) -> Iterator[slice]:
 @torch.no_grad()
 @checked
 def score(logits: Tensor, labels: Tensor) -> Scores:
-    """Score logits (n, K) against labels (n,) in float64; unlabelled samples are left out.
+    """Score logits against labels in float64, example by example; unlabelled samples are left out.
 
-    For probabilities give their log: softmax(log p) is p.
-    Raises InputError when shapes, labels or numbers cannot be (a NaN is never scored), DataError without a label.
+    Args:
+        logits: (n, K) floating point; for probabilities give their logarithm.
+        labels: (n,) int64 in [0, K), or `UNLABELLED` (-100).
 
-    >>> score(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).rank
-    tensor([0, 1])
+    Returns:
+        The scores of the labelled samples.
+
+    Raises:
+        InputError: if shapes, labels or numbers are wrong; NaN is never scored.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> score(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])).rank
+        tensor([0, 1])
     """
     if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         raise InputError(f"logits: found {logits.dtype} {tuple(logits.shape)}, expected floating point (n, K)")
@@ -97,23 +115,50 @@ def _score_chunk(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 @checked
 def brier(logits: Tensor, labels: Tensor) -> float:
-    """Return the Brier score: the mean of Σ over all K classes of (p - y)², from 0 (best) to 2.
+    """Return the Brier score: the mean of Σ over all K classes of (p - y)².
 
-    logits: (n, K).  labels: (n,).  This is the score as Brier 1950 wrote it; for K = 2 it is twice the score that
-    counts only the one class.
+    For K = 2 it is twice the score that counts one class only.
 
-    >>> brier(torch.zeros(1, 2), torch.tensor([0]))
-    0.5
+    Args:
+        logits: (n, K) floating point.
+        labels: (n,) int64 in [0, K); `UNLABELLED` (-100) is not counted.
+
+    Returns:
+        A number from 0 (best) to 2.
+
+    Raises:
+        InputError: if shapes, labels or numbers are wrong.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> brier(torch.zeros(1, 2), torch.tensor([0]))
+        0.5
+
+    Reference:
+        Brier (1950), "Verification of Forecasts Expressed in Terms of Probability".
     """
     return float(score(logits, labels).brier.mean())
 
 
 @checked
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Return the share of samples whose label is among the k highest logits (n, K); of equal logits the first count.
+    """Return the share of samples whose label is among the k highest logits; of equal logits the first classes count.
 
-    >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([1, 2]), 2)
-    0.5
+    Args:
+        logits: (n, K) floating point.
+        labels: (n,) int64; `UNLABELLED` (-100) is not counted.
+        k: 1 or more.
+
+    Returns:
+        A share in [0, 1].
+
+    Raises:
+        InputError: if shapes, labels or k are wrong.
+        DataError: if no sample has a label.
+
+    Example:
+        >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([1, 2]), 2)
+        0.5
     """
     checks.at_least("k", k, 1)
     return float((score(logits, labels).rank < k).double().mean())
@@ -121,11 +166,23 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
 
 @checked
 def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Count the samples of each label (row) and prediction (column): (K, K) int64; unlabelled ones do not count.
+    """Count the samples of each label and prediction.
 
-    >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), 2)
-    tensor([[1, 1],
-            [0, 1]])
+    Args:
+        predictions: (n,) int64 in [0, K).
+        labels: (n,) int64 in [0, K); `UNLABELLED` (-100) is not counted.
+        classes: K.
+
+    Returns:
+        (K, K) int64, a row for each label and a column for each prediction.
+
+    Raises:
+        InputError: if shapes or values are wrong.
+
+    Example:
+        >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), 2)
+        tensor([[1, 1],
+                [0, 1]])
     """
     checks.at_least("classes", classes, 1)
     checks.shapes_match("predictions", predictions.shape, "labels", labels.shape)
@@ -140,10 +197,17 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tenso
 
 @checked
 def per_class_accuracy(confusion: Tensor) -> Tensor:
-    """Return the share of each class that is right, (K,) float64, from a confusion matrix; NaN for an absent class.
+    """Return the accuracy of each class from a confusion matrix.
 
-    >>> per_class_accuracy(torch.tensor([[1, 1], [0, 1]]))
-    tensor([0.5000, 1.0000], dtype=torch.float64)
+    Args:
+        confusion: (K, K), a row for each label.
+
+    Returns:
+        (K,) float64 in [0, 1]; NaN for a class without samples.
+
+    Example:
+        >>> per_class_accuracy(torch.tensor([[1, 1], [0, 1]]))
+        tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     if confusion.dim() != 2 or confusion.shape[0] != confusion.shape[1]:
         raise InputError(f"confusion: found shape {tuple(confusion.shape)}, expected (K, K)")

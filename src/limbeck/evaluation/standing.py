@@ -33,11 +33,16 @@ _AGAINST = {1: "is better than {}", 0: "differs from {} by no more than chance",
 
 @dataclass(frozen=True)
 class Standing:
-    """What may be claimed of a distillation.
+    """What the test figures of a run support.
 
-    failures: a clause for each model that failed (near chance, or diverged); such a model is no baseline.
-    share: of the gap to the teacher that was closed, where the gap and the gain are beyond noise; else None.
-    said: a headline without figures, without a full stop.
+    Attributes:
+        failures: a clause for each model that failed (near chance, or diverged) and is no baseline.
+        share: of the gap to the teacher that was closed, if gap and gain are beyond noise; else None.
+        said: a headline without figures and without a full stop.
+
+    Example:
+        >>> Standing(failures=(), share=None, said="no difference is beyond noise").failures
+        ()
     """
 
     failures: tuple[str, ...]
@@ -47,34 +52,47 @@ class Standing:
 
 @checked
 def constant_accuracy(labels: Tensor, task: Task) -> float:
-    """Return the accuracy of the best answer that is the same for every sample: R² 0 for numbers.
+    """Return the accuracy of the best constant answer.
 
-    labels: as the set has them.  Unlabelled samples and places do not count.
+    Args:
+        labels: as the set has them; unlabelled samples and places are not counted.
+        task: what the labels are.
 
-    >>> from limbeck.tasks import CLASSIFICATION
-    >>> constant_accuracy(torch.tensor([0, 1, 1, 1, -100]), CLASSIFICATION)
-    0.75
+    Returns:
+        A share in [0, 1]; for a regression R², which is 0.
+
+    Example:
+        >>> from limbeck.tasks import CLASSIFICATION
+        >>> constant_accuracy(torch.tensor([0, 1, 1, 1, -100]), CLASSIFICATION)
+        0.75
     """
     return figures_of(task).constant_accuracy(labels)
 
 
 @checked
 def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task, *, teaches: bool = True) -> Standing:
-    """Judge the test figures of a run.
+    """Judge what the test figures of a run support.
 
-    found: by role, one for each seed in the seeds' order; "teacher", "alone" and "distilled" are there, and a teacher
-    that all seeds share is repeated.  constant: see `constant_accuracy`.
-    teaches: whether the distilled student learns from this teacher; if not, it is not compared with it.
+    A difference is beyond noise if its t-interval over three or more seeds excludes 0.  With fewer seeds it is beyond
+    noise if it exceeds 1.96 standard errors of two independent counts of errors; if errors are not counts of examples
+    (`Figures.by_example`), it never is.
 
-    A difference is beyond noise if its t-interval over three seeds or more excludes 0; with fewer seeds, if it exceeds
-    1.96 standard errors of two independent counts of errors.  With fewer seeds nothing is beyond noise where errors are
-    no counts of examples (`Figures.by_example`).
+    Args:
+        found: {role: figures, one for each seed in the same order}, with the roles "teacher", "alone" and "distilled";
+            a teacher that all seeds share is repeated.
+        constant: the accuracy of the best constant answer, see `constant_accuracy`.
+        task: of the test set.
+        teaches: whether the distilled student learns from this teacher; if not, the two are not compared.
 
-    >>> from limbeck.tasks import CLASSIFICATION
-    >>> errors = {"teacher": 100, "alone": 499, "distilled": 90}
-    >>> found = {role: [Metrics(1000, n, 1 - n / 1000, 0.5)] for role, n in errors.items()}
-    >>> standing(found, 0.501, CLASSIFICATION).failures[0][:59]
-    'The student alone is no better than one answer for all test'
+    Returns:
+        Failures, share of the gap closed, and a headline.
+
+    Example:
+        >>> from limbeck.tasks import CLASSIFICATION
+        >>> errors = {"teacher": 100, "alone": 499, "distilled": 90}
+        >>> found = {role: [Metrics(1000, n, 1 - n / 1000, 0.5)] for role, n in errors.items()}
+        >>> standing(found, 0.501, CLASSIFICATION).failures[0][:59]
+        'The student alone is no better than one answer for all test'
     """
     figures = figures_of(task)
     judged = [role for role in _ROLES if teaches or role != "teacher"]

@@ -18,11 +18,17 @@ __all__ = ["Tail", "tail_gains"]
 @checked_fields
 @dataclass(frozen=True)
 class Tail:
-    """What the second model changed on rare classes, and on the others.
+    """What the second of two models changes on rare classes and on the others.
 
-    trained: training examples of each class.
-    rare: the classes that have fewer than half of an even share of them, the rarest first.
-    on_rare, on_others: gain and harm over all examples of those classes together; None where there are none.
+    Attributes:
+        trained: training examples of each class.
+        rare: classes with fewer than half of the mean number of training examples, the rarest first.
+        on_rare: gain and harm over all examples of the rare classes; None without any.
+        on_others: the same for the other classes.
+
+    Example:
+        >>> Tail(trained=(9, 9), rare=(), on_rare=None, on_others=None).rare
+        ()
     """
 
     trained: tuple[int, ...]
@@ -46,15 +52,26 @@ class Tail:
 def tail_gains(
     first: Tensor, second: Tensor, labels: Tensor, trained: Sequence[int], *, confidence: float = 0.95
 ) -> Tail:
-    """Compare two models on the classes that the training set has few examples of.
+    """Compare two models on classes with few training examples, and on the others.
 
-    first, second: whether each example is right, bool (n,), or (seeds, n).  labels: (n,), each labelled.
-    trained: how many training examples each class has; a class with fewer than half of their mean is rare.
+    Args:
+        first: whether the first model is right, bool (n,), or (seeds, n).
+        second: the same for the second model.
+        labels: (n,) int64, all labelled.
+        trained: training examples of each class; a class with fewer than half of their mean is rare.
+        confidence: of the intervals, in (0, 1).
 
-    >>> right = torch.tensor([True, True, True]), torch.tensor([True, True, False])
-    >>> found = tail_gains(*right, torch.tensor([0, 1, 2]), trained=[90, 80, 10])
-    >>> found.rare, found.on_rare.difference.value, found.on_others.difference.value
-    ((2,), -1.0, 0.0)
+    Returns:
+        Gain and harm on both.
+
+    Raises:
+        InputError: if the shapes disagree or a label is out of range.
+
+    Example:
+        >>> right = torch.tensor([True, True, True]), torch.tensor([True, True, False])
+        >>> found = tail_gains(*right, torch.tensor([0, 1, 2]), trained=[90, 80, 10])
+        >>> found.rare, found.on_rare.difference.value, found.on_others.difference.value
+        ((2,), -1.0, 0.0)
     """
     if not trained or min(trained) < 0 or sum(trained) == 0:
         raise InputError(f"trained: found {list(trained)}, expected the number of training examples of each class")
