@@ -54,22 +54,30 @@ class Mix:
 
 @dataclass
 class Batch:
-    """Samples on their way to teacher and student.
+    """Samples with their identity, as teacher and student receive them.
 
-    index: (N,) int64, position of each sample in the set it came from, whatever subset or order it was drawn in.
-    view: (N,) int64, which augmentation of the sample this is; 0 where nothing is augmented.
-    inputs: (N, ...) tensor, or a mapping of named tensors for models that take keywords.
-    labels: (N,) or (N, L) int64 class indices, `UNLABELLED` where there is none; None when the whole batch has none.
-        Of other tasks: (N, C) of 0 and 1, (N, H, W) class indices, or (N, D) floating point, NaN where there is none.
-    mask: bool, shaped as the labels, False where a sample or token is padding; None when nothing is padded.  Of a
-        regression (N,).
-    views: further versions of the same samples by name (a clean one for the teacher, say).
-    source: identity of the set that `index` counts in; a stored teacher refuses another.
-    augmented: whether `inputs` differ from the stored samples by a random view.
-    extras: anything else that a term may read, by name.
-    task: what a label is, which says how a model's answer is read.
-    mix: what the samples were mixed with, None where they were not; `index` and `labels` are the sample's own.  Nothing
-        that knows samples by their index alone has an answer for such a batch.
+    Create one with `Batch.of` in your own loop.
+
+    Attributes:
+        index: (N,) int64, position of each sample in the set that it came from, in whatever subset or order it was
+            drawn.
+        view: (N,) int64, the number of the random view; 0 without augmentation.
+        inputs: (N, ...) tensor, or a mapping of named tensors for models that take keywords.
+        labels: (N,) or (N, L) int64 classes, `UNLABELLED` (-100) for none; None if the whole batch has none.  Of other
+            tasks: (N, C) of 0 and 1, (N, H, W) classes, or (N, D) floating point with NaN for none.
+        mask: bool, shaped as the labels ((N,) in a regression), False for padding; None without padding.
+        views: further versions of the same samples by name, such as a clean one for the teacher.
+        source: identity of the set that `index` counts in; a stored teacher refuses another.
+        augmented: whether `inputs` differ from the stored samples by a random view.
+        extras: anything else that a term reads, by name.
+        task: what a label is, which decides how a model's answer is read.
+        mix: what the samples were mixed with; None without mixing.  `index` and `labels` are the sample's own.  Stored
+            answers do not exist for such a batch.
+
+    Example:
+        >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
+        >>> batch.index
+        tensor([0, 1, 2, 3])
     """
 
     index: Tensor
@@ -141,13 +149,24 @@ class Batch:
     def of(
         cls, inputs: Any, labels: Tensor | None = None, *, mask: Tensor | None = None, task: Task = CLASSIFICATION
     ) -> "Batch":
-        """Wrap plain tensors, arrays or lists, for a loop of one's own.
+        """Wrap plain tensors, arrays or lists, for your own loop.
 
-        Raises InputError for inputs that are neither such numbers nor a mapping of names to them.
+        Args:
+            inputs: (N, ...), or a mapping of names to such inputs.
+            labels: (N,) or (N, L) int64 classes, `UNLABELLED` (-100) for none; of other tasks as in `Batch`.
+            mask: bool, shaped as the labels, False for padding.
+            task: what a label is.
 
-        >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
-        >>> len(batch)
-        4
+        Returns:
+            The batch, with indices 0 to N-1.
+
+        Raises:
+            InputError: if the inputs are not numbers, or a single number.
+
+        Example:
+            >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
+            >>> len(batch)
+            4
         """
         if isinstance(inputs, Mapping) and inputs:
             inputs = {name: as_tensor(f"inputs '{name}'", each) for name, each in inputs.items()}

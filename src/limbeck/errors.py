@@ -49,7 +49,13 @@ _MOST_COMPARED, _LONGEST_COMPARED = 2000, 100
 
 
 class LimbeckError(Exception):
-    """Base of all errors that a user can cause; its text is one line, whatever names and reasons went into it."""
+    """Base of all errors that a user can cause; the message is one line.
+
+    Example:
+        >>> from limbeck.errors import InputError
+        >>> issubclass(InputError, LimbeckError)
+        True
+    """
 
     exit_code = 2
 

@@ -19,7 +19,17 @@ __all__ = ["Loss", "Objective", "Part", "Term", "TermAround"]
 
 @dataclass(frozen=True)
 class Part:
-    """What one term contributed: its sum over examples (cut off from the graph), how many it counted, its weight."""
+    """What one term contributed to a loss.
+
+    Attributes:
+        sum: scalar, the sum over examples, cut off from the graph.
+        count: the number of examples that the term counted.
+        weight: at this step.
+
+    Example:
+        >>> Part(torch.tensor(3.0), 2, 1.0).mean
+        1.5
+    """
 
     sum: Tensor
     count: Tensor | int
@@ -33,25 +43,47 @@ class Part:
 
 @dataclass
 class Loss:
-    """The loss of a batch: `total` to differentiate, `parts` by term name to look at."""
+    """The loss of a batch.
+
+    Attributes:
+        total: scalar to differentiate.
+        parts: what each term contributed, by name.
+
+    Example:
+        >>> Loss(torch.tensor(1.5), {"hard": Part(torch.tensor(3.0), 2, 1.0)}).parts["hard"].mean
+        1.5
+    """
 
     total: Tensor
     parts: dict[str, Part]
 
 
 class Term(nn.Module):
-    """One named part of an objective.  A subclass says what it reads, what it counts, and computes a sum.
+    """One named part of an objective.
 
-    name: the same in recipe, log, progress line and report.
-    weight: a number or schedule, finite and not negative.  A term whose weight is 0 at a step is not computed there.
-    reads: the models whose outputs it needs; a teacher that no active term reads is not run.
-    taps: features it needs, as {model: {feature name: path or Tap}}.
-    any_classes: the models that may answer other classes than the student does.
-    relates_examples: whether it relates the examples of a batch to each other, so that the loss of a batch is not the
-        mean over its parts: the one exception to the rule that how samples are cut into batches changes nothing.
-    reads_class_cosines: whether it needs the teacher's outputs with their `class_cosines`.
-    takes_mixed: whether it knows what a sample that was mixed with another is worth (see `Batch.mix`); a term that does
-        not say so refuses such a batch.
+    A subclass declares what it reads and counts, and computes a sum over examples.
+
+    Args:
+        name: the same in recipe, log, progress line and report.
+        weight: a number or schedule, finite and not negative.  At a step where it is 0, the term is not computed.
+
+    Attributes:
+        reads: the models whose outputs the term needs; a teacher that no active term reads is not run.
+        taps: the features that it needs, {model: {feature name: path or Tap}}.
+        any_classes: the models that may have other classes than the student.
+        relates_examples: whether the term relates the examples of a batch to each other, so that the loss of a batch is
+            not the mean over its parts.
+        reads_class_cosines: whether it needs the teacher's outputs with their `class_cosines`.
+        takes_mixed: whether it supports samples that are mixed with others (see `Batch.mix`); otherwise it refuses
+            them.
+
+    Raises:
+        InputError: if the weight is out of range.
+
+    Example:
+        >>> from limbeck.terms import HardLabels
+        >>> HardLabels(weight=0.5).name
+        'hard'
     """
 
     reads: frozenset[str] = frozenset({"student"})
@@ -148,13 +180,20 @@ class TermAround(Term):
 
 
 class Objective(nn.Module):
-    """The sum over terms of weight(step) · sum/count.
+    """The weighted sum of terms: Σ over terms of weight(step) · sum/count.
 
-    >>> from limbeck.terms import HardLabels
-    >>> objective = Objective([HardLabels()])
-    >>> batch = Batch.of(torch.zeros(2, 3), torch.tensor([0, 1]))
-    >>> objective({"student": Outputs(torch.zeros(2, 4))}, batch).total
-    tensor(1.3863)
+    Args:
+        terms: with different names; at least one.
+
+    Raises:
+        InputError: if there is no term or a name is repeated.
+
+    Example:
+        >>> from limbeck.terms import HardLabels
+        >>> objective = Objective([HardLabels()])
+        >>> batch = Batch.of(torch.zeros(2, 3), torch.tensor([0, 1]))
+        >>> objective({"student": Outputs(torch.zeros(2, 4))}, batch).total
+        tensor(1.3863)
     """
 
     HOW_MADE = "limbeck.methods.kd(), say, makes one"

@@ -32,15 +32,20 @@ class Members:
 @checked_fields
 @dataclass
 class Outputs:
-    """What a model said about a batch.
+    """What a model answers for a batch.
 
-    logits: (N, K), or (N, L, V) for sequences; the class axis is last.  Of an ensemble, the logarithm of its mean at
-        temperature 1; at another temperature `members` must be asked, as `targets.softened` does.
-    features: tensors by the name they were tapped under.
-    heads: logits of further exits by name.
-    state: recurrent hidden state, carried from batch to batch by the caller.
-    members: of an ensemble.
-    class_cosines: (K, K) similarity of the classes in the model's last layer, where the objective asks for it.
+    Attributes:
+        logits: (N, K), or (N, L, V) for sequences; the class axis is last.  For an ensemble, the logarithm of its mean
+            at temperature 1; `targets.softened` reads `members` at other temperatures.
+        features: tensors by the name that they were tapped under.
+        heads: logits of further exits by name.
+        state: recurrent hidden state, which the caller passes from batch to batch.
+        members: the members' answers of an ensemble, otherwise None.
+        class_cosines: (K, K), similarity of the classes in the model's last layer, if the objective asks for it.
+
+    Example:
+        >>> Outputs(torch.zeros(2, 3)).logits.shape
+        torch.Size([2, 3])
     """
 
     logits: Tensor
@@ -70,9 +75,19 @@ class Outputs:
 @checked_fields
 @dataclass(frozen=True)
 class Tap:
-    """Where to read a feature: a module's path, which side of it, and a function of what is read.
+    """Where to read a feature.
 
-    `function` derives what no module outputs, such as attention scores QK^T/sqrt(d) where attention is fused.
+    Attributes:
+        path: of a module, such as "layer2.0".
+        function: a function of what is read, for features that no module outputs; None for the value itself.
+        side: the module's "output" or its "input".
+
+    Raises:
+        InputError: if the side is another.
+
+    Example:
+        >>> Tap("layer2", side="input").side
+        'input'
     """
 
     path: str
@@ -95,17 +110,25 @@ class _Features(dict[str, Tensor]):
 @contextmanager
 @checked
 def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[_Features]:
-    """Read named features of `model` while the scope is open.
+    """Read named features of a model while the scope is open.
 
-    taps: name -> path of a module, or a `Tap`.  Yields a dict that each forward pass fills; of a module that is called
-    several times, the last call counts.
-    Raises ModelError when a path names no module (with the nearest one that exists) or a module gives no tensor.
+    Args:
+        model: the network.
+        taps: {name: path of a module, or a `Tap`}.
 
-    >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
-    >>> with capture(model, {"hidden": "1"}) as features:
-    ...     _ = model(torch.zeros(4, 3))
-    >>> features["hidden"].shape
-    torch.Size([4, 5])
+    Returns:
+        A context manager that yields a dict {name: tensor}.  Each forward pass fills it; if a module is called several
+        times, the last call counts.
+
+    Raises:
+        ModelError: if a path names no module (the message names the nearest one), or a module returns no tensor.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> with capture(model, {"hidden": "1"}) as features:
+        ...     _ = model(torch.zeros(4, 3))
+        >>> features["hidden"].shape
+        torch.Size([4, 5])
     """
     features = _Features()
     if not taps:

@@ -14,7 +14,16 @@ __all__ = ["ClassVectors", "Teacher", "teacher_weights"]
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Anything that answers a batch: no gradient, in eval, the same answer whatever the batch is cut into."""
+    """The protocol of a teacher: it answers a batch without gradient and in eval mode.
+
+    The answer for a sample must not depend on how samples are cut into batches.
+
+    Example:
+        >>> import limbeck as lb
+        >>> from torch import nn
+        >>> isinstance(lb.ModelTeacher(nn.Linear(3, 4)), lb.Teacher)
+        True
+    """
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the outputs for a batch, cut off from any graph, with the features that `taps` name.

@@ -120,13 +120,6 @@ def test_the_factor_of_a_divergence_keeps_its_gradient_finite_and_above_zero_as_
     assert abs(norms[2] / norms[1] - 1) < abs(norms[1] / norms[0] - 1)
 
 
-@over("name", sorted(name for name in public() if name != "Reduction"))
-def test_every_public_callable_has_a_docstring_with_an_example(name):
-    documentation = inspect.getdoc(public()[name])
-    assert documentation
-    assert ">>> " in documentation
-
-
 @every_loss
 @over("dtype, leading", zip(DTYPES, [(6,), (2, 3), (), (6,)], strict=True))
 def test_value_and_gradient_are_finite_in_every_precision(name, leading, dtype):

@@ -135,13 +135,6 @@ def test_every_argument_of_a_method_is_heeded(name):
         assert repr(other) != repr(usual), argument
 
 
-@over("name", [name for name in methods.__all__ if inspect.isfunction(getattr(methods, name))])
-def test_every_public_function_has_a_docstring_with_an_example(name):
-    documentation = inspect.getdoc(getattr(methods, name))
-    assert documentation
-    assert ">>> " in documentation
-
-
 @every_method
 @over("dtype, masked", zip(DTYPES, [True, False, False, True], strict=True))
 def test_loss_and_gradient_are_finite_in_every_precision(name, masked, dtype):

@@ -55,7 +55,6 @@ def test_a_recipe_can_name_every_key(name):
     assert issubclass(types["return"], nn.Module)
     for key in keys:
         assert key.default is not inspect.Parameter.empty
-        assert f"{key.name}:" in inspect.getdoc(builder) or f"`{key.name}`" in inspect.getdoc(builder), key.name
 
 
 @every_model

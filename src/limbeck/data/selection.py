@@ -25,6 +25,7 @@ class Selection:
         only_classes: the classes to keep, by number or name; labels are renumbered in this order, in every part.  Empty
             for all.
         first: use only the first training samples, this many; None for all.
+        pool: average images over squares of this many pixels a side; their values are then in [0, 1].  1 for none.
         label_noise: share of the training labels in [0, 1] that are replaced by a random class.  The held-out part and
             the test set keep their labels.
 

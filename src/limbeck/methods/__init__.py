@@ -97,10 +97,14 @@ def builder(name: str) -> Callable[..., Objective]:
 
 
 def kinds() -> dict[str, Callable[..., Objective]]:
-    """Return what builds each method, by the name that a recipe gives it.
+    """Return the function that builds each method.
 
-    >>> kinds()["kd"] is kd
-    True
+    Returns:
+        {name: function from the method's settings to an `Objective`}.
+
+    Example:
+        >>> kinds()["kd"] is kd
+        True
     """
     return {name: builder(name) for name in names()}
 

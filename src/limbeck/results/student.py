@@ -25,17 +25,17 @@ def load(
 
     Args:
         run: the run's folder.
-        role: "distilled", "alone", "teacher", or one of the scheme's roles.
-        seed: of the students; by default the run's first.
+        role: "distilled", "alone", "teacher", or another role of the scheme.
+        seed: of the training; by default the run's first.
         device: where the model answers.
-        trust: whether to import the code of factories that are not of your own project.
+        trust: import the code of factories that are outside of your project.
 
     Returns:
         The model, with its weights, in eval mode.
 
     Raises:
-        RunError: the folder is no finished run, or its weights or code have changed since.
-        InputError: there is no such role, seed or device.
+        RunError: if the folder is not a finished run, or its weights or code have changed.
+        InputError: if there is no such role, seed or device.
 
     Example:
         student = lb.load("runs/my-student/20261129-194210-f95905")
@@ -57,13 +57,17 @@ def load(
 
 
 class TrainedModel:
-    """A trained model and what it takes and answers.
+    """A trained model with a description of what it takes and answers.
 
     Attributes:
-        model: the network alone, in eval mode.  It takes inputs that are scaled and normalised already.
+        model: the network alone, in eval mode.  It takes inputs that are already scaled and normalised.
         role: its role in the run.
-        seed: the seed that it was trained with.
+        seed: the seed of its training.
         description: what it takes and answers.
+
+    Example:
+        student = lb.load("runs/my-student/20261129-194210-f95905")
+        student.predict_proba(images)
     """
 
     def __init__(self, description: Description, model: nn.Module, role: str, seed: int) -> None:

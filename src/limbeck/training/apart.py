@@ -23,7 +23,22 @@ __all__ = ["Job", "fit_apart"]
 @checked_fields
 @dataclass(frozen=True)
 class Job:
-    """The arguments of one training by `fit`.  folder: where a later call of `fit` finds its result."""
+    """The arguments of one training, for `fit_apart`.
+
+    Attributes:
+        distiller: student, teacher and objective.
+        train_set: training samples.
+        validation: measured after each epoch; None for none.
+        training: the settings.
+        seed: of the training.
+        folder: where the training is kept; a later `fit` there returns its result.
+        label: its name in messages.
+
+    Example:
+        >>> from dataclasses import fields
+        >>> [field.name for field in fields(Job)][-2:]
+        ['folder', 'label']
+    """
 
     distiller: Distiller
     train_set: SampleSet
@@ -36,10 +51,22 @@ class Job:
 
 @checked
 def fit_apart(jobs: Sequence[Job], workers: int, *, say: Callable[[str], None] = lambda line: None) -> None:
-    """Train each job in a process of its own, so many of them at a time; their folders then hold the results.
+    """Train each job in a process of its own; the jobs' folders then hold the results.
 
-    A training is the same as in this process, on as many threads; one that is finished is only read, one that was begun
-    is resumed.  Raises RunError with the line of the first that failed, after the others have ended.
+    A training gives the same weights as in this process with as many threads.  A finished one is loaded, an interrupted
+    one is resumed.
+
+    Args:
+        jobs: the trainings.
+        workers: processes at a time; 1 or more.
+        say: called with a line when a job ends.
+
+    Raises:
+        RunError: with the message of the first job that failed, after the others have ended.
+        InputError: if `workers` is below 1.
+
+    Example:
+        >>> fit_apart([], workers=1)
     """
     checks.at_least("workers", workers, 1)
     context = multiprocessing.get_context("spawn")

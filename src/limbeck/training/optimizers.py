@@ -89,10 +89,28 @@ def learning_rate(settings: Training, steps_per_epoch: int) -> Callable[[int], f
 @torch.no_grad()
 @checked
 def constrain_norms(model: nn.Module, max_norm: float) -> None:
-    """Scale down, in place, the weights into each unit whose norm exceeds `max_norm` (Hinton et al. 2012).
+    """Scale down, in place, the weights into each unit whose norm exceeds a limit.
 
     A unit is a row of a matrix, or an output channel of a convolution, transposed ones included.
-    Raises ModelError for a layer that computes its weight from parameters that are not the weight itself.
+
+    Args:
+        model: the network.
+        max_norm: the largest norm; above 0.
+
+    Raises:
+        ModelError: if a layer computes its weight from other parameters.
+
+    Example:
+        >>> from torch import nn
+        >>> layer = nn.Linear(2, 1)
+        >>> _ = nn.init.constant_(layer.weight, 3.0)
+        >>> constrain_norms(layer, 1.0)
+        >>> layer.weight.detach().norm()
+        tensor(1.)
+
+    Reference:
+        Hinton et al. (2012), "Improving neural networks by preventing co-adaptation of feature detectors",
+        arXiv:1207.0580.
     """
     for parameter, groups in constrained_weights(model):
         rows = _by_unit(parameter, groups)
@@ -131,7 +149,15 @@ def constrained_weights(model: nn.Module) -> list[tuple[nn.Parameter, int]]:
 class WeightAverage:
     """An exponential moving average of a model's floating-point state; other buffers are copied.
 
-    The average starts as the weights themselves; early on, the decay is held down to (1 + n)/(10 + n) after n updates.
+    The average starts at the weights; after n updates the decay is at most (1 + n)/(10 + n).
+
+    Args:
+        model: the network to average.
+        decay: in [0, 1).
+
+    Example:
+        >>> from torch import nn
+        >>> average = WeightAverage(nn.Linear(3, 4), 0.99)
     """
 
     @checked

@@ -12,11 +12,23 @@ __all__ = ["Observer", "Pace", "Progress", "ignore"]
 @checked_fields
 @dataclass(frozen=True)
 class Progress:
-    """A look at a running training.
+    """The state of a running training.
 
-    label: what is being trained.  step of steps, epoch of epochs: counted from 1 as done.  losses: mean of the total
-    and of each term since the last epoch.  metrics: of the last validation.  samples_per_second: of this process's
-    group.  seconds_left: at that rate, None before it is known.
+    Attributes:
+        label: name of the training.
+        step: optimizer steps done.
+        steps: optimizer steps in all.
+        epoch: the current one, from 1.
+        epochs: in all.
+        losses: mean of the total and of each term since the last epoch.
+        metrics: of the last validation.
+        samples_per_second: of all processes of the group.
+        seconds_left: at that rate; None until it is known.
+        epoch_ended: whether an epoch has just ended.
+
+    Example:
+        >>> Progress("student", step=5, steps=10, epoch=1, epochs=2).seconds_left is None
+        True
     """
 
     label: str

@@ -25,24 +25,47 @@ _CHOICES = {
 @checked_fields
 @dataclass(frozen=True)
 class Training:
-    """Settings of one training run.
+    """The settings of a training.
 
-    epochs: passes over the set.
-    batch_size: samples per optimizer step, over all processes and accumulation together.
-    accumulate: in how many parts each process computes its share of a step, to save memory; the result is the same.
-    optimizer: "sgd" (with momentum, nesterov) or "adamw".  learning_rate, weight_decay: as in torch.optim.
-    schedule: of the learning rate: "constant", "cosine" to 0, "step" (times `decay` at each of `milestones`, in epochs)
-        or "one_cycle".  warmup: epochs of linear rise before it.
-    clip: largest norm of the whole gradient.  max_norm: largest norm of the weights into one unit (Hinton 2012).
-    precision: "fp32", or "bf16"/"fp16" autocast (losses are computed in float32 all the same).
-    memory_format: of images and convolutions, "contiguous" or "channels_last", with which convolutions can be faster,
-        while their sums are rounded in another order.  The student is given back as contiguous.
-    averaging: decay of an exponential moving average of the weights, which is then what is evaluated and kept.
-    patience: stop after so many epochs without a better validation.  keep: the "last" weights or the "best" ones.
-        Fewer errors are better, and of equally many the smaller loss.  Without a validation set every epoch is better.
-    augment: random views of the samples, a function of (seed, view, sample).
-    workers: processes that read sets which do not fit in memory; sets of tensors need none.
-    checkpoint_seconds: time between checkpoints, written at the end of the step that it falls in.
+    Attributes:
+        epochs: passes over the set.
+        batch_size: samples in an optimizer step, over all processes and accumulation together.
+        accumulate: the number of parts in which each process computes its share of a step, to save memory; the result
+            is the same.
+        optimizer: "sgd" (with momentum and nesterov) or "adamw".
+        learning_rate: at the peak of the schedule.
+        momentum: of sgd, in [0, 1).
+        nesterov: Nesterov momentum of sgd.
+        weight_decay: as in torch.optim; 0 or above.
+        schedule: of the learning rate: "constant", "cosine" to 0, "step" (times `decay` at each of `milestones`) or
+            "one_cycle".
+        warmup: epochs of linear rise before it.
+        milestones: in epochs, rising.
+        decay: factor at each milestone.
+        clip: largest norm of the whole gradient; None for none.
+        max_norm: largest norm of the weights into one unit; None for none.
+        precision: "fp32", or autocast to "bf16" or "fp16"; losses are computed in float32.
+        memory_format: of images and convolutions: "contiguous", or "channels_last", which can be faster and rounds sums
+            in another order.  The student is returned as contiguous.
+        averaging: decay of an exponential moving average of the weights, which is then evaluated and kept; None for
+            none.
+        patience: stop after this many epochs without a better validation; None for never.
+        keep: the "last" weights or the "best" ones.  Fewer errors are better; of equally many, the smaller loss.
+            Without a validation set every epoch is better.
+        augment: random views of the samples, a function of (seed, view, sample).
+        workers: processes that read sets which do not fit in memory; sets of tensors need none.
+        checkpoint_seconds: between checkpoints, written at the end of a step.
+
+    Raises:
+        InputError: if a value is out of range, or two settings exclude each other.
+
+    Example:
+        >>> Training(epochs=2, learning_rate=0.05).batch_size
+        128
+
+    Reference:
+        Hinton et al. (2012), "Improving neural networks by preventing co-adaptation of feature detectors",
+        arXiv:1207.0580, for `max_norm`.
     """
 
     epochs: int = 30

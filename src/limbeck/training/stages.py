@@ -25,10 +25,22 @@ __all__ = ["Stage", "fit_stages"]
 @checked_fields
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what is optimised, how, and which part of the student learns.
+    """One stage of a training: its objective, its settings, and the part of the student that it trains.
 
-    trainable: paths of the student's modules that learn in this stage, with all below them; None: the whole student.
-        The rest stays bit for bit as it is: it runs in eval mode, so that no statistics are updated either.
+    Attributes:
+        name: of the stage and its folder.
+        objective: what is minimised.
+        training: the settings.
+        trainable: paths of the student's modules that are trained, with all below them; None for the whole student.
+            The rest stays bit for bit unchanged: it runs in eval mode, so that its statistics are not updated.
+
+    Raises:
+        InputError: if a field has the wrong type.
+
+    Example:
+        >>> import limbeck as lb
+        >>> Stage("body", lb.methods.hard(), trainable=["0"]).name
+        'body'
     """
 
     name: str
@@ -49,18 +61,33 @@ def fit_stages(
     folder: str | Path | None = None,
     watch: Observer = ignore,
 ) -> list[Result]:
-    """Train a student through stages and return each stage's result.
+    """Train a student in stages.
 
-    teacher, train_set, validation: in any form that `fit` takes.
-    folder: each stage gets a folder of its own below it; on a second call, finished stages are read, not run again.
+    Args:
+        student: the network that learns.
+        teacher: as for `fit`; None if no stage reads one.
+        stages: in order.
+        train_set: in any form that `fit` accepts.
+        validation: measured after each epoch; in the same forms.
+        seed: of all stages.
+        folder: each stage has a folder of its own in it; finished stages are loaded and not run again.
+        watch: called with `Progress` every few steps and at the end of each epoch.
 
-    >>> import limbeck as lb
-    >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
-    >>> student = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
-    >>> short = lb.Training(epochs=1)
-    >>> stages = [Stage("body", lb.methods.hard(), short, trainable=["0"]), Stage("all", lb.methods.hard(), short)]
-    >>> [result.steps for result in fit_stages(student, None, stages, samples)]
-    [1, 1]
+    Returns:
+        The result of each stage.
+
+    Raises:
+        InputError: if there is no stage, or a name is repeated.
+        ModelError: if a path names no module of the student.
+
+    Example:
+        >>> import limbeck as lb
+        >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
+        >>> student = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+        >>> short = lb.Training(epochs=1)
+        >>> stages = [Stage("body", lb.methods.hard(), short, trainable=["0"]), Stage("all", lb.methods.hard(), short)]
+        >>> [result.steps for result in fit_stages(student, None, stages, samples)]
+        [1, 1]
     """
     names = [stage.name for stage in stages]
     if not stages or len(set(names)) != len(names):

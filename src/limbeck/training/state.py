@@ -35,9 +35,19 @@ __all__ = ["Result", "Run", "checked_history", "held"]
 class Result:
     """A finished training.
 
-    student: the trained network, with the weights that were kept.  epoch: the one they are of (counted from 1).
-    metrics: of the kept weights on the validation set.  history: one entry an epoch.  steps: optimizer steps done.
-    seconds: wall time of this call.  along: the student as it was after the epochs that `fit_or_read` was asked for.
+    Attributes:
+        student: the trained network, with the weights that were kept.
+        epoch: of the kept weights, from 1.
+        steps: optimizer steps done.
+        metrics: of the kept weights on the validation set.
+        history: one entry an epoch.
+        seconds: wall time of this call.
+        along: {epoch: the student after it}, for the epochs that `fit_or_read` was asked for.
+
+    Example:
+        >>> from torch import nn
+        >>> Result(nn.Linear(3, 4), epoch=2, steps=8).metrics
+        {}
     """
 
     student: nn.Module

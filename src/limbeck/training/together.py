@@ -39,28 +39,41 @@ def fit_many(
     watch: Observer = ignore,
     **settings: Any,
 ) -> list[Result]:
-    """Train several distillers on the same batches and return their results, in their order.
+    """Train several distillers on the same batches.
 
     A batch is loaded and augmented once for all, and a teacher that several distillers share (the same object) answers
-    it once.  Each result, folder and line of metrics is what `fit` gives for the distiller alone, bit for bit on the
-    CPU: `fit(distiller, train_set, validation, training=..., seed=..., order=order)`; and either goes on with what the
-    other left in a folder.  Only `Result.seconds` tells of all.
+    it once.  Each result, folder and line of metrics is what `fit(distiller, train_set, validation, training=...,
+    seed=..., order=order)` gives for the distiller alone, bit for bit on the CPU; both resume each other's folders.
+    Only `Result.seconds` is of all together.
 
-    training, seed: one for all, or one for each.  Training settings may differ in all that does not decide the batches:
-        not in batch_size, accumulate, precision, memory_format, augment or workers.
-    order: the seed of order and augmentation that all share, by default the first distiller's seed.
-    folders: one for each distiller, as in `fit`.  labels: what `watch` is told of each, "student 1" and so on.
+    Args:
+        distillers: they share no parameters that are trained.
+        train_set: training samples.
+        validation: measured after each epoch.
+        training: the settings, one for all or one for each.  They may not differ in batch_size, accumulate, precision,
+            memory_format, augment or workers.
+        seed: one for all or one for each.
+        order: the seed of order and augmentation, which all share; by default the first distiller's seed.
+        folders: one for each distiller, as in `fit`.
+        labels: the name of each in `Progress`; "student 1" and so on by default.
+        watch: called with `Progress` every few steps and at the end of each epoch.
+        **settings: fields of `Training`, instead of `training`.
 
-    A student whose loss is no longer finite drops out; its NonFiniteLossError is raised after the others have ended.
-    Raises InputError for settings that would need other batches, and for distillers that share parameters.
+    Returns:
+        The results, in the order of the distillers.
 
-    >>> import limbeck as lb
-    >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
-    >>> teacher = lb.ModelTeacher(nn.Linear(3, 4))
-    >>> students = [lb.Distiller(nn.Linear(3, 4), teacher, lb.methods.kd(temperature=t)) for t in (1.0, 2.0, 4.0)]
-    >>> results = fit_many(students, samples, validation=samples, epochs=2, batch_size=16)
-    >>> [result.steps for result in results]
-    [8, 8, 8]
+    Raises:
+        InputError: if the settings need different batches, or distillers share parameters.
+        NonFiniteLossError: after the others have ended, if the loss of a student became NaN or infinite.
+
+    Example:
+        >>> import limbeck as lb
+        >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
+        >>> teacher = lb.ModelTeacher(nn.Linear(3, 4))
+        >>> students = [lb.Distiller(nn.Linear(3, 4), teacher, lb.methods.kd(temperature=t)) for t in (1.0, 2.0, 4.0)]
+        >>> results = fit_many(students, samples, validation=samples, epochs=2, batch_size=16)
+        >>> [result.steps for result in results]
+        [8, 8, 8]
     """
     if training is not None and settings:
         raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
@@ -95,9 +108,34 @@ def attempt_many(
     watch: Observer = ignore,
     drops_out: tuple[type[Exception], ...] = (NonFiniteLossError,),
 ) -> list[Result | Exception]:
-    """Train as `fit_many` does, and return for a student that dropped out its error.
+    """Train as `fit_many` does, and return the error of a student that dropped out in place of its result.
 
-    drops_out: the errors, raised by the training or by `watch`, that end a student alone; any other ends all.
+    Args:
+        distillers: as for `fit_many`.
+        train_set: as for `fit_many`.
+        validation: as for `fit_many`.
+        training: as for `fit_many`.
+        seed: as for `fit_many`.
+        order: as for `fit_many`.
+        folders: as for `fit_many`.
+        labels: as for `fit_many`.
+        watch: as for `fit_many`.
+        drops_out: errors of the training or of `watch` that end one student alone; any other error ends all.
+
+    Returns:
+        A result or an error for each distiller, in order.
+
+    Raises:
+        InputError: if the settings need different batches, or distillers share parameters.
+
+    Example:
+        >>> from torch import nn
+        >>> import limbeck as lb
+        >>> samples = lb.data.TensorSet.of(torch.randn(8, 3), torch.randint(4, (8,)), classes=4)
+        >>> distillers = [lb.Distiller(nn.Linear(3, 4), objective=lb.methods.hard())]
+        >>> [found] = attempt_many(distillers, samples, training=lb.Training(epochs=1, batch_size=4))
+        >>> found.steps
+        2
     """
     count = len(distillers)
     trainings = _each("training", training, count) if isinstance(training, Sequence) else [training] * count

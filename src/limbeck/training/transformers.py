@@ -27,43 +27,44 @@ _FEW = 8  # so few labels of a masked model may all be its input ids: it leaves 
 class TrainerModel(nn.Module):
     """A distiller in the form that `transformers.Trainer` takes: keyword tensors in, a mapping with `loss` out.
 
-    The student receives every keyword except `labels` and `index`; the Trainer leaves these keywords out unless
-    it is told `remove_unused_columns=False`.
+    The student receives every keyword except `labels` and `index`.  The Trainer drops unknown keywords unless it has
+    `remove_unused_columns=False`.
 
-    Labels: a causal model predicts the next token, and its labels, by the library's convention, are the input ids
-    themselves.  `shift=True` moves them by one place: place t counts where label t+1 is not -100, which are the places
-    of the library's own loss, and without labels where tokens t and t+1 are no padding.  `shift=False`
-    takes the labels as they are, as token classification needs.  There is no default for a causal head.
+    Labels: a causal model predicts the next token, and by the library's convention its labels are the input ids.
+    `shift=True` moves them by one place: place t is counted if label t+1 is not -100, as in the library's own loss, and
+    without labels if neither token t nor t+1 is padding.  `shift=False` uses the labels as they are, as token
+    classification needs.  There is no default for a causal head.
 
-    Accumulation: the loss is the sum over what the whole optimizer step counts, divided by that count, which the
-    Trainer gives as the number of labels of the step.  A term that counts other places than the labelled ones cannot
-    be divided by it: with accumulation or several processes such a batch raises InputError.  Batches without `labels`
-    are never counted by the Trainer, which then averages the means of the accumulated batches.
+    Accumulation: the loss is the sum over all that the optimizer step counts, divided by that count, which the Trainer
+    passes as the number of labels of the step.  A term that counts other places than the labelled ones cannot be
+    divided by it: with accumulation or several processes such a batch raises InputError.  The Trainer does not count
+    batches without `labels`; it averages the means of the accumulated batches.
 
-    Saving: the state holds the student's tensors under the student's own names, a tied one once, so that
-    `Student.from_pretrained(checkpoint, config=student.config)` reads a checkpoint of the Trainer.  With
-    `Trainer(..., callbacks=[model.callback()])` the checkpoint holds the student's configuration as well, and
-    schedules follow the Trainer's steps; a schedule without it raises InputError.
+    Saving: the state has the student's tensors under the student's own names, a tied one once, so that
+    `Student.from_pretrained(checkpoint, config=student.config)` loads a checkpoint of the Trainer.  With `Trainer(...,
+    callbacks=[model.callback()])` the checkpoint has the student's configuration as well, and schedules follow the
+    Trainer's steps; a schedule without the callback raises InputError.
 
     Args:
         distiller: student, teacher and objective.
-        shift: whether labels move by one place; None means False for a head that is not causal, and then labels
-            that are the input ids are warned of.
+        shift: whether labels move by one place.  None means False for a head that is not causal; labels that equal the
+            input ids then give a warning.
 
     Raises:
-        InputError: `shift` is missing for a causal head; a term counts other places than the labelled ones in a step
-            of several batches.
+        InputError: if `shift` is missing for a causal head; or if a term counts other places than the labelled ones in
+            a step of several batches.
 
-    >>> import limbeck as lb
-    >>> class Student(nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.linear = nn.Linear(3, 4)
-    ...     def forward(self, pixels):
-    ...         return self.linear(pixels)
-    >>> model = TrainerModel(lb.Distiller(Student(), None, lb.methods.hard()))
-    >>> sorted(model(pixels=torch.zeros(2, 3), labels=torch.tensor([0, 1])))
-    ['logits', 'loss']
+    Example:
+        >>> import limbeck as lb
+        >>> class Student(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = nn.Linear(3, 4)
+        ...     def forward(self, pixels):
+        ...         return self.linear(pixels)
+        >>> model = TrainerModel(lb.Distiller(Student(), None, lb.methods.hard()))
+        >>> sorted(model(pixels=torch.zeros(2, 3), labels=torch.tensor([0, 1])))
+        ['logits', 'loss']
     """
 
     accepts_loss_kwargs = True  # has the Trainer count the labels of a step, and divide nothing itself

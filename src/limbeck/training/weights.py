@@ -36,9 +36,23 @@ _TERMS = ("objective.", "distiller.objective.")  # what a distiller's own state 
 
 @checked
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's state as safetensors: aside, then renamed.
+    """Write a model's state as safetensors, to a temporary file that is then renamed.
 
-    A tensor that several names share (a tied embedding) is written once; the file's metadata lists its other names.
+    A tensor with several names (a tied embedding) is written once; the file's metadata lists its other names.
+
+    Args:
+        model: the network.
+        path: of the file.
+
+    Raises:
+        OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "weights.safetensors"
+        >>> save_weights(nn.Linear(3, 4), file)
+        >>> file.exists()
+        True
     """
     check_savable(model)
     aside = path.with_name(f".{path.name}.aside")  # a folder: safetensors too writes to a file of another name first
@@ -74,13 +88,23 @@ def check_savable(model: nn.Module, role: str = "model") -> None:
 
 @checked
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model from a safetensors file.
+    """Load a model's weights from a safetensors file.
 
-    Names may differ by what DDP, FSDP and torch.compile insert, on either side, and a file may leave out all but one
-    name of a tied tensor, as the Transformers library does.  The state of a whole `Distiller` fills its student.
+    Names may differ by what DDP, FSDP and torch.compile insert, on either side, and a file may omit all but one name of
+    a tied tensor, as the Transformers library does.  The state of a whole `Distiller` fills its student.
 
-    Raises CheckpointError when the file is missing, damaged, a pickle, of another architecture, or holds NaN; the model
-    is then as it was.
+    Args:
+        model: is filled in place, and stays unchanged if there is an error.
+        path: of the file.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, a pickle, of another architecture, or contains NaN.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "weights.safetensors"
+        >>> save_weights(nn.Linear(3, 4), file)
+        >>> load_weights(nn.Linear(3, 4), file)
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint: there is no file '{path}'; expected a .safetensors file")
