@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import inspect
 
 import pytest
 import torch
