@@ -100,12 +100,6 @@ def test_the_gradient_is_its_closed_form(temperature):
     np.testing.assert_allclose(given, temperature * expected, rtol=1e-9, atol=1e-12)
 
 
-def test_value_and_gradient_belong_together():
-    z, v, labels = drawn((2, 3))
-    labels[0, 1] = UNLABELLED
-    assert torch.autograd.gradcheck(lambda z: call(z, v, labels, beta=2.0), (torch.tensor(z, requires_grad=True),))
-
-
 def test_the_gradient_keeps_its_size_as_temperature_grows():
     z, v, labels = drawn(classes=10)
     norms = [float(gradient(z, v, labels, beta=2.0, temperature=t).norm()) for t in (1e2, 1e3, 1e4)]
@@ -144,19 +138,6 @@ def test_dkd_is_finite_where_the_usual_way_of_writing_it_is_not(dtype, gap):
     assert given.item() == pytest.approx(wanted, rel=1e-5)
     in_double = gradient(exact.numpy(), teacher.double(), labels, temperature=1.0)
     torch.testing.assert_close(student.grad.double(), in_double, rtol=2e-3, atol=1e-3)
-
-
-@over("dtype", DTYPES)
-@over("temperature", [0.1, 1.0, 20.0])
-def test_value_and_gradient_are_finite_for_logits_up_to_ten_thousand(temperature, dtype):
-    wide = torch.tensor([1e4, -1e4, 0.0, 5e3, -1.0])
-    for shift in range(5):
-        for label in range(5):
-            student = wide.roll(shift).to(dtype).requires_grad_()
-            given = losses.dkd(student, wide.to(dtype), torch.tensor(label), temperature=temperature)
-            given.backward()
-            assert torch.isfinite(given)
-            assert torch.isfinite(student.grad).all()
 
 
 def test_a_certain_teacher_still_says_how_the_rest_relate():
