@@ -8,7 +8,6 @@ import pytest
 from mistakes import (
     GONE,
     IDX,
-    INF,
     NAN,
     NPZ,
     SAVED,
@@ -37,12 +36,8 @@ UNKNOWN_KEYS = [
     ),
     recipe_case("data-misspelt", {"data.test_shar": 0.2}, "data.test_shar:", "did you mean 'test_share'?"),
     recipe_case("transfer-misspelt", {"data.transfer.fractoin": 0.5}, "data.transfer.fractoin:", "'fraction'?"),
-    recipe_case("teacher-misspelt", {"teacher.modle": {}}, "teacher.modle:", "did you mean 'model'?"),
     recipe_case("teacher-model-misspelt", {"teacher.model.hiden": [8]}, "teacher.model.hiden:", "mean 'hidden'?"),
     recipe_case("teacher-training-misspelt", {"teacher.training.epoch": 1}, "teacher.training.epoch:", "'epochs'?"),
-    recipe_case(
-        "augment-misspelt", {"teacher.training.augment.shfit": 1}, "teacher.training.augment.shfit:", "mean 'shift'?"
-    ),
     recipe_case(
         "augment-unknown",
         {"training.augment.zzz": 1},
@@ -51,10 +46,6 @@ UNKNOWN_KEYS = [
     ),
     recipe_case(
         "teacher-method-misspelt", {"teacher.method.smoothing": 0.1}, "teacher.method.smoothing:", "label_smooth"
-    ),
-    recipe_case("student-misspelt", {"student.modell": {}}, "student.modell:", "did you mean 'model'?"),
-    recipe_case(
-        "student-model-unknown", {"student.model.zzz": 1}, "student.model.zzz:", "dropout, hidden, input_dropout"
     ),
     recipe_case("method-misspelt", {"method.temprature": 2}, "method.temprature:", "did you mean 'temperature'?"),
     recipe_case("training-misspelt", {"training.learning_rat": 0.1}, "training.learning_rat:", "'learning_rate'?"),
@@ -86,11 +77,6 @@ UNKNOWN_KEYS = [
 
 TYPES = [
     recipe_case("string-for-int", {"training.epochs": "10"}, "training.epochs: found '10'", "expected a whole number"),
-    recipe_case("bool-for-int", {"training.epochs": True}, "training.epochs: found True", "expected a whole number"),
-    recipe_case("float-for-int", {"training.epochs": 1.5}, "training.epochs: found 1.5", "expected a whole number"),
-    recipe_case(
-        "null-for-int", {"teacher.training.epochs": None}, "teacher.training.epochs: found None", "a whole number"
-    ),
     recipe_case(
         "string-for-number", {"training.learning_rate": "fast"}, "training.learning_rate: found 'fast'", "number"
     ),
@@ -98,21 +84,15 @@ TYPES = [
         "number-for-bool", {"data.transfer.labels": 1}, "data.transfer.labels: found 1", "expected true or false"
     ),
     recipe_case("list-for-mapping", {"teacher": [1]}, "teacher: found [1]", "expected keys and their values"),
-    recipe_case("null-for-mapping", {"training": None}, "training: found None", "expected keys and their values"),
-    recipe_case(
-        "list-for-augment", {"training.augment": [1]}, "training.augment: found [1]", "expected keys and their values"
-    ),
     recipe_case("number-for-list", {"student.model.hidden": 4}, "student.model.hidden: found 4", "expected a list"),
     recipe_case(
         "string-in-list", {"student.model.hidden": [4, "x"]}, "student.model.hidden[1]: found 'x'", "a whole number"
     ),
-    recipe_case("list-for-kind", {"data.kind": ["digits"]}, "data.kind: found ['digits']", "did you mean 'digits'?"),
     recipe_case(
         "list-for-schedule", {"method.temperature": {"kind": [1]}}, "method.temperature.kind: found [1]", "one of"
     ),
     recipe_case("other-choice", {"training.optimizer": "adam"}, "training.optimizer: found 'adam'", "'sgd' or 'adamw'"),
     recipe_case("missing-data", {"data": GONE}, "data: is missing", "add it"),
-    recipe_case("missing-kind", {"data": {}}, "data.kind: is missing", "digits, fashion_mnist"),
     recipe_case("missing-model", {"student.model": GONE}, "student.model: is missing", "add it"),
     recipe_case("neither-kind-nor-factory", {"student.model": {}}, "student.model: expected either kind", "or factory"),
     recipe_case(
@@ -121,20 +101,13 @@ TYPES = [
 ]
 
 VALUES = [
-    recipe_case("temperature-0", {"method.temperature": 0}, "method.temperature: found 0", "above 0"),
     recipe_case("temperature-negative", {"method.temperature": -1}, "method.temperature: found -1", "above 0"),
     recipe_case(
         "temperature-nan", {"method.temperature": NAN}, "method.temperature: found nan", "finite number above 0"
     ),
     recipe_case(
-        "temperature-inf", {"method.temperature": INF}, "method.temperature: found inf", "finite number above 0"
-    ),
-    recipe_case("temperature-string", {"method.temperature": "hot"}, "method.temperature: found 'hot'", "number"),
-    recipe_case(
         "alpha-above-1", {"method.alpha": 1.5}, "method.alpha: found 1.5", "[0, 1]; for free weights give hard"
     ),
-    recipe_case("alpha-negative", {"method.alpha": -0.1}, "method.alpha: found -0.1", "in [0, 1]"),
-    recipe_case("alpha-nan", {"method.alpha": NAN}, "method.alpha: found nan", "in [0, 1]"),
     recipe_case(
         "alpha-and-weights", {"method.soft_weight": 1.0}, "method.alpha: given together", "give alpha, or the two"
     ),
@@ -145,72 +118,36 @@ VALUES = [
         "0 or above",
     ),
     recipe_case(
-        "weight-infinite",
-        {"method.alpha": GONE, "method.soft_weight": INF},
-        "method.soft_weight: found inf",
-        "a finite",
-    ),
-    recipe_case(
-        "weights-0",
-        {"method.alpha": GONE, "method.hard_weight": 0.0, "method.soft_weight": 0.0},
-        "method.hard_weight, soft_weight: both are 0",
-        "at least one above 0",
-    ),
-    recipe_case(
         "soft-weight-0", {"method": {"name": "logit_matching", "soft_weight": 0.0}}, "method.soft_weight", "above 0"
     ),
-    recipe_case("epochs-0", {"training.epochs": 0}, "training.epochs: found 0", "1 or above"),
-    recipe_case("learning-rate-0", {"training.learning_rate": 0.0}, "training.learning_rate: found 0.0", "above 0"),
-    recipe_case("momentum-1", {"training.momentum": 1.0}, "training.momentum: found 1.0", "in [0, 1)"),
     recipe_case(
         "warmup-too-long", {"training.warmup": 1.0}, "training.warmup: found 1.0 of 1 epochs", "fewer than epochs"
     ),
-    recipe_case("milestones-alone", {"training.milestones": [1]}, "training.milestones:", "expected schedule: step"),
     recipe_case(
         "step-alone", {"teacher.training.schedule": "step"}, "teacher.training.milestones: found none", "such as"
     ),
     recipe_case(
-        "augment-negative", {"training.augment.noise": -1.0}, "training.augment.noise: found -1.0", "0 or above"
-    ),
-    recipe_case(
         "augment-twice", {"training.augment": {"shift": 1, "pad_crop": 1}}, "training.augment: shift and", "give one"
     ),
-    recipe_case("dropout-above-1", {"student.model.dropout": 2.0}, "student.model.dropout: found 2.0", "in [0, 1]"),
-    recipe_case("no-units", {"teacher.model.hidden": [0]}, "teacher.model.hidden: found 0", "1 or above"),
     recipe_case(
         "too-many-units", {"student.model.hidden": [10**15]}, "student.model: the model: takes", "make it smaller"
     ),
     recipe_case(
         "precision-fp16", {"training.precision": "fp16"}, "training.precision: fp16 needs a GPU", "use fp32 or bf16"
     ),
-    recipe_case("validation-0", {"validation": 0}, "validation: found 0", "share in (0, 1) or a number of samples"),
     recipe_case("validation-1", {"validation": 1.0}, "validation: found 1.0", "share in (0, 1)"),
-    recipe_case("validation-nan", {"validation": NAN}, "validation: found nan", "finite number"),
     recipe_case("validation-too-many", {"validation": 5000}, "validation: found 5000", "some left"),
     recipe_case("seeds-empty", {"seeds": []}, "seeds: found []", "at least one whole number"),
     recipe_case("seeds-twice", {"seeds": [0, 1, 0]}, "seeds: found [0, 1, 0]", "each once"),
-    recipe_case("seeds-negative", {"seeds": [-1]}, "seeds: found [-1]", "from 0 on"),
     recipe_case("teacher-seed-negative", {"teacher.seed": -1}, "teacher.seed: found -1", "greater than or equal to 0"),
     recipe_case("expect-nan", {"expect.gap_closed": NAN}, "expect.gap_closed: found nan", "finite number"),
     recipe_case("name-traversal", {"name": "../up"}, "name: found '../up'", "letters, digits"),
-    recipe_case("name-empty", {"name": ""}, "name: found ''", "1 to 100 letters"),
-    recipe_case("search-empty", {"search": {"training.learning_rate": []}}, "search.training.learning_rate:", "a list"),
-    recipe_case(
-        "search-elsewhere",
-        {"search": {"data.seed": [1, 2]}},
-        "search.data.seed:",
-        "a key of training, method or scheme",
-    ),
-    recipe_case(
-        "search-no-list", {"search": {"training.epochs": 3}}, "search.training.epochs: found 3", "expected a list"
-    ),
     recipe_case(
         "search-bad-value",
         {"search": {"method.temperature": [2.0, 0.0]}},
         "search.method.temperature: found 0",
         "above 0",
     ),
-    recipe_case("fraction-0", {"data.transfer.fraction": 0.0}, "data.transfer.fraction: found 0.0", "above 0"),
     recipe_case(
         "omit-and-only",
         {"data.transfer": {"omit": [1], "only": [2]}},
@@ -230,7 +167,6 @@ VALUES = [
     recipe_case(
         "teacher-distilled", {"teacher.method": {"name": "kd"}}, "teacher.method.name: 'kd' needs a teacher", "use hard"
     ),
-    recipe_case("test-share-1", {"data.test_share": 1.0}, "data.test_share: found 1.0", "between 0 and 1"),
     recipe_case("test-share-tiny", {"data.test_share": 1e-9}, "data.test_share: found 1e-09", "leaves both parts"),
     recipe_case(
         "shift-too-far", {"training.augment": {"shift": 8}}, "training.augment: a shift of 8", "use a smaller one"
@@ -248,7 +184,6 @@ TEXTS = [
     text_case("yaml-open-bracket", "name: [a\ndata: 1\n", "recipe.yaml', line 2", "expected valid YAML"),
     text_case("yaml-tab", "name: a\ndata:\n\tkind: digits\n", "recipe.yaml', line 3", "expected valid YAML"),
     text_case("yaml-code", "name: !!python/object/apply:os.system [ls]\n", "line 1", "expected valid YAML"),
-    text_case("yaml-false-tag", "name: !!timestamp x\n", "a value does not fit its tag", "expected valid YAML"),
     text_case("yaml-endless", "name: a\ndata: &x\n  kind: *x\n", "recipe", "refers to itself"),
     text_case("yaml-list", "- a\n- b\n", "recipe.yaml' holds list", "expected keys such as"),
     text_case("yaml-empty", "", "recipe.yaml' holds nothing", "expected keys such as"),
