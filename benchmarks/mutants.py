@@ -250,7 +250,7 @@ OWN = [
     ),
     Mutant(
         "advantage: alone less distilled",
-        "results/measured.py",
+        "results/assessment.py",
         "known = [two - one for",
         "known = [one - two for",
         "tests/cli/test_evaluate.py",

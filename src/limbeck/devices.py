@@ -1,9 +1,11 @@
-"""What a device can compute."""
+"""What a device can compute, and which one a name is."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["exact", "has_float64"]
+from limbeck.errors import InputError
+
+__all__ = ["exact", "has_float64", "place"]
 
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -26,3 +28,18 @@ def exact(tensor: Tensor) -> Tensor:
     torch.float64
     """
     return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
+
+
+def place(device: str | None) -> torch.device:
+    """Return the device of a name, after a number was put there; by default CUDA where there is one.
+
+    >>> place("cpu")
+    device(type='cpu')
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device: found '{name}' ({str(error).splitlines()[0]}), expected cpu or cuda:0, say"
+        ) from None

@@ -9,7 +9,7 @@ import yaml
 
 from limbeck.config import load_recipe
 from limbeck.evaluation import Nearness, predict
-from limbeck.results.task_assessment import nearness
+from limbeck.results.assessment import nearness
 
 TASKS = ["binary", "multilabel", "dense", "regression"]
 MODELS = {"dense": {"kind": "fcn", "channels": [4], "batch_norm": False}}
@@ -183,7 +183,7 @@ def test_how_near_a_student_is_to_its_teacher_does_not_depend_on_the_parts(recip
     shape = (outputs, 1) if task == "dense" else (16, outputs)
     student, teacher = (torch.nn.Conv2d(1, *shape) if task == "dense" else flat(*shape) for _ in range(2))
     whole = nearness(student, teacher, samples)
-    monkeypatch.setattr("limbeck.results.task_assessment._AT_ONCE", 7)
+    monkeypatch.setattr("limbeck.results.assessment._AT_ONCE", 7)
     parts = nearness(student, teacher, samples)
     assert vars(parts) == pytest.approx(vars(whole))
     own, taught = (predict(model, samples).double() for model in (student, teacher))

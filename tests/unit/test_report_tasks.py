@@ -19,7 +19,7 @@ from limbeck.report import build, figures, labels, numbers, panels, places, soft
 from limbeck.report import gather as gathering
 from limbeck.report.gather import gather
 from limbeck.report.views import view_of
-from limbeck.results.task_assessment import nearness
+from limbeck.results.assessment import nearness
 from limbeck.runs import RunFolder
 from limbeck.tasks import DENSE, REGRESSION, UNLABELLED
 

@@ -12,8 +12,7 @@ from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.evaluation import ClassGain, Estimate, Interval, McNemar
-    from limbeck.results.assessment import RunAssessment
-    from limbeck.results.task_assessment import TaskAssessment
+    from limbeck.results.assessment import ClassComparison, RunAssessment
 
 __all__ = ["evaluate"]
 
@@ -75,12 +74,11 @@ def evaluate(
     say(f"written to {path} · next: {command('limbeck', 'report', run, *reading(trust, data))}")
 
 
-def _figures(found: "RunAssessment | TaskAssessment") -> tuple[tuple[str, str, str], ...]:
+def _figures(found: "RunAssessment") -> tuple[tuple[str, str, str], ...]:
     """Return the figures of a run's task: what a table calls them, their names, and how they are written."""
     from limbeck.evaluation import figures_of
-    from limbeck.results.task_assessment import TaskAssessment
 
-    if not isinstance(found, TaskAssessment):
+    if found.by_class is not None:
         return _FIGURES
     figures = figures_of(found.task)
     rows = [
@@ -95,7 +93,7 @@ def _figures(found: "RunAssessment | TaskAssessment") -> tuple[tuple[str, str, s
     return tuple(rows)
 
 
-def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
+def _figures_table(found: "RunAssessment") -> None:
     from limbeck.evaluation import figures_of
 
     rows = []
@@ -110,16 +108,11 @@ def _figures_table(found: "RunAssessment | TaskAssessment") -> None:
     show(table(title, columns, rows))
 
 
-def _lines(found: "RunAssessment | TaskAssessment") -> list[str]:
+def _lines(found: "RunAssessment") -> list[str]:
     """Return what there is to say in words."""
-    from limbeck.results.task_assessment import TaskAssessment
-
-    if not isinstance(found, TaskAssessment):
-        return [*_temperature_lines(found), *_paired_lines(found), *_class_lines(found)]
-    if found.pooled is None or found.difference is None:
-        return []
-    several = len(found.of("distilled")) > 1
-    return [mcnemar_line(found.pooled, found.difference, ("the student alone", "the distilled student"), seeds=several)]
+    if found.by_class is None:
+        return _paired_lines(found)
+    return [*_temperature_lines(found), *_paired_lines(found), *_class_lines(found.by_class)]
 
 
 def _cell(value: "Interval | None", pattern: str) -> str:
@@ -150,7 +143,7 @@ def _temperature_lines(found: "RunAssessment") -> list[str]:
     ]
 
 
-def _cost_table(found: "RunAssessment | TaskAssessment") -> None:
+def _cost_table(found: "RunAssessment") -> None:
     if not found.cost:
         return
     teacher, student = found.cost["teacher"], found.cost["student"]
@@ -196,13 +189,15 @@ def mcnemar_line(test: "McNemar", difference: "Estimate", names: tuple[str, str]
 def _paired_lines(found: "RunAssessment") -> list[str]:
     """Compare the distilled student with the student alone, and with that of the same compute where there is one."""
     several = len(found.of("distilled")) > 1
-    pairs = [(found.pooled, found.difference, "the student alone")]
-    if found.equal_compute is not None:
-        pairs.append((*found.equal_compute, "the student alone at equal compute"))
+    pairs = []
+    if found.pooled is not None and found.difference is not None:
+        pairs.append((found.pooled, found.difference, "the student alone"))
+    if found.by_class is not None and found.by_class.equal_compute is not None:
+        pairs.append((*found.by_class.equal_compute, "the student alone at equal compute"))
     return [mcnemar_line(test, by, (other, "the distilled student"), seeds=several) for test, by, other in pairs]
 
 
-def _class_lines(found: "RunAssessment") -> list[str]:
+def _class_lines(found: "ClassComparison") -> list[str]:
     ordered = sorted(found.classes, key=lambda gain: (gain.difference.value, gain.label))
     harmed = [gain for gain in ordered if gain.difference.value < 0][:_SHOWN_CLASSES]
     helped = [gain for gain in reversed(ordered) if gain.difference.value > 0][:_SHOWN_CLASSES]
@@ -215,7 +210,7 @@ def _class_lines(found: "RunAssessment") -> list[str]:
     return [*lines, *_tail_lines(found)]
 
 
-def _tail_lines(found: "RunAssessment") -> list[str]:
+def _tail_lines(found: "ClassComparison") -> list[str]:
     """Say what happened on the classes that the student had few training examples of."""
     tail = found.tail
     if tail.on_rare is None or tail.on_others is None:
@@ -229,7 +224,7 @@ def _tail_lines(found: "RunAssessment") -> list[str]:
     ]
 
 
-def _class_words(found: "RunAssessment", gain: "ClassGain") -> str:
+def _class_words(found: "ClassComparison", gain: "ClassGain") -> str:
     return f"{found.class_names[gain.label]} {_points(gain)} of {gain.examples:,} examples"
 
 

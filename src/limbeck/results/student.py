@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.data import Description
+from limbeck.devices import place
 from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
 from limbeck.evaluation import predict
 from limbeck.results.finished import FinishedRun
-from limbeck.results.measured import place
 from limbeck.tasks import Task, task_named
 from limbeck.teachers.answers import LookedUpAnswers
 
