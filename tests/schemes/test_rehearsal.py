@@ -22,6 +22,7 @@ EVERY = {
     "assistants": {"teacher": WIDE, "scheme": {"name": "assistants", "count": 2}},
     "born_again": {"scheme": {"name": "born_again", "generations": 3}, "method": FALLING},
     "one generation": {"scheme": {"name": "born_again", "generations": 1}},
+    "class_bias": {"scheme": {"name": "class_bias", "classes": [3]}},
     "defensive": {"scheme": {"name": "defensive", "epsilons": [0.1]}, "method": {"name": "kd", "alpha": 0.0}},
     "early_stopping": {"scheme": {"name": "early_stopping", "share": 0.5}},
     "candidates": {"scheme": {"name": "early_stopping", "share": 0.5, "teacher_epochs": [1]}},

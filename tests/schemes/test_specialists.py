@@ -99,6 +99,25 @@ def test_groups_may_be_named_and_leave_classes_out(tiny, carried_out):
     assert "specialists: the teacher answers alone for what no specialist covers: 0, 1, 2, 5, 6, 7" in lines
 
 
+@pytest.mark.parametrize("rule", ["joint", "take"])
+def test_top_is_chosen_on_the_held_out_part_and_the_rule_is_asked(tiny, carried_out, rule):
+    recipe = tiny(scheme=SCHEME | {"top": [3, 1, 2], "rule": rule}, seeds=[0, 1], teacher=_teacher(seed=None))
+    path, outcome = carried_out(recipe)
+    parts = prepare(recipe)
+    run = FinishedRun(path, recipe, outcome, Signature.of(parts))
+    together = run.model("together", 0)
+    found = {}
+    for top in (1, 2, 3):
+        same = GeneralistWithSpecialists(together.generalist, together.specialists, top=top, rule=rule).eval()
+        found[top] = evaluate(same, parts.held_out).errors
+    best = min(found, key=lambda top: (found[top], top))
+    assert [outcome.decided[seed]["top"] for seed in (0, 1)] == [best, best]
+    for seed in (0, 1):
+        model = run.model("together", seed)
+        assert (int(model.top), model.rule) == (best, rule)
+        assert outcome.seeds[seed].metrics["together"] == evaluate(model, parts.test)
+
+
 @pytest.mark.slow
 def test_processes_of_their_own_train_the_same_specialists(tiny, carried_out, same_weights):
     one, _ = carried_out(tiny(scheme=SCHEME))
@@ -164,6 +183,7 @@ def _teacher(**more):
     ("scheme", "more", "line"),
     [
         ({"top": 11}, {}, "scheme.top: found 11, expected 1 to 10"),
+        ({"top": [1, 11]}, {}, "scheme.top: found 11, expected 1 to 10"),
         ({}, {"method": {"name": "hard"}}, "scheme.name: specialists and teacher teach together"),
         ({"groups": {"named": [["3"], []]}}, {}, r"scheme.groups\[1\]: it is empty"),
         ({"groups": {"named": [["3", 3]]}}, {}, r"scheme.groups\[0\]: it names class 3 twice"),
@@ -183,6 +203,11 @@ def test_what_cannot_be_carried_out_is_refused_before_anything_is_trained(tiny, 
     ("scheme", "line"),
     [
         ({"top": 0}, "scheme.top: found 0, expected a whole number, 1 or above"),
+        ({"top": [1, 0]}, "scheme.top: found 0, expected a whole number, 1 or above"),
+        ({"top": []}, r"scheme.top: found \[\]; expected one number or more, each once"),
+        ({"top": [2, 2]}, r"scheme.top: found \[2, 2\]; expected one number or more, each once"),
+        ({"top": "all"}, "scheme.top: found 'all', expected a whole number"),
+        ({"rule": "mean"}, "scheme.rule: found 'mean', expected 'joint' or 'take'"),
         ({"workers": 0}, "scheme.workers: found 0"),
         ({"temperature": 0.0}, "scheme.temperature: found 0.0"),
         ({"groups": {"overlap": 0.5}}, "scheme.groups.overlap: found 0.5, expected 1 or above"),

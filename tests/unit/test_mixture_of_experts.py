@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.errors import InputError
+from limbeck.config import Recipe
+from limbeck.errors import InputError, RecipeError
+from limbeck.models import cnn, mixture, mlp
 from limbeck.models.layers import MixtureOfExperts
 
 
@@ -58,3 +60,39 @@ def test_half_precision_is_mixed_in_single_and_far_logits_stay_finite():
 def test_no_experts_are_refused():
     with pytest.raises(InputError, match="experts: found none, expected at least one network"):
         MixtureOfExperts([], inputs=3)
+
+
+def test_a_model_of_a_recipe_is_its_experts_one_after_another_and_a_gate():
+    torch.manual_seed(3)
+    built = mixture((1, 6, 6), 4, expert={"kind": "cnn", "channels": [2, 3]}, experts=3)
+    torch.manual_seed(3)
+    experts = [cnn((1, 6, 6), 4, channels=(2, 3)) for _ in range(3)]
+    same = MixtureOfExperts(experts, inputs=36)
+    assert built.state_dict().keys() == same.state_dict().keys()
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in built.state_dict().items())
+    torch.manual_seed(3)
+    of_row = mixture(6, 4)
+    torch.manual_seed(3)
+    assert torch.equal(of_row.experts[0][1].weight, mlp(6, 4)[1].weight)
+    assert (len(of_row.experts), of_row.gate.in_features) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"expert": {"kind": "mlpp"}}, "student.model.expert.kind: found 'mlpp'; did you mean 'mlp'?"),
+        ({"expert": {"kind": "mixture"}}, "student.model.expert.kind: found 'mixture'; one of: "),
+        ({"expert": {"kind": "mlp", "hiden": [3]}}, "student.model.expert.hiden: there is no such key; did you mean"),
+        ({"expert": {"classes": 3}}, "student.model.expert.classes: there is no such key"),
+        ({"expert": {"kind": "mlp", "hidden": [0]}}, "student.model.expert.hidden: found 0, expected"),
+        ({"expert": 3}, "student.model.expert: found 3, expected"),
+        ({"experts": 0}, "student.model.experts: found 0, expected a whole number from 1 to 1000"),
+        ({"experts": 10**9}, "student.model.experts: found 1000000000, expected a whole number from 1 to 1000"),
+    ],
+)
+def test_a_wrong_key_is_one_line(keys, line):
+    recipe = {"name": "a", "data": {"kind": "digits"}, "student": {"model": {"kind": "mixture", **keys}}}
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse(recipe).student.build((1, 8, 8), 10)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)

@@ -4,8 +4,8 @@ Every builder takes `input_shape` and `classes`, which a recipe fills in from it
 
 The networks for images name their parts alike, so that a hint can name them by short paths that stay: `stem`, `stage1`,
 `stage2` and so on, where there is one a `neck`, then `pool`, whose output (N, d) is the penultimate feature, and `fc`.
-A stage is a sequence of blocks: `stage2.0` is a path too.  `mlp` and `cnn` are plain sequences with numbered parts, and
-the parts of `vit` bear the names that published vision transformers have.
+A stage is a sequence of blocks: `stage2.0` is a path too.  `mlp` and `cnn` are plain sequences with numbered parts, the
+parts of `vit` bear the names that published vision transformers have, and a `mixture` has `experts.0` and so on.
 
 The networks of the CIFAR tables of the distillation literature:
 
@@ -29,6 +29,7 @@ from limbeck.arguments import checked
 from limbeck.errors import ModelError, one_of
 from limbeck.models.cnn import cnn
 from limbeck.models.fcn import fcn
+from limbeck.models.mixture import mixture
 from limbeck.models.mlp import mlp
 from limbeck.models.mobilenet_v2 import mobilenet_v2
 from limbeck.models.residual_tanh import residual_tanh
@@ -43,6 +44,7 @@ __all__ = [
     "builder",
     "cnn",
     "fcn",
+    "mixture",
     "mlp",
     "mobilenet_v2",
     "names",

@@ -12,7 +12,7 @@ from limbeck.card import Card
 from limbeck.data import HalfSet, SampleSet, half_and_half, with_dustbin
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError, ModelError
-from limbeck.evaluation import predict
+from limbeck.evaluation import measure, predict
 from limbeck.losses import kl
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
@@ -165,14 +165,18 @@ class Specialists(Scheme):
     """Specialists beside the recipe's teacher, the generalist; and a student that learns from all of them together.
 
     groups: which classes each specialist gets.
-    top: an example is put to the specialists that cover one of so many of the generalist's most probable classes.
+    top: an example is put to the specialists that cover one of so many of the generalist's most probable classes; of a
+        list, the number with which all together make the fewest held-out errors.
+    rule: how they answer together: joint, by the distribution that is nearest to all of their answers; or take, where
+        the surest specialist divides among its classes what the generalist gives to them.
     full: keep the softmax over all classes; the generalist then gives soft targets for those outside the set, at
         `temperature` and with `soft_weight`.
     training: of each specialist.  workers: processes that train them at the same time; the result is the same.
     """
 
     groups: Grouping = field(default_factory=Grouping)
-    top: int = 1
+    top: int | tuple[int, ...] = 1
+    rule: Literal["joint", "take"] = "joint"
     full: bool = False
     soft_weight: float = 1.0
     temperature: float = 2.0
@@ -182,10 +186,18 @@ class Specialists(Scheme):
     needs_held_out: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.at_least("top", self.top, 1)
+        for top in self.tops:
+            checks.at_least("top", top, 1)
+        if not self.tops or len(set(self.tops)) < len(self.tops):
+            raise InputError(f"top: found {list(self.tops)}; expected one number or more, each once")
         checks.non_negative("soft_weight", self.soft_weight)
         checks.positive("temperature", self.temperature)
         checks.at_least("workers", self.workers, 1)
+
+    @property
+    def tops(self) -> tuple[int, ...]:
+        """The numbers that `top` is chosen from."""
+        return self.top if isinstance(self.top, tuple) else (self.top,)
 
     def roles(self) -> Mapping[str, str]:
         """Return generalist and specialists together, and a student of the generalist alone to compare with."""
@@ -199,8 +211,8 @@ class Specialists(Scheme):
         if builder.teachers > 1 or builder.teacher_source not in ("trained", "file"):
             other = "several; take members out" if builder.teachers > 1 else "no network; name a model"
             return f"name: specialists start from one network, but the teacher is {other}"
-        if self.top > train.classes:
-            return f"top: found {self.top}, expected 1 to {train.classes}, the classes of the data"
+        if max(self.tops) > train.classes:
+            return f"top: found {max(self.tops)}, expected 1 to {train.classes}, the classes of the data"
         try:
             if self.groups.named:
                 for group in named_groups(self.groups.named, train.class_names):
@@ -213,15 +225,12 @@ class Specialists(Scheme):
         return None
 
     def build(self, role: str, builder: Builder) -> nn.Module:
-        """Return the network of a role; which classes a specialist has is part of its state."""
+        """Return the network of a role; which classes a specialist has, and `top`, are part of its state."""
         if role != "together":
             return builder.student()
         generalist = self._generalist(builder)
-        return GeneralistWithSpecialists(
-            generalist,
-            self._specialists(generalist, [[0]] * self.groups.size, builder.parts.train.classes),
-            top=self.top,
-        )
+        specialists = self._specialists(generalist, [[0]] * self.groups.size, builder.parts.train.classes)
+        return self._together(generalist, specialists, self.tops[0])
 
     def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the trainings of the specialists, as if the classes were shared out evenly, and of both students."""
@@ -254,10 +263,29 @@ class Specialists(Scheme):
         if self.workers > 1:
             fit_apart(jobs, self.workers, say=context.say)
         specialists = [self._trained(context, job) for job in jobs]
-        together = GeneralistWithSpecialists(generalist, specialists, top=self.top).requires_grad_(False).eval()
+        together = self._together(generalist, specialists, self._top(context, generalist, specialists))
         context.keep("together", together)
         distilled = self._student(context, "distilled", context.teach(together, name="specialists"))
         return {"together": together, "distilled": distilled, "of_teacher": self._student(context, "of_teacher")}
+
+    def _together(
+        self, generalist: nn.Module, specialists: Sequence[Specialist], top: int
+    ) -> GeneralistWithSpecialists:
+        together = GeneralistWithSpecialists(generalist, specialists, top=top, rule=self.rule)
+        return together.requires_grad_(False).eval()
+
+    def _top(self, context: Context, generalist: nn.Module, specialists: Sequence[Specialist]) -> int:
+        """Return the number of top classes that makes the fewest held-out errors; of equally good ones the smallest."""
+        if not isinstance(self.top, tuple):
+            return self.top
+
+        def errors(top: int) -> tuple[float, int]:
+            logits = predict(self._together(generalist, specialists, top), context.held_out)
+            return measure(logits, context.held_out.labels).errors, top
+
+        chosen = int(context.choose("top", lambda: min(self.tops, key=errors)))
+        context.say(f"specialists: those of the teacher's {chosen} most probable classes are asked")
+        return chosen
 
     def _job(self, context: Context, number: int, specialist: Specialist, generalist: nn.Module) -> "_Job":
         """Return the training of a specialist."""

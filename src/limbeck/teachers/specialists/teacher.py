@@ -45,7 +45,8 @@ class GeneralistWithSpecialists(nn.Module):
     """A generalist and its specialists, which answer together.
 
     An example is put to the specialists whose set holds one of the generalist's `top` most probable classes, and to no
-    others.  rule: "joint", the distribution nearest to all their answers (`answer`), or "take" (`take_specialist`).
+    others; `top` is part of the state.
+    rule: "joint", the distribution nearest to all their answers (`answer`), or "take" (`take_specialist`).
 
     Gives Outputs: logits (N, K), log-probabilities of float32 at least; heads, the outputs of the parts by name
     ("generalist", "specialist_0", ...), NaN for the examples that a specialist was not asked.
@@ -56,6 +57,8 @@ class GeneralistWithSpecialists(nn.Module):
     >>> both(torch.randn(4, 3)).logits.shape
     torch.Size([4, 5])
     """
+
+    top: Tensor
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class GeneralistWithSpecialists(nn.Module):
             raise InputError(f"rule: found {rule!r}, expected one of: joint, take")
         self.generalist = generalist
         self.specialists = nn.ModuleList(specialists)
-        self.top = top
+        self.register_buffer("top", torch.tensor(top))
         self.rule = rule
 
     @property
@@ -86,7 +89,7 @@ class GeneralistWithSpecialists(nn.Module):
 
     def covering(self, logits: Tensor) -> Tensor:
         """Return which specialists are asked (N, M) bool, by the generalist's logits (N, K)."""
-        return covering(logits, self.groups, top=self.top)
+        return covering(logits, self.groups, top=int(self.top))
 
     def forward(self, *inputs: Any, **named: Any) -> Outputs:
         """Return log q as logits, and the outputs of the parts as heads."""
@@ -103,7 +106,7 @@ class GeneralistWithSpecialists(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what the parts do not say."""
-        return f"top={self.top}, rule={self.rule!r}"
+        return f"top={int(self.top)}, rule={self.rule!r}"
 
     @property
     def _specialists(self) -> list[Specialist]:
