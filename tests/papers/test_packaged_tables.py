@@ -38,6 +38,13 @@ def shrunk(table: Table, row: Row) -> Row:
     if isinstance(members, list):
         few = {"estimator": {"kind": "extra_trees", "n_estimators": 3}}, {"model": {"kind": "mlp", "hidden": [8]}}
         settings += [("teacher.members", list(few)), ("teacher.training.epochs", 1)]
+    model = keys["student"]["model"]
+    if model["kind"] == "mixture":
+        settings += [("student.model", {"kind": "mixture", "expert": {"kind": "mlp", "hidden": [8]}, "experts": 2})]
+    if keys.get("scheme", {}).get("name") == "specialists":
+        groups = {"count": 2, "smallest": 2, "largest": 5}
+        settings += [(f"scheme.groups.{key}", value) for key, value in groups.items()]
+        settings += [("scheme.training.epochs", 1)]
     if keys["data"]["kind"] == "synthetic":
         settings += [("data.train", 300), ("data.test", 100)]
     if keys["data"]["transfer"]["first"] is not None:

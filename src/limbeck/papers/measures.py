@@ -95,33 +95,38 @@ class View:
         return view.of(replace(figure, role=role, above=None, below=None))
 
     def _measure(self, name: str) -> "Measure":
-        if name.startswith("scheme."):
-            return _of_scheme(name.removeprefix("scheme."))
+        """Return a measure: one of all tables, a function of this one's figures.py, or a path into several figures.
+
+        `scheme.PATH` is one of the scheme's own figures, `decided.PATH` what it chose on held-out samples, and
+        `FUNCTION.PATH` one of those that a function of figures.py returns.
+        """
         if name in MEASURES:
             return MEASURES[name]
+        head, _, path = name.partition(".")
+        if head == "scheme":
+            return lambda view, _: _within(view, name, view.experiment.figures(view.seed), path)
+        if head == "decided":
+            return lambda view, figure: _within(view, name, view.trained(figure.role).decided, path)
         if (self.table.folder / "figures.py").is_file():
             own: Any = importlib.import_module(f"limbeck.papers.{self.table.folder.name}.figures")
-            if hasattr(own, name):
-                return lambda view, _: float(getattr(own, name)(view))
+            if hasattr(own, head):
+                return lambda view, _: _within(view, name, getattr(own, head)(view), path)
         raise RecipeError(f"rows.{self.row.name}: there is no measure '{name}'; {one_of(name, MEASURES)}")
 
 
 Measure = Callable[[View, Figure], float]
 
 
-def _of_scheme(name: str) -> Measure:
-    """Return the measure that is one of the scheme's own figures, by its path."""
-
-    def found(view: View, _: Figure) -> float:
-        value: Any = view.experiment.figures(view.seed)
-        for key in name.split("."):
-            if not isinstance(value, Mapping) or key not in value:
-                known = value if isinstance(value, Mapping) else {}
-                raise RecipeError(f"rows.{view.row.name}: the scheme has no figure '{name}'; {one_of(key, known)}")
-            value = value[key]
-        return float(value)
-
-    return found
+def _within(view: View, measure: str, value: Any, path: str) -> float:
+    """Return a value, or the one that a path leads to in a mapping of several."""
+    for key in path.split(".") if path else ():
+        if not isinstance(value, Mapping) or key not in value:
+            known = value if isinstance(value, Mapping) else {}
+            raise RecipeError(f"rows.{view.row.name}: there is no figure '{measure}'; {one_of(key, known)}")
+        value = value[key]
+    if isinstance(value, Mapping):
+        raise RecipeError(f"rows.{view.row.name}: '{measure}' are several figures; name one of {', '.join(value)}")
+    return float(value)
 
 
 def _answers(view: View, figure: Figure, role: str | None = None) -> tuple[Tensor, Tensor]:

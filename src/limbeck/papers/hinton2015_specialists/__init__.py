@@ -1,0 +1,1 @@
+"""The table of specialists, and the figures that it alone has."""
