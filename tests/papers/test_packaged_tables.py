@@ -23,7 +23,7 @@ def shrunk(table: Table, row: Row) -> Row:
     keys: dict[str, Any] = table.recipe(row, "reduced").keys
     grid = keys["search"][0] if isinstance(keys["search"], list) else keys["search"]
     settings: list[tuple[str, Any]] = [
-        ("data.first", 300),
+        ("data.first", 200),
         ("validation", {"last": 60}),
         ("search", {path: values[:1] for path, values in grid.items()}),
         ("training.epochs", 1),
@@ -32,6 +32,8 @@ def shrunk(table: Table, row: Row) -> Row:
         model = keys[where].get("model")
         if model is not None and "hidden" in model:
             settings.append((f"{where}.model.hidden", [8] * len(model["hidden"])))
+        if model is not None and model.get("kind") == "resnet":
+            settings += [(f"{where}.model.depth", 8), (f"{where}.model.widths", [4, 4, 4, 4])]
     members = keys["teacher"].get("members")
     if isinstance(members, int):
         settings.append(("teacher.members", min(members, 2)))
@@ -45,6 +47,8 @@ def shrunk(table: Table, row: Row) -> Row:
         groups = {"count": 2, "smallest": 2, "largest": 5}
         settings += [(f"scheme.groups.{key}", value) for key, value in groups.items()]
         settings += [("scheme.training.epochs", 1)]
+    if "only_classes" in keys["data"]:
+        settings.append(("data.only_classes", [0, 1, 2, 3]))
     if keys["data"]["kind"] == "synthetic":
         settings += [("data.train", 300), ("data.test", 100)]
     if keys["data"]["transfer"]["first"] is not None:

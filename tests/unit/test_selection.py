@@ -64,6 +64,13 @@ def test_other_classes_leave_every_part_and_labels_are_renumbered():
         assert set(part.labels.tolist()) == {0, 1}
 
 
+def test_groups_of_classes_stay_with_the_classes_that_are_kept():
+    names = {"class_names": list("abcd"), "groups": [0, 0, 1, 1], "group_names": ["x", "y"]}
+    samples = TensorSet.of(torch.zeros(8, 2), torch.arange(8) % 4, **names)
+    kept = Selection(only_classes=("c", "d", "a")).apply(Splits(samples, samples, "small")).train
+    assert [kept.group_names[group] for group in kept.groups] == ["y", "y", "x"]
+
+
 def test_wrong_labels_are_of_the_training_part_alone():
     clean = prepare(recipe())
     noisy = prepare(recipe(data={"kind": "digits", "label_noise": 0.5}))
