@@ -38,6 +38,8 @@ _NOISY, _EARLY = _SCHEMES + "noisy_student.py", _SCHEMES + "early_stopping.py"
 _OWN, _DEFENSIVE, _SPECIALISTS = (_SCHEMES + f"{name}.py" for name in ("own_teacher", "defensive", "specialists"))
 _TRAINING = "tests/unit/test_training.py tests/unit/test_training_settings.py tests/unit/test_training_safety.py"
 _FOREIGN = "tests/unit/test_foreign_data.py"
+_SELECTION = "tests/unit/test_selection.py"
+_PAPERS = "tests/papers/test_table.py tests/papers/test_runner.py tests/papers/test_recorded.py"
 _ESTIMATES = "tests/unit/test_intervals.py tests/unit/test_paired.py"
 
 NAMED = [
@@ -387,6 +389,90 @@ OWN = [
         "gained, harmed = total(difference.clamp_min(0)), total(-difference.clamp_max(0))",
         "harmed, gained = total(difference.clamp_min(0)), total(-difference.clamp_max(0))",
         _ESTIMATES,
+    ),
+    Mutant(
+        "data: the first samples are those after the first",
+        "data/selection.py",
+        "train = train.subset(torch.arange(self.first))",
+        "train = train.subset(1 + torch.arange(self.first - 1))",
+        _SELECTION,
+    ),
+    Mutant(
+        "data: the part that is held out is at the other end",
+        "data/selection.py",
+        'border = count if self.place == "first" else size - count',
+        'border = count if self.place == "last" else size - count',
+        _SELECTION,
+    ),
+    Mutant(
+        "data: an other view is the student's own",
+        "data/sets.py",
+        'seed=derive_seed(seed, "other view")',
+        "seed=seed",
+        _SELECTION,
+    ),
+    Mutant(
+        "data: a teacher learns from all samples, whatever its part",
+        "experiment/prepare.py",
+        "return parts if parts.teacher_part is None else replace(parts, train=parts.teacher_part)",
+        "return parts",
+        _SELECTION,
+    ),
+    Mutant(
+        "data: wrong labels are in the held-out part as well",
+        "experiment/prepare.py",
+        "train = recipe.selection.noisy(train)",
+        "train, held_out = (None if part is None else recipe.selection.noisy(part) for part in (train, held_out))",
+        _SELECTION,
+    ),
+    Mutant(
+        "teachers: selection adds the member that harms most",
+        "teachers/mean.py",
+        "best = wrong.index(min(wrong))",
+        "best = wrong.index(max(wrong))",
+        _SELECTION,
+    ),
+    Mutant(
+        "experiment: a candidate that diverges ends the search",
+        "experiment/trials.py",
+        "                    except NonFiniteLossError as error:",
+        "                    except ZeroDivisionError as error:",
+        _SELECTION,
+    ),
+    Mutant(
+        "papers: a row is set against itself",
+        "papers/measures.py",
+        "view = self if other.row is None else self.beside(other.row)",
+        "view = self",
+        _PAPERS,
+    ),
+    Mutant(
+        "papers: a choice is made at the seed that is asked for",
+        "experiment/run.py",
+        "        return self.recipe.seeds[0]",
+        "        return self.recipe.seeds[-1]",
+        _PAPERS,
+    ),
+    Mutant(
+        "papers: kept figures are read whatever the table asks now",
+        "papers/runner.py",
+        '"table": self.table.text, ',
+        "",
+        _PAPERS,
+    ),
+    Mutant(
+        "papers: seeds of another recipe join",
+        "papers/recorded.py",
+        'if ours.get("recipe") == digest and not ours.get("former")',
+        'if not ours.get("former")',
+        _PAPERS,
+    ),
+    Mutant(
+        "papers: the budget is on top of the row",
+        "papers/table.py",
+        'layers = [{"set": {}, "budgets": keys["budgets"]}, shared, row]',
+        'layers = [shared, row, {"set": {}, "budgets": keys["budgets"]}]',
+        _PAPERS,
     ),
 ]
 
