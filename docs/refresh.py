@@ -15,8 +15,6 @@ from typing import Any
 from limbeck import papers
 from limbeck.diagnosis.attribution import ARMS
 from limbeck.evaluation import Interval, t_interval
-from limbeck.recipes import reproducing
-from limbeck.recipes.tables import markdown
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -195,11 +193,8 @@ def refreshed(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         name, budget = found.group(1), found.group(2)
-        if name in papers.tables():
-            paper = papers.load_table(name)
-            body = papers.markdown(paper, papers.expected(paper), budget)
-        else:
-            body = markdown(reproducing.reproduction(name), reproducing.expected(name), budget)
+        paper = papers.load_table(name)
+        body = papers.markdown(paper, papers.expected(paper), budget)
         return f"<!-- table: {name} {budget} -->\n{body}<!-- end -->"
 
     def benchmark(found: re.Match[str]) -> str:

@@ -59,6 +59,14 @@ def test_a_row_asks_for_its_role_alone(read):
     assert set(watch.epochs) == {"teacher"}
 
 
+def test_a_choice_is_made_at_the_first_seed_whichever_is_asked_for(read):
+    watch = Counter()
+    reproduce(read(), only=["taught"], seeds=[1], watch=watch)
+    assert watch.epochs.count("teacher") == 2 * 8  # that of seed 0, which the candidates learn from, and that of seed 1
+    assert watch.epochs.count("distilled (seed 1)") == 4
+    assert "distilled (seed 0)" not in watch.epochs
+
+
 def test_rows_of_one_recipe_share_their_trainings(read):
     same = ("set: {search: {training.learning_rate: [0.03, 0.1]}}", "")
     other = ("set: {search: {training.learning_rate: [0.03, 0.1], method.temperature: [2.0]}}", "")

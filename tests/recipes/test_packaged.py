@@ -13,10 +13,9 @@ import yaml
 from limbeck import recipes
 from limbeck.config import Recipe, apply_overrides, load_recipe
 from limbeck.data import cifar
-from limbeck.errors import RecipeError
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.run import distill
-from limbeck.recipes import find, names, reproducing
+from limbeck.recipes import find, names
 from limbeck.runs import RunFolder
 from small_cifar import Small, sheets, write
 from small_pictures import small_published
@@ -29,7 +28,6 @@ SMALL = {"teacher_epochs": [], "confidence": 0.0, "models": [], "training": "{ep
 """Keys of schemes as they suit trainings of one epoch."""
 
 every_recipe = pytest.mark.parametrize("name", names())
-every_paper = pytest.mark.parametrize("name", reproducing.reproducible())
 
 
 def shrunk(keys: Mapping[str, Any]) -> list[str]:
@@ -130,63 +128,3 @@ def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path, monkeypatch, request):
     assert outcome.seeds[0].distilled.examples > 100
     assert 0 < outcome.seeds[0].distilled.accuracy <= 1
     assert json.loads((folder.path / "manifest.json").read_text())["test_reads"]
-
-
-# --------------------------------------------------------------------------------------------------------------- papers
-
-
-def test_the_papers_are_packaged_recipes_with_a_module_of_their_name():
-    assert "bucila2006-munge" in reproducing.reproducible()
-    assert set(reproducing.reproducible()) <= set(names())
-
-
-@every_paper
-def test_a_papers_rows_and_figures_are_told_apart_and_its_budgets_are_complete(name):
-    paper = reproducing.reproduction(name)
-    assert paper.name == name
-    assert "(" in paper.title
-    rows = [row.name for row in paper.rows]
-    assert len(set(rows)) == len(rows)
-    assert len({row.title for row in paper.rows}) == len(rows)
-    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", row) for row in rows)
-    assert set(paper.budgets) == set(paper.seeds) == {"reduced", "full"}
-    assert set(paper.budgets["reduced"]) == set(paper.budgets["full"])
-    assert json.loads(json.dumps(dict(paper.budgets["full"]))) == dict(paper.budgets["full"])
-    for seeds in paper.seeds.values():
-        assert seeds
-        assert len(set(seeds)) == len(seeds)
-    for row in paper.rows:
-        figures = [figure.name for figure in row.figures]
-        assert figures
-        assert len(set(figures)) == len(figures), row.name
-        for figure in row.figures:
-            assert figure.aim in (None, "at most", "at least")
-            assert (figure.aim is None) == (figure.bound is None)
-        assert paper.row(row.name) is row
-
-
-@every_paper
-def test_what_is_recorded_is_of_known_rows_and_agrees_with_itself(name):
-    paper = reproducing.reproduction(name)
-    recorded = reproducing.expected(name)
-    known = {row.name: row for row in paper.rows}
-    assert set(recorded.get("rows", {})) <= set(known)
-    for row, entry in recorded.get("rows", {}).items():
-        figures = [figure.name for figure in known[row].figures]
-        assert entry["title"] == known[row].title
-        assert entry["paper"] == {figure.name: figure.paper for figure in known[row].figures}
-        budgets = set(entry) - {"title", "paper"}
-        assert budgets <= set(paper.budgets)
-        for budget in budgets:
-            ours = entry[budget]
-            assert ours["budget"] == paper.budgets[budget], f"{row}: recorded at another budget; run it again"
-            assert list(ours["ours"]) == figures
-            for figure in figures:
-                values = [seed[figure] for seed in ours["seeds"].values()]
-                assert ours["ours"][figure]["mean"] == pytest.approx(sum(values) / len(values), abs=1e-4)
-                assert (ours["ours"][figure]["sd"] is None) == (len(values) == 1)
-
-
-def test_a_paper_that_is_not_there_is_named_with_the_nearest():
-    with pytest.raises(RecipeError, match="did you mean 'bucila2006-munge'"):
-        reproducing.reproduction("bucila-munge")

@@ -34,9 +34,6 @@ def reproduce(
     from limbeck import papers
 
     check_budget(budget)
-    if paper in _former():
-        _reproduce_formerly(paper, folder, budget, only, seed, record, recorded, as_json, quiet)
-        return
     found = papers.load_table(paper)
     if recorded:
         print(papers.markdown(found, papers.expected(found), budget), end="")
@@ -73,40 +70,3 @@ def check_budget(budget: str) -> None:
 
     if budget not in BUDGETS:
         raise RecipeError(f"--budget: found '{budget}'; {one_of(budget, BUDGETS)}")
-
-
-def _former() -> list[str]:
-    """Return the tables that are not data yet."""
-    from limbeck.recipes import reproducing
-
-    return reproducing.reproducible()
-
-
-def _reproduce_formerly(
-    paper: str,
-    folder: Path | None,
-    budget: str,
-    only: list[str] | None,
-    seed: list[int] | None,
-    record: bool,
-    recorded: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from limbeck.recipes import reproducing
-    from limbeck.recipes.reproduction import merge
-    from limbeck.recipes.tables import markdown
-
-    found = reproducing.reproduction(paper)
-    if recorded:
-        print(markdown(found, reproducing.expected(paper), budget), end="")
-        return
-    with watching(quiet=quiet) as watch:
-        results = reproducing.reproduce(
-            found, budget=budget, folder=folder, only=only or [], seeds=seed or [], watch=watch, say=say
-        )
-    command = f"limbeck reproduce {paper}{' --budget full' if budget == 'full' else ''} --data DIR"
-    merged = merge({}, found, budget, results, command=command)
-    if record:
-        say(f"recorded in {reproducing.record(found, budget, results, command=command)}")
-    show_json(merged) if as_json else show(str(merged["rows"]))

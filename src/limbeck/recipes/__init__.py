@@ -1,7 +1,5 @@
-"""The packaged recipes: each a folder with recipe.yaml, a card, and the results it is expected to repeat."""
+"""The packaged recipes: each a folder with recipe.yaml and a card."""
 
-from limbeck.recipes import reproducing
 from limbeck.recipes.packaged import Packaged, find, names
-from limbeck.recipes.reproducing import reproduce
 
-__all__ = ["Packaged", "find", "names", "reproduce", "reproducing"]
+__all__ = ["Packaged", "find", "names"]
