@@ -151,6 +151,11 @@ class DotRange:
     low: float
     high: float
 
+    @classmethod
+    def exact(cls, series: str, colour: str, value: float) -> "DotRange":
+        """Return a value without an interval."""
+        return cls(series, colour, value, value, value)
+
 
 @dataclass(frozen=True)
 class DotPlot(Chart):

@@ -214,7 +214,7 @@ def _capacity(capacity: Capacity) -> DotPlot:
             ("training samples", "third", fit.disagreement),
             ("held-out samples", "fourth", 1.0 - fit.held_out.agreement),
         ]
-        rows.append((_FITS[fit.name], [DotRange(name, colour, v, v, v) for name, colour, v in values]))
+        rows.append((_FITS[fit.name], [DotRange.exact(name, colour, v) for name, colour, v in values]))
     said = "; ".join(
         f"{name}: {entries[0].value:.1%} in training, {entries[1].value:.1%} held out" for name, entries in rows
     )

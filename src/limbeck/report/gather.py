@@ -28,7 +28,7 @@ from limbeck.locks import exclusive
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder, read_manifest
 
-__all__ = ["Curve", "Gathered", "Model", "Taught", "TestAnswers", "gather"]
+__all__ = ["Curve", "Gathered", "Model", "Taught", "TestAnswers", "evenly", "gather"]
 
 _OWN_COLOUR = ("teacher", "alone", "distilled")
 _MOST_MODELS = 5
@@ -78,6 +78,11 @@ class TestAnswers:
     def has(self, *roles: str) -> bool:
         """Whether all these roles have answered."""
         return all(self.logits.get(role) for role in roles)
+
+    def first(self, models: Sequence[Model]) -> dict[str, Tensor]:
+        """Return the answers of the first seed of those models that have answered, by the names of columns."""
+        answered = [model for model in models if self.has(model.role)]
+        return {model.name.removeprefix("Student ").capitalize(): self.logits[model.role][0] for model in answered}
 
     def pairs(self, role: str) -> list[tuple[Tensor, Tensor]]:
         """Return the answers of the teacher and of a student, seed by seed; they share one teacher or have each one."""
@@ -182,12 +187,27 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
     )
 
 
+def evenly(size: int, most: int) -> Tensor:
+    """Return positions that are spread evenly over so many, not more than `most`.
+
+    >>> evenly(9, 3)
+    tensor([0, 4, 8])
+    """
+    spread = torch.linspace(0, size - 1, min(size, most), dtype=torch.float64)
+    positions: Tensor = spread.round().long().unique()
+    return positions
+
+
+def _most(samples: SampleSet) -> int:
+    """Return of how many samples all labels are drawn."""
+    return max(1, _MOST_LABELS // max(1, samples.labels[:1].numel()))
+
+
 def _part(samples: SampleSet) -> SampleSet:
     """Return the samples, or evenly spread ones where all would have more labels than are drawn."""
-    most = max(1, _MOST_LABELS // max(1, samples.labels[:1].numel()))
-    if samples.labels.dim() == 1 or len(samples) <= most:
+    if samples.labels.dim() == 1 or len(samples) <= _most(samples):
         return samples
-    return samples.subset(torch.linspace(0, len(samples) - 1, most, dtype=torch.float64).round().long().unique())
+    return samples.subset(evenly(len(samples), _most(samples)))
 
 
 def _answered(model: nn.Module, samples: SampleSet) -> Tensor:
@@ -262,10 +282,9 @@ def _cost(model: nn.Module, run: FinishedRun) -> tuple[int | None, Timing | None
 
 def _taught(run: FinishedRun, teacher: nn.Module) -> Taught:
     """Ask the teacher about training samples, spread over the set."""
-    size = len(run.parts.train)
-    most = min(size, _ASKED, max(1, _MOST_LABELS // max(1, run.parts.train.labels[:1].numel())))
-    positions = torch.linspace(0, size - 1, most, dtype=torch.float64).round().to(torch.int64).unique()
-    return Taught(positions, predict(teacher, run.parts.train.subset(positions)).float().cpu())
+    train = run.parts.train
+    positions = evenly(len(train), min(_ASKED, _most(train)))
+    return Taught(positions, predict(teacher, train.subset(positions)).float().cpu())
 
 
 def _weights(run: FinishedRun, role: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """A regression on the page: answers against the truth, students against their teacher, the widest apart in a table."""
 
-from collections.abc import Sequence
 from statistics import fmean
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from limbeck.evaluation import figures_of
 from limbeck.report.charts import Axis, Line, Plane, short, spanning
-from limbeck.report.gather import Gathered, Model
+from limbeck.report.gather import Gathered, Model, evenly
 from limbeck.tasks import REGRESSION
 
 __all__ = ["beside_teacher", "faithful", "listed", "taught", "trusted"]
@@ -125,14 +124,10 @@ def _scatter(
 ) -> Plane:
     """Draw numbers (n, D) against others, the same of both on the diagonal; of many, evenly spread ones."""
     x, y = across.double().flatten(), up.double().flatten()
-    kept = torch.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS), dtype=torch.float64).round().long().unique()
-    span = spanning("", _ends(x, y))
+    kept = evenly(len(x), _MOST_POINTS)
+    span = spanning("", [float(end) for each in (x, y) for end in (each.min(), each.max())])
     low, high = span.low, span.high
     cloud = list(zip(x[kept].tolist(), y[kept].tolist(), strict=True))
     axes = Axis(of, low, high), Axis(f"{whose} number".strip() if whose else "answer", low, high)
     diagonal = Line("", "ink", [(low, low), (high, high)], dash="3 3")
     return Plane(key, title, said, *axes, lines=[diagonal], cloud=cloud, colour=colour)
-
-
-def _ends(*values: Tensor) -> Sequence[float]:
-    return [float(end) for each in values for end in (each.min(), each.max())]

@@ -18,7 +18,6 @@ from limbeck.card import Card
 from limbeck.errors import InputError, RunError
 from limbeck.report import curves, figures, panels, pictures, story, svg
 from limbeck.report.charts import Chart, DotPlot, Heat, Matrix, Plane, short
-from limbeck.report.compared import errors_of_runs
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
 from limbeck.report.gather import Gathered, gather
 from limbeck.report.views import view_of
@@ -93,7 +92,7 @@ def render_comparison(
     """Return the page of a comparison.  tables: title, columns and rows of each.  lines: what there is to say of it."""
     labels = [run.label for run in found.runs]
     title = " and ".join(labels) if len(labels) < 3 else f"{len(labels)} runs compared"
-    chart = errors_of_runs(found)
+    chart = panels.errors_of_runs(found)
     return _rendered("compared.html.j2", title=title, tables=tables, lines=lines, chart=chart)
 
 

@@ -1,7 +1,7 @@
 """The charts of a report, each made from what was gathered; None or nothing where a run has not what it needs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
@@ -13,8 +13,9 @@ from limbeck.evaluation.figures import number
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
 from limbeck.report.charts import Axis, Bar, Chart, Dot, DotPlot, DotRange, Line, Matrix, Plane, spanning
-from limbeck.report.gather import Gathered, Model
+from limbeck.report.gather import Gathered
 from limbeck.report.story import ModelRow
+from limbeck.results.comparison import Comparison
 from limbeck.tasks import CLASSIFICATION
 
 __all__ = [
@@ -23,11 +24,21 @@ __all__ = [
     "confusions",
     "cost_plot",
     "errors_chart",
+    "errors_of_runs",
     "listed",
+    "most_frequent",
+    "of_each",
     "same_test_set",
 ]
 
 _CLASSES = figures_of(CLASSIFICATION)
+_COMPARED = (
+    ("teacher", "Teacher", "teacher"),
+    ("alone", "Student alone", "alone"),
+    ("alone_budget", "Student alone, equal compute", "other"),
+    ("distilled", "Student distilled", "distilled"),
+)
+_MOST_DRAWN = 24  # classes or labels
 _MOST_NAMED = 12  # models that are all named in a plot
 _FOOT = 0.1  # of the height of a plot
 _MOST_CLASSES = 20  # that a confusion matrix stays legible with
@@ -36,50 +47,73 @@ _MOST_CLASSES = 20  # that a confusion matrix stays legible with
 def errors_chart(rows: Sequence[ModelRow], figures: Figures = _CLASSES) -> DotPlot:
     """Draw the errors of the models with their intervals."""
     entries = [
-        (
-            row.model.name,
-            (DotRange(row.model.name, row.model.colour, row.model.errors.mean, row.low, row.high),),
-        )
+        (row.model.name, [DotRange(row.model.name, row.model.colour, row.model.errors.mean, row.low, row.high)])
         for row in rows
     ]
     said = "; ".join(f"{row.model.name}: {row.errors}" for row in rows)
-    highs = [row.high for row in rows]
-    named = f"test {figures.errors}"
-    axis = spanning(f"{named} ({figures.better} is better)", [0.0, *highs], zero=True)
     kinds = {row.over for row in rows}
     drawn = "both seeds" if kinds == {"two seeds"} else "95 % intervals" if kinds - {"", "two seeds"} else ""
-    title = f"{named.capitalize()}, with {drawn}" if drawn else named.capitalize()
-    return DotPlot("errors", title, f"Dot plot of {named}. {said}.", axis, entries)
+    return _errors("errors", f", with {drawn}" if drawn else "", said, figures, entries)
 
 
-def class_chart(gathered: Gathered, most: int = 24) -> DotPlot | None:
+def errors_of_runs(found: Comparison) -> DotPlot | None:
+    """Draw the errors of each run's models with their intervals; None where the runs have other test samples."""
+    if len({run.evaluation.test.digest for run in found.runs}) > 1:
+        return None
+    rows = []
+    for run in found.runs:
+        entries = []
+        for role, name, colour in _COMPARED:
+            if (value := run.figure(role, "errors")) is not None:
+                low, high = value.ends
+                entries.append(DotRange(name, colour, value.mean, max(low, 0.0), high))
+        rows.append((run.label, entries))
+    said = "; ".join(
+        f"{label}: " + ", ".join(f"{entry.series.lower()} {entry.value:.4g}" for entry in entries)
+        for label, entries in rows
+    )
+    return _errors("runs", " of each run", said, figures_of(found.runs[0].task), rows)
+
+
+def _errors(key: str, of: str, said: str, figures: Figures, rows: Sequence[tuple[str, Sequence[DotRange]]]) -> DotPlot:
+    named = f"test {figures.errors}"
+    highs = [entry.high for _, entries in rows for entry in entries]
+    axis = spanning(f"{named} ({figures.better} is better)", [0.0, *highs], zero=True)
+    return DotPlot(key, f"{named.capitalize()}{of}", f"Dot plot of {named}. {said}.", axis, rows)
+
+
+def class_chart(gathered: Gathered) -> DotPlot | None:
     """Draw the accuracy on each class; with many classes, the ones where the students differ most."""
-    table = class_accuracies(gathered)
-    models = [model for model in gathered.chief if model.role in table]
-    if not models:
+    table = {role: accuracy.tolist() for role, accuracy in class_accuracies(gathered).items()}
+    return of_each(gathered, table, "classes", "accuracy", "on", "class")
+
+
+def of_each(
+    gathered: Gathered, table: Mapping[str, Sequence[float]], key: str, figure: str, of: str, one: str
+) -> DotPlot | None:
+    """Draw a figure of each class or label; of many, the ones where the students differ most.
+
+    table: by role, NaN where a class has none.  key: of the chart, which is the plural of `one`.
+    """
+    models, names = [model for model in gathered.chief if model.role in table], gathered.run.parts.test.class_names
+    shown = [label for label in range(len(names)) if all(math.isfinite(table[model.role][label]) for model in models)]
+    if not models or not shown:
         return None
-    names = gathered.run.parts.test.class_names
-    classes = [label for label in range(len(names)) if all(math.isfinite(float(table[m.role][label])) for m in models)]
-    title = "Accuracy on each class"
-    if len(classes) > most and {"alone", "distilled"} <= set(table):
-        difference = (table["distilled"] - table["alone"]).abs()
-        classes = sorted(sorted(classes, key=lambda label: -float(difference[label]))[:most])
-        title = f"Accuracy on the {most} classes where the students differ most"
+    title = f"{figure.capitalize()} {of} each {one}"
+    if len(shown) > _MOST_DRAWN and {"alone", "distilled"} <= set(table):
+        apart = {label: abs(table["distilled"][label] - table["alone"][label]) for label in shown}
+        shown = sorted(sorted(shown, key=lambda label: -apart[label])[:_MOST_DRAWN])
+        title = f"{figure.capitalize()} {of} the {_MOST_DRAWN} {key} where the students differ most"
     rows = [
-        (names[label], [_on_class(model, float(table[model.role][label])) for model in models]) for label in classes
+        (names[label], [DotRange.exact(model.name, model.colour, table[model.role][label]) for model in models])
+        for label in shown
     ]
-    values = [entry.value for _, entries in rows for entry in entries]
-    if not values:
-        return None
-    low = max(0.0, math.floor(20 * (min(values) - 0.02)) / 20)
-    worst = min(classes, key=lambda label: float(table[models[-1].role][label]))
-    said = f"the {models[-1].name.lower()} is worst on {names[worst]}, {float(table[models[-1].role][worst]):.0%}"
-    axis = Axis("accuracy", low, 1.0, share=True)
-    return DotPlot("classes", title, f"Dot plot of the accuracy on {len(rows)} classes: {said}.", axis, rows)
-
-
-def _on_class(model: Model, value: float) -> DotRange:
-    return DotRange(model.name, model.colour, value, value, value)
+    last = models[-1]
+    worst = min(shown, key=lambda label: table[last.role][label])
+    said = f"the {last.name.lower()} is worst on {names[worst]}, {table[last.role][worst]:.0%}"
+    least = min(entry.value for _, entries in rows for entry in entries)
+    axis = Axis(figure, max(0.0, math.floor(20 * (least - 0.02)) / 20), 1.0, share=True)
+    return DotPlot(key, title, f"Dot plot of the {figure} {of} {len(rows)} {key}: {said}.", axis, rows)
 
 
 def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:
@@ -121,18 +155,23 @@ def confusions(gathered: Gathered) -> list[Chart]:
     return charts
 
 
-def listed(gathered: Gathered, most: int = 10) -> list[list[str]]:
+def listed(gathered: Gathered) -> list[list[str]]:
     """Return the students' most frequent confusions: true class, answer, and how often for each student."""
-    answers = gathered.answers
+    answers, names = gathered.answers, gathered.run.parts.test.class_names
     students = [model for model in gathered.students if answers is not None and answers.has(model.role)]
-    if not students:
+    return most_frequent([confusion(gathered, model.role).fill_diagonal_(0) for model in students], names, names)
+
+
+def most_frequent(
+    tables: Sequence[Tensor], rows: Sequence[str], columns: Sequence[str], most: int = 10
+) -> list[list[str]]:
+    """Return the most frequent cells of counts over all students: names of row and column, each student's count."""
+    if not tables:
         return []
-    tables = [confusion(gathered, model.role).fill_diagonal_(0) for model in students]
-    whole = torch.stack(tables).sum(0)
-    names = gathered.run.parts.test.class_names
+    whole = torch.stack(list(tables)).sum(0)
     order = whole.flatten().argsort(descending=True, stable=True)[:most].tolist()
-    pairs = [divmod(place, len(names)) for place in order]
-    return [[names[i], names[j], *(f"{int(each[i, j]):,}" for each in tables)] for i, j in pairs if whole[i, j]]
+    cells = [divmod(place, len(columns)) for place in order]
+    return [[rows[i], columns[j], *(f"{int(each[i, j]):,}" for each in tables)] for i, j in cells if whole[i, j]]
 
 
 def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:

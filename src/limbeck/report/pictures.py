@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from limbeck.data import SampleSet
 from limbeck.losses import KL, soften
-from limbeck.report.gather import Gathered
+from limbeck.report.gather import Gathered, Taught, TestAnswers
 
 __all__ = [
-    "BARS",
     "Disagreement",
-    "chosen",
-    "dial",
+    "disagreeing",
     "disagreements",
+    "encoded",
+    "explored",
     "percent",
     "picture",
     "pictured",
@@ -28,8 +28,7 @@ __all__ = [
 ]
 
 _LARGEST = 64  # pixels, to keep the page small
-BARS = 10
-"""Classes of an example that have a bar of their own."""
+_BARS = 10  # classes of an example that have a bar of their own
 
 
 def pictured(samples: SampleSet) -> bool:
@@ -50,8 +49,6 @@ def picture(sample: Tensor) -> str:
     >>> picture(torch.zeros(1, 8, 8))[:22]
     'data:image/png;base64,'
     """
-    from PIL import Image
-
     pixels = sample.detach().cpu()
     if pixels.dtype != torch.uint8:
         low, high = float(pixels.min()), float(pixels.max())
@@ -60,41 +57,89 @@ def picture(sample: Tensor) -> str:
         pixels = pixels.mul(255).round().to(torch.uint8)
     if pixels.dim() == 3:
         pixels = pixels[0] if pixels.shape[0] == 1 else pixels.permute(1, 2, 0)
+    return encoded(pixels, most=_LARGEST)
+
+
+def encoded(pixels: Tensor, most: int | None = None) -> str:
+    """Return pixels (H, W) or (H, W, 3), uint8, as a PNG in a data URI.  most: of them, to a side."""
+    from PIL import Image
+
     image = Image.fromarray(pixels.contiguous().numpy())
-    if max(image.size) > _LARGEST:
-        image.thumbnail((_LARGEST, _LARGEST))
+    if most is not None and max(image.size) > most:
+        image.thumbnail((most, most))
     file = io.BytesIO()
     image.save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def taught(gathered: Gathered, temperature: float, count: int = 8) -> dict[str, Any] | None:
-    """Return what the teacher says of some training images: of the most uncertain ones, and of others for comparison.
-
-    {"classes": names, "temperatures": of the slider, "start": where it begins, "position": which of them that is,
-    "apart": whether each class has a probability of its own, "examples": [{"image", "label", "true", "ids", "logits",
-    "rest", ...}]}: `true` are its labels, `ids` the classes with the highest `logits`, `rest` holds the others' logits.
-    None for inputs that are no pictures.
-    """
+def taught(gathered: Gathered, temperature: float) -> dict[str, Any] | None:
+    """Return what the teacher says of some training images, whose classes share a whole; see `explored`."""
     samples = gathered.run.parts.train
     if gathered.taught is None or not pictured(samples):
         return None
-    some, logits = gathered.taught.positions, gathered.taught.logits
-    log_probs = soften(logits).log_probs
-    numbers = chosen(-(log_probs.exp() * log_probs).sum(-1), count)
-    images = samples.gather(some[[number for number, _ in numbers]])
-    labels = samples.labels[some].tolist()
-    examples = [
-        {
-            "image": picture(image),
-            "label": samples.class_names[labels[number]] if labels[number] >= 0 else "",
-            "true": [labels[number]],
-            "unsure": unsure,
-            **_softened(logits[number], samples.class_names, temperature),
-        }
-        for (number, unsure), image in zip(numbers, images, strict=True)
-    ]
-    return {**dial(temperature), "classes": list(samples.class_names), "apart": False, "examples": examples}
+    labels = samples.labels[gathered.taught.positions].tolist()
+    truths = [([label], samples.class_names[label] if label >= 0 else "") for label in labels]
+    return explored(samples, gathered.taught, gathered.taught.logits, truths, temperature, _softmax, apart=False)
+
+
+def _softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    log_probs = soften(logits, temperature).log_probs
+    return log_probs.exp(), -(log_probs.exp() * log_probs).sum(-1)
+
+
+def explored(
+    samples: SampleSet,
+    told: Taught,
+    logits: Tensor,
+    truths: Sequence[tuple[list[int], str]],
+    temperature: float,
+    soft: Callable[[Tensor, float], tuple[Tensor, Tensor]],
+    *,
+    apart: bool,
+) -> dict[str, Any]:
+    """Return what the teacher says of some training images: of the most uncertain ones, and of others for comparison.
+
+    logits: (n, K).  truths: the labels of each, by number and in words.  soft: gives their probabilities at a
+    temperature, and the entropy in nats.  apart: whether each class has a probability of its own.
+
+    {"classes": names, "temperatures": of the slider, "start": where it begins, "position": which of them that is,
+    "apart": as given, "examples": [{"image", "label", "true", "ids", "logits", "rest", ...}]}: `true` are its labels,
+    `ids` the classes with the highest `logits`, `rest` holds the others' logits.
+    """
+    names = samples.class_names
+    numbers = chosen(soft(logits, 1.0)[1])
+    examples = []
+    for (number, unsure), image in zip(
+        numbers, samples.gather(told.positions[[number for number, _ in numbers]]), strict=True
+    ):
+        row = logits[number]
+        order = row.argsort(descending=True, stable=True)
+        ids = order[:_BARS].tolist()
+        kept, rest = ([round(float(row[i]), 5) for i in part] for part in (order[:_BARS], order[_BARS:]))
+        shares, entropy = soft(torch.tensor(kept + rest, dtype=torch.float64), temperature)
+        nats = float(entropy)
+        top = ", ".join(f"{names[i]} {percent(float(p))}" for i, p in zip(ids[:3], shares, strict=False))
+        true, label = truths[number]
+        examples.append(
+            {
+                "image": picture(image),
+                "label": label,
+                "true": true,
+                "unsure": unsure,
+                "ids": ids,
+                "logits": kept,
+                "rest": rest,
+                "probabilities": shares[: len(ids)].tolist(),
+                "others": float(shares[len(ids) :].sum()),
+                "entropy": nats,
+                "spread": None if apart else math.exp(nats),
+                "said": f"At temperature {temperature:g}: {top}; entropy {nats:.2f} nats",
+            }
+        )
+    steps = temperatures(temperature)
+    start = min(steps, key=lambda step: abs(step - temperature))
+    slider = {"temperatures": steps, "start": start, "position": steps.index(start)}
+    return {**slider, "classes": list(names), "apart": apart, "examples": examples}
 
 
 def chosen(entropy: Tensor, count: int = 8) -> list[tuple[int, bool]]:
@@ -109,13 +154,6 @@ def chosen(entropy: Tensor, count: int = 8) -> list[tuple[int, bool]]:
     return [(number, True) for number in unsure] + [(number, False) for number in others if number not in unsure]
 
 
-def dial(temperature: float) -> dict[str, Any]:
-    """Return the slider: its temperatures, where it begins, and which of them that is."""
-    steps = temperatures(temperature)
-    start = min(steps, key=lambda step: abs(step - temperature))
-    return {"temperatures": steps, "start": start, "position": steps.index(start)}
-
-
 def temperatures(own: float) -> list[float]:
     """Return the slider's temperatures: round ones from 0.5 to 20, evenly spaced on a log scale, and the recipe's own.
 
@@ -126,27 +164,6 @@ def temperatures(own: float) -> list[float]:
     steps = [(0.5, 0.05, 10), (1.0, 0.1, 10), (2.0, 0.25, 12), (5.0, 0.5, 10), (10.0, 1.0, 11)]
     grid = {round(start + i * step, 2) for start, step, count in steps for i in range(count)}
     return sorted(grid | ({own} if 0.5 <= own <= 20 else set()))
-
-
-def _softened(row: Tensor, names: Sequence[str], temperature: float) -> dict[str, Any]:
-    """Return an example's highest logits, and what the page shows of it until its script runs."""
-    order = row.argsort(descending=True, stable=True)
-    ids = order[:BARS].tolist()
-    logits, rest = ([round(float(row[i]), 5) for i in part] for part in (order[:BARS], order[BARS:]))
-    log_probs = soften(torch.tensor(logits + rest, dtype=torch.float64), temperature).log_probs
-    shares = log_probs.exp()
-    nats = float(-(shares * log_probs).sum())
-    top = ", ".join(f"{names[i]} {percent(float(p))}" for i, p in zip(ids[:3], shares, strict=False))
-    return {
-        "ids": ids,
-        "logits": logits,
-        "rest": rest,
-        "probabilities": shares[: len(ids)].tolist(),
-        "others": float(shares[len(ids) :].sum()),
-        "entropy": nats,
-        "spread": math.exp(nats),
-        "said": f"At temperature {temperature:g}: {top}; entropy {nats:.2f} nats",
-    }
 
 
 def percent(share: float) -> str:
@@ -168,26 +185,43 @@ class Disagreement:
     said: tuple[tuple[str, str, float], ...]
 
 
-def disagreements(gathered: Gathered, count: int = 12) -> list[Disagreement]:
+def disagreements(gathered: Gathered) -> list[Disagreement]:
     """Return the test images with the greatest KL(teacher ‖ student distilled) at the first seed."""
-    answers, samples = gathered.answers, gathered.run.parts.test
-    if answers is None or not answers.has("teacher", "distilled") or not pictured(samples):
+    return disagreeing(gathered, lambda answers, rows: rows, _top, _label)
+
+
+def disagreeing(
+    gathered: Gathered,
+    read: Callable[[TestAnswers, Tensor], Tensor],
+    answer: Callable[[Tensor, Sequence[str]], tuple[str, float]],
+    truth: Callable[[Tensor, Sequence[str]], str],
+    count: int = 12,
+) -> list[Disagreement]:
+    """Return the test images with the greatest KL(teacher ‖ student distilled), added up over an image's labels.
+
+    read: a model's answer to each image, from its rows.  answer, truth: in words, the answer with its probability.
+    """
+    answers = gathered.answers
+    if answers is None or not answers.has("teacher", "distilled") or not pictured(answers.samples):
         return []
+    samples, names = answers.samples, answers.samples.class_names
     teacher, distilled = answers.pairs("distilled")[0]
-    divergences = KL.per_example(distilled, soften(teacher), 1.0)
+    divergences = KL.per_example(distilled, soften(teacher), 1.0).view(len(samples), -1).sum(1)
     found = divergences.argsort(descending=True, stable=True)[:count]
-    said_by: Mapping[str, Tensor] = {
-        model.name.removeprefix("Student ").capitalize(): answers.logits[model.role][0]
-        for model in gathered.chief
-        if answers.has(model.role)
-    }
-    shown = []
-    for number, image in zip(found.tolist(), samples.gather(found), strict=True):
-        label = int(samples.labels[number])
-        said = tuple((who, *_top(logits[number], samples.class_names)) for who, logits in said_by.items())
-        name = samples.class_names[label] if label >= 0 else ""
-        shown.append(Disagreement(picture(image), name, float(divergences[number]), said))
-    return shown
+    by = {name: read(answers, rows) for name, rows in answers.first(gathered.chief).items()}
+    return [
+        Disagreement(
+            picture(image),
+            truth(samples.labels[number], names),
+            float(divergences[number]),
+            tuple((who, *answer(rows[number], names)) for who, rows in by.items()),
+        )
+        for number, image in zip(found.tolist(), samples.gather(found), strict=True)
+    ]
+
+
+def _label(label: Tensor, names: Sequence[str]) -> str:
+    return names[int(label)] if label >= 0 else ""
 
 
 def _top(row: Tensor, names: Sequence[str]) -> tuple[str, float]:

@@ -1,8 +1,6 @@
 """Examples of a dense task: pictures of what each model says of every place."""
 
-import base64
 import colorsys
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ from torch import Tensor
 from limbeck.data import SampleSet
 from limbeck.losses import soften
 from limbeck.report.gather import Gathered
-from limbeck.report.pictures import picture, pictured
+from limbeck.report.pictures import encoded, picture, pictured
 
 __all__ = ["Maps", "differences", "taught"]
 
@@ -59,14 +57,9 @@ def differences(gathered: Gathered) -> Maps | None:
     if answers is None or not answers.has("teacher", "distilled") or not _of_two_axes(answers.samples):
         return None
     samples = answers.samples
-    said = {
-        model.name.removeprefix("Student ").capitalize(): answers.logits[model.role][0]
-        .argmax(-1)
-        .view(samples.labels.shape)
-        for model in gathered.chief
-        if answers.has(model.role)
-    }
-    teacher, distilled = (rows.argmax(-1).view(samples.labels.shape) for rows in answers.pairs("distilled")[0])
+    shape = answers.samples.labels.shape
+    said = {name: rows.argmax(-1).view(shape) for name, rows in answers.first(gathered.chief).items()}
+    teacher, distilled = (rows.argmax(-1).view(shape) for rows in answers.pairs("distilled")[0])
     share = (teacher != distilled).flatten(1).double().mean(1)
     rows = []
     for number in share.argsort(descending=True, stable=True)[:_SHOWN].tolist():
@@ -95,11 +88,7 @@ def _key(samples: SampleSet) -> list[tuple[str, str]]:
 
 def _map(labels: Tensor, samples: SampleSet) -> str:
     """Return the classes of places (H, W) as a PNG in a data URI; a place without a label is white."""
-    from PIL import Image
-
     palette = [int(colour[i : i + 2], 16) for colour in _colours(samples.classes) for i in (1, 3, 5)]
     table = torch.tensor([*palette, *_NO_LABEL], dtype=torch.uint8).view(-1, 3)
     pixels = table[torch.where(labels.cpu() < 0, samples.classes, labels.cpu()).long()]
-    file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return encoded(pixels)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from limbeck.losses import soften
 from limbeck.report.charts import Axis, Line, Plane, short
-from limbeck.report.gather import Gathered
+from limbeck.report.gather import Gathered, evenly
 
 __all__ = ["entropies", "softening"]
 
@@ -50,7 +50,7 @@ def entropies(gathered: Gathered, marker: float, even: str) -> Plane | None:
     if gathered.taught is None:
         return None
     logits = gathered.taught.logits.double().flatten(0, -2)
-    logits = logits[torch.linspace(0, len(logits) - 1, min(len(logits), _MOST)).round().long().unique()]
+    logits = logits[evenly(len(logits), _MOST)]
     steps = [0.5 * 40 ** (i / 40) for i in range(41)]
     spread = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     lows, medians, highs = zip(*(_entropy(logits, at).quantile(spread).tolist() for at in steps), strict=True)

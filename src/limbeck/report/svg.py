@@ -74,6 +74,13 @@ def _name(x: float, y: float, name: str, anchor: str, most: int = 10, more: str 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{whole}{escape(shown)}</text>'
 
 
+def _below(x: float, bottom: float, name: str, *, upright: bool) -> str:
+    """Draw the name of a column below it."""
+    if upright:
+        return _name(x, bottom + 12, name, "end", more=f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"')
+    return _name(x, bottom + 15, name, "middle")
+
+
 def _plane(chart: Plane) -> _Drawn:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
@@ -250,11 +257,7 @@ def _matrix(chart: Matrix) -> _Drawn:
             if count and cell >= 15:
                 drawn.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), more=' class="label"'))
     bottom = top + cell * size
-    for j, name in enumerate(chart.names):
-        x = left + cell * (j + 0.5)
-        turn = f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"' if upright else ""
-        anchor, y = ("end", bottom + 12) if upright else ("middle", bottom + 15)
-        drawn.append(_name(x, y, name, anchor, more=turn))
+    drawn += [_below(left + cell * (j + 0.5), bottom, name, upright=upright) for j, name in enumerate(chart.names)]
     drawn.append(_text(left + cell * size / 2, bottom + below - 6, "answer", more=' class="label"'))
     middle = top + cell * size / 2
     drawn.append(_text(11, middle, "true class", more=f' class="label" transform="rotate(-90 11 {middle:.1f})"'))
@@ -287,10 +290,7 @@ def _heat(chart: Heat) -> _Drawn:
     for k, name in enumerate(chart.names):
         at = 4 + cell * (k + 0.5)
         drawn.append(_name(left - 6, at + 4, name, "end"))
-        x = left + cell * (k + 0.5)
-        turn = f' transform="rotate(-90 {x:.1f} {bottom + 8:.1f})"' if upright else ""
-        anchor, y = ("end", bottom + 12) if upright else ("middle", bottom + 15)
-        drawn.append(_name(x, y, name, anchor, more=turn))
+        drawn.append(_below(left + cell * (k + 0.5), bottom, name, upright=upright))
     below = bottom + (longest * _LETTER + 20 if upright else 30)
     return _WIDTH, below + 34, "".join([*drawn, *_scale_of(chart, below)])
 

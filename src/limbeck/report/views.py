@@ -28,7 +28,7 @@ _TRUST = (
 class Given:
     """What a section tells of the teacher's answers.
 
-    said: in words.  explorer: examples under a slider; see `pictures.taught`.  maps: examples of places.
+    said: in words.  explorer: examples under a slider; see `pictures.explored`.  maps: examples of places.
     charts: each with its note.
     """
 
