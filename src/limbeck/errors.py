@@ -242,11 +242,13 @@ def one_of(name: str, valid: Iterable[str]) -> str:
 
     >>> one_of("temprature", ["alpha", "temperature"])
     "did you mean 'temperature'?"
-    >>> one_of("x", ["beta", "alpha"])
-    'one of: alpha, beta'
+    >>> one_of("x", ["beta", "alpha"]), one_of("x", [])
+    ('one of: alpha, beta', 'it takes none')
     """
     valid = list(valid)
     close = nearest(name, valid)
+    if not valid:
+        return "it takes none"
     return f"did you mean '{close}'?" if close else f"one of: {', '.join(sorted(valid))}"
 
 

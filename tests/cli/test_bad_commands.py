@@ -118,7 +118,7 @@ def test_a_mistake_ends_with_one_line_that_names_it_and_the_mend(case, limbeck, 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["distill", "recipe.yaml"], "no such command 'distill'"),
+        (["distil", "recipe.yaml"], "no such command 'distil'"),
         (["distill"], "missing argument 'recipe'"),
         (["distill", "recipe.yaml", "--jsn"], "no such option: --jsn"),
         (["recipes", "list"], "no such command 'list'"),

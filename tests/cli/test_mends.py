@@ -54,8 +54,7 @@ def test_an_evaluation_that_cannot_be_written_is_made_by_evaluate(made) -> None:
 
 
 def test_a_diagnosis_that_cannot_be_written_is_made_by_diagnose(tmp_path, monkeypatch) -> None:
-    from limbeck.diagnosis import keeping
-    from limbeck.results import evaluations as evaluations
+    from limbeck.results import diagnoses, evaluations
 
     def full(self: object, name: str, content: object) -> None:
         with self.writing(name):
@@ -64,7 +63,7 @@ def test_a_diagnosis_that_cannot_be_written_is_made_by_diagnose(tmp_path, monkey
     monkeypatch.setattr(RunFolder, "write_json", full)
     for again, words in ((None, ["limbeck", "diagnose", str(tmp_path)]), ("limbeck diagnose x.yaml", ["limbeck"])):
         with pytest.raises(UnwrittenError) as caught:
-            keeping.keep({"name": "x"}, tmp_path, again=again)
+            diagnoses.keep({"name": "x"}, tmp_path, again=again)
         assert mend_of(str(caught.value))[: len(words)] == words
         assert "distill" not in str(caught.value)
     with pytest.raises(UnwrittenError) as caught:

@@ -41,7 +41,7 @@ def test_a_transfer_set_is_labelled_in_part_and_the_rest_is_there_without():
 
 @pytest.mark.parametrize("keys", [{"labelled": 0.0}, {"labelled": 1.5}, {"labelled": 0.5, "labels": False}])
 def test_a_wrong_share_is_refused(keys):
-    with pytest.raises(InputError, match=r"^transfer.labelled: "):
+    with pytest.raises(InputError, match=r"^labelled: "):
         Transfer(**keys)
 
 

@@ -148,7 +148,7 @@ def test_the_claim_of_defensive_distillation_is_attacked_at_temperature_1(tiny):
     method = {"name": "kd", "temperature": 3000, "alpha": 0.0}
     recipe = tiny(scheme={"name": "defensive", "epsilons": [0.3]}, method=method)
     models = {"alone": alone, "distilled": distilled}
-    builder = SimpleNamespace(recipe=recipe, parts=SimpleNamespace(train=samples))
+    builder = SimpleNamespace(inspected=recipe.inspected, parts=SimpleNamespace(train=samples))
     found = recipe.scheme.figures(models, samples, builder)
     attack = partial(robustness, samples=samples, epsilons=[0.3], bounds=value_range(samples))
     for name, wanted in {

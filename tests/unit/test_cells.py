@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck.data import Columns, table
+from limbeck.data import Column, Columns, table
 from limbeck.data.cells import is_number
 from limbeck.errors import DataError, DataWarning, LimbeckError
 from limbeck.tasks import REGRESSION
@@ -196,7 +196,7 @@ def test_a_column_is_standardised_to_a_millionth_wherever_it_lies(tmp_path_facto
 
 
 def test_rows_of_a_user_are_read_as_the_table_was():
-    kept = Columns.from_dict({"columns": [{"name": "a", "categories": [], "mean": 1.0, "std": 2.0, "fill": None}]})
+    kept = Columns((Column("a", mean=1.0, std=2.0),))
     assert kept.inputs([{"a": " 3.0 "}]).tolist() == [[1.0]]
     for value in ("1_1", "\uff11", "inf", float("inf"), 10**400, "1,5", [1]):
         with pytest.raises(DataError, match="expected numbers"):

@@ -53,7 +53,7 @@ def publisher(tmp_path, monkeypatch):
     content = {f"{file}.gz": gzip.compress(data, mtime=0) for file, data in idx_content().items()}
     sums = {file: (hashlib.sha256(content[f"{file}.gz"]).hexdigest(), "") for file in FILES}
     monkeypatch.setattr(Publisher, "content", content)
-    monkeypatch.setattr(Publisher, "as_teacher", [])
+    monkeypatch.setattr(Publisher, "asked", [])
     monkeypatch.setattr(Publisher, "done", threading.Event())
     server = ThreadingHTTPServer(("127.0.0.1", 0), Publisher)
     thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))

@@ -339,9 +339,7 @@ def test_a_recipe_makes_the_transfer_set_and_the_student_alone_has_the_samples_a
     )
 
 
-def test_a_recipe_without_it_is_resolved_as_it_was_before():
-    plain = Recipe.parse({**KEYS, "data": {"kind": "bundled", "name": "iris"}})
-    assert "synthetic" not in plain.keys["data"]["transfer"]
+def test_a_recipe_with_it_resolves_to_itself():
     assert Recipe.parse(with_synthetic("uniform").keys).to_yaml() == with_synthetic("uniform").to_yaml()
 
 

@@ -98,7 +98,6 @@ def test_any_whole_number_is_a_label_of_a_lazy_set(label):
         (torch.tensor(0.5), "label 0.5, expected"),
         (float("nan"), "label nan, expected"),
         (True, "label True, expected"),
-        (None, "label None, expected the number of a class (a whole number from 0 on), or -100 for none"),
         (torch.tensor([1, 0, 1]), r"label of shape (3,), expected"),
         (np.zeros((2, 2)), r"label of shape (2, 2), expected"),
         (torch.zeros(0), r"label of shape (0,), expected"),

@@ -10,7 +10,6 @@ from limbeck.data import Description
 from limbeck.devices import place
 from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
 from limbeck.evaluation import predict
-from limbeck.results.finished import FinishedRun
 from limbeck.tasks import Task, task_named
 from limbeck.teachers.answers import LookedUpAnswers
 
@@ -41,6 +40,8 @@ def load(
         student = lb.load("runs/my-student/20261129-194210-f95905")
         student.predict(images)
     """
+    from limbeck.results.finished import FinishedRun  # pydantic and YAML are for runs alone
+
     finished = FinishedRun.read(run, trust=trust)
     if role not in finished.roles:
         raise InputError(f"role: found '{role}'; {one_of(role, finished.roles)}")
