@@ -12,7 +12,7 @@ from limbeck.config import Recipe
 from limbeck.diagnosis.recipes import subject_of_recipe
 from limbeck.errors import CheckpointError, RunError
 from limbeck.experiment.prepare import prepare
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.own import require_own
 
 SHORT = {"epochs": 2, "learning_rate": 0.1}
@@ -33,7 +33,7 @@ def cache(tmp_path: Path) -> Path:
 
 def taught(cache: Path, **teacher: object) -> nn.Module:
     named = recipe(**teacher)
-    return train_teacher(named, prepare(named), 0, cache=cache)
+    return trained_teacher(named, prepare(named), 0, cache=cache).model
 
 
 # ------------------------------------------------------------------------------------------------------------ digests

@@ -16,7 +16,7 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted, LimbeckError, RunError
 from limbeck.experiment.prepare import prepare
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.objective import Objective
 from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.model import state_digest
@@ -363,7 +363,7 @@ def recipe_and_parts():
 def teaching(recipe_and_parts, cache, report):
     recipe, parts = recipe_and_parts
     said, looks = [], []
-    model = train_teacher(recipe, parts, 0, cache=cache, say=said.append, watch=looks.append)
+    model = trained_teacher(recipe, parts, 0, cache=cache, say=said.append, watch=looks.append).model
     report.write_text(json.dumps({"said": said, "digest": state_digest(model), "looks": len(looks)}))
 
 

@@ -13,7 +13,7 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RecipeError
 from limbeck.experiment.prepare import SeedBuilder, prepare
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.models import builder
 from limbeck.schemes.assistants import Assistants, between
 from limbeck.teachers import ModelTeacher, store
@@ -110,7 +110,7 @@ def test_each_network_is_taught_by_the_one_before(tiny, carried_out, tmp_path):
     assert list(outcome.roles) == ["teacher", "alone", "assistant_1", "assistant_2", "distilled"]
     parts = prepare(recipe)
     builder = SeedBuilder(recipe, parts, 0)
-    above = train_teacher(recipe, parts, 0, cache=tmp_path / "cache")
+    above = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model
     for role, network in (
         ("assistant_1", builder.model(0, "assistant_1")),
         ("assistant_2", builder.model(1, "assistant_2")),

@@ -10,7 +10,7 @@ from limbeck.errors import RecipeError, RunError
 from limbeck.evaluation import measure, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.run import distill
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.randomness import derive_seed
 from limbeck.runs import RunFolder
 from limbeck.teachers import ModelTeacher, store
@@ -25,7 +25,7 @@ def test_each_generation_is_taught_by_the_one_before_from_weights_of_its_own(tin
     assert list(outcome.roles) == ["teacher", "alone", "generation_1", "generation_2", "ensemble", "distilled"]
     parts = prepare(recipe)
     builder = SeedBuilder(recipe, parts, 0)
-    above, seeds = train_teacher(recipe, parts, 0, cache=tmp_path / "cache"), {"distilled": 0}
+    above, seeds = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model, {"distilled": 0}
     networks = {role: builder.student_as(role) for role in ("generation_1", "generation_2")} | {
         "distilled": builder.student()
     }

@@ -12,7 +12,7 @@ from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, fit_bias, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.signature import Signature
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.results.finished import FinishedRun
 from limbeck.teachers import ModelTeacher, store
 from limbeck.training import fit
@@ -32,7 +32,7 @@ def biased(tiny):
 
 
 def by_hand(recipe, parts, cache):
-    teacher = train_teacher(recipe, parts, 0, cache=cache)
+    teacher = trained_teacher(recipe, parts, 0, cache=cache).model
     student = SeedBuilder(recipe, parts, 0).student()
     fit(
         Distiller(student, store(ModelTeacher(teacher), parts.transfer), recipe.objective()),

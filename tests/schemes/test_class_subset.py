@@ -9,7 +9,7 @@ from limbeck.evaluation import evaluate
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.prepare import prepare, vet
 from limbeck.experiment.sealing import keep_outcome
-from limbeck.experiment.teacher import train_teacher, wrap_teacher
+from limbeck.experiment.teacher import trained_teacher, wrap_teacher
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 
@@ -37,8 +37,8 @@ def test_the_sets_hold_the_subset_and_the_teacher_learns_all(tiny):
 def test_the_teacher_is_that_of_all_classes_and_answers_for_some(tiny, tmp_path):
     recipe, whole = tiny(classes=list(SERVED)), tiny()
     parts, all_parts = prepare(recipe), prepare(whole)
-    model = train_teacher(whole, all_parts, 0, cache=tmp_path)
-    restricted = train_teacher(recipe, parts, 0, cache=tmp_path)
+    model = trained_teacher(whole, all_parts, 0, cache=tmp_path).model
+    restricted = trained_teacher(recipe, parts, 0, cache=tmp_path).model
     assert len(list((tmp_path / "trainings").iterdir())) == 1
     inputs = parts.test.batch(torch.arange(20), augment=None, seed=0, view=0).inputs
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_a_run_for_some_classes_is_measured_on_them_and_read_back(tiny, carried_
 def test_an_ensemble_answers_for_some_classes_member_by_member(tiny, tmp_path):
     recipe = tiny(classes=list(SERVED), teacher={**tiny().keys["teacher"], "members": 2})
     parts = vet(recipe)
-    model = train_teacher(recipe, parts, 0, cache=tmp_path)
+    model = trained_teacher(recipe, parts, 0, cache=tmp_path).model
     teacher = wrap_teacher(recipe, model, parts)
     batch = parts.transfer.batch(torch.arange(5), augment=None, seed=0, view=0)
     assert teacher(batch).members.logits.shape == (2, 5, 3)

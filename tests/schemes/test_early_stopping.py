@@ -15,7 +15,7 @@ from limbeck.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RecipeError, RunError
 from limbeck.experiment.prepare import build_student, prepare, seeded_build
-from limbeck.experiment.teacher import train_teacher, trained_teacher, wrap_teacher
+from limbeck.experiment.teacher import trained_teacher, wrap_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
@@ -95,7 +95,7 @@ def test_an_end_at_a_step_is_a_schedule_of_both_terms(tiny, carried_out, where, 
     steps = math.ceil(len(parts.transfer) / 128)
     end = 3 if "step" in where else round(0.5 * 2 * steps)
     method = Objective([HardLabels(piecewise([0.1, 1.0], boundaries=[end])), SoftTargets(until(end, 0.9))])
-    teacher = train_teacher(recipe, parts, 0, cache=tmp_path / "cache")
+    teacher = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model
     student = build_student(recipe, parts, 0)
     distiller = Distiller(student, wrap_teacher(recipe, teacher, parts), method)
     fit(distiller, parts.transfer, parts.held_out, training=recipe.training, seed=0)

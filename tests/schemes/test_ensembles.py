@@ -10,7 +10,7 @@ from limbeck.evaluation import measure, predict
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.prepare import prepare
 from limbeck.experiment.sealing import keep_outcome
-from limbeck.experiment.teacher import train_teacher, wrap_teacher
+from limbeck.experiment.teacher import trained_teacher, wrap_teacher
 from limbeck.report.gather import gather
 from limbeck.results.assessment import assess_run
 from limbeck.results.finished import FinishedRun
@@ -34,8 +34,8 @@ def finished(tmp_path, path, outcome):
 def test_members_differ_by_their_seed_and_the_first_is_the_plain_teacher(tiny, tmp_path):
     recipe, plain = tiny(teacher=THREE), tiny(teacher=ONE)
     parts = prepare(recipe)
-    ensemble = train_teacher(recipe, parts, 0, cache=tmp_path)
-    single = train_teacher(plain, parts, 0, cache=tmp_path)
+    ensemble = trained_teacher(recipe, parts, 0, cache=tmp_path).model
+    single = trained_teacher(plain, parts, 0, cache=tmp_path).model
     assert len(list((tmp_path / "trainings").iterdir())) == 3  # the plain one was found
     weights = [member[1].weight for member in ensemble.members]
     assert torch.equal(weights[0], single[1].weight)
@@ -48,7 +48,7 @@ def test_members_differ_by_their_seed_and_the_first_is_the_plain_teacher(tiny, t
 def test_the_ensemble_teaches_by_the_mean_of_its_softened_members(tiny, tmp_path, mean):
     recipe = tiny(teacher={**THREE, "mean": mean, "weights": [0.5, 0.25, 0.25]})
     parts = prepare(recipe)
-    model = train_teacher(recipe, parts, 0, cache=tmp_path)
+    model = trained_teacher(recipe, parts, 0, cache=tmp_path).model
     teacher = wrap_teacher(recipe, model, parts)
     positions = torch.arange(7)
     batch = parts.transfer.batch(positions, augment=None, seed=0, view=0)

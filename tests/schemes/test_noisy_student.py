@@ -13,7 +13,7 @@ from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import TensorSet, Transfer
 from limbeck.errors import DataError, InputError, RecipeError
 from limbeck.experiment.prepare import prepare
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
@@ -133,7 +133,7 @@ def test_each_student_is_labelled_by_the_one_before(tiny, carried_out, tmp_path,
     path, outcome = carried_out(recipe, say=lines.append)
     assert list(outcome.roles) == ["teacher", "alone", "student_1", "distilled"]
     parts = prepare(recipe)
-    teacher = train_teacher(recipe, parts, 0, cache=tmp_path / "cache")
+    teacher = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model
     whole = parts.transfer.batch(torch.arange(len(parts.transfer)), augment=None, seed=0, view=0)
     with torch.no_grad():
         sure, classes = teacher(whole.inputs).softmax(-1).max(-1)

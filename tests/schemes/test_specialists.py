@@ -16,7 +16,7 @@ from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.signature import Signature
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.methods import hard
 from limbeck.outputs import Outputs
 from limbeck.randomness import derive_seed
@@ -41,7 +41,7 @@ def test_the_scheme_is_its_pieces_put_together(tiny, carried_out, tmp_path):
     path, outcome = carried_out(recipe)
     assert list(outcome.roles) == ["teacher", "alone", "together", "of_teacher", "distilled"]
     parts = prepare(recipe)
-    generalist = train_teacher(recipe, parts, 0, cache=tmp_path / "cache")
+    generalist = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model
     said = predict(generalist, parts.held_out).softmax(1)
     groups = cluster_classes(covariance_columns(said), 2, largest=6, seed=derive_seed(0, "groups"))
     assert [list(group) for group in outcome.decided[0]["groups"]] == [list(group) for group in groups]

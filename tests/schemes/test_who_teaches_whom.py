@@ -14,7 +14,7 @@ from limbeck.distiller import Distiller
 from limbeck.evaluation import early_exit, evaluate, predict, robustness, value_range
 from limbeck.experiment import context
 from limbeck.experiment.prepare import build_student, prepare
-from limbeck.experiment.teacher import train_teacher
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.models import mlp
 from limbeck.models.layers import DEEPEST, WithExits
@@ -52,7 +52,7 @@ def test_every_pseudo_label_is_what_the_model_before_says_of_that_sample(tiny, c
     parts = prepare(recipe)
     assert torch.equal(fitted["alone-0"][1].index, parts.alone.index)
     assert len(parts.alone) < len(parts.transfer)
-    first = train_teacher(recipe, parts, 0, cache=tmp_path / "cache")
+    first = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model
     answers = {}
     for unit, model in {"student_1-0": first, "distilled-0": fitted["student_1-0"][2]}.items():
         distiller, samples, _ = fitted[unit]

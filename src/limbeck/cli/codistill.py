@@ -1,15 +1,14 @@
 """limbeck codistill: one peer of a recipe in processes of its own, which meet the others' in a shared folder."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.distill import resolve
+from limbeck.cli.distill import folder_of, resolve
 from limbeck.cli.ending import recorded
-from limbeck.cli.showing import say, show, show_json, table, watching
+from limbeck.cli.showing import say, show, show_json, table, telling, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -38,8 +37,7 @@ def codistill(
     from limbeck.config import load_recipe
     from limbeck.experiment.groups import Meeting, codistill, peers_of, seed_of
     from limbeck.experiment.prepare import vet
-    from limbeck.ranks import first_does, is_first
-    from limbeck.runs import RunFolder
+    from limbeck.ranks import is_first
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     peers_of(loaded, group)
@@ -47,22 +45,12 @@ def codistill(
     meeting = Meeting(exchange, group, wait, lost_after)
     parts = vet(loaded)
     first = is_first()
-    if resume is not None:
-        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).with_data_of(loaded).to_yaml())
-    else:
-        made = first_does(lambda: str(RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv).path))
-        folder = RunFolder(Path(made))
-
-    def tell(line: str) -> None:
-        if first:
-            folder.log(line)
-            if not quiet:
-                say(line)
-
+    folder = folder_of(loaded, runs, resume)
     words = ["limbeck", "codistill", folder.path / "recipe.yaml", "--group", group, "--exchange", exchange]
     words += [*(["--wait"] if wait else []), "--lost-after", f"{lost_after:g}", "--seed", seed, "--resume", folder.path]
     folder.again = command(*words)
-    with recorded(folder, log=first), watching(quiet=quiet or not first) as watch:
+    quiet = quiet or not first
+    with recorded(folder, log=first), watching(quiet=quiet) as watch:
         outcome = codistill(
             loaded,
             folder,
@@ -71,7 +59,7 @@ def codistill(
             resumed=resume is not None,
             parts=parts,
             watch=watch,
-            say=tell,
+            say=telling(folder, quiet=quiet),
         )
     if not first:
         return

@@ -9,7 +9,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.evaluate import mcnemar_line
-from limbeck.cli.showing import Data, Trust, interval, percent, reading, say, show, show_json, table
+from limbeck.cli.showing import Data, Trust, figure, reading, say, show, show_json, table
 from limbeck.errors import command
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _over(found: "Comparison") -> str:
 
 def _failures(found: "Comparison") -> list[str]:
     """Return a line for each model that failed: said before any difference from it."""
-    return [f"{run.label}: {failure}." for run in found.runs for failure in run.failures]
+    return [f"{run.label}: {failure}." for run in found.runs for failure in run.evaluation.failures]
 
 
 def _lines(found: "Comparison") -> list[str]:
@@ -131,10 +131,8 @@ def _cell(run: "ComparedRun", role: str, name: str, pattern: str) -> str:
     from limbeck.evaluation import figures_of
 
     value = run.figure(role, name)
-    if value is None:
-        return ""
     pattern = figures_of(run.task).pattern if name == "errors" else pattern
-    return interval(value, pattern) if pattern else percent(value)
+    return figure(value, pattern)
 
 
 def _value(value: Any) -> str:

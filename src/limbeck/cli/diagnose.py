@@ -9,14 +9,13 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import Data, Trust, duration, percent, say, show, show_json, table, watching
+from limbeck.cli.showing import Data, Trust, duration, figure, say, show, show_json, table, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.diagnosis import Diagnosis
     from limbeck.diagnosis.searching import Setting
-    from limbeck.evaluation import Interval
 
 __all__ = ["diagnose"]
 
@@ -126,7 +125,7 @@ def _attribution(found: "Diagnosis") -> None:
     if attribution is None:
         return
     rows = [
-        [f"{name}  {ARMS[name]}", _setting(found.chosen[name]), percent(value)]
+        [f"{name}  {ARMS[name]}", _setting(found.chosen[name]), figure(value)]
         for name, value in attribution.accuracies.items()
     ]
     searched = "chosen on held-out data" if found.settings["search"] else "as the recipe has it"
@@ -150,7 +149,7 @@ def _mechanics(found: "Diagnosis") -> list[list[str]]:
         said = ", ".join(f"{name} {value:+.3f}" for name, value in values if value is not None)
         rows.append([f"rescaling of the gradient against the teacher's confidence, {each.when}", said])
     for name, value in found.nearness.items():
-        rows.append([f"wrong classes in the teacher's order, {name}", _correlation(value)])
+        rows.append([f"wrong classes in the teacher's order, {name}", figure(value, "{:+.3f}")])
     fits = [
         [
             f"agreement with the teacher, {fit.name}, {fit.epochs} epochs",
@@ -159,7 +158,3 @@ def _mechanics(found: "Diagnosis") -> list[list[str]]:
         for fit in found.capacity.fits
     ]
     return rows + fits
-
-
-def _correlation(value: "Interval") -> str:
-    return value.written("{:+.3f}")

@@ -9,7 +9,7 @@ import typer
 
 from limbeck.cli import app
 from limbeck.cli.ending import recorded
-from limbeck.cli.showing import duration, interval, over_seeds, percent, say, show, show_json, table, watching
+from limbeck.cli.showing import duration, figure, over_seeds, say, show, show_json, table, telling, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -39,20 +39,17 @@ def distill(
     from limbeck.config import load_recipe
     from limbeck.errors import RunError
     from limbeck.experiment.prepare import vet
-    from limbeck.ranks import first_does, is_first
-    from limbeck.runs import RunFolder, group_of, made_by
+    from limbeck.ranks import is_first
+    from limbeck.runs import group_of, made_by
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     parts = vet(loaded)
+    folder = folder_of(loaded, runs, resume)
     if resume is not None:
-        folder = RunFolder.open(resume, loaded.to_yaml(), lambda kept: load_recipe(kept).with_data_of(loaded).to_yaml())
         if (verb := made_by(resume)) in ("tune", "diagnose"):
             raise RunError(f"resume: '{resume}' is no run but was made by limbeck {verb}; start a run without --resume")
         if (group := group_of(resume)) is not None:
             raise RunError(f"resume: '{resume}' is a run of group {group} alone; go on with limbeck codistill")
-    else:
-        made = first_does(lambda: str(RunFolder.create(runs, loaded.name, loaded.to_yaml(), sys.argv).path))
-        folder = RunFolder(Path(made))
     outcome = run(loaded, folder, parts=parts, quiet=quiet or not is_first())
     if not is_first():
         if misses(loaded, outcome):
@@ -81,21 +78,28 @@ def resolve(recipe: Path) -> Path:
     return file_of(str(recipe)) if packaged else recipe
 
 
+def folder_of(recipe: "Recipe", runs: Path, kept: Path | None) -> "RunFolder":
+    """Return a new folder for a recipe, which the first of several processes makes; or that which is gone on with."""
+    from limbeck.config import load_recipe
+    from limbeck.ranks import first_does
+    from limbeck.runs import RunFolder
+
+    text = recipe.to_yaml()
+    if kept is not None:
+        return RunFolder.open(kept, text, lambda file: load_recipe(file).with_data_of(recipe).to_yaml())
+    return RunFolder(Path(first_does(lambda: str(RunFolder.create(runs, recipe.name, text, sys.argv).path))))
+
+
 def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":
     """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
     from limbeck.experiment.run import distill
     from limbeck.experiment.sealing import keep_outcome
 
-    def tell(line: str) -> None:
-        folder.log(line)
-        if not quiet:
-            say(line)
-
     began = time.monotonic()
     with folder.locked():
         folder.log("started")
         with recorded(folder), watching(quiet=quiet) as watch:
-            outcome = distill(recipe, folder, parts=parts, watch=watch, say=tell)
+            outcome = distill(recipe, folder, parts=parts, watch=watch, say=telling(folder, quiet=quiet))
         keep_outcome(folder, outcome)
         folder.log(f"done in {duration(time.monotonic() - began)}")
     return outcome
@@ -117,8 +121,8 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         if role == "teacher" and recipe.teacher.seed is not None:
             errors, accuracy, *others = (type(each)(each.mean, None, 1) for each in (errors, accuracy, *others))
         compute = "" if found.relative is None else f"{found.relative:.2f}"
-        row = [found.label, f"{found.parameters:,}", compute, interval(errors, figures.pattern), percent(accuracy)]
-        rows.append([*row, *map(interval, others, patterns)])
+        row = [found.label, f"{found.parameters:,}", compute, figure(errors, figures.pattern), figure(accuracy)]
+        rows.append([*row, *map(figure, others, patterns)])
     stands = outcome.standing()
     show(*(f"{failure}." for failure in stands.failures))
     title = f"{recipe.name}: {examples:,} {figures.unit}, {over_seeds(seeds)}"
@@ -129,7 +133,7 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         show(note)
     show(f"{stands.said}.")
     if stands.share is not None:
-        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {percent(stands.share)}")
+        show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {figure(stands.share)}")
 
 
 def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.showing import Data, Trust, interval, over_seeds, percent, reading, say, show, show_json, table
+from limbeck.cli.showing import Data, Trust, figure, over_seeds, reading, say, show, show_json, table
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -101,7 +101,7 @@ def _figures_table(found: "RunAssessment") -> None:
         cells = [found.figure(role, name) for role in found.labels]
         if any(cell is not None for cell in cells):
             change = _change(found.advantage(name), pattern)
-            rows.append([title, *(_cell(cell, pattern) for cell in cells), change])
+            rows.append([title, *(figure(cell, pattern) for cell in cells), change])
     over = over_seeds(len(found.of("distilled")))
     title = f"{found.name}: {found.test.examples:,} {figures_of(found.task).unit}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
@@ -115,18 +115,12 @@ def _lines(found: "RunAssessment") -> list[str]:
     return [*_temperature_lines(found), *_paired_lines(found), *_class_lines(found.by_class)]
 
 
-def _cell(value: "Interval | None", pattern: str) -> str:
-    if value is None:
-        return ""
-    return interval(value, pattern) if pattern else percent(value)
-
-
 def _change(value: "Interval | None", pattern: str) -> str:
     """Return a difference with its sign; of shares in points, which are percent of the whole."""
     if value is None:
         return ""
     if pattern:
-        return interval(value, pattern.replace("{:", "{:+"))
+        return value.written(pattern.replace("{:", "{:+"))
     return f"{value.written('{:+.1f}', 100)} points"
 
 

@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,20 +19,21 @@ from limbeck.errors import plain
 
 if TYPE_CHECKING:
     from limbeck.evaluation import Interval
+    from limbeck.runs import RunFolder
     from limbeck.training.progress import Observer, Progress
 
 __all__ = [
     "Data",
     "Trust",
     "duration",
-    "interval",
+    "figure",
     "over_seeds",
-    "percent",
     "reading",
     "say",
     "show",
     "show_json",
     "table",
+    "telling",
     "watching",
 ]
 
@@ -88,13 +90,12 @@ def _text(text: str) -> Text:
     return Text(lines.encode(encoding, REPLACED).decode(encoding))
 
 
-def interval(value: "Interval", pattern: str = "{:.1f}") -> str:
-    """Return a mean with its 95 % interval; of two seeds both values."""
-    return value.written(pattern)
-
-
-def percent(value: "Interval") -> str:
-    """Return a share in percent with its 95 % interval; of two seeds both values."""
+def figure(value: "Interval | None", pattern: str = "") -> str:
+    """Return a mean with its 95 % interval, of two seeds both values; without a pattern as a share in percent."""
+    if value is None:
+        return ""
+    if pattern:
+        return value.written(pattern)
     mean, *width = value.written("{:.1f}", 100).split(" ± ")
     return " ± ".join([f"{mean} %", *width])
 
@@ -139,6 +140,17 @@ def describe(progress: "Progress") -> str:
     return " · ".join(piece for piece in pieces if piece)
 
 
+def telling(folder: "RunFolder", *, quiet: bool) -> Callable[[str], None]:
+    """Return what writes a line into the log of a run and, unless it is to be quiet, on stderr."""
+
+    def tell(line: str) -> None:
+        folder.log(line)
+        if not quiet:
+            say(line)
+
+    return tell
+
+
 @contextmanager
 def watching(*, quiet: bool = False) -> Iterator["Observer"]:
     """Show progress on stderr for the scope: one live line on a terminal, otherwise a plain line every few seconds."""
@@ -146,36 +158,23 @@ def watching(*, quiet: bool = False) -> Iterator["Observer"]:
         yield lambda progress: None
         return
     console = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
-    shown: dict[str, Progress] = {}
+    terminal = console.is_terminal and not console.is_dumb_terminal
+    live = Live(Text(""), console=console, refresh_per_second=8, transient=True) if terminal else None
+    last: Progress | None = None
+    spoken = time.monotonic()
 
-    def merge(progress: "Progress") -> "Progress":
-        before = shown.get("last")
-        if progress.epoch_ended and before is not None and before.label == progress.label:
-            from dataclasses import replace
-
-            speed, left = before.samples_per_second, before.seconds_left
-            return replace(progress, samples_per_second=speed, seconds_left=left)
-        return progress
-
-    if console.is_terminal and not console.is_dumb_terminal:
-        with Live(Text(""), console=console, refresh_per_second=8, transient=True) as live:
-
-            def update(progress: "Progress") -> None:
-                progress = merge(progress)
-                shown["last"] = progress
-                live.update(Text(plain(describe(progress)), no_wrap=True, overflow="ellipsis"))
-
-            yield update
-        return
-    began = time.monotonic()
-    spoken = [began]
-
-    def speak(progress: "Progress") -> None:
-        progress = merge(progress)
-        shown["last"] = progress
-        ended = progress.step == progress.steps
-        if time.monotonic() - spoken[0] >= _SECONDS_BETWEEN_LINES or (ended and progress.epoch_ended):
-            spoken[0] = time.monotonic()
+    def watch(progress: "Progress") -> None:
+        nonlocal last, spoken
+        if progress.epoch_ended and last is not None and last.label == progress.label:
+            speed, left = last.samples_per_second, last.seconds_left
+            progress = replace(progress, samples_per_second=speed, seconds_left=left)
+        last = progress
+        ended = progress.step == progress.steps and progress.epoch_ended
+        if live is not None:
+            live.update(Text(plain(describe(progress)), no_wrap=True, overflow="ellipsis"))
+        elif ended or time.monotonic() - spoken >= _SECONDS_BETWEEN_LINES:
+            spoken = time.monotonic()
             say(describe(progress))
 
-    yield speak
+    with live or nullcontext():
+        yield watch

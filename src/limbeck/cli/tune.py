@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from limbeck.cli import app
-from limbeck.cli.distill import resolve
+from limbeck.cli.distill import folder_of, resolve
 from limbeck.cli.ending import recorded
-from limbeck.cli.showing import say, show, show_json, table, watching
+from limbeck.cli.showing import say, show, show_json, table, telling, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -38,25 +38,14 @@ def tune(
 ) -> None:
     """Choose settings on the held-out part; several processes may share one study, and a stopped one goes on."""
     from limbeck.config import load_recipe
-    from limbeck.runs import RunFolder
     from limbeck.tune import check_study, read_space, usual_space
     from limbeck.tune import tune as choose
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     allowed = read_space(space) if space else usual_space(loaded)
     check_study(loaded, allowed, trials=trials, metric=metric, seeds=seeds, together=together)
-    text = loaded.to_yaml()
-    if study is None:
-        folder = RunFolder.create(runs, loaded.name, text, sys.argv)
-    else:
-        folder = RunFolder.open(study, text, lambda kept: load_recipe(kept).with_data_of(loaded).to_yaml())
+    folder = folder_of(loaded, runs, study)
     chosen: Literal["errors", "nll"] = metric  # type: ignore[assignment]
-
-    def tell(line: str) -> None:
-        folder.log(line)
-        if not quiet:
-            say(line)
-
     folder.again = command("limbeck", *sys.argv[1:], *([] if study else ["--study", folder.path]))
     with recorded(folder), watching(quiet=quiet) as watch:
         tuned = choose(
@@ -68,7 +57,7 @@ def tune(
             seeds=seeds,
             together=together,
             watch=watch,
-            say=tell,
+            say=telling(folder, quiet=quiet),
         )
     finished = sum(trial.state != "running" for trial in tuned.trials)
     kept = folder.path / f"tuned-{finished}.yaml"

@@ -9,7 +9,7 @@ from limbeck.diagnosis.causes import Finding, find_causes
 from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.students import StudentTrainer, StudentTraining, TrainedStudent
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
-from limbeck.evaluation import fidelity
+from limbeck.evaluation import fidelity, parameters
 from limbeck.objective import Objective
 
 __all__ = ["Examination", "examine", "look_into_capacity"]
@@ -91,7 +91,7 @@ def _fit(name: str, student: TrainedStudent, trainer: StudentTrainer) -> Fit:
     return Fit(
         name=name,
         epochs=student.epochs,
-        parameters=student.parameters,
+        parameters=parameters(student.network),
         train=fidelity(student.probe, answers.on_probe, answers.probe_labels),
         held_out=fidelity(student.held_out, answers.held_out, answers.held_out_labels),
         accuracy=float((student.held_out.argmax(1) == answers.held_out_labels).double().mean()),

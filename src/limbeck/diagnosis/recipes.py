@@ -1,8 +1,9 @@
 """From a recipe or a finished run to the subject of a diagnosis."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -11,8 +12,7 @@ from limbeck.config import Recipe
 from limbeck.diagnosis.subject import Subject, require_one_label
 from limbeck.errors import RecipeError
 from limbeck.experiment.prepare import Parts, as_teacher, build_student, prepare, seeded_build, vet
-from limbeck.experiment.teacher import train_teacher
-from limbeck.losses import KL, Divergence
+from limbeck.experiment.teacher import trained_teacher
 from limbeck.results.finished import FinishedRun
 from limbeck.schemes.offline import Offline
 from limbeck.terms import HardLabels, SoftTargets
@@ -42,8 +42,8 @@ def subject_of_recipe(
     """Train a recipe's teacher, or reuse it, and return what is to be diagnosed."""
     parts = vet(recipe)
     require_one_label(parts.train)
-    seed = recipe.seeds[0] if recipe.teacher.seed is None else recipe.teacher.seed
-    return _subject(recipe, parts, train_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache), say)
+    seed = recipe.teacher.of(recipe.seeds[0])
+    return _subject(recipe, parts, trained_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache).model, say)
 
 
 def subject_of_run(
@@ -62,16 +62,6 @@ def subject_of_run(
     subject = _subject(recipe, run.parts, run.teacher(run.seeds[0]), say)
     places = (run.folder / f"{role}-{seed}" for role in ("alone", "distilled") for seed in run.seeds)
     return replace(subject, trained=tuple(place for place in places if (place / "result.json").is_file()))
-
-
-@dataclass(frozen=True)
-class _Method:
-    """How a recipe distills, as far as the arms of a diagnosis share it."""
-
-    temperature: float = 4.0
-    hard_weight: float = 0.1
-    soft_weight: float = 0.9
-    divergence: Divergence = KL
 
 
 def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subject:
@@ -95,14 +85,11 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
         student=lambda seed: build_student(recipe, parts, seed),
         larger=(lambda seed: seeded_build(kind, parts.train, seed, "larger")) if recipe.teacher.network else None,
         training=recipe.training,
-        temperature=method.temperature,
-        hard_weight=method.hard_weight,
-        soft_weight=method.soft_weight,
-        divergence=method.divergence,
         clean=clean,
         groups=train.groups,
         about=about,
         code={kind: code for kind, code in codes.items() if code},
+        **method,
     )
 
 
@@ -118,23 +105,25 @@ def _about(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def _method(recipe: Recipe, say: Say) -> _Method:
-    """Read temperature, weights and divergence off a recipe's objective, at its first step."""
+def _method(recipe: Recipe, say: Say) -> dict[str, Any]:
+    """Read temperature, weights and divergence off a recipe's objective, at its first step; {} where it has none."""
     terms = list(recipe.inspected.terms.values())
     soft = next((term for term in terms if isinstance(term, SoftTargets)), None)
     hard = next((term for term in terms if isinstance(term, HardLabels)), None)
     name = recipe.method.function.__name__
     if soft is None:
-        default = _Method()
-        say(
-            f"method {name} has no soft targets: diagnosing at T = {default.temperature:g}, "
-            f"alpha = {default.hard_weight:g}"
-        )
-        return default
+        usual = f"T = {Subject.temperature:g}, alpha = {Subject.hard_weight:g}"
+        say(f"method {name} has no soft targets: diagnosing at {usual}")
+        return {}
     values = [soft.temperature, soft.weight, 0.0 if hard is None else hard.weight]
     if any(callable(value) for value in values):
         say(f"method {name} has a schedule: diagnosing at its first value")
     temperature, soft_weight, hard_weight = (schedules.at(value, 0) for value in values)
     if soft_weight == 0:
         raise RecipeError("method: its soft targets weigh nothing at the first step; give them a weight to diagnose")
-    return _Method(temperature, hard_weight, soft_weight, soft.divergence)
+    return {
+        "temperature": temperature,
+        "hard_weight": hard_weight,
+        "soft_weight": soft_weight,
+        "divergence": soft.divergence,
+    }

@@ -39,11 +39,6 @@ class TrainedStudent:
     epochs: int
     reused: bool = False
 
-    @property
-    def parameters(self) -> int:
-        """How many parameters the student has."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
-
 
 @dataclass(frozen=True, eq=False)
 class StudentTraining:

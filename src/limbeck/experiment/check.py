@@ -13,6 +13,7 @@ from limbeck.card import Card
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
+from limbeck.evaluation import parameters
 from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, seeded_build, vet
 from limbeck.objective import Loss
 from limbeck.training import Training
@@ -213,7 +214,7 @@ def _measured(
     return (
         RehearsedModel(
             role=role,
-            parameters=sum(p.numel() for p in model.parameters()),
+            parameters=parameters(model),
             inputs=tuple(batch.inputs.shape),
             outputs=tuple(outputs.logits.shape),
             bytes=weights * (2 + states) + saved,

@@ -15,6 +15,7 @@ from limbeck.data import SampleSet, Splits
 from limbeck.data.names import ambiguous
 from limbeck.distiller import Distiller, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, lacks_memory
+from limbeck.evaluation import parameters
 from limbeck.networks import check_network, evaluating
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
@@ -300,8 +301,7 @@ class SeedBuilder:
         """Return the size of the recipe's teacher; None where it is no single network."""
         if not self.recipe.teacher.single:
             return None
-        model = build_teacher(self.recipe, self.parts, self.seed)
-        return sum(parameter.numel() for parameter in model.parameters())
+        return parameters(build_teacher(self.recipe, self.parts, self.seed))
 
 
 def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:

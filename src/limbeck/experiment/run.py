@@ -14,6 +14,7 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError, RunError
 from limbeck.evaluation import constant_accuracy, evaluate
+from limbeck.evaluation import parameters as count
 from limbeck.experiment.context import Decisions, SeedContext
 from limbeck.experiment.cost import LEARNING, Compute, forward_flops
 from limbeck.experiment.outcome import (
@@ -317,7 +318,7 @@ def _distill(run: Experiment) -> Outcome:
             for seed, found in seeds.items()
         ),
         roles=_roles(recipe, list(seeds.values())),
-        parameters={"teacher": _parameters(models["teacher"]), "student": _parameters(models["distilled"])},
+        parameters={"teacher": count(models["teacher"]), "student": count(models["distilled"])},
         chosen={role: {**choice.values} for role, choice in chosen.items()},
         decided={seed: found.decided for seed, found in seeds.items() if found.decided},
         figures=figures,
@@ -363,7 +364,7 @@ def _roles(recipe: Recipe, seeds: Sequence[Trained]) -> Mapping[str, RoleOutcome
         compute = {kind: fmean(one[kind] for one in each) for kind in each[0]}
         roles[role] = RoleOutcome(
             label=_label(recipe, role),
-            parameters=_parameters(seeds[0].models[role]),
+            parameters=count(seeds[0].models[role]),
             compute=compute,
             relative=compute["total"] / alone if alone else None,
         )
@@ -381,7 +382,3 @@ def _uncounted(recipe: Recipe) -> list[str]:
 
 def _label(recipe: Recipe, role: str) -> str:
     return label_of(role, teaches=recipe.scheme.uses_teacher) or recipe.scheme.roles()[role]
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -22,7 +22,7 @@ from limbeck.training import Observer
 from limbeck.training.progress import ignore
 from limbeck.training.trained import fit_estimator_or_read, fit_or_read
 
-__all__ = ["TrainedTeacher", "train_teacher", "trained_teacher", "wrap_teacher"]
+__all__ = ["TrainedTeacher", "trained_teacher", "wrap_teacher"]
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,6 @@ class TrainedTeacher:
     history: Sequence[Mapping[str, Any]] = ()
 
 
-def train_teacher(
-    recipe: Recipe,
-    parts: Parts,
-    seed: int,
-    *,
-    watch: Observer = ignore,
-    say: Callable[[str], None] = lambda line: None,
-    cache: Path | None = None,
-) -> nn.Module:
-    """Return the trained teacher of a recipe.
-
-    A checkpoint in the recipe is loaded.  Otherwise the teacher is trained in the cache, or found there; see
-    `limbeck.training.trained`.
-    """
-    return trained_teacher(recipe, parts, seed, watch=watch, say=say, cache=cache).model
-
-
 def trained_teacher(
     recipe: Recipe,
     parts: Parts,
@@ -67,7 +50,11 @@ def trained_teacher(
     say: Callable[[str], None] = lambda line: None,
     cache: Path | None = None,
 ) -> TrainedTeacher:
-    """Return the trained teacher of a recipe, as `train_teacher` does, and the compute of its training."""
+    """Return the trained teacher of a recipe, and the compute of its training.
+
+    A checkpoint in the recipe is loaded.  Otherwise the teacher is trained in the cache, or found there; see
+    `limbeck.training.trained`.
+    """
     cache = cache or cache_folder()
     members = []
     for number, (member, own) in enumerate(zip(recipe.teacher.members, recipe.teacher.seeds(seed), strict=True)):

@@ -134,7 +134,7 @@ class Trials:
         )
 
     def _teacher(self, candidate: Recipe, seed: int, watch: Observer) -> TrainedTeacher:
-        own = seed if candidate.teacher.seed is None else candidate.teacher.seed
+        own = candidate.teacher.of(seed)
         if own not in self.taught:
             self.taught[own] = trained_teacher(candidate, self.parts, own, watch=watch, say=self.say, cache=self.cache)
         return self.taught[own]

@@ -33,7 +33,7 @@ class Gains:
 def gains(gathered: Gathered) -> Gains | None:
     """Compare the student distilled with the student alone, class by class, in the order of the training examples."""
     answers = gathered.answers
-    if answers is None or not answers.has("alone", "distilled"):
+    if not answers.has("alone", "distilled"):
         return None
     alone, distilled = (_right(answers.logits[role], answers.labels) for role in ("alone", "distilled"))
     labels = answers.labels[answers.labels != UNLABELLED]

@@ -1,6 +1,5 @@
 """What a report tells of a run, gathered from its folder as plain numbers."""
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +22,11 @@ from limbeck.evaluation import (
 )
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
-from limbeck.experiment.outcome import FIXED_ROLES, teacher_file
+from limbeck.experiment.outcome import FIXED_ROLES
 from limbeck.locks import exclusive
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder, read_manifest
+from limbeck.training.checkpoints import digest
 
 __all__ = ["Curve", "Gathered", "Model", "Taught", "TestAnswers", "evenly", "gather"]
 
@@ -66,6 +66,7 @@ class TestAnswers:
 
     Where an example has several labels or one for each place, each of them is a row; of a regression the logits are the
     numbers (n, D), and so are the labels.
+    Of a run whose weights cannot be read there are none.
     samples: the test samples that were asked: all, or as many as keep the labels below what is drawn.
     fitted: the temperature that held-out data asks for, for each model; nothing where a refit has left no such data.
     """
@@ -80,9 +81,8 @@ class TestAnswers:
         return all(self.logits.get(role) for role in roles)
 
     def first(self, models: Sequence[Model]) -> dict[str, Tensor]:
-        """Return the answers of the first seed of those models that have answered, by the names of columns."""
-        answered = [model for model in models if self.has(model.role)]
-        return {model.name.removeprefix("Student ").capitalize(): self.logits[model.role][0] for model in answered}
+        """Return the answers of models at the first seed, by the names of columns."""
+        return {model.name.removeprefix("Student ").capitalize(): self.logits[model.role][0] for model in models}
 
     def pairs(self, role: str) -> list[tuple[Tensor, Tensor]]:
         """Return the answers of the teacher and of a student, seed by seed; they share one teacher or have each one."""
@@ -121,7 +121,7 @@ class Gathered:
     run: FinishedRun
     models: tuple[Model, ...]
     standing: Standing
-    answers: TestAnswers | None
+    answers: TestAnswers
     taught: Taught | None
     curves: Mapping[str, Mapping[str, Curve]]
     manifest: Mapping[str, Any]
@@ -140,9 +140,9 @@ class Gathered:
 
     @property
     def chief(self) -> list[Model]:
-        """The models that a chart of many rows holds: all where they are few, else those that no scheme added."""
-        own = [model for model in self.models if model.role in FIXED_ROLES]
-        return list(self.models) if len(self.models) <= _MOST_MODELS else own
+        """The models whose answers are shown: all that have answered, where a scheme added many without its own."""
+        few = len(self.models) <= _MOST_MODELS
+        return [each for each in self.models if self.answers.has(each.role) and (few or each.role in FIXED_ROLES)]
 
     @property
     def students(self) -> list[Model]:
@@ -177,12 +177,12 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         run=run,
         models=_models(run, networks),
         standing=run.outcome.standing(),
-        answers=TestAnswers(labels=_rows(some), logits=logits, fitted=fitted, samples=some) if logits else None,
+        answers=TestAnswers(labels=_rows(some), logits=logits, fitted=fitted, samples=some),
         taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
         curves={role: _curves(run, role, notes) for role in _shown(run)},
         manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
-        digests={role: [_digest(path) for path in _weights(run, role) if path.is_file()] for role in _shown(run)},
+        digests={role: [digest(path) for path in _weights(run, role) if path.is_file()] for role in _shown(run)},
         notes=notes,
     )
 
@@ -237,9 +237,9 @@ def _shown(run: FinishedRun) -> list[str]:
     return [role for role in run.roles if role != "teacher" or run.recipe.scheme.uses_teacher]
 
 
-def _name(run: FinishedRun, role: str) -> str:
-    label = run.label(role)
-    return label[:1].upper() + label[1:]
+def _weights(run: FinishedRun, role: str) -> list[Path]:
+    """Return the files of weights of a role, one a seed, or one if all seeds share it."""
+    return [run.weights(role, seed) for seed in run.seeds_of(role)]
 
 
 def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tuple[Model, ...]:
@@ -247,9 +247,8 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
     models = []
     others = itertools.cycle(_OTHERS)
     for role in _shown(run):
-        found = [seed.metrics[role] for seed in run.outcome.seeds]
-        # A teacher that all seeds share was measured once.
-        found = found[:1] if role == "teacher" and run.recipe.teacher.seed is not None else found
+        found = [seed.metrics[role] for seed in run.outcome.seeds if seed.seed in run.seeds_of(role)]
+        label, weights = run.label(role), _weights(run, role)[0]
         of = role if role in run.recipe.scheme.roles() or role == "teacher" else "student"
         if of not in costs and role in networks:
             costs[of] = _cost(networks[role][0], run)
@@ -257,13 +256,13 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
         models.append(
             Model(
                 role=role,
-                name=_name(run, role),
+                name=label[:1].upper() + label[1:],
                 colour=role if role in _OWN_COLOUR else next(others),
                 errors=t_interval([float(metrics.errors) for metrics in found]),
                 accuracy=t_interval([metrics.accuracy for metrics in found]),
                 nll=t_interval([metrics.nll for metrics in found]),
                 parameters=run.parameters(role),
-                bytes=_size(_weights(run, role)[0]),
+                bytes=weights.stat().st_size if weights.is_file() else None,
                 flops=operations,
                 timing=timing,
                 compute=run.outcome.roles[role].relative,
@@ -287,30 +286,12 @@ def _taught(run: FinishedRun, teacher: nn.Module) -> Taught:
     return Taught(positions, predict(teacher, train.subset(positions)).float().cpu())
 
 
-def _weights(run: FinishedRun, role: str) -> list[Path]:
-    """Return the files of weights of a role, one a seed, or one if all seeds share it."""
-    if role != "teacher":
-        return [run.folder / f"{role}-{seed}" / "student.safetensors" for seed in run.seeds]
-    own = run.recipe.teacher.seed
-    return [teacher_file(run.folder, seed) for seed in (run.seeds if own is None else [own])]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
 def _networks(run: FinishedRun, notes: list[str]) -> dict[str, list[nn.Module]]:
     """Return the trained models of each role whose weights can be read."""
     networks: dict[str, list[nn.Module]] = {}
     for role in _shown(run):
-        own = run.seeds[:1] if role == "teacher" and run.recipe.teacher.seed is not None else run.seeds
         try:
-            networks[role] = [run.teacher(seed) if role == "teacher" else run.student(role, seed) for seed in own]
+            networks[role] = [run.model(role, seed) for seed in run.seeds_of(role)]
         except LimbeckError as error:
             notes.append(f"What the {run.label(role)} answers is left out: {error}")
     return networks
@@ -320,9 +301,8 @@ def _curves(run: FinishedRun, role: str, notes: list[str]) -> dict[str, Curve]:
     """Return the quantities of a role's training over the epochs that all its seeds have."""
     if run.recipe.scheme.means(role) or (role == "teacher" and not run.recipe.teacher.members[0].learns):
         return {}  # an ensemble is not trained as such, and this teacher was not trained here, or not in epochs
-    shared = role == "teacher" and run.recipe.teacher.seed is not None
     try:
-        histories = [run.history(role, seed) for seed in (run.seeds[:1] if shared else run.seeds)]
+        histories = [run.history(role, seed) for seed in run.seeds_of(role)]
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) and role in run.recipe.scheme.roles():
             return {}  # what a scheme only kept was not trained as such

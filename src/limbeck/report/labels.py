@@ -20,11 +20,7 @@ __all__ = ["disagreements", "explorer", "listed", "named", "precisions"]
 
 def precisions(gathered: Gathered) -> DotPlot | None:
     """Draw the average precision of each label; of many, the ones where the students differ most."""
-    answers = gathered.answers
-    models = [model for model in gathered.chief if answers is not None and answers.has(model.role)]
-    if answers is None or not models:
-        return None
-    table = {model.role: _precisions(answers, model.role) for model in models}
+    table = {model.role: _precisions(gathered.answers, model.role) for model in gathered.chief}
     return of_each(gathered, table, "labels", "average precision", "of", "label")
 
 
@@ -48,14 +44,11 @@ def _margins(rows: Tensor, shape: torch.Size) -> Tensor:
 
 def listed(gathered: Gathered) -> list[list[str]]:
     """Return the students' most frequent mistakes: the label, whether missed or wrongly given, each student's count."""
-    answers = gathered.answers
-    if answers is None:
-        return []
-    truth, tables = answers.samples.labels.cpu(), []
+    answers, tables = gathered.answers, []
+    truth = answers.samples.labels.cpu()
     for model in gathered.students:
-        if answers.has(model.role):
-            said = torch.stack([_margins(rows, truth.shape) > 0 for rows in answers.logits[model.role]])
-            tables.append(torch.stack([((truth == 1) & ~said).sum((0, 1)), ((truth == 0) & said).sum((0, 1))]))
+        said = torch.stack([_margins(rows, truth.shape) > 0 for rows in answers.logits[model.role]])
+        tables.append(torch.stack([((truth == 1) & ~said).sum((0, 1)), ((truth == 0) & said).sum((0, 1))]))
     rows = most_frequent(tables, ("missed", "wrongly given"), gathered.run.parts.test.class_names)
     return [[label, how, *counts] for how, label, *counts in rows]
 

@@ -33,12 +33,10 @@ def taught(gathered: Gathered) -> tuple[Plane, str] | None:
 def trusted(gathered: Gathered) -> list[tuple[Plane, str]]:
     """Draw each model's answers against the truth on the test set, at the first seed, with its figures over all."""
     answers = gathered.answers
-    if answers is None:
-        return []
     known = REGRESSION.labelled(answers.labels)
     found = []
     for model in gathered.chief:
-        if not answers.has(model.role) or not bool(known.any()):
+        if not bool(known.any()):
             continue
         every = [figures_of(REGRESSION).measure(rows, answers.labels) for rows in answers.logits[model.role]]
         error, explained = fmean(each.errors for each in every) ** 0.5, fmean(each.accuracy for each in every)
@@ -56,12 +54,10 @@ def trusted(gathered: Gathered) -> list[tuple[Plane, str]]:
 def beside_teacher(gathered: Gathered) -> list[tuple[Plane, str]]:
     """Draw each student's answers against its teacher's on the test set, at the first seed."""
     answers = gathered.answers
-    if answers is None or not answers.has("teacher"):
+    if not answers.has("teacher"):
         return []
     found = []
     for model in gathered.students:
-        if not answers.has(model.role):
-            continue
         teacher, student = answers.pairs(model.role)[0]
         distance = _distance(gathered, model) ** 0.5
         note = f"Root mean squared distance {distance:.4g}."
@@ -76,10 +72,9 @@ def beside_teacher(gathered: Gathered) -> list[tuple[Plane, str]]:
 def faithful(gathered: Gathered) -> str:
     """Say how far from their teacher the students are, beside how far the teacher is from the truth."""
     answers = gathered.answers
-    if answers is None or not answers.has("teacher"):
+    if not answers.has("teacher"):
         return ""
-    students = [model for model in gathered.students if answers.has(model.role)]
-    near = "; ".join(f"{_distance(gathered, model):.4g} of the {model.name.lower()}" for model in students)
+    near = "; ".join(f"{_distance(gathered, model):.4g} of the {model.name.lower()}" for model in gathered.students)
     known = REGRESSION.labelled(answers.labels)
     if not near or not bool(known.any()):
         return ""
@@ -96,10 +91,10 @@ def faithful(gathered: Gathered) -> str:
 def listed(gathered: Gathered, most: int = 10) -> tuple[list[str], list[list[str]]]:
     """Return the test samples on which student distilled and teacher lie farthest apart: head and rows of a table."""
     answers = gathered.answers
-    if answers is None or not answers.has("teacher", "distilled"):
+    if not answers.has("teacher", "distilled"):
         return [], []
     teacher, distilled = answers.pairs("distilled")[0]
-    models = [model for model in gathered.chief if answers.has(model.role)]
+    models = gathered.chief
     wide = teacher.shape[1]
     order = (teacher - distilled).abs().flatten().argsort(descending=True, stable=True)[:most].tolist()
     rows = []
@@ -111,12 +106,8 @@ def listed(gathered: Gathered, most: int = 10) -> tuple[list[str], list[list[str
 
 
 def _distance(gathered: Gathered, model: Model) -> float:
-    answers = gathered.answers
-    if answers is None:
-        raise ValueError("a run without answers has no distances")
-    return fmean(
-        float((student.double() - teacher.double()).square().mean()) for teacher, student in answers.pairs(model.role)
-    )
+    pairs = gathered.answers.pairs(model.role)
+    return fmean(float((student.double() - teacher.double()).square().mean()) for teacher, student in pairs)
 
 
 def _scatter(

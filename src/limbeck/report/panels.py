@@ -95,7 +95,7 @@ def of_each(
 
     table: by role, NaN where a class has none.  key: of the chart, which is the plural of `one`.
     """
-    models, names = [model for model in gathered.chief if model.role in table], gathered.run.parts.test.class_names
+    models, names = gathered.chief, gathered.run.parts.test.class_names
     shown = [label for label in range(len(names)) if all(math.isfinite(table[model.role][label]) for model in models)]
     if not models or not shown:
         return None
@@ -118,19 +118,12 @@ def of_each(
 
 def class_accuracies(gathered: Gathered) -> dict[str, Tensor]:
     """Return the accuracy of each class (K,) by role, over all seeds."""
-    answers = gathered.answers
-    if answers is None:
-        return {}
-    roles = [model.role for model in gathered.chief if answers.has(model.role)]
-    return {role: per_class_accuracy(confusion(gathered, role)) for role in roles}
+    return {model.role: per_class_accuracy(confusion(gathered, model.role)) for model in gathered.chief}
 
 
 def confusion(gathered: Gathered, role: str) -> Tensor:
     """Return the confusion matrix (K, K) of a role, added up over its seeds."""
-    answers = gathered.answers
-    if answers is None:
-        raise ValueError("a run without answers has no confusions")
-    classes = gathered.run.parts.test.classes
+    answers, classes = gathered.answers, gathered.run.parts.test.classes
     return torch.stack(
         [confusion_matrix(logits.argmax(1), answers.labels, classes) for logits in answers.logits[role]]
     ).sum(0)
@@ -139,12 +132,10 @@ def confusion(gathered: Gathered, role: str) -> Tensor:
 def confusions(gathered: Gathered) -> list[Chart]:
     """Draw the confusion matrices of the students, where there are few enough classes."""
     names = gathered.run.parts.test.class_names
-    if gathered.answers is None or not 2 <= len(names) <= _MOST_CLASSES:
+    if not 2 <= len(names) <= _MOST_CLASSES:
         return []
     charts: list[Chart] = []
     for model in gathered.students:
-        if not gathered.answers.has(model.role):
-            continue
         counts = confusion(gathered, model.role)
         wrong = counts.clone().fill_diagonal_(0)
         i, j = divmod(int(wrong.argmax()), len(names))
@@ -157,9 +148,9 @@ def confusions(gathered: Gathered) -> list[Chart]:
 
 def listed(gathered: Gathered) -> list[list[str]]:
     """Return the students' most frequent confusions: true class, answer, and how often for each student."""
-    answers, names = gathered.answers, gathered.run.parts.test.class_names
-    students = [model for model in gathered.students if answers is not None and answers.has(model.role)]
-    return most_frequent([confusion(gathered, model.role).fill_diagonal_(0) for model in students], names, names)
+    tables = [confusion(gathered, model.role).fill_diagonal_(0) for model in gathered.students]
+    names = gathered.run.parts.test.class_names
+    return most_frequent(tables, names, names)
 
 
 def most_frequent(
@@ -179,8 +170,6 @@ def calibration(gathered: Gathered, bins: int = 15) -> list[tuple[Plane, str]]:
     answers = gathered.answers
     found: list[tuple[Plane, str]] = []
     for model in gathered.chief:
-        if answers is None or not answers.has(model.role):
-            continue
         logits, labels = answers.logits[model.role], answers.labels
         diagram = _reliability(logits, labels, bins)
         own = _ece(logits, labels, bins)

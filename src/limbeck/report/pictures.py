@@ -202,7 +202,7 @@ def disagreeing(
     read: a model's answer to each image, from its rows.  answer, truth: in words, the answer with its probability.
     """
     answers = gathered.answers
-    if answers is None or not answers.has("teacher", "distilled") or not pictured(answers.samples):
+    if not answers.has("teacher", "distilled") or not pictured(answers.samples):
         return []
     samples, names = answers.samples, answers.samples.class_names
     teacher, distilled = answers.pairs("distilled")[0]

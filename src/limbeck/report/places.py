@@ -54,7 +54,7 @@ def taught(gathered: Gathered, temperature: float) -> Maps | None:
 def differences(gathered: Gathered) -> Maps | None:
     """Show the test examples on whose places the student distilled differs most from its teacher, at the first seed."""
     answers = gathered.answers
-    if answers is None or not answers.has("teacher", "distilled") or not _of_two_axes(answers.samples):
+    if not answers.has("teacher", "distilled") or not _of_two_axes(answers.samples):
         return None
     samples = answers.samples
     shape = answers.samples.labels.shape

@@ -150,7 +150,7 @@ def _certainty(gathered: Gathered, role: str) -> str:
         apart = [float(seed.metrics[role].errors - seed.distilled.errors) for seed in seeds]
         return _seed_by_seed(figures, role, apart)
     answers = gathered.answers
-    if answers is not None and answers.has(role, "distilled") and figures.by_example:
+    if answers.has(role, "distilled") and figures.by_example:
         labels = answers.samples.labels.cpu()
         rows = [answers.logits[each][0].view(*labels.shape, -1) for each in (role, "distilled")]
         right = [figures.correct(each, labels) for each in rows]
@@ -239,13 +239,12 @@ def footnote(gathered: Gathered, rows: Sequence[ModelRow]) -> str:
 def faithful(gathered: Gathered) -> list[tuple[Model, float, float]]:
     """Return each student's agreement with its teacher and their mean divergence on the test set, over its seeds."""
     answers = gathered.answers
-    if answers is None or not answers.has("teacher"):
+    if not answers.has("teacher"):
         return []
     rows = []
     for model in gathered.students:
-        if answers.has(model.role):
-            found = [fidelity(student, teacher) for teacher, student in answers.pairs(model.role)]
-            rows.append((model, fmean(each.agreement for each in found), fmean(each.kl for each in found)))
+        found = [fidelity(student, teacher) for teacher, student in answers.pairs(model.role)]
+        rows.append((model, fmean(each.agreement for each in found), fmean(each.kl for each in found)))
     return rows
 
 

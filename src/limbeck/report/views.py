@@ -131,8 +131,6 @@ class View:
 
     def differences(self, gathered: Gathered) -> Differences:
         """Gather where the students differ from their teacher and from each other; what a run has not is left out."""
-        answers = gathered.answers
-        students = [model.name for model in gathered.students if answers is not None and answers.has(model.role)]
         charts = self.mistakes(gathered)
         by_class = self.gains(gathered)
         if by_class is not None:
@@ -141,7 +139,7 @@ class View:
                 " training examples; the rarest class stands last."
             )
             charts.append((by_class.chart, note))
-        title, head, listed = self.listed(gathered, students)
+        title, head, listed = self.listed(gathered, [model.name for model in gathered.students])
         return Differences(
             each=self.each,
             faithful=self.faithful(gathered),

@@ -246,15 +246,12 @@ def assess_run(
 
 def _models(run: FinishedRun, say: Callable[[str], None]) -> Iterator[tuple[str, int, nn.Module]]:
     """Yield role, seed and model, each teacher before its students."""
-    shared = run.recipe.teacher.seed
-    for number, seed in enumerate(run.seeds):
+    for seed in run.seeds:
         for role in run.roles:
-            if role == "teacher" and shared is not None and number:
-                continue
-            own = seed if role != "teacher" or shared is None else shared
-            model = run.model(role, seed)
-            say(f"evaluating: {role} (seed {own})")
-            yield role, own, model
+            if seed in run.seeds_of(role):
+                own, model = run.recipe.teacher.of(seed) if role == "teacher" else seed, run.model(role, seed)
+                say(f"evaluating: {role} (seed {own})")
+                yield role, own, model
 
 
 def _by_class(

@@ -43,11 +43,6 @@ class ComparedRun:
         return len(self.evaluation.of("distilled"))
 
     @property
-    def failures(self) -> Sequence[str]:
-        """A clause for each model that failed, as `Standing.failures` has them."""
-        return self.evaluation.failures
-
-    @property
     def task(self) -> Task:
         """What its labels are."""
         return task_named(self.evaluation.test.task)

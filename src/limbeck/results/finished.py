@@ -89,11 +89,21 @@ class FinishedRun:
         """The seeds of the students."""
         return self.recipe.seeds
 
+    def seeds_of(self, role: str) -> tuple[int, ...]:
+        """Return a student's seed for each model of a role; of a teacher that all seeds share, the first."""
+        return self.seeds[:1] if role == "teacher" and self.recipe.teacher.seed is not None else self.seeds
+
+    def weights(self, role: str, seed: int) -> Path:
+        """Return the file of the weights of a role, for a student's seed."""
+        if role == "teacher":
+            return teacher_file(self.folder, self.recipe.teacher.of(seed))
+        return self.folder / f"{role}-{seed}" / "student.safetensors"
+
     def teacher(self, seed: int) -> nn.Module:
         """Return the trained teacher of a student's seed."""
-        own = self.recipe.teacher.of(seed)
-        model = build_teacher(self.recipe.without_checkpoints(), self.signature.parts(), own)
-        load_weights(model, teacher_file(self.folder, own))
+        recipe = self.recipe.without_checkpoints()
+        model = build_teacher(recipe, self.signature.parts(), recipe.teacher.of(seed))
+        load_weights(model, self.weights("teacher", seed))
         return model
 
     @property
@@ -127,7 +137,7 @@ class FinishedRun:
             return MeanOfModels([self.student(member, seed) for member in members])
         else:
             model = scheme.build(role, builder)
-        load_weights(model, self.folder / f"{role}-{seed}" / "student.safetensors")
+        load_weights(model, self.weights(role, seed))
         return model
 
     def composed(self, role: str) -> bool:

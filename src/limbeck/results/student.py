@@ -9,7 +9,7 @@ from limbeck.arguments import checked
 from limbeck.data import Description
 from limbeck.devices import place
 from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
-from limbeck.evaluation import predict
+from limbeck.evaluation import parameters, predict
 from limbeck.tasks import Task, task_named
 from limbeck.teachers.answers import LookedUpAnswers
 
@@ -75,8 +75,8 @@ class TrainedModel:
         self.description, self.model, self.role, self.seed = description, model, role, seed
 
     def __repr__(self) -> str:
-        size = sum(parameter.numel() for parameter in self.model.parameters())
-        return f"TrainedModel({self.role!r}, {self.description.name!r}, {self.input_shape}, {size:,} parameters)"
+        size = f"{parameters(self.model):,} parameters"
+        return f"TrainedModel({self.role!r}, {self.description.name!r}, {self.input_shape}, {size})"
 
     @property
     def task(self) -> Task:
