@@ -34,11 +34,10 @@ from limbeck.data import SampleSet, TensorSet, digits, fashion_mnist, mnist
 from limbeck.data.cifar import cifar100
 from limbeck.data.synthetic import synthetic, synthetic_task
 from limbeck.diagnosis import THRESHOLDS
-from limbeck.diagnosis.examining import examine
 from limbeck.diagnosis.students import StudentTrainer
 from limbeck.diagnosis.subject import ask
 from limbeck.runs import environment
-from planted import PLANTED, Strengths, plant
+from planted import PLANTED, Strengths, examine, plant
 
 SAMPLES = 2000
 SET_ON = ("digits", "mnist")

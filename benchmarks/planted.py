@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.data import SampleSet, TensorSet
+from limbeck.diagnosis.capacity import Capacity
+from limbeck.diagnosis.causes import Finding, find_causes
+from limbeck.diagnosis.examining import look_into_capacity
+from limbeck.diagnosis.signs import Signs, read_signs
+from limbeck.diagnosis.students import StudentTrainer
 from limbeck.diagnosis.subject import Subject
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, one_of
@@ -26,7 +31,27 @@ from limbeck.teacher import ClassVectors, Teacher, teacher_weights
 from limbeck.teachers import ModelTeacher
 from limbeck.training import Progress, Training, fit
 
-__all__ = ["PLANTED", "Shuffled", "Strengths", "plant"]
+__all__ = ["PLANTED", "Examination", "Shuffled", "Strengths", "examine", "plant"]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was seen of a case, and what it comes to."""
+
+    signs: Signs
+    capacity: Capacity
+    findings: tuple[Finding, ...]
+
+
+def examine(trainer: StudentTrainer, seed: int, *, needed: bool = False) -> Examination:
+    """Look at a teacher and at what a student can take over of it: four trainings of a seed.
+
+    needed: two to four, as many as the findings ask for, which are the same.
+    """
+    alone = trainer.train("hard labels", methods.hard(), seed)
+    capacity = look_into_capacity(trainer, seed, needed=needed)
+    signs = read_signs(trainer.answers, alone, capacity)
+    return Examination(signs, capacity, find_causes(signs))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
-"""JSON that limbeck writes: valid everywhere, and what is read back is sealed and goes into the class that wrote it."""
+"""What limbeck writes: whole files, and JSON that is valid everywhere; what is read back is sealed and typed."""
 
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-__all__ = ["Number", "as_json", "plain_values", "read_as", "sealed", "unsealed"]
+from limbeck.errors import RunError
+
+__all__ = ["Number", "as_json", "plain_values", "read_as", "sealed", "unsealed", "write_aside"]
 
 T = TypeVar("T")
 
@@ -83,6 +88,22 @@ def unsealed(content: Any) -> dict[str, Any]:
     if content[_SEAL] != _digest(plain):
         raise ValueError("wrong checksum")
     return plain
+
+
+def write_aside(path: Path, content: str | bytes, *, what: str, mend: str = "name another file") -> None:
+    """Write a file that a user named: aside, then renamed; RunError with the mend where that cannot be.
+
+    what: begins the message.
+    """
+    aside = path.with_name(f".limbeck-{os.getpid()}.tmp")
+    try:
+        aside.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+        aside.replace(path)
+    except OSError as error:
+        raise RunError(f"{what}: cannot write '{path}' ({error.strerror or error}); {mend}") from None
+    finally:
+        with suppress(OSError):
+            aside.unlink()
 
 
 def _digest(content: Mapping[str, Any]) -> str:

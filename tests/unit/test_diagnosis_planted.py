@@ -3,10 +3,9 @@
 import pytest
 
 from limbeck.data import digits
-from limbeck.diagnosis.examining import examine
 from limbeck.diagnosis.students import StudentTrainer
 from limbeck.diagnosis.subject import ask
-from planted import PLANTED, plant
+from planted import PLANTED, examine, plant
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from limbeck import methods
 from limbeck.data import TensorSet
 from limbeck.diagnosis.causes import CAUSES
 from limbeck.diagnosis.diagnosing import Diagnosis, diagnose
-from limbeck.diagnosis.examining import examine
 from limbeck.diagnosis.gradient import nearness, rescaling
 from limbeck.diagnosis.relations import other_classes
 from limbeck.diagnosis.rescaling import rescaling_factor
@@ -19,7 +18,7 @@ from limbeck.diagnosis.subject import ask
 from limbeck.errors import DataError, InputError
 from limbeck.records import plain_values, read_as
 from limbeck.training import Training
-from planted import PLANTED, Shuffled, Strengths, plant
+from planted import PLANTED, Shuffled, Strengths, examine, plant
 
 SHORT = Strengths(training=Training(epochs=10, batch_size=32, learning_rate=0.05), teacher=(48,), student=(16,))
 

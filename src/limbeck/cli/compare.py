@@ -44,6 +44,8 @@ def compare(
 ) -> None:
     """Set finished runs side by side: figures with intervals, paired differences, and what differs in the recipes."""
     from limbeck.errors import RunError
+    from limbeck.records import write_aside
+    from limbeck.report import render_comparison
     from limbeck.results.comparison import compare_runs, find_runs
 
     if page is not None and page.exists():
@@ -53,7 +55,8 @@ def compare(
         say(line)
     found = compare_runs(folders, device=device, trust=trust, data=data, say=say)
     if page is not None:
-        _write(page, found)
+        content = render_comparison(found, _grids(found), [*_failures(found), *_lines(found)])
+        write_aside(page, content, what="compare")
     if as_json:
         show_json(found.as_dict())
     else:
@@ -140,17 +143,3 @@ def _value(value: Any) -> str:
         return "-"
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-
-
-def _write(page: Path, found: "Comparison") -> None:
-    """Write a self-contained page; everything that it shows is escaped."""
-    from limbeck.errors import RunError
-    from limbeck.report import render_comparison
-
-    content = render_comparison(found, _grids(found), [*_failures(found), *_lines(found)])
-    aside = page.with_name(f".{page.name}.tmp")
-    try:
-        aside.write_text(content, encoding="utf-8", errors="backslashreplace")
-        aside.replace(page)
-    except OSError as error:
-        raise RunError(f"compare: cannot write '{page}' ({error.strerror}); name another file") from None

@@ -1,7 +1,5 @@
 """limbeck recipes: list, show and copy the packaged recipes and the rows of papers' tables."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -78,19 +76,13 @@ def copy(
 ) -> None:
     """Copy a recipe to a file (or into a folder) to edit it; an existing file is never overwritten."""
     from limbeck.errors import RunError
+    from limbeck.records import write_aside
 
     text = _text(name, row, budget)
     place = target / f"{name if row is None else f'{name}-{row}'}.yaml" if target.is_dir() else target
     if place.exists():
         raise RunError(f"recipes cp: '{place}' exists already; name another file or delete it")
-    aside = place.with_name(f".limbeck-{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(place)
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
-        raise RunError(f"recipes cp: cannot write '{place}' ({error.strerror}); name another file") from None
+    write_aside(place, text, what="recipes cp")
     say(f"copied to {place} · next: edit it, then {command('limbeck', 'check', place)}")
 
 

@@ -13,6 +13,7 @@ import typer
 from limbeck.cli import app
 from limbeck.cli.showing import Trust, say
 from limbeck.errors import DataError, DataWarning, InputError, RunError, one_of
+from limbeck.records import write_aside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def predict(
         if out is None:
             sys.stdout.write(text)
         else:
-            _write(out, text.encode())
+            write_aside(out, text, what="--out")
     if out is not None:
         say(f"{len(names):,} answers of {role} (seed {model.seed}) written to {out}")
 
@@ -156,15 +157,4 @@ def _write_arrays(
         arrays["predictions"] = np.array([each if isinstance(each, str) else ";".join(each) for each in predictions])
     content = io.BytesIO()
     np.savez(content, **arrays)
-    _write(out, content.getvalue())
-
-
-def _write(out: Path, content: bytes) -> None:
-    """Write a file aside and rename it."""
-    aside = out.with_name(f".{out.name}.tmp")
-    try:
-        aside.write_bytes(content)
-        aside.replace(out)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise RunError(f"--out: cannot write '{out}' ({error.strerror or error}); name another file") from None
+    write_aside(out, content.getvalue(), what="--out")

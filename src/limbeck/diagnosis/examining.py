@@ -1,48 +1,17 @@
-"""The first half of a diagnosis: what the teacher's answers, a student alone and three fits say."""
+"""How far networks can follow the teacher: fits of its soft targets alone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from limbeck import methods
 from limbeck.diagnosis.capacity import Capacity, Fit, asks_larger, asks_longer, judge_capacity
-from limbeck.diagnosis.causes import Finding, find_causes
-from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.students import StudentTrainer, StudentTraining, TrainedStudent
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 from limbeck.evaluation import fidelity, parameters
 from limbeck.objective import Objective
 
-__all__ = ["Examination", "examine", "look_into_capacity"]
+__all__ = ["look_into_capacity"]
 
 _LONGER = 3  # times the epochs
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What was seen, and what it comes to."""
-
-    signs: Signs
-    capacity: Capacity
-    findings: tuple[Finding, ...]
-
-
-def examine(
-    trainer: StudentTrainer,
-    seed: int,
-    *,
-    needed: bool = False,
-    thresholds: Thresholds = THRESHOLDS,
-    say: Callable[[str], None] = lambda line: None,
-) -> Examination:
-    """Look at a teacher and at what a student can take over of it: four trainings of a seed.
-
-    needed: two to four, as many as the findings ask for, which are the same.
-    """
-    say("a student on hard labels, which knows nothing of the teacher")
-    alone = trainer.train("hard labels", methods.hard(), seed)
-    capacity = look_into_capacity(trainer, seed, needed=needed, thresholds=thresholds, say=say)
-    signs = read_signs(trainer.answers, alone, capacity)
-    return Examination(signs, capacity, find_causes(signs, thresholds))
 
 
 def look_into_capacity(

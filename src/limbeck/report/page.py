@@ -1,8 +1,6 @@
 """The page: what was gathered, put into one self-contained HTML file."""
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -16,6 +14,7 @@ from markupsafe import Markup
 from limbeck import methods, schemes, targets
 from limbeck.card import Card
 from limbeck.errors import InputError, RunError
+from limbeck.records import write_aside
 from limbeck.report import curves, figures, panels, pictures, story, svg
 from limbeck.report.charts import Chart, DotPlot, Heat, Matrix, Plane, short
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
@@ -51,7 +50,7 @@ def build(
         _check(path)
     runs = [gather(folder, trust=trust, data=data) for folder in folders]
     sections = [section(gathered, number) for number, gathered in enumerate(runs, start=1)]
-    _write(path, render(runs, sections))
+    write_aside(path, render(runs, sections), what="report", mend="name another with --out")
     if files:
         for gathered, each in zip(runs, sections, strict=True):
             figures.save(_charts(each), gathered.run.folder / "figures")
@@ -68,7 +67,8 @@ def build_diagnosed(folder: Path, *, files: bool = True) -> Path:
         raise RunError(f"report: '{folder}' holds no diagnosis; make one with: limbeck diagnose RECIPE")
     if path.exists():
         _check(path)
-    _write(path, _rendered("diagnosed.html.j2", title=told.name, told=told))
+    text = _rendered("diagnosed.html.j2", title=told.name, told=told)
+    write_aside(path, text, what="report", mend="name another with --out")
     if files:
         figures.save([chart for chart, _ in told.charts], folder / "figures")
     return path
@@ -240,18 +240,3 @@ def _check(path: Path) -> None:
             if _MARK in file.read(1000):
                 return
         raise RunError(f"report: '{path}' exists and is no report of limbeck; name another file with --out")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-            Path(aside).chmod(0o644)
-            Path(aside).replace(path)
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RunError(f"report: cannot write '{path}' ({error.strerror or error}); name another with --out") from None
