@@ -24,11 +24,11 @@ SMALL = {
     "gradient_boosting": {"iterations": 4, "leaves": 6, "min_samples_leaf": 5},
     "logistic_regression": {},
 }
-every_estimator = pytest.mark.parametrize("name", estimators.names())
+every_estimator = pytest.mark.parametrize("name", estimators.kinds())
 
 
 def made(name, shape, outputs, **keys):
-    return estimators.builder(name)(shape, outputs, **{**SMALL[name], **keys})
+    return estimators.kinds()[name](shape, outputs, **{**SMALL[name], **keys})
 
 
 def samples_of(size=120, classes=3, seed=1, **more):
@@ -45,7 +45,7 @@ def of_scikit(model, samples, seed=0):
 
 
 def test_every_estimator_is_tried_here():
-    assert set(SMALL) == set(estimators.names())
+    assert set(SMALL) == set(estimators.kinds())
 
 
 @every_estimator

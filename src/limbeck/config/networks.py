@@ -17,7 +17,7 @@ from torch import nn
 
 from limbeck import models
 from limbeck.checks import shown
-from limbeck.config.sections import Section, parse
+from limbeck.config.sections import Section, of_kind, parse
 from limbeck.data import SampleSet
 from limbeck.data.content import check_fits
 from limbeck.errors import (
@@ -104,13 +104,16 @@ class ModelSpec:
     def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
         try:
             with torch.device("meta"):  # of shapes alone, to know the size before memory is asked for
-                size = sum(each.numel() * each.element_size() for each in section.build(**given).parameters())
+                sized = section.function(**section.arguments, **given)
+            size = sum(each.numel() * each.element_size() for each in sized.parameters())
             check_fits(f"{self.where}: the model", size)
-            model: nn.Module = section.build(**given)
+            model: nn.Module = section.function(**section.arguments, **given)
         except DataError as error:
             raise ModelError(str(error)) from None
         except ModelError as error:
             raise ModelError(f"{self.where}.{error}") from None
+        except InputError as error:
+            raise RecipeError(f"{self.where}.{error}") from None
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
             if lacks_memory(error):
                 raise MemoryLimitError(
@@ -167,22 +170,14 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
             raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
         place = base / path_of(folder, f"{where}.folder")
         return ModelSpec(where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base)
-    kind = keys.pop("kind")
-    if kind not in models.names():
-        raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), models.names())}")
-    section = parse(models.builder(kind), keys, where, given=_FROM_DATA)
+    _, section = of_kind(keys, models.kinds(), where, given=_FROM_DATA)
     return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
 
 
 def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     """Return the estimator of scikit-learn that a recipe's keys name; RecipeError for the first wrong key."""
     checkpoint = _checkpoint(keys, where)
-    kind = keys.pop("kind", None)
-    if kind is None:
-        raise RecipeError(f"{where}.kind: is missing; one of: {', '.join(estimators.names())}")
-    if kind not in estimators.names():
-        raise RecipeError(f"{where}.kind: found {shown(kind)}; {one_of(str(kind), estimators.names())}")
-    section = parse(estimators.builder(kind), keys, where, given=_FROM_DATA)
+    _, section = of_kind(keys, estimators.kinds(), where, given=_FROM_DATA)
     section.build(input_shape=(1,), classes=2)
     return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
 

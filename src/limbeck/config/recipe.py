@@ -14,7 +14,7 @@ from limbeck.checks import shown
 from limbeck.config.methods import method_keys, read_method
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, explained, read_yaml, written
-from limbeck.config.sections import Section, of_kind, parse, validate
+from limbeck.config.sections import Section, of_kind, read, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, read_teacher
 from limbeck.data import HeldOut, Selection, Splits, Transfer
 from limbeck.errors import DataError, DataWarning, InputError, RecipeError
@@ -29,7 +29,7 @@ __all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe", "replaced"]
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
 _PLACES = ("folder", "path")  # the keys of `data` that name files
-_USED = tuple(each.name for each in fields(Selection))
+_USED = {each.name: each.default for each in fields(Selection)}
 _HELD_OUT: tuple[Literal["random", "first", "last"], ...] = ("random", "first", "last")
 _SEARCHED = ("training.", "method.", "scheme.")
 
@@ -124,27 +124,28 @@ class Recipe:
                 f"name: found {shown(top['name'])}, expected 1 to 100 letters, digits, '.', '_', '-', a letter or"
                 " digit first"
             )
-        source, selection, transfer = _data(dict(top["data"]), base)
-        student = read_model(dict(top["student"]["model"]), "student.model", base)
-        sees = None if top["student"]["sees"] is None else parse(Sees, top["student"]["sees"], "student.sees")
-        student = replace(student, sees=None if sees is None else sees.build())
-        training = parse(Training, _with_views(top), "training")
-        teacher, teacher_keys = read_teacher(top["teacher"] or _like_the_student(student, training), base)
-        scheme, networks, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student)
-        budget = _alone_budget(top["alone_budget"])
+        source, selection, transfer, data_keys = _data(dict(top["data"]), base)
+        student, student_keys = _student(top["student"], base)
+        training, training_keys = read(Training, _with_views(top), "training")
+        like_it = {key: value for key, value in student_keys["model"].items() if key != "checkpoint"}
+        teacher, teacher_keys = read_teacher(
+            top["teacher"] or TeacherKeys(model=like_it, training=plain(training_keys)).model_dump(), base
+        )
+        scheme, networks, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student_keys["model"])
+        budget, budget_keys = _alone_budget(top["alone_budget"])
         recipe = cls(
             name=top["name"],
             data=source,
-            selection=selection.build(),
-            transfer=transfer.build(),
+            selection=selection,
+            transfer=transfer,
             teacher=teacher,
             student=student,
             classes=_classes(top["classes"]),
             method=read_method(top["method"], "method"),
             scheme=scheme,
             networks=networks,
-            alone_budget=None if budget is None else budget.build(),
-            training=training.build(),
+            alone_budget=budget,
+            training=training,
             validation=_validation(top["validation"]),
             search=_grids(top["search"]),
             refit=top["refit"],
@@ -156,20 +157,15 @@ class Recipe:
         )
         resolved = {
             **top,
-            "data": {
-                "kind": top["data"]["kind"],
-                **plain(source.values),
-                **plain(_changed(selection)),
-                "transfer": plain(transfer.values),
-            },
+            "data": data_keys,
             "teacher": teacher_keys,
-            "student": {"model": plain(recipe.student.keys())} | ({} if sees is None else {"sees": plain(sees.values)}),
+            "student": student_keys,
             "method": method_keys(recipe.method),
             "scheme": scheme_keys,
-            "alone_budget": budget is not None and plain(budget.values),
-            "training": plain(training.values),
+            "alone_budget": budget_keys,
+            "training": training_keys,
         }
-        object.__setattr__(recipe, "keys", resolved)
+        object.__setattr__(recipe, "keys", plain(resolved))
         if recipe.refit and teacher.select is not None:
             raise RecipeError("teacher.select: found beside refit, which leaves no held-out part; leave one out")
         recipe.candidates()  # each of which is validated
@@ -298,20 +294,26 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(explained(str(error), path, overrides)) from None
 
 
-def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Section, Section]:
-    """Return where the data comes from, what of it is used, and what of that is transferred."""
-    transfer = parse(Transfer, keys.pop("transfer", {}), "data.transfer")
+def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Selection, Transfer, dict[str, Any]]:
+    """Return where the data comes from, what of it is used, what of that is transferred, and the resolved keys."""
+    transfer, transfer_keys = read(Transfer, keys.pop("transfer", {}), "data.transfer")
     for key in _PLACES:
         if isinstance(keys.get(key), str):
             keys[key] = str((base / path_of(keys[key], f"data.{key}")).absolute())
-    selection = parse(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
-    return of_kind(keys, data.kinds(), "data")[1], selection, transfer
+    selection, selected = read(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
+    kind, source = of_kind(keys, data.kinds(), "data")
+    changed = {key: selected[key] for key, usual in _USED.items() if getattr(selection, key) != usual}
+    return source, selection, transfer, {"kind": kind, **source.values, **changed, "transfer": transfer_keys}
 
 
-def _changed(selection: Section) -> dict[str, Any]:
-    """Return the keys of a selection that say something."""
-    usual = parse(Selection, {}, "data").values
-    return {key: value for key, value in selection.values.items() if value != usual[key]}
+def _student(keys: Mapping[str, Any], base: Path) -> tuple[ModelSpec, dict[str, Any]]:
+    """Return the student that a recipe's validated keys name, and the keys as the resolved recipe has them."""
+    student = read_model(dict(keys["model"]), "student.model", base)
+    resolved = {"model": plain(student.keys())}
+    if keys["sees"] is None:
+        return student, resolved
+    sees, sees_keys = read(Sees, keys["sees"], "student.sees")
+    return replace(student, sees=sees), {**resolved, "sees": sees_keys}
 
 
 def _with_views(top: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,39 +329,34 @@ def _with_views(top: Mapping[str, Any]) -> dict[str, Any]:
     return keys
 
 
-def _like_the_student(student: ModelSpec, training: Section) -> dict[str, Any]:
-    """Return the keys of a teacher of the student's kind and training, for a recipe that names none."""
-    model = {key: value for key, value in student.keys().items() if key != "checkpoint"}
-    return TeacherKeys(model=plain(model), training=plain(training.values)).model_dump()
-
-
 def _scheme(
-    keys: dict[str, Any], base: Path, teacher: TeacherSpec, student: ModelSpec
+    keys: dict[str, Any], base: Path, teacher: TeacherSpec, student: Mapping[str, Any]
 ) -> tuple[Scheme, tuple[ModelSpec, ...], dict[str, Any]]:
-    """Return a scheme, the networks that its key `models` names, and its keys as the resolved recipe has them."""
-    kinds = {name: schemes.builder(name) for name in schemes.names()}
-    name, section = of_kind(keys, kinds, "scheme", key="name")
+    """Return a scheme, the networks that its key `models` names, and its keys as the resolved recipe has them.
+
+    student: the keys of its model.
+    """
+    name, section = of_kind(keys, schemes.kinds(), "scheme", key="name")
     written: Scheme = section.build()
     try:
-        taught_by = plain(teacher.model.keys()) if teacher.network else None
-        plan = written.settled(taught_by, plain(student.keys()))
+        taught_by = teacher.members[0].keys["model"] if teacher.network else None
+        plan = written.settled(taught_by, student)
     except InputError as error:
         raise RecipeError(f"scheme.{error}") from None
     named = enumerate(getattr(plan, "models", ()))
     networks = tuple(read_model(dict(each), f"scheme.models[{number}]", base) for number, each in named)
     settled = {key: getattr(plan, key) for key in section.values if getattr(plan, key) is not getattr(written, key)}
-    values = {"name": name, **plain({**section.values, **settled})}
-    return plan, networks, values | ({"models": [plain(each.keys()) for each in networks]} if networks else {})
+    values = {"name": name, **section.values, **settled}
+    return plan, networks, values | ({"models": [each.keys() for each in networks]} if networks else {})
 
 
-def _alone_budget(value: Any) -> Section | None:
+def _alone_budget(value: Any) -> tuple[AloneBudget | None, Any]:
+    """Return the budget that a recipe names, and its keys as the resolved recipe has them."""
     if value is False:
-        return None
+        return None, False
     if value is not True and not isinstance(value, Mapping):
         raise RecipeError(f"alone_budget: found {shown(value)}, expected true, false, or the keys teachers and at_most")
-    section = parse(AloneBudget, {} if value is True else dict(value), "alone_budget")
-    section.build()
-    return section
+    return read(AloneBudget, {} if value is True else dict(value), "alone_budget")
 
 
 def _validation(value: Any) -> HeldOut:

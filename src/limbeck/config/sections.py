@@ -20,7 +20,7 @@ from limbeck.losses import Divergence, divergences
 from limbeck.schedules import Schedule
 from limbeck.targets import Target
 
-__all__ = ["Section", "of_kind", "parse", "validate"]
+__all__ = ["Section", "of_kind", "parse", "read", "validate"]
 
 _Kinds = Mapping[str, Callable[..., Any]]
 _SCHEDULES = (schedules.linear, schedules.cosine, schedules.piecewise, schedules.until)
@@ -59,14 +59,16 @@ class Section:
     values: Mapping[str, Any]
     where: str
 
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What the function is called with: the values, those of a kind built."""
+        hints = get_type_hints(self.function)
+        return {name: _built(value, hints.get(name), f"{self.where}.{name}") for name, value in self.values.items()}
+
     def build(self, **more: Any) -> Any:
         """Call the function; what it refuses is named by its place in the recipe."""
-        hints = get_type_hints(self.function)
-        arguments = {
-            name: _built(value, hints.get(name), f"{self.where}.{name}") for name, value in self.values.items()
-        }
         try:
-            return self.function(**arguments, **more)
+            return self.function(**self.arguments, **more)
         except InputError as error:
             raise RecipeError(_named(self.where, str(error))) from None
 
@@ -91,6 +93,12 @@ def parse(function: Callable[..., Any], values: Any, where: str, *, given: froze
     """
     checked = validate(_model(function, given), values, where)
     return Section(function, _resolved(function, checked, where), where)
+
+
+def read(function: Callable[..., Any], values: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return what a function makes of a recipe's mapping, and the values with every default; errors as of `parse`."""
+    section = parse(function, values, where)
+    return section.build(), section.values
 
 
 def validate(model: type[BaseModel], values: Any, where: str) -> dict[str, Any]:
@@ -190,10 +198,13 @@ def _is_plain(value: Any, hint: Any) -> bool:
     return isinstance(value, int | float) if hint == Schedule else value is None and type(None) in get_args(hint)
 
 
-def of_kind(value: Any, kinds: _Kinds, where: str, *, key: str = "kind") -> tuple[str, Section]:
+def of_kind(
+    value: Any, kinds: _Kinds, where: str, *, key: str = "kind", given: frozenset[str] = frozenset()
+) -> tuple[str, Section]:
     """Return the kind that a recipe names, and its section.
 
     value: the keys of the section, or the kind alone.  kinds: what makes each.  key: of the kind.
+    given: parameters that the caller fills in itself.
     Raises RecipeError with one line for a kind that is missing or unknown, or for the first wrong key.
     """
     keys = dict(value) if isinstance(value, Mapping) else {key: value}
@@ -203,7 +214,7 @@ def of_kind(value: Any, kinds: _Kinds, where: str, *, key: str = "kind") -> tupl
     if not isinstance(kind, str) or kind not in kinds:
         place = f"{where}.{key}" if isinstance(value, Mapping) else where
         raise RecipeError(f"{place}: found {shown(kind)}; {one_of(str(kind), kinds)}")
-    return kind, parse(kinds[kind], keys, where)
+    return kind, parse(kinds[kind], keys, where, given=given)
 
 
 def _built(value: Any, hint: Any, where: str) -> Any:

@@ -11,7 +11,7 @@ from limbeck import checks
 from limbeck.checks import shown
 from limbeck.config.methods import method_keys, read_method
 from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
-from limbeck.config.sections import Section, parse, validate
+from limbeck.config.sections import Section, read, validate
 from limbeck.data import Part
 from limbeck.errors import InputError, RecipeError
 from limbeck.randomness import derive_seed
@@ -168,7 +168,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
             checks.shares("teacher.weights", weights, count=len(specs))
         except InputError as error:
             raise RecipeError(str(error)) from None
-    part = None if keys["data"] is None else parse(Part, keys["data"], "teacher.data")
+    part, part_keys = (None, None) if keys["data"] is None else read(Part, keys["data"], "teacher.data")
     if part is not None and all(member.arrays or member.model.checkpoint is not None for member in specs):
         raise RecipeError("teacher.data: found beside a teacher that is not trained; expected none. Leave it out")
     if keys["select"] is not None and (weights is not None or len(specs) == 1 or keys["mean"] != "arithmetic"):
@@ -187,7 +187,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         seed=keys["seed"],
         view=view,
         store=keys["store"],
-        data=None if part is None else part.build(),
+        data=part,
         last_linear=keys["last_linear"],
     )
     own: dict[str, Any] = dict(specs[0].keys)
@@ -200,7 +200,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
     if keys["select"] is not None:
         own["select"] = keys["select"]
     if part is not None:
-        own["data"] = plain(part.values)
+        own["data"] = part_keys
     if keys["last_linear"] is not None:
         own["last_linear"] = keys["last_linear"]
     return teacher, {**own, "seed": keys["seed"], "view": view, "store": keys["store"]}
@@ -235,12 +235,12 @@ def _member(
     if given[0] != "model":
         return _other(given[0], keys, training, method, where, base)
     spec = read_model(dict(keys["model"]), f"{where}.model", base)
-    trained = parse(Training, dict(training), f"{where}.training")
+    trained, training_keys = read(Training, dict(training), f"{where}.training")
     taught = read_method(method, f"{where}.method")
     if "teacher" in taught.inspected.reads():
         raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher itself; use hard")
-    resolved = {"model": plain(spec.keys()), "training": plain(trained.values), "method": method_keys(taught)}
-    return MemberSpec(spec, trained.build(), taught, resolved)
+    resolved = {"model": plain(spec.keys()), "training": training_keys, "method": method_keys(taught)}
+    return MemberSpec(spec, trained, taught, resolved)
 
 
 def _other(
@@ -256,4 +256,4 @@ def _other(
         resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
         return MemberSpec(spec, Training(), hard, {"arrays": resolved}, arrays=True)
     spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
-    return MemberSpec(spec, Training(), hard, {"estimator": plain(spec.keys())}, estimator=True)
+    return MemberSpec(spec, Training(), hard, {"estimator": spec.keys()}, estimator=True)

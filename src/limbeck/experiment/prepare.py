@@ -191,16 +191,16 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
             mend="let one network teach",
             error=RecipeError,
         )
-    for member, _ in recipe.teacher.kinds():
-        taught = parts.of_teacher.train
-        network = seeded_build(member.model, taught, 0, "teacher")
+    taught = parts.of_teacher.train
+    members = list(zip(recipe.teacher.members, _networks(recipe, parts, 0), strict=True))
+    for member, network in {id(member): (member, network) for member, network in members}.values():  # one of a kind
         if member.estimator and (complaint := estimator_of(network).complaint(taught)):
             raise RecipeError(f"{member.model.where}: {member.model.keys()['kind']} {complaint}")
         if member.arrays:
             read_answers(network, parts)
         if member.learns:
             _try("teacher", network, None, member.method.inspected, taught, member.training, "teacher.training")
-    teacher = build_teacher(recipe, parts, 0)
+    teacher = assembled(recipe, [parts.serving(network) for _, network in members])
     for candidate in recipe.candidates():
         _settle(candidate.inspected, parts.transfer)
         student = build_student(candidate, parts, recipe.seeds[0])
@@ -311,10 +311,13 @@ def build_student(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
 
 def build_teacher(recipe: Recipe, parts: Parts, seed: int) -> nn.Module:
     """Build the teacher of a seed before any training: a network, or the mean of several."""
-    seeds = recipe.teacher.seeds(seed)
-    pairs = zip(recipe.teacher.members, seeds, strict=True)
-    built = [seeded_build(member.model, parts.of_teacher.train, own, "teacher") for member, own in pairs]
-    return assembled(recipe, [parts.serving(model) for model in built])
+    return assembled(recipe, [parts.serving(model) for model in _networks(recipe, parts, seed)])
+
+
+def _networks(recipe: Recipe, parts: Parts, seed: int) -> list[nn.Module]:
+    """Build each network of the teacher of a seed."""
+    pairs = zip(recipe.teacher.members, recipe.teacher.seeds(seed), strict=True)
+    return [seeded_build(member.model, parts.of_teacher.train, own, "teacher") for member, own in pairs]
 
 
 def assembled(recipe: Recipe, members: Sequence[nn.Module]) -> nn.Module:

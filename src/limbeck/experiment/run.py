@@ -283,8 +283,8 @@ def distill(
 
 
 def _distill(run: Experiment) -> Outcome:
-    recipe, folder, code = run.recipe, run.folder, run.recipe.code()
-    same_as_before(recipe, folder, run.choosing)
+    recipe, folder = run.recipe, run.folder
+    code = same_as_before(recipe, folder, run.choosing)
     for note in run.choosing.notes:
         run.say(note)
     write_signature(folder, run.final)

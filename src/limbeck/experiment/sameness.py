@@ -13,8 +13,10 @@ from limbeck.runs import RunFolder
 __all__ = ["same_as_before"]
 
 
-def same_as_before(recipe: Recipe, folder: RunFolder, parts: Parts) -> None:
-    """Put the code of a run's factories and its data on record in the manifest; RunError where others are there.
+def same_as_before(recipe: Recipe, folder: RunFolder, parts: Parts) -> dict[str, dict[str, str]]:
+    """Put the code of a run's factories and its data on record in the manifest, and return the code.
+
+    Raises RunError where another code or other data are on record.
 
     The manifest's `code` is what `Recipe.code` gives: by the factory's key, the SHA-256 of each file by its module.
     Its `data` has the identity of the root set (`source`), what is drawn of it (`samples`) and the sizes.
@@ -33,6 +35,7 @@ def same_as_before(recipe: Recipe, folder: RunFolder, parts: Parts) -> None:
             _agree(folder, code, data)
 
     first_does(agree)
+    return code
 
 
 def _agree(folder: RunFolder, code: dict[str, dict[str, str]], data: dict[str, Any]) -> None:

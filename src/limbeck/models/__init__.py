@@ -21,7 +21,8 @@ The networks of the CIFAR tables of the distillation literature:
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 from torch import nn
 
@@ -44,6 +45,7 @@ __all__ = [
     "builder",
     "cnn",
     "fcn",
+    "kinds",
     "mixture",
     "mlp",
     "mobilenet_v2",
@@ -68,7 +70,18 @@ def names() -> list[str]:
         >>> "mlp" in names()
         True
     """
-    return [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
+    return list(kinds())
+
+
+@cache
+def kinds() -> Mapping[str, Callable[..., nn.Module]]:
+    """Return what builds a model of each family, by the name that a recipe gives it.
+
+    >>> kinds()["mlp"] is mlp
+    True
+    """
+    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
+    return {name: getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in files}
 
 
 @checked
@@ -88,6 +101,6 @@ def builder(name: str) -> Callable[..., nn.Module]:
         >>> builder("mlp")((8,), 3, hidden=(4,))(torch.zeros(2, 8)).shape
         torch.Size([2, 3])
     """
-    if name not in names():
-        raise ModelError(f"model: there is no model '{name}'; {one_of(name, names())}")
-    return getattr(importlib.import_module(f"{__name__}.{name}"), name)  # type: ignore[no-any-return]
+    if name not in kinds():
+        raise ModelError(f"model: there is no model '{name}'; {one_of(name, kinds())}")
+    return kinds()[name]

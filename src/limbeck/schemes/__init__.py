@@ -11,7 +11,7 @@ from limbeck.card import Card
 from limbeck.errors import InputError, one_of
 from limbeck.schemes.scheme import Scheme
 
-__all__ = ["Scheme", "builder", "card", "name_of", "names"]
+__all__ = ["Scheme", "builder", "card", "kinds", "name_of", "names"]
 
 
 def names() -> list[str]:
@@ -30,6 +30,15 @@ def builder(name: str) -> Callable[..., Scheme]:
     Offline()
     """
     return getattr(_module(name), name.title().replace("_", ""))  # type: ignore[no-any-return]
+
+
+def kinds() -> dict[str, Callable[..., Scheme]]:
+    """Return the class of every scheme, by the name that a recipe gives it.
+
+    >>> kinds()["offline"] is builder("offline")
+    True
+    """
+    return {name: builder(name) for name in names()}
 
 
 def card(name: str) -> Card:
