@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import Batch
+from limbeck.errors import InputError
 from limbeck.outputs import Outputs, Tap
 
-__all__ = ["ClassVectors", "Teacher", "teacher_weights"]
+__all__ = ["ClassVectors", "Teacher", "refuse_taps", "teacher_weights"]
 
 
 @runtime_checkable
@@ -52,6 +53,12 @@ class Weighted(Protocol):
 
     def weights_digest(self) -> str | None:
         """Return a digest of the weights."""
+
+
+def refuse_taps(taps: Mapping[str, str | Tap] | None, teacher: str, has: str, mend: str) -> None:
+    """Refuse to tap a teacher that has no features."""
+    if taps:
+        raise InputError(f"{teacher}: it has {has} only, the objective also reads the features {sorted(taps)}; {mend}")
 
 
 def teacher_weights(teacher: Teacher | None) -> str | None:

@@ -138,7 +138,7 @@ def test_the_fingerprint_of_an_ensemble_tells_members_weights_and_mean():
             lambda: EnsembleTeacher([ensemble_of(), ModelTeacher(network())])(whole(samples_of())),
             "ensemble: member 0 is an ensemble itself; give its members",
         ),
-        (lambda: ensemble_of()(whole(samples_of()), {"hidden": "0"}), "ensemble: the objective reads the features"),
+        (lambda: ensemble_of()(whole(samples_of()), {"hidden": "0"}), "ensemble: it has logits in common only"),
     ],
 )
 def test_an_ensemble_that_is_none_is_refused(call, line):

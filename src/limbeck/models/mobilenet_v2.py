@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.arguments import checked
-from limbeck.models.layers import GlobalAverage, check_images, convolution, he_normal, normal
+from limbeck.models.layers import GlobalAverage, activated, check_images, he_normal, normal, normalised
 
 __all__ = ["InvertedResidual", "mobilenet_v2"]
 
@@ -27,11 +27,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = inputs * expansion
-        self.widen = nn.Sequential(convolution(inputs, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU())
-        self.depthwise = nn.Sequential(
-            convolution(hidden, hidden, stride=stride, groups=hidden), nn.BatchNorm2d(hidden), nn.ReLU()
-        )
-        self.narrow = nn.Sequential(convolution(hidden, outputs, 1), nn.BatchNorm2d(outputs))
+        self.widen = activated(inputs, hidden, 1)
+        self.depthwise = activated(hidden, hidden, stride=stride, groups=hidden)
+        self.narrow = normalised(hidden, outputs, 1)
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -81,9 +79,7 @@ def mobilenet_v2(
         return max(1, int(count * width))
 
     before = scaled(_STEM)
-    parts: list[tuple[str, nn.Module]] = [
-        ("stem", nn.Sequential(convolution(channels, before, stride=2), nn.BatchNorm2d(before), nn.ReLU()))
-    ]
+    parts: list[tuple[str, nn.Module]] = [("stem", activated(channels, before, stride=2))]
     for stage, runs in enumerate(_STAGES, start=1):
         blocks = []
         for run, (count, repeats, stride) in enumerate(runs):
@@ -94,11 +90,7 @@ def mobilenet_v2(
         parts.append((f"stage{stage}", nn.Sequential(*blocks)))
     wide = _LAST if width <= 1 else scaled(_LAST)
     last = nn.Linear(wide, classes)
-    parts += [
-        ("neck", nn.Sequential(convolution(before, wide, 1), nn.BatchNorm2d(wide), nn.ReLU())),
-        ("pool", GlobalAverage()),
-        ("fc", last),
-    ]
+    parts += [("neck", activated(before, wide, 1)), ("pool", GlobalAverage()), ("fc", last)]
     model = nn.Sequential(OrderedDict(parts))
     he_normal(model)
     normal(last.weight, 0.01)

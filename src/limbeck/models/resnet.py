@@ -11,10 +11,12 @@ from limbeck.errors import InputError
 from limbeck.models.layers import (
     GlobalAverage,
     StochasticDepth,
+    activated,
     check_images,
     check_survival,
     convolution,
     he_normal,
+    normalised,
     survivals,
 )
 
@@ -39,11 +41,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.drop = nn.Identity() if survival == 1 else StochasticDepth(survival)
         same = stride == 1 and inputs == outputs
-        self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(convolution(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
-        )
+        self.shortcut = nn.Identity() if same else normalised(inputs, outputs, 1, stride=stride)
         self.relu2 = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -98,9 +96,7 @@ def resnet(
     channels = check_images("resnet", input_shape, halvings=2)
     blocks = (depth - 2) // 6
     chances = iter(survivals(3 * blocks, survival))
-    parts: list[tuple[str, nn.Module]] = [
-        ("stem", nn.Sequential(convolution(channels, widths[0]), nn.BatchNorm2d(widths[0]), nn.ReLU()))
-    ]
+    parts: list[tuple[str, nn.Module]] = [("stem", activated(channels, widths[0]))]
     for stage in (1, 2, 3):
         before, width = widths[stage - 1], widths[stage]
         first = ResidualBlock(before, width, 1 if stage == 1 else 2, next(chances))

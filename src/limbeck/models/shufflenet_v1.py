@@ -10,7 +10,7 @@ from torch.nn import functional
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError
-from limbeck.models.layers import GlobalAverage, check_images, convolution, shuffled
+from limbeck.models.layers import GlobalAverage, activated, check_images, normalised, shuffled
 
 __all__ = ["ShuffleUnit", "shufflenet_v1"]
 
@@ -31,14 +31,10 @@ class ShuffleUnit(nn.Module):
         hidden = made // 4
         self.groups = 1 if inputs == _STEM else groups  # the few channels of the stem are not parted
         self.halve = halve
-        self.squeeze = nn.Sequential(
-            convolution(inputs, hidden, 1, groups=self.groups), nn.BatchNorm2d(hidden), nn.ReLU()
-        )
+        self.squeeze = activated(inputs, hidden, 1, groups=self.groups)
         # Normalised and activated, as in the tables; the paper leaves the activation out.
-        self.depthwise = nn.Sequential(
-            convolution(hidden, hidden, stride=2 if halve else 1, groups=hidden), nn.BatchNorm2d(hidden), nn.ReLU()
-        )
-        self.expand = nn.Sequential(convolution(hidden, made, 1, groups=groups), nn.BatchNorm2d(made))
+        self.depthwise = activated(hidden, hidden, stride=2 if halve else 1, groups=hidden)
+        self.expand = normalised(hidden, made, 1, groups=groups)
         self.relu = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -81,9 +77,7 @@ def shufflenet_v1(input_shape: Sequence[int], classes: int, groups: int = 3) -> 
     if groups not in _WIDTHS or isinstance(groups, bool):
         raise InputError(f"groups: found {checks.shown(groups)}, expected one of: {', '.join(map(str, _WIDTHS))}")
     channels = check_images("shufflenet_v1", input_shape, halvings=3)
-    parts: list[tuple[str, nn.Module]] = [
-        ("stem", nn.Sequential(convolution(channels, _STEM, 1), nn.BatchNorm2d(_STEM), nn.ReLU()))
-    ]
+    parts: list[tuple[str, nn.Module]] = [("stem", activated(channels, _STEM, 1))]
     before = _STEM
     for stage, (count, width) in enumerate(zip(_BLOCKS, _WIDTHS[groups], strict=True), start=1):
         first = ShuffleUnit(before, width, groups, halve=True)

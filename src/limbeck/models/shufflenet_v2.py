@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError
-from limbeck.models.layers import GlobalAverage, check_images, convolution, shuffled
+from limbeck.models.layers import GlobalAverage, activated, check_images, normalised, shuffled
 
 __all__ = ["DownUnit", "SplitUnit", "shufflenet_v2"]
 
@@ -27,14 +27,9 @@ _WIDTHS = {
 def _branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """1×1, 3×3 depthwise, 1×1 convolution; the depthwise one is not activated."""
     return nn.Sequential(
-        convolution(inputs, outputs, 1),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-        convolution(outputs, outputs, stride=stride, groups=outputs),
-        nn.BatchNorm2d(outputs),
-        convolution(outputs, outputs, 1),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
+        *activated(inputs, outputs, 1),
+        *normalised(outputs, outputs, stride=stride, groups=outputs),
+        *activated(outputs, outputs, 1),
     )
 
 
@@ -56,13 +51,7 @@ class DownUnit(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         half = outputs // 2
-        self.side = nn.Sequential(
-            convolution(inputs, inputs, stride=2, groups=inputs),
-            nn.BatchNorm2d(inputs),
-            convolution(inputs, half, 1),
-            nn.BatchNorm2d(half),
-            nn.ReLU(),
-        )
+        self.side = nn.Sequential(*normalised(inputs, inputs, stride=2, groups=inputs), *activated(inputs, half, 1))
         self.branch = _branch(inputs, half, 2)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -100,17 +89,11 @@ def shufflenet_v2(input_shape: Sequence[int], classes: int, width: float = 1.0) 
         raise InputError(f"width: found {width!r}, expected one of: {', '.join(f'{key:g}' for key in _WIDTHS)}")
     channels = check_images("shufflenet_v2", input_shape, halvings=3)
     *widths, last = _WIDTHS[width]
-    parts: list[tuple[str, nn.Module]] = [
-        ("stem", nn.Sequential(convolution(channels, _STEM, 1), nn.BatchNorm2d(_STEM), nn.ReLU()))
-    ]
+    parts: list[tuple[str, nn.Module]] = [("stem", activated(channels, _STEM, 1))]
     before = _STEM
     for stage, (count, outputs) in enumerate(zip(_BLOCKS, widths, strict=True), start=1):
         units = [DownUnit(before, outputs), *(SplitUnit(outputs) for _ in range(count - 1))]
         parts.append((f"stage{stage}", nn.Sequential(*units)))
         before = outputs
-    parts += [
-        ("neck", nn.Sequential(convolution(before, last, 1), nn.BatchNorm2d(last), nn.ReLU())),
-        ("pool", GlobalAverage()),
-        ("fc", nn.Linear(last, classes)),
-    ]
+    parts += [("neck", activated(before, last, 1)), ("pool", GlobalAverage()), ("fc", nn.Linear(last, classes))]
     return nn.Sequential(OrderedDict(parts))

@@ -15,7 +15,7 @@ from limbeck.networks import tensors_of
 from limbeck.objective import Loss, Objective, Term, TermAround
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.peers.predictions import Predictions, PredictionsTeacher
-from limbeck.teacher import Teacher
+from limbeck.teacher import Teacher, refuse_taps
 from limbeck.teachers import EnsembleTeacher, ModelTeacher
 
 __all__ = [
@@ -101,8 +101,7 @@ class Others:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the answers of those who are present; while nobody is, of all as they began."""
-        if taps:
-            raise InputError(f"peers: the objective reads the features {sorted(taps)} of the teacher; use kd, say")
+        refuse_taps(taps, "peers", "logits in common", "use kd, say")
         if self.present != self._asked[0]:
             speaking = [member for member, here in zip(self._members, self.present, strict=True) if here]
             self._asked = (list(self.present), EnsembleTeacher(speaking or self._members))

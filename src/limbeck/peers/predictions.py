@@ -13,6 +13,7 @@ from limbeck.errors import CheckpointError, InputError
 from limbeck.evaluation import predict
 from limbeck.outputs import Outputs, Tap
 from limbeck.tasks import Need
+from limbeck.teacher import refuse_taps
 from limbeck.teachers.rows import Rows
 from limbeck.training import Training, load_weights
 
@@ -74,8 +75,7 @@ class PredictionsTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the logits; InputError for a batch of other samples, or of samples that are changed."""
-        if taps:
-            raise InputError(f"peers: the objective reads the features {sorted(taps)} of predictions; use kd, say")
+        refuse_taps(taps, "peers", "predictions", "use kd, say")
         (logits,) = self._rows.look_up(batch, [self.said.logits])
         return Outputs(logits)
 

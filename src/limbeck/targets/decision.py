@@ -43,12 +43,10 @@ class Decision(Target):
         arXiv:2012.12877.
     """
 
+    reads_teacher = True
+
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         log_probs = softened(outputs, temperature).log_probs
         decided = log_probs.argmax(-1, keepdim=True)
         certain = 0.0 * log_probs.gather(-1, decided)  # 0, or NaN where the teacher says NaN
         return Dense(torch.full_like(log_probs, -torch.inf).scatter_(-1, decided, certain))
-
-    @property
-    def reads_teacher(self) -> bool:
-        return True

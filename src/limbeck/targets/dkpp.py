@@ -1,15 +1,14 @@
 """DKPP: the teacher's confidence and its most probable class, its dark knowledge shuffled."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked, checked_fields
-from limbeck.batch import Batch, Legend
+from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.errors import InputError
 from limbeck.losses import Dense
@@ -101,10 +100,3 @@ class Permuted(Target):
 
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         return permute(self.of(outputs, batch, temperature), batch.index, self.seed)
-
-    @property
-    def made_of(self) -> tuple[Target, ...]:
-        return (self.of,)
-
-    def settled(self, legend: Legend) -> Self:
-        return replace(self, of=self.of.settled(legend))

@@ -1,14 +1,13 @@
 """KD-pt: the teacher's confidence in the true class, and nothing else that it knows."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from limbeck.arguments import checked, checked_fields
-from limbeck.batch import Batch, Legend
+from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.losses import Dense
 from limbeck.outputs import Outputs
@@ -79,18 +78,9 @@ class TrueClass(Target):
         Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-pt), arXiv:2002.03532.
     """
 
+    needs_labels = True
+
     of: Target = PLAIN
 
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         return true_class(self.of(outputs, batch, temperature), labels_of(batch, self.kind))
-
-    @property
-    def needs_labels(self) -> bool:
-        return True
-
-    @property
-    def made_of(self) -> tuple[Target, ...]:
-        return (self.of,)
-
-    def settled(self, legend: Legend) -> Self:
-        return replace(self, of=self.of.settled(legend))

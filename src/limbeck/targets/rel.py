@@ -111,6 +111,8 @@ class RelatedClasses(Target):
         Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-rel), arXiv:2002.03532.
     """
 
+    needs_labels = True
+
     groups: Any = "coarse"
     masses: tuple[float, float, float] = (0.8, 0.1, 0.1)
 
@@ -131,10 +133,6 @@ class RelatedClasses(Target):
         labels, dtype = labels_of(batch, self.kind), compute_dtype(outputs.logits[:0]).dtype
         groups = _group_of_each(self.groups, outputs.logits.shape[-1], (), None)
         return related_classes(labels, groups, self.masses, dtype=dtype)
-
-    @property
-    def needs_labels(self) -> bool:
-        return True
 
     def settled(self, legend: Legend) -> Self:
         legend.task.require(Need.SEVERAL_CLASSES, what="groups: a hierarchy is of", mend="use another target")

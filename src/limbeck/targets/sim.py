@@ -130,6 +130,10 @@ class SimilarClasses(Target):
         Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-sim), arXiv:2002.03532.
     """
 
+    needs_labels = True
+    reads_teacher = True
+    reads_class_cosines = True
+
     power: float = 0.3
     tau: float = 0.5
 
@@ -142,15 +146,3 @@ class SimilarClasses(Target):
             raise InputError("target sim: the outputs hold no class_cosines; a Distiller puts them there")
         cosines = outputs.class_cosines.to(compute_dtype(outputs.logits[:0]))
         return similar_classes(cosines, labels_of(batch, self.kind), self.power, self.tau)
-
-    @property
-    def needs_labels(self) -> bool:
-        return True
-
-    @property
-    def reads_teacher(self) -> bool:
-        return True
-
-    @property
-    def reads_class_cosines(self) -> bool:
-        return True

@@ -79,6 +79,8 @@ class SmoothedLabels(Target):
         Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567.
     """
 
+    needs_labels = True
+
     epsilon: float = 0.1
 
     def __post_init__(self) -> None:
@@ -87,7 +89,3 @@ class SmoothedLabels(Target):
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         labels, dtype = labels_of(batch, self.kind), compute_dtype(outputs.logits[:0]).dtype
         return smooth_labels(labels, outputs.logits.shape[-1], self.epsilon, dtype=dtype)
-
-    @property
-    def needs_labels(self) -> bool:
-        return True

@@ -71,12 +71,10 @@ class Softmax(Target):
         Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
 
+    reads_teacher = True
+
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         return softened(outputs, temperature)
-
-    @property
-    def reads_teacher(self) -> bool:
-        return True
 
 
 PLAIN = Softmax()

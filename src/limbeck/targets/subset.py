@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked, checked_fields
-from limbeck.batch import UNLABELLED, Batch
+from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError
 from limbeck.losses import Dense
@@ -109,6 +110,8 @@ class Restricted(Target):
         Wang, Rhodes & Feng (2022), "Class Specialized Knowledge Distillation", openreview.net/forum?id=wjiPAcZqB9z.
     """
 
+    changes_classes = True
+
     classes: tuple[int, ...]
     of: Target = PLAIN
 
@@ -128,13 +131,8 @@ class Restricted(Target):
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         return restrict(self.of(outputs, batch, temperature), self.classes)
 
-    @property
-    def changes_classes(self) -> bool:
-        return True
-
-    @property
-    def made_of(self) -> tuple[Target, ...]:
-        return (self.of,)
+    def settled(self, legend: Legend) -> Self:
+        return self  # the data's classes are the student's, and `of` is made of the teacher's
 
 
 def _checked_classes(classes: Sequence[int] | Tensor, total: int) -> Tensor:

@@ -75,8 +75,9 @@ class Target(ABC):
 
     @property
     def made_of(self) -> "tuple[Target, ...]":
-        """The targets that it is made of."""
-        return ()
+        """The targets that it is made of: `of`, where it has one."""
+        of = getattr(self, "of", None)
+        return () if of is None else (of,)
 
     def settled(self, legend: Legend) -> Self:
         """Return the same target with class names turned into numbers, checked against the classes of the data.
@@ -90,7 +91,8 @@ class Target(ABC):
         Raises:
             InputError: if the classes of the data do not allow a setting.
         """
-        return self
+        made_of = self.made_of
+        return replace(self, of=made_of[0].settled(legend)) if made_of else self  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """KD-topk: the teacher's most probable classes, the others alike."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -121,12 +121,8 @@ class TopK(Target):
         """Return how many of so many classes are kept."""
         return self.k or share_of_classes(self.share or _SHARE, classes)
 
-    @property
-    def made_of(self) -> tuple[Target, ...]:
-        return (self.of,)
-
     def settled(self, legend: Legend) -> Self:
         classes = legend.task.alternatives(len(legend.names))
         if legend.names and self.count(classes) > classes:
             raise InputError(f"k: found {self.k}, expected 1 to {classes}, the number of classes")
-        return replace(self, of=self.of.settled(legend))
+        return super().settled(legend)

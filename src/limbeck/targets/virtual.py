@@ -104,6 +104,8 @@ class VirtualTeacher(Target):
         Yuan et al. (2020), "Revisiting Knowledge Distillation via Label Smoothing Regularization", arXiv:1909.11723.
     """
 
+    needs_labels = True
+
     confidence: float = 0.99
     softening: float | None = None
 
@@ -118,7 +120,3 @@ class VirtualTeacher(Target):
         labels, dtype = labels_of(batch, self.kind), compute_dtype(outputs.logits[:0]).dtype
         classes = outputs.logits.shape[-1]
         return virtual_teacher(labels, classes, self.confidence, temperature, softening=self.softening, dtype=dtype)
-
-    @property
-    def needs_labels(self) -> bool:
-        return True

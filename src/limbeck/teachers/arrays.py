@@ -12,10 +12,12 @@ from torch import Tensor
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import SampleSet, Splits
+from limbeck.data.content import raw_bytes
 from limbeck.data.npz import read_arrays
 from limbeck.errors import DataError, InputError, one_line, one_of
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs, Tap
+from limbeck.teacher import refuse_taps
 from limbeck.teachers.rows import Rows
 
 __all__ = ["ArrayTeacher", "read_of_splits"]
@@ -250,11 +252,7 @@ class ArrayTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the logarithms of the probabilities of a batch's samples."""
-        if taps:
-            raise InputError(
-                f"array teacher: it has probabilities only, the objective also reads the features {sorted(taps)}; let a"
-                " network teach"
-            )
+        refuse_taps(taps, "array teacher", "probabilities", "let a network teach")
         return Outputs(self.answers.log_probs(*self.rows.look_up(batch, self._tables)))
 
     def to(self, device: torch.device | str) -> "ArrayTeacher":
@@ -268,7 +266,7 @@ class ArrayTeacher:
         digest = hashlib.sha256(f"{type(self.answers).__name__} {self.rows.source} {self.rows.clean}".encode())
         for tensor in (self.rows.index, *self._tables):
             digest.update(f" {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(raw_bytes(tensor))
         return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.targets import softened
 from limbeck.targets.sim import unit_rows
-from limbeck.teacher import ClassVectors, Teacher, teacher_weights
+from limbeck.teacher import ClassVectors, Teacher, refuse_taps, teacher_weights
 
 __all__ = ["EnsembleTeacher"]
 
@@ -74,11 +74,7 @@ class EnsembleTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the members' logits, and the logarithm of their mean at T=1."""
-        if taps:
-            raise InputError(
-                f"ensemble: the objective reads the features {sorted(taps)} of the teacher, and an ensemble has none"
-                " in common; give one network as the teacher"
-            )
+        refuse_taps(taps, "ensemble", "logits in common", "give one network as the teacher")
         answers = [member(batch) for member in self.members]
         for number, answer in enumerate(answers):
             if answer.members is not None:

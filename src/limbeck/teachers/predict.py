@@ -14,6 +14,7 @@ from limbeck.errors import InputError, ModelError, lacks_memory, one_line
 from limbeck.identity import content_digest
 from limbeck.outputs import Outputs, Tap
 from limbeck.tasks import Need
+from limbeck.teacher import refuse_taps
 
 __all__ = ["PredictTeacher"]
 
@@ -88,11 +89,7 @@ class PredictTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the floored logarithms of the probabilities of a batch, or the numbers of a regression."""
-        if taps:
-            raise InputError(
-                f"predict teacher: it has probabilities only, the objective also reads the features {sorted(taps)}; let"
-                " a network teach"
-            )
+        refuse_taps(taps, "predict teacher", "probabilities", "let a network teach")
         inputs = batch.inputs
         if self.view is not None:
             if self.view not in batch.views:

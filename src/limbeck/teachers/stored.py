@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data import Loader
+from limbeck.data.content import raw_bytes
 from limbeck.data.foreign import samples_of
 from limbeck.data.sources import Source
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Members, Outputs, Tap
-from limbeck.teacher import ClassVectors, Teacher
+from limbeck.teacher import ClassVectors, Teacher, refuse_taps
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.teachers.rows import Rows
 
@@ -79,11 +80,7 @@ class StoredTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the stored logits of a batch's samples, and of an ensemble those of its members."""
-        if taps:
-            raise InputError(
-                f"stored teacher: it has logits only, the objective also reads the features {sorted(taps)};"
-                " let the teacher answer every batch (store: false)"
-            )
+        refuse_taps(taps, "stored teacher", "logits", "let the teacher answer every batch (store: false)")
         if self._mean is None or self._members is None:
             (logits,) = self.rows.look_up(batch, [self.logits])
             return Outputs(logits)
@@ -117,7 +114,7 @@ class StoredTeacher:
         if self._vectors is not None and not self.origin:
             tables.append(self._vectors)
         for tensor in tables:
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(raw_bytes(tensor))
         return digest.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """What several of the networks are made of."""
 
-from limbeck.models.layers.convolution import convolution, he_normal, normal, shuffled
+from limbeck.models.layers.convolution import activated, convolution, he_normal, normal, normalised, shuffled
 from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
 from limbeck.models.layers.mixture import MixtureOfExperts
@@ -19,11 +19,13 @@ __all__ = [
     "StochasticDepth",
     "UnitLength",
     "WithExits",
+    "activated",
     "check_images",
     "check_survival",
     "convolution",
     "he_normal",
     "normal",
+    "normalised",
     "shuffled",
     "survivals",
 ]

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-__all__ = ["convolution", "he_normal", "normal", "shuffled"]
+__all__ = ["activated", "convolution", "he_normal", "normal", "normalised", "shuffled"]
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -14,6 +14,16 @@ def convolution(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, gr
     torch.Size([2, 8, 9, 9])
     """
     return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
+
+
+def normalised(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return a convolution and batch normalisation."""
+    return nn.Sequential(convolution(inputs, outputs, size, stride=stride, groups=groups), nn.BatchNorm2d(outputs))
+
+
+def activated(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return a convolution, batch normalisation and ReLU."""
+    return normalised(inputs, outputs, size, stride=stride, groups=groups).append(nn.ReLU())
 
 
 def he_normal(model: nn.Module) -> None:
