@@ -19,9 +19,9 @@ from limbeck.objective import Objective, Term
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.estimators import logistic_regression, random_forest
 from limbeck.terms import HardLabels
-from limbeck.training import Training, fit
+from limbeck.training import Job, Training, fit
 from limbeck.training.identity import address_of, identity_of_fit, require_same
-from limbeck.training.trained import Wanted, attempt_or_read, fit_estimator_or_read, fit_or_read, read_if_same
+from limbeck.training.trained import attempt_or_read, fit_estimator_or_read, fit_or_read, read_if_same
 from small_resume import HELD_OUT, SAMPLES, networks, samples_of
 
 SHORT = Training(epochs=3, batch_size=16, learning_rate=0.05, checkpoint_seconds=0.0)
@@ -36,11 +36,11 @@ def net(seed: int = 0, **how) -> nn.Module:
     return student
 
 
-def wanted(student: nn.Module | None = None, teacher: int | None = 0, method: Objective | None = None, **how) -> Wanted:
+def wanted(student: nn.Module | None = None, teacher: int | None = 0, method: Objective | None = None, **how) -> Job:
     taught = None if teacher is None else ModelTeacher(networks(teacher)[1])
     distiller = Distiller(student or net(), taught, method or methods.kd(2.0))
     given = {"train_set": SAMPLES, "validation": HELD_OUT, "training": SHORT, "seed": 3, **how}
-    return Wanted(distiller, **given)
+    return Job(distiller, **given)
 
 
 def setting(**changes) -> dict[str, Training]:
@@ -190,10 +190,7 @@ class Looks:
 
 
 def make(root: Path, look: Looks | None = None, **how):
-    this = wanted(**how)
-    more = {"along": this.along, "order": this.order, "code": this.code, "label": this.label}
-    keys = {"training": this.training, "seed": this.seed, "root": root, "watch": look or Looks(), **more}
-    return fit_or_read(this.distiller, this.train_set, this.validation, **keys)
+    return fit_or_read(wanted(**how), root=root, watch=look or Looks())
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -229,7 +226,7 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_weights_along_the_wa
 
 
 def test_several_on_the_same_batches_share_their_places_with_those_made_alone(tmp_path):
-    def several() -> list[Wanted]:
+    def several() -> list[Job]:
         hot = wanted(method=methods.kd(8.0), label="hot", along=(2,))
         return [wanted(label="kd"), hot, wanted(label="slow", **setting(learning_rate=0.01))]
 

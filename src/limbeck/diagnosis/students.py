@@ -12,10 +12,10 @@ from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import predict
 from limbeck.objective import Objective
-from limbeck.training import Observer, Result, Training
+from limbeck.training import Job, Observer, Result, Training
 from limbeck.training.progress import ignore
 from limbeck.training.together import SHARED
-from limbeck.training.trained import Wanted, attempt_or_read, read_if_same
+from limbeck.training.trained import attempt_or_read, read_if_same
 
 __all__ = ["StudentTrainer", "StudentTraining", "TrainedStudent"]
 
@@ -88,9 +88,9 @@ class StudentTrainer:
     def attempt_all(self, plans: Sequence[StudentTraining]) -> list[TrainedStudent | NonFiniteLossError]:
         """Teach as `train_all` does, and return for a student whose loss was not finite its error."""
         students: dict[str, TrainedStudent | NonFiniteLossError] = {}
-        waiting: dict[tuple[object, ...], dict[str, Wanted]] = {}
-        wanted = [self._wanted(plan) for plan in plans]
-        for each in wanted:
+        waiting: dict[tuple[object, ...], dict[str, Job]] = {}
+        jobs = [self._job(plan) for plan in plans]
+        for each in jobs:
             if not each.along and any(read_if_same(each, folder) for folder in self.subject.trained):
                 students.setdefault(each.address, self._student(each))
             else:
@@ -102,13 +102,13 @@ class StudentTrainer:
                 outcomes = attempt_or_read(together, root=self.root, watch=self.watch)
                 for each, outcome in zip(together, outcomes, strict=True):
                     students[each.address] = self._student(each, outcome) if isinstance(outcome, Result) else outcome
-        return [students[each.address] for each in wanted]
+        return [students[each.address] for each in jobs]
 
-    def _wanted(self, plan: StudentTraining) -> Wanted:
+    def _job(self, plan: StudentTraining) -> Job:
         larger = plan.larger and self.subject.larger is not None
         network = (self.subject.larger if larger and self.subject.larger else self.subject.student)(plan.seed)
         teacher = self.answers.teacher if "teacher" in plan.objective.reads() else None
-        return Wanted(
+        return Job(
             Distiller(network, teacher, plan.objective),
             self.subject.train,
             None,
@@ -119,16 +119,16 @@ class StudentTrainer:
             label=f"{plan.name} (seed {plan.seed})",
         )
 
-    def _student(self, wanted: Wanted, result: Result | None = None) -> TrainedStudent:
+    def _student(self, job: Job, result: Result | None = None) -> TrainedStudent:
         """Ask a student; result: of its training, None where it is the diagnosed run's own."""
-        network, probe = wanted.distiller.student, self.subject.train.subset(self.answers.probe)
+        network, probe = job.distiller.student, self.subject.train.subset(self.answers.probe)
         early = None if result is None else result.along.get(_EARLY)
         return TrainedStudent(
             probe=predict(network, probe).float().cpu(),
             held_out=predict(network, self.subject.held_out).float().cpu(),
             early=None if early is None else predict(early, probe).float().cpu(),
             network=network,
-            epochs=wanted.training.epochs,
+            epochs=job.training.epochs,
             reused=result is None,
         )
 

@@ -18,7 +18,7 @@ from limbeck.runs import cache_folder
 from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels, store
 from limbeck.teachers.mean import selected_weights
-from limbeck.training import Observer
+from limbeck.training import Job, Observer
 from limbeck.training.progress import ignore
 from limbeck.training.trained import fit_estimator_or_read, fit_or_read
 
@@ -88,21 +88,15 @@ def _member(
     if member.model.checkpoint is not None:
         say(f"{label}: read from {member.model.checkpoint}")
         return TrainedTeacher(parts.serving(model), Compute())
-    kept: dict[str, Any] = {"seed": seed, "root": cache, "code": member.model.code(), "label": label, "say": say}
+    known: dict[str, Any] = {"seed": seed, "code": member.model.code(), "label": label}
     if member.estimator:
         estimator = estimator_of(model)
-        fit_estimator_or_read(estimator, estimator.fit, taught.train, taught.held_out, **kept)
+        fit_estimator_or_read(estimator, estimator.fit, taught.train, taught.held_out, root=cache, say=say, **known)
         return TrainedTeacher(parts.serving(estimator), Compute())
     objective = member.method.build()
-    result = fit_or_read(
-        Distiller(model, None, objective),
-        taught.train,
-        taught.held_out,
-        training=member.training,
-        along=recipe.scheme.along,
-        watch=watch,
-        **kept,
-    )
+    sets, distiller = (taught.train, taught.held_out), Distiller(model, None, objective)
+    job = Job(distiller, *sets, training=member.training, along=recipe.scheme.along, **known)
+    result = fit_or_read(job, root=cache, watch=watch, say=say)
     along = {epoch: parts.serving(student) for epoch, student in result.along.items()}
     compute = spent(model, None, objective, result, taught.train)
     return TrainedTeacher(parts.serving(model), compute, along=along, history=result.history)

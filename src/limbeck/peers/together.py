@@ -2,61 +2,37 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from limbeck import checks
-from limbeck.data import SampleSet
 from limbeck.distiller import check_answer
 from limbeck.errors import InputError, RunError
 from limbeck.identity import content_digest
 from limbeck.outputs import run_model
 from limbeck.peers.distiller import PeerDistiller, published_copy
 from limbeck.peers.predictions import Predictions, check_samples
-from limbeck.training import Observer, Result, Training, checkpoints
+from limbeck.training import Job, Observer, Result, checkpoints
 from limbeck.training.engine import signals
 from limbeck.training.identity import identity_of
-from limbeck.training.loop import Moment, Turns, steps
+from limbeck.training.loop import Moment
 from limbeck.training.progress import ignore
 from limbeck.training.turns import Turn
 
 __all__ = ["Peer", "check_predicted", "exchanging", "fit_together", "publications"]
 
 
-@dataclass(frozen=True)
-class Peer:
-    """One of the peers, as `fit` would be told of it.
+@dataclass(frozen=True, eq=False)
+class Peer(Job):
+    """The training of one of the peers.
 
-    order: the seed of order and augmentation, where peers see the same batches though their dropout differs.
-    folder: where its checkpoints and its result are kept.
+    order: the same for peers that see the same batches, though their dropout differs.
     """
 
     distiller: PeerDistiller
-    train_set: SampleSet
-    validation: SampleSet | None = None
-    training: Training = field(default_factory=Training)
-    seed: int = 0
-    order: int | None = None
-    folder: Path | None = None
-    label: str = "peer"
-
-    def steps(self, watch: Observer = ignore, *, at: int | None = None) -> Turns:
-        """Return its training as steps, which go on from its checkpoint of step `at`, or from its last one."""
-        return steps(
-            self.distiller,
-            self.train_set,
-            self.validation,
-            training=self.training,
-            seed=self.seed,
-            order=self.order,
-            folder=self.folder,
-            at=at,
-            watch=watch,
-            label=self.label,
-        )
 
 
 def fit_together(
@@ -85,7 +61,7 @@ def fit_together(
     >>> samples = lb.data.TensorSet.of(torch.randn(64, 3), torch.randint(4, (64,)), classes=4)
     >>> objectives = [lb.methods.kd(temperature=1.0, hard_weight=1.0, soft_weight=1.0) for _ in range(2)]
     >>> pair = circle([nn.Linear(3, 4), nn.Linear(3, 4)], objectives)
-    >>> short = Training(epochs=1, batch_size=16)
+    >>> short = lb.Training(epochs=1, batch_size=16)
     >>> [result.steps for result in fit_together([Peer(each, samples, training=short) for each in pair])]
     [4, 4]
     """

@@ -152,12 +152,11 @@ def specialist_distiller(
     return Distiller(specialist, teacher, Objective(terms))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job(Job):
     """The training of a specialist."""
 
-    specialist: Specialist
-    half: HalfSet
+    train_set: HalfSet
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ class Specialists(Scheme):
         jobs = [self._job(context, number, each, generalist) for number, each in enumerate(made)]
         if self.workers > 1:
             fit_apart(jobs, self.workers, say=context.say)
-        specialists = [self._trained(context, job) for job in jobs]
+        specialists = [self._trained(context, each, job) for each, job in zip(made, jobs, strict=True)]
         together = self._together(generalist, specialists, self._top(context, generalist, specialists))
         context.keep("together", together)
         distilled = self._student(context, "distilled", context.teach(together, name="specialists"))
@@ -290,27 +289,25 @@ class Specialists(Scheme):
     def _job(self, context: Context, number: int, specialist: Specialist, generalist: nn.Module) -> "_Job":
         """Return the training of a specialist."""
         group, held_out, unit = specialist.classes.tolist(), context.parts.held_out, _unit(number)
-        half = half_and_half(context.parts.train, group)
         weights = {"soft_weight": self.soft_weight, "temperature": self.temperature}
         return _Job(
             distiller=specialist_distiller(specialist, generalist, **weights),
-            train_set=half,
+            train_set=half_and_half(context.parts.train, group),
             validation=None if held_out is None else with_dustbin(held_out, group),
             training=context.planned(unit, self.training),
             seed=derive_seed(context.seed, "specialist", number),
             folder=context.place(unit),
             label=unit,
-            specialist=specialist,
-            half=half,
         )
 
-    def _trained(self, context: Context, job: "_Job") -> Specialist:
+    def _trained(self, context: Context, specialist: Specialist, job: "_Job") -> Specialist:
         """Train a specialist, or read it, and put its dustbin right."""
-        names = ", ".join(context.parts.train.class_names[label] for label in job.specialist.classes.tolist())
+        names = ", ".join(context.parts.train.class_names[label] for label in specialist.classes.tolist())
         context.say(f"{job.label}: {names}")
-        context.fit(job.label, job.distiller, job.half, training=self.training, seed=job.seed, held_out=job.validation)
-        job.specialist.shift.fill_(dustbin_shift(job.half.share))
-        return job.specialist
+        half, held_out = job.train_set, job.validation
+        context.fit(job.label, job.distiller, half, training=self.training, seed=job.seed, held_out=held_out)
+        specialist.shift.fill_(dustbin_shift(half.share))
+        return specialist
 
     def _student(self, context: Context, role: str, teacher: Teacher | None = None) -> nn.Module:
         """Train the recipe's student, by default with the recipe's teacher alone."""

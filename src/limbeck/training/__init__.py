@@ -1,6 +1,7 @@
 """Training: the one loop, its settings, checkpoints and stages."""
 
-from limbeck.training.apart import Job, fit_apart
+from limbeck.training.apart import fit_apart
+from limbeck.training.job import Job
 from limbeck.training.loop import fit
 from limbeck.training.optimizers import WeightAverage, constrain_norms
 from limbeck.training.progress import Observer, Progress

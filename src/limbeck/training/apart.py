@@ -3,50 +3,17 @@
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import multiprocessing
 
 from limbeck import checks
-from limbeck.arguments import checked, checked_fields
-from limbeck.data import SampleSet
-from limbeck.distiller import Distiller
+from limbeck.arguments import checked
 from limbeck.errors import LimbeckError, RunError
-from limbeck.training.loop import fit
-from limbeck.training.settings import Training
+from limbeck.training.job import Job
 
-__all__ = ["Job", "fit_apart"]
-
-
-@checked_fields
-@dataclass(frozen=True)
-class Job:
-    """The arguments of one training, for `fit_apart`.
-
-    Attributes:
-        distiller: student, teacher and objective.
-        train_set: training samples.
-        validation: measured after each epoch; None for none.
-        training: the settings.
-        seed: of the training.
-        folder: where the training is kept; a later `fit` there returns its result.
-        label: its name in messages.
-
-    Example:
-        >>> from dataclasses import fields
-        >>> [field.name for field in fields(Job)][-2:]
-        ['folder', 'label']
-    """
-
-    distiller: Distiller
-    train_set: SampleSet
-    validation: SampleSet | None
-    training: Training
-    seed: int
-    folder: Path
-    label: str
+__all__ = ["fit_apart"]
 
 
 @checked
@@ -86,15 +53,7 @@ def _run(job: Job, threads: int) -> str | None:
     """Train a job, and return what stopped it."""
     torch.set_num_threads(threads)
     try:
-        fit(
-            copy.deepcopy(job.distiller),  # what is sent lies in memory that both processes share
-            job.train_set,
-            job.validation,
-            training=job.training,
-            seed=job.seed,
-            folder=job.folder,
-            label=job.label,
-        )
+        replace(job, distiller=copy.deepcopy(job.distiller)).fit()  # what is sent lies in memory that both share
     except LimbeckError as error:
         return str(error)
     return None

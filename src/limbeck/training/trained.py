@@ -7,92 +7,36 @@ identity.  A teacher of a recipe, a unit of a table and a student of a diagnosis
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from limbeck.data import SampleSet
-from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError, RunError
 from limbeck.evaluation import evaluate
 from limbeck.evaluation.figures import figures_of
 from limbeck.own import require_own
 from limbeck.ranks import first_does, first_says, held_by_first, is_first
 from limbeck.training.checkpoints import read_sealed
-from limbeck.training.identity import address_of, identity_of, identity_of_fit, require_same
-from limbeck.training.loop import fit
+from limbeck.training.identity import address_of, identity_of_fit, require_same
+from limbeck.training.job import Job
 from limbeck.training.progress import Observer, Progress, ignore
-from limbeck.training.settings import Training
 from limbeck.training.state import Result
 from limbeck.training.together import attempt_many
 from limbeck.training.weights import RESULT, load_result, save_result
 
-__all__ = ["Wanted", "attempt_or_read", "fit_estimator_or_read", "fit_or_read", "read_if_same"]
+__all__ = ["attempt_or_read", "fit_estimator_or_read", "fit_or_read", "read_if_same"]
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """A training that is to be made or read: the arguments of `fit`, before anything is built or trained.
-
-    along: epochs after which the student is kept as well, in `Result.along`.
-    code: of the factories that the networks are from, see `limbeck.identity.code_identity`.
-    """
-
-    distiller: Distiller
-    train_set: SampleSet
-    validation: SampleSet | None
-    training: Training
-    seed: int
-    order: int | None = None
-    along: tuple[int, ...] = ()
-    code: Mapping[str, Any] | None = None
-    label: str = "student"
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What decides the result; see `identity_of`."""
-        teacher = None if self.distiller.teacher is None else self.distiller.teacher.fingerprint()
-        return identity_of(
-            self.distiller,
-            self.train_set,
-            self.validation,
-            self.training,
-            self.seed,
-            order=self.order,
-            teacher=teacher,
-        )
-
-    @cached_property
-    def address(self) -> str:
-        """The name of the folder, the same in all processes that train together."""
-        return first_says(address_of(self.identity, code=self.code, along=self.along))
-
-
-def fit_or_read(
-    distiller: Distiller,
-    train_set: SampleSet,
-    validation: SampleSet | None = None,
-    *,
-    training: Training,
-    seed: int,
-    root: Path,
-    order: int | None = None,
-    along: Sequence[int] = (),
-    code: Mapping[str, Any] | None = None,
-    watch: Observer = ignore,
-    label: str = "student",
-    say: Say = lambda line: None,
-) -> Result:
+def fit_or_read(job: Job, *, root: Path, watch: Observer = ignore, say: Say = lambda line: None) -> Result:
     """Train as `fit` does and keep the result in a cache, or read it where the same training is there.
 
     An interrupted training is resumed.  Where another process makes the same training, its end is waited for.
     root: the cache, `limbeck.runs.cache_folder()` as a rule; RunError where another user can write in it.
-    along: epochs after which the student is kept as well, in `Result.along`.  code: see `Wanted`.
     say: told whether the training is found or made, and where.
     Raises what `fit` raises, CheckpointError where a file is damaged, and RunError where a training ended before an
     epoch of `along`.
@@ -103,7 +47,7 @@ def fit_or_read(
     >>> def train(root):
     ...     torch.manual_seed(0)
     ...     distiller = lb.Distiller(nn.Linear(3, 4), None, lb.methods.hard())
-    ...     return fit_or_read(distiller, samples, training=lb.Training(epochs=2), seed=0, root=root, say=print)
+    ...     return fit_or_read(Job(distiller, samples, training=lb.Training(epochs=2)), root=root, say=print)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     results = [train(Path(folder).resolve()) for _ in range(2)]  # doctest: +ELLIPSIS
     student: training in ...
@@ -111,35 +55,23 @@ def fit_or_read(
     >>> torch.equal(results[0].student.weight, results[1].student.weight)
     True
     """
-    wanted = Wanted(distiller, train_set, validation, training, seed, order, tuple(along), code, label)
-    kept = _Kept(wanted, _folder(root, wanted.address))
-    with _held(root, wanted.address, label) as folder:
-        say(f"{label}: {'found in' if (folder / RESULT).is_file() else 'training in'} {folder}")
-        result = fit(
-            distiller,
-            train_set,
-            validation,
-            training=training,
-            seed=seed,
-            order=order,
-            folder=folder,
-            watch=kept.watching(watch),
-            label=label,
-        )
-        return kept.with_students(result)
+    kept = _Kept(job, _folder(root, job.address))
+    with _held(root, job.address, job.label) as folder:
+        say(f"{job.label}: {'found in' if (folder / RESULT).is_file() else 'training in'} {folder}")
+        return kept.with_students(replace(job, folder=folder).fit(kept.watching(watch)))
 
 
 def attempt_or_read(
-    wanted: Sequence[Wanted], *, root: Path | None, watch: Observer = ignore
+    jobs: Sequence[Job], *, root: Path | None, watch: Observer = ignore
 ) -> list[Result | NonFiniteLossError]:
     """Make several trainings on the same batches in one process, or read those that are there: see `attempt_many`.
 
-    wanted: of one training set, validation set, seed and order, no two of one address or one label.
+    jobs: of one training set, validation set, seed and order, no two of one address or one label.
     root: as for `fit_or_read`; None keeps nothing.
     Returns the error of a training whose loss was not finite, which is not kept.
     """
-    first = wanted[0]
-    kept = {each.label: _Kept(each, None if root is None else _folder(root, each.address)) for each in wanted}
+    first = jobs[0]
+    kept = {each.label: _Kept(each, None if root is None else _folder(root, each.address)) for each in jobs}
 
     def look(progress: Progress) -> None:
         kept[progress.label].look(progress)
@@ -147,17 +79,17 @@ def attempt_or_read(
 
     with ExitStack() as stack:
         if root is not None:
-            for each in sorted(wanted, key=lambda each: each.address):  # no two processes wait for each other
+            for each in sorted(jobs, key=lambda each: each.address):  # no two processes wait for each other
                 stack.enter_context(_held(root, each.address, each.label))
         outcomes = attempt_many(
-            [each.distiller for each in wanted],
+            [each.distiller for each in jobs],
             first.train_set,
             first.validation,
-            training=[each.training for each in wanted],
+            training=[each.training for each in jobs],
             seed=first.seed,
             order=first.order,
-            folders=None if root is None else [_folder(root, each.address) for each in wanted],
-            labels=[each.label for each in wanted],
+            folders=None if root is None else [_folder(root, each.address) for each in jobs],
+            labels=[each.label for each in jobs],
             watch=look,
         )
         return [
@@ -206,37 +138,37 @@ def fit_estimator_or_read(
     say(line)
 
 
-def read_if_same(wanted: Wanted, folder: Path) -> bool:
+def read_if_same(job: Job, folder: Path) -> bool:
     """Fill the student from a folder of `fit` that ended with the very training, if it did.
 
     A validation set that the training was measured on, but nothing was chosen by, may be another.
     """
     if not (folder / RESULT).is_file():
         return False
-    ended, identity = read_sealed(folder / RESULT), wanted.identity
+    ended, identity = read_sealed(folder / RESULT), job.identity
     found = ended.get("identity")
     if not isinstance(found, dict):
         return False
-    if wanted.training.keep == "last" and wanted.training.patience is None:
+    if job.training.keep == "last" and job.training.patience is None:
         found, identity = ({**each, "validation": None} for each in (found, identity))
     if found != identity:
         return False
-    load_result(wanted.distiller.student, folder, ended)
+    load_result(job.distiller.student, folder, ended)
     return True
 
 
 class _Kept:
     """Keeps the student of a training as it is after some of its epochs.  folder: None for in memory."""
 
-    def __init__(self, wanted: Wanted, folder: Path | None) -> None:
-        self.wanted, self.folder = wanted, folder
+    def __init__(self, job: Job, folder: Path | None) -> None:
+        self.job, self.folder = job, folder
         self._students: dict[int, nn.Module] = {}
 
     def look(self, progress: Progress) -> None:
         """Keep the student where this is the end of one of the epochs."""
-        if not progress.epoch_ended or progress.epoch not in self.wanted.along:
+        if not progress.epoch_ended or progress.epoch not in self.job.along:
             return
-        student = self.wanted.distiller.student
+        student = self.job.distiller.student
         if self.folder is None:
             self._students[progress.epoch] = copy.deepcopy(student)
         elif is_first():
@@ -249,21 +181,21 @@ class _Kept:
             self.look(progress)
             watch(progress)
 
-        return look if self.wanted.along else watch
+        return look if self.job.along else watch
 
     def with_students(self, result: Result) -> Result:
         """Return a result with the students of the epochs."""
-        for epoch in self.wanted.along if self.folder is not None else ():
+        for epoch in self.job.along if self.folder is not None else ():
             self._students[epoch] = copy.deepcopy(result.student)
             self._read(epoch)
-        result.along = {epoch: self._students[epoch] for epoch in self.wanted.along if epoch in self._students}
+        result.along = {epoch: self._students[epoch] for epoch in self.job.along if epoch in self._students}
         return result
 
     def _read(self, epoch: int) -> None:
         place = self._place(epoch)
         if not (place / RESULT).is_file():
             raise RunError(
-                f"{self.wanted.label}: it ended before epoch {epoch}, or '{place}' was taken away; name earlier epochs,"
+                f"{self.job.label}: it ended before epoch {epoch}, or '{place}' was taken away; name earlier epochs,"
                 f" or delete '{self.folder}' to train it again"
             )
         _read(self._students[epoch], place, self._identity(epoch))
@@ -272,7 +204,7 @@ class _Kept:
         return (self.folder or Path()) / f"after-epoch-{epoch}"
 
     def _identity(self, epoch: int) -> dict[str, Any]:
-        return {**self.wanted.identity, "epoch": epoch}
+        return {**self.job.identity, "epoch": epoch}
 
 
 @contextmanager
