@@ -40,6 +40,7 @@ __all__ = [
 _KEEP = 2
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
+_OPTIMIZER = "optimizer."
 
 
 def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
@@ -132,25 +133,23 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str = "optimizer.") -> tuple[dict[str, Tensor], Any]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:
     """Split an optimizer's state into named tensors and what JSON can hold."""
     state = optimizer.state_dict()
     tensors, rest = {}, {}
     for number, entries in state["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{prefix}{number}.{name}"] = value
+                tensors[f"{_OPTIMIZER}{number}.{name}"] = value
             else:
                 rest[f"{number}.{name}"] = value
     return tensors, {"groups": state["param_groups"], "rest": rest}
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Any, prefix: str = "optimizer."
-) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Any) -> None:
     """Put back what `optimizer_tensors` split."""
     entries: dict[int, dict[str, Any]] = {}
-    named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    named = {name.removeprefix(_OPTIMIZER): each for name, each in tensors.items() if name.startswith(_OPTIMIZER)}
     for key, value in {**named, **state["rest"]}.items():
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value

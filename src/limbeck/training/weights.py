@@ -13,18 +13,15 @@ from torch import Tensor, nn
 from limbeck.arguments import checked
 from limbeck.errors import CheckpointError, ModelError, one_of
 from limbeck.networks import ALIASES, alias_metadata, canonical_path, distinct, tied
-from limbeck.training.checkpoints import digest, load_tensors, read_sealed, save_tensors, sync, write_sealed
+from limbeck.training.checkpoints import digest, load_tensors, save_tensors, sync, write_sealed
 
 __all__ = [
     "RESULT",
     "STUDENT",
     "check_savable",
-    "is_signed",
     "load_result",
-    "load_signed",
     "load_weights",
     "save_result",
-    "save_signed",
     "save_weights",
     "with_aliases",
 ]
@@ -152,29 +149,6 @@ def load_result(model: nn.Module, folder: Path, content: Mapping[str, Any]) -> N
     if weights.is_file() and digest(weights) != content.get("weights_sha256"):
         raise CheckpointError(f"'{weights}' is damaged (wrong checksum); delete '{RESULT}' to train again")
     load_weights(model, weights)
-
-
-def save_signed(model: nn.Module, path: Path) -> None:
-    """Write a model's weights, and beside them a sealed file with their digest and what they are of."""
-    save_weights(model, path)
-    write_sealed(path.with_suffix(".json"), {"of": _named(path), "weights_sha256": digest(path)})
-
-
-def is_signed(path: Path) -> bool:
-    """Whether weights that `save_signed` wrote are there."""
-    return path.is_file() and path.with_suffix(".json").is_file()
-
-
-def load_signed(model: nn.Module, path: Path) -> None:
-    """Fill a model from what `save_signed` wrote; CheckpointError where the weights are damaged or others."""
-    known = read_sealed(path.with_suffix(".json"))
-    if not path.is_file() or known != {"of": _named(path), "weights_sha256": digest(path)}:
-        raise CheckpointError(f"'{path}' is damaged (wrong checksum); delete '{path.parent}' to make it again")
-    load_weights(model, path)
-
-
-def _named(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
 
 
 def _require_numbers(model: nn.Module, loaded: Mapping[str, Tensor], path: Path) -> None:
