@@ -55,8 +55,8 @@ def require_gradient(loss: Loss) -> None:
     """Require a loss that the student can learn from."""
     if not loss.total.requires_grad:
         raise ModelError(
-            "student: its answer does not depend on any parameter that learns, so that there is no gradient; take"
-            " detach() and torch.no_grad() out of its forward"
+            "student: its answer does not depend on any trainable parameter, so that there is no gradient; remove"
+            " detach() and torch.no_grad() from its forward"
         )
 
 
@@ -102,7 +102,7 @@ class Distiller(nn.Module):
         super().__init__()
         if teacher is None and objective is None:
             raise InputError(
-                "teacher: found None and no objective; give a network that teaches, or limbeck.methods.hard() to train"
+                "teacher: found None and no objective; give a teacher network, or limbeck.methods.hard() to train"
                 " without one"
             )
         objective = kd() if objective is None else objective
@@ -220,7 +220,7 @@ class Distiller(nn.Module):
             if not isinstance(teacher, ClassVectors):
                 raise ModelError(
                     f"teacher: a term reads the vectors of the classes in its last linear layer, and this one "
-                    f"({type(teacher).__name__}) offers none; let a network teach, or use another target"
+                    f"({type(teacher).__name__}) has none; use a network as the teacher, or use another target"
                 )
             self._cosines = class_cosines(teacher.class_vectors(logits.shape[-1]))
         self._cosines = self._cosines.to(logits.device)

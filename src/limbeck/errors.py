@@ -199,7 +199,7 @@ def no_exit(whose: str = "") -> Iterator[None]:
     >>> with no_exit("teacher.factory: 'net:build'"):
     ...     raise SystemExit(0)
     Traceback (most recent call last):
-    limbeck.errors.ForeignExitError: teacher.factory: 'net:build' wants to end the program (SystemExit: 0) in '...
+    limbeck.errors.ForeignExitError: teacher.factory: 'net:build' tried to end the program (SystemExit: 0) in '...
     """
     try:
         yield
@@ -209,8 +209,8 @@ def no_exit(whose: str = "") -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         last = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]  # quit() is a frozen one
         raise ForeignExitError(
-            f"{whose or 'a module'} wants to end the program ({type(error).__name__}: {error}) in '{last.filename}',"
-            f" line {last.lineno}; let it raise an error instead, or return"
+            f"{whose or 'a module'} tried to end the program ({type(error).__name__}: {error}) in '{last.filename}',"
+            f" line {last.lineno}; raise an error instead, or return"
         ) from error
 
 

@@ -256,9 +256,7 @@ class Objective(nn.Module):
         unlabelled = Batch.of(torch.zeros(1, 1), task=legend.task)
         if not legend.labelled and not any(int(term.count(unlabelled)) for term in self._terms()):
             names = ", ".join(f"'{term.name}'" for term in self._terms())
-            raise InputError(
-                f"terms: {names} learn from labels alone, and no sample has one; add one with soft targets"
-            )
+            raise InputError(f"terms: {names} need labels, but no sample has one; add a term with soft targets")
 
     def build(self, outputs: Mapping[str, Outputs]) -> None:
         """Let every term create what depends on the models' shapes."""

@@ -236,7 +236,7 @@ def _call(model: nn.Module, inputs: Any, role: str) -> Any:
         if lacks_memory(error):
             raise
         raise ModelError(
-            f"{role}: its forward raised {type(error).__name__}: {one_line(error)}; it was asked {_described(inputs)}"
+            f"{role}: its forward raised {type(error).__name__}: {one_line(error)}; its input was {_described(inputs)}"
         ) from error
     if [_version(each) for each in handed] != versions:
         raise ModelError(

@@ -69,10 +69,10 @@ def _refuse(path: Path, found: os.stat_result, top: Path) -> None:
     if found.st_uid != os.geteuid():
         raise RunError(
             f"cache: found '{path}', which belongs to user {found.st_uid}; expected files of your own (user "
-            f"{os.geteuid()}), since what is in the cache is believed. Delete it, {elsewhere}"
+            f"{os.geteuid()}), because files in the cache are trusted. Delete it, {elsewhere}"
         )
     raise RunError(
         f"cache: found '{path}', which other users can write (mode {stat.S_IMODE(found.st_mode):o}); expected a folder "
-        f"that you alone can write, since what is in the cache is believed. Look into it and run: "
+        f"that you alone can write, because files in the cache are trusted. Inspect it and run: "
         f"{command('chmod', *([] if path == top.parent else ['-R']), 'go-w', path)}, {elsewhere}"
     )

@@ -113,7 +113,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
         return None
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not environment.get(name):
-            raise InputError(f"{name}: found it unset beside WORLD_SIZE={world}; expected where to meet; {_UNSET}")
+            raise InputError(
+                f"{name}: found it unset beside WORLD_SIZE={world}; expected the address to meet at; {_UNSET}"
+            )
     port = _whole("MASTER_PORT", environment["MASTER_PORT"], 1, 2**16 - 1)
     return Launch(rank, world, local, environment["MASTER_ADDR"], port)
 
@@ -178,7 +180,7 @@ def join() -> None:
         _counted["meetings"] += 1
         names = [f"limbeck/{_counted['meetings']}/{rank}" for rank in range(launch.world)]
         if store.add(names[launch.rank], 1) > 1:
-            raise InputError(f"RANK: found {launch.rank} in two processes; expected another in each; {_UNSET}")
+            raise InputError(f"RANK: found {launch.rank} in two processes; expected a different one in each; {_UNSET}")
         while missing := [rank for rank, name in enumerate(names) if not store.check([name])]:
             ranks = ", ".join(map(str, missing))
             waiting.reason = f"processes: {len(missing)} of {launch.world} have not come (RANK {ranks})"

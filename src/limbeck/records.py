@@ -81,7 +81,7 @@ def unsealed(content: Any) -> dict[str, Any]:
     {'errors': 3}
     """
     if not isinstance(content, dict):
-        raise ValueError("it holds no keys")
+        raise ValueError("it has no keys")
     plain = {key: value for key, value in content.items() if key != _SEAL}
     if _SEAL not in content:
         raise ValueError("it has no checksum")

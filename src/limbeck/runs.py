@@ -133,7 +133,7 @@ class RunFolder:
         """
         kept = path / "recipe.yaml"
         if not kept.is_file():
-            raise RunError(f"resume: '{path}' is no run folder (it has no recipe.yaml); name one below runs/")
+            raise RunError(f"resume: '{path}' is not a run folder (it has no recipe.yaml); name one below runs/")
         text = kept.read_text(encoding="utf-8", errors="replace")
         if text != recipe:
             with suppress(LimbeckError):  # what cannot be read today is another recipe
@@ -219,7 +219,7 @@ class RunFolder:
                 raise RunError(gone) from None
             raise UnwrittenError(
                 f"run folder: cannot write '{self.path / name}' ({error.strerror or error})",
-                f"mend that and go on: {self.again}",
+                f"fix that and resume with: {self.again}",
             ) from None
 
     def _manifest(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Task:
 
     def no_labels(self, name: str, size: int) -> Tensor:
         """Return the labels of a set that is given without any; DataError where that does not say their shape."""
-        raise DataError(f"{name}: task {self.name} needs labels, {self.labels}, if only to say their shape")
+        raise DataError(f"{name}: task {self.name} needs labels, {self.labels}")
 
     def kept(self, name: str, labels: Tensor) -> Tensor:
         """Return labels in the shape and kind of number that a set keeps: int64, here.  DataError for others."""
@@ -336,7 +336,7 @@ class _Dense(Task):
     def check_augment(self, *, moves: bool, mixes: bool) -> None:
         if moves:
             raise DataError(
-                "augment: shift, pad_crop, flip and randaugment would move images without their labels; use noise alone"
+                "augment: shift, pad_crop, flip and randaugment would move images but not their labels; use only noise"
             )
         super().check_augment(moves=moves, mixes=mixes)
 
@@ -430,7 +430,7 @@ def _whole(labels: Tensor) -> Tensor:
 
 def _check_columns(name: str, classes: int, labels: Tensor | None) -> None:
     if labels is not None and classes != labels.shape[1]:
-        raise DataError(f"{name}: {classes} classes but labels of shape {tuple(labels.shape)}; there must be one each")
+        raise DataError(f"{name}: {classes} classes but labels of shape {tuple(labels.shape)}; give one for each")
 
 
 def _wrong(task: Task, answer: Tensor, expected: str) -> ModelError:

@@ -182,13 +182,13 @@ class SoftTargets(Term):
         classes = legend.task.alternatives(len(legend.names))
         if 0 < classes < self.divergence.least_classes:
             raise InputError(
-                f"divergence {self.divergence.name}: it says nothing of {classes} classes, expected "
+                f"divergence {self.divergence.name}: found {classes} classes, expected "
                 f"{self.divergence.least_classes} or more; use another"
             )
         kind = self._as_given.kind
         if self.needs_labels and not legend.labelled:
             what = f"target {kind}" if self._as_given.needs_labels else f"term '{self.name}'"
-            raise InputError(f"{what}: it is made of the true class, and no sample has a label; use another")
+            raise InputError(f"{what}: needs the true class, but no sample has a label; use another")
         try:
             self.target = self._as_given.settled(legend)
         except InputError as error:

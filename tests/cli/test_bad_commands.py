@@ -27,10 +27,10 @@ COMMANDS = [
     ),
     command_case("override-no-key", "distill recipe.yaml =3", "override '=3'", "expected key.path=value"),
     command_case(
-        "override-of-scalar", "check recipe.yaml name.first=x", "'name' is 'base', which has no keys", "set it whole"
+        "override-of-scalar", "check recipe.yaml name.first=x", "'name' is 'base', which has no keys", "set all of it"
     ),
     command_case(
-        "override-of-list", "check recipe.yaml seeds.0=1", "'seeds' is [0], which has no keys", "set it whole"
+        "override-of-list", "check recipe.yaml seeds.0=1", "'seeds' is [0], which has no keys", "set all of it"
     ),
     command_case("override-bad-yaml", "check recipe.yaml seeds=[1", "override 'seeds=[1'", "expected valid YAML"),
     command_case(
@@ -46,7 +46,7 @@ COMMANDS = [
         "demo-below-file", "demo --runs recipe.yaml/runs", "run folder: cannot make 'recipe.yaml/runs", "--runs"
     ),
     command_case(
-        "resume-no-run", "distill recipe.yaml --resume idx", "'idx' is no run folder", "name one below runs/", idx()
+        "resume-no-run", "distill recipe.yaml --resume idx", "'idx' is not a run folder", "name one below runs/", idx()
     ),
     command_case(
         "resume-other-recipe",
@@ -84,7 +84,7 @@ COMMANDS = [
     command_case(
         "distill-a-table", "distill muller2019", "recipe: 'muller2019' is a paper's table", "recipes cp muller2019"
     ),
-    command_case("row-of-no-table", "recipes show digits-kd --row x", "--row: found 'x'", "leave --row out"),
+    command_case("row-of-no-table", "recipes show digits-kd --row x", "--row: found 'x'", "leave out --row"),
     command_case(
         "reproduce-no-data",
         "reproduce muller2019 --data idx",

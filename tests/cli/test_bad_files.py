@@ -35,7 +35,7 @@ DATA = [
     recipe_case("npz-cut", NPZ, "own.npz: is damaged", "write it again with numpy.savez", cut_archive),
     recipe_case("npz-flipped", NPZ, "own.npz: is damaged", "write it again with numpy.savez", flipped_archive),
     recipe_case(
-        "npz-text", NPZ, "own.npz: is damaged or no .npz archive", "numpy.savez", text("own.npz", "labels,1,2")
+        "npz-text", NPZ, "own.npz: is damaged or not an .npz archive", "numpy.savez", text("own.npz", "labels,1,2")
     ),
     recipe_case(
         "npz-no-labels",
@@ -86,7 +86,7 @@ DATA = [
         "idx-cut",
         IDX,
         "train-images-idx3-ubyte: holds 1000 bytes, expected 1936",
-        "fetch it again",
+        "download it again",
         idx(train_images=images(30, 8, 8)[:1000]),
     ),
     recipe_case(
@@ -96,7 +96,7 @@ DATA = [
         "idx-gzip-cut",
         IDX,
         "the gzip stream is truncated",
-        "fetch the file again",
+        "download the file again",
         idx(train_images=gzip.compress(images(30, 8, 8))[:30]),
     ),
     recipe_case(
@@ -107,7 +107,7 @@ DATA = [
         idx(train_labels=images(30)[:8] + b"\n" * 30),
     ),
     recipe_case(
-        "mnist-checksum", {"data": {"kind": "mnist", "folder": "idx"}}, "wrong checksum", "fetch it again", idx()
+        "mnist-checksum", {"data": {"kind": "mnist", "folder": "idx"}}, "wrong checksum", "download it again", idx()
     ),
     recipe_case(
         "cnn-on-vectors",
@@ -128,9 +128,13 @@ MODELS = [
     recipe_case(
         "checkpoint-missing", SAVED, "teacher.model.checkpoint: there is no file", "expected a .safetensors file"
     ),
-    recipe_case("checkpoint-cut", SAVED, "teacher.model.checkpoint: ", "no readable safetensors file", cut_weights),
+    recipe_case("checkpoint-cut", SAVED, "teacher.model.checkpoint: ", "not a readable safetensors file", cut_weights),
     recipe_case(
-        "checkpoint-text", SAVED, "no readable safetensors file", "make it anew", text("teacher.safetensors", "weights")
+        "checkpoint-text",
+        SAVED,
+        "not a readable safetensors file",
+        "write it again",
+        text("teacher.safetensors", "weights"),
     ),
     recipe_case(
         "checkpoint-pickle",

@@ -109,7 +109,7 @@ VALUES = [
         "alpha-above-1", {"method.alpha": 1.5}, "method.alpha: found 1.5", "[0, 1]; for free weights give hard"
     ),
     recipe_case(
-        "alpha-and-weights", {"method.soft_weight": 1.0}, "method.alpha: given together", "give alpha, or the two"
+        "alpha-and-weights", {"method.soft_weight": 1.0}, "method.alpha: found together", "give alpha, or the two"
     ),
     recipe_case(
         "weight-negative",
@@ -136,7 +136,7 @@ VALUES = [
         "precision-fp16", {"training.precision": "fp16"}, "training.precision: fp16 needs a GPU", "use fp32 or bf16"
     ),
     recipe_case("validation-1", {"validation": 1.0}, "validation: found 1.0", "share in (0, 1)"),
-    recipe_case("validation-too-many", {"validation": 5000}, "validation: found 5000", "some left"),
+    recipe_case("validation-too-many", {"validation": 5000}, "validation: found 5000", "one left"),
     recipe_case("seeds-empty", {"seeds": []}, "seeds: found []", "at least one whole number"),
     recipe_case("seeds-twice", {"seeds": [0, 1, 0]}, "seeds: found [0, 1, 0]", "each once"),
     recipe_case("teacher-seed-negative", {"teacher.seed": -1}, "teacher.seed: found -1", "greater than or equal to 0"),
@@ -161,13 +161,13 @@ VALUES = [
     recipe_case(
         "unlabelled-hard",
         {"data.transfer.labels": False, "method": {"name": "hard"}},
-        "data.transfer.labels: is false",
+        "data.transfer.labels: found false",
         "name one with soft targets",
     ),
     recipe_case(
         "teacher-distilled", {"teacher.method": {"name": "kd"}}, "teacher.method.name: 'kd' needs a teacher", "use hard"
     ),
-    recipe_case("test-share-tiny", {"data.test_share": 1e-9}, "data.test_share: found 1e-09", "leaves both parts"),
+    recipe_case("test-share-tiny", {"data.test_share": 1e-9}, "data.test_share: found 1e-09", "samples in both parts"),
     recipe_case(
         "shift-too-far", {"training.augment": {"shift": 8}}, "training.augment: a shift of 8", "use a smaller one"
     ),

@@ -67,7 +67,7 @@ def test_a_group_whose_others_never_come_goes_on_and_says_so(recipe, limbeck, tm
     assert "group 2 of 2" in answer.out
     again = limbeck("codistill", recipe(), "--exchange", "shared", "--group", "2")
     assert again.code == 2
-    assert again.lines[-1].startswith("limbeck: exchange: 'shared/group-2' holds what another run published as group 2")
+    assert again.lines[-1].startswith("limbeck: exchange: 'shared/group-2' has what another run published as group 2")
     (run,) = runs(tmp_path)
     mine = ["--exchange", "shared", "--resume", str(run), "-q"]
     other = limbeck("codistill", recipe(), "--group", "1", *mine)
@@ -101,7 +101,7 @@ def test_what_was_interrupted_goes_on_as_the_same_group_and_seed_alone(recipe, l
     assert refused.lines[-1].startswith(f"limbeck: resume: '{run}' is a run of seed 5, found 0; give it --seed 5, or")
     resealed(tmp_path / run / "manifest.json", lambda manifest: manifest.pop("exchange"))
     refused = limbeck(*told, "--resume", str(run))
-    assert refused.lines[-1] == f"limbeck: resume: '{run}' is no run of a group; start a new run without --resume"
+    assert refused.lines[-1] == f"limbeck: resume: '{run}' is not a run of a group; start a new run without --resume"
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_what_was_interrupted_goes_on_as_the_same_group_and_seed_alone(recipe, l
     [
         ({}, ["--group", "3"], "group: found 3, expected 1 to 2, the peers of the recipe"),
         ({}, ["--group", "0"], "group: found 0, expected 1 to 2"),
-        ({"scheme": {"name": "offline"}}, ["--group", "1"], "scheme.name: this one has no peers to train in groups"),
+        ({"scheme": {"name": "offline"}}, ["--group", "1"], "scheme.name: found a scheme without peers"),
         (
             {"scheme": {"name": "mutual", "update": "sequential"}},
             ["--group", "1"],
-            "scheme.update: groups update at the same time, found sequential",
+            "scheme.update: found sequential, but groups update at the same time",
         ),
         ({"refit": True}, ["--group", "1"], "refit: a group makes one training"),
         ({"search": {"training.epochs": [1, 2]}}, ["--group", "1"], "search: a group makes one training"),

@@ -107,7 +107,7 @@ def test_of_another_scheme_it_is_said_which_student_is_diagnosed(limbeck, recipe
     ("arguments", "line"),
     [
         (["missing.yaml"], "there is no file"),
-        (["runs"], "is no run folder"),
+        (["runs"], "is not a run folder"),
         (["tiny.yaml", "trainig.epochs=1"], "trainig: there is no such key; did you mean 'training'?"),
     ],
 )

@@ -50,9 +50,9 @@ def test_a_module_that_ends_the_program_is_an_error_of_one_line(limbeck, tmp_pat
     answer = limbeck("distill", "recipe.yaml", "-q", "--no-report")
     assert answer.code == 1
     assert len(answer.lines) == 1, answer.err
-    assert "wants to end the program (" in answer.err
+    assert "tried to end the program (" in answer.err
     assert "own_net.py', line " in answer.err
-    assert "let it raise an error" in answer.err
+    assert "raise an error instead" in answer.err
     logs = list(tmp_path.glob("runs/small/*/log.txt"))
     assert len(logs) == (where == "later")  # what is refused before the run leaves no folder
     assert all("stopped: a module wants to end the program" in log.read_text() for log in logs)
@@ -111,7 +111,7 @@ def test_fit_names_the_batch_size_and_the_size_of_the_model(tmp_path: Path, erro
         assert "2.00 GiB were asked for" in line
     if "1920000000" in str(error):
         assert "1920000000 bytes were asked for" in line
-    with pytest.raises(MemoryLimitError, match="memory: there is not enough"), as_errors():
+    with pytest.raises(MemoryLimitError, match="memory: found too little"), as_errors():
         raise error
 
 

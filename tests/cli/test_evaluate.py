@@ -214,7 +214,7 @@ def test_unlabelled_test_samples_are_left_out(runs):
     ("spoil", "said"),
     [
         (lambda run: (run / "outcome.json").unlink(), "is not finished (it has no outcome.json)"),
-        (lambda run: (run / "recipe.yaml").unlink(), "is no run folder (it has no recipe.yaml)"),
+        (lambda run: (run / "recipe.yaml").unlink(), "is not a run folder (it has no recipe.yaml)"),
         (lambda run: (run / "outcome.json").write_text("{"), "is damaged"),
         (lambda run: (run / "teacher-0.safetensors").unlink(), "there is no file"),
         (
@@ -301,7 +301,7 @@ def test_runs_are_found_in_folders_and_by_globs(runs, tmp_path):
     found, passed = find_runs(["runs"])
     assert (len(found), len(passed)) == (2, 1)
     assert "is not finished" in passed[0]
-    with pytest.raises(RunError, match="there is no run there"):
+    with pytest.raises(RunError, match="found no run there"):
         find_runs(["nowhere*"])
 
 
@@ -358,8 +358,8 @@ def test_other_test_samples_are_not_paired(limbeck, runs):
     ("arguments", "said"),
     [
         (["runs/tiny"], "found one finished run, expected two or more"),
-        (["nowhere"], "'nowhere': there is no run there"),
-        (["runs/tiny", "cache"], "'cache': there is no run there"),
+        (["nowhere"], "'nowhere': found no run there"),
+        (["runs/tiny", "cache"], "'cache': found no run there"),
         (["runs/tiny", "runs/hot", "--html", "nowhere/page.html"], "cannot write 'nowhere/page.html'"),
     ],
 )

@@ -62,7 +62,7 @@ def test_arrays_are_answered_into_arrays(run_of, limbeck, tmp_path):
     found = np.load(tmp_path / "y.npz")
     assert found["probabilities"].shape == (5, 10)
     assert found["predictions"].tolist() == [str(found["probabilities"][0].argmax())] * 5
-    limbeck("predict", run, "gone.npz").refused("INPUT: there is no 'gone.npz'")
+    limbeck("predict", run, "gone.npz").refused("INPUT: found no file 'gone.npz'")
     limbeck("predict", run, "x.npz", "x.npz").refused("INPUT: found 2 files")
 
 
@@ -80,5 +80,5 @@ def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path):
         next(row["prediction"] for row in whole if row["input"] == each["input"]) for each in single
     ]
     (tmp_path / "empty").mkdir()
-    limbeck("predict", run, "empty").refused("holds no images")
+    limbeck("predict", run, "empty").refused("contains no images")
     limbeck("predict", run, "r.yaml").refused("INPUT: found 'r.yaml'")

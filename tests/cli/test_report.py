@@ -58,10 +58,10 @@ def test_a_page_that_cannot_be_made_does_not_spoil_the_run(limbeck, tmp_path, mo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "'nowhere' is no run folder (it has no recipe.yaml); name one below runs/"),
-        (["{run}", "."], "'.' is no run folder (it has no recipe.yaml); name one below runs/"),
+        (["nowhere"], "'nowhere' is not a run folder (it has no recipe.yaml); name one below runs/"),
+        (["{run}", "."], "'.' is not a run folder (it has no recipe.yaml); name one below runs/"),
         (["{run}", "--out", "no/page.html"], "report: 'no/page.html' lies in 'no', which is no folder; name a file in"),
-        (["{run}", "--out", "small.yaml"], "report: 'small.yaml' exists and is no report of limbeck; name another"),
+        (["{run}", "--out", "small.yaml"], "report: 'small.yaml' exists and is not a report of limbeck; name another"),
     ],
 )
 def test_what_is_no_run_or_no_place_is_one_line(limbeck, run, arguments, said):

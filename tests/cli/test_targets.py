@@ -98,7 +98,7 @@ REFUSED = {
     "pt-unlabelled": (recipe("pt", **UNLABELLED), "target pt: it is made of the true class", "use another"),
     "rel-unlabelled": (
         recipe({"kind": "rel", "groups": GROUPS}, **UNLABELLED),
-        "data.transfer.labels: is false, but the method needs labels",
+        "data.transfer.labels: found false, but the method needs labels",
         "name one with soft targets",
     ),
     "mixed-unlabelled": (recipe(mixture("softmax", "pt"), **UNLABELLED), "target mixture: it is made", "use another"),

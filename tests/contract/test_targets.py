@@ -186,7 +186,7 @@ def test_what_needs_labels_says_so(kind):
     torch.testing.assert_close(sums(partly), torch.ones_like(sums(partly)))
     batch.labels = None
     if target.needs_labels:
-        with pytest.raises(InputError, match="the batch has no labels"):
+        with pytest.raises(InputError, match="found a batch without labels"):
             target(outputs, batch, 4.0)
     else:
         assert torch.equal(target(outputs, batch, 4.0).log_probs, whole)

@@ -197,7 +197,7 @@ def other_role(run: Path) -> None:
 
 
 CHANGES = {
-    "data": (lambda: inverted(Path("own.npz")), "found other data (alone: SHA-256", "Put the data back"),
+    "data": (lambda: inverted(Path("own.npz")), "found other data (alone: SHA-256", "Restore the data"),
     "code": (lambda: Path("net.py").write_text(NET.format("Tanh")), "found other code (module net of student.model"),
     "older": (Path("copies/run/digests.json").unlink, "found no digests.json", "limbeck distill"),
     "a whole role": (lambda: other_role(Path("copies/run")), "distilled-0/metrics.jsonl' is damaged", "expected"),

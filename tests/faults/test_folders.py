@@ -28,7 +28,7 @@ def test_another_training_is_refused_by_the_first_key_that_differs(tmp_path, key
         run(tmp_path, **CHANGES[key])
     line = str(caught.value)
     assert line.startswith("resume: '")
-    assert f"is of another training: {key} was " in line
+    assert f"belongs to another training: {key} was " in line
     assert line.endswith(f"; name another folder or put {key} back")
     assert "\n" not in line
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -42,7 +42,9 @@ def test_another_teacher_is_refused_too(tmp_path, teacher):
         fit(distiller, SAMPLES, HELD_OUT, epochs=1, batch_size=16, folder=tmp_path)
 
     trained(0)
-    with pytest.raises(RunError, match=r"is of another training: teacher was .*; name another folder or put the teach"):
+    with pytest.raises(
+        RunError, match=r"belongs to another training: teacher was .*; name another folder or put the teach"
+    ):
         trained(teacher)
 
 
@@ -71,7 +73,7 @@ def test_functions_of_a_term_are_not_taken_for_schedules_and_do_not_stop_it_from
         trained(tmp_path / "broken", Tripwire(once(4, crash)))
     trained(tmp_path / "broken", Tripwire())
     assert ended(tmp_path / "broken") == ended(tmp_path / "whole")
-    with pytest.raises(RunError, match="is of another training: objective was"):
+    with pytest.raises(RunError, match="belongs to another training: objective was"):
         trained(tmp_path / "whole", Tripwire(), scale=0.25)
 
 

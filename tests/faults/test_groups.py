@@ -125,7 +125,7 @@ def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_agai
     assert max(steps_published(tmp_path, 2)) == 10
     until(lambda: said(tmp_path, 1))
     assert said(tmp_path, 1)[0].startswith("group 2 is lost: nothing new for ")
-    assert said(tmp_path, 1)[0].endswith("; going on with its step 10, and not waiting for it")
+    assert said(tmp_path, 1)[0].endswith("; continuing with its step 10, and not waiting for it")
     until(lambda: max(steps_published(tmp_path, 1)) == 20)
     again = launch(2, resumed=True, **how)
     until(lambda: max(steps_published(tmp_path, 2)) == 21)  # and there it waits

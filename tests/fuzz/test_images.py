@@ -141,8 +141,8 @@ BOMBS = {
     "png of many rows": ("png", png(1, 10**7), "is 1 x 10000000 pixels, expected at most"),
     "webp that claims 268 megapixels": ("webp", webp(16383, 16383), "more than 67,108,864 pixels"),
     "webp that claims 281 terapixels": ("webp", webp(2**24, 2**24), "more than 67,108,864 pixels"),
-    "bmp of coded rows": ("bmp", bmp(8000, 8000, 1, b"\1\1\0\0" * 8000 + b"\0\1"), "is a run-length coded bmp"),
-    "bmp of 4 bits": ("bmp", bmp(30, 30, 2, b"\0\1"), "is a run-length coded bmp"),
+    "bmp of coded rows": ("bmp", bmp(8000, 8000, 1, b"\1\1\0\0" * 8000 + b"\0\1"), "is a run-length encoded bmp"),
+    "bmp of 4 bits": ("bmp", bmp(30, 30, 2, b"\0\1"), "is a run-length encoded bmp"),
 }
 
 
@@ -157,13 +157,13 @@ def test_no_image_costs_much_more_than_it_holds(place, bomb):
 
 def test_what_is_no_file_is_not_waited_for(place):
     os.mkfifo(place / "it.png")
-    refused(place / "it.png", "is no file; remove it")
+    refused(place / "it.png", "is not a file; remove it")
     (place / "it.png").unlink()
     (place / "it.png").mkdir()
-    refused(place / "it.png", "is no file; remove it")
+    refused(place / "it.png", "is not a file; remove it")
     (place / "it.png").rmdir()
     (place / "it.png").symlink_to("nowhere")
-    refused(place / "it.png", "is no file; remove it")
+    refused(place / "it.png", "is not a file; remove it")
 
 
 @pytest.mark.parametrize("size", [(2**40, 2**40), (10**6, 10**6), (2**15 + 1, 1), (2**13, 2**13)])
@@ -177,7 +177,7 @@ def test_a_set_that_no_memory_holds_is_refused(place, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda name: 2**10)  # pages of 1 KiB, and as many of them
     (place / "it.png").write_bytes(encoded("PNG"))
     line = answered(lambda: image_folder("images", size=(512, 512), limit_bytes=2**62))
-    assert line == "images/train: takes 1,572,864 bytes, this machine has 1,048,576; make it smaller"
+    assert line == "images/train: takes 1,572,864 bytes, but this machine has 1,048,576; make it smaller"
     assert len(image_folder("images", size=(512, 512), limit_bytes=0).train) == 2
 
 
@@ -189,4 +189,4 @@ def test_a_name_that_is_no_text_is_named(place, where):
     else:
         Path("images", where, name).write_bytes(encoded("PNG"))
     line = answered(lambda: image_folder("images", size=(8, 6), limit_bytes=0))
-    assert line.endswith(r"it\udcff.png: its name is not in UTF-8; rename it")
+    assert line.endswith(r"it\udcff.png: the file name is not UTF-8; rename it")

@@ -251,7 +251,7 @@ def test_the_trainer_evaluates_and_predicts_with_the_student(tmp_path):
 
 def test_columns_that_the_trainer_leaves_out_are_missed_with_the_mend(tmp_path):
     trainer = trainer_of(TrainerModel(distiller_of("mlp")), samples_of(16), tmp_path, remove_unused_columns=True)
-    with pytest.raises(InputError, match="tell the Trainer remove_unused_columns=False"):
+    with pytest.raises(InputError, match="set remove_unused_columns=False in the Trainer"):
         trainer.train()
 
 

@@ -84,7 +84,7 @@ def test_the_widths_of_layers_are_spread_over_the_network():
 
 
 def test_what_cannot_be_proposed_is_one_line():
-    with pytest.raises(InputError, match=r"^count: no assistant can be proposed between a teacher of kind 'cnn' and a"):
+    with pytest.raises(InputError, match=r"^count: cannot propose an assistant between a teacher of kind 'cnn' and a"):
         between({"kind": "cnn", "channels": [3]}, {"kind": "mlp", "hidden": [3]}, 1)
     with pytest.raises(InputError, match="a teacher of kind its own factory"):
         between({"factory": "a:b"}, {"kind": "mlp", "hidden": [3]}, 1)
@@ -140,7 +140,7 @@ def test_a_chain_that_is_killed_goes_on(tiny, carried_out, killed_everywhere, sa
     ("keys", "said"),
     [
         ({"count": 0}, "scheme.count: found 0"),
-        ({"count": 1, "models": [{"kind": "mlp"}]}, "scheme.count: given beside models; give one of them"),
+        ({"count": 1, "models": [{"kind": "mlp"}]}, "scheme.count: found together with models; give one of them"),
         ({"models": [{"kind": "mlpp"}]}, "scheme.models[0].kind: found 'mlpp'; did you mean 'mlp'?"),
         ({"models": [{"kind": "mlp", "hiden": [3]}]}, "scheme.models[0].hiden: there is no such key; did you mean"),
         ({"models": ["mlp"]}, "scheme.models[0]: found 'mlp', expected"),
@@ -168,7 +168,7 @@ def test_no_assistant_is_larger_than_its_teacher(tiny, refusal):
 def test_between_two_families_the_networks_must_be_named(tiny):
     with pytest.raises(RecipeError) as caught:
         tiny(teacher={"model": {"kind": "cnn"}}, scheme={"name": "assistants"})
-    assert str(caught.value).startswith("scheme.count: no assistant can be proposed between a teacher of kind 'cnn'")
+    assert str(caught.value).startswith("scheme.count: cannot propose an assistant between a teacher of kind 'cnn'")
 
 
 def test_a_method_without_a_teacher_is_refused(tiny, refusal):

@@ -69,7 +69,7 @@ def test_generations_whose_weights_are_gone_at_resume_are_named_together(tiny, t
         distill(recipe, folder, cache=tmp_path / "cache")
     line = str(caught.value)
     assert "\n" not in line
-    assert line.startswith("resume: of trainings that had ended, the weights are missing: '")
+    assert line.startswith("resume: the weights of finished trainings are missing: '")
     assert line.count("student.safetensors") == 2
     assert "delete generation_1-0, generation_2-0 and what was taught by them" in line
 

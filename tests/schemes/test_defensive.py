@@ -108,7 +108,7 @@ def test_what_lies_beyond_the_range_is_not_moved_further_than_epsilon():
 
 def test_an_attack_on_a_network_that_answers_nan_is_refused():
     broken = linear(math.nan)
-    with pytest.raises(ModelError, match=r"^fgsm: the gradient by the inputs is NaN or infinite"):
+    with pytest.raises(ModelError, match=r"^fgsm: the gradient with respect to the inputs is NaN or infinite"):
         fgsm(broken, torch.zeros(1, 6), torch.tensor([0]), 0.1)
     with pytest.raises(InputError, match=r"^logits: found NaN or infinity"):
         robustness(broken, TensorSet.of(torch.zeros(1, 6), torch.tensor([0]), classes=3), [0.1], attacked=linear())
@@ -166,7 +166,7 @@ def test_unlabelled_samples_are_not_attacked_and_the_mode_is_put_back():
                 linear(), TensorSet.of(torch.zeros(2, 6, dtype=torch.int64), torch.tensor([0, 1]), classes=3), [0.1]
             ),
             DataError,
-            "robustness: the inputs are not numbers",
+            "robustness: found inputs that are not floating point",
         ),
     ],
     ids=["epsilon", "temperature", "labels", "inputs"],

@@ -57,7 +57,7 @@ def test_an_end_is_a_function_of_the_history_alone():
     fixed.observe([1.0, 2.0], steps=5)
     assert fixed.step == 3
     for wrong in ({}, {"step": 1, "patience": 1}):
-        with pytest.raises(InputError, match="either the step or the patience"):
+        with pytest.raises(InputError, match="step: found together with patience"):
             Ending(**wrong)
 
 
@@ -266,7 +266,7 @@ def test_a_teacher_that_was_taken_away_is_named(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"step": 1, "share": 0.5}, "scheme.share: given beside step; give one of them"),
+        ({"step": 1, "share": 0.5}, "scheme.share: found together with step; give one of them"),
         ({"step": 0}, "scheme.step: found 0, expected a whole number, 1 or above"),
         ({"share": 0.0}, "scheme.share: found 0.0, expected a finite number above 0"),
         ({"share": 1.5}, "scheme.share: found 1.5, "),

@@ -130,7 +130,7 @@ def test_a_rehearsal_counts_the_members(tiny):
         ({**ONE, "members": 0}, "teacher.members: found 0, expected how many networks (1 to 1,000), or a list"),
         ({**ONE, "members": "two"}, "teacher.members: found 'two', expected how many networks"),
         ({**ONE, "members": True}, "teacher.members: found True, expected how many networks"),
-        ({**ONE, "members": [ONE]}, "teacher.members: a list of networks, given beside model; give one of them"),
+        ({**ONE, "members": [ONE]}, "teacher.members: found a list of networks together with model; give one of them"),
         ({"members": []}, "teacher.members: found an empty list, expected at least one network"),
         (
             {"members": 3},

@@ -206,7 +206,7 @@ def test_wrong_keys_are_one_line(tiny, keys, said):
 
 def test_recipes_without_unlabelled_samples_or_a_teacher_are_refused(tiny, refusal):
     assert refusal(tiny(scheme=SCHEME)) == (
-        "scheme.name: noisy_student has nothing to label; set data.transfer.labelled below 1"
+        "scheme.name: noisy_student found no unlabelled samples; set data.transfer.labelled below 1"
     )
     assert refusal(tiny(data=PART, scheme=SCHEME, method={"name": "hard"})).startswith(
         "scheme.name: noisy_student learns"

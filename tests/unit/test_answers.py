@@ -176,7 +176,7 @@ def test_a_set_with_a_test_part_of_its_own_has_further_arrays(tmp_path):
     _, outcome = carried_out({**keys, "teacher": {"arrays": both}}, tmp_path)
     assert outcome.seeds[0].teacher.errors == 0
     for name, arrays, said in (
-        ("no test", {"probabilities": table[:18]}, "no answers to the test set, a part of its own"),
+        ("no test", {"probabilities": table[:18]}, "found no answers to the test set"),
         ("short", {"probabilities": table[:17], "test_labels": labels[18:]}, "found 17 rows for the 18 samples"),
         ("test short", {"probabilities": table[:18], "test_labels": labels[:5]}, "test_*, answers: found 5 rows"),
         ("odd", {"probabilities": table[:18], "test_labls": labels[18:]}, "unknown array 'labls'"),
@@ -227,7 +227,7 @@ BAD_SIGN[2, 0] = -0.1
     ("arrays", "said"),
     [
         ({"probabilities": BAD[:149]}, "149 answers for the 150 samples of 'iris', expected one each"),
-        ({"probabilities": BAD_SUM}, "row 7 adds up to 0.5"),
+        ({"probabilities": BAD_SUM}, "row 7 sums to 0.5"),
         ({"probabilities": BAD_NAN}, "row 3 holds nan"),
         ({"probabilities": BAD_SIGN}, "row 2 holds -0.1"),
         ({"probabilities": probabilities(SIZE, 4)}, "found 4 classes"),
@@ -238,10 +238,10 @@ BAD_SIGN[2, 0] = -0.1
         ({"top_ids": np.zeros((SIZE, 1), int)}, "found the arrays top_ids, expected labels"),
         ({"probabilites": BAD}, "unknown array 'probabilites'; did you mean 'probabilities'"),
         ({"probabilities": BAD, "index": np.arange(SIZE) + 1}, "it has no answer to 1 of the"),
-        ({"probabilities": BAD, "index": np.zeros(SIZE, int)}, "a place stands more than once"),
+        ({"probabilities": BAD, "index": np.zeros(SIZE, int)}, "found a position more than once"),
         ({"probabilities": BAD[:9], "index": np.arange(9)}, "it has no answer to"),
         ({"probabilities": BAD, "test_labels": np.zeros(3, int)}, "is one set that is split"),
-        ({"probabilities": BAD, "source": np.array("other")}, "given to another set"),
+        ({"probabilities": BAD, "source": np.array("other")}, "has answers to another set"),
         ({"probabilities": np.array(["x"] * SIZE)}, "expected numbers"),
         ({}, "found the arrays none"),
     ],
@@ -293,11 +293,11 @@ def test_rows_are_divided_by_their_sum_where_that_is_asked_for(tmp_path):
         ({"teacher": {"arrays": {}}}, "teacher.arrays.path: is missing"),
         ({"teacher": {"arrays": {"path": "x", "renormalize": True}}}, "did you mean 'renormalise'"),
         ({"teacher": {"arrays": "a\0b"}}, "teacher.arrays.path: found"),
-        ({"teacher": {"arrays": "box.npz", "model": {"kind": "mlp"}}}, "is given beside model"),
-        ({"teacher": {"arrays": "box.npz", "training": {"epochs": 3}}}, "beside arrays it means nothing"),
+        ({"teacher": {"arrays": "box.npz", "model": {"kind": "mlp"}}}, "found together with model"),
+        ({"teacher": {"arrays": "box.npz", "training": {"epochs": 3}}}, "has no effect for arrays"),
         (
             {"teacher": {"members": [{"arrays": "b", "estimator": {"kind": "extra_trees"}}]}},
-            "is given beside estimator",
+            "found together with estimator",
         ),
         ({"data": {"kind": "bundled", "name": "diabetes"}}, "the labels are numbers to predict"),
         ({"data": {"kind": "bundled", "name": "iris", "transfer": {"synthetic": "munge"}}}, "has no answers to"),

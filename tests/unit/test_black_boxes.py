@@ -120,7 +120,7 @@ def test_a_black_box_refuses_what_it_was_not_asked(kind):
     with pytest.raises(InputError, match="the batch is augmented, the answers are not"):
         box(view)
     assert box_of(kind, rows_of(kind)[0], samples, clean=True)(view).logits.shape == (2, CLASSES)
-    with pytest.raises(InputError, match="it has probabilities only, the objective also reads"):
+    with pytest.raises(InputError, match="it has only probabilities, but the objective reads"):
         box(whole(samples), {"hidden": "0"})
     few = {name: array[:5] for name, array in rows_of(kind)[0].items()}
     some = box_of(kind, few, samples, index=torch.tensor([1, 3, 5, 7, 9]))
@@ -187,19 +187,22 @@ TOP = rows_of("top")[0]
         (lambda s: ArrayTeacher.of_labels(LABELS[:5], s), "answers: found 5 rows for the 12 samples of 'tensors'"),
         (
             lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(11)),
-            "index: found 11 places for 12 rows, expected one each",
+            "index: found 11 positions for 12 rows, expected one each",
         ),
-        (lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(12) - 1), "index: found -1, expected places"),
-        (lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(12) // 2), "index: a place stands more than"),
+        (
+            lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(12) - 1),
+            "index: found -1, expected positions",
+        ),
+        (lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.arange(12) // 2), "index: found a position more than"),
         (lambda s: ArrayTeacher.of_labels(LABELS, s, index=torch.ones(12)), "index: found torch.float32 (12,), expec"),
         (lambda s: ArrayTeacher.of_probabilities(FULL[:, :3], s), "probabilities: found 3 classes, 'tensors' has 4"),
-        (lambda s: ArrayTeacher.of_probabilities(2 * FULL, s), "probabilities: row 0 adds up to 2, expected 1 (renorm"),
+        (lambda s: ArrayTeacher.of_probabilities(2 * FULL, s), "probabilities: row 0 sums to 2, expected 1 (renorm"),
         (lambda s: ArrayTeacher.of_probabilities(FULL.long(), s), "probabilities: found torch.int64 (12, 4), expected"),
         (lambda s: ArrayTeacher.of_probabilities(-FULL, s), "probabilities: row 0 holds -1, expected finite numbers"),
         (lambda s: ArrayTeacher.of_probabilities(FULL * math.nan, s), "probabilities: row 0 holds nan, expected fini"),
         (
             lambda s: ArrayTeacher.of_probabilities(0 * FULL, s, renormalise=True),
-            "probabilities: row 0 adds up to 0, expected 1",
+            "probabilities: row 0 sums to 0, expected 1",
         ),
         (
             lambda s: ArrayTeacher.of_top_k(TOP["top_ids"] + 2, TOP["top_probabilities"], s),
@@ -215,11 +218,11 @@ TOP = rows_of("top")[0]
         ),
         (
             lambda s: ArrayTeacher.of_top_k(TOP["top_ids"], TOP["top_probabilities"] + 0.5, s),
-            "top_probabilities: row 0 adds up to",
+            "top_probabilities: row 0 sums to",
         ),
         (
             lambda s: ArrayTeacher.of_top_k(torch.arange(4).repeat(12, 1), FULL / 2, s),
-            "top_probabilities: row 0 adds up to 0.5, expected 1, for they are of all classes",
+            "top_probabilities: row 0 sums to 0.5, expected 1, for they are of all classes",
         ),
     ],
 )
@@ -240,11 +243,11 @@ def saved(**arrays):
         (saved(index=LABELS), "a.npz", "found the arrays none, expected labels, or probabilities, or top_ids and"),
         (saved(labels=LABELS, probabilities=FULL), "a.npz", "found the arrays labels, probabilities, expected labels"),
         (saved(top_ids=LABELS), "a.npz", "found the arrays top_ids, expected labels, or probabilities"),
-        (saved(labels=LABELS, source=np.array("x")), "a.npz", "its answers were given to another set than 'tensors'"),
-        (saved(labels=LABELS.numpy().astype(object)), "a.npz", "holds Python objects, which are never unpickled"),
+        (saved(labels=LABELS, source=np.array("x")), "a.npz", "has answers to another set than 'tensors'"),
+        (saved(labels=LABELS.numpy().astype(object)), "a.npz", "contains Python objects, which are never unpickled"),
         (saved(labels=LABELS.numpy().astype(str)), "a.npz", "array 'labels' is <U21, expected numbers"),
         (saved(labels=LABELS + 9), "a.npz", "labels: found 9 to 12, expected 0 to 3"),
-        (lambda path: path.write_bytes(b"PK nothing"), "a.npz", "is damaged or no .npz archive"),
+        (lambda path: path.write_bytes(b"PK nothing"), "a.npz", "is damaged or not an .npz archive"),
         (lambda path: None, "a.npz", "cannot be read"),
         (lambda path: path.write_bytes(b"nothing"), "a.safetensors", "cannot be read"),
         (lambda path: None, "a.safetensors", "cannot be read (there is no such file)"),
@@ -262,5 +265,5 @@ def test_a_file_that_holds_no_answers_is_refused(write, name, line, tmp_path):
 
 def test_renormalising_is_for_probabilities_alone(tmp_path):
     saved(labels=LABELS)(tmp_path / "a.npz")
-    with pytest.raises(DataError, match="renormalise: is for probabilities of all classes"):
+    with pytest.raises(DataError, match="renormalise: found for a file without probabilities"):
         ArrayTeacher.read(tmp_path / "a.npz", samples_of(), renormalise=True)

@@ -45,6 +45,4 @@ def test_of_two_classes_it_is_the_papers_difference_and_of_more_a_part_of_the_to
 def test_what_is_no_set_of_answers_is_refused(shape):
     with pytest.raises(InputError) as caught:
         churn(torch.zeros(shape), torch.zeros(shape))
-    assert str(caught.value) == (
-        f"churn: found logits {shape}, expected (N, K): an example or more, two classes or more"
-    )
+    assert str(caught.value) == (f"churn: found logits {shape}, expected (N, K): at least one example and two classes")

@@ -108,7 +108,7 @@ def test_a_download_is_kept_and_not_repeated(tmp_path, monkeypatch, name):
 
 def test_what_cannot_be_fetched_is_named_with_the_mend():
     with pytest.raises(
-        DataError, match=r"cifar-100-binary.tar.gz: could not be fetched from .*; place the file in "
+        DataError, match=r"cifar-100-binary.tar.gz: could not be downloaded from .*; place the file in "
     ) as caught:
         cifar100()
     assert "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_group_names_are_one_for_each_group():
     samples = TensorSet.of(inputs, labels, groups=[0, 1, 1, 0], group_names=["a", "b"])
     assert samples.group_names == ("a", "b")
     for groups, names in (([0, 1, 1, 0], ["a"]), (None, ["a"]), ([0, 1, 2, 0], ["a", "b"])):
-        with pytest.raises(DataError, match="there must be one each"):
+        with pytest.raises(DataError, match="give one for each"):
             TensorSet.of(inputs, labels, groups=groups, group_names=names)
 
 
@@ -227,7 +227,7 @@ def test_a_truncated_archive_is_named_whatever_its_checksum(tmp_path, monkeypatc
         published_as(monkeypatch, name, {archive.file: damaged})
         line = refusal(name, write(tmp_path / "own", {archive.file: damaged}))
         assert archive.file in line
-        assert "fetch it again" in line
+        assert "download it again" in line
 
 
 @every_set
@@ -272,7 +272,7 @@ def test_labels_that_do_not_agree_are_named(tmp_path, monkeypatch):
         small.fine[1], small.coarse[1] = wrong, np.full(10, 19)
         content = small.files(cifar._CIFAR100.archive)
         published_as(monkeypatch, "_CIFAR100", content)
-        assert "fine and coarse labels do not agree" in refusal("_CIFAR100", write(tmp_path / "own", content))
+        assert "fine and coarse labels disagree" in refusal("_CIFAR100", write(tmp_path / "own", content))
 
 
 def test_of_an_archive_only_plain_files_of_the_known_names_are_read(tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ def test_an_override_that_is_none_says_what_one_looks_like(override):
 
 def test_an_override_into_a_value_is_refused():
     said = refusal(apply_overrides, {"a": {"b": 3}}, ["a.b.c=1"])
-    assert said == "override 'a.b.c=1': 'a.b' is 3, which has no keys; set it whole"
+    assert said == "override 'a.b.c=1': 'a.b' is 3, which has no keys; set all of it"
 
 
 def test_anchors_and_merges_save_writing(tmp_path):
@@ -249,7 +249,7 @@ def test_anchors_and_merges_save_writing(tmp_path):
 @over(
     ("text", "said"),
     [
-        ("a: 1\nb: 2\n'a': 3\n", "line 3: key 'a' stands twice; delete one"),
+        ("a: 1\nb: 2\n'a': 3\n", "line 3: found the key 'a' twice; delete one"),
         ("x:\n- {k: 1, k: 1}\n", "line 2: key 'k' stands twice; delete one"),
         ("a: [1\n", "line 2: "),
         ("a: *b\n", "line 1: found undefined alias 'b'"),
@@ -338,7 +338,7 @@ def test_values_of_a_recipe_can_be_replaced():
     assert sorted(other.objective().terms) == ["soft"]
     assert recipe.training.learning_rate == 0.01
     assert "there is no such key" in refusal(recipe.with_values, {"training.rate": 1})
-    assert refusal(recipe.with_values, {"name.x": 1}) == "name.x: 'name' is 'base', which has no keys; set it whole"
+    assert refusal(recipe.with_values, {"name.x": 1}) == "name.x: 'name' is 'base', which has no keys; set all of it"
 
 
 def test_candidates_are_the_grid_of_the_search_in_its_order():

@@ -116,7 +116,7 @@ def test_positions_outside_the_set_are_refused(positions):
 def test_positions_of_another_type_are_refused():
     with pytest.raises(InputError, match=r"torch.bool"):
         pixels().subset(torch.ones(30, dtype=torch.bool))
-    with pytest.raises(DataError, match="no samples"):
+    with pytest.raises(DataError, match="empty subset"):
         pixels().subset(torch.zeros(0, dtype=torch.int64))
 
 
@@ -227,11 +227,11 @@ def test_class_count_and_names():
 @over(
     ("inputs", "options", "line"),
     [
-        (torch.zeros(0, 3), {}, "holds nothing"),
-        (torch.zeros(3, 0), {}, "holds nothing"),
+        (torch.zeros(0, 3), {}, "is empty"),
+        (torch.zeros(3, 0), {}, "is empty"),
         (torch.zeros(3), {}, r"shape \(3,\)"),
         (torch.zeros(3, 2, dtype=torch.float64), {}, r"torch.float64"),
-        (torch.tensor([[1.0], [float("nan")]]), {}, "sample 1 holds a value that is NaN"),
+        (torch.tensor([[1.0], [float("nan")]]), {}, "sample 1 has a value that is NaN"),
         (torch.tensor([[float("inf")], [0.0]]), {}, "sample 0"),
         (torch.zeros(3, 2), {"labels": torch.zeros(2, dtype=torch.int64)}, "3 samples but labels of shape"),
         (torch.zeros(3, 2), {"labels": torch.zeros(3, 1, dtype=torch.int64)}, "3 samples but labels of shape"),
@@ -308,7 +308,7 @@ def test_lazy_set_scans_content_for_its_source():
 
 
 def test_lazy_set_refuses_what_it_cannot_know():
-    with pytest.raises(InputError, match="both labels and source"):
+    with pytest.raises(InputError, match="found one of labels and source"):
         LazySet.of(Rows(), torch.zeros(12, dtype=torch.int64))
     with pytest.raises(InputError, match="no length"):
         LazySet.of(lambda index: (torch.zeros(2), 0))
@@ -383,7 +383,7 @@ def test_labels_become_positions_in_a_subset_and_names_and_groups_follow():
         ([], "classes: found none, expected at least one class"),
         (["cat", "cot"], "classes: 'tensors' has no class 'cot'; did you mean 'cat'?"),
         ([4], "classes: found 4, expected numbers from 0 to 3"),
-        (["cat", 0], "classes: 0 stands more than once, expected each class once"),
+        (["cat", 0], "classes: 0 occurs more than once, expected each class once"),
     ],
 )
 def test_a_subset_that_the_set_has_not_is_refused(classes, line):
@@ -458,5 +458,5 @@ def test_a_turn_is_how_often_a_sample_stood_before(places):
 
 @over("nothing", [[], (), torch.zeros(0, dtype=torch.int64), torch.zeros(0)], ids=["list", "tuple", "int64", "float"])
 def test_a_subset_of_nothing_is_one_line(nothing):
-    with pytest.raises(DataError, match="a subset with no samples was asked for; nothing would be left"):
+    with pytest.raises(DataError, match="found an empty subset, expected at least one sample"):
         TensorSet.of(torch.zeros(3, 2), torch.arange(3)).subset(nothing)

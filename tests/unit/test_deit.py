@@ -265,9 +265,9 @@ def test_of_equal_classes_the_first_is_decided():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"temperature": 3.0}, "temperature: given beside decision: true, which has none"),
-        ({"alpha": 0.0, "label_smoothing": 0.1}, "label_smoothing: given, but the labels have weight 0"),
-        ({"alpha": 0.5, "soft_weight": 1.0}, "alpha: given together"),
+        ({"temperature": 3.0}, "temperature: found together with decision: true"),
+        ({"alpha": 0.0, "label_smoothing": 0.1}, "label_smoothing: found, but the labels have weight 0"),
+        ({"alpha": 0.5, "soft_weight": 1.0}, "alpha: found together"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(keys, message):

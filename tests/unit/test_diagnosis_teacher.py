@@ -253,7 +253,7 @@ def test_mistakes():
     with pytest.raises(InputError, match="found 3 for 4 classes"):
         blocks(torch.eye(4), [0, 0, 1])
     for groups in ([0, 0, 0, 0], [0, 1, 2, 3]):
-        with pytest.raises(InputError, match="expected 2 or more, one of them shared"):
+        with pytest.raises(InputError, match="expected 2 or more, two of them in one group"):
             blocks(torch.eye(4), groups)
     with pytest.raises(InputError, match="not symmetric"):
         blocks(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), [0, 0])

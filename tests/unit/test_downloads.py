@@ -114,7 +114,7 @@ def test_unreachable_publishers_are_named_with_the_mend(publisher, tmp_path):
     address, publish_at = publisher
     dead = f"http://127.0.0.1:{free_port()}/"
     publish_at(dead, f"{address}absent/", f"{address}broken/")
-    with pytest.raises(DataError, match="could not be fetched") as caught:
+    with pytest.raises(DataError, match="could not be downloaded") as caught:
         mnist()
     line = one_line(caught)
     for part in (dead, "absent/", "Not Found", "broken/", "IncompleteRead", f"place the file in {tmp_path}"):

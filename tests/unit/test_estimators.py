@@ -102,7 +102,7 @@ def test_a_class_that_no_tree_knows_has_the_floor_and_scores_refuse_it():
     forest.fit(samples, seed=0)
     assert torch.allclose(forest(samples.inputs)[:, 3:], torch.tensor(1e-3).log())
     for name in ("gradient_boosting", "logistic_regression"):
-        with pytest.raises(ModelError, match="has no sample of '3'"):
+        with pytest.raises(ModelError, match="has none of '3'"):
             made(name, (4,), 5).fit(samples, seed=0)
 
 
@@ -270,13 +270,16 @@ def test_several_forests_differ_by_their_seed(tmp_path):
         ({"estimator": {"kind": "random_forest", "max_features": "some"}}, "teacher.estimator.max_features: found"),
         ({"estimator": {"kind": "random_forest", "checkpoint": 3}}, "teacher.estimator.checkpoint: found 3"),
         ({"estimator": {"kind": "gradient_boosting", "leaves": 1}}, "teacher.estimator.leaves: found 1"),
-        ({"estimator": {"kind": "extra_trees"}, "model": {"kind": "mlp"}}, "given beside model"),
+        ({"estimator": {"kind": "extra_trees"}, "model": {"kind": "mlp"}}, "found together with model"),
         ({"estimator": {"kind": "extra_trees"}, "training": {"epochs": 3}}, "teacher.training: is of networks"),
         (
             {"estimator": {"kind": "extra_trees"}, "method": {"name": "label_smoothing"}},
             "teacher.method: is of networks",
         ),
-        ({"estimator": {"kind": "extra_trees"}, "members": [{"model": {"kind": "mlp"}}]}, "given beside estimator"),
+        (
+            {"estimator": {"kind": "extra_trees"}, "members": [{"model": {"kind": "mlp"}}]},
+            "found together with estimator",
+        ),
         ({"members": [{}]}, "teacher.members[0].model: is missing"),
         ({"members": [{"estimator": {"kind": "x"}}]}, "teacher.members[0].estimator.kind: found 'x'"),
     ],

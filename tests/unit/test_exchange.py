@@ -239,7 +239,7 @@ def test_a_group_without_news_is_lost_and_comes_back(tmp_path, monkeypatch):
     now[0] += 0.2
     assert two.ready(2)
     assert two.ready(3)
-    assert lines == ["group 1 is lost: nothing new for 10 s; going on with its step 1, and not waiting for it"]
+    assert lines == ["group 1 is lost: nothing new for 10 s; continuing with its step 1, and not waiting for it"]
     one.publish(network(1.0), 2)
     assert not two.ready(4)
     assert lines[1:] == ["group 1 is back: it has published its step 2"]
@@ -254,7 +254,7 @@ def test_a_group_that_never_came_is_lost_too_and_that_is_noticed_without_waiting
     assert two.ready(0)
     now[0] = 61.0
     assert two.ready(7)
-    assert lines == ["group 1 is lost: nothing new for 61 s; going on without it"]
+    assert lines == ["group 1 is lost: nothing new for 61 s; continuing without it"]
 
 
 # ------------------------------------------------------------------------------------------------------------- entering
@@ -275,7 +275,7 @@ def test_another_run_of_the_same_group_is_refused(tmp_path):
     enter(one)
     for run, resumed in (("another", False), ("another", True), ("mine", False)):
         other, _ = door(tmp_path, 1, run=run)
-        with pytest.raises(RunError, match=r"holds what another run published as group 1 \(mine\); go on"):
+        with pytest.raises(RunError, match=r"has what another run published as group 1 \(mine\); go on"):
             enter(other, resumed=resumed)
 
 

@@ -321,7 +321,7 @@ def test_every_training_is_told_by_its_label():
         ({"labels": "ab"}, "labels: found 'ab', expected a list of texts"),
         ({"labels": ["a", "a"]}, "labels: found 'a' twice"),
         ({"folders": ["x", "x"]}, "folders: found 'x' twice"),
-        ({"training": SHORT, "epochs": 3}, "training: given beside epochs"),
+        ({"training": SHORT, "epochs": 3}, "training: found together with epochs"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(changes, message):

@@ -395,7 +395,7 @@ def test_samples_without_labels_teach_by_the_teacher_alone():
     wanted = train(SET.without_labels(), method=soft)
     for data in (INPUTS, TensorDataset(INPUTS), Rows(lambda position: INPUTS[position])):
         assert train(data, method=soft) == wanted
-    with pytest.raises(InputError, match="learn from labels alone, and no sample has one"):
+    with pytest.raises(InputError, match="need labels, but no sample has one"):
         train(Rows(lambda position: INPUTS[position]), teacher=None, method=lb.methods.hard())
     for data in (INPUTS, Rows(lambda position: INPUTS[position])):
         with pytest.raises(DataError, match="no labels"):
@@ -452,13 +452,13 @@ def columns(**more):
         ((INPUTS, LABELS.float()), "labels are torch.float32, expected whole numbers"),
         ((INPUTS, ["cat"] * 30), "labels: found .*expected a tensor, or an array or list of numbers"),
         ((INPUTS * torch.nan, LABELS), "sample 0 holds a value that is NaN"),
-        (Rows(size=0), "it holds 0 samples"),
+        (Rows(size=0), "found 0 samples"),
         (loader_of(batch_size=40, drop_last=True), "it gives no batch"),
         (Rows(lambda at: (INPUTS[at], LABELS[at], at)), r"sample \d+: found a tuple of 3, expected \(inputs, label\)"),
         (Rows(lambda at: ((INPUTS[at], INPUTS[at]), 0)), "found a tuple of 2 tensors, .*as a mapping"),
         (Rows(lambda at: (INPUTS[at], "cat")), "has label 'cat', expected the number of a class"),
         (Rows(lambda at: (INPUTS[at], -1)), "found label -1, expected 0"),
-        (Rows(lambda at: (INPUTS[at] / (at != 7), 0)), "sample 7: sample 0 holds a value that is NaN or infinite"),
+        (Rows(lambda at: (INPUTS[at] / (at != 7), 0)), "sample 7: sample 0 has a value that is NaN or infinite"),
         (Rows(lambda at: (torch.zeros(3 + at % 2), 0)), "in one batch, expected one shape and type; resize or pad"),
         (Rows(lambda at: 1 / 0), r"fetching sample \d+ raised ZeroDivisionError"),
         (columns(label=0, labels=0), "found the columns 'label' and 'labels'"),

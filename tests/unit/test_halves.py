@@ -81,7 +81,7 @@ def test_a_part_of_a_subset_is_of_that_subset():
 
 
 def test_bad_sets_are_one_line():
-    with pytest.raises(InputError, match="all 5 of 'tensors', which leaves nothing for the dustbin"):
+    with pytest.raises(InputError, match="all 5 of 'tensors', so that no class is left for the dustbin"):
         half_and_half(drawn(), NAMES)
     with pytest.raises(InputError, match="did you mean 'cat'"):
         half_and_half(drawn(), ["cta"])

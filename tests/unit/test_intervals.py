@@ -149,7 +149,7 @@ def test_one_seed_allows_no_interval_and_a_gap_that_hangs_on_one_seed_allows_non
 
 @pytest.mark.parametrize(("alone", "distilled"), [([], []), ([1.0], []), ([1.0, 2.0], [1.0])])
 def test_unpaired_figures_are_refused(alone, distilled):
-    with pytest.raises(InputError, match=r"alone, distilled: found .* expected as many, paired"):
+    with pytest.raises(InputError, match=r"alone, distilled: found .* expected the same number, paired"):
         gap_closed(0.0, alone, distilled)
 
 

@@ -287,7 +287,7 @@ def test_a_smaller_multiple_is_the_beginning_of_a_larger_one():
         (lambda: Munge(swap=-0.1), "swap"),
         (lambda: Munge(spread=0.0), "spread"),
         (lambda: Uniform(nominal=(-1,)), "nominal"),
-        (lambda: Munge(nominal=(1,)).extended(samples_of(), 0), "a table knows its own nominal columns"),
+        (lambda: Munge(nominal=(1,)).extended(samples_of(), 0), "found for a table, which knows its nominal columns"),
         (lambda: Munge(nominal=(9,)).extended(TensorSet.of(torch.rand(4, 3)), 0), "expected places 0 to 2"),
         (lambda: Munge().extended(TensorSet.of(torch.zeros(4, 3, dtype=torch.uint8)), 0), "pixels"),
         (lambda: Munge().extended(TensorSet.of(torch.zeros(4, 3, dtype=torch.int64)), 0), "token ids"),
@@ -376,8 +376,8 @@ def test_each_mistake_in_a_recipe_is_one_line(synthetic, said):
     ("more", "said"),
     [
         ({"method": {"name": "hard"}}, "only a teacher labels, but the method reads none"),
-        ({"classes": [0, 1]}, "makes samples of no known class"),
-        ({"data": {**KEYS["data"], "transfer": {"synthetic": {"kind": "munge", "nominal": [1]}}}}, "a table knows"),
+        ({"classes": [0, 1]}, "makes samples of unknown class"),
+        ({"data": {**KEYS["data"], "transfer": {"synthetic": {"kind": "munge", "nominal": [1]}}}}, "found for a table"),
         ({"data": {"kind": "synthetic", "train": 40, "test": 5, "transfer": {"synthetic": "munge"}}}, ""),
     ],
 )

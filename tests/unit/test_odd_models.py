@@ -220,7 +220,9 @@ def test_state_that_no_file_holds_is_refused_before_a_folder_is_begun(tmp_path, 
     student = nn.Linear(3, 4)
     student.register_buffer("mask", value)
     assert fit(student).steps == 6
-    with pytest.raises(ModelError, match=f"^student: 'mask' is {kind}, and a file of weights holds dense numbers"):
+    with pytest.raises(
+        ModelError, match=f"^student: 'mask' is {kind}, but a file of weights contains only dense numbers"
+    ):
         fit(student, folder=tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -275,13 +277,16 @@ class WithoutStatistics(nn.Sequential):
 
 ODD = {
     "no parameters": (nn.Identity, "student: answers 3 classes|student: it has no parameters"),
-    "softmax of the inputs": (lambda: nn.ZeroPad1d((0, 1)), "student: it has no parameters, so nothing can learn"),
+    "softmax of the inputs": (lambda: nn.ZeroPad1d((0, 1)), "student: found no parameters, so nothing can be trained"),
     "scalar": (lambda: answering(torch.sum), "student: answers a single number, expected logits"),
     "loss first": (
         lambda: answering(lambda z: (z.mean(), z)),
         "student: answers a single number, the first of a tuple",
     ),
-    "detached": (lambda: answering(torch.Tensor.detach), "student: its answer does not depend on any parameter"),
+    "detached": (
+        lambda: answering(torch.Tensor.detach),
+        "student: its answer does not depend on any trainable parameter",
+    ),
     "classes": (lambda: answering(lambda z: z.argmax(1)), "student: answers int64 numbers, expected floating-point"),
     "complex": (lambda: answering(torch.fft.fft), "student: answers complex64 numbers, expected floating-point"),
     "sparse": (
@@ -299,7 +304,7 @@ ODD = {
     "meta": (WithMeta, "student: the parameter 'unused.weight' is on the meta device"),
     "no statistics": (WithoutStatistics, "student: BatchNorm '0' keeps no running statistics"),
     "raises": (lambda: answering(lambda z: z.nothing), "student: its forward raised AttributeError"),
-    "raises later": (lambda: Late(3, 4), "student: its forward raised KeyError: 'the fourth call'; it was asked"),
+    "raises later": (lambda: Late(3, 4), "student: its forward raised KeyError: 'the fourth call'; its input was"),
     "grows": (lambda: Growing(3, 4), "student: its parameter 'extra' came during the training"),
     "nan": (lambda: answering(lambda z: z * float("nan")), "student: answers NaN or .inf for 16 of 16 samples"),
 }

@@ -266,7 +266,7 @@ def test_hooks_are_gone_after_an_exception_in_the_scope_or_in_the_model():
         raise ZeroDivisionError
     assert hooks(net) == 0
     with pytest.raises(
-        ModelError, match=r"^model: its forward raised RuntimeError: .*; it was asked float32 \(4, 99\)"
+        ModelError, match=r"^model: its forward raised RuntimeError: .*; its input was float32 \(4, 99\)"
     ):
         run_model(net, torch.randn(4, 99), {"a": "stem"})
     assert hooks(net) == 0

@@ -437,7 +437,7 @@ def test_a_finished_peer_without_the_others_cannot_be_gone_on_with(tmp_path):
 
 def test_another_training_in_the_folder_is_refused(tmp_path):
     trained(2, folder=tmp_path)
-    with pytest.raises(RunError, match=r"is of another training: training\.learning_rate was 0\.3"):
+    with pytest.raises(RunError, match=r"belongs to another training: training\.learning_rate was 0\.3"):
         trained(2, folder=tmp_path, learning_rate=0.1)
 
 

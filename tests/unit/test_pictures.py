@@ -150,7 +150,7 @@ def test_a_part_that_is_neither_train_nor_test_is_said(root):
 def test_parts_that_are_written_otherwise_are_no_classes(tmp_path):
     for part in ("Train", "Test"):
         saved(tmp_path / part / "cat" / "0.png")
-    with pytest.raises(DataError, match="its folders 'Test', 'Train' are no classes; name them train and test"):
+    with pytest.raises(DataError, match="its folders 'Test', 'Train' are not classes; name them train and test"):
         read(tmp_path)
 
 

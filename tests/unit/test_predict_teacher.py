@@ -91,7 +91,7 @@ def test_columns_go_to_the_classes_that_classes_names():
     assert model.classes_.tolist() == [1, 2]
     batch = whole(samples)
     for known in (None, 3):
-        with pytest.raises(ModelError, match="does not know class 0 of 3; fit it to samples of every class"):
+        with pytest.raises(ModelError, match="found no class 0 of 3; fit it to samples of every class"):
             PredictTeacher(model, classes=known)(batch)
     logits = PredictTeacher(model, classes=4, missing="floor")(batch).logits
     assert logits.shape == (90, 4)
@@ -199,12 +199,12 @@ def test_each_misuse_is_one_clear_line():
     for make, said in (
         (lambda: PredictTeacher(nn.Linear(2, 2)), "use limbeck.ModelTeacher"),
         (lambda: PredictTeacher(3), "has no predict_proba"),
-        (lambda: PredictTeacher(constant(1.0)), "identity: a function needs one"),
+        (lambda: PredictTeacher(constant(1.0)), "identity: found none for a function"),
         (lambda: PredictTeacher(forest(), floor=0.0), "floor"),
         (lambda: PredictTeacher(forest(), floor=2.0), "floor"),
         (lambda: PredictTeacher(forest(), missing="drop"), "missing: found 'drop'"),
         (lambda: PredictTeacher(forest(), batch_size=0), "batch_size"),
-        (lambda: PredictTeacher(forest())(batch, {"a": "b"}), "let a network teach"),
+        (lambda: PredictTeacher(forest())(batch, {"a": "b"}), "use a network as the teacher"),
         (lambda: PredictTeacher(forest(), view="clean")(batch), "no view 'clean'"),
         (lambda: PredictTeacher(forest())(Batch.of({"ids": torch.zeros(2, 4)})), "expected one tensor"),
         (lambda: PredictTeacher(forest())(Batch.of(torch.zeros(2, 4), task=MULTILABEL)), "one label an example"),
@@ -215,7 +215,7 @@ def test_each_misuse_is_one_clear_line():
         (lambda: PredictTeacher(RandomForestClassifier())(batch), "NotFittedError"),
         (lambda: PredictTeacher(forest())(Batch.of(torch.zeros(2, 5))), "cannot take rows of 5 numbers"),
         (lambda: PredictTeacher(named)(batch), "expected the number of a class for each column"),
-        (lambda: PredictTeacher(forest(), classes=2)(batch), "it knows the classes 0 to 2, expected 0 to 1"),
+        (lambda: PredictTeacher(forest(), classes=2)(batch), "found the classes 0 to 2, expected 0 to 1"),
         (lambda: PredictTeacher(lambda rows: np.zeros(len(rows)), identity="x")(batch), "a probability for each class"),
         (
             lambda: PredictTeacher(lambda rows: np.ones((1, 1)), identity="x")(batch),

@@ -286,7 +286,7 @@ def test_half_precision_images_keep_their_type():
     [
         ({"n": -1}, "randaugment.n"),
         ({"n": 1.5}, "^n: found 1.5, expected a whole number"),
-        ({"n": 2, "magnitude": 27}, "expected at most 10; of 30, as some count it, a third"),
+        ({"n": 2, "magnitude": 27}, "expected at most 10; divide by 3 if your scale ends at 30"),
         ({"n": 2, "magnitude": -1}, "randaugment.magnitude"),
         ({"magnitude": 5.0}, "randaugment.magnitude: given without n"),
     ],

@@ -267,10 +267,10 @@ def test_a_further_role_of_the_outcome_is_shown_where_it_belongs(copy):
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path, copy):
-    with pytest.raises(RunError, match=r"is no run folder \(it has no recipe.yaml\)"):
+    with pytest.raises(RunError, match=r"is not a run folder \(it has no recipe.yaml\)"):
         build([tmp_path])
     (copy / "outcome.json").unlink()
-    with pytest.raises(RunError, match=r"is not finished \(it has no outcome.json\); go on with: limbeck distill"):
+    with pytest.raises(RunError, match=r"is not finished \(it has no outcome.json\); resume it with: limbeck distill"):
         build([copy])
     with pytest.raises(InputError, match="found no run folder"):
         build([])
@@ -279,7 +279,7 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path, copy):
 def test_only_a_report_is_overwritten(copy, tmp_path):
     mine = tmp_path / "thesis.html"
     mine.write_text("<html>mine</html>")
-    with pytest.raises(RunError, match="exists and is no report of limbeck"):
+    with pytest.raises(RunError, match="exists and is not a report of limbeck"):
         build([copy], mine)
     assert mine.read_text() == "<html>mine</html>"
     first = build([copy], files=False).read_text(encoding="utf-8")

@@ -190,13 +190,13 @@ def test_the_page_of_a_diagnosis_alone(folder):
     }
     build_diagnosed(path.parent)
     path.write_text("mine")
-    with pytest.raises(RunError, match="is no report of limbeck"):
+    with pytest.raises(RunError, match="is not a report of limbeck"):
         build_diagnosed(path.parent)
 
 
 def test_a_folder_without_one_has_none(tmp_path):
     assert diagnosis_section(tmp_path) is None
-    with pytest.raises(RunError, match="holds no diagnosis"):
+    with pytest.raises(RunError, match="has no diagnosis"):
         build_diagnosed(tmp_path)
 
 

@@ -157,7 +157,7 @@ def test_a_run_of_another_recipe_is_refused_with_the_first_difference(recipe, sa
 def test_what_is_no_run_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
         assert refusal(RunFolder.open, path, RECIPE, as_it_stands) == (
-            f"resume: '{path}' is no run folder (it has no recipe.yaml); name one below runs/"
+            f"resume: '{path}' is not a run folder (it has no recipe.yaml); name one below runs/"
         )
 
 

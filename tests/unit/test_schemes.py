@@ -448,7 +448,10 @@ def test_the_mean_of_models_is_the_mean_of_their_distributions(mean):
         (lambda: MeanOfModels([nn.Identity()], weights=[0.5]), "weights: "),
         (lambda: MeanOfModels([nn.Identity()], weights=[-1.0]), "weights: "),
         (lambda: MeanOfModels([nn.Identity()], mean="median"), "mean: found 'median'"),
-        (lambda: MeanOfModels([nn.Linear(2, 3), nn.Linear(2, 4)])(torch.zeros(1, 2)), "members: they answer"),
+        (
+            lambda: MeanOfModels([nn.Linear(2, 3), nn.Linear(2, 4)])(torch.zeros(1, 2)),
+            "members: found answers of shapes",
+        ),
     ],
     ids=["none", "count", "zero", "negative", "mean", "classes"],
 )

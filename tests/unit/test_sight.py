@@ -81,12 +81,12 @@ def test_each_misuse_is_one_line(sees, said):
 def test_each_set_that_does_not_fit_is_one_line():
     images, row = TensorSet.of(torch.rand(2, 1, 4, 4)), TensorSet.of(torch.rand(2, 4))
     for sees, samples, said in (
-        (Sees(half="left"), row, "half: is of images"),
-        (Sees(half="upper"), TensorSet.of(torch.rand(2, 1, 1, 4)), "holds nothing"),
-        (Sees(places=(0,)), images, "places: are of rows"),
+        (Sees(half="left"), row, "half: found for inputs that are not images"),
+        (Sees(half="upper"), TensorSet.of(torch.rand(2, 1, 1, 4)), "is empty"),
+        (Sees(places=(0,)), images, "places: found for inputs that are not rows"),
         (Sees(places=(4,)), row, "expected 0 to 3"),
         (Sees(places=(-1,)), row, "expected 0 to 3"),
-        (Sees(columns=("a",)), row, "is no table"),
+        (Sees(columns=("a",)), row, "is not a table"),
         (Sees(columns=("alcohl",)), bundled("wine").train, "did you mean 'alcohol'"),
     ):
         with pytest.raises(InputError, match=said):
@@ -140,7 +140,7 @@ def test_images_of_a_recipe_and_rows_of_an_archive(tmp_path):
         ({"half": "top"}, "student.sees.half: found 'top'"),
         ({"columns": ["mean_radios"]}, "student.sees.columns: 'breast_cancer/train' has no column 'mean_radios'; did"),
         ({"places": [30]}, "student.sees.places: found 30, expected 0 to 29"),
-        ({"half": "upper"}, "student.sees.half: is of images"),
+        ({"half": "upper"}, "student.sees.half: found for inputs that are not images"),
         (3, "student.sees: found 3"),
     ],
 )

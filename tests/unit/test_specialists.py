@@ -297,11 +297,11 @@ def test_a_student_learns_from_it_through_the_ordinary_path():
         (lambda base: GeneralistWithSpecialists(base, [specialise(base, [0])], rule="best"), "rule: found 'best'"),
         (
             lambda base: GeneralistWithSpecialists(base, [specialise(base, [0]), specialise(nn.Linear(4, 3), [0])]),
-            "specialists: they are of \\[3, 6\\] classes",
+            "specialists: found \\[3, 6\\] classes",
         ),
         (
             lambda base: GeneralistWithSpecialists(nn.Linear(4, 3), [specialise(base, [0])])(inputs()),
-            "generalist: it answers \\(30, 3\\), expected \\(N, 6\\)",
+            "generalist: found answers \\(30, 3\\), expected \\(N, 6\\)",
         ),
         (
             lambda base: GeneralistWithSpecialists(base, [specialise(base, [0])], top=7)(inputs()),

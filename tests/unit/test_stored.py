@@ -149,7 +149,7 @@ def test_the_view_of_no_augmentation_is_the_sample_itself():
 def test_features_are_refused():
     stored = store(telling(), numbered())
     batch = next(Loader(numbered(), 4, seed=0).epoch(0))
-    with pytest.raises(InputError, match=r"it has logits only, the objective also reads the features \['hint'\]"):
+    with pytest.raises(InputError, match=r"it has only logits, but the objective reads the features \['hint'\]"):
         stored(batch, {"hint": "0"})
     assert torch.equal(stored(batch, {}).logits, stored(batch).logits)
 

@@ -175,5 +175,5 @@ def test_values_that_make_no_task_are_refused(keys, line):
 
 @over("keys", [{"train": 2**40}, {"dimensions": 2**40}, {"terms": 2**50}, {"classes": 10 * 2**38}])
 def test_sizes_beyond_memory_are_refused_before_anything_is_made(keys):
-    with pytest.raises(DataError, match="bytes, this machine has"):
+    with pytest.raises(DataError, match="bytes, but this machine has"):
         synthetic(**keys)

@@ -196,10 +196,10 @@ MISTAKES = [
     ({"nominal": ("bought",)}, "nominal: names the label"),
     ({"delimiter": ";;"}, "delimiter: found ';;'"),
     ({"delimiter": ";"}, "label: there is no column"),
-    ({"drop": ("age", "town", "income")}, "no column left to learn from"),
+    ({"drop": ("age", "town", "income")}, "found no column except the label"),
     ({"task": "regression"}, "found 'yes', expected numbers"),
     ({"label": "town", "task": "binary"}, "3 classes, but task binary has 2"),
-    ({"label": "income"}, "60 different cells in 60 rows; to predict numbers, let task be regression"),
+    ({"label": "income"}, "60 different cells in 60 rows; to predict numbers, set task: regression"),
     ({"test_share": 1.5}, "test_share"),
 ]
 
@@ -215,14 +215,14 @@ def test_each_mistake_is_one_line(shop, keys, said):
 @over(
     ("content", "said"),
     [
-        (b"", "has no rows below its first line"),
-        (b"a,b\n", "has no rows below its first line"),
+        (b"", "has no rows below the header line"),
+        (b"a,b\n", "has no rows below the header line"),
         (b"a,a\n1,2\n", "its first line names 'a' 2 times"),
         (b"a,\n1,2\n", "its first line names '' 1 times"),
         (b"a,b\n1\n", "line 2 has 1 cells, the first has 2"),
-        (b'a,b\n"1,2\n', "is no CSV file in UTF-8"),
-        (b"a,b\n\xff,2\n", "is no CSV file in UTF-8"),
-        (b"a,b\n" + b"1e999,x\n2,y\n" * 5, "which float32 cannot hold"),
+        (b'a,b\n"1,2\n', "is not a CSV file in UTF-8"),
+        (b"a,b\n\xff,2\n", "is not a CSV file in UTF-8"),
+        (b"a,b\n" + b"1e999,x\n2,y\n" * 5, "which is outside the range of float32"),
         (b"a,b\n" + b",x\n,y\n" * 5, "column 'a' is empty in 10 rows"),
         (b"a,b\n1,x\n2,x\n", "1 classes, expected 2 or more"),
         (b"a,b\n1,x\n2,y\n", "test_share"),

@@ -39,7 +39,7 @@ def test_labels_become_positions_in_the_subset():
         ([], "classes: found none, expected at least one class"),
         ([0, 6], "classes: found 6, expected numbers from 0 to 5"),
         ([-1], "classes: found -1, expected numbers from 0 to 5"),
-        ([0, 0], "classes: 0 stands more than once, expected each class once"),
+        ([0, 0], "classes: 0 occurs more than once, expected each class once"),
         (
             ["cat"],
             "classes: found ['cat'], expected a whole number or a tensor, or an array or list of numbers",

@@ -171,7 +171,7 @@ def test_a_target_that_needs_labels_is_refused_on_a_set_without():
         targets.Mixture((targets.Softmax(), targets.TrueClass())),
         targets.TopK(k=1, of=targets.TrueClass()),
     ):
-        with pytest.raises(InputError, match=f"^target {target.kind}: it is made of the true class, and no sample has"):
+        with pytest.raises(InputError, match=f"^target {target.kind}: needs the true class, but no sample has"):
             SoftTargets(target=target).settle(Legend(("a", "b"), labelled=False))
     for target in (targets.Softmax(), targets.TopK(k=1), targets.Permuted(), targets.Uniform()):
         SoftTargets(target=target).settle(Legend(("a", "b"), labelled=False))

@@ -65,7 +65,7 @@ def test_the_confidence_of_a_mixed_target_is_its_own():
 
 
 def test_distilling_the_confidence_rescales_the_gradient_of_hard_labels():
-    """Tang 2020, Prop. 2: over the wrong classes, T²·KL to ρ = KD-pt adds up to T(1-q̃_t) - T(1-p̃_t)."""
+    """Tang 2020, Prop. 2: over the wrong classes, T²·KL to ρ = KD-pt sums to T(1-q̃_t) - T(1-p̃_t)."""
     student, teacher, labels = logits_of(seed=3).requires_grad_(), logits_of(), labels_of()
     hard_weight, temperature = 0.3, 4.0
     outputs = {"student": Outputs(student), "teacher": Outputs(teacher)}
@@ -241,7 +241,7 @@ def test_groups_of_another_form_are_refused_at_once(groups):
 
 
 def test_class_names_mean_nothing_before_the_data_is_known():
-    with pytest.raises(InputError, match="found the name 'cat', but the classes have numbers only"):
+    with pytest.raises(InputError, match="found the name 'cat', but the classes have only numbers"):
         targets.RelatedClasses(PETS)(Outputs(torch.zeros(1, 5)), Batch.of(torch.zeros(1, 1), torch.tensor([0])), 1.0)
 
 
@@ -310,7 +310,7 @@ def test_a_share_is_rounded_and_is_one_class_at_least(settings, classes, kept):
         ({"k": True}, "k: found True, expected a whole number, 1 or above"),
         ({"share": 0.0}, "share: found 0.0, expected a finite number above 0"),
         ({"share": 1.5}, "share: found 1.5, expected a number in [0, 1]"),
-        ({"k": 3, "share": 0.5}, "k: given together with share; give one of them"),
+        ({"k": 3, "share": 0.5}, "k: found together with share; give one of them"),
     ],
 )
 def test_k_and_share_are_checked_at_once(settings, line):

@@ -136,7 +136,7 @@ def test_the_fingerprint_of_an_ensemble_tells_members_weights_and_mean():
         (lambda: ensemble_of(mean="median"), "mean: found 'median', expected one of: arithmetic, geometric"),
         (
             lambda: EnsembleTeacher([ensemble_of(), ModelTeacher(network())])(whole(samples_of())),
-            "ensemble: member 0 is an ensemble itself; give its members",
+            "ensemble: member 0 is an ensemble; give its members",
         ),
         (lambda: ensemble_of()(whole(samples_of()), {"hidden": "0"}), "ensemble: it has logits in common only"),
     ],
@@ -265,7 +265,7 @@ def test_the_cosines_of_an_ensemble_are_the_weighted_mean_of_its_members():
     with pytest.raises(ModelError, match="no linear layer with 4 outputs"):
         EnsembleTeacher([ModelTeacher(network()), ModelTeacher(Wide())]).class_vectors(CLASSES)
     box = ArrayTeacher.of_labels(torch.arange(SIZE) % CLASSES, samples_of())
-    with pytest.raises(ModelError, match=r"member 0 \(ArrayTeacher\) offers no class vectors"):
+    with pytest.raises(ModelError, match=r"member 0 \(ArrayTeacher\) has no class vectors"):
         EnsembleTeacher([box]).class_vectors(CLASSES)
 
 
@@ -298,7 +298,7 @@ def test_a_teacher_without_class_vectors_is_refused_by_whoever_reads_them():
     for teacher, line in (
         (
             box,
-            r"a term reads the vectors of the classes in its last linear layer, and this one \(ArrayTeacher\) offers",
+            r"a term reads the vectors of the classes in its last linear layer, and this one \(ArrayTeacher\) has none",
         ),
         (ModelTeacher(Wide()), "it has no linear layer with 4 outputs"),
     ):
@@ -334,7 +334,7 @@ def test_a_network_restricted_to_some_classes_is_a_network():
     teacher = ModelTeacher(restricted, last_linear="2")
     assert torch.equal(teacher.class_vectors(2), model[2].weight[[3, 1]])
     assert torch.equal(ModelTeacher(restricted).class_vectors(), model[2].weight[[3, 1]])
-    with pytest.raises(ModelError, match="teacher: it answers 2 classes, expected 4"):
+    with pytest.raises(ModelError, match="teacher: found answers for 2 classes, expected 4"):
         teacher.class_vectors(4)
     for classes, line in (
         ([], "found none"),
@@ -346,7 +346,9 @@ def test_a_network_restricted_to_some_classes_is_a_network():
 
 
 def test_a_mean_of_networks_is_asked_as_an_ensemble():
-    with pytest.raises(InputError, match=r"teacher: found a mean of networks, expected one; let limbeck\.Ensemble"):
+    with pytest.raises(
+        InputError, match=r"teacher: found a mean of networks, expected one network; use limbeck\.Ensemble"
+    ):
         ModelTeacher(MeanOfModels([network(), network(1)]))
 
 

@@ -111,7 +111,7 @@ def test_what_decides_a_training_decides_its_address_and_is_named_where_it_diffe
         require_same({key_of(name): None, **one.identity}, {key_of(name): None, **other.identity}, Path("folder"))
     differ = {key for key in {**one.identity, **other.identity} if one.identity.get(key) != other.identity.get(key)}
     assert key_of(name) in differ
-    assert any(f"resume: 'folder' is of another training: {key} was " in str(caught.value) for key in differ)
+    assert any(f"resume: 'folder' belongs to another training: {key} was " in str(caught.value) for key in differ)
 
 
 def test_every_setting_of_a_training_is_known_to_decide_it_or_not():
@@ -316,7 +316,7 @@ def test_what_was_made_of_another_training_is_refused(tmp_path, part):
         make(tmp_path, seed=seed, along=(1, 2))
     place = tmp_path / "trainings"
     shutil.copytree(place / other / part, place / one / part, dirs_exist_ok=True)
-    with pytest.raises(RunError, match="is of another training: seed was 4, is 3"):
+    with pytest.raises(RunError, match="belongs to another training: seed was 4, is 3"):
         make(tmp_path, along=(1, 2))
 
 

@@ -171,7 +171,7 @@ def test_the_teacher_is_untouched():
 
 def test_a_student_that_is_its_own_teacher_is_refused():
     model = network()
-    with pytest.raises(ModelError, match="give the student modules of its own"):
+    with pytest.raises(ModelError, match="give the student its own modules"):
         train(Distiller(model, ModelTeacher(model), methods.kd()))
 
 
@@ -184,7 +184,9 @@ def test_a_student_that_changes_its_teacher_is_found_out_and_nothing_is_kept(tmp
     student.train()  # the teacher put the shared part into eval mode, where it would stay
     distiller = Distiller(student, teacher, methods.kd())
     for _ in range(2):  # the second time it must not be read as finished either
-        with pytest.raises(ModelError, match="teacher: its weights changed during training; give the student modules"):
+        with pytest.raises(
+            ModelError, match="teacher: its weights changed during training; give the student its own modules"
+        ):
             train(distiller, folder=tmp_path)
         assert not (tmp_path / "result.json").exists()
         assert not (tmp_path / "student.safetensors").exists()
@@ -385,7 +387,7 @@ def test_a_folder_of_another_objective_is_refused(there, here, tmp_path: Path) -
 
     run(there)
     run(there)
-    with pytest.raises(RunError, match=r"is of another training: objective(\.content)? was"):
+    with pytest.raises(RunError, match=r"belongs to another training: objective(\.content)? was"):
         run(here)
 
 

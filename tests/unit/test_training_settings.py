@@ -65,7 +65,7 @@ def test_a_setting_outside_its_range_is_refused_by_name(key, value):
         ({"schedule": "step", "milestones": (20.0, 10.0)}, "expected rising epochs above 0"),
         ({"schedule": "step", "milestones": (0.0, 10.0)}, "expected rising epochs above 0"),
         ({"milestones": (10.0,)}, "expected schedule: step"),
-        ({"warmup": 5.0, "epochs": 5}, "expected fewer than epochs"),
+        ({"warmup": 5.0, "epochs": 5}, "expected fewer warmup epochs than epochs"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_the_mend(given, says):
@@ -81,7 +81,7 @@ def test_settings_at_the_edge_of_their_range_are_taken():
 def test_settings_by_name_are_the_same_as_a_training_and_both_at_once_are_refused():
     by_name = fit(distiller_of(), SAMPLES, epochs=2, batch_size=16, learning_rate=0.1, schedule="constant")
     assert torch.equal(weights(by_name.student), weights(train().student))
-    with pytest.raises(InputError, match="training: given beside epochs, clip; put them into it"):
+    with pytest.raises(InputError, match="training: found together with epochs, clip; put them into it"):
         fit(distiller_of(), SAMPLES, training=Training(), epochs=3, clip=1.0)
 
 

@@ -71,7 +71,7 @@ def test_ranges_and_choices_are_read_from_text() -> None:
         ("method.temperature=1:many", "expected a finite number"),
         ("method.temperature=1:.inf", "expected a finite number"),
         ("method.temperature=[]", "expected a list of 1 to"),
-        ("method.temperature=[1, 1]", "a value stands twice"),
+        ("method.temperature=[1, 1]", "a value occurs twice"),
     ],
 )
 def test_a_space_that_cannot_be_read_is_refused_in_one_line(line: str, said: str) -> None:

@@ -159,13 +159,13 @@ def other_files(folder):
     [
         ("gone.safetensors", "there is no file"),
         ("folder.safetensors", "there is no file"),
-        ("model.pt", "is no .safetensors file; convert it with safetensors.torch.save_file (a pickle can run code"),
+        ("model.pt", "is not a .safetensors file; convert it with safetensors.torch.save_file (a pickle can run code"),
         ("shape.safetensors", "of another architecture: '1.bias' is (5,) there, (4,) in the model"),
         ("name.safetensors", "of another architecture: it has no '0.weight'; did you mean '0.weights'?"),
         ("less.safetensors", "of another architecture: it has no '1.bias'"),
         ("more.safetensors", "of another architecture: the model has no '2.bias'; did you mean"),
-        ("short.safetensors", "is no readable safetensors file"),
-        ("empty.safetensors", "is no readable safetensors file"),
+        ("short.safetensors", "is not a readable safetensors file"),
+        ("empty.safetensors", "is not a readable safetensors file"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_the_model_is_as_it_was(tmp_path, file, says):

@@ -43,7 +43,7 @@ app = typer.Typer(
 )
 recipes = typer.Typer(
     invoke_without_command=True,
-    help="The packaged recipes: list (as without a command), show, copy to edit.",
+    help="List (the default), show or copy the packaged recipes.",
     rich_markup_mode=None,
 )
 app.add_typer(recipes, name="recipes")
@@ -59,7 +59,7 @@ def _version(wanted: bool) -> None:
 def _all_verbs(
     context: typer.Context,
     _shown: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
     _meet(context.invoked_subcommand)
@@ -139,5 +139,5 @@ def _ended() -> int:
     except OSError as error:  # the machine's refusal, wherever it came from, is no defect
         where = f" '{plain(str(error.filename))}'" if error.filename else ""
         reason = plain(str(error.strerror or error))
-        return _said(RunError(f"the system refused{where} ({reason}); mend that and repeat"))
+        return _said(RunError(f"the system refused{where} ({reason}); fix that and run the command again"))
     return 0

@@ -16,7 +16,7 @@ __all__ = ["check"]
 @app.command()
 def check(
     recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="override settings, as key.path=value")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
     trust: Trust = False,
 ) -> None:

@@ -18,18 +18,22 @@ __all__ = ["codistill"]
 @app.command()
 def codistill(
     recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
-    group: Annotated[int, typer.Option(help="which of the recipe's peers this one is, from 1 on")] = ...,  # type: ignore[assignment]
+    overrides: Annotated[list[str] | None, typer.Argument(help="override settings, as key.path=value")] = None,
+    group: Annotated[int, typer.Option(help="number of this peer in the recipe, from 1")] = ...,  # type: ignore[assignment]
     exchange: Annotated[Path, typer.Option(help="the folder that all groups share")] = ...,  # type: ignore[assignment]
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="go in step: wait for the others' weights")] = False,
-    lost_after: Annotated[float, typer.Option(help="seconds without news, after which a group counts as lost")] = 60.0,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="wait for the others' weights at each exchange")
+    ] = False,
+    lost_after: Annotated[
+        float, typer.Option(help="seconds without a message after which a group counts as lost")
+    ] = 60.0,
     seed: Annotated[int | None, typer.Option(help="one of the recipe's seeds; the first by default")] = None,
-    runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
-    resume: Annotated[Path | None, typer.Option(help="go on with this run folder")] = None,
+    runs: Annotated[Path, typer.Option(help="parent of new run folders")] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="resume the run in this folder")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
-    """Train one peer of a codistillation, as one group of several that meet in a folder alone.
+    """Train one peer of a codistillation, as one of several groups that share only a folder.
 
     Start it once for each peer, with the same recipe and folder and another --group, on this machine or others.  A
     group of several processes: torchrun --nproc-per-node 2 --no-python limbeck codistill ...

@@ -37,12 +37,12 @@ Grid = tuple[str, Sequence[str], list[list[str]]]
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="run folders, folders of runs, or globs of them")],
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
-    page: Annotated[Path | None, typer.Option("--html", help="write the comparison to this file, too")] = None,
-    device: Annotated[str | None, typer.Option(help="where models run that are not evaluated yet")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="also write the comparison to this file")] = None,
+    device: Annotated[str | None, typer.Option(help="device of models that are not evaluated yet")] = None,
     trust: Trust = False,
     data: Data = None,
 ) -> None:
-    """Set finished runs side by side: figures with intervals, paired differences, and what differs in the recipes."""
+    """Compare finished runs: figures with intervals, paired differences, and differences of the recipes."""
     from limbeck.errors import RunError
     from limbeck.records import write_aside
     from limbeck.report import render_comparison

@@ -15,7 +15,7 @@ __all__ = ["demo"]
 
 @app.command()
 def demo(
-    runs: Annotated[Path, typer.Option(help="where the run folder is made")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="parent of the new run folder")] = Path("runs"),
     page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:

@@ -24,23 +24,23 @@ __all__ = ["diagnose"]
 def diagnose(
     what: Annotated[Path, typer.Argument(metavar="RECIPE|RUN", help="a recipe, or the folder of a finished run")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="settings on top of a recipe, as key.path=value")
+        list[str] | None, typer.Argument(help="override settings of a recipe, as key.path=value")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="students of each kind; by default the recipe's, 3 to 5")
+        int | None, typer.Option(min=1, help="students of each kind; by default the recipe's seeds, 3 to 5")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one seed, no search, and no attribution to parts")] = False,
     search: Annotated[
         bool, typer.Option("--search/--no-search", help="choose learning rate and T for each kind of student")
     ] = True,
-    runs: Annotated[Path, typer.Option(help="where the folder of a recipe's diagnosis is made")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="parent of the new diagnosis folder")] = Path("runs"),
     page: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
     trust: Trust = False,
     data: Data = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
-    """Look into a teacher, its student and their data: what is wrong, which part of distillation helps, what to do.
+    """Find what is wrong with a teacher, its student or their data, which part of distillation helps, and what to do.
 
     Everything is measured on held-out training data; the test set is not read.  Trainings are kept, so that a diagnosis
     that was interrupted goes on, and a repeated one reads.

@@ -27,9 +27,9 @@ _MISSED = 3
 @app.command()
 def distill(
     recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
-    runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
-    resume: Annotated[Path | None, typer.Option(help="go on with this run folder")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="override settings, as key.path=value")] = None,
+    runs: Annotated[Path, typer.Option(help="parent of new run folders")] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="resume the run in this folder")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
@@ -47,7 +47,9 @@ def distill(
     folder = folder_of(loaded, runs, resume)
     if resume is not None:
         if (verb := made_by(resume)) in ("tune", "diagnose"):
-            raise RunError(f"resume: '{resume}' is no run but was made by limbeck {verb}; start a run without --resume")
+            raise RunError(
+                f"resume: '{resume}' was made by limbeck {verb} and is not a run; start a run without --resume"
+            )
         if (group := group_of(resume)) is not None:
             raise RunError(f"resume: '{resume}' is a run of group {group} alone; go on with limbeck codistill")
     outcome = run(loaded, folder, parts=parts, quiet=quiet or not is_first())

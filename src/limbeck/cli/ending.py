@@ -32,7 +32,7 @@ def as_errors() -> Iterator[None]:
         if not lacks_memory(error):
             raise
         raise MemoryLimitError(
-            f"memory: there is not enough of it ({one_line(error)}); lower training.batch_size, or take a smaller model"
+            f"memory: found too little ({one_line(error)}); lower training.batch_size, or use a smaller model"
             " or a part of the data"
         ) from error
 
@@ -58,7 +58,7 @@ def recorded(folder: "RunFolder", *, log: bool = True) -> Iterator[None]:
         raise Interrupted(f"{str(error) or 'interrupted'}; go on: {folder.again}", number) from None
     except UnwrittenError as error:
         note(f"stopped: {error.found}")
-        raise UnwrittenError(error.found, f"mend that and go on: {folder.again}") from None
+        raise UnwrittenError(error.found, f"fix that and resume with: {folder.again}") from None
     except LimbeckError as error:
         note(f"stopped: {error}")
         raise

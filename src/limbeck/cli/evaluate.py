@@ -46,7 +46,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
     with_cost: Annotated[bool, typer.Option("--cost/--no-cost", help="measure time and memory")] = True,
-    device: Annotated[str | None, typer.Option(help="where the models run; else CUDA where there is one")] = None,
+    device: Annotated[str | None, typer.Option(help="device of the models; by default CUDA if available")] = None,
     trust: Trust = False,
     data: Data = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,

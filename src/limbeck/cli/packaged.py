@@ -49,7 +49,7 @@ def show(
     row: _Row = None,
     budget: _Budget = "reduced",
 ) -> None:
-    """Print a recipe and its card; of a paper's table its rows and its card, or with --row the recipe of one row."""
+    """Print a recipe and its card; for a paper's table its rows and its card, or with --row the recipe of one row."""
     from limbeck.papers import load_table, tables
     from limbeck.recipes import find
 
@@ -93,7 +93,7 @@ def file_of(name: str) -> Path:
 
     if name in tables():
         copied = command("limbeck", "recipes", "cp", name, "--row", "ROW", "FILE")
-        raise RecipeError(f"recipe: '{name}' is a paper's table, whose rows are recipes; copy one of them: {copied}")
+        raise RecipeError(f"recipe: '{name}' is a paper's table and its rows are recipes; copy one of them: {copied}")
     if name not in names():
         raise RecipeError(f"recipe: there is no packaged recipe '{name}'; {one_of(name, [*names(), *tables()])}")
     return find(name).recipe
@@ -108,7 +108,7 @@ def _text(name: str, row: str | None, budget: str) -> str:
 
     if row is None or name not in tables():
         if row is not None and name in names():
-            raise RecipeError(f"--row: found '{row}', but '{name}' is no table; leave --row out")
+            raise RecipeError(f"--row: found '{row}', but '{name}' is not a table; leave out --row")
         return file_of(name).read_text(encoding="utf-8")
     check_budget(budget)
     table = load_table(name)

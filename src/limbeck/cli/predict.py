@@ -35,12 +35,12 @@ def predict(
     role: Annotated[str, typer.Option(help="distilled, alone, teacher, or a role of the scheme")] = "distilled",
     seed: Annotated[int | None, typer.Option(help="of the students; else the run's first")] = None,
     key: Annotated[str | None, typer.Option(help="the array of an .npz file; else 'inputs', or its only one")] = None,
-    delimiter: Annotated[str, typer.Option(help="what parts the cells of a .csv file")] = ",",
-    batch_size: Annotated[int, typer.Option(min=1, help="how many samples are answered at a time")] = 256,
-    device: Annotated[str, typer.Option(help="where the model runs")] = "cpu",
+    delimiter: Annotated[str, typer.Option(help="separator of the cells of a .csv file")] = ",",
+    batch_size: Annotated[int, typer.Option(min=1, help="samples in a batch")] = 256,
+    device: Annotated[str, typer.Option(help="device of the model")] = "cpu",
     trust: Trust = False,
 ) -> None:
-    """Let a trained model of a run answer new inputs; the run's data is not needed."""
+    """Predict new inputs with a trained model of a run; the run's data is not needed."""
     from limbeck.results.student import load
 
     if out is not None and out.suffix not in (".csv", ".npz"):
@@ -49,7 +49,7 @@ def predict(
         raise RunError(f"--out: '{out}' exists; name another file, or delete it")
     model = load(run, role, seed=seed, device=device, trust=trust)
     if model.task.dims[-1] > 2 and (out is None or out.suffix == ".csv"):
-        raise InputError(f"--out: found {out or 'stdout'}; expected an .npz file, for the answers are maps of classes")
+        raise InputError(f"--out: found {out or 'stdout'}; expected an .npz file, because the answers are class maps")
     names, predictions, probabilities = _answers(model, inputs, key, delimiter, batch_size)
     if out is not None and out.suffix == ".npz":
         _write_arrays(out, model, names, predictions, probabilities)
@@ -94,12 +94,12 @@ def _batches(
     from limbeck.data.tables import read_rows
 
     if len(inputs) > 1 and any(path.suffix in (".csv", ".npz") for path in inputs):
-        raise InputError(f"INPUT: found {len(inputs)} files; expected one .csv or .npz file, or images alone")
+        raise InputError(f"INPUT: found {len(inputs)} files; expected one .csv or .npz file, or only images")
     first = inputs[0]
     for path in inputs:
         if not path.exists():
             raise InputError(
-                f"INPUT: there is no '{path}'; expected a .csv or .npz file, a folder of images, or images"
+                f"INPUT: found no file '{path}'; expected a .csv or .npz file, a folder of images, or images"
             )
     if first.suffix == ".csv":
         doubts: list[str] = []
@@ -114,7 +114,7 @@ def _batches(
         return
     images = [image for path in inputs for image in (images_below(path) if path.is_dir() else [path])]
     if not images:
-        raise DataError(f"INPUT: '{first}' holds no images; expected {', '.join(sorted(ENDINGS))} files")
+        raise DataError(f"INPUT: '{first}' contains no images; expected {', '.join(sorted(ENDINGS))} files")
     for path in images:
         if path.suffix.lower() not in ENDINGS:
             raise InputError(f"INPUT: found '{path}'; {one_of(path.suffix, ['.csv', '.npz', *sorted(ENDINGS)])}")

@@ -24,11 +24,11 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="the page; by default report.html in the run's folder (several: here)")
     ] = None,
-    figures: Annotated[bool, typer.Option(help="write the figures as SVG beside each run, too")] = True,
+    figures: Annotated[bool, typer.Option(help="also write the figures as SVG into each run's folder")] = True,
     trust: Trust = False,
     data: Data = None,
 ) -> None:
-    """Write one self-contained HTML page that shows what finished runs came to; print its place."""
+    """Write one self-contained HTML page about finished runs, and print its path."""
     from limbeck.report import build
 
     written = build(runs, out, files=figures, trust=trust, data=data)

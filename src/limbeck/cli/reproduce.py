@@ -18,11 +18,11 @@ _MISSED = 3
 def reproduce(
     paper: Annotated[str, typer.Argument(help="a paper's table, such as hinton2015-mnist")],
     folder: Annotated[
-        Path | None, typer.Option("--data", help="folder of the data; else LIMBECK_DATA, else a download")
+        Path | None, typer.Option("--data", help="folder of the data; by default LIMBECK_DATA, or a download")
     ] = None,
-    budget: Annotated[str, typer.Option(help="reduced, some minutes, or full, the paper's")] = "reduced",
-    only: Annotated[list[str] | None, typer.Option(help="run only this row (may be repeated)")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="run only this seed (may be repeated)")] = None,
+    budget: Annotated[str, typer.Option(help="reduced (minutes) or full (as in the paper)")] = "reduced",
+    only: Annotated[list[str] | None, typer.Option(help="run only this row (can be repeated)")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="run only this seed (can be repeated)")] = None,
     record: Annotated[bool, typer.Option("--record", help="merge the results into the packaged expected.json")] = False,
     recorded: Annotated[
         bool, typer.Option("--recorded", help="run nothing: print the recorded results as Markdown")
@@ -30,7 +30,7 @@ def reproduce(
     as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
-    """Run a paper's table and print it beside the paper's; every (row, seed) is kept, so the table can grow."""
+    """Run a paper's table and print it next to the published one; every (row, seed) is kept and can be added to."""
     from limbeck import papers
 
     check_budget(budget)

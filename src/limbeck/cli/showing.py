@@ -41,8 +41,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 _WIDTH_WITHOUT_A_TERMINAL = 160
 
 
-Trust = Annotated[bool, typer.Option("--trust", help="import the factories of runs that are not of your project")]
-Data = Annotated[Path | None, typer.Option("--data", help="where the data of the run is now, if it was moved")]
+Trust = Annotated[bool, typer.Option("--trust", help="import factories from outside of your project")]
+Data = Annotated[Path | None, typer.Option("--data", help="the new place of the run's data, if it was moved")]
 
 
 def reading(trust: bool, data: Path | None) -> list[object]:

@@ -20,23 +20,24 @@ __all__ = ["tune"]
 @app.command()
 def tune(
     recipe: Annotated[Path, typer.Argument(help="a recipe's file, or the name of a packaged one")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings on top, as key.path=value")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="override settings, as key.path=value")] = None,
     space: Annotated[
         list[str] | None,
-        typer.Option(help="what to choose: key.path=LOW:HIGH, =LOW:HIGH:log or =[a, b]; may be given many times"),
+        typer.Option(help="what to choose: key.path=LOW:HIGH, =LOW:HIGH:log or =[a, b]; can be repeated"),
     ] = None,
     trials: Annotated[int, typer.Option(help="trials of the study in all")] = 30,
     metric: Annotated[str, typer.Option(help="of the held-out part: errors or nll")] = "errors",
-    seeds: Annotated[int, typer.Option(help="how many of the recipe's seeds each setting is tried with")] = 1,
+    seeds: Annotated[int, typer.Option(help="the number of the recipe's seeds for each setting")] = 1,
     together: Annotated[
-        int, typer.Option(help="settings that are tried at a time, on the same batches; pays with a live teacher")
+        int,
+        typer.Option(help="settings to train together on the same batches; faster with a live teacher"),
     ] = 1,
-    runs: Annotated[Path, typer.Option(help="where run folders are made")] = Path("runs"),
-    study: Annotated[Path | None, typer.Option(help="go on with the study in this folder, or join it")] = None,
+    runs: Annotated[Path, typer.Option(help="parent of new run folders")] = Path("runs"),
+    study: Annotated[Path | None, typer.Option(help="resume the study in this folder, or join it")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
-    """Choose settings on the held-out part; several processes may share one study, and a stopped one goes on."""
+    """Choose settings on the held-out part; several processes can share one study, and a stopped one can be resumed."""
     from limbeck.config import load_recipe
     from limbeck.tune import check_study, read_space, usual_space
     from limbeck.tune import tune as choose

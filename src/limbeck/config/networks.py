@@ -117,7 +117,7 @@ class ModelSpec:
         except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
             if lacks_memory(error):
                 raise MemoryLimitError(
-                    f"{self.where}: takes {size:,} bytes, for which there is not enough memory; make the model smaller"
+                    f"{self.where}: takes {size:,} bytes, which is more than the memory; make the model smaller"
                 ) from error
             raise ModelError(f"{self.where}: cannot be built ({_first_line(error)}); change its keys") from None
         return model
@@ -136,7 +136,7 @@ class ModelSpec:
                     raise
                 raise ModelError(
                     f"{self.where}.factory: '{self.factory}' raised {type(error).__name__}: {_first_line(error)}; "
-                    "mend it or its arguments"
+                    "fix it or its arguments"
                 ) from error
         if not isinstance(model, nn.Module):
             raise ModelError(
@@ -144,7 +144,7 @@ class ModelSpec:
             )
         if _handed_out(model):
             raise ModelError(
-                f"{self.where}.factory: '{self.factory}' returned weights that it had returned before, so that two"
+                f"{self.where}.factory: '{self.factory}' returned weights that it has returned before, so that two"
                 " networks would be one; let it build new ones at each call"
             )
         return model
@@ -161,9 +161,7 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
             known = ["factory", "folder", "arguments", "checkpoint"]
             raise RecipeError(f"{where}.{wrong}: there is no such key; {one_of(wrong, known)}")
         if not isinstance(folder, str):
-            raise RecipeError(
-                f"{where}.folder: found {shown(folder)}, expected the folder that the factory's module is in"
-            )
+            raise RecipeError(f"{where}.folder: found {shown(folder)}, expected the folder of the factory's module")
         if not isinstance(factory, str) or not re.fullmatch(r"[\w.]+:[\w.]+", factory):
             raise RecipeError(f"{where}.factory: found {shown(factory)}, expected 'package.module:function'")
         if not isinstance(arguments, dict):
@@ -208,7 +206,7 @@ def path_of(text: str, where: str) -> Path:
     except (RuntimeError, ValueError) as error:
         raise RecipeError(f"{where}: found {shown(text)} ({error}); write the path out") from None
     if "\0" in text or longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
-        raise RecipeError(f"{where}: found {shown(text)}, which no file can be called; expected a path")
+        raise RecipeError(f"{where}: found {shown(text)}, which is not a possible file name; expected a path")
     return path
 
 
@@ -229,7 +227,7 @@ def _imported(factory: str, where: str, folder: Path) -> Iterator[Callable[..., 
         except Exception as error:
             raise ModelError(
                 f"{where}.factory: importing '{module_name}' raised {type(error).__name__}: {_first_line(error)};"
-                " mend it"
+                " fix it"
             ) from error
         found: Any = module
         for part in name.split("."):

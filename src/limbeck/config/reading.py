@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise RecipeError(f"line {key.start_mark.line + 1}: key '{key.value}' stands twice; delete one")
+                raise RecipeError(f"line {key.start_mark.line + 1}: found the key '{key.value}' twice; delete one")
             if key.tag == f"{_TAG}bool":
                 value = str(self.construct_object(key)).lower()
                 raise RecipeError(
@@ -123,9 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > _MOST_BYTES:
-            raise RecipeError(
-                f"it holds {size:,} bytes, expected at most {_MOST_BYTES:,}; put data into files of its own"
-            )
+            raise RecipeError(f"it holds {size:,} bytes, expected at most {_MOST_BYTES:,}; move data to other files")
         content = _parse(path.read_text(encoding="utf-8"))
     except RecipeError as error:
         raise RecipeError(f"recipe '{path}', {error}") from None
@@ -159,7 +157,7 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[st
             if not isinstance(place, dict):
                 found = ".".join(keys[: depth + 1])
                 raise RecipeError(
-                    f"override '{override}': '{found}' is {shown(place)}, which has no keys; set it whole"
+                    f"override '{override}': '{found}' is {shown(place)}, which has no keys; set all of it"
                 )
         place[keys[-1]] = value
     return result
@@ -172,7 +170,7 @@ def _parse(text: str) -> Any:
         if node is None:
             return None
         if _size(node, {}, 0) > _MOST_VALUES:
-            raise RecipeError(f"its aliases expand to more than {_MOST_VALUES:,} values; write out what is meant")
+            raise RecipeError(f"found aliases that expand to more than {_MOST_VALUES:,} values; write the values out")
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

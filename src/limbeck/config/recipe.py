@@ -167,7 +167,7 @@ class Recipe:
         }
         object.__setattr__(recipe, "keys", plain(resolved))
         if recipe.refit and teacher.select is not None:
-            raise RecipeError("teacher.select: found beside refit, which leaves no held-out part; leave one out")
+            raise RecipeError("teacher.select: found together with refit, which leaves no held-out part; leave out one")
         recipe.candidates()  # each of which is validated
         return recipe
 
@@ -200,7 +200,7 @@ class Recipe:
         key = next((key for key in _PLACES if key in self.data.values), None)
         if key is None:
             kind = self.keys["data"]["kind"]
-            raise RecipeError(f"data: found '{place}' as its place; expected none: data.kind {kind} has no files")
+            raise RecipeError(f"data: found '{place}' as its path; expected none: data.kind {kind} has no files")
         within = key == "path" and place.is_dir()
         here = place / Path(self.data.values[key]).name if within else place
         return self.with_values({f"data.{key}": str(here.absolute())})
@@ -322,9 +322,7 @@ def _with_views(top: Mapping[str, Any]) -> dict[str, Any]:
     if top["teacher"] is not None and top["teacher"]["view"] == "other":
         augment = keys.get("augment", {})
         if not isinstance(augment, Mapping) or not augment:
-            raise RecipeError(
-                "teacher.view: found other, expected training.augment beside it, of which views are drawn"
-            )
+            raise RecipeError("teacher.view: found other, expected training.augment too, which defines the views")
         keys["augment"] = {**augment, "other_view": True}
     return keys
 
@@ -392,13 +390,13 @@ def _grids(search: Any) -> tuple[Mapping[str, Sequence[Any]], ...]:
 
 def _classes(classes: list[int | str] | None) -> tuple[int | str, ...] | None:
     if classes is not None and len(classes) < 2:
-        raise RecipeError(f"classes: found {shown(classes)}, expected two or more for the student to tell apart")
+        raise RecipeError(f"classes: found {shown(classes)}, expected two or more")
     return None if classes is None else tuple(classes)
 
 
 def _seeds(seeds: list[int]) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
-        raise RecipeError(f"seeds: found {shown(seeds)}, expected at least one whole number from 0 on, each once")
+        raise RecipeError(f"seeds: found {shown(seeds)}, expected at least one whole number, 0 or above, each once")
     return tuple(seeds)
 
 
@@ -421,5 +419,5 @@ def replaced(keys: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
         return {**keys, head: value}
     inner = keys.get(head, {})
     if not isinstance(inner, Mapping):
-        raise RecipeError(f"{path}: '{head}' is {shown(inner)}, which has no keys; set it whole")
+        raise RecipeError(f"{path}: '{head}' is {shown(inner)}, which has no keys; set all of it")
     return {**keys, head: replaced(inner, rest, value)}

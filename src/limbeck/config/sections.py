@@ -169,7 +169,7 @@ def _as_written(default: Any, kinds: _Kinds) -> Any:
         needed = [each for each in inspect.signature(function).parameters.values() if each.default is each.empty]
         if not needed and function() == default:
             return _shortest(kind, parse(function, {}, kind))
-    raise TypeError(f"the default {default!r} is none of the kinds {', '.join(kinds)} with their own defaults")
+    raise TypeError(f"the default {default!r} is not one of the kinds {', '.join(kinds)} with their own defaults")
 
 
 def _shortest(kind: str, section: Section) -> Any:

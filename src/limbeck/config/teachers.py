@@ -152,7 +152,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
     members = keys["members"]
     if isinstance(members, list):
         if beside := next((key for key in _ONE if keys[key] is not None), None):
-            raise RecipeError(f"teacher.members: a list of networks, given beside {beside}; give one of them")
+            raise RecipeError(f"teacher.members: found a list of networks together with {beside}; give one of them")
         specs = tuple(_listed(each, number, keys, base) for number, each in enumerate(members))
         if not specs:
             raise RecipeError("teacher.members: found an empty list, expected at least one network")
@@ -170,7 +170,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
             raise RecipeError(str(error)) from None
     part, part_keys = (None, None) if keys["data"] is None else read(Part, keys["data"], "teacher.data")
     if part is not None and all(member.arrays or member.model.checkpoint is not None for member in specs):
-        raise RecipeError("teacher.data: found beside a teacher that is not trained; expected none. Leave it out")
+        raise RecipeError("teacher.data: found for a teacher that is not trained; expected none. Leave it out")
     if keys["select"] is not None and (weights is not None or len(specs) == 1 or keys["mean"] != "arithmetic"):
         raise RecipeError(
             f"teacher.select: found {keys['select']}, expected several members, mean: arithmetic, no weights;"
@@ -229,7 +229,7 @@ def _member(
 ) -> MemberSpec:
     given = [key for key in _ONE if keys[key] is not None]
     if len(given) > 1:
-        raise RecipeError(f"{where}.{given[1]}: is given beside {given[0]}; give one of them")
+        raise RecipeError(f"{where}.{given[1]}: found together with {given[0]}; give one of them")
     if not given:
         raise RecipeError(f"{where}.model: is missing; add it, or an estimator, or arrays")
     if given[0] != "model":
@@ -249,7 +249,7 @@ def _other(
     """Return what teaches in a network's place."""
     for name, given in (("training", bool(training)), ("method", dict(method) != _HARD)):
         if given:
-            raise RecipeError(f"{where}.{name}: is of networks, beside {kind} it means nothing; leave it out")
+            raise RecipeError(f"{where}.{name}: is an option of networks and has no effect for {kind}; leave it out")
     hard = read_method(_HARD, f"{where}.method")
     if kind == "arrays":
         spec = read_arrays(keys["arrays"], f"{where}.arrays", base)

@@ -81,7 +81,9 @@ class Augment:
         checks.unit_interval("augment.flip", self.flip)
         checks.non_negative("augment.noise", self.noise)
         if self.noise > _MOST_NOISE:
-            raise InputError(f"augment.noise: found {self.noise!r}, expected at most {_MOST_NOISE:g}, as float32 holds")
+            raise InputError(
+                f"augment.noise: found {self.noise!r}, expected at most {_MOST_NOISE:g}, the limit of float32"
+            )
         for key in _COLOURS:
             checks.non_negative(f"augment.{key}", getattr(self, key))
             if getattr(self, key) > _MOST_COLOUR:
@@ -92,9 +94,9 @@ class Augment:
         if self.switch != Augment.switch and not (self.mixup and self.cutmix):
             raise InputError("augment.switch: chooses between mixup and cutmix; give both, or leave it out")
         if self.other_view and self.mixes:
-            raise InputError("augment.other_view: mixed samples have no other view; leave it or the mixing out")
+            raise InputError("augment.other_view: mixed samples have no other view; leave out other_view or the mixing")
         if self.shift and self.pad_crop:
-            raise InputError("augment: shift and pad_crop move images in the same way; give one of them")
+            raise InputError("augment: found shift and pad_crop, which move images in the same way; give one of them")
 
     @property
     def active(self) -> bool:
@@ -168,20 +170,21 @@ class Augment:
         reach = self.shift + self.pad_crop
         if (self.moves or self._colours or self.cutmix) and len(shape) != 4:
             raise DataError(
-                f"augment: moves, flips, colours and cutmix need images (N, C, H, W), the inputs have shape {shape}"
+                f"augment: found inputs of shape {shape}, expected images (N, C, H, W) for moves, flips, colours,"
+                " cutmix"
             )
         if reach and reach >= min(shape[2:]):
             raise DataError(
                 f"augment: a shift of {reach} pixels can empty images of shape {shape[1:]}; use a smaller one"
             )
         if self.saturation and shape[1] != 3:
-            raise DataError(f"augment.saturation: images of shape {shape[1:]} have no three channels; leave it out")
+            raise DataError(f"augment.saturation: images of shape {shape[1:]} do not have three channels; leave it out")
         if pixels := (["randaugment"] if self.randaugment.n else []) + self._colours:
             low, high = inputs.aminmax()
             if not (low >= 0 and high <= 1):
                 raise DataError(
                     f"augment.{pixels[0]}: pixels lie in [{float(low):.4g}, {float(high):.4g}], expected [0, 1];"
-                    " leave normalisation to the set, or leave colours out"
+                    " normalise in the set instead, or leave out the colours"
                 )
 
 

@@ -92,11 +92,11 @@ def one_spelling(where: str, spellings: Sequence[str]) -> str:
     '1'
     >>> one_spelling("label 'y'", ["01", "1"])
     Traceback (most recent call last):
-    limbeck.errors.DataError: label 'y': '01' and '1' are one number; write them alike, or as texts such as 'c01'
+    limbeck.errors.DataError: label 'y': '01' and '1' are the same number; write them the same ...
     """
     if len(spellings) > 1 and any(_LEADING_ZERO.fullmatch(text) for text in spellings):
         first, second = sorted(spellings)[:2]
         raise DataError(
-            f"{where}: {first!r} and {second!r} are one number; write them alike, or as texts such as 'c01'"
+            f"{where}: {first!r} and {second!r} are the same number; write them the same way, or as text such as 'c01'"
         )
     return min(spellings, key=lambda text: (len(text), text))

@@ -162,7 +162,7 @@ def cifar100(folder: str | None = None, labels: Literal["fine", "coarse"] = "fin
     for name, part in (("train", train), ("test", test)):
         coarse, fine = part.labels.long().unbind(1)
         if int(fine.max()) >= len(_FINE) or not torch.equal(torch.tensor(_GROUP_OF)[fine], coarse):
-            raise DataError(f"cifar-100/{name}: fine and coarse labels do not agree; fetch the set again")
+            raise DataError(f"cifar-100/{name}: fine and coarse labels disagree; download the set again")
     if labels == "coarse":
         return _splits(_CIFAR100, train, test, 0, _GROUP_NAMES, normalise)
     return _splits(_CIFAR100, train, test, 1, _FINE, normalise, _GROUP_OF, _GROUP_NAMES)

@@ -130,16 +130,16 @@ def _from_tar(archive: Archive, path: Path, limits: Mapping[str, int]) -> Iterat
                     if not wanted:
                         return
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); fetch it again") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); download it again") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: is truncated or no .tar.gz archive ({error}); fetch it again") from None
+        raise DataError(f"{path}: is truncated or not a .tar.gz archive ({error}); download it again") from None
 
 
 def _check_sum(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise DataError(f"{path}: wrong checksum, not the published file; remove it and fetch it again")
+        raise DataError(f"{path}: wrong checksum, not the published file; delete it and download it again")
 
 
 def _check_size(path: Path, size: int, needed: int) -> None:
     if size != needed:
-        raise DataError(f"{path}: holds {size:,} bytes, expected {needed:,}; fetch it again")
+        raise DataError(f"{path}: holds {size:,} bytes, expected {needed:,}; download it again")

@@ -33,7 +33,7 @@ def read_sheets(place: Path, part: str, kinds: tuple[str, ...]) -> ArchivePart:
     for number in range(max(1, len(paths))):
         expected = place / f"{part}-images-{number:02d}.webp"
         if expected not in paths:
-            raise DataError(f"{place}: has no file {expected.name}; sheets are numbered from 00 on without a gap")
+            raise DataError(f"{place}: has no file {expected.name}; sheets are numbered from 00 without gaps")
     labels = [_labels(place / f"{part}-{kind}-labels-idx1-ubyte.gz") for kind in kinds]
     counts = [_tiles(path) for path in paths]
     for kind, column in zip(kinds, labels, strict=True):
@@ -70,7 +70,7 @@ def _decode(path: Path, images: Tensor) -> None:
         try:
             pixels = np.asarray(sheet.convert("RGB"))
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: is truncated or damaged ({error}); fetch it again") from None
+            raise DataError(f"{path}: is truncated or damaged ({error}); download it again") from None
     rows, columns = pixels.shape[0] // _SIDE, pixels.shape[1] // _SIDE
     tiles = torch.from_numpy(pixels.copy()).view(rows, _SIDE, columns, _SIDE, 3).permute(0, 2, 4, 1, 3)
     images.view(rows, columns, 3, _SIDE, _SIDE).copy_(tiles)
@@ -83,4 +83,4 @@ def _opened(path: Path) -> Any:
         return Image.open(path, formats=["WEBP"])
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as a WebP image ({reason}); fetch it again") from None
+        raise DataError(f"{path}: cannot be read as a WebP image ({reason}); download it again") from None

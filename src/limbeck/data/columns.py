@@ -143,7 +143,7 @@ class Columns:
             if not impute and (rows := column.missing()):
                 raise DataError(
                     f"column '{column.name}' is empty in {len(rows)} rows, first in row {rows[0] + 1}; fill them in, "
-                    "drop the column, or let missing be impute"
+                    "drop the column, or set missing: impute"
                 )
         return cls(tuple(Column.fitted(column, positions, impute=impute) for column in raw))
 

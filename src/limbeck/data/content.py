@@ -42,7 +42,7 @@ def check_fits(name: str, size: int) -> None:
     """Require that so many bytes, of which a file or a recipe only tells as yet, fit into this machine's memory."""
     memory = _memory()
     if size > memory:
-        raise DataError(f"{name}: takes {size:,} bytes, this machine has {memory:,}; make it smaller")
+        raise DataError(f"{name}: needs {size:,} bytes, but this machine has {memory:,}; make it smaller")
 
 
 def _memory() -> int:
@@ -69,7 +69,7 @@ def checked_labels(
 ) -> tuple[Tensor, int, tuple[str, ...]]:
     """Return labels as a task has them, the number of classes and their names; DataError saying what is wrong."""
     if size == 0:
-        raise DataError(f"{name}: it holds 0 samples, expected at least one")
+        raise DataError(f"{name}: found 0 samples, expected at least one")
     if labels is None:
         labels = task.no_labels(name, size)
     if labels.dim() not in task.dims or len(labels) != size or not labels.numel():
@@ -89,7 +89,7 @@ def checked_labels(
         else checked_names(name, task.outputs_are[0], class_names)
     )
     if len(names) != classes:
-        raise DataError(f"{name}: {classes} classes but {len(names)} class names; there must be one each")
+        raise DataError(f"{name}: {classes} classes but {len(names)} class names; give one for each")
     if not labels.is_floating_point():
         _check_range(name, labels, task.alternatives(classes) - 1)
     return labels, classes, names
@@ -100,7 +100,9 @@ def _numbers_kept(name: str, labels: Tensor) -> Tensor:
     labels = narrowed(f"{name}: labels", labels)
     if bool(labels.isinf().any()):
         position = int(labels.isinf().any(1).nonzero()[0])
-        raise DataError(f"{name}: sample {position} has an infinite label, expected numbers, or NaN for none")
+        raise DataError(
+            f"{name}: sample {position} has an infinite label, expected finite numbers, or NaN for no label"
+        )
     return labels
 
 
@@ -109,7 +111,7 @@ def _too_many(name: str, labels: Tensor, classes: int) -> str:
         place = int((labels >= MOST_CLASSES).nonzero()[0, 0])
         return (
             f"{name}: sample {place} has label {int(labels.max())}, expected the number of a class below "
-            f"{MOST_CLASSES:,}; number the classes from 0 on"
+            f"{MOST_CLASSES:,}; number the classes from 0"
         )
     return f"{name}: {classes:,} classes, expected at most {MOST_CLASSES:,}"
 
@@ -130,7 +132,7 @@ def checked_groups(name: str, groups: Sequence[int] | None, classes: int) -> tup
     if groups is None:
         return None
     if len(groups) != classes:
-        raise DataError(f"{name}: {classes} classes but groups for {len(groups)}; there must be one each")
+        raise DataError(f"{name}: {classes} classes but groups for {len(groups)}; give one for each")
     for label, group in enumerate(groups):
         if isinstance(group, bool) or not isinstance(group, int) or group < 0:
             raise DataError(f"{name}: class {label} has group {group!r}, expected a whole number from 0 on")
@@ -145,7 +147,7 @@ def checked_group_names(
         return ()
     count = 0 if groups is None else max(groups) + 1
     if len(group_names) != count:
-        raise DataError(f"{name}: {count} groups but {len(group_names)} group names; there must be one each")
+        raise DataError(f"{name}: {count} groups but {len(group_names)} group names; give one for each")
     return checked_names(name, "group", group_names)
 
 
@@ -160,7 +162,9 @@ def check_inputs(name: str, inputs: Tensor) -> None:
             f"{name}: inputs have shape {tuple(inputs.shape)}, expected (samples, ...) with a sample's shape"
         )
     if inputs.numel() == 0:
-        raise DataError(f"{name}: inputs have shape {tuple(inputs.shape)}, which holds nothing; expected some samples")
+        raise DataError(
+            f"{name}: inputs have shape {tuple(inputs.shape)}, which is empty; expected at least one sample"
+        )
     if inputs.dtype == torch.uint8 and channels_last(inputs.shape):
         raise DataError(
             f"{name}: inputs have shape {tuple(inputs.shape)}, whose channels are last; expected (samples, channels, "
@@ -168,7 +172,7 @@ def check_inputs(name: str, inputs: Tensor) -> None:
         )
     if inputs.is_floating_point() and not bool(torch.isfinite(torch.stack(inputs.aminmax())).all()):
         position = int((~torch.isfinite(inputs.flatten(1)).all(dim=1)).nonzero()[0])
-        raise DataError(f"{name}: sample {position} holds a value that is NaN or infinite")
+        raise DataError(f"{name}: sample {position} has a value that is NaN or infinite")
 
 
 def channels_last(shape: Sequence[int]) -> bool:
@@ -187,7 +191,7 @@ def narrowed(what: str, values: Tensor) -> Tensor:
 
     >>> narrowed("times", torch.tensor([1.7e9, 1.7e9 + 10], dtype=torch.float64))
     Traceback (most recent call last):
-    limbeck.errors.DataError: times: values near 1.7e+09 differ by 5, which float32 rounds away; subtract their mean
+    limbeck.errors.DataError: times: values near 1.7e+09 differ by 5, which is lost in float32; subtract their mean
     """
     rounded = values.to(torch.float32)
     if values.dtype in (torch.float32, torch.float16, torch.bfloat16) or len(values) < 2:
@@ -236,7 +240,7 @@ def normalisation(
             )
         if abs(value) * held.eps > _MOST_ROUNDED * deviation:
             raise InputError(
-                f"{name}: mean {value:g} is so far from 0 that float32 rounds away a std of {deviation:g}; subtract "
+                f"{name}: mean {value:g} is so far from 0 that float32 loses a std of {deviation:g}; subtract "
                 "the mean in float64 beforehand"
             )
     ones = (1,) * (len(shape) - 1)

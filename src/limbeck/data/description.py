@@ -144,14 +144,14 @@ class Description:
         if tuple(inputs.shape[1:]) != self.input_shape or not inputs.dim():
             raise DataError(f"inputs: found shape {tuple(inputs.shape)}; expected {expected}{self._mend(inputs)}")
         if not len(inputs):
-            raise DataError(f"inputs: found no samples; expected {expected}, with one at least")
+            raise DataError(f"inputs: found no samples; expected {expected}, at least one")
         whole = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool)
         if self.dtype == "uint8":
             if not whole or inputs.min() < 0 or inputs.max() > 255:
                 found = f"{inputs.dtype} from {inputs.min():g} to {inputs.max():g}" if inputs.numel() else "nothing"
                 raise DataError(
                     f"inputs: found {found}; expected pixels as the data set has them, whole numbers from 0 to 255 "
-                    "(uint8). Give them before any scaling"
+                    "(uint8). Give the pixels unscaled"
                 )
             return inputs.to(torch.uint8)
         if self.dtype == "int64":
@@ -173,7 +173,7 @@ class Description:
         if self.dtype != "uint8" or len(self.input_shape) != 3 or self.input_shape[0] not in _CHANNELS:
             raise DataError(
                 f"inputs: found images; expected arrays of shape (n, {', '.join(map(str, self.input_shape))}) in "
-                f"{self.dtype}, for '{self.name}' is no set of image files"
+                f"{self.dtype}, for '{self.name}' is not a set of image files"
             )
         channels, *size = self.input_shape
         height, width = size
@@ -190,7 +190,7 @@ class Description:
         if rows is None:
             rows = self._unnamed(as_tensor("inputs", inputs), columns)
         if not rows:
-            raise DataError("inputs: found no rows; expected one at least")
+            raise DataError("inputs: found no rows; expected at least one")
         for column in columns.columns:
             if column.name not in rows[0]:
                 raise DataError(
@@ -203,7 +203,7 @@ class Description:
         names = [column.name for column in columns.columns]
         if nominal := [column.name for column in columns.columns if column.categories]:
             raise DataError(
-                f"inputs: found an array; expected rows by the columns' names, since {listed(nominal)} "
+                f"inputs: found an array; expected rows with column names, because {listed(nominal)} "
                 f"{'is' if len(nominal) == 1 else 'are'} nominal. Give a data frame, or a list of mappings"
             )
         if inputs.dim() != 2 or inputs.shape[1] != len(names):
@@ -229,7 +229,8 @@ def _by_name(inputs: Any, names: Sequence[str]) -> list[Mapping[str, Any]] | Non
     if missing:
         there = list(map(str, inputs.columns if hasattr(inputs, "columns") else inputs))
         raise DataError(
-            f"inputs: found no column '{missing[0]}'; expected it, as in the table that the model learnt from. There "
+            f"inputs: found no column '{missing[0]}'; expected it, as in the table that the model was trained on."
+            " There "
             f"are: {listed(there) or 'none'}"
         )
     cells = {name: _plain(inputs[name]) for name in given}

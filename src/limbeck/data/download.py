@@ -33,7 +33,7 @@ def download(file: str, folder: Path, addresses: Sequence[str], checksum: str) -
             continue
         _write(path, content)
         return
-    raise DataError(f"{file}: could not be fetched from {', '.join(failures)}; place the file in {folder}")
+    raise DataError(f"{file}: could not be downloaded from {', '.join(failures)}; place the file in {folder}")
 
 
 def kept_under(name: str) -> Path:

@@ -44,7 +44,9 @@ def with_dustbin(samples: SampleSet, classes: Iterable[int | str]) -> SampleSet:
     """
     own = samples.relabelled(list(classes))
     if own.classes == samples.classes:
-        raise InputError(f"classes: found all {own.classes} of '{samples.name}', which leaves nothing for the dustbin")
+        raise InputError(
+            f"classes: found all {own.classes} of '{samples.name}', so that no class is left for the dustbin"
+        )
     elsewhere = (own.labels == UNLABELLED) & (samples.labels != UNLABELLED)
     return replace(
         own,
@@ -89,7 +91,7 @@ def half_and_half(samples: SampleSet, classes: Iterable[int | str]) -> "HalfSet"
     rest = (told.labels == dustbin).nonzero().squeeze(1)
     for part, what in ((own, "of these classes"), (rest, "of other classes")):
         if not len(part):
-            raise DataError(f"{samples.name}: it has no samples {what}; a specialist needs both")
+            raise DataError(f"{samples.name}: found no samples {what}; a specialist needs both")
     fields = {name: getattr(told, name) for name in SampleSet.__dataclass_fields__}
     return HalfSet(**fields, inner=told, own=own.cpu(), rest=rest.cpu())
 
@@ -146,4 +148,6 @@ class HalfSet(SampleSet):
 
     def subset(self, positions: Tensor) -> Self:
         """Refuse: an epoch is drawn anew each time, so that its places mean nothing."""
-        raise InputError(f"{self.name}: half of it is drawn anew each epoch; take the subset before half_and_half")
+        raise InputError(
+            f"{self.name}: half of this set is drawn again in each epoch; take the subset before half_and_half"
+        )

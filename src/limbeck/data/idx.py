@@ -187,7 +187,7 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
     except OSError as error:
         raise DataError(f"{path}: cannot be read as an IDX file ({error.strerror or error})") from None
     except (EOFError, zlib.error) as error:
-        raise DataError(f"{path}: the gzip stream is truncated or corrupt ({error}); fetch the file again") from None
+        raise DataError(f"{path}: the gzip stream is truncated or corrupt ({error}); download the file again") from None
     return content
 
 
@@ -209,7 +209,7 @@ def _content(path: str | os.PathLike[str], file: BinaryIO | gzip.GzipFile) -> Te
     if len(content) != expected:
         over = "at least " if len(content) > expected else ""
         raise DataError(
-            f"{path}: holds {over}{len(content)} bytes, expected {expected} for shape {shown}; fetch it again"
+            f"{path}: holds {over}{len(content)} bytes, expected {expected} for shape {shown}; download it again"
         )
     if expected == start:
         raise DataError(f"{path}: has shape {shown}, expected at least one sample")
@@ -232,7 +232,7 @@ def _published(name: str, folder: str | None, class_names: tuple[str, ...] | Non
     for file, path in zip(_FILES, paths, strict=True):
         gzipped, plain = _CHECKSUMS[name][file]
         if hashlib.sha256(path.read_bytes()).hexdigest() != (gzipped if path.suffix == ".gz" else plain):
-            raise DataError(f"{path}: wrong checksum, not the published {name} file; remove it and fetch it again")
+            raise DataError(f"{path}: wrong checksum, not the published {name} file; delete it and download it again")
     return _read(name, paths, 10, class_names)
 
 

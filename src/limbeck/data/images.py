@@ -80,7 +80,9 @@ def image_folder(
     checks.at_least("limit_bytes", limit_bytes, 0)
     place = Path(folder).expanduser()
     if not place.is_dir():
-        raise DataError(f"{folder}: is no folder; expected train/<class>/ and test/<class>/, or <class>/, with images")
+        raise DataError(
+            f"{folder}: is not a folder; expected train/<class>/ and test/<class>/, or <class>/, with images"
+        )
     parts = [part for part in ("train", "test") if (place / part).is_dir()]
     if len(parts) == 1:
         missing = "test" if parts == ["train"] else "train"
@@ -90,7 +92,7 @@ def image_folder(
     if not parts:
         classes = _classes(place, left)
         if all(name.casefold() in _PARTS for name in classes):
-            raise DataError(f"{folder}: its folders {listed(classes)} are no classes; name them train and test")
+            raise DataError(f"{folder}: its folders {listed(classes)} are not classes; name them train and test")
         splits = Splits.held_out(_part(place, classes, resized, grey, limit_bytes, left), test_share, seed)
     else:
         classes = _classes(place / "train", left)
@@ -163,7 +165,7 @@ def _name(path: Path) -> str:
     try:
         path.name.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{path}: its name is not in UTF-8; rename it") from None
+        raise DataError(f"{path}: the file name is not UTF-8; rename it") from None
     return path.name
 
 
@@ -185,7 +187,7 @@ def _found(folder: Path, classes: Sequence[str], left: _LeftOut) -> list[tuple[P
                 continue
             if ending in ENDINGS:
                 if not path.is_file():  # to open a pipe would wait for somebody to write into it
-                    raise DataError(f"{path}: is no file; remove it")
+                    raise DataError(f"{path}: is not a file; remove it")
                 found.append((path, label))
             elif path.is_dir():
                 deeper += [image for image in _below(path) if _is_image(image)]

@@ -42,7 +42,8 @@ def fetched_item(name: str, fetch: Callable[[int], Any], root: int) -> Any:
         raise
     except Exception as error:
         raise DataError(
-            f"{name}: fetching sample {root} raised {type(error).__name__}: {one_line(error)}; mend what fetches it"
+            f"{name}: fetching sample {root} raised {type(error).__name__}: {one_line(error)}; fix the function that"
+            " fetches it"
         ) from error
 
 
@@ -66,7 +67,7 @@ def parts_of(where: str, item: Any) -> tuple[Any, Any]:
         if len(item) not in (1, 2):
             raise DataError(
                 f"{where}: found a {type(item).__name__} of {len(item)}, expected (inputs, label), a mapping with a"
-                " 'label', or inputs alone; return these"
+                " 'label', or only inputs; return one of these"
             )
         return item[0], item[1] if len(item) == 2 else None
     return item, None
@@ -83,7 +84,7 @@ def _columns(where: str, item: Mapping[Any, Any]) -> tuple[Any, Any]:
     if like and not labels:
         raise DataError(
             f"{where}: found the columns {', '.join(map(repr, inputs))}, expected the label under 'label' or 'labels';"
-            f" rename {like[0]!r}, or remove it if it is no label"
+            f" rename {like[0]!r}, or remove it if it is not a label"
         )
     whole = next(iter(inputs.values())) if len(inputs) == 1 else inputs
     return whole, item[labels[0]] if labels else None
@@ -173,9 +174,9 @@ def class_number(where: str, label: Any) -> int:
     if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 2**63:
         return found
     what = f"of shape {tuple(label.shape)}" if several else shown(found)
-    mend = "number the classes from 0 on"
+    mend = "number the classes from 0"
     if isinstance(found, str):
-        mend = "number the classes from 0 on and give class_names"
+        mend = "number the classes from 0 and give class_names"
     elif several or isinstance(found, float | bool | list | tuple):
         mend = "for several labels, masks or numbers to predict use TensorSet with its task"
     raise DataError(
@@ -190,7 +191,7 @@ def class_numbers(where: str, labels: Any, size: int) -> Tensor:
     if numbers.dim() == 2 and numbers.shape[1] > 1:
         raise DataError(
             f"{where}: labels have shape {tuple(numbers.shape)}, expected ({size},); take argmax(1) of one-hot labels,"
-            " and where a sample has several use TensorSet with its task"
+            " and use TensorSet with a task if a sample has several labels"
         )
     if numbers.shape != (size,):
         raise DataError(f"{where}: labels have shape {tuple(numbers.shape)}, expected ({size},), one for each sample")

@@ -64,11 +64,13 @@ class LazySet(SampleSet):
         tensor([[1., 1., 1.]])
         """
         if (labels is None) != (source is None):
-            raise InputError(f"{name}: give both labels and source, or neither (to read every sample once)")
+            raise InputError(
+                f"{name}: found one of labels and source; give both, or neither (then every sample is read once)"
+            )
         fetch: Callable[[int], tuple[Tensor, int]] = getattr(samples, "__getitem__", samples)
         if labels is None or source is None:
             if not hasattr(samples, "__len__"):
-                raise InputError(f"{name}: a function has no length; give labels and source")
+                raise InputError(f"{name}: found a function, which has no length; give labels and source")
             labels, source = _scan(name, fetch, len(samples))
         labels, classes, names = checked_labels(name, len(labels), labels, classes, class_names)
         first = _sample(name, fetch, 0)[0]

@@ -75,7 +75,7 @@ class Loader:
         if drop_last and batch_size > len(samples):
             raise InputError(
                 f"batch_size: {batch_size} is more than the {len(samples)} samples of '{samples.name}', "
-                "and drop_last leaves no batch; use a smaller batch or keep the last one"
+                "and drop_last leaves no batch; use a smaller batch, or drop_last=False"
             )
         self.samples = samples
         self.batch_size = batch_size
@@ -176,7 +176,7 @@ def _begun(answers: "DataLoader[Any]", workers: int) -> Iterator[Any]:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
             f"workers: found {workers}, but the set's function or dataset cannot be sent to another process "
-            f"({one_line(error)}); define it at the top of a module, or take workers=0"
+            f"({one_line(error)}); define it at the top level of a module, or set workers=0"
         ) from error
 
 

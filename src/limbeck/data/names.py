@@ -52,7 +52,7 @@ def checked_names(where: str, what: str, names: Iterable[str]) -> tuple[str, ...
         if spelling in known:
             other = known[spelling]
             forms = "stands twice" if other == name else "stands twice, in two Unicode forms"
-            raise DataError(f"{where}: {what} name {shown(name)} {forms}; expected a name of its own for each")
+            raise DataError(f"{where}: {what} name {shown(name)} {forms}; expected different names")
         known[spelling] = name
     return names
 

@@ -107,7 +107,9 @@ def read_arrays(path: str) -> dict[str, Any]:
         raise
     except Exception as error:  # noqa: BLE001 - zipfile, its decompressors and NumPy's parser have no error in common
         reason = "pickled data" if "pickle" in str(error) else " ".join(str(error).split())
-        raise DataError(f"{path}: is damaged or no .npz archive ({reason}); write it again with numpy.savez") from None
+        raise DataError(
+            f"{path}: is damaged or not an .npz archive ({reason}); write it again with numpy.savez"
+        ) from None
 
 
 def read_array(path: str, key: str | None = None) -> Any:
@@ -134,7 +136,7 @@ def _check_sizes(path: str, archive: zipfile.ZipFile) -> None:
             shape, _, dtype = read(file)
             size = math.prod(shape) * dtype.itemsize
             if not dtype.hasobject and size != entry.file_size - file.tell():
-                raise ValueError(f"'{entry.filename}' promises {size} bytes and has {entry.file_size - file.tell()}")
+                raise ValueError(f"'{entry.filename}' should have {size} bytes and has {entry.file_size - file.tell()}")
 
 
 def _array(path: str, archive: Any, key: str) -> Any:
@@ -144,7 +146,7 @@ def _array(path: str, archive: Any, key: str) -> Any:
         if "allow_pickle" not in str(error):
             raise
         raise DataError(
-            f"{path}: array '{key}' holds Python objects, which are never unpickled; save it as numbers or text"
+            f"{path}: array '{key}' contains Python objects, which are never unpickled; save it as numbers or text"
         ) from None
 
 

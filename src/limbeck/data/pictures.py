@@ -39,7 +39,7 @@ def picture(path: Path, size: tuple[int, int], grey: bool) -> tuple[Tensor, int]
                 frames = int(getattr(image, "n_frames", 1))
                 pixels = fitted(image, size, grey)
     except Image.DecompressionBombError:
-        raise DataError(f"{path}: claims to have more than {_MOST_PIXELS:,} pixels; make it smaller") from None
+        raise DataError(f"{path}: has more than {_MOST_PIXELS:,} pixels; make it smaller") from None
     except (OSError, SyntaxError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -69,7 +69,7 @@ def _check(path: Path, image: "ImageFile") -> None:
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{path}: has pixels of mode {image.mode}, expected 8 bits a channel; convert it")
     if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
-        raise DataError(f"{path}: is a run-length coded bmp, which takes long to read; convert it to png")
+        raise DataError(f"{path}: is a run-length encoded bmp, which is slow to read; convert it to png")
 
 
 def _opaque(image: "Image") -> "Image":

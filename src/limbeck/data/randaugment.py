@@ -69,7 +69,7 @@ class RandAugment:
         if self.magnitude > _STRONGEST:
             raise InputError(
                 f"randaugment.magnitude: found {self.magnitude!r}, expected at most {_STRONGEST};"
-                " of 30, as some count it, a third"
+                " divide by 3 if your scale ends at 30"
             )
         if not self.n and self.magnitude != RandAugment.magnitude:
             raise InputError("randaugment.magnitude: given without n; set n, the number of operations")

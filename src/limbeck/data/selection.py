@@ -128,7 +128,7 @@ class HeldOut:
         if not 0 < count < size:
             raise InputError(
                 f"found {self.size!r}, which is {count} of {size} training samples;"
-                " expected some to be held out and some left"
+                " expected at least one held out and one left"
             )
         if self.place == "random":
             return samples.split(count, seed=0)

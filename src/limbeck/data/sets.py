@@ -122,7 +122,7 @@ class SampleSet(ABC):
             if not torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)):
                 raise DataError(
                     f"{self.name}: sample {int(self.index[position])} differs each time it is fetched, and answers that"
-                    " are stored are to one version; draw what is random by Augment, or let the teacher answer every"
+                    " are stored are for one version; use Augment for random changes, or ask the teacher for every"
                     " batch (store: false)"
                 )
 
@@ -228,7 +228,7 @@ class SampleSet(ABC):
         Raises InputError for positions that are not whole numbers within the set, DataError when there are none.
         """
         if positions.shape == (0,):  # of an empty list too, which has no type
-            raise DataError(f"{self.name}: a subset with no samples was asked for; nothing would be left")
+            raise DataError(f"{self.name}: found an empty subset, expected at least one sample")
         if positions.dtype != torch.int64 or positions.dim() != 1:
             raise InputError(f"positions: found {positions.dtype} {tuple(positions.shape)}, expected int64 (k,)")
         if positions.min() < 0 or positions.max() >= len(self):
@@ -317,7 +317,7 @@ class SampleSet(ABC):
         if not 0 < share < 1 or not 0 < count < size:
             raise InputError(
                 f"split: found {share_or_count!r} of {size} samples, "
-                "expected a share in (0, 1) or a whole number that leaves both parts with a sample"
+                "expected a share in (0, 1) or a whole number that leaves samples in both parts"
             )
         order = permutation(seed, "split", 0, size)
         held = _share_of_each_class(self.task.strata(self.labels), share, order, leave=1) if stratify else order[:count]
@@ -391,7 +391,7 @@ class TensorSet(SampleSet):
         check_inputs(name, inputs)
         if columns is not None and tuple(inputs.shape[1:]) != (columns.width,):
             raise DataError(
-                f"{name}: its columns become {columns.width} numbers, samples have shape {tuple(inputs.shape[1:])}"
+                f"{name}: its columns become {columns.width} numbers, but samples have shape {tuple(inputs.shape[1:])}"
             )
         labels, classes, names = checked_labels(name, len(inputs), labels, classes, class_names, task)
         shape = tuple(inputs.shape[1:])

@@ -109,7 +109,7 @@ class DatasetSource(Source):
         super().__init__(name)
         self.dataset = dataset
         if not len(dataset):
-            raise DataError(f"{name}: it holds 0 samples, expected at least one")
+            raise DataError(f"{name}: found 0 samples, expected at least one")
 
     @property
     def size(self) -> int:

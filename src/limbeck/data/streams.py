@@ -30,7 +30,9 @@ class LoaderSource(Source):
         super().__init__(name)
         self.loader = loader
         if self.steps == 0:
-            raise DataError(f"{name}: it gives no batch, expected at least one; look for drop_last with few samples")
+            raise DataError(
+                f"{name}: it gives no batch, expected at least one; check drop_last if there are few samples"
+            )
 
     @property
     def steps(self) -> int | None:
@@ -181,7 +183,7 @@ class _LoaderBatches:
         for number, item in enumerate(self._drawn(epoch), start=1):
             where = f"{self.source.name}: batch {number}"
             if number - 1 == self._steps:
-                raise DataError(f"{where}: it has a length of {self._steps} batches and gives more; mend its __len__")
+                raise DataError(f"{where}: it has a length of {self._steps} batches and gives more; fix its __len__")
             inputs, labels = parts_of(where, item)
             inputs = inputs_of(where, inputs)
             check_batch(where, inputs)
@@ -218,7 +220,7 @@ class _LoaderBatches:
             if lacks_memory(error):
                 raise
             raise DataError(
-                f"{self.source.name}: reading a batch raised {type(error).__name__}: {one_line(error)}; mend what reads"
+                f"{self.source.name}: reading a batch raised {type(error).__name__}: {one_line(error)}; fix what reads"
                 " it"
             ) from error
 
@@ -226,5 +228,7 @@ class _LoaderBatches:
 def _length(where: str, inputs: Inputs) -> int:
     sizes = {len(each) for each in (inputs.values() if isinstance(inputs, dict) else [inputs])}
     if len(sizes) != 1:
-        raise DataError(f"{where}: found columns of {', '.join(map(str, sorted(sizes)))} samples, expected one number")
+        raise DataError(
+            f"{where}: found columns of {', '.join(map(str, sorted(sizes)))} samples, expected the same number in each"
+        )
     return sizes.pop()

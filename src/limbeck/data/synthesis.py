@@ -293,7 +293,7 @@ def _rows(samples: SampleSet) -> Tensor:
     rows = samples.gather(torch.arange(len(samples), device=samples.index.device)).cpu()
     if rows.dtype != torch.float32:
         kind = "pixels (uint8)" if rows.dtype == torch.uint8 else "token ids (int64)"
-        raise DataError(f"'{samples.name}' holds {kind}; samples are made of floating-point attributes alone")
+        raise DataError(f"'{samples.name}' holds {kind}; synthetic samples need floating-point attributes")
     return rows.flatten(1)
 
 
@@ -301,7 +301,7 @@ def _attributes(samples: SampleSet, nominal: tuple[int, ...]) -> tuple[Attribute
     width = math.prod(samples.input_shape)
     if samples.columns is not None:
         if nominal:
-            raise InputError("nominal: a table knows its own nominal columns; leave it out")
+            raise InputError("nominal: found for a table, which knows its nominal columns; leave it out")
         return samples.columns.attributes
     for place in nominal:
         if place >= width:

@@ -133,13 +133,11 @@ def synthetic_task(
         checks.at_least(name, value, least)
     checks.non_negative("frequency", frequency)
     if tau == 1:
-        raise InputError("tau: found 1, at which the classes of a group are one; expected a number below 1")
+        raise InputError("tau: found 1, where the classes of a group are equal; expected a number below 1")
     if classes % groups:
         raise InputError(f"groups: found {groups}, expected a divisor of the {classes} classes")
     if dimensions <= groups:
-        raise InputError(
-            f"dimensions: found {dimensions} for {groups} groups, expected more, to hold what sets classes apart"
-        )
+        raise InputError(f"dimensions: found {dimensions} for {groups} groups, expected more dimensions than groups")
     check_fits("classes and dimensions", 8 * dimensions * (classes + groups) + 16 * terms)
     centres = torch.linalg.qr(_normal(seed, "centres", dimensions, groups))[0].T.contiguous()
     own = _normal(seed, "classes", classes, dimensions)

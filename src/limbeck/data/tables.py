@@ -140,14 +140,14 @@ def table(
     doubts += look_alike("column", header)
     for key, names in (("drop", drop), ("nominal", nominal)):
         if label in names:
-            raise InputError(f"{key}: names the label, '{label}'; leave it out")
+            raise InputError(f"{key}: found the label, '{label}'; leave it out")
     kind = task_named(task)
     columns = []
     for place, name in enumerate(header):
         if name != label and name not in drop:
             columns.append(_column(path, name, [row[place] for row in rows], notes, doubts, nominal=name in nominal))
     if not columns:
-        raise DataError(f"{path}: beside the label there is no column left to learn from")
+        raise DataError(f"{path}: found no column except the label; expected at least one")
     cells = [row[header.index(label)] for row in rows]
     if kind.has_classes:
         labels, classes = _classes(path, label, cells, kind, notes)
@@ -192,7 +192,7 @@ def _split(
 def read_rows(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], list[list[str]]]:
     """Return the names of a CSV file's columns and its rows, each as long as the first; notes go to `doubts`."""
     if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise InputError(f"delimiter: found {delimiter!r}, expected one sign, such as ',' or ';'")
+        raise InputError(f"delimiter: found {delimiter!r}, expected one character, such as ',' or ';'")
     empty = 0
     try:
         check_fits(path, 10 * Path(path).stat().st_size)
@@ -213,10 +213,10 @@ def read_rows(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], 
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(
-            f"{path}: is no CSV file in UTF-8 ({' '.join(str(error).split())}); save it as 'CSV UTF-8'"
+            f"{path}: is not a CSV file in UTF-8 ({' '.join(str(error).split())}); save it as 'CSV UTF-8'"
         ) from None
     if not rows:
-        raise DataError(f"{path}: has no rows below its first line, which names the columns")
+        raise DataError(f"{path}: has no rows below the header line")
     if empty:
         doubts.append(f"{empty:,} rows have no value in any column and are left out")
     while header and not header[-1] and not any(row[-1].strip() for row in rows):  # as spreadsheets leave them
@@ -226,11 +226,11 @@ def read_rows(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], 
     for name in header:
         if not name or counts[name] > 1:
             mend = "" if name else "; name the column, or leave out the numbers of rows (pandas: index=False)"
-            raise DataError(f"{path}: its first line names {name!r} {counts[name]} times, expected a name each{mend}")
+            raise DataError(
+                f"{path}: its first line names {name!r} {counts[name]} times, expected different names{mend}"
+            )
     if len(header) > 1 and all(map(is_number, header)) and not _counts_up(header):
-        raise DataError(
-            f"{path}: its first line holds numbers ({listed(header)}), expected the columns' names; add them"
-        )
+        raise DataError(f"{path}: its first line has numbers ({listed(header)}), expected the columns' names; add them")
     return header, rows
 
 
@@ -255,7 +255,7 @@ def _column(
         infinite = torch.where(numbers.isinf() | (numbers.abs() > torch.finfo(torch.float32).max))[0]
         if len(infinite):
             row = int(infinite[0])
-            raise DataError(f"{where}, row {row + 1}: found {shown(cells[row])}, which float32 cannot hold")
+            raise DataError(f"{where}, row {row + 1}: found {shown(cells[row])}, which is outside the range of float32")
         return RawColumn(name, numbers)
     if all(map(is_missing, cells)):
         return RawColumn(name, texts=(None,) * len(cells))
@@ -264,24 +264,22 @@ def _column(
     if not nominal and others:
         if all(map(is_infinite, others)) and len(others) < len(known):
             row = cells.index(others[0])
-            raise DataError(f"{where}, row {row + 1}: found {shown(cells[row])}, which float32 cannot hold")
+            raise DataError(f"{where}, row {row + 1}: found {shown(cells[row])}, which is outside the range of float32")
         if (found := decimal_comma(known)) is not None:
-            raise DataError(
-                f"{where}: found {shown(found)}, a decimal comma; expected a decimal point, so write it with one"
-            )
+            raise DataError(f"{where}: found {shown(found)}, a decimal comma; expected a decimal point")
     texts = tuple(None if is_blank(cell) else code(cell) for cell in cells)
     count = len(set(texts))
     if count > _MOST_CATEGORIES:
         example = next(text for text in texts if text is not None and (nominal or not is_number(text)))
         raise DataError(
             f"{where} has {count:,} different cells such as {shown(example)}, more than "
-            f"{_MOST_CATEGORIES} categories; drop it, or mend the cells that are no numbers"
+            f"{_MOST_CATEGORIES} categories; drop it, or fix the cells that are not numbers"
         )
     if not nominal and 2 * len(others) <= len(known):
         row = cells.index(others[0]) + 1
         doubts.append(
             f"column '{name}' is nominal, for {len(others):,} of its {len(cells):,} cells are no numbers, first "
-            f"{shown(others[0])} in row {row}; mend them if it is a column of numbers"
+            f"{shown(others[0])} in row {row}; fix them if it is a column of numbers"
         )
     notes += _words(f"column '{name}'", [cell for cell in cells if not is_blank(cell)], "a category", "missing")
     notes += look_alike(f"column '{name}': category", sorted({text for text in texts if text is not None}))
@@ -330,7 +328,7 @@ def _classes(path: str, label: str, cells: Sequence[str], task: Task, notes: lis
     if words and all(is_number(text) for text in found if not is_missing(text)) and len(words) < len(found):
         raise DataError(
             f"{where}: found {shown(words[0])} among numbers; leave the cell empty where there is no label, or name "
-            "the classes by texts"
+            "the classes by text"
         )
     name_of, numbers = _named(where, found)
     names = list(dict.fromkeys(name_of.values()))
@@ -341,11 +339,11 @@ def _classes(path: str, label: str, cells: Sequence[str], task: Task, notes: lis
     if len(names) > max(2, len(cells) // 2) or (fractions and len(names) > _MOST_FRACTIONS):
         raise DataError(
             f"{where} has {len(names):,} different cells in {len(cells):,} rows; to predict numbers, "
-            "let task be regression"
+            "set task: regression"
         )
     if numbers and len(names) > _MANY_NUMBERS:
         notes.append(
-            f"label '{label}' has {len(names):,} classes, all numbers; to predict numbers, let task be regression"
+            f"label '{label}' has {len(names):,} classes, all numbers; to predict numbers, set task: regression"
         )
     notes += _words(f"label '{label}'", [text for text in texts if text is not None], "a class", "unknown")
     notes += look_alike("class", names)

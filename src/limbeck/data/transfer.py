@@ -47,7 +47,7 @@ class Part:
         checks.positive("fraction", self.fraction)
         checks.unit_interval("fraction", self.fraction)
         if self.omit and self.only:
-            raise InputError("omit: given beside only, and both choose classes; give one of them")
+            raise InputError("omit: found together with only; give one of them")
 
     def of(self, samples: SampleSet, seed: int) -> SampleSet:
         """Return the part: the first samples, of these the classes, and of each class the fraction.
@@ -100,7 +100,9 @@ class Transfer(Part):
         checks.positive("labelled", self.labelled)
         checks.unit_interval("labelled", self.labelled)
         if self.labelled < 1 and not self.labels:
-            raise InputError("labelled: a share of the labels, given beside labels: false; leave one of them out")
+            raise InputError(
+                "labelled: a share of the labels, found together with labels: false; leave out one of them"
+            )
 
     def apply(self, samples: SampleSet, seed: int) -> SampleSet:
         """Return the samples that are transferred: the part, and of it the labels.

@@ -58,7 +58,9 @@ def blocks(matrix: Tensor, groups: Sequence[int], *, permutations: int = 999, se
     if len(own) != len(values):
         raise InputError(f"groups: found {len(own)} for {len(values)} classes, expected one for each class")
     if not 1 < len(named) < len(own):
-        raise InputError(f"groups: found {len(named)} for {len(own)} classes, expected 2 or more, one of them shared")
+        raise InputError(
+            f"groups: found {len(named)} for {len(own)} classes, expected 2 or more, two of them in one group"
+        )
     upper = np.triu_indices(len(own), 1)
     generator = np.random.default_rng(derive_seed(seed, "blocks"))
     observed = _contrast(values[upper], own)
@@ -119,7 +121,7 @@ def rand_index(first: Sequence[int], second: Sequence[int]) -> float:
     from sklearn.metrics import adjusted_rand_score
 
     if len(first) != len(second):
-        raise InputError(f"groups: found {len(first)} and {len(second)}, expected as many")
+        raise InputError(f"groups: found {len(first)} and {len(second)}, expected the same number")
     return float(adjusted_rand_score(list(first), list(second)))
 
 
@@ -129,7 +131,7 @@ def _resemblance(matrix: Tensor) -> "NDArray[np.float64]":
         raise InputError(f"matrix: found shape {tuple(matrix.shape)}, expected (K, K) with K ≥ 2")
     values = matrix.detach().double().cpu()
     if not torch.allclose(values, values.T, equal_nan=True):
-        raise InputError("matrix: is not symmetric, expected a resemblance of each two classes")
+        raise InputError("matrix: is not symmetric, expected the similarity of each pair of classes")
     middle = off_diagonal(values).nanmean().nan_to_num(0.0)
     result: NDArray[np.float64] = torch.where(values.isnan(), middle, values).numpy()
     return result

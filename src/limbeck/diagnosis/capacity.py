@@ -77,7 +77,7 @@ def judge_capacity(
             return Capacity("teacher", fits, f"{first} and on {elsewhere:.1%} of the held-out ones: it has learnt it")
         return Capacity("data", fits, f"{first}, but on {elsewhere:.1%} of the held-out ones")
     if longer is None:
-        raise ValueError("a longer fit is asked for")
+        raise ValueError("a longer fit is requested")
     longer_words = f"{first}, after {longer.epochs} epochs instead of {student.epochs} on {d['longer']:.1%}"
     if not asks_larger(student, longer, thresholds=thresholds):
         return Capacity("optimisation", fits, longer_words)

@@ -68,7 +68,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
     if parts.held_out is None:
         parts = prepare(recipe)
     if parts.held_out is None:
-        raise RecipeError("validation: nothing is held out, and a diagnosis is measured on nothing else")
+        raise RecipeError("validation: found no held-out part, expected one, on which a diagnosis is measured")
     clean = recipe.teacher.view == "clean"
     kind = replace(recipe.teacher.model, checkpoint=None)
     train = parts.alone

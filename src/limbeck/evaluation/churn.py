@@ -60,7 +60,7 @@ def churn(first: Tensor, second: Tensor) -> Churn:
     checks.shapes_match("first", first.shape, "second", second.shape)
     if first.ndim != 2 or len(first) == 0 or first.shape[1] < 2:
         raise InputError(
-            f"churn: found logits {tuple(first.shape)}, expected (N, K): an example or more, two classes or more"
+            f"churn: found logits {tuple(first.shape)}, expected (N, K): at least one example and two classes"
         )
     for name, logits in (("first", first), ("second", second)):
         checks.logits(name, logits)

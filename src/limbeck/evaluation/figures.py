@@ -131,7 +131,7 @@ class Figures(ABC):
 
     def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return whether each labelled example is right, (n,) bool; InputError unless figures are `by_example`."""
-        raise InputError(f"task {self.task.name}: an example is not right or wrong as a whole")
+        raise InputError(f"task {self.task.name}: there is no right or wrong for a whole example")
 
     def nearness(self, student: Tensor, teacher: Tensor) -> Nearness:
         """Compare the answers of a student with those of its teacher on the same samples."""

@@ -119,7 +119,10 @@ def gap_closed(
         Interval(mean=0.75, half_width=0.0, n=2)
     """
     if len(alone) != len(distilled) or not alone:
-        raise InputError(f"alone, distilled: found {len(alone)} and {len(distilled)} values, expected as many, paired")
+        raise InputError(
+            f"alone, distilled: found {len(alone)} and {len(distilled)} values, expected the same number, paired by"
+            " seed"
+        )
 
     def share(skip: int | None) -> float:
         kept = [i for i in range(len(alone)) if i != skip]

@@ -127,7 +127,9 @@ def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Estimate
     checks.at_least("successes", successes, 0)
     _check_confidence(confidence)
     if successes > trials:
-        raise InputError(f"successes: found {successes} of {trials} trials, expected no more than all")
+        raise InputError(
+            f"successes: found {successes} of {trials} trials, expected at most as many successes as trials"
+        )
     interval = binomtest(successes, trials).proportion_ci(confidence, "wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high))
 

@@ -121,13 +121,17 @@ def fgsm(
     checks.non_negative("epsilon", epsilon)
     checks.positive("temperature", temperature)
     if not inputs.is_floating_point():
-        raise InputError(f"inputs: found {inputs.dtype}, expected floating-point numbers, which can be moved a little")
+        raise InputError(
+            f"inputs: found {inputs.dtype}, expected floating-point numbers, because the attack changes them slightly"
+        )
     with evaluating(model):
         asked = inputs.detach().clone().requires_grad_()
         loss = cross_entropy(run_model(model, asked).logits / temperature, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, asked)
     if not bool(gradient.isfinite().all()):
-        raise ModelError("fgsm: the gradient by the inputs is NaN or infinite; look at the model or its data")
+        raise ModelError(
+            "fgsm: the gradient with respect to the inputs is NaN or infinite; look at the model or its data"
+        )
     moved = inputs + epsilon * gradient.sign()
     if bounds is not None:
         for name, bound in zip(("least", "greatest"), bounds, strict=True):
@@ -135,7 +139,7 @@ def fgsm(
                 size not in (1, own) for size, own in zip(reversed(bound.shape), reversed(inputs.shape), strict=False)
             ):
                 raise InputError(
-                    f"bounds: the {name} values have shape {tuple(bound.shape)}, which does not spread over inputs "
+                    f"bounds: the {name} values have shape {tuple(bound.shape)}, which does not broadcast to inputs "
                     f"{tuple(inputs.shape)}; give (C, 1, ...)"
                 )
         moved = moved.clamp(torch.minimum(bounds[0], inputs), torch.maximum(bounds[1], inputs))
@@ -193,7 +197,10 @@ def robustness(
         right = still = 0
         for batch in Loader(known.to(device), _BATCH, seed=0, shuffle=False).epoch(0):
             if not isinstance(batch.inputs, Tensor) or not batch.inputs.is_floating_point() or batch.labels is None:
-                raise DataError("robustness: the inputs are not numbers that can be moved a little")
+                raise DataError(
+                    "robustness: found inputs that are not floating point, expected inputs that the attack can"
+                    " change slightly"
+                )
             moved, kept = fgsm(
                 attacked or model, batch.inputs, batch.labels, epsilon, temperature=temperature, bounds=(low, high)
             )

@@ -201,7 +201,7 @@ class SeedContext(SeedBuilder):
             files = ", ".join(f"'{place / 'student.safetensors'}'" for place in gone)
             names = ", ".join(place.name for place in gone)
             raise RunError(
-                f"resume: of trainings that had ended, the weights are missing: {files}; put them back, or delete "
+                f"resume: the weights of finished trainings are missing: {files}; put them back, or delete "
                 f"{names} and what was taught by {'it' if len(gone) == 1 else 'them'} to train anew"
             )
 

@@ -63,12 +63,12 @@ def peers_of(recipe: Recipe, group: int) -> PeersScheme:
     """Return the scheme of a recipe that can be trained in groups; RecipeError for another."""
     scheme = recipe.scheme
     if not isinstance(scheme, PeersScheme):
-        raise RecipeError("scheme.name: this one has no peers to train in groups; use codistillation or mutual")
+        raise RecipeError("scheme.name: found a scheme without peers; use codistillation or mutual")
     if scheme.update != "simultaneous":
-        raise RecipeError("scheme.update: groups update at the same time, found sequential; set simultaneous")
+        raise RecipeError("scheme.update: found sequential, but groups update at the same time; set simultaneous")
     if recipe.refit or recipe.search:
         key = "refit" if recipe.refit else "search"
-        raise RecipeError(f"{key}: a group makes one training, and chooses nothing by others; leave it out")
+        raise RecipeError(f"{key}: found for a group, which makes one training without choices; leave it out")
     if not 1 <= group <= scheme.count:
         raise InputError(f"group: found {group}, expected 1 to {scheme.count}, the peers of the recipe")
     return scheme
@@ -151,7 +151,7 @@ def _same_as_before(folder: RunFolder, group: int, seed: int) -> None:
     """Refuse to go on with a run of another group or seed, or with one that is of no group."""
     known = folder.noted("exchange")
     if not isinstance(known, dict):
-        raise RunError(f"resume: '{folder.path}' is no run of a group; start a new run without --resume")
+        raise RunError(f"resume: '{folder.path}' is not a run of a group; start a new run without --resume")
     for key, here in (("group", group), ("seed", seed)):
         there = known.get(key, here)
         if there != here:

@@ -117,7 +117,9 @@ def prepare(recipe: Recipe, *, refit: bool = False, splits: Splits | None = None
     if not recipe.transfer.labels:
         alone = train.subset(_positions(train, transfer))
         if "teacher" not in recipe.inspected.reads():
-            raise RecipeError("data.transfer.labels: is false, but the method needs labels; name one with soft targets")
+            raise RecipeError(
+                "data.transfer.labels: found false, but the method needs labels; use one with soft targets"
+            )
     if recipe.transfer.synthetic is not None:
         transfer = _extended(recipe, transfer)
     taught_on = None
@@ -144,7 +146,7 @@ def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
         )
     if recipe.classes is not None:
         raise RecipeError(
-            "data.transfer.synthetic: makes samples of no known class, and classes keeps some classes alone; leave one "
+            "data.transfer.synthetic: makes samples of unknown class, but classes keeps only some classes; leave one "
             "of them out"
         )
     try:

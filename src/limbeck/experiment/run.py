@@ -199,7 +199,7 @@ class Experiment:
             self.say(f"search, {FIXED_ROLES[role]}: {wanted[name].values} gives {metrics['errors']} held-out errors")
         if not scored:
             raise RunError(
-                f"search: found {len(wanted)} candidates, all of which diverge, for the {FIXED_ROLES[role]}; expected "
+                f"search: found {len(wanted)} candidates, which all diverge, for the {FIXED_ROLES[role]}; expected "
                 "one that does not. Lower the learning rates, or set training.clip"
             )
         *_, best = min(scored, key=lambda entry: entry[:3])

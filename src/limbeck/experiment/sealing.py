@@ -82,7 +82,7 @@ def read_outcome(folder: Path) -> Outcome:
             )
     if (origin := _origin(folder)) is not None and origin != known.origin:
         raise RunError(
-            f"'{folder}': found a manifest.json of another run; expected that of this one. Put it back, or run the "
+            f"'{folder}': found a manifest.json of another run; expected the one of this run. Restore it, or run the "
             f"recipe again: {_again(folder)}"
         )
     try:
@@ -105,7 +105,7 @@ def require_same(folder: Path, what: str, found: Mapping[str, str], known: Mappi
         if found.get(name) != known.get(name):
             raise RunError(
                 f"'{folder}': found other {what} ({name}: SHA-256 {_short(found.get(name))}); expected "
-                f"{_short(known.get(name))}, as the run had it. Put the {what} back as it was, or run the recipe "
+                f"{_short(known.get(name))}, as in the run. Restore the {what}, or run the recipe "
                 f"again: {_again(folder)}"
             )
 
@@ -129,7 +129,9 @@ def _digest(path: Path) -> str:
     try:
         return digest(path)
     except OSError as error:
-        raise RunError(f"'{path}' cannot be read ({error.strerror or error}); mend that and repeat") from None
+        raise RunError(
+            f"'{path}' cannot be read ({error.strerror or error}); fix that and run the command again"
+        ) from None
 
 
 def _short(value: Any) -> str:

@@ -45,7 +45,7 @@ def importing(name: str, folder: Path) -> Iterator[ModuleType]:
     look_again(folder)
     if not is_local(first, folder):
         if any(place.exists() for place in (folder / f"{first}.py", folder / first / "__init__.py")):
-            raise ImportError(f"both '{folder}' and an installed package have it; rename that of the folder")
+            raise ImportError(f"found in both '{folder}' and an installed package; rename the one in the folder")
         yield importlib.import_module(name)
         return
     apart = _Apart(folder, _package(folder, code_identity(name, folder)))

@@ -344,7 +344,7 @@ def kd(
     if soft_weight == 0:
         if labels is None:
             raise InputError(
-                "labels: found None, but soft_weight is 0, so that nothing is left; give labels or a soft_weight"
+                "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
             )
         return hard_weight * cross_entropy(student_logits, labels, mask=mask)
     soft = kl(student_logits, teacher_logits, temperature=temperature, mask=mask)

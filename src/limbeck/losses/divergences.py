@@ -126,7 +126,9 @@ def skewed(skew: float = 0.1) -> Divergence:
     """
     checks.unit_interval("skew", skew)
     if skew == 1:
-        raise InputError("skew: found 1, expected a number in [0, 1); at 1 the student has no part in it")
+        raise InputError(
+            "skew: found 1, expected a number in [0, 1); at 1 the divergence does not depend on the student"
+        )
 
     formula = logspace.skewed_kl(skew) if skew else logspace.kl
     return Divergence(f"skewed_kl(skew={skew!r})", _per_example(formula), _square)

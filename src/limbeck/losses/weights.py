@@ -34,7 +34,7 @@ def kd_weights(
     """
     if alpha is not None:
         if hard_weight is not None or soft_weight is not None:
-            raise InputError("alpha: given together with hard_weight or soft_weight; give alpha, or the two weights")
+            raise InputError("alpha: found together with hard_weight or soft_weight; give alpha, or the two weights")
         if isinstance(alpha, float) and math.isnan(alpha):
             raise InputError("alpha: found nan, expected a number in [0, 1]")
         checks.unit_interval("alpha", alpha, mend="; for free weights give hard_weight and soft_weight")

@@ -43,7 +43,7 @@ class TeacherBound(Term):
     def settle(self, legend: Legend) -> None:
         legend.task.require(Need.NUMBERS, what=f"term '{self.name}' bounds the error of", mend="use kd")
         if not legend.labelled:
-            raise InputError(f"term '{self.name}' bounds the distance to the labels, and no sample has one")
+            raise InputError(f"term '{self.name}' needs labels, but no sample has one")
 
     def count(self, batch: Batch) -> Tensor | int:
         return 0 if batch.labels is None else batch.task.count(batch.labelled())

@@ -97,7 +97,8 @@ def deit(
     """
     if decision and temperature is not None:
         raise InputError(
-            "temperature: given beside decision: true, which has none; set decision to false or leave it out"
+            "temperature: found together with decision: true, which has no temperature; set decision: false, or"
+            " leave it out"
         )
     if alpha is None and hard_weight is None and soft_weight is None:
         alpha = 0.5 if decision else 0.9
@@ -106,7 +107,7 @@ def deit(
     if hard:
         terms.append(ClassHead(hard, label_smoothing=label_smoothing))
     elif label_smoothing:
-        raise InputError("label_smoothing: given, but the labels have weight 0; leave it out")
+        raise InputError("label_smoothing: found, but the labels have weight 0; leave it out")
     if soft:
         softness = 1.0 if decision else 3.0 if temperature is None else temperature
         terms.append(DistillationHead(soft, temperature=softness, target=Decision() if decision else PLAIN))

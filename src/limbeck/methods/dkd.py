@@ -54,7 +54,7 @@ class Decoupled(SoftTargets):
 
     def settle(self, legend: Legend) -> None:
         if not legend.labelled:
-            raise InputError(f"term '{self.name}': it tells the true class from the rest, and no sample has a label")
+            raise InputError(f"term '{self.name}' needs the true class, but no sample has a label")
         super().settle(legend)
 
     def compare(

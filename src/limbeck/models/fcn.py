@@ -42,7 +42,7 @@ def fcn(
     checks.at_least("classes", classes, 1)
     checks.at_least("kernel", kernel, 1)
     if kernel % 2 == 0:
-        raise ModelError(f"kernel: found {kernel}, expected an odd width, which keeps the resolution")
+        raise ModelError(f"kernel: found {kernel}, expected an odd number")
     if len(input_shape) != 3:
         raise ModelError(f"kind: fcn needs images (C, H, W), found inputs of shape {tuple(input_shape)}; use an mlp")
     depth, height, width = input_shape

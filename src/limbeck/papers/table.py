@@ -282,10 +282,10 @@ def _figure(name: str, keys: dict[str, Any], role: str, case: str | None, names:
         return Compared(**{**given, "row": row})
 
     if (values["measure"] is None) == (values["figure"] is None):
-        raise RecipeError(f"{place}: found neither or both of measure and figure, expected one of them")
+        raise RecipeError(f"{place}: found neither or both of measure and figure, expected exactly one")
     most, least = here("at_most"), here("at_least")
     if most is not None and least is not None:
-        raise RecipeError(f"{place}: found at_most beside at_least, expected one of them")
+        raise RecipeError(f"{place}: found at_most together with at_least, expected one of them")
     return Figure(
         name=name,
         measure=values["measure"],
@@ -308,7 +308,7 @@ def _check(table: Table) -> None:
     for what in ("name", "title"):
         values = [getattr(row, what) for row in table.rows]
         if twice := next((value for value in values if values.count(value) > 1), None):
-            raise RecipeError(f"rows: the {what} '{twice}' stands twice; give each row its own")
+            raise RecipeError(f"rows: found the {what} '{twice}' twice; give each row its own")
     for row in table.rows:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", row.name):
             raise RecipeError(f"rows.{row.name}: expected letters, digits, '.' and '-' as a name")

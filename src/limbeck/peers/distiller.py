@@ -44,7 +44,9 @@ def own_part(objective: Objective) -> Objective:
     """
     terms = [term for term in _terms(objective) if "teacher" not in term.reads]
     if not terms:
-        raise InputError("method: all its terms read a teacher, and peers learn from labels too; set hard_weight")
+        raise InputError(
+            "method: found only terms that read a teacher, but peers learn from labels too; set hard_weight"
+        )
     return Objective(terms)
 
 
@@ -136,7 +138,7 @@ class PeerDistiller(Distiller):
         published: nn.Module | None = None,
     ) -> None:
         if "teacher" not in objective.reads():
-            raise InputError("method: peers teach each other, but it reads no teacher; use kd, say")
+            raise InputError("method: found one that reads no teacher, but peers teach each other; use kd, for example")
         checks.at_least("burn_in", burn_in, 0)
         super().__init__(student, others, objective)
         self.others = others
@@ -190,7 +192,7 @@ def circle(
     [2, 2, 2]
     """
     if len(students) < 2:
-        raise InputError(f"peers: found {len(students)}, expected 2 or more; one alone has nobody to learn from")
+        raise InputError(f"peers: found {len(students)}, expected 2 or more; a single one has no other to learn from")
     copies = [published_copy(student) if predicted is None else Predictions(predicted) for student in students]
     return [
         PeerDistiller(

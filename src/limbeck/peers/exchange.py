@@ -72,10 +72,10 @@ class Exchange:
     def __post_init__(self) -> None:
         checks.at_least("groups", self.groups, 1)
         if self.groups < 2:
-            raise InputError("groups: found 1, expected 2 or more; one alone has nobody to learn from")
+            raise InputError("groups: found 1, expected 2 or more; a single one has no other to learn from")
         checks.at_least("group", self.group, 1)
         if self.group > self.groups:
-            raise InputError(f"group: found {self.group}, expected 1 to {self.groups}, as many as there are peers")
+            raise InputError(f"group: found {self.group}, expected 1 to {self.groups}, one for each peer")
         checks.positive("lost_after", self.lost_after)
 
     @property
@@ -120,8 +120,8 @@ class Exchange:
         known = read_sealed(card) if card.is_file() else None
         if known is not None and (known.get("run") != self.run or not resumed):
             raise RunError(
-                f"exchange: '{self.place}' holds what another run published as group {self.group} "
-                f"({known.get('run')}); go on with that run, or name another folder"
+                f"exchange: '{self.place}' has what another run published as group {self.group} "
+                f"({known.get('run')}); resume that run, or name another folder"
             )
         for group in self.others:
             self._compare(group)
@@ -180,9 +180,9 @@ class Exchange:
             gone = now - self._heard[group][1] >= self.lost_after
             if behind and gone and group not in self._lost:
                 self._lost.add(group)
-                mend = "going on without it"
+                mend = "continuing without it"
                 if newest is not None:
-                    mend = f"going on with its step {newest.step}, and not waiting for it"
+                    mend = f"continuing with its step {newest.step}, and not waiting for it"
                 self.say(f"group {group} is lost: nothing new for {now - since:.0f} s; {mend}")
             if behind and group not in self._lost:
                 self.awaited.append(group)
@@ -244,7 +244,7 @@ class Exchange:
             if theirs.get(key) != ours.get(key):
                 raise RunError(
                     f"exchange: group {group} has {key} {checks.shown(theirs.get(key))}, this group "
-                    f"{self.group} {checks.shown(ours.get(key))}; let all groups run the same recipe"
+                    f"{self.group} {checks.shown(ours.get(key))}; run the same recipe in all groups"
                 )
         self._agreed.add(group)
 

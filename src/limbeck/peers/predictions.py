@@ -93,7 +93,7 @@ class PredictionsTeacher:
 def check_samples(said: Predictions, samples: SampleSet, training: Training) -> None:
     """Refuse to learn from predictions where they are not about the samples that a training sees."""
     if training.augment.active:
-        raise InputError("peers: predictions are about samples as they are, and augment changes them; leave it out")
+        raise InputError("peers: predictions are for unaugmented samples, but augment changes them; leave it out")
     known = said.samples
     if known.source != samples.source or not bool(torch.isin(samples.index.cpu(), known.index.cpu()).all()):
         raise InputError(

@@ -210,7 +210,7 @@ def _check_classes(peers: Sequence[Peer]) -> None:
         samples = peer.train_set
         batch = samples.batch(torch.arange(min(2, len(samples))), augment=None, seed=0, view=0)
         if peer.distiller.published is None:
-            raise InputError(f"peer {number}: its distiller publishes nothing; make all of them with circle(...)")
+            raise InputError(f"peer {number}: its distiller publishes nothing; create all of them with circle(...)")
         model = published_copy(peer.distiller.student)
         with torch.no_grad():
             logits = run_model(model, batch.inputs, task=samples.task).logits

@@ -64,7 +64,7 @@ def build_diagnosed(folder: Path, *, files: bool = True) -> Path:
     """
     path, told = folder / "diagnosis.html", diagnosis_section(folder)
     if told is None:
-        raise RunError(f"report: '{folder}' holds no diagnosis; make one with: limbeck diagnose RECIPE")
+        raise RunError(f"report: '{folder}' has no diagnosis; make one with: limbeck diagnose RECIPE")
     if path.exists():
         _check(path)
     text = _rendered("diagnosed.html.j2", title=told.name, told=told)

@@ -105,7 +105,7 @@ def find_runs(named: Sequence[str]) -> tuple[list[Path], list[str]]:
         places = [exact] if exact.exists() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 - a whole pattern
         runs = [run for place in places for run in _below(place)]
         if not runs:
-            raise RunError(f"'{name}': there is no run there; name a run folder, a folder of runs, or a glob of either")
+            raise RunError(f"'{name}': found no run there; name a run folder, a folder of runs, or a glob of either")
         for run in runs:
             if run == exact or (run / "outcome.json").is_file():
                 found.setdefault(run.resolve(), run)

@@ -42,10 +42,10 @@ class FinishedRun:
 
         trust: whether to import the factories of its recipe wherever they lie; else `require_trust` decides.
         data: the file or folder that its data is in now, if that was moved.
-        Raises RunError when it is no run folder, is not finished, or has changed since.
+        Raises RunError when it is not a run folder, is not finished, or has changed since.
         """
         if not (folder / "recipe.yaml").is_file():
-            raise RunError(f"'{folder}' is no run folder (it has no recipe.yaml); name one below runs/")
+            raise RunError(f"'{folder}' is not a run folder (it has no recipe.yaml); name one below runs/")
         if not (folder / OUTCOME).is_file():
             if (group := group_of(folder)) is not None:
                 raise RunError(
@@ -53,9 +53,11 @@ class FinishedRun:
                     "figures are in group.json, and limbeck distill trains all peers"
                 )
             if (verb := made_by(folder)) in ("tune", "diagnose"):
-                raise RunError(f"'{folder}' was made by limbeck {verb} and is no run; name a folder that distill made")
+                raise RunError(
+                    f"'{folder}' was made by limbeck {verb} and is not a run; name a folder that distill made"
+                )
             again = RunFolder(folder).again
-            raise RunError(f"'{folder}' is not finished (it has no outcome.json); go on with: {again}")
+            raise RunError(f"'{folder}' is not finished (it has no outcome.json); resume it with: {again}")
         outcome = read_outcome(folder)
         recipe = load_recipe(folder / "recipe.yaml")
         recipe = recipe if data is None else recipe.with_data_in(data)

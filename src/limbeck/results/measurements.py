@@ -58,7 +58,7 @@ def newest_of(kind: type[T], folder: Path, stem: str, verb: str) -> T | None:
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"'{path}' is damaged ({one_line(error)}); {mend}") from None
     if content.pop(_OUTCOME, None) != seal_of(folder):
-        raise RunError(f"'{path}': found what was measured of another outcome; expected that of this run; {mend}")
+        raise RunError(f"'{path}': found measurements of another outcome; expected those of this run; {mend}")
     if content.get("format") != expected:
         raise RunError(f"'{path}': found format {content.get('format')!r}; expected {expected}; {mend}")
     try:
@@ -71,12 +71,14 @@ def newest_of(kind: type[T], folder: Path, stem: str, verb: str) -> T | None:
 def held(folder: Path) -> Iterator[None]:
     """Hold a run folder to write in it; wait for its present holder."""
     if not folder.is_dir():  # the lock must not make it again
-        raise RunError(f"'{folder}' is no run folder; name one below runs/")
+        raise RunError(f"'{folder}' is not a run folder; name one below runs/")
     with exclusive(folder / ".lock", wait=True, busy=f"run folder: '{folder}' is in use by another process"):
         try:
             yield
         except OSError as error:
-            raise RunError(f"run folder: cannot write in '{folder}' ({error.strerror}); mend that and repeat") from None
+            raise RunError(
+                f"run folder: cannot write in '{folder}' ({error.strerror}); fix that and run the command again"
+            ) from None
 
 
 def bound(found: Any, folder: Path) -> dict[str, Any]:

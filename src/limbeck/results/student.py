@@ -98,7 +98,7 @@ class TrainedModel:
 
         Args:
             inputs: (n, ...), as `Description.read` takes them: as the data set had them, before scaling.
-            batch_size: how many samples are answered at a time.
+            batch_size: samples in a batch.
 
         Returns:
             Logits (n, K); of task multilabel (n, C, 2), of dense (n, H, W, K), of regression the numbers (n, D).
@@ -117,10 +117,10 @@ class TrainedModel:
 
         Args:
             inputs: as `logits` takes them.
-            batch_size: how many samples are answered at a time.
+            batch_size: samples in a batch.
 
         Returns:
-            (n, K) float32 that adds up to 1 in each row; of task multilabel (n, C), each between 0 and 1; of dense
+            (n, K) float32 that sums to 1 in each row; of task multilabel (n, C), each between 0 and 1; of dense
             (n, H, W, K).
 
         Raises:
@@ -133,7 +133,7 @@ class TrainedModel:
 
         Args:
             inputs: as `logits` takes them.
-            batch_size: how many samples are answered at a time.
+            batch_size: samples in a batch.
 
         Returns:
             A list with the name of each sample's class; of task multilabel a list with a tuple of names for each

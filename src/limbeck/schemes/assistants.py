@@ -45,14 +45,14 @@ def between(teacher: Mapping[str, Any], student: Mapping[str, Any], count: int) 
     kind = student.get("kind")
     if kind is None or teacher.get("kind") != kind or kind not in _SIZES:
         raise InputError(
-            f"count: no assistant can be proposed between a teacher of kind {_kind(teacher)} and a student of kind "
+            f"count: cannot propose an assistant between a teacher of kind {_kind(teacher)} and a student of kind "
             f"{_kind(student)}, only within {', '.join(sorted(_SIZES))}; name the networks under models"
         )
     for role, model in (("teacher", teacher), ("student", student)):
         for key in _SIZES[kind]:
             if not _has_a_size(model.get(key), _STEP.get(kind, 0) if key == "depth" else 0):
                 raise InputError(
-                    f"count: no assistant can be proposed: the {role}'s {key} is {checks.shown(model.get(key))}; "
+                    f"count: cannot propose an assistant: the {role}'s {key} is {checks.shown(model.get(key))}; "
                     "name the networks under models"
                 )
     like = {key: value for key, value in student.items() if key != "checkpoint"}
@@ -117,14 +117,14 @@ class Assistants(Scheme):
         if self.count is not None:
             checks.at_least("count", self.count, 1, at_most=_MOST)
             if self.models:
-                raise InputError("count: given beside models; give one of them")
+                raise InputError("count: found together with models; give one of them")
 
     def settled(self, teacher: Mapping[str, Any] | None, student: Mapping[str, Any]) -> Self:
         """Propose the assistants where none are named."""
         if self.models:
             return self
         if teacher is None:
-            raise InputError("count: the teacher is no single network, so no assistant can be proposed; name models")
+            raise InputError("count: cannot propose an assistant: the teacher is not a single network; name models")
         return replace(self, models=tuple(between(teacher, student, self.count or 1)), count=None)
 
     def roles(self) -> Mapping[str, str]:
@@ -134,7 +134,7 @@ class Assistants(Scheme):
     def check(self, builder: Builder) -> str | None:
         """Refuse an assistant that has more parameters than its teacher."""
         if not builder.needs_teacher:
-            return "name: assistants teach, but the method reads no teacher; use kd, say"
+            return "name: assistants needs a method that reads a teacher; use kd, for example"
         above, size = "the teacher", builder.teacher_parameters()
         for number, role in enumerate(self.roles()):
             own = sum(parameter.numel() for parameter in self.build(role, builder).parameters())

@@ -57,7 +57,7 @@ class BornAgain(Scheme):
     def check(self, builder: Builder) -> str | None:
         """Refuse a method that no teacher takes part in."""
         if not builder.needs_teacher:
-            return "name: born_again teaches each generation by the one before, but the method reads no teacher; use kd"
+            return "name: born_again needs a method that reads a teacher; use kd"
         return None
 
     def build(self, role: str, builder: Builder) -> nn.Module:

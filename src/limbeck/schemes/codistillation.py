@@ -65,7 +65,8 @@ class Codistillation(PeersScheme):
             raise InputError(f"exchange: found {self.exchange!r}, expected weights or predictions")
         if self.exchange == "predictions" and self.data == "shards":
             raise InputError(
-                "exchange: predictions are for samples that every peer holds, and with data: shards each has its own; "
+                "exchange: found predictions together with data: shards, but predictions need samples that all peers"
+                " have; "
                 "set data: same, or exchange: weights"
             )
 

@@ -49,7 +49,7 @@ class Ending:
 
     def __init__(self, step: int | None = None, *, patience: int | None = None, tolerance: float = 0.0) -> None:
         if (step is None) == (patience is None):
-            raise InputError("step: give either the step or the patience of the end, not both")
+            raise InputError("step: found together with patience; give one of them")
         self.step = step
         self.patience = patience
         self.tolerance = tolerance
@@ -185,7 +185,7 @@ class EarlyStopping(Scheme):
 
     def __post_init__(self) -> None:
         if self.step is not None and self.share is not None:
-            raise InputError("share: given beside step; give one of them")
+            raise InputError("share: found together with step; give one of them")
         if self.step is not None:
             checks.at_least("step", self.step, 1)
         if self.share is not None:
@@ -202,13 +202,13 @@ class EarlyStopping(Scheme):
     def check(self, builder: Builder) -> str | None:
         """Refuse a method that no teacher takes part in, and labels that are not there after the end."""
         if not builder.needs_teacher:
-            return "name: early_stopping ends what a teacher teaches, but the method reads none; use kd, say"
+            return "name: early_stopping needs a method that reads a teacher; use kd, for example"
         if not builder.transfer_has_labels:
-            return "name: early_stopping goes on with labels, which data.transfer.labels takes away; set it to true"
+            return "name: early_stopping ends with labels alone, but data.transfer.labels is false; set it to true"
         epochs = builder.teacher_training.epochs
         if self.teacher_epochs and builder.teacher_source != "trained":
             how = "fitted by scikit-learn" if builder.teacher_source == "estimator" else "read from a file"
-            return f"teacher_epochs: the teacher is {how}, so its training cannot be looked into"
+            return f"teacher_epochs: the teacher is {how}, so the epochs of its training are not available"
         if self.teacher_epochs and self.teacher_epochs[-1] >= epochs:
             last = self.teacher_epochs[-1]
             return f"teacher_epochs: found {last}, expected epochs before the teacher's last, {epochs}"

@@ -95,7 +95,7 @@ class MeanTeacherDistiller(Distiller):
     def follow(self, average: Average | None) -> None:
         """Take the moving average for the teacher's weights."""
         if average is None:
-            raise InputError("averaging: found None, but the mean teacher is the moving average; set a decay")
+            raise InputError("averaging: found None, but the mean teacher needs a moving average; set a decay")
         self.average_teacher.average = average
 
 
@@ -120,18 +120,18 @@ class MeanTeacher(Scheme):
     def __post_init__(self) -> None:
         checks.unit_interval("decay", self.decay)
         if self.decay == 1:
-            raise InputError("decay: found 1, expected a number in [0, 1), or the average never moves")
+            raise InputError("decay: found 1, expected a number in [0, 1)")
         checks.non_negative("ramp", self.ramp)
 
     def check(self, builder: Builder) -> str | None:
         """Refuse a method that a teacher takes no part in, and an average that is not the teacher's."""
         objective = builder.inspected
         if "teacher" not in objective.reads():
-            return "name: mean_teacher's student learns from its average, but the method reads no teacher; use kd, say"
+            return "name: mean_teacher needs a method that reads a teacher; use kd, for example"
         if objective.taps("teacher"):
-            return "name: mean_teacher's average gives no features, but the method reads some; use kd, say"
+            return "name: mean_teacher's average has no features, but the method reads some; use kd, for example"
         if builder.training.averaging is not None:
-            return "decay: training.averaging is given beside it; leave that out, the teacher is the average"
+            return "decay: found together with training.averaging; leave that out, because the teacher is the average"
         return None
 
     def train(self, context: Context) -> dict[str, nn.Module]:

@@ -108,12 +108,13 @@ class NoisyStudent(Scheme):
         checks.unit_interval("confidence", self.confidence)
         if self.models and len(self.models) != self.iterations - 1:
             raise InputError(
-                f"models: found {len(self.models)} for {self.iterations} iterations, expected one for each but the last"
+                f"models: found {len(self.models)} for {self.iterations} iterations, expected one for each iteration"
+                " except the last"
             )
         if self.per_class is not None:
             checks.at_least("per_class", self.per_class, 1)
             if not self.balance:
-                raise InputError("per_class: given beside balance: false; set balance to true or leave it out")
+                raise InputError("per_class: found together with balance: false; set balance: true, or leave it out")
 
     def roles(self) -> Mapping[str, str]:
         """Return the students before the last."""
@@ -123,11 +124,11 @@ class NoisyStudent(Scheme):
         """Refuse a set without unlabelled samples, and a method that a teacher takes no part in."""
         objective = builder.inspected
         if "teacher" not in objective.reads():
-            return "name: noisy_student learns from a teacher's labels, but the method reads no teacher; use kd"
+            return "name: noisy_student needs a method that reads a teacher; use kd"
         if objective.taps("teacher"):
-            return "name: noisy_student learns from a teacher's labels, but the method reads its features; use kd"
+            return "name: noisy_student has no teacher features, but the method reads some; use kd"
         if bool((builder.parts.transfer.labels != UNLABELLED).all()):
-            return "name: noisy_student has nothing to label; set data.transfer.labelled below 1"
+            return "name: noisy_student found no unlabelled samples; set data.transfer.labelled below 1"
         return None
 
     def build(self, role: str, builder: Builder) -> nn.Module:
@@ -172,7 +173,7 @@ class NoisyStudent(Scheme):
         if len(kept) == 0:
             raise DataError(
                 f"scheme.confidence: none of {int(unlabelled.sum()):,} unlabelled samples is given a class with a "
-                f"probability of {self.confidence:g} or above by the teacher of iteration {number} (at most "
+                f"probability of {self.confidence:g} or above from the teacher of iteration {number} (at most "
                 f"{float(sure[unlabelled].max()):.3f}); lower it"
             )
         if self.balance:

@@ -119,7 +119,9 @@ class OwnTeacher(Scheme):
         """Refuse another method, and modules that are none or never called."""
         method = builder.method_name
         if method != "hard":
-            return f"name: own_teacher has a loss of its own beside the labels', found the method '{method}'; set hard"
+            return (
+                f"name: own_teacher adds its own loss to that of the labels, but found the method '{method}'; set hard"
+            )
         try:
             network = self.build("distilled", builder)
             with torch.random.fork_rng():

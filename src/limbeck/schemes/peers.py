@@ -54,7 +54,8 @@ class PeersScheme(Scheme):
             checks.at_least("peers", self.peers, 2, at_most=_MOST)
             if self.models and len(self.models) != self.peers - 1:
                 raise InputError(
-                    f"models: found {len(self.models)} for {self.peers} peers, expected one for each but the first"
+                    f"models: found {len(self.models)} for {self.peers} peers, expected one for each peer except the"
+                    " first"
                 )
         if len(self.models) >= _MOST:
             raise InputError(f"models: found {len(self.models)}, expected fewer than {_MOST}")
@@ -127,15 +128,17 @@ class PeersScheme(Scheme):
         name = type(self).__name__.lower()
         objective = builder.inspected
         if "teacher" not in objective.reads():
-            return f"name: peers of {name} teach each other, but the method reads no teacher; use kd, say"
+            return f"name: {name} needs a method that reads a teacher; use kd, for example"
         if objective.taps("teacher"):
-            return f"name: peers of {name} see each other's answers, but the method reads features; use kd, say"
+            return (
+                f"name: peers of {name} have no features of each other, but the method reads some; use kd, for example"
+            )
         try:
             own_part(objective)
         except InputError as error:
             return f"name: {error}"
         if len(builder.parts.transfer) < self.count:
-            return f"peers: found {self.count} for {len(builder.parts.transfer)} samples; expected a sample for each"
+            return f"peers: found {self.count} for {len(builder.parts.transfer)} samples; expected one or more for each"
         for role in self.units:
             self.build(role, builder)
         return None

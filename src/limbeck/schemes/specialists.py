@@ -206,10 +206,10 @@ class Specialists(Scheme):
         """Refuse groups that the data does not have, labels that are not there, and a method that nobody teaches in."""
         train = builder.parts.train
         if not builder.needs_teacher:
-            return "name: specialists and teacher teach together, but the method reads no teacher; use kd, say"
+            return "name: specialists needs a method that reads a teacher; use kd, for example"
         if builder.teachers > 1 or builder.teacher_source not in ("trained", "file"):
             other = "several; take members out" if builder.teachers > 1 else "no network; name a model"
-            return f"name: specialists start from one network, but the teacher is {other}"
+            return f"name: specialists needs a single network as the teacher, but found {other}"
         if max(self.tops) > train.classes:
             return f"top: found {max(self.tops)}, expected 1 to {train.classes}, the classes of the data"
         try:

@@ -177,7 +177,7 @@ def _number_of(member: Any, group: str, classes: int, names: Sequence[str]) -> i
             raise InputError(f"groups.{group}: found class {member}, expected 0 to {classes - 1}")
         return member
     if isinstance(member, str) and not names:
-        raise InputError(f"groups.{group}: found the name {member!r}, but the classes have numbers only; give those")
+        raise InputError(f"groups.{group}: found the name {member!r}, but the classes have only numbers; use them")
     if member not in names:
         raise InputError(f"groups.{group}: found class {checks.shown(member)}; {one_of(str(member), names)}")
     return list(names).index(member)

@@ -121,7 +121,7 @@ class Restricted(Target):
         for number in self.classes:
             checks.at_least("classes", number, 0)
             if self.classes.count(number) > 1:
-                raise InputError(f"classes: {number} stands more than once, expected each class once")
+                raise InputError(f"classes: {number} occurs more than once, expected each class once")
         if self.of.needs_labels:
             raise InputError(
                 f"of: found '{self.of.kind}', which needs labels in the teacher's classes, but those are positions in"
@@ -145,5 +145,5 @@ def _checked_classes(classes: Sequence[int] | Tensor, total: int) -> Tensor:
             raise InputError(f"classes: found {checks.shown(number)}, expected numbers from 0 to {total - 1}")
     if len(set(given)) < len(given):
         twice = next(number for number in given if given.count(number) > 1)
-        raise InputError(f"classes: {twice} stands more than once, expected each class once")
+        raise InputError(f"classes: {twice} occurs more than once, expected each class once")
     return torch.tensor(given)

@@ -130,9 +130,9 @@ class MeanOfTargets(Target):
 def labels_of(batch: Batch, kind: str) -> Tensor:
     """Return the labels of a batch; InputError for one that has none, or two for a sample."""
     if batch.labels is None:
-        raise InputError(f"target {kind}: the batch has no labels, which it is made of")
+        raise InputError(f"target {kind}: found a batch without labels, expected labels")
     if batch.mix is not None:
-        raise InputError(f"target {kind}: it is made of the true class, and mixed samples have two; use another")
+        raise InputError(f"target {kind}: found mixed samples, which have two classes; use another target")
     return batch.labels
 
 

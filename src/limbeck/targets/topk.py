@@ -106,7 +106,7 @@ class TopK(Target):
 
     def __post_init__(self) -> None:
         if self.k is not None and self.share is not None:
-            raise InputError("k: given together with share; give one of them")
+            raise InputError("k: found together with share; give one of them")
         if self.k is not None:
             checks.at_least("k", self.k, 1)
         if self.share is not None:

@@ -58,7 +58,10 @@ class LookedUpAnswers(nn.Module):
     def read(self, splits: Splits) -> None:
         """Fill it from its file with the answers to all samples of a set; DataError naming what is wrong with it."""
         splits.train.task.require(
-            Need.ONE_LABEL, what=f"{self.path}: its answers are for", mend="let a network teach", error=DataError
+            Need.ONE_LABEL,
+            what=f"{self.path}: its answers are for",
+            mend="use a network as the teacher",
+            error=DataError,
         )
         pairs = list(zip((splits.train, splits.test), read_of_splits(self.path, splits, self.renormalise), strict=True))
         for samples, teacher in pairs:
@@ -66,7 +69,7 @@ class LookedUpAnswers(nn.Module):
             if len(missing):
                 raise DataError(
                     f"{self.path}: it has no answer to {len(missing):,} of the {len(samples):,} samples of "
-                    f"'{samples.name}', the first at place {int(missing.min())}; ask about those too"
+                    f"'{samples.name}', the first at place {int(missing.min())}; add them"
                 )
         self.fill(pairs)
 
@@ -102,7 +105,7 @@ class LookedUpAnswers(nn.Module):
         key, logits = state_dict.get(f"{prefix}key"), state_dict.get(f"{prefix}logits")
         if key is not None and logits is not None:
             if key.ndim != 1 or logits.shape != (len(key), self.outputs) or bool((key[1:] <= key[:-1]).any()):
-                raise CheckpointError("checkpoint: it holds no answers to this data; fill them in again")
+                raise CheckpointError("checkpoint: found no answers to this data; store them again")
             self.key, self.logits = torch.empty_like(key), torch.empty_like(logits)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

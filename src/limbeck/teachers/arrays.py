@@ -152,7 +152,7 @@ class ArrayTeacher:
         if bool(wrong.any()):
             row = int(wrong.squeeze(1).nonzero()[0])
             raise InputError(
-                f"probabilities: row {row} adds up to {float(sums[row]):.6g}, expected 1"
+                f"probabilities: row {row} sums to {float(sums[row]):.6g}, expected 1"
                 + ("" if renormalise else " (renormalise divides each row by its sum)")
             )
         log = (probabilities.double() / sums).log().to(compute_dtype(probabilities[:0]).dtype)
@@ -195,7 +195,7 @@ class ArrayTeacher:
         if bool(wrong.any()):
             row = int(wrong.squeeze(1).nonzero()[0])
             allowed = "at most 1" if others else "1, for they are of all classes"
-            raise InputError(f"top_probabilities: row {row} adds up to {float(sums[row]):.6g}, expected {allowed}")
+            raise InputError(f"top_probabilities: row {row} sums to {float(sums[row]):.6g}, expected {allowed}")
         rest = (1 - sums).clamp_min(0)
         total = sums + (rest if others else 0)
         dtype = compute_dtype(probabilities[:0]).dtype
@@ -230,9 +230,7 @@ class ArrayTeacher:
         arrays = dict(arrays)
         source = arrays.pop("source", None)
         if source is not None and source != samples.source:
-            raise DataError(
-                f"{path}: its answers were given to another set than '{samples.name}'; make them for this one"
-            )
+            raise DataError(f"{path}: has answers to another set than '{samples.name}'; store answers for this set")
         index = arrays.pop("index", None)
         try:
             if set(arrays) not in _FORMS:
@@ -241,9 +239,7 @@ class ArrayTeacher:
                 table = arrays["probabilities"]
                 return cls.of_probabilities(table, samples, index=index, clean=clean, renormalise=renormalise)
             if renormalise:
-                raise InputError(
-                    "renormalise: is for probabilities of all classes, and the file has none; leave it out"
-                )
+                raise InputError("renormalise: found for a file without probabilities of all classes; leave it out")
             if "labels" in arrays:
                 return cls.of_labels(arrays["labels"], samples, index=index, clean=clean)
             return cls.of_top_k(arrays["top_ids"], arrays["top_probabilities"], samples, index=index, clean=clean)
@@ -293,15 +289,13 @@ def read_of_splits(path: str | Path, splits: Splits, renormalise: bool) -> tuple
             if rows != size:
                 raise DataError(
                     f"{path}: {rows} answers for the {size} samples of '{splits.name}', expected one each, in their "
-                    "order; or give index, the place of each answer's sample"
+                    "order; or give index, the position of each answer's sample"
                 )
             own["index"] = torch.arange(size)
         both = ArrayTeacher.of_arrays(path, own, train, clean=True, renormalise=renormalise)
         return both, both
     if not other:
-        raise DataError(
-            f"{path}: it has no answers to the test set, a part of its own; add arrays such as test_probabilities"
-        )
+        raise DataError(f"{path}: found no answers to the test set; add arrays such as test_probabilities")
     keys = {"clean": True, "renormalise": renormalise}
     try:
         second = ArrayTeacher.of_arrays(path, other, test, **keys)
@@ -316,17 +310,17 @@ def _index(count: int, samples: SampleSet, index: Tensor | None) -> Tensor:
         if count != len(samples):
             raise InputError(
                 f"answers: found {count} rows for the {len(samples)} samples of '{samples.name}', expected one each, in"
-                " their order; or give index, the place of each row's sample"
+                " their order; or give index, the position of each row's sample"
             )
         return samples.index.cpu()
     _require(index, "index", 1, whole=True)
     index = index.long().cpu()
     if len(index) != count:
-        raise InputError(f"index: found {len(index)} places for {count} rows, expected one each")
+        raise InputError(f"index: found {len(index)} positions for {count} rows, expected one each")
     if bool((index < 0).any()):
-        raise InputError(f"index: found {int(index.min())}, expected places from 0 on")
+        raise InputError(f"index: found {int(index.min())}, expected positions from 0")
     if len(index.unique()) != len(index):
-        raise InputError("index: a place stands more than once, expected each sample once")
+        raise InputError("index: found a position more than once, expected each sample once")
     return index
 
 
@@ -342,7 +336,7 @@ def _require(tensor: Tensor, name: str, axes: int, *, whole: bool) -> None:
         if bool(wrong.any()):
             row = int(wrong.any(1).nonzero()[0])
             value = float(tensor[row][wrong[row]][0])
-            raise InputError(f"{name}: row {row} holds {value:g}, expected finite numbers that are 0 or above")
+            raise InputError(f"{name}: row {row} holds {value:g}, expected finite numbers, 0 or above")
 
 
 def _in_range(tensor: Tensor, name: str, classes: int) -> None:

@@ -21,7 +21,7 @@ def class_vectors(model: nn.Module, classes: int | None = None, layer: str | Non
     """
     if isinstance(model, RestrictedModel):
         if classes not in (None, len(model.chosen)):
-            raise ModelError(f"teacher: it answers {len(model.chosen)} classes, expected {classes}")
+            raise ModelError(f"teacher: found answers for {len(model.chosen)} classes, expected {classes}")
         return class_vectors(model.module, model.total, layer).index_select(0, model.chosen)
     modules = dict(model.named_modules())
     linear = {canonical_path(path): rows for path, each in modules.items() if (rows := _rows_of(each)) is not None}

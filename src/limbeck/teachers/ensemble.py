@@ -79,7 +79,7 @@ class EnsembleTeacher:
         for number, answer in enumerate(answers):
             if answer.members is not None:
                 raise InputError(
-                    f"ensemble: member {number} is an ensemble itself; give its members, each with a weight of its own"
+                    f"ensemble: member {number} is an ensemble; give its members instead, each with a weight"
                 )
             if answer.logits.shape != answers[0].logits.shape:
                 raise ModelError(
@@ -95,7 +95,7 @@ class EnsembleTeacher:
     def _mean_of_numbers(self, answers: Tensor) -> Tensor:
         """Return the weighted mean of answers (M, N, D) that are numbers and no logits."""
         if self.mean == "geometric":
-            raise InputError("mean: found 'geometric', which is of distributions; numbers need mean='arithmetic'")
+            raise InputError("mean: found 'geometric', which is for distributions; set mean='arithmetic' for numbers")
         counted = [(weight, answer) for weight, answer in zip(self.weights, answers, strict=True) if weight]
         return torch.stack([weight * answer for weight, answer in counted]).sum(0)
 
@@ -107,7 +107,7 @@ class EnsembleTeacher:
         parts = []
         for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             if not isinstance(member, ClassVectors):
-                raise ModelError(f"ensemble: member {number} ({type(member).__name__}) offers no class vectors")
+                raise ModelError(f"ensemble: member {number} ({type(member).__name__}) has no class vectors")
             parts.append(math.sqrt(weight) * unit_rows(compute_dtype(member.class_vectors(classes).detach())))
         return torch.cat(parts, dim=1)
 

@@ -56,7 +56,7 @@ class MeanOfModels(nn.Module):
             raise InputError(f"mean: found {mean!r}, expected arithmetic or geometric")
         self.members = nn.ModuleList(members)
         if selects and weights is not None:
-            raise InputError("weights: given beside selects, which chooses them; give one of them")
+            raise InputError("weights: found together with selects, which chooses them; give one of them")
         given = tuple(weights) if weights else (1.0 / len(members),) * len(members)
         self._weights = None if selects else given
         self.register_buffer("shares", torch.tensor(given, dtype=torch.float64) if selects else None)
@@ -82,7 +82,7 @@ class MeanOfModels(nn.Module):
         each = [run_model(member, given).logits for member in self.members]
         if any(logits.shape != each[0].shape for logits in each):
             shapes = [tuple(logits.shape) for logits in each]
-            raise ModelError(f"members: they answer {shapes}; give all the same classes")
+            raise ModelError(f"members: found answers of shapes {shapes}; give all the same classes")
         answers = [
             Dense(torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)) for logits in each
         ]

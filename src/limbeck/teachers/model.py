@@ -60,7 +60,7 @@ class ModelTeacher:
                 " decide its answers, so let a module hold them"
             )
         if isinstance(model, MeanOfModels):  # whose logits softened are not its members' softened answers
-            raise InputError("teacher: found a mean of networks, expected one; let limbeck.EnsembleTeacher ask them")
+            raise InputError("teacher: found a mean of networks, expected one network; use limbeck.EnsembleTeacher")
         check_network("teacher", model)
         self.model = model
         self.frozen = frozen
@@ -78,7 +78,7 @@ class ModelTeacher:
         if self.view is not None:
             if batch.mix is not None:
                 raise InputError(
-                    f"teacher view: mixed samples have no view '{self.view}'; let the teacher see what the student sees"
+                    f"teacher view: mixed samples have no view '{self.view}'; give the teacher the student's view"
                     " (view: same), or leave mixup and cutmix out"
                 )
             if self.view == "other" and not batch.augmented:
@@ -123,7 +123,7 @@ class ModelTeacher:
         where something inside of them cannot be read.
         """
         if self._lazy:
-            raise ModelError("teacher: it has lazy layers without weights as yet; ask it about a batch first")
+            raise ModelError("teacher: found lazy layers without weights; run it on a batch first")
         parts = {
             "model": self.model,
             "transform": self.transform,

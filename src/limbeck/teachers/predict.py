@@ -66,11 +66,11 @@ class PredictTeacher:
         identity: str | None = None,
     ) -> None:
         if isinstance(model, torch.nn.Module):
-            raise InputError("teacher: found a torch module, which takes no NumPy rows; use limbeck.ModelTeacher")
+            raise InputError("teacher: found a torch module, which does not take NumPy rows; use limbeck.ModelTeacher")
         if not (callable(model) or hasattr(model, "predict_proba") or hasattr(model, "predict")):
-            raise InputError(f"teacher: {type(model).__name__} has no predict_proba, nor is it a function of rows")
+            raise InputError(f"teacher: {type(model).__name__} has no predict_proba and is not a function of rows")
         if identity is None and not hasattr(model, "predict_proba") and not hasattr(model, "predict"):
-            raise InputError("identity: a function needs one, a name that changes whenever its answers do")
+            raise InputError("identity: found none for a function; give a name that changes when its answers change")
         if classes is not None:
             checks.at_least("classes", classes, 1)
         checks.positive("floor", floor)
@@ -96,8 +96,10 @@ class PredictTeacher:
                 raise InputError(f"teacher view: the batch has no view '{self.view}'; ask for it, or leave view out")
             inputs = batch.views[self.view]
         if not isinstance(inputs, Tensor):
-            raise InputError("predict teacher: found named inputs, expected one tensor, which is read as rows")
-        batch.task.require(Need.ONE_LABEL, Need.NUMBERS, what="predict teacher: it answers", mend="let a network teach")
+            raise InputError("predict teacher: found named inputs, expected one tensor")
+        batch.task.require(
+            Need.ONE_LABEL, Need.NUMBERS, what="predict teacher: it answers", mend="use a network as the teacher"
+        )
         rows = inputs.detach().flatten(1).to("cpu", torch.float32)
         ask = self._probabilities if batch.task.has_classes else self._numbers
         parts = [ask(part) for part in rows.split(self.batch_size)]
@@ -172,19 +174,19 @@ class PredictTeacher:
         if names.dtype.kind not in "iub" or names.ndim != 1 or len(names) != count:
             raise ModelError(
                 f"teacher: its classes_ are {names.dtype} {names.shape} for {count} columns, expected the number of a "
-                "class for each column; fit it to numbers of classes"
+                "class for each column; fit it to class numbers"
             )
         columns = torch.from_numpy(names.astype("int64"))
         highest = (int(columns.max()) if total is None else total - 1, int(columns.max()))
         if int(columns.min()) < 0 or highest[1] > highest[0]:
             raise ModelError(
-                f"teacher: it knows the classes {int(columns.min())} to {highest[1]}, expected 0 to {highest[0]}"
+                f"teacher: found the classes {int(columns.min())} to {highest[1]}, expected 0 to {highest[0]}"
             )
         absent = sorted(set(range(highest[0] + 1)) - set(columns.tolist()))
         if absent and self.missing == "refuse":
             raise ModelError(
-                f"teacher: it does not know class {absent[0]}"
+                f"teacher: found no class {absent[0]}"
                 + (f" and {len(absent) - 1} others" if len(absent) > 1 else "")
-                + f" of {highest[0] + 1}; fit it to samples of every class, or take missing='floor'"
+                + f" of {highest[0] + 1}; fit it to samples of every class, or set missing='floor'"
             )
         return columns

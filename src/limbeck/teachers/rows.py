@@ -41,13 +41,13 @@ class Rows:
             )
         if batch.mix is not None:
             raise InputError(
-                "stored teacher: the batch has mixed samples, to which no answer was stored; let the teacher answer"
+                "stored teacher: the batch has mixed samples, which have no stored answers; ask the teacher for"
                 " every batch (store: false), or leave mixup and cutmix out"
             )
         if batch.augmented and not self.clean:
             raise InputError(
-                "stored teacher: the batch is augmented, the answers are not; let the teacher see the clean view"
-                " (view: clean), or let it answer every batch (store: false)"
+                "stored teacher: the batch is augmented, the answers are not; give the teacher the clean view"
+                " (view: clean), or ask it for every batch (store: false)"
             )
         try:
             rows = batch.index if self._direct else self._row.index_select(0, batch.index)

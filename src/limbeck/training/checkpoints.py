@@ -188,7 +188,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"checkpoint: '{path}' is no readable safetensors file ({error}); make it anew") from None
+        raise CheckpointError(
+            f"checkpoint: '{path}' is not a readable safetensors file ({error}); write it again"
+        ) from None
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -90,7 +90,7 @@ def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: Pat
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         if found.get(key) != wanted.get(key):
             raise RunError(
-                f"resume: '{where}' is of another training: {key} was {short(found.get(key))},"
+                f"resume: '{where}' belongs to another training: {key} was {short(found.get(key))},"
                 f" is {short(wanted.get(key))}; name another folder or {_MENDS.get(key, f'put {key} back')}"
             )
 

@@ -116,7 +116,7 @@ class Ledger:
         for entries in saved:
             for entry in entries.values():
                 if len(entry) != 3 or not all(isinstance(value, float) for value in entry):
-                    raise ValueError("the sums of the losses are no numbers")
+                    raise ValueError("the sums of the losses are not numbers")
         if len(saved) == world:
             self.sums = {name: list(entry) for name, entry in saved[rank].items()}
             return

@@ -151,7 +151,7 @@ def fit(
         (8, ['hard', 'soft', 'total'])
     """
     if training is not None and settings:
-        raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
+        raise InputError(f"training: found together with {', '.join(settings)}; put them into it, or give all by name")
     classes_known = isinstance(train_set, SampleSet)
     train_set = samples_of("train_set", train_set)
     validation = None if validation is None else samples_of("validation", validation)
@@ -191,7 +191,9 @@ def _distiller(model: nn.Module, teacher: Teacher | nn.Module | None, method: Ob
         return Distiller(model, teacher, method)
     for name, given in (("teacher", teacher), ("method", method)):
         if given is not None:
-            raise InputError(f"{name}: given beside a Distiller, which has its own; leave it out, or give the student")
+            raise InputError(
+                f"{name}: found together with a Distiller, which has its own; leave it out, or give the student"
+            )
     return model
 
 
@@ -329,7 +331,7 @@ def steps(
 
         yield Moment.ENDED, run
         if teacher_weights(distiller.teacher) != before:
-            raise ModelError("teacher: its weights changed during training; give the student modules of its own")
+            raise ModelError("teacher: its weights changed during training; give the student its own modules")
         return run.finish(keep_best=training.keep == "best", seconds=pace.seconds)
 
 
@@ -353,7 +355,9 @@ def _build_by_student(distiller: Distiller, first: Batch, samples: SampleSet | S
     for name, answer in distiller.build(first, legend=legend).items():
         found = task.classes(answer.logits)
         if found != classes and distiller.objective.shares_classes(name):
-            raise ModelError(f"{name}: answers {found} classes, the student {classes}; give both as many outputs")
+            raise ModelError(
+                f"{name}: answers {found} classes, the student {classes}; give both the same number of outputs"
+            )
 
 
 def _validated(run: Run, distiller: Distiller, samples: SampleSet | Source, batch_size: int) -> dict[str, float]:

@@ -28,12 +28,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> to
     """Build the optimizer; weight decay applies to every parameter.  Raises ModelError when there is none to train."""
     parameters = list(parameters)
     if not parameters:
-        raise ModelError("student: it has no parameters, so nothing can learn; give it layers, or evaluate it as it is")
+        raise ModelError("student: found no parameters, so nothing can be trained; add layers, or evaluate it instead")
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if not trainable:
         raise ModelError(
-            "student: no parameter requires a gradient, so nothing can learn; a teacher's modules are frozen, "
-            "give the student modules of its own"
+            "student: no parameter requires a gradient, so nothing can be trained; a teacher's modules are frozen, "
+            "give the student its own modules"
         )
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trainable)
     if settings.optimizer == "adamw":

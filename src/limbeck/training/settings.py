@@ -137,6 +137,10 @@ class Training:
         if list(self.milestones) != sorted(self.milestones) or any(not 0 < m < 2**53 for m in self.milestones):
             raise InputError(f"milestones: found {list(self.milestones)}, expected rising epochs above 0")
         if self.decay > 1 and len(self.milestones) * math.log10(self.decay) > _MOST_GROWTH:
-            raise InputError(f"decay: found {self.decay!r} for {len(self.milestones)} milestones, expected less growth")
+            raise InputError(
+                f"decay: found {self.decay!r} for {len(self.milestones)} milestones, expected a smaller decay"
+            )
         if self.warmup >= self.epochs:
-            raise InputError(f"warmup: found {self.warmup} of {self.epochs} epochs, expected fewer than epochs")
+            raise InputError(
+                f"warmup: found {self.warmup} of {self.epochs} epochs, expected fewer warmup epochs than epochs"
+            )

@@ -103,7 +103,9 @@ class SharedTeacher:
     def class_vectors(self, classes: int | None = None) -> Tensor:
         """Return the teacher's class vectors; ModelError where it has none."""
         if not isinstance(self.teacher, ClassVectors):
-            raise ModelError(f"teacher: {type(self.teacher).__name__} has no class vectors; let a network teach")
+            raise ModelError(
+                f"teacher: {type(self.teacher).__name__} has no class vectors; use a network as the teacher"
+            )
         return self.teacher.class_vectors(classes)
 
     def to(self, device: torch.device | str) -> "SharedTeacher":

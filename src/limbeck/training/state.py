@@ -390,7 +390,7 @@ def checked_history(history: Any) -> list[dict[str, Any]]:
     A null stands for a figure that was not finite, and is returned as NaN.
     """
     if not isinstance(history, list):
-        raise ValueError("the history is no list")
+        raise ValueError("the history is not a list")
     found = []
     for number, entry in enumerate(history, start=1):
         if not isinstance(entry, dict) or entry.get("epoch") != number:

@@ -76,7 +76,7 @@ def fit_many(
         [8, 8, 8]
     """
     if training is not None and settings:
-        raise InputError(f"training: given beside {', '.join(settings)}; put them into it, or give all by name")
+        raise InputError(f"training: found together with {', '.join(settings)}; put them into it, or give all by name")
     outcomes = attempt_many(
         distillers,
         train_set,
@@ -231,7 +231,7 @@ def _check(
             if owners.setdefault(id(tensor), number) != number:
                 raise InputError(
                     f"distillers: {labels[owners[id(tensor)]]} and {labels[number]} share a parameter, so that each"
-                    " would train the other; give each student and each objective modules of its own"
+                    " would train the other; give each student and each objective its own modules"
                 )
     for label, training in zip(labels, trainings, strict=True):
         for key in SHARED:

@@ -102,7 +102,7 @@ class TrainerModel(nn.Module):
             inputs: what the student's forward takes.
         """
         if not inputs:
-            raise InputError("inputs: found none for the student; tell the Trainer remove_unused_columns=False")
+            raise InputError("inputs: found none for the student; set remove_unused_columns=False in the Trainer")
         batch = self._batch(labels, index, inputs)
         step = self.distiller.step
         outputs = self.distiller.outputs(batch, step)
@@ -148,7 +148,7 @@ class TrainerModel(nn.Module):
             return None
         if labelled != given:
             raise InputError(
-                f"labels: found {given}, of which {labelled} are no padding; expected as many, since the Trainer"
+                f"labels: found {given}, of which {labelled} are not padding; expected as many, since the Trainer"
                 " divides by all of them. Give padding the label -100"
             )
         counts = self.distiller.objective.counts(batch)
@@ -243,7 +243,7 @@ def _warn_of_copies(labels: Tensor, mask: Tensor | None, inputs: Mapping[str, Te
     if enough and torch.equal(ids[labelled], labels[labelled]):
         warn(
             "labels: found the input ids themselves, which teaches the student to copy its input; a causal model needs"
-            " TrainerModel(distiller, shift=True), and shift=False says that copying is meant"
+            " TrainerModel(distiller, shift=True), or shift=False if it should copy"
         )
 
 

@@ -67,13 +67,13 @@ def check_savable(model: nn.Module, role: str = "model") -> None:
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise ModelError(
-                f"{role}: '{name}' is {type(value).__name__}, and a file of weights holds tensors alone; keep it in a"
+                f"{role}: '{name}' is {type(value).__name__}, but a file of weights contains only tensors; keep it in a"
                 " buffer (register_buffer), or train without a folder"
             )
         if value.layout != torch.strided or value.is_quantized:
             kind = "quantised" if value.is_quantized else str(value.layout).removeprefix("torch.")
             raise ModelError(
-                f"{role}: '{name}' is {kind}, and a file of weights holds dense numbers; keep it dense"
+                f"{role}: '{name}' is {kind}, but a file of weights contains only dense numbers; keep it dense"
                 " (to_dense, dequantize), leave it out of the state (persistent=False), or train without a folder"
             )
         if value.is_complex():
@@ -107,7 +107,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"checkpoint: there is no file '{path}'; expected a .safetensors file")
     if path.suffix != ".safetensors":
         raise CheckpointError(
-            f"checkpoint: '{path}' is no .safetensors file; convert it with safetensors.torch.save_file"
+            f"checkpoint: '{path}' is not a .safetensors file; convert it with safetensors.torch.save_file"
             " (a pickle can run code, so limbeck does not open one)"
         )
     own, grown = model.state_dict(), _grown(model)
@@ -177,7 +177,7 @@ def _written_aliases(path: Path) -> dict[str, str]:
     except (SafetensorError, OSError, ValueError, RecursionError):
         aliases = None
     if not isinstance(aliases, dict) or not all(isinstance(kept, str) for kept in aliases.values()):
-        raise CheckpointError(f"checkpoint: '{path}' is damaged (its list of tied names); make it anew")
+        raise CheckpointError(f"checkpoint: '{path}' is damaged (its list of tied names); write it again")
     return aliases
 
 

@@ -70,7 +70,7 @@ def read_space(lines: Sequence[str]) -> Space:
                 " method.temperature=1.0:20.0:log or method.alpha=[0.1, 0.5]"
             )
         if path in space:
-            raise RecipeError(f"{where}: '{path}' stands twice; give it once")
+            raise RecipeError(f"{where}: '{path}' occurs twice; give it once")
         space[path] = _choices(where, text) if text.lstrip().startswith("[") else _range(where, text)
     return space
 
@@ -92,7 +92,7 @@ def usual_space(recipe: Recipe) -> Space:
         space["method.alpha"] = Range(0.0, 1.0)
     if not space:
         raise RecipeError(
-            "space: the method has neither temperature nor alpha to choose; name keys, such as"
+            "space: the method has neither temperature nor alpha; name keys, such as"
             " --space training.learning_rate=0.01:0.3:log"
         )
     return space
@@ -130,7 +130,7 @@ def _choices(where: str, text: str) -> Choices:
     if not isinstance(values, list) or not 0 < len(values) <= _MOST_CHOICES:
         raise RecipeError(f"{where}: found {shown(values)}, expected a list of 1 to {_MOST_CHOICES} values")
     if len({json.dumps(value, sort_keys=True) for value in values}) != len(values):
-        raise RecipeError(f"{where}: a value stands twice; give each once")
+        raise RecipeError(f"{where}: a value occurs twice; give each once")
     return Choices(tuple(values))
 
 

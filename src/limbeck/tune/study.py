@@ -333,7 +333,7 @@ class _Study:
         )
         done = [trial for trial in trials if trial.state == "done"]
         if not done:
-            raise RunError("study: no trial was trained to its end; ask for more trials, or for other values")
+            raise RunError("study: no trial finished; set more trials or other values")
         other = "nll" if self.metric == "errors" else "errors"
         best = min(done, key=lambda trial: (trial.figures[self.metric], trial.figures[other], trial.number))
         return Tuned(trials, best, self.recipe.with_values(best.values))

@@ -35,7 +35,7 @@ class Sees:
             raise InputError(f"sees: found {' and '.join(given) or 'nothing'}, expected one of: columns, half, places")
         for name in ("columns", "places"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise InputError(f"{name}: found one more than once, expected each once")
+                raise InputError(f"{name}: found a value more than once, expected each value once")
 
     def selection(self, samples: SampleSet) -> tuple[Tensor, tuple[int, ...]]:
         """Return the places of a flattened sample that are seen, and the shape of what they make up.
@@ -50,7 +50,10 @@ class Sees:
         if self.columns:
             return self._columns(samples)
         if len(samples.input_shape) != 1:
-            raise InputError(f"places: are of rows of numbers, samples of '{samples.name}' are {samples.input_shape}")
+            raise InputError(
+                f"places: found for inputs that are not rows of numbers: samples of '{samples.name}' are"
+                f" {samples.input_shape}"
+            )
         for place in self.places:
             if not 0 <= place < len(places):
                 raise InputError(f"places: found {place}, expected 0 to {len(places) - 1} of '{samples.name}'")
@@ -58,7 +61,7 @@ class Sees:
 
     def _columns(self, samples: SampleSet) -> tuple[Tensor, tuple[int, ...]]:
         if samples.columns is None:
-            raise InputError(f"columns: '{samples.name}' is no table; name places, or a half of its images")
+            raise InputError(f"columns: '{samples.name}' is not a table; use places, or half for images")
         where = dict(zip((each.name for each in samples.columns.columns), samples.columns.attributes, strict=True))
         for name in self.columns:
             if name not in where:
@@ -68,13 +71,15 @@ class Sees:
 
     def _half(self, places: Tensor, samples: SampleSet) -> tuple[Tensor, tuple[int, ...]]:
         if places.ndim != 3:
-            raise InputError(f"half: is of images, samples of '{samples.name}' are {samples.input_shape}")
+            raise InputError(
+                f"half: found for inputs that are not images: samples of '{samples.name}' are {samples.input_shape}"
+            )
         axis = 1 if self.half in ("upper", "lower") else 2
         size = places.shape[axis]
         start, stop = (0, size // 2) if self.half in ("upper", "left") else (size // 2, size)
         seen = places.narrow(axis, start, stop - start)
         if not seen.numel():
-            raise InputError(f"half: the {self.half} half of samples {samples.input_shape} holds nothing")
+            raise InputError(f"half: the {self.half} half of samples {samples.input_shape} is empty")
         return seen.flatten(), tuple(seen.shape)
 
     def around(self, build: Callable[[tuple[int, ...]], nn.Module], samples: SampleSet) -> "Sight":

@@ -67,7 +67,7 @@ class Fitted(nn.Module, ABC):
         if lack is not None:
             return f"is for samples with {lack}"
         if samples.labelled_count == 0:
-            return f"needs labels, and no sample of '{samples.name}' has one"
+            return f"needs labels, but no sample of '{samples.name}' has one"
         return None
 
     def fit(self, samples: SampleSet, seed: int) -> None:
@@ -117,7 +117,7 @@ class Fitted(nn.Module, ABC):
         try:
             self.check_tensors()
         except ValueError as error:
-            raise CheckpointError(f"checkpoint: it holds no estimator for this data ({error}); fit it again") from None
+            raise CheckpointError(f"checkpoint: found no estimator for this data ({error}); fit it again") from None
 
 
 def _table(samples: SampleSet) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ class LinearScores(Fitted):
             except ConvergenceWarning:
                 most = self._keys["max_iter"]
                 raise ModelError(
-                    f"estimator.iterations: {most} are too few for logistic regression to converge; allow more"
+                    f"estimator.iterations: {most} are too few for logistic regression to converge; raise it"
                 ) from None
 
     def take(self, estimator: Any, task: Task, classes: int) -> None:

@@ -296,7 +296,7 @@ class _Tree:
     def of_histogram(cls, nodes: Any) -> "_Tree":
         """Read a tree of histogram boosting."""
         if nodes["is_categorical"].any():
-            raise ModelError("estimator: a tree splits by categories, which its tensors cannot; give it numbers alone")
+            raise ModelError("estimator: found a tree that splits by categories; expected only numbers")
         feature, left, right = (nodes[name].astype("int64") for name in ("feature_idx", "left", "right"))
         threshold, value = (nodes[name].astype("float64") for name in ("num_threshold", "value"))
         return cls(feature, threshold, left, right, nodes["is_leaf"].astype("bool"), value)
@@ -307,7 +307,7 @@ def missing_class(samples: SampleSet) -> str | None:
     for number, count in enumerate(samples.class_counts()):
         if count == 0:
             name = samples.class_names[number] if samples.class_names else number
-            return f"scores the classes that it has seen, and '{samples.name}' has no sample of '{name}'"
+            return f"needs samples of every class, but '{samples.name}' has none of '{name}'"
     return None
 
 

@@ -158,7 +158,7 @@ def _members(generalist: Tensor, groups: Sequence[Tensor]) -> Tensor:
         raise InputError(f"generalist: found shape {tuple(generalist.shape)}, expected (N, K)")
     classes = generalist.shape[1]
     if not groups:
-        raise InputError("groups: found none, expected the classes of one specialist at least")
+        raise InputError("groups: found none, expected the classes of at least one specialist")
     member = torch.zeros(len(groups), classes, dtype=torch.bool)
     for number, group in enumerate(groups):
         if group.dtype != torch.int64 or group.dim() != 1 or not len(group):

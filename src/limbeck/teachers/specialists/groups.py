@@ -27,7 +27,7 @@ def named_groups(groups: Sequence[Sequence[int | str]], class_names: Sequence[st
     ((2, 3), (0, 1))
     """
     if not groups:
-        raise InputError("groups: found none, expected the classes of one specialist at least")
+        raise InputError("groups: found none, expected the classes of at least one specialist")
     numbers = {name: number for number, name in enumerate(class_names)}
     found = []
     for place, group in enumerate(groups):
@@ -44,11 +44,11 @@ def named_groups(groups: Sequence[Sequence[int | str]], class_names: Sequence[st
                 raise InputError(f"{where}: found class {entry}, expected 0 to {len(class_names) - 1}")
             members.append(numbers[entry] if isinstance(entry, str) else entry)
             if members[-1] in members[:-1]:
-                raise InputError(f"{where}: it names class {checks.shown(entry)} twice, expected each class once")
+                raise InputError(f"{where}: found class {checks.shown(entry)} twice, expected each class once")
         if not members:
-            raise InputError(f"{where}: it is empty, expected one class at least")
+            raise InputError(f"{where}: found no class, expected at least one")
         if len(members) == len(class_names):
-            raise InputError(f"{where}: it holds all {len(members)} classes, which leaves nothing for the dustbin")
+            raise InputError(f"{where}: it holds all {len(members)} classes, so that no class is left for the dustbin")
         found.append(tuple(sorted(members)))
     return tuple(found)
 
@@ -66,7 +66,7 @@ def covariance_columns(probabilities: Tensor, *, variances: bool = False) -> Ten
             [-0.1200,  0.0400,  0.0000]], dtype=torch.float64)
     """
     if probabilities.dim() != 2 or len(probabilities) < 2:
-        raise InputError(f"probabilities: found {tuple(probabilities.shape)}, expected (n, K) of 2 examples at least")
+        raise InputError(f"probabilities: found {tuple(probabilities.shape)}, expected (n, K) of at least 2 examples")
     covariance = torch.cov(probabilities.double().T)
     return covariance if variances else covariance.fill_diagonal_(0.0)
 
@@ -112,9 +112,9 @@ def cluster_classes(
     checks.at_least("largest", largest, 1)
     checks.finite("overlap", overlap)
     if overlap < 1:
-        raise InputError(f"overlap: found {overlap!r}, expected 1 or above, a multiple of the distance to the nearest")
+        raise InputError(f"overlap: found {overlap!r}, expected a multiple of the distance to the nearest, 1 or above")
     if count > classes:
-        raise InputError(f"count: found {count} groups for {classes} classes, expected at most as many")
+        raise InputError(f"count: found {count} groups for {classes} classes, expected at most one for each class")
     if largest > classes - 1:
         raise InputError(f"largest: found {largest} of {classes} classes, expected at least one to be left out")
     if smallest > largest:
@@ -152,7 +152,7 @@ def online_kmeans(points: Tensor, count: int, *, seed: int = 0) -> Tensor:
     """
     checks.at_least("count", count, 1)
     if points.dim() != 2 or len(points) < count:
-        raise InputError(f"points: found {tuple(points.shape)}, expected (n, d), {count} of them at least")
+        raise InputError(f"points: found {tuple(points.shape)}, expected (n, d), at least {count} of them")
     points = points.double()
     best, found = torch.inf, points[:count]
     for start in range(_STARTS):

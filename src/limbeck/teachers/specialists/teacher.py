@@ -70,10 +70,10 @@ class GeneralistWithSpecialists(nn.Module):
     ) -> None:
         super().__init__()
         if not specialists:
-            raise InputError("specialists: found none, expected one at least")
+            raise InputError("specialists: found none, expected at least one")
         sizes = {len(each.member) for each in specialists}
         if len(sizes) > 1:
-            raise InputError(f"specialists: they are of {sorted(sizes)} classes, expected those of one generalist")
+            raise InputError(f"specialists: found {sorted(sizes)} classes, expected those of one generalist")
         checks.at_least("top", top, 1)
         if rule not in ("joint", "take"):
             raise InputError(f"rule: found {rule!r}, expected one of: joint, take")
@@ -97,7 +97,7 @@ class GeneralistWithSpecialists(nn.Module):
         generalist = run_model(self.generalist, given).logits
         if generalist.dim() != 2 or generalist.shape[1] != len(self._specialists[0].member):
             known = len(self._specialists[0].member)
-            raise ModelError(f"generalist: it answers {tuple(generalist.shape)}, expected (N, {known})")
+            raise ModelError(f"generalist: found answers {tuple(generalist.shape)}, expected (N, {known})")
         active = self.covering(generalist)
         told = [self._asked(each, given, active[:, m]) for m, each in enumerate(self._specialists)]
         heads = {"generalist": generalist} | {f"specialist_{m}": outputs for m, outputs in enumerate(told)}
