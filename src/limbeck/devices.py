@@ -41,5 +41,5 @@ def place(device: str | None) -> torch.device:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device: found '{name}' ({str(error).splitlines()[0]}), expected cpu or cuda:0, say"
+            f"device: found '{name}' ({str(error).splitlines()[0]}), expected one such as cpu or cuda:0"
         ) from None

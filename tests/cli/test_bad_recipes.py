@@ -186,7 +186,7 @@ TEXTS = [
     text_case("yaml-code", "name: !!python/object/apply:os.system [ls]\n", "line 1", "expected valid YAML"),
     text_case("yaml-endless", "name: a\ndata: &x\n  kind: *x\n", "recipe", "refers to itself"),
     text_case("yaml-list", "- a\n- b\n", "recipe.yaml' holds list", "expected keys such as"),
-    text_case("yaml-empty", "", "recipe.yaml' holds nothing", "expected keys such as"),
+    text_case("yaml-empty", "", "recipe.yaml' is empty", "expected keys such as"),
     text_case("not-utf-8", b"name: \xff\xfe\n", "recipe: cannot read 'recipe.yaml'", "YAML file in UTF-8"),
 ]
 
