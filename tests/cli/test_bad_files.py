@@ -74,7 +74,7 @@ DATA = [
     recipe_case(
         "npz-objects",
         NPZ,
-        "array 'labels' holds Python objects",
+        "array 'labels' contains Python objects",
         "save it as numbers",
         archive(labels=np.array([None] * 60)),
     ),
@@ -202,7 +202,7 @@ MODELS = [
         "factory-raises",
         {"teacher.model": made_by("broken")},
         "teacher.model.factory: 'own_models:broken' raised KeyError",
-        "mend it",
+        "fix it",
         own_models,
     ),
     recipe_case(
@@ -223,14 +223,14 @@ MODELS = [
         "factory-syntax",
         {"student.model": made_by("net")},
         "importing 'own_models' raised SyntaxError",
-        "mend it",
+        "fix it",
         text("own_models.py", "def"),
     ),
     recipe_case(
         "factory-builtin",
         {"student.model": {"factory": "builtins:dict"}},
         "student.model.factory: 'builtins:dict'",
-        "mend it",
+        "fix it",
     ),
     recipe_case(
         "teacher-other-classes",

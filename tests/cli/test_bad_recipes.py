@@ -121,7 +121,10 @@ VALUES = [
         "soft-weight-0", {"method": {"name": "logit_matching", "soft_weight": 0.0}}, "method.soft_weight", "above 0"
     ),
     recipe_case(
-        "warmup-too-long", {"training.warmup": 1.0}, "training.warmup: found 1.0 of 1 epochs", "fewer than epochs"
+        "warmup-too-long",
+        {"training.warmup": 1.0},
+        "training.warmup: found 1.0 of 1 epochs",
+        "fewer warmup epochs than epochs",
     ),
     recipe_case(
         "step-alone", {"teacher.training.schedule": "step"}, "teacher.training.milestones: found none", "such as"
@@ -162,7 +165,7 @@ VALUES = [
         "unlabelled-hard",
         {"data.transfer.labels": False, "method": {"name": "hard"}},
         "data.transfer.labels: found false",
-        "name one with soft targets",
+        "use one with soft targets",
     ),
     recipe_case(
         "teacher-distilled", {"teacher.method": {"name": "kd"}}, "teacher.method.name: 'kd' needs a teacher", "use hard"
@@ -178,7 +181,7 @@ TEXTS = [
     text_case(
         "duplicate-nested-key",
         "name: a\ndata:\n  kind: digits\n  kind: npz\n",
-        "line 4: key 'kind' stands twice",
+        "line 4: found the key 'kind' twice",
         "delete one",
     ),
     text_case("yaml-open-bracket", "name: [a\ndata: 1\n", "recipe.yaml', line 2", "expected valid YAML"),

@@ -1,4 +1,4 @@
-"""How a command ends where memory is not there, or where a user's module wants to end the program."""
+"""How a command ends where memory is not there, or where a user's module tried to end the program."""
 
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,13 @@ def test_a_module_that_ends_the_program_is_an_error_of_one_line(limbeck, tmp_pat
     assert "raise an error instead" in answer.err
     logs = list(tmp_path.glob("runs/small/*/log.txt"))
     assert len(logs) == (where == "later")  # what is refused before the run leaves no folder
-    assert all("stopped: a module wants to end the program" in log.read_text() for log in logs)
+    assert all("stopped: a module tried to end the program" in log.read_text() for log in logs)
 
 
 def test_an_interruption_by_the_user_stays_one() -> None:
     with pytest.raises(KeyboardInterrupt), as_errors():
         raise KeyboardInterrupt
-    with pytest.raises(LimbeckError, match="wants to end"), as_errors():
+    with pytest.raises(LimbeckError, match="tried to end"), as_errors():
         raise SystemExit(0)
     assert issubclass(ForeignExitError, LimbeckError)
 

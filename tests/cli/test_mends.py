@@ -84,7 +84,7 @@ def test_a_copy_that_cannot_be_written_leaves_no_file(made) -> None:
 def test_the_folder_of_a_study_is_no_run(made) -> None:
     place, _, study = made
     for words in (["evaluate", study], ["report", study], ["diagnose", study]):
-        command(place, *words).refused("was made by limbeck tune and is no run")
+        command(place, *words).refused("was made by limbeck tune and is not a run")
     command(place, *DISTILL, "--resume", study).refused("was made by limbeck tune")
 
 

@@ -60,7 +60,7 @@ REFUSED = {
         "method: target mixture, k: found 11",
         "expected 1 to 10",
     ),
-    "topk-both": (recipe({"kind": "topk", "k": 2, "share": 0.5}), "method.target.k: given together", "one of them"),
+    "topk-both": (recipe({"kind": "topk", "k": 2, "share": 0.5}), "method.target.k: found together", "one of them"),
     "topk-share": (recipe({"kind": "topk", "share": 1.5}), "method.target.share: found 1.5", "a number in [0, 1]"),
     "kd-topk-many": (recipe(None, method={"name": "kd_topk", "k": 11}), "target topk, k: found 11", "1 to 10"),
     "kd-topk-share": (recipe(None, method={"name": "kd_topk", "share": 0.0}), "method.share: found 0.0", "above 0"),
@@ -95,14 +95,22 @@ REFUSED = {
     "sim-bare": (recipe("sim", **BARE), "teacher: it has no linear layer with 10 outputs", "name one (last_linear)"),
     "sim-power": (recipe({"kind": "sim", "power": 0}), "method.target.power: found 0.0", "a finite number above 0"),
     "kd-sim-bare": (recipe(None, method={"name": "kd_sim"}, **BARE), "teacher: it has no linear layer", "last_linear"),
-    "pt-unlabelled": (recipe("pt", **UNLABELLED), "target pt: it is made of the true class", "use another"),
+    "pt-unlabelled": (recipe("pt", **UNLABELLED), "target pt: needs the true class", "use another"),
     "rel-unlabelled": (
         recipe({"kind": "rel", "groups": GROUPS}, **UNLABELLED),
         "data.transfer.labels: found false, but the method needs labels",
-        "name one with soft targets",
+        "use one with soft targets",
     ),
-    "mixed-unlabelled": (recipe(mixture("softmax", "pt"), **UNLABELLED), "target mixture: it is made", "use another"),
-    "kd-pt-unlabelled": (recipe(None, method={"name": "kd_pt"}, **UNLABELLED), "target pt: it is made", "use another"),
+    "mixed-unlabelled": (
+        recipe(mixture("softmax", "pt"), **UNLABELLED),
+        "target mixture: needs the true class",
+        "use another",
+    ),
+    "kd-pt-unlabelled": (
+        recipe(None, method={"name": "kd_pt"}, **UNLABELLED),
+        "target pt: needs the true class",
+        "use another",
+    ),
     "weights-negative": (
         recipe(mixture("pt", "uniform", weights=[1.5, -0.5])),
         "method.target.weights: found -0.5",
@@ -134,7 +142,7 @@ REFUSED = {
     ),
     "target-form": (recipe([1]), "method.target: found [1]", "one of: decision, dkpp"),
     "subset-empty": (recipe({"kind": "subset", "classes": []}), "method.target.classes: found none", "at least one"),
-    "subset-twice": (recipe({"kind": "subset", "classes": [1, 1]}), "classes: 1 stands more than once", "each class"),
+    "subset-twice": (recipe({"kind": "subset", "classes": [1, 1]}), "classes: 1 occurs more than once", "each class"),
     "subset-negative": (recipe({"kind": "subset", "classes": [-1]}), "method.target.classes: found -1", "0 or above"),
     "subset-of-labels": (
         recipe({"kind": "subset", "classes": [1], "of": "pt"}),
@@ -147,7 +155,7 @@ REFUSED = {
     "classes-one": (recipe("softmax", classes=[3]), "classes: found [3]", "expected two or more"),
     "classes-unknown": (recipe("softmax", classes=[3, "ten"]), "classes: 'digits/train' has no class 'ten'", "0, 1, 2"),
     "classes-many": (recipe("softmax", classes=[3, 10]), "classes: found 10", "expected numbers from 0 to 9"),
-    "classes-twice": (recipe("softmax", classes=[3, "3"]), "classes: 3 stands more than once", "each class once"),
+    "classes-twice": (recipe("softmax", classes=[3, "3"]), "classes: 3 occurs more than once", "each class once"),
     "classes-form": (recipe("softmax", classes=3), "classes: found 3", "expected a list"),
     "classes-topk": (recipe({"kind": "topk", "k": 3}, classes=[3, 5]), "target topk, k: found 3", "expected 1 to 2"),
     "last-linear": (

@@ -203,7 +203,7 @@ CHANGES = {
     "a whole role": (lambda: other_role(Path("copies/run")), "distilled-0/metrics.jsonl' is damaged", "expected"),
     "another outcome": (
         lambda: resealed(Path("copies/run/outcome.json"), lambda found: found.update(notes=["x"])),
-        "evaluation.json': found what was measured of another outcome",
+        "evaluation.json': found measurements of another outcome",
     ),
 }
 

@@ -92,7 +92,7 @@ def test_a_rehearsal_says_who_answers_how_many_classes(tiny):
     [
         ([3, "x"], RecipeError, "classes: 'digits/train' has no class 'x'"),
         ([3, 10], RecipeError, "classes: found 10, expected numbers from 0 to 9"),
-        ([3, "3"], RecipeError, "classes: 3 stands more than once"),
+        ([3, "3"], RecipeError, "classes: 3 occurs more than once"),
     ],
 )
 def test_classes_that_there_are_not_are_refused(tiny, classes, error, line):
@@ -108,5 +108,5 @@ def test_fewer_than_two_classes_are_refused_at_once(tiny, classes):
 
 
 def test_classes_without_samples_are_refused(tiny):
-    with pytest.raises(DataError, match="classes: digits/train: a subset with no samples was asked for"):
+    with pytest.raises(DataError, match="classes: digits/train: found an empty subset"):
         prepare(tiny(classes=[1, 2], data={"kind": "digits", "transfer": {"only": [3, 4]}}))

@@ -162,5 +162,5 @@ def test_members_of_other_classes_are_refused_before_anything_is_trained(tiny, r
 
 
 def test_no_assistant_is_proposed_below_an_ensemble(tiny):
-    with pytest.raises(RecipeError, match=r"^scheme.count: the teacher is no single network, so no assistant can be"):
+    with pytest.raises(RecipeError, match=r"^scheme.count: cannot propose an assistant"):
         tiny(teacher=THREE, scheme={"name": "assistants"})

@@ -251,7 +251,7 @@ def test_colours_of_what_is_no_picture_are_refused():
         apply(Augment(contrast=0.5), torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1))
     with pytest.raises(DataError, match=r"augment.brightness: pixels lie in \[nan, nan\]"):
         apply(Augment(brightness=0.5), torch.full((2, 1, 1, 1), float("nan")))
-    with pytest.raises(DataError, match=r"augment.saturation: images of shape \(1, 4, 4\) have no three channels"):
+    with pytest.raises(DataError, match=r"augment.saturation: images of shape \(1, 4, 4\) do not have three channels"):
         apply(Augment(saturation=0.5), torch.rand(2, 1, 4, 4))
     with pytest.raises(DataError, match=r"\(5, 12\)"):
         apply(Augment(brightness=0.5), torch.rand(5, 12))

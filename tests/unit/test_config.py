@@ -250,7 +250,7 @@ def test_anchors_and_merges_save_writing(tmp_path):
     ("text", "said"),
     [
         ("a: 1\nb: 2\n'a': 3\n", "line 3: found the key 'a' twice; delete one"),
-        ("x:\n- {k: 1, k: 1}\n", "line 2: key 'k' stands twice; delete one"),
+        ("x:\n- {k: 1, k: 1}\n", "line 2: found the key 'k' twice; delete one"),
         ("a: [1\n", "line 2: "),
         ("a: *b\n", "line 1: found undefined alias 'b'"),
         ("a: !!python/name:os.system\n", "line 1: could not determine a constructor for the tag"),

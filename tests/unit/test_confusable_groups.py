@@ -165,8 +165,8 @@ def test_groups_may_overlap_and_leave_classes_out():
     [
         ([], "groups: found none"),
         ([["cat"], []], r"groups\[1\]: it is empty"),
-        ([["cat", "dog", "cat"]], r"groups\[0\]: it names class 'cat' twice"),
-        ([["cat", 2]], r"groups\[0\]: it names class 2 twice"),
+        ([["cat", "dog", "cat"]], r"groups\[0\]: found class 'cat' twice"),
+        ([["cat", 2]], r"groups\[0\]: found class 2 twice"),
         ([["cat", "dgo"]], r"groups\[0\]: there is no class 'dgo'; did you mean 'dog'\?"),
         ([[5]], r"groups\[0\]: found class 5, expected 0 to 4"),
         ([[True]], r"groups\[0\]: found True, expected a class's name or number"),

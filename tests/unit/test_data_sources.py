@@ -215,7 +215,7 @@ NPZ_WRONG = {
     "misspelt": ({"input": INPUTS, "labels": LABELS}, "unknown array 'input'; did you mean 'inputs'?"),
     "missing": ({"inputs": INPUTS}, "has no array 'labels'; it has: inputs"),
     "half a test": ({"inputs": INPUTS, "labels": LABELS, "test_labels": LABELS}, "has no array 'test_inputs'"),
-    "objects": ({"inputs": np.array([{}], dtype=object), "labels": LABELS[:1]}, "array 'inputs' holds Python objects"),
+    "objects": ({"inputs": np.array([{}], dtype=object), "labels": LABELS[:1]}, "contains Python objects"),
     "text": ({"inputs": np.array([["a"], ["b"]]), "labels": LABELS[:2]}, "array 'inputs' is <U1, expected numbers"),
     "labels": ({"inputs": INPUTS, "labels": LABELS * 1.0}, "array 'labels' is float64, expected whole numbers"),
     "lengths": ({"inputs": INPUTS, "labels": LABELS[:9]}, "20 samples but labels of shape"),

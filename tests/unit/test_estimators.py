@@ -271,10 +271,13 @@ def test_several_forests_differ_by_their_seed(tmp_path):
         ({"estimator": {"kind": "random_forest", "checkpoint": 3}}, "teacher.estimator.checkpoint: found 3"),
         ({"estimator": {"kind": "gradient_boosting", "leaves": 1}}, "teacher.estimator.leaves: found 1"),
         ({"estimator": {"kind": "extra_trees"}, "model": {"kind": "mlp"}}, "found together with model"),
-        ({"estimator": {"kind": "extra_trees"}, "training": {"epochs": 3}}, "teacher.training: is of networks"),
+        (
+            {"estimator": {"kind": "extra_trees"}, "training": {"epochs": 3}},
+            "teacher.training: is an option of networks",
+        ),
         (
             {"estimator": {"kind": "extra_trees"}, "method": {"name": "label_smoothing"}},
-            "teacher.method: is of networks",
+            "teacher.method: is an option of networks",
         ),
         (
             {"estimator": {"kind": "extra_trees"}, "members": [{"model": {"kind": "mlp"}}]},

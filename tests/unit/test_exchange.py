@@ -290,7 +290,7 @@ def test_groups_that_disagree_are_refused_by_the_key(tmp_path):
     one, _ = door(tmp_path, 1)
     enter(one)
     other, _ = door(tmp_path, 2, agreement={**AGREED, "seed": 1})
-    with pytest.raises(RunError, match=r"^exchange: group 1 has seed 0, this group 2 1; let all groups run the same"):
+    with pytest.raises(RunError, match=r"^exchange: group 1 has seed 0, this group 2 1; run the same"):
         enter(other)
     assert not (other.place / "group.json").exists()
 

@@ -451,7 +451,7 @@ def columns(**more):
         ((INPUTS, nn.functional.one_hot(LABELS)), r"labels have shape \(30, 4\), .*argmax\(1\) of one-hot"),
         ((INPUTS, LABELS.float()), "labels are torch.float32, expected whole numbers"),
         ((INPUTS, ["cat"] * 30), "labels: found .*expected a tensor, or an array or list of numbers"),
-        ((INPUTS * torch.nan, LABELS), "sample 0 holds a value that is NaN"),
+        ((INPUTS * torch.nan, LABELS), "sample 0 has a value that is NaN"),
         (Rows(size=0), "found 0 samples"),
         (loader_of(batch_size=40, drop_last=True), "it gives no batch"),
         (Rows(lambda at: (INPUTS[at], LABELS[at], at)), r"sample \d+: found a tuple of 3, expected \(inputs, label\)"),
@@ -479,8 +479,14 @@ def test_data_that_cannot_be_is_one_line(data, line):
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: lb.fit(lb.Distiller(network(), TEACHER), SET, teacher=TEACHER), "teacher: given beside a Distiller"),
-        (lambda: lb.fit(lb.Distiller(network(), TEACHER), SET, method=lb.methods.kd()), "method: given beside a Dist"),
+        (
+            lambda: lb.fit(lb.Distiller(network(), TEACHER), SET, teacher=TEACHER),
+            "teacher: found together with a Distiller",
+        ),
+        (
+            lambda: lb.fit(lb.Distiller(network(), TEACHER), SET, method=lb.methods.kd()),
+            "method: found together with a Dist",
+        ),
         (lambda: train(method="kd"), r"method: found 'kd', expected an Objective; limbeck.methods.kd\(\)"),
         (lambda: train(Rows(), augment=lb.data.Augment(noise=0.1)), "augment: train_set is a dataset, .*LazySet.of"),
     ],

@@ -86,7 +86,7 @@ def test_dkd_composes_with_targets_and_standardised_logits():
 
 
 def test_dkd_refuses_a_set_without_labels_in_one_line():
-    with pytest.raises(InputError, match=r"^term 'dkd': it tells the true class from the rest, and no sample has"):
+    with pytest.raises(InputError, match=r"^term 'dkd' needs the true class, but no sample has"):
         methods.dkd().settle(dataclasses.replace(LEGEND, labelled=False))
     methods.dkd().settle(LEGEND)
 

@@ -352,7 +352,7 @@ def test_what_needs_one_true_class_refuses_mixed_samples(name):
 
 def test_a_target_of_the_true_class_refuses_them_by_itself():
     batch = view_of(pixels(), torch.arange(2), KINDS["mixup"])
-    with pytest.raises(InputError, match="target pt: it is made of the true class, and mixed samples have two"):
+    with pytest.raises(InputError, match="target pt: found mixed samples, which have two"):
         targets.TrueClass()(Outputs(torch.zeros(2, 3)), batch, 1.0)
 
 

@@ -36,7 +36,7 @@ def lazy() -> nn.Sequential:
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_a_lazy_student_and_a_lazy_teacher_get_their_sizes_from_the_first_batch(tmp_path, memory_format):
     teacher = lb.ModelTeacher(lazy())
-    with pytest.raises(ModelError, match=r"^teacher: it has lazy layers without weights as yet"):
+    with pytest.raises(ModelError, match=r"^teacher: found lazy layers without weights"):
         teacher.fingerprint()
     found = [
         fit(lazy(), teacher, folder=tmp_path / str(n), averaging=0.9, memory_format=memory_format) for n in range(2)
@@ -183,7 +183,7 @@ def test_extra_state_is_trained_and_not_saved(tmp_path, settings):
     assert scaled.scale == 7.0
     before = state_digest(scaled)
     with pytest.raises(
-        ModelError, match=r"^student: '_extra_state' is dict, and a file of weights holds tensors alone"
+        ModelError, match=r"^student: '_extra_state' is dict, but a file of weights contains only tensors"
     ):
         fit(scaled, folder=tmp_path)
     assert state_digest(scaled) == before

@@ -299,7 +299,7 @@ def test_predictions_are_what_the_network_says_of_each_sample_by_its_index():
 
 
 def test_what_has_no_predictions_is_refused():
-    with pytest.raises(InputError, match=r"^peers: predictions are about samples as they are, and augment"):
+    with pytest.raises(InputError, match=r"^peers: predictions are for unaugmented samples, but augment"):
         trained(predicted=True, augment=Augment(noise=0.1))
     few = samples().subset(torch.arange(40))
     pair = circle([network(0), network(1)], [objective(), objective()], predicted=few)
@@ -448,9 +448,9 @@ def test_what_is_wrong_is_one_line():
     data = samples()
     with pytest.raises(InputError, match=r"^peers: found 1, expected 2 or more"):
         circle([network(0)], [objective()])
-    with pytest.raises(InputError, match=r"^method: peers teach each other, but it reads no teacher"):
+    with pytest.raises(InputError, match=r"^method: found one that reads no teacher"):
         circle([network(0), network(1)], [methods.hard(), methods.hard()])
-    with pytest.raises(InputError, match=r"^method: all its terms read a teacher"):
+    with pytest.raises(InputError, match=r"^method: found only terms that read a teacher"):
         circle([network(0), network(1)], [objective(hard_weight=0.0), objective(hard_weight=0.0)])
     with pytest.raises(ModelError, match=r"^peer 2: answers 4 classes, the data has 3; give the peer 2 3 outputs"):
         fit_together([Peer(each, data) for each in circle([network(0), nn.Linear(WIDTH, 4)], [objective()] * 2)])

@@ -135,7 +135,7 @@ def test_a_candidate_that_diverges_drops_out_and_all_of_them_are_an_error(tmp_pa
 
     for role in ("alone", "distilled"):
         assert chosen([1e30, 0.1], role) == {"training.learning_rate": 0.1}
-        with pytest.raises(LimbeckError, match=r"^search: found 2 candidates, all of which diverge"):
+        with pytest.raises(LimbeckError, match=r"^search: found 2 candidates, which all diverge"):
             chosen([1e30, 1e29], role)
 
 
@@ -164,7 +164,7 @@ def test_a_wrong_value_is_one_line_with_its_place(keys, said):
 def test_what_has_no_meaning_is_refused():
     with pytest.raises(RecipeError, match=r"^teacher.view: found other, expected training.augment"):
         recipe(teacher={"model": {"kind": "mlp"}, "view": "other"})
-    with pytest.raises(RecipeError, match=r"^teacher.data: found beside a teacher that is not trained"):
+    with pytest.raises(RecipeError, match=r"^teacher.data: found for a teacher that is not trained"):
         recipe(teacher={"arrays": {"path": "answers.npz"}, "data": {"first": 5}})
     with pytest.raises(LimbeckError, match=r"^augment.other_view: mixed samples"):
         Augment(mixup=1.0, other_view=True)
@@ -211,5 +211,5 @@ def test_an_ensemble_is_weighed_on_the_held_out_part_and_keeps_its_weights(tmp_p
 def test_members_can_be_selected_for_an_arithmetic_mean_alone(keys):
     with pytest.raises(RecipeError, match=r"^teacher.select: found 5, expected several members"):
         recipe(teacher={"model": {"kind": "mlp"}, "select": 5, **keys})
-    with pytest.raises(RecipeError, match=r"^teacher.select: found beside refit"):
+    with pytest.raises(RecipeError, match=r"^teacher.select: found together with refit"):
         recipe(teacher={"model": {"kind": "mlp"}, "select": 5, "members": 2}, refit=True)

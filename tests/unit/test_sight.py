@@ -70,7 +70,7 @@ def test_what_is_not_seen_changes_nothing_and_has_no_gradient():
     [
         ({}, "found nothing, expected one of"),
         ({"columns": ("a",), "half": "upper"}, "found columns and half, expected one of"),
-        ({"places": (1, 1)}, "places: found one more than once"),
+        ({"places": (1, 1)}, "places: found a value more than once"),
     ],
 )
 def test_each_misuse_is_one_line(sees, said):

@@ -93,7 +93,12 @@ def test_the_task_of_a_set_is_part_of_what_it_is(task):
         (MULTILABEL, [[0, 1], [1, 0], [1, 1]], {"classes": 3}, "tensors: 3 classes but labels of shape (3, 2)"),
         (MULTILABEL, [[0, 1], [1, 0], [1, 1]], {"class_names": ["a"]}, "tensors: 1 classes but labels of shape (3, 2)"),
         (MULTILABEL, None, {}, "tensors: task multilabel needs labels, 0 or 1 for each class of an example, if only"),
-        (REGRESSION, [[0.0], [1.0], [math.inf]], {}, "tensors: sample 2 has an infinite label, expected numbers"),
+        (
+            REGRESSION,
+            [[0.0], [1.0], [math.inf]],
+            {},
+            "tensors: sample 2 has an infinite label, expected finite numbers",
+        ),
         (REGRESSION, [0.0, 1.0], {}, "tensors: 3 samples but labels of shape (2,), expected (3,) or (3, numbers)"),
         (DENSE, [0, 1, 1], {}, "tensors: 3 samples but labels of shape (3,), expected (3, height, width)"),
         (DENSE, [[0, 1], [1, 0], [1, 7]], {"classes": 3}, "tensors: sample 2 has label 7 at (1,), expected 0 to 2"),
@@ -127,7 +132,7 @@ def test_images_are_not_moved_away_from_the_labels_of_their_places():
     samples = set_of(DENSE)
     for augment in (Augment(shift=1), Augment(flip=0.5), Augment(pad_crop=1)):
         with pytest.raises(
-            DataError, match=r"^augment: shift, pad_crop, flip and randaugment would move images without their labels"
+            DataError, match=r"^augment: shift, pad_crop, flip and randaugment would move images but not their labels"
         ):
             next(Loader(samples, 8, seed=0, augment=augment).epoch(0))
     assert next(Loader(samples, 8, seed=0, augment=Augment(noise=0.1)).epoch(0)).augmented
@@ -185,7 +190,7 @@ def test_an_ensemble_answers_a_regression_with_the_mean_of_its_members_and_softe
     found = EnsembleTeacher(members, weights=[0.25, 0.75])(batch)
     torch.testing.assert_close(found.logits, 0.25 * numbers[0] + 0.75 * numbers[1])
     assert found.members is None
-    with pytest.raises(InputError, match=r"^mean: found 'geometric', which is of distributions"):
+    with pytest.raises(InputError, match=r"^mean: found 'geometric', which is for distributions"):
         EnsembleTeacher(members, mean="geometric")(batch)
     several = EnsembleTeacher(members)(Batch.of(torch.zeros(6, 1), task=MULTILABEL))
     expected = torch.sigmoid(numbers).mean(0)

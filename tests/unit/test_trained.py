@@ -329,7 +329,7 @@ def test_another_epoch_of_the_same_training_is_refused(tmp_path):
 
 
 def test_an_epoch_that_the_training_did_not_come_to_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"^teacher: it ended before epoch 7, or '.*after-epoch-7' was taken away"):
+    with pytest.raises(RunError, match=r"^teacher: it ended before epoch 7, or '.*after-epoch-7' was deleted"):
         make(tmp_path, along=(7,), label="teacher")
 
 

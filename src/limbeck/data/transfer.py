@@ -100,9 +100,7 @@ class Transfer(Part):
         checks.positive("labelled", self.labelled)
         checks.unit_interval("labelled", self.labelled)
         if self.labelled < 1 and not self.labels:
-            raise InputError(
-                "labelled: a share of the labels, found together with labels: false; leave out one of them"
-            )
+            raise InputError("labelled: found together with labels: false; leave out one of them")
 
     def apply(self, samples: SampleSet, seed: int) -> SampleSet:
         """Return the samples that are transferred: the part, and of it the labels.
