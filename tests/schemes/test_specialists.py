@@ -185,7 +185,7 @@ def _teacher(**more):
         ({"top": 11}, {}, "scheme.top: found 11, expected 1 to 10"),
         ({"top": [1, 11]}, {}, "scheme.top: found 11, expected 1 to 10"),
         ({}, {"method": {"name": "hard"}}, "scheme.name: specialists and teacher teach together"),
-        ({"groups": {"named": [["3"], []]}}, {}, r"scheme.groups\[1\]: it is empty"),
+        ({"groups": {"named": [["3"], []]}}, {}, r"scheme.groups\[1\]: found no class"),
         ({"groups": {"named": [["3", 3]]}}, {}, r"scheme.groups\[0\]: it names class 3 twice"),
         ({"groups": {"named": [["three"]]}}, {}, r"scheme.groups\[0\]: there is no class 'three'"),
         ({"groups": {"named": [list(range(10))]}}, {}, r"scheme.groups\[0\]: it holds all 10 classes"),

@@ -164,7 +164,7 @@ def test_groups_may_overlap_and_leave_classes_out():
     ("groups", "line"),
     [
         ([], "groups: found none"),
-        ([["cat"], []], r"groups\[1\]: it is empty"),
+        ([["cat"], []], r"groups\[1\]: found no class"),
         ([["cat", "dog", "cat"]], r"groups\[0\]: found class 'cat' twice"),
         ([["cat", 2]], r"groups\[0\]: found class 2 twice"),
         ([["cat", "dgo"]], r"groups\[0\]: there is no class 'dgo'; did you mean 'dog'\?"),

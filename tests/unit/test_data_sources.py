@@ -360,7 +360,7 @@ def test_images_of_16_bits_are_refused(folder):
 
 
 def test_folders_that_are_not_as_they_should_be_are_named(folder):
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         image_folder(str(folder / "absent"), size=(4, 4))
     with pytest.raises(DataError, match="has no class folders"):
         image_folder(str(folder / "train" / "red"), size=(4, 4))

@@ -375,7 +375,7 @@ def test_each_mistake_in_a_recipe_is_one_line(synthetic, said):
 @over(
     ("more", "said"),
     [
-        ({"method": {"name": "hard"}}, "only a teacher labels, but the method reads none"),
+        ({"method": {"name": "hard"}}, "only a teacher labels, but the method reads"),
         ({"classes": [0, 1]}, "makes samples of unknown class"),
         ({"data": {**KEYS["data"], "transfer": {"synthetic": {"kind": "munge", "nominal": [1]}}}}, "found for a table"),
         ({"data": {"kind": "synthetic", "train": 40, "test": 5, "transfer": {"synthetic": "munge"}}}, ""),

@@ -190,7 +190,7 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
         parts.train.task.require(
             Need.ONE_OF_SEVERAL,
             what="teacher.members: the mean of several networks is for",
-            mend="let one network teach",
+            mend="use one network as the teacher",
             error=RecipeError,
         )
     taught = parts.of_teacher.train
