@@ -130,10 +130,13 @@ VALUES = [
         "step-alone", {"teacher.training.schedule": "step"}, "teacher.training.milestones: found none", "such as"
     ),
     recipe_case(
-        "augment-twice", {"training.augment": {"shift": 1, "pad_crop": 1}}, "training.augment: shift and", "give one"
+        "augment-twice",
+        {"training.augment": {"shift": 1, "pad_crop": 1}},
+        "training.augment: found shift and",
+        "give one",
     ),
     recipe_case(
-        "too-many-units", {"student.model.hidden": [10**15]}, "student.model: the model: takes", "make it smaller"
+        "too-many-units", {"student.model.hidden": [10**15]}, "student.model: the model: needs", "make it smaller"
     ),
     recipe_case(
         "precision-fp16", {"training.precision": "fp16"}, "training.precision: fp16 needs a GPU", "use fp32 or bf16"
@@ -154,7 +157,7 @@ VALUES = [
     recipe_case(
         "omit-and-only",
         {"data.transfer": {"omit": [1], "only": [2]}},
-        "data.transfer.omit: given beside only",
+        "data.transfer.omit: found together with only",
         "one of them",
     ),
     recipe_case("omit-no-class", {"data.transfer": {"omit": [12]}}, "data.transfer: class 12", "expected 0 to 9"),
@@ -177,7 +180,7 @@ VALUES = [
 ]
 
 TEXTS = [
-    text_case("duplicate-key", "name: a\nname: b\n", "recipe.yaml', line 2: key 'name' stands twice", "delete one"),
+    text_case("duplicate-key", "name: a\nname: b\n", "recipe.yaml', line 2: found the key 'name' twice", "delete one"),
     text_case(
         "duplicate-nested-key",
         "name: a\ndata:\n  kind: digits\n  kind: npz\n",
@@ -189,7 +192,7 @@ TEXTS = [
     text_case("yaml-code", "name: !!python/object/apply:os.system [ls]\n", "line 1", "expected valid YAML"),
     text_case("yaml-endless", "name: a\ndata: &x\n  kind: *x\n", "recipe", "refers to itself"),
     text_case("yaml-list", "- a\n- b\n", "recipe.yaml' holds list", "expected keys such as"),
-    text_case("yaml-empty", "", "recipe.yaml' is empty", "expected keys such as"),
+    text_case("yaml-empty", "", "recipe.yaml' holds nothing", "expected keys such as"),
     text_case("not-utf-8", b"name: \xff\xfe\n", "recipe: cannot read 'recipe.yaml'", "YAML file in UTF-8"),
 ]
 

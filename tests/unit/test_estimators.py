@@ -281,7 +281,7 @@ def test_several_forests_differ_by_their_seed(tmp_path):
         ),
         (
             {"estimator": {"kind": "extra_trees"}, "members": [{"model": {"kind": "mlp"}}]},
-            "found together with estimator",
+            "found a list of networks together with estimator",
         ),
         ({"members": [{}]}, "teacher.members[0].model: is missing"),
         ({"members": [{"estimator": {"kind": "x"}}]}, "teacher.members[0].estimator.kind: found 'x'"),
