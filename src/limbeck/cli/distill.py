@@ -51,7 +51,7 @@ def distill(
                 f"resume: '{resume}' was made by limbeck {verb} and is not a run; start a run without --resume"
             )
         if (group := group_of(resume)) is not None:
-            raise RunError(f"resume: '{resume}' is a run of group {group} alone; go on with limbeck codistill")
+            raise RunError(f"resume: '{resume}' is a run of group {group} alone; resume it with limbeck codistill")
     outcome = run(loaded, folder, parts=parts, quiet=quiet or not is_first())
     if not is_first():
         if misses(loaded, outcome):

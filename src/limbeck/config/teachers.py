@@ -238,7 +238,7 @@ def _member(
     trained, training_keys = read(Training, dict(training), f"{where}.training")
     taught = read_method(method, f"{where}.method")
     if "teacher" in taught.inspected.reads():
-        raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher itself; use hard")
+        raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher; use hard")
     resolved = {"model": plain(spec.keys()), "training": training_keys, "method": method_keys(taught)}
     return MemberSpec(spec, trained, taught, resolved)
 

@@ -120,7 +120,7 @@ def _method(recipe: Recipe, say: Say) -> dict[str, Any]:
         say(f"method {name} has a schedule: diagnosing at its first value")
     temperature, soft_weight, hard_weight = (schedules.at(value, 0) for value in values)
     if soft_weight == 0:
-        raise RecipeError("method: its soft targets weigh nothing at the first step; give them a weight to diagnose")
+        raise RecipeError("method: its soft targets have weight 0 at the first step; give them a weight above 0")
     return {
         "temperature": temperature,
         "hard_weight": hard_weight,

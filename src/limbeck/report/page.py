@@ -239,4 +239,4 @@ def _check(path: Path) -> None:
         with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
             if _MARK in file.read(1000):
                 return
-        raise RunError(f"report: '{path}' exists and is no report of limbeck; name another file with --out")
+        raise RunError(f"report: '{path}' exists and is not a report of limbeck; name another file with --out")

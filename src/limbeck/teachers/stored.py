@@ -80,7 +80,7 @@ class StoredTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the stored logits of a batch's samples, and of an ensemble those of its members."""
-        refuse_taps(taps, "stored teacher", "logits", "let the teacher answer every batch (store: false)")
+        refuse_taps(taps, "stored teacher", "logits", "ask the teacher for every batch (store: false)")
         if self._mean is None or self._members is None:
             (logits,) = self.rows.look_up(batch, [self.logits])
             return Outputs(logits)

@@ -195,7 +195,7 @@ class _Kept:
         place = self._place(epoch)
         if not (place / RESULT).is_file():
             raise RunError(
-                f"{self.job.label}: it ended before epoch {epoch}, or '{place}' was taken away; name earlier epochs,"
+                f"{self.job.label}: it ended before epoch {epoch}, or '{place}' was deleted; name earlier epochs,"
                 f" or delete '{self.folder}' to train it again"
             )
         _read(self._students[epoch], place, self._identity(epoch))
