@@ -58,7 +58,7 @@ class Weighted(Protocol):
 def refuse_taps(taps: Mapping[str, str | Tap] | None, teacher: str, has: str, mend: str) -> None:
     """Refuse to tap a teacher that has no features."""
     if taps:
-        raise InputError(f"{teacher}: it has {has} only, the objective also reads the features {sorted(taps)}; {mend}")
+        raise InputError(f"{teacher}: it has only {has}, but the objective reads the features {sorted(taps)}; {mend}")
 
 
 def teacher_weights(teacher: Teacher | None) -> str | None:

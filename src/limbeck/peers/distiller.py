@@ -103,7 +103,7 @@ class Others:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the answers of those who are present; while nobody is, of all as they began."""
-        refuse_taps(taps, "peers", "logits in common", "use kd, say")
+        refuse_taps(taps, "peers", "logits in common", "use kd, for example")
         if self.present != self._asked[0]:
             speaking = [member for member, here in zip(self._members, self.present, strict=True) if here]
             self._asked = (list(self.present), EnsembleTeacher(speaking or self._members))

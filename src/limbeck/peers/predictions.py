@@ -75,7 +75,7 @@ class PredictionsTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the logits; InputError for a batch of other samples, or of samples that are changed."""
-        refuse_taps(taps, "peers", "predictions", "use kd, say")
+        refuse_taps(taps, "peers", "predictions", "use kd, for example")
         (logits,) = self._rows.look_up(batch, [self.said.logits])
         return Outputs(logits)
 

@@ -248,7 +248,7 @@ class ArrayTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the logarithms of the probabilities of a batch's samples."""
-        refuse_taps(taps, "array teacher", "probabilities", "let a network teach")
+        refuse_taps(taps, "array teacher", "probabilities", "use a network as the teacher")
         return Outputs(self.answers.log_probs(*self.rows.look_up(batch, self._tables)))
 
     def to(self, device: torch.device | str) -> "ArrayTeacher":

@@ -89,7 +89,7 @@ class PredictTeacher:
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the floored logarithms of the probabilities of a batch, or the numbers of a regression."""
-        refuse_taps(taps, "predict teacher", "probabilities", "let a network teach")
+        refuse_taps(taps, "predict teacher", "probabilities", "use a network as the teacher")
         inputs = batch.inputs
         if self.view is not None:
             if self.view not in batch.views:
