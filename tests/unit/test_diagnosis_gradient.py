@@ -24,6 +24,13 @@ def logits(n=40, classes=7, scale=2.0, seed=0):
     return student, teacher, torch.randint(classes, (n,), generator=generator)
 
 
+def test_logits_of_less_precision_are_computed_in_float64():
+    student, teacher, labels = logits()
+    options = {"temperature": 2.0, "hard_weight": 0.1, "soft_weight": 0.9}
+    single = rescaling_factor(student.float(), teacher.float(), labels, **options)
+    assert torch.equal(single, rescaling_factor(student.float().double(), teacher.float().double(), labels, **options))
+
+
 def wrong_class_gradient(objective, student, teacher, labels):
     """Return Σ_{i≠t} ∂L/∂z_i of each example, by autograd through the objective that trains."""
     z = student.clone().requires_grad_(True)

@@ -98,7 +98,11 @@ def test_a_nan_in_the_logits_is_never_a_finite_loss(who, name):
     student, teacher = torch.randn(3, 4), torch.randn(3, 4)
     {"student": student, "teacher": teacher}[who][1, 2] = NAN
     loss = losses.kd if name == "kd" else SOFT[name][0]
-    assert torch.isnan(loss(student, teacher))
+    student.requires_grad_()
+    found = loss(student, teacher)
+    found.backward()
+    assert torch.isnan(found)
+    assert torch.isnan(student.grad[1]).any(), "a finite gradient would hide it from whoever reads no loss"
 
 
 def test_a_term_of_weight_0_is_not_computed():
