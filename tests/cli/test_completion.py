@@ -22,7 +22,7 @@ def as_teacher(shell: str, typed: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "compare", "distill", "recipes"])
+@pytest.mark.parametrize("verb", ["evaluate", "recipes"])
 def test_a_verb_is_completed(verb):
     assert as_teacher("bash", f"limbeck {verb[:-1]}") == [verb]
 
@@ -30,7 +30,6 @@ def test_a_verb_is_completed(verb):
 def test_an_option_and_a_command_below_a_command_are_completed():
     assert set(as_teacher("bash", "limbeck recipes ")) == {"ls", "show", "cp"}
     assert as_teacher("bash", "limbeck evaluate --no-c") == ["--no-cost"]
-    assert as_teacher("bash", "limbeck compare --ht") == ["--html"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -81,11 +81,8 @@ def until(condition, seconds=120.0):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [{"every": 1}, pytest.param({"every": 2, "predict": True}, marks=pytest.mark.slow)],
-    ids=["weights", "predictions"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{"every": 1}, {"every": 2, "predict": True}], ids=["weights", "predictions"])
 def test_groups_in_step_learn_what_peers_of_one_process_learn(launch, tmp_path, more):
     how = {"groups": 2, "burn_in": 2, "dropout": 0.3, **more}
     running = [launch(group, wait=True, **how) for group in (1, 2)]

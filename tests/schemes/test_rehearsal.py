@@ -77,9 +77,10 @@ def named(recipe):
     return found
 
 
-@pytest.mark.parametrize("keys", EVERY.values(), ids=EVERY)
-def test_of_every_scheme_as_many_as_it_does(tiny, carried_out, begun, keys):
-    recipe = tiny(seeds=[0, 1], **keys)
+@pytest.mark.parametrize("name", EVERY)
+def test_of_every_scheme_as_many_as_it_does(tiny, carried_out, begun, name):
+    seeds = [0, 1] if name in ("offline", "specialists", "mutual") else [0]
+    recipe = tiny(seeds=seeds, **EVERY[name])
     expected = named(recipe)
     carried_out(recipe)
     assert begun == expected

@@ -351,6 +351,7 @@ def real():
     return cifar100(str(SHEETS))
 
 
+@pytest.mark.slow
 def test_the_real_set_has_the_published_counts_and_moments(real):
     assert (len(real.train), len(real.test)) == (50_000, 10_000)
     assert real.train.labels.bincount().tolist() == [500] * 100

@@ -186,6 +186,7 @@ def real(name: str) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_real_mnist():
     data = mnist(real("mnist"))
     assert data.train.inputs.shape == (60000, 1, 28, 28)
@@ -197,6 +198,7 @@ def test_real_mnist():
     assert len(data.train.fraction(0.01, 0)) == pytest.approx(600, abs=5)
 
 
+@pytest.mark.slow
 def test_real_mnist_may_be_unzipped(tmp_path):
     folder = Path(real("mnist"))
     for file in FILES:

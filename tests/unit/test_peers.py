@@ -387,7 +387,7 @@ def interrupted(monkeypatch, at, train):
 @pytest.mark.parametrize(
     "how",
     [
-        {"every": 3, "burn_in": 2},
+        pytest.param({"every": 3, "burn_in": 2}, marks=pytest.mark.slow),
         pytest.param({"every": 1, "update": "sequential"}, marks=pytest.mark.slow),
         pytest.param({"every": 3, "burn_in": 2, "predicted": True}, marks=pytest.mark.slow),
         {"every": 4, "patience": 1, "learning_rate": 3.0, "epochs": 5, "keep": "best"},
