@@ -206,6 +206,7 @@ def test_a_mistake_ends_with_one_line_that_names_it_and_the_mend(case, limbeck, 
     told_in_one_line(case, limbeck, tmp_path)
 
 
+@pytest.mark.slow
 @by_id(PROVED)
 def test_a_process_ends_with_the_same_line_and_no_traceback(case, process, tmp_path):
     told_by_a_process(case, process, tmp_path)

@@ -11,7 +11,7 @@ SCRIPT = Path(sys.executable).with_name("limbeck")
 ENTRY = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-c", "from limbeck.cli import main; main()"]
 
 
-def as_teacher(shell: str, typed: str) -> list[str]:
+def completed(shell: str, typed: str) -> list[str]:
     """Return what the shell is told when Tab is pressed after `typed`."""
     words = typed.split(" ")
     bash = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
@@ -24,17 +24,17 @@ def as_teacher(shell: str, typed: str) -> list[str]:
 
 @pytest.mark.parametrize("verb", ["evaluate", "recipes"])
 def test_a_verb_is_completed(verb):
-    assert as_teacher("bash", f"limbeck {verb[:-1]}") == [verb]
+    assert completed("bash", f"limbeck {verb[:-1]}") == [verb]
 
 
 def test_an_option_and_a_command_below_a_command_are_completed():
-    assert set(as_teacher("bash", "limbeck recipes ")) == {"ls", "show", "cp"}
-    assert as_teacher("bash", "limbeck evaluate --no-c") == ["--no-cost"]
+    assert set(completed("bash", "limbeck recipes ")) == {"ls", "show", "cp"}
+    assert completed("bash", "limbeck evaluate --no-c") == ["--no-cost"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_shells_are_told_what_the_verb_does(shell):
-    (line,) = as_teacher(shell, "limbeck eval")
+    (line,) = completed(shell, "limbeck eval")
     assert "evaluate" in line
     assert "Measure a finished run" in line
 

@@ -148,9 +148,9 @@ CONDITIONS = [  # command, exit code, part of stderr or None where nothing is to
             ("recipes ls 2>&-", 0, None),
             ("recipes ls --json >&- 2>&-", 1, None),
             ("nonsense 2>&-", 2, None),
+            ("recipes ls 0<&- >&- 2>/dev/full", 1, None),
         )
     ),
-    ("recipes ls 0<&- >&- 2>/dev/full", 1, None),
 ]
 
 

@@ -6,6 +6,7 @@ command once more comes to the very same weights.
 """
 
 import datetime
+import itertools
 import json
 import os
 import random
@@ -31,8 +32,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 # -------------------------------------------------------------------------------------------------------- the disk full
 
 
-@pytest.mark.parametrize("once", [True, False], ids=["once", "from then on"])
-@pytest.mark.parametrize("share", moments(3, 40))
+def in_turn(shares: list) -> list:
+    """Every moment with a fault that strikes once or, at the next one, from then on."""
+    return [
+        pytest.param(*share.values, once, id=f"{share.id}-{'once' if once else 'from then on'}", marks=share.marks)
+        for share, once in zip(shares, itertools.cycle([True, False]), strict=False)
+    ]
+
+
+@pytest.mark.parametrize(("share", "once"), in_turn(moments(3, 40)))
 def test_a_disk_that_is_full_at_any_write_of_a_run(place, whole, share, once):
     changes = Changes(place, at(whole, "distill", share), full, once=once)
     line = command(place, *DISTILL, prepare=changes.watch).refused("No space left on device")
@@ -75,9 +83,8 @@ def test_a_small_file_system_fills_up(place, whole, small_disk, size):
     goes_on(place, whole)
 
 
-@pytest.mark.parametrize("once", [True, False], ids=["once", "from then on"])
 @pytest.mark.parametrize("name", ["evaluate", "report"])
-@pytest.mark.parametrize("share", moments(2, 12))
+@pytest.mark.parametrize(("share", "once"), in_turn(moments(2, 12)))
 def test_a_disk_that_is_full_while_a_run_is_judged(place, whole, share, name, once):
     shutil.copytree(whole.folder / "runs", place / "runs")
     run, arguments = run_of(place), {"evaluate": ["--no-cost", "-q"], "report": []}[name]

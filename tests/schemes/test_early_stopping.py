@@ -158,7 +158,7 @@ def test_converged_distillation_is_gone_on_with_exactly(tiny, carried_out, kille
     assert ["soft" in line["train"] for line in lines] == [epoch <= end for epoch in range(1, 7)]
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("epoch", [1, 3, 5])
 def test_an_ending_training_resumes_bit_for_bit_from_any_epoch(tiny, tmp_path, epoch):
     parts = prepare(tiny())
     steps = math.ceil(len(parts.transfer) / 128)

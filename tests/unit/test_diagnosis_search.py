@@ -193,6 +193,7 @@ def test_a_diagnosis_with_a_search_measures_the_chosen_settings(subject, tmp_pat
         assert found.attribution.accuracies[arm].mean == pytest.approx(float(sum(both)) / 2)
 
 
+@pytest.mark.slow
 def test_what_the_findings_rest_on_is_not_searched(subject, tmp_path):
     searched = diagnose(subject, seeds=(0,), root=tmp_path)
     plain = diagnose(subject, seeds=(0,), search=False, root=tmp_path)
