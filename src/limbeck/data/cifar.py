@@ -1,9 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): read from a folder, or downloaded once and kept."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,7 +9,7 @@ import torch
 from limbeck.arguments import checked
 from limbeck.data.cifar_files import Archive, ArchivePart, read_archive
 from limbeck.data.cifar_sheets import has_sheets, read_sheets
-from limbeck.data.download import download, kept_under
+from limbeck.data.download import download, kept_under, own_folder
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, InputError, one_of
 
@@ -170,12 +168,8 @@ def cifar100(folder: str | None = None, labels: Literal["fine", "coarse"] = "fin
 
 def _parts(published: _Published, folder: str | None) -> tuple[ArchivePart, ArchivePart]:
     """Read both parts from a folder, or from a download."""
-    archive, own = published.archive, os.environ.get("LIMBECK_DATA")
-    if folder is not None:
-        place = Path(folder).expanduser()
-    elif own and (Path(own) / published.name).is_dir():
-        place = Path(own) / published.name
-    else:
+    archive, place = published.archive, own_folder(published.name, folder)
+    if place is None:
         place = kept_under(published.name)
         download(archive.file, place, _ADDRESSES, archive.checksums[archive.file])
     if has_sheets(place) and published is _CIFAR100:

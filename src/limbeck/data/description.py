@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.arguments import as_tensor
 from limbeck.batch import UNLABELLED
 from limbeck.checks import shown
-from limbeck.data.cells import code
+from limbeck.data.cells import code, is_blank
 from limbeck.data.columns import Columns
 from limbeck.data.content import check_inputs, narrowed, normalisation
 from limbeck.data.names import listed
@@ -191,12 +191,7 @@ class Description:
             rows = self._unnamed(as_tensor("inputs", inputs), columns)
         if not rows:
             raise DataError("inputs: found no rows; expected at least one")
-        for column in columns.columns:
-            if column.name not in rows[0]:
-                raise DataError(
-                    f"inputs: found no column '{column.name}'; expected it, as in the table that the model learnt "
-                    f"from. There are: {listed(list(map(str, rows[0])))}"
-                )
+        _require_columns([column.name for column in columns.columns], rows[0])
         return columns.inputs(rows), tuple(_unknown(rows, columns))
 
     def _unnamed(self, inputs: Tensor, columns: Columns) -> list[Mapping[str, Any]]:
@@ -224,16 +219,8 @@ def _by_name(inputs: Any, names: Sequence[str]) -> list[Mapping[str, Any]] | Non
         return list(inputs)
     if not isinstance(inputs, Mapping) and not hasattr(inputs, "columns"):
         return None
-    given = [name for name in names if name in inputs]  # of a data frame too this asks for a column
-    missing = [name for name in names if name not in inputs]
-    if missing:
-        there = list(map(str, inputs.columns if hasattr(inputs, "columns") else inputs))
-        raise DataError(
-            f"inputs: found no column '{missing[0]}'; expected it, as in the table that the model was trained on."
-            " There "
-            f"are: {listed(there) or 'none'}"
-        )
-    cells = {name: _plain(inputs[name]) for name in given}
+    _require_columns(names, inputs)
+    cells = {name: _plain(inputs[name]) for name in names}
     for name, column in cells.items():
         if not isinstance(column, list | tuple):
             raise DataError(f"inputs: found {shown(column)} as column '{name}'; expected a list, one value a row")
@@ -241,6 +228,17 @@ def _by_name(inputs: Any, names: Sequence[str]) -> list[Mapping[str, Any]] | Non
     if len(set(lengths.values())) > 1:
         raise DataError(f"inputs: found columns of different lengths ({shown(lengths)}); expected one value a row each")
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+
+
+def _require_columns(names: Sequence[str], inputs: Any) -> None:
+    """Require a row, a mapping of columns or a data frame to have the columns of a table."""
+    for name in names:
+        if name not in inputs:
+            there = list(map(str, inputs.columns if hasattr(inputs, "columns") else inputs))
+            raise DataError(
+                f"inputs: found no column '{name}'; expected it, as in the table that the model was trained "
+                f"on. There are: {listed(there) or 'none'}"
+            )
 
 
 def _plain(column: Any) -> Any:
@@ -257,7 +255,7 @@ def _unknown(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list[str]:
     for column in columns.columns:
         if not column.categories:
             continue
-        texts = (code(row[column.name]) for row in rows if not _is_empty(row[column.name]))
+        texts = (code(row[column.name]) for row in rows if not is_blank(row[column.name]))
         others = Counter(text for text in texts if text not in column.categories)
         if others:
             count = sum(others.values())
@@ -266,7 +264,3 @@ def _unknown(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list[str]:
                 f"not have ({listed(others)}); all its categories are 0 there, as in training"
             )
     return notes
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or value != value or not str(value).strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from limbeck.errors import DataError
 
-__all__ = ["download", "kept_under"]
+__all__ = ["download", "kept_under", "own_folder"]
 
 _TIMEOUT = 20.0  # seconds of silence before an address is given up
 
@@ -34,6 +34,14 @@ def download(file: str, folder: Path, addresses: Sequence[str], checksum: str) -
         _write(path, content)
         return
     raise DataError(f"{file}: could not be downloaded from {', '.join(failures)}; place the file in {folder}")
+
+
+def own_folder(name: str, folder: str | None) -> Path | None:
+    """Return the folder that a user has a published set in: `folder`, else $LIMBECK_DATA/name where that exists."""
+    if folder is not None:
+        return Path(folder).expanduser()
+    own = os.environ.get("LIMBECK_DATA")
+    return Path(own) / name if own and (Path(own) / name).is_dir() else None
 
 
 def kept_under(name: str) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.arguments import checked
 from limbeck.data.content import check_fits
-from limbeck.data.download import download, kept_under
+from limbeck.data.download import download, kept_under, own_folder
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError
 
@@ -219,16 +219,12 @@ def _content(path: str | os.PathLike[str], file: BinaryIO | gzip.GzipFile) -> Te
 
 
 def _published(name: str, folder: str | None, class_names: tuple[str, ...] | None) -> Splits:
-    own = os.environ.get("LIMBECK_DATA")
-    cache = kept_under(name)
-    if folder is not None:
-        paths = _found(Path(folder).expanduser())
-    elif own and (Path(own) / name).is_dir():
-        paths = _found(Path(own) / name)
-    else:
+    place = own_folder(name, folder)
+    if place is None:
+        place = kept_under(name)
         for file in _FILES:
-            download(f"{file}.gz", cache, _ADDRESSES[name], _CHECKSUMS[name][file][0])
-        paths = [cache / f"{file}.gz" for file in _FILES]
+            download(f"{file}.gz", place, _ADDRESSES[name], _CHECKSUMS[name][file][0])
+    paths = _found(place)
     for file, path in zip(_FILES, paths, strict=True):
         gzipped, plain = _CHECKSUMS[name][file]
         if hashlib.sha256(path.read_bytes()).hexdigest() != (gzipped if path.suffix == ".gz" else plain):
