@@ -191,6 +191,8 @@ class Distiller(nn.Module):
             Without schedules none is needed; with one and no step it raises InputError.
         counts: see `Objective.forward`.
         """
+        if not isinstance(batch, Batch):
+            raise InputError(f"batch: found a {type(batch).__name__}, expected limbeck.Batch.of(inputs, labels)")
         step = self.step if step is None else step
         loss: Loss = self.objective(self.outputs(batch, step), batch, step, counts)
         return loss

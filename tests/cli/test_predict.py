@@ -1,13 +1,17 @@
 """limbeck predict: tables, arrays and images in, CSV or npz out, without the run's data."""
 
+import contextlib
 import csv
 import io
+import os
+import sys
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from limbeck.cli import main
 from limbeck.data import bundled
 
 
@@ -50,8 +54,23 @@ def test_a_table_is_answered_row_by_row(run_of, limbeck, tmp_path):
     assert (tmp_path / "a.csv").read_text() == answer.out
     limbeck("predict", run, "new.csv", "--out", "a.csv").refused("--out: 'a.csv' exists")
     limbeck("predict", run, "new.csv", "--out", "a.txt").refused("--out: found 'a.txt'")
+    np.savez(tmp_path / "x.npz", inputs=np.ones((1, 13)))
+    limbeck("predict", run, "x.npz", "--delimiter", ";").refused("--delimiter: found beside 'x.npz'")
+    limbeck("predict", run, "new.csv", "--key", "x").refused("--key: found beside 'new.csv'")
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    limbeck("predict", run, "x.png").refused("inputs: found images", "is a table")
     (tmp_path / "new.csv").write_text("alcohol\n1\n")
     limbeck("predict", run, "new.csv").refused("found no column")
+
+
+def test_a_table_is_parted_as_the_runs_own(run_of, limbeck, tmp_path):
+    table = "age;town;y\n" + "\n".join(f"{20 + n % 7};{'AB'[n % 2]};{'no' if n % 3 else 'yes'}" for n in range(60))
+    (tmp_path / "t.csv").write_text(table)
+    run = run_of(data={"kind": "table", "path": "t.csv", "label": "y", "delimiter": ";"})
+    (tmp_path / "NEW.CSV").write_text("town;age\nB;21\n")
+    (tmp_path / "other.csv").write_text("town,age\nB,21\n")
+    first, second = limbeck("predict", run, "NEW.CSV"), limbeck("predict", run, "other.csv", "--delimiter", ",")
+    assert (first.code, first.out) == (second.code, second.out) == (0, first.out)
 
 
 def test_arrays_are_answered_into_arrays(run_of, limbeck, tmp_path):
@@ -64,9 +83,13 @@ def test_arrays_are_answered_into_arrays(run_of, limbeck, tmp_path):
     assert found["predictions"].tolist() == [str(found["probabilities"][0].argmax())] * 5
     limbeck("predict", run, "gone.npz").refused("INPUT: found no file 'gone.npz'")
     limbeck("predict", run, "x.npz", "x.npz").refused("INPUT: found 2 files")
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    limbeck("predict", run, "x.csv").refused("inputs: found rows by columns' names", "is no table")
+    np.savez(tmp_path / "z.npz", inputs=np.float32(1))
+    limbeck("predict", run, "z.npz").refused("INPUT: 'z.npz' holds a single number")
 
 
-def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path):
+def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path, monkeypatch):
     for number in range(12):
         place = tmp_path / "pets" / ("cat" if number % 2 else "dog")
         place.mkdir(parents=True, exist_ok=True)
@@ -79,6 +102,17 @@ def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path):
     assert [row["prediction"] for row in single] == [
         next(row["prediction"] for row in whole if row["input"] == each["input"]) for each in single
     ]
+    foreign = tmp_path / os.fsdecode(b"\xff.png")
+    foreign.write_bytes((tmp_path / "pets" / "dog" / "0.png").read_bytes())
+    assert limbeck("predict", run, foreign.name, "--out", "foreign.csv").code == 0
+    assert b"\n\xff.png," in (tmp_path / "foreign.csv").read_bytes()
+    piped = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    (tmp_path / "é.png").write_bytes(foreign.read_bytes())
+    monkeypatch.setattr(sys, "argv", ["limbeck", "predict", str(run), "é.png"])
+    with contextlib.redirect_stdout(piped), pytest.raises(SystemExit):
+        main()
+    piped.flush()
+    assert "\né.png,".encode() in piped.buffer.getvalue()
     (tmp_path / "empty").mkdir()
     limbeck("predict", run, "empty").refused("contains no images")
     limbeck("predict", run, "r.yaml").refused("INPUT: found 'r.yaml'")

@@ -509,3 +509,10 @@ def test_a_student_that_fails_is_named_although_its_teacher_answers_nan_at_paddi
     broken = Distiller(nn.Embedding(5, 4), ModelTeacher(AtPadding()), methods.kd(soft_weight=1.0, hard_weight=0.0))
     broken(Batch.of(torch.randint(5, (2, 3)), mask=torch.ones_like(mask)))
     assert bool(broken.teacher_failed)
+
+
+def test_a_batch_that_is_none_is_refused():
+    distiller = Distiller(nn.Linear(3, 4), nn.Linear(3, 4))
+    for wrong in ((torch.zeros(2, 3), torch.zeros(2)), torch.zeros(2, 3)):
+        with pytest.raises(InputError, match=rf"^batch: found a {type(wrong).__name__}, expected limbeck.Batch.of"):
+            distiller(wrong)

@@ -1,5 +1,7 @@
 """A trained model loads without the data of its run, and answers raw inputs as it answers the run's own sets."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,13 @@ from PIL import Image
 import limbeck as lb
 from limbeck.config import Recipe
 from limbeck.data import Description, TensorSet
-from limbeck.errors import DataError, DataWarning, InputError, LimbeckError, ModelError
+from limbeck.errors import DataError, DataWarning, InputError, LimbeckError, ModelError, RunError
 from limbeck.evaluation import predict
+from limbeck.experiment.prepare import Parts
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
+from limbeck.experiment.signature import read_signature, write_signature
+from limbeck.records import sealed, unsealed
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 
@@ -130,6 +135,61 @@ def test_rows_are_matched_by_the_columns_names(tmp_path):
             student.predict(wrong)
 
 
+class _Absent:
+    """A value that is neither equal to anything nor unequal, as NA of pandas is."""
+
+    def __ne__(self, other):
+        return self
+
+    __eq__, __hash__ = __ne__, object.__hash__
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+def test_cells_that_hold_nothing_are_missing_and_numbers_beyond_float32_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text(TABLE)
+    data = {"kind": "table", "path": "t.csv", "label": "y", "missing": "impute"}
+    student = lb.load(carried_out(tmp_path, data=data)[0].folder)
+    row = {"age": 21, "town": "A", "income": 30}
+    for nothing in (None, "", float("nan"), np.float32("nan"), _Absent()):
+        for name in row:
+            assert torch.equal(student.logits([{**row, name: nothing}]), student.logits([{**row, name: None}]))
+    with pytest.raises(DataError, match=r"row 1: column 'income': found 1e\+300, which float32 cannot hold"):
+        student.logits([row, {**row, "income": 1e300}])
+
+
+def test_samples_that_are_nearly_alike_are_answered(tmp_path):
+    inputs, labels = arrays("classification")
+    np.savez(tmp_path / "d.npz", inputs=inputs, labels=labels)
+    student = lb.load(carried_out(tmp_path, data={"kind": "npz", "path": "d.npz"})[0].folder)
+    near = np.stack([inputs[0], inputs[0]]).astype(np.float64)
+    near[1] += 1e-9
+    assert torch.equal(student.logits(near)[0], student.logits(inputs[:1])[0])
+    for wrong, said in [
+        (torch.zeros(2, 5, dtype=torch.complex64), "found torch.complex64"),
+        (torch.zeros(2, 5).to_sparse(), "expected a dense tensor"),
+        (torch.zeros(2, 5, device="meta"), "expected a dense tensor"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            student.logits(wrong)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_raw_images_are_pooled_as_the_data_was(tmp_path, dtype):
+    inputs = np.random.default_rng(0).integers(0, 256, (48, 1, 8, 9)).astype(dtype)
+    labels = np.arange(48) % 3
+    np.savez(
+        tmp_path / "d.npz", inputs=inputs[:40], labels=labels[:40], test_inputs=inputs[40:], test_labels=labels[40:]
+    )
+    run, answered = carried_out(tmp_path, data={"kind": "npz", "path": "d.npz", "pool": 2})
+    student = lb.load(run.folder)
+    assert (student.input_shape, student.description.input_shape) == ((1, 8, 9), (1, 4, 4))
+    assert torch.equal(student.logits(inputs[40:]), answered["distilled"])
+    with pytest.raises(DataError, match=r"found shape \(2, 1, 4, 4\); expected \(n, 1, 8, 9\)"):
+        student.logits(np.zeros((2, 1, 4, 4), dtype))
+
+
 def test_images_are_read_as_the_folder_was(tmp_path):
     draw = np.random.default_rng(1)
     for number in range(20):
@@ -144,11 +204,16 @@ def test_images_are_read_as_the_folder_was(tmp_path):
     assert torch.equal(student.logits(shown), answered["distilled"])
     assert torch.equal(student.logits([Image.open(path) for path in shown]), answered["distilled"])
     assert set(student.predict(shown)) <= {"cat", "dog"}
+    closed = Image.new("L", (8, 8))
+    closed.close()
     for wrong, said in [
         (torch.rand(2, 3, 8, 8), "whole numbers from 0 to 255"),
         (np.zeros((2, 8, 8, 3), np.uint8), "Channels come first"),
         (np.zeros((3, 8, 8), np.uint8), r"inputs\[None\]"),
         (tmp_path / "pets", "cannot be read"),
+        (Image.new("I;16", (8, 8)), "has pixels of mode I;16"),
+        (Image.new("L", (40_000, 1)), "is 40000 x 1 pixels"),
+        (closed, "an image cannot be read"),
     ]:
         with pytest.raises(DataError, match=said):
             student.predict(wrong)
@@ -197,3 +262,19 @@ def test_a_description_gives_the_batches_of_its_set(dtype):
     )
     assert torch.equal(own, other)
     assert described.blank().legend.names == samples.legend.names
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dtype": "Tensor"}, {"input_shape": [-1]}, {"class_names": ["a"]}, {"classes": "3"}],
+)
+def test_a_signature_that_describes_no_set_is_damaged(tmp_path, wrong):
+    folder = RunFolder.create(tmp_path, "r", "", ["test"])
+    samples = TensorSet.of(torch.zeros(4, 2), torch.arange(4) % 2)
+    write_signature(folder, Parts(samples, None, samples, samples, samples))
+    assert read_signature(folder.path).students == Description.of(samples)
+    content = unsealed(json.loads((folder.path / "signature.json").read_text()))
+    content["students"].update(wrong)
+    folder.write_json("signature.json", sealed(content))
+    with pytest.raises(RunError, match=r"signature\.json' is damaged"):
+        read_signature(folder.path)

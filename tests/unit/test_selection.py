@@ -176,14 +176,23 @@ def test_the_test_set_is_not_made_smaller_by_the_first_samples():
 
 
 def test_pooled_images_are_the_means_of_their_squares():
-    images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4).expand(3, 1, 4, 4) * 10
-    samples = TensorSet.of(images.contiguous(), torch.tensor([0, 1, 1]), class_names=["a", "b"])
+    images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4) * 10 + torch.arange(3)[:, None, None, None]
+    groups = {"groups": [1, 0], "group_names": ["x", "y"]}
+    samples = TensorSet.of(images.to(torch.uint8), torch.tensor([0, 1, 1]), class_names=["a", "b"], **groups)
     pooled = Selection(pool=2).apply(Splits(samples, samples, "small")).train
     assert pooled.input_shape == (1, 2, 2)
     assert torch.allclose(pooled.gather(torch.arange(1)) * 255, torch.tensor([[[[25.0, 45.0], [105.0, 125.0]]]]))
-    assert pooled.class_names == ("a", "b")
+    assert (pooled.class_names, pooled.groups, pooled.group_names) == (("a", "b"), (1, 0), ("x", "y"))
+    part = samples.subset(torch.tensor([2, 0]))
+    own = Selection(pool=2).apply(Splits(part, samples.subset(torch.tensor([1])), "small"))
+    assert own.train.index.tolist() == [2, 0]
+    assert own.train.source == own.test.source != samples.source
+    assert torch.equal(own.train.gather(torch.arange(2)), pooled.gather(torch.tensor([2, 0])))
     with pytest.raises(LimbeckError, match=r"^pool: found 5 for inputs \(1, 4, 4\)"):
         Selection(pool=5).apply(Splits(samples, samples, "small"))
+    tokens = TensorSet.of(torch.zeros(3, 1, 4, 4, dtype=torch.int64), torch.tensor([0, 1, 1]))
+    with pytest.raises(LimbeckError, match=r"^pool: found 2 for inputs \(1, 4, 4\) int64"):
+        Selection(pool=2).apply(Splits(tokens, tokens, "small"))
 
 
 def test_an_ensemble_is_weighed_on_the_held_out_part_and_keeps_its_weights(tmp_path):

@@ -35,12 +35,15 @@ def predict(
     role: Annotated[str, typer.Option(help="distilled, alone, teacher, or a role of the scheme")] = "distilled",
     seed: Annotated[int | None, typer.Option(help="of the students; else the run's first")] = None,
     key: Annotated[str | None, typer.Option(help="the array of an .npz file; else 'inputs', or its only one")] = None,
-    delimiter: Annotated[str, typer.Option(help="separator of the cells of a .csv file")] = ",",
+    delimiter: Annotated[
+        str | None, typer.Option(help="separator of the cells of a .csv file; else that of the run's own table")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="samples in a batch")] = 256,
     device: Annotated[str, typer.Option(help="device of the model")] = "cpu",
     trust: Trust = False,
 ) -> None:
     """Predict new inputs with a trained model of a run; the run's data is not needed."""
+    from limbeck.config import load_recipe
     from limbeck.results.student import load
 
     if out is not None and out.suffix not in (".csv", ".npz"):
@@ -50,15 +53,22 @@ def predict(
     model = load(run, role, seed=seed, device=device, trust=trust)
     if model.task.dims[-1] > 2 and (out is None or out.suffix == ".csv"):
         raise InputError(f"--out: found {out or 'stdout'}; expected an .npz file, because the answers are class maps")
-    names, predictions, probabilities = _answers(model, inputs, key, delimiter, batch_size)
+    own = load_recipe(run / "recipe.yaml").data.values.get("delimiter", ",")
+    for option, value, ending in (("--key", key, ".npz"), ("--delimiter", delimiter, ".csv")):
+        if value is not None and _ending(inputs[0]) != ending:
+            raise InputError(f"{option}: found beside '{inputs[0]}'; expected it with a {ending} file alone")
+    parted = own if delimiter is None else delimiter
+    names, predictions, probabilities = _answers(model, inputs, key, parted, batch_size)
     if out is not None and out.suffix == ".npz":
         _write_arrays(out, model, names, predictions, probabilities)
     else:
         text = _table(model, names, predictions, probabilities)
         if out is None:
+            if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():  # a file, or a pipe
+                sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
             sys.stdout.write(text)
         else:
-            write_aside(out, text, what="--out")
+            write_aside(out, text.encode(errors="surrogateescape"), what="--out")  # as the names of files are
     if out is not None:
         say(f"{len(names):,} answers of {role} (seed {model.seed}) written to {out}")
 
@@ -93,7 +103,7 @@ def _batches(
     from limbeck.data.npz import read_array
     from limbeck.data.tables import read_rows
 
-    if len(inputs) > 1 and any(path.suffix in (".csv", ".npz") for path in inputs):
+    if len(inputs) > 1 and any(_ending(path) in (".csv", ".npz") for path in inputs):
         raise InputError(f"INPUT: found {len(inputs)} files; expected one .csv or .npz file, or only images")
     first = inputs[0]
     for path in inputs:
@@ -101,15 +111,17 @@ def _batches(
             raise InputError(
                 f"INPUT: found no file '{path}'; expected a .csv or .npz file, a folder of images, or images"
             )
-    if first.suffix == ".csv":
+    if _ending(first) == ".csv":
         doubts: list[str] = []
         header, rows = read_rows(str(first), delimiter, doubts)
         for doubt in doubts:
             say(f"note: {first}: {doubt}")
         yield [str(number) for number in range(1, len(rows) + 1)], [dict(zip(header, row, strict=True)) for row in rows]
         return
-    if first.suffix == ".npz":
+    if _ending(first) == ".npz":
         array = read_array(str(first), key)
+        if not array.ndim:
+            raise DataError(f"INPUT: '{first}' holds a single number; expected samples, (n, ...)")
         yield [str(number) for number in range(len(array))], array
         return
     images = [image for path in inputs for image in (images_below(path) if path.is_dir() else [path])]
@@ -121,6 +133,11 @@ def _batches(
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         yield [path.as_posix() for path in part], part
+
+
+def _ending(path: Path) -> str:
+    """Return what a file's name says of its kind; of a folder nothing."""
+    return "" if path.is_dir() else path.suffix.lower()
 
 
 def _table(

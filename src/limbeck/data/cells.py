@@ -1,6 +1,5 @@
 """Cells of a table: what is empty, what is a number, and which texts are one."""
 
-import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
@@ -19,14 +18,19 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9].*")
 
 
 def is_blank(value: Any) -> bool:
-    """Return whether a cell holds nothing: None, NaN, or no text.
+    """Return whether a cell holds nothing: None, NaN, NA or NaT of pandas, or no text.
 
     >>> [is_blank(value) for value in ("", "  ", None, float("nan"), "NA", 0)]
     [True, True, True, True, False, False]
     """
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # NA of pandas, which is neither true nor false
+        return True
+    except ValueError:  # an array
+        return False
 
 
 def is_missing(value: Any) -> bool:

@@ -162,7 +162,13 @@ class Columns:
         tensor([[ 1.0000,  0.0000,  1.0000],
                 [-0.5000,  0.0000,  0.0000]])
         """
-        return self.encoded([self._read(column, rows) for column in self.columns])
+        numbers = self.encoded([self._read(column, rows) for column in self.columns])
+        if len(wrong := (~numbers.isfinite()).nonzero()):
+            row, place = wrong[0].tolist()
+            attributes = zip(self.columns, self.attributes, strict=True)
+            name = next(column.name for column, each in attributes if each.start <= place < each.stop)
+            raise DataError(f"row {row}: column '{name}': found {shown(rows[row][name])}, which float32 cannot hold")
+        return numbers
 
     @staticmethod
     def _read(column: Column, rows: Sequence[Mapping[str, Any]]) -> RawColumn:

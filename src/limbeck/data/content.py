@@ -153,6 +153,8 @@ def checked_group_names(
 
 def check_inputs(name: str, inputs: Tensor) -> None:
     """Require samples of a kept type, at least one, all finite; raise DataError otherwise."""
+    if inputs.is_meta or inputs.layout != torch.strided:
+        raise DataError(f"{name}: found inputs of {inputs.layout} on {inputs.device}; expected a dense tensor")
     if inputs.dtype not in (torch.uint8, torch.float32, torch.int64):
         raise DataError(
             f"{name}: inputs are {inputs.dtype}, expected uint8 (pixels), float32 or int64 (token ids); convert them"

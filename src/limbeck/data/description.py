@@ -1,10 +1,11 @@
 """What a model takes and answers: a set without its samples, enough to use the model where the data is not."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from limbeck.batch import UNLABELLED
 from limbeck.checks import shown
 from limbeck.data.cells import code, is_blank
 from limbeck.data.columns import Columns
-from limbeck.data.content import check_inputs, narrowed, normalisation
+from limbeck.data.content import check_inputs, normalisation
 from limbeck.data.names import listed
-from limbeck.data.pictures import fitted, picture
+from limbeck.data.pictures import opened, picture
+from limbeck.data.pooling import Pooling
 from limbeck.data.sets import SampleSet, TensorSet
 from limbeck.errors import DataError
 from limbeck.tasks import task_named
@@ -42,6 +44,7 @@ class Description:
         mean: one number for each channel, subtracted from the scaled inputs; None without normalisation.
         std: one number for each channel, by which they are then divided; None without normalisation.
         columns: for a table, how each column becomes numbers; otherwise None.
+        pooling: for images that are averaged over squares first, what they are before; otherwise None.
 
     Example:
         >>> from limbeck import data
@@ -56,10 +59,17 @@ class Description:
     groups: tuple[int, ...] | None
     group_names: tuple[str, ...]
     input_shape: tuple[int, ...]
-    dtype: str
+    dtype: Literal["uint8", "float32", "int64"]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     columns: Columns | None
+    pooling: Pooling | None = None
+
+    def __post_init__(self) -> None:
+        if not self.input_shape or min(self.input_shape) < 1:
+            raise ValueError(f"input_shape: found {self.input_shape}, expected 1 or above each")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ValueError(f"class_names: found {len(self.class_names)}, expected {self.classes}")
 
     @classmethod
     def of(cls, samples: SampleSet) -> "Description":
@@ -78,11 +88,18 @@ class Description:
             groups=samples.groups,
             group_names=samples.group_names,
             input_shape=samples.input_shape,
-            dtype=str(samples.gather(torch.zeros(1, dtype=torch.int64)).dtype).removeprefix("torch."),
+            dtype=str(samples.gather(torch.zeros(1, dtype=torch.int64)).dtype).removeprefix("torch."),  # type: ignore[arg-type]
             mean=mean,
             std=std,
             columns=samples.columns,
+            pooling=samples.pooling,
         )
+
+    @property
+    def raw(self) -> tuple[tuple[int, ...], str]:
+        """The shape and type of a sample as the data set has it, which `read` takes."""
+        before = self if self.pooling is None else self.pooling
+        return before.input_shape, before.dtype
 
     def samples(self, inputs: Tensor) -> TensorSet:
         """Return inputs as a set without labels, whose batches are scaled and normalised as in training.
@@ -106,6 +123,7 @@ class Description:
             group_names=self.group_names,
             task=task_named(self.task),
             columns=self.columns,
+            pooling=self.pooling,
             inputs=inputs,
         )
 
@@ -119,68 +137,69 @@ class Description:
         Args:
             inputs: as the data set had them.  Of a table: a data frame, a mapping of columns, a list of rows by the
                 columns' names, or, where all columns are numbers, an array (n, columns) in their order.  Of images: an
-                array (n, *input_shape), or images of PIL or paths of image files, one or a list of them; these are
-                resized.  Of anything else: an array (n, *input_shape).
+                array of samples of the shape that `raw` names, or images of PIL or paths of image files, one or a list
+                of them; these are resized.  Of anything else: an array (n, *input_shape).
 
         Returns:
-            The samples (n, *input_shape), and one line for each note.
+            The samples (n, *input_shape), pooled where the set's are, and one line for each note.
 
         Raises:
             DataError: a column is missing, or shape, type or numbers are others than the data set's.
         """
+        several = inputs if isinstance(inputs, list | tuple) and inputs else [inputs]
+        pictures = all(map(_is_picture, several))
         if self.columns is not None:
+            if pictures:
+                raise DataError(f"inputs: found images; expected rows by the columns' names: '{self.name}' is a table")
             return self._rows(inputs, self.columns)
-        if _is_picture(inputs):
-            return self._pictures([inputs]), ()
-        if isinstance(inputs, list | tuple) and inputs and all(map(_is_picture, inputs)):
-            return self._pictures(inputs), ()
-        return self._array(as_tensor("inputs", inputs)), ()
+        if isinstance(several[0], Mapping) or hasattr(inputs, "columns"):
+            shape = ", ".join(map(str, self.raw[0]))
+            raise DataError(
+                f"inputs: found rows by columns' names; expected an array (n, {shape}): '{self.name}' is no table"
+            )
+        found = self._pictures(several) if pictures else self._array(as_tensor("inputs", inputs))
+        return (found if self.pooling is None else self.pooling.apply(found)), ()
 
     def _array(self, inputs: Tensor) -> Tensor:
+        shape, dtype = self.raw
+        if inputs.is_meta or inputs.layout != torch.strided:
+            check_inputs("inputs", inputs)
         inputs = inputs.detach().cpu()
-        if inputs.dim() == len(self.input_shape) and self.input_shape[0] == 1 and len(self.input_shape) == 3:
+        if inputs.dim() == len(shape) == 3 and shape[0] == 1:
             inputs = inputs.unsqueeze(1)  # grey images without an axis of channels
-        expected = f"(n, {', '.join(map(str, self.input_shape))})"
-        if tuple(inputs.shape[1:]) != self.input_shape or not inputs.dim():
-            raise DataError(f"inputs: found shape {tuple(inputs.shape)}; expected {expected}{self._mend(inputs)}")
+        expected = f"(n, {', '.join(map(str, shape))})"
+        if tuple(inputs.shape[1:]) != shape or not inputs.dim():
+            raise DataError(f"inputs: found shape {tuple(inputs.shape)}; expected {expected}{_mend(inputs, shape)}")
         if not len(inputs):
             raise DataError(f"inputs: found no samples; expected {expected}, at least one")
-        whole = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype == torch.bool)
-        if self.dtype == "uint8":
+        if inputs.is_complex():
+            raise DataError(f"inputs: found {inputs.dtype}; expected real numbers")
+        whole = not (inputs.is_floating_point() or inputs.dtype == torch.bool)
+        if dtype == "uint8":
             if not whole or inputs.min() < 0 or inputs.max() > 255:
-                found = f"{inputs.dtype} from {inputs.min():g} to {inputs.max():g}" if inputs.numel() else "nothing"
                 raise DataError(
-                    f"inputs: found {found}; expected pixels as the data set has them, whole numbers from 0 to 255 "
-                    "(uint8). Give the pixels unscaled"
+                    f"inputs: found {inputs.dtype} from {inputs.min():g} to {inputs.max():g}; expected pixels as the "
+                    "data set has them, whole numbers from 0 to 255 (uint8). Give the pixels unscaled"
                 )
             return inputs.to(torch.uint8)
-        if self.dtype == "int64":
+        if dtype == "int64":
             if not whole:
                 raise DataError(f"inputs: found {inputs.dtype}; expected token ids, whole numbers (int64)")
             return inputs.to(torch.int64)
-        inputs = narrowed("inputs", inputs.double() if whole else inputs) if inputs.dtype != torch.float32 else inputs
+        inputs = inputs.to(torch.float32)
         check_inputs("inputs", inputs)
         return inputs
 
-    def _mend(self, inputs: Tensor) -> str:
-        if tuple(inputs.shape) == self.input_shape:
-            return ". Give one sample as inputs[None]"
-        if inputs.dim() == 4 and len(self.input_shape) == 3 and inputs.shape[-1] == self.input_shape[0]:
-            return ". Channels come first: inputs.permute(0, 3, 1, 2), with NumPy inputs.transpose(0, 3, 1, 2)"
-        return ""
-
     def _pictures(self, images: Sequence[Any]) -> Tensor:
-        if self.dtype != "uint8" or len(self.input_shape) != 3 or self.input_shape[0] not in _CHANNELS:
+        shape, dtype = self.raw
+        if dtype != "uint8" or len(shape) != 3 or shape[0] not in _CHANNELS:
             raise DataError(
-                f"inputs: found images; expected arrays of shape (n, {', '.join(map(str, self.input_shape))}) in "
-                f"{self.dtype}, for '{self.name}' is not a set of image files"
+                f"inputs: found images; expected arrays of shape (n, {', '.join(map(str, shape))}) in {dtype}, for "
+                f"'{self.name}' is not a set of image files"
             )
-        channels, *size = self.input_shape
-        height, width = size
+        size, grey = (shape[1], shape[2]), shape[0] == 1
         read = [
-            picture(Path(each), (height, width), channels == 1)[0]
-            if isinstance(each, str | Path)
-            else fitted(each, (height, width), channels == 1)
+            picture(Path(each), size, grey)[0] if isinstance(each, str | Path) else opened(each, size, grey)
             for each in images
         ]
         return torch.stack(read)
@@ -208,9 +227,19 @@ class Description:
         return [dict(zip(names, row, strict=True)) for row in inputs.tolist()]
 
 
+def _mend(inputs: Tensor, shape: tuple[int, ...]) -> str:
+    """Return what to do about inputs of another shape; nothing where that is not known."""
+    if tuple(inputs.shape) == shape:
+        return ". Give one sample as inputs[None]"
+    if inputs.dim() == 4 and len(shape) == 3 and inputs.shape[-1] == shape[0]:
+        return ". Channels come first: inputs.permute(0, 3, 1, 2), with NumPy inputs.transpose(0, 3, 1, 2)"
+    return ""
+
+
 def _is_picture(value: Any) -> bool:
     """Whether a value is the path of an image, or an image of PIL."""
-    return isinstance(value, str | Path) or type(value).__module__.startswith("PIL.")
+    pillow = sys.modules.get("PIL.Image")
+    return isinstance(value, str | Path) or (pillow is not None and isinstance(value, pillow.Image))
 
 
 def _by_name(inputs: Any, names: Sequence[str]) -> list[Mapping[str, Any]] | None:

@@ -12,9 +12,8 @@ from limbeck.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageFile import ImageFile
 
-__all__ = ["LONGEST_SIDE", "fitted", "picture"]
+__all__ = ["LONGEST_SIDE", "opened", "picture"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever its ending, a file is taken for no other: EPS, say, runs a program
 _MOST_PIXELS, LONGEST_SIDE = 2**26, 2**15
@@ -37,7 +36,7 @@ def picture(path: Path, size: tuple[int, int], grey: bool) -> tuple[Tensor, int]
             with Image.open(path, formats=_FORMATS) as image:
                 _check(path, image)
                 frames = int(getattr(image, "n_frames", 1))
-                pixels = fitted(image, size, grey)
+                pixels = _fitted(image, size, grey)
     except Image.DecompressionBombError:
         raise DataError(f"{path}: has more than {_MOST_PIXELS:,} pixels; make it smaller") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -48,7 +47,17 @@ def picture(path: Path, size: tuple[int, int], grey: bool) -> tuple[Tensor, int]
     return pixels, frames
 
 
-def fitted(image: "Image", size: tuple[int, int], grey: bool) -> Tensor:
+def opened(image: "Image", size: tuple[int, int], grey: bool) -> Tensor:
+    """Return an image of PIL as `picture` reads it from a file; DataError where it is damaged or too large."""
+    _check("inputs", image)
+    try:
+        return _fitted(image, size, grey)
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"inputs: an image cannot be read ({reason}); open it again, or leave it out") from None
+
+
+def _fitted(image: "Image", size: tuple[int, int], grey: bool) -> Tensor:
     """Return an open image as uint8 (C, H, W): upright, on white where it is transparent, resized to (H, W)."""
     import numpy as np
     from PIL import Image
@@ -58,7 +67,7 @@ def fitted(image: "Image", size: tuple[int, int], grey: bool) -> Tensor:
     return pixels[None] if grey else pixels.permute(2, 0, 1).contiguous()
 
 
-def _check(path: Path, image: "ImageFile") -> None:
+def _check(path: Path | str, image: "Image") -> None:
     """Refuse an image whose pixels are of another kind, or more than its file may cost to read; none is decoded yet."""
     width, height = image.size
     if width * height > _MOST_PIXELS or max(width, height) > LONGEST_SIDE:

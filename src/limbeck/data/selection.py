@@ -1,13 +1,14 @@
 """What of a data set a recipe uses: some of its samples and classes, and the part that is held out."""
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
 from limbeck import checks
 from limbeck.arguments import checked_fields
+from limbeck.data.pooling import Pooling
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.errors import InputError
 from limbeck.randomness import uniform
@@ -77,22 +78,20 @@ class Selection:
 
 
 def _pooled(samples: SampleSet, side: int) -> TensorSet:
-    """Return images as the means of their squares, float32 in [0, 1], as a set of its own."""
-    if len(samples.input_shape) != 3 or min(samples.input_shape[1:]) < side:
-        raise InputError(f"pool: found {side} for inputs {tuple(samples.input_shape)}, expected images that are larger")
+    """Return images as the means of their squares, float32 in [0, 1]; each keeps its place in the root set."""
     images = samples.gather(torch.arange(len(samples)))
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
-    return TensorSet.of(
-        functional.avg_pool2d(images, side),
-        samples.labels,
-        classes=samples.classes,
-        class_names=samples.class_names or None,
-        name=f"{samples.name}, pooled",
-        mean=None if samples.mean is None else samples.mean.flatten().tolist(),
-        std=None if samples.std is None else samples.std.flatten().tolist(),
-        task=samples.task,
-    )
+    pooling = Pooling(side, samples.input_shape, str(images.dtype).removeprefix("torch."))
+    pooled = pooling.apply(images)
+    inputs = pooled.new_zeros(int(samples.index.max()) + 1, *pooled.shape[1:])
+    inputs[samples.index] = pooled
+    kept = {each.name: getattr(samples, each.name) for each in fields(SampleSet)}
+    changed = {
+        "name": f"{samples.name}, pooled",
+        "source": hashlib.sha256(f"{samples.source} pooled {side}".encode()).hexdigest(),
+        "input_shape": tuple(pooled.shape[1:]),
+        "pooling": pooling,
+    }
+    return TensorSet(**{**kept, **changed}, inputs=inputs)
 
 
 @dataclass(frozen=True)

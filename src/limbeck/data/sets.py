@@ -25,6 +25,7 @@ from limbeck.data.content import (
     raw_bytes,
 )
 from limbeck.data.mixing import partners
+from limbeck.data.pooling import Pooling
 from limbeck.errors import DataError, DataWarning, InputError, one_of
 from limbeck.errors import warn as warn_of
 from limbeck.randomness import derive_seed, permutation
@@ -59,6 +60,7 @@ class SampleSet(ABC):
         task: what a label is.
         turn: (n,) int64, how often the sample occurs before in this set, if a subset repeats samples; otherwise None.
         columns: for a table, how each column becomes numbers; otherwise None.
+        pooling: for images that were averaged over squares, what they were before; otherwise None.
 
     Example:
         >>> from limbeck.data import TensorSet
@@ -83,6 +85,7 @@ class SampleSet(ABC):
     task: Task = CLASSIFICATION
     turn: Tensor | None = None
     columns: Columns | None = None
+    pooling: Pooling | None = None
 
     def __len__(self) -> int:
         return len(self.index)

@@ -103,6 +103,11 @@ def require_same(folder: Path, what: str, found: Mapping[str, str], known: Mappi
     """Require digests to be those of the run; RunError for the first that is not.  what: data or code."""
     for name in sorted({*found, *known}):
         if found.get(name) != known.get(name):
+            if name not in found:
+                raise RunError(
+                    f"'{folder}': found no {what} ({name}); expected it where the run had it"
+                    f"{', importable from the current folder' if what == 'code' else ''}. Put the {what} back"
+                )
             raise RunError(
                 f"'{folder}': found other {what} ({name}: SHA-256 {_short(found.get(name))}); expected "
                 f"{_short(known.get(name))}, as in the run. Restore the {what}, or run the recipe "

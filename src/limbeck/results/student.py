@@ -90,8 +90,8 @@ class TrainedModel:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return self.description.input_shape
+        """The shape of one raw sample."""
+        return self.description.raw[0]
 
     def logits(self, inputs: Any, batch_size: int = 256) -> Tensor:
         """Return the model's answers to raw inputs, on the CPU.
