@@ -124,7 +124,7 @@ def shares(name: str, values: Sequence[Any], *, count: int) -> None:
         non_negative(name, value)
     total = math.fsum(values)
     if abs(total - 1) > 1e-6:
-        raise InputError(f"{name}: found {shown(list(values))}, which add up to {total:.6g}, expected 1")
+        raise InputError(f"{name}: found {shown(list(values))}, which sum to {total:.6g}, expected 1")
 
 
 def some_weight(weights: Mapping[str, Any]) -> None:

@@ -238,10 +238,10 @@ def _check_apart(student: nn.Module, teacher: Teacher | None) -> None:
         if id(weights) in frozen and not weights.requires_grad:
             raise ModelError(
                 f"student: its parameter '{name}' is the teacher's too, and was frozen with it; give the student"
-                " modules of its own (copy.deepcopy), or freeze the part before making the teacher if it is to stay"
+                " its own modules (copy.deepcopy), or freeze the part before making the teacher if it is to stay"
             )
         if id(weights) in moving:
             raise ModelError(
                 f"student: its parameter '{name}' is the teacher's too, and would change the teacher as it learns; give"
-                " the student modules of its own (copy.deepcopy)"
+                " the student its own modules (copy.deepcopy)"
             )

@@ -67,7 +67,7 @@ REFUSED = {
     "masses": (
         recipe({"kind": "rel", "masses": [0.8, 0.1, 0.2]}),
         "method.target.masses:",
-        "add up to 1.1, expected 1",
+        "sum to 1.1, expected 1",
     ),
     "masses-two": (recipe({"kind": "rel", "masses": [0.8, 0.2]}), "method.target.masses", "is missing"),
     "masses-negative": (
@@ -118,7 +118,7 @@ REFUSED = {
     ),
     "weights-sum": (
         recipe(mixture("pt", "uniform", weights=[0.5, 0.4])),
-        "method.target.weights: found [0.5, 0.4], which add up to 0.9",
+        "method.target.weights: found [0.5, 0.4], which sum to 0.9",
         "expected 1",
     ),
     "weights-many": (

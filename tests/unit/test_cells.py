@@ -96,7 +96,7 @@ def test_numbers_that_became_classes_are_said(tmp_path):
 def test_classes_that_look_alike_are_said_and_two_forms_of_one_text_refused(tmp_path):
     found = read(tmp_path, labelled(["yes", "no", "Yes"]))
     assert any("class names 'Yes' and 'yes' look alike and are taken as two" in note for note in found.notes)
-    with pytest.raises(DataError, match="stands twice, in two Unicode forms"):
+    with pytest.raises(DataError, match="occurs twice, in two Unicode forms"):
         read(tmp_path, labelled(["caf\u00e9", "cafe\u0301", "tea"]))
 
 
@@ -224,7 +224,7 @@ FILES = [
     ("x,y\n1,a\n2,b,c\n", "line 3 has 3 cells, the first has 2"),
     ("x,y\n1,caf\u00e9\n".encode("latin-1"), "is not a CSV file in UTF-8"),
     ("x,y\n1,a\n".encode("utf-16"), "save it as 'CSV UTF-8'"),
-    ("x\u00e9,xe\u0301,y\n1,2,a\n", "stands twice, in two Unicode forms"),
+    ("x\u00e9,xe\u0301,y\n1,2,a\n", "occurs twice, in two Unicode forms"),
     ('x,"a\nb",y\n1,2,a\n', "column name 'a\\nb' holds the unprintable character U+000A"),
     ("x" * 300 + ",y\n1,a\n", "has 300 letters, expected at most 256"),
 ]

@@ -275,7 +275,7 @@ def test_another_run_of_the_same_group_is_refused(tmp_path):
     enter(one)
     for run, resumed in (("another", False), ("another", True), ("mine", False)):
         other, _ = door(tmp_path, 1, run=run)
-        with pytest.raises(RunError, match=r"has what another run published as group 1 \(mine\); go on"):
+        with pytest.raises(RunError, match=r"has what another run published as group 1 \(mine\); resume"):
             enter(other, resumed=resumed)
 
 

@@ -230,7 +230,7 @@ def test_a_term_shows_its_settings_in_the_same_words_in_every_process():
 
 def test_labels_alone_teach_nothing_where_no_sample_has_one():
     nothing = Legend(("a", "b"), labelled=False)
-    with pytest.raises(InputError, match=r"^terms: 'hard' need labels, but no sample has one; add one with"):
+    with pytest.raises(InputError, match=r"^terms: 'hard' need labels, but no sample has one; add a term with"):
         methods.hard().settle(nothing)
     methods.kd(alpha=0.5).settle(nothing)
     methods.hard().settle(Legend(("a", "b")))

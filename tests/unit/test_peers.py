@@ -307,7 +307,7 @@ def test_what_has_no_predictions_is_refused():
         fit_together([Peer(each, samples(), training=Training(epochs=1)) for each in pair])
     with pytest.raises(ModelError, match=r"^peer: answers 2 classes, the data has 3"):
         Predictions(few).fill(nn.Linear(WIDTH, 2))
-    with pytest.raises(InputError, match=r"^peers: it has predictions only, .* the features \['body'\]"):
+    with pytest.raises(InputError, match=r"^peers: it has only predictions, .* the features \['body'\]"):
         PredictionsTeacher(Predictions(few))(a_batch(), {"body": "0"})
     several = TensorSet.of(torch.randn(8, WIDTH), torch.zeros(8, 2), classes=2, task=MULTILABEL)
     with pytest.raises(InputError, match=r"^peers: predictions are of one label of several classes, and the labels"):

@@ -167,7 +167,7 @@ def test_classes_that_differ_in_case_are_said_and_in_unicode_form_refused(root):
     for form in ("NFC", "NFD"):
         saved(root / unicodedata.normalize(form, "caf\u00e9") / "0.png")
     if len(list(root.glob("caf*"))) == 2:  # some file systems know them as one
-        with pytest.raises(DataError, match="stands twice, in two Unicode forms"):
+        with pytest.raises(DataError, match="occurs twice, in two Unicode forms"):
             read(root)
 
 

@@ -182,9 +182,9 @@ def test_a_digest_knows_content_and_not_where_it_lies():
 @over(
     ("answer", "said"),
     [
-        ([0.5, 0.6], "expected probabilities that add up to 1"),
-        ([1.5, -0.5], "expected probabilities that add up to 1"),
-        ([float("nan"), 1.0], "expected probabilities that add up to 1"),
+        ([0.5, 0.6], "expected probabilities that sum to 1"),
+        ([1.5, -0.5], "expected probabilities that sum to 1"),
+        ([float("nan"), 1.0], "expected probabilities that sum to 1"),
         (["a", "b"], "expected a row of numbers"),
     ],
 )

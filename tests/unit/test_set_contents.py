@@ -130,8 +130,8 @@ def test_a_label_that_changes_its_kind_later_is_one_line():
 @over(
     ("names", "said"),
     [
-        (["a", "a"], "class name 'a' stands twice"),
-        (["\u00e9", "e\u0301"], "stands twice, in two Unicode forms"),
+        (["a", "a"], "class name 'a' occurs twice"),
+        (["\u00e9", "e\u0301"], "occurs twice, in two Unicode forms"),
         (["a", 3], "class_names: found ['a', 3], expected text"),
         (["a", "b\nc"], r"class name 'b\nc' holds the unprintable character U+000A"),
         (["a", "\u202eb"], "U+202E"),

@@ -128,7 +128,7 @@ def test_impossible_classes_in_means():
 @over(
     ("weights", "line"),
     [
-        ([0.5, 0.6], "weights: found [0.5, 0.6], which add up to 1.1, expected 1"),
+        ([0.5, 0.6], "weights: found [0.5, 0.6], which sum to 1.1, expected 1"),
         ([1.5, -0.5], "weights: found -0.5, expected a finite number that is 0 or above"),
         ([1.0], "weights: found [1.0], 1 in all, expected 2"),
         ([math.inf, 0.0], "weights: found inf, expected a finite number that is 0 or above"),

@@ -183,7 +183,7 @@ def test_related_classes_are_their_formula_with_any_groups(groups, shares):
 @over(
     ("masses", "line"),
     [
-        ((0.5, 0.3, 0.1), "masses: found [0.5, 0.3, 0.1], which add up to 0.9, expected 1"),
+        ((0.5, 0.3, 0.1), "masses: found [0.5, 0.3, 0.1], which sum to 0.9, expected 1"),
         ((0.5, 0.5), "masses: found [0.5, 0.5], 2 in all, expected 3"),
         ((1.2, -0.1, -0.1), "masses: found -0.1, expected a finite number that is 0 or above"),
         ((math.nan, 0.5, 0.5), "masses: found nan, expected a finite number that is 0 or above"),

@@ -92,7 +92,7 @@ def test_the_task_of_a_set_is_part_of_what_it_is(task):
         (MULTILABEL, [[0, 1], [1, 0], [1, 3]], {}, "tensors: sample 2 has label 3 at (1,), expected 0 to 1"),
         (MULTILABEL, [[0, 1], [1, 0], [1, 1]], {"classes": 3}, "tensors: 3 classes but labels of shape (3, 2)"),
         (MULTILABEL, [[0, 1], [1, 0], [1, 1]], {"class_names": ["a"]}, "tensors: 1 classes but labels of shape (3, 2)"),
-        (MULTILABEL, None, {}, "tensors: task multilabel needs labels, 0 or 1 for each class of an example, if only"),
+        (MULTILABEL, None, {}, "tensors: task multilabel needs labels, 0 or 1 for each class of an example"),
         (
             REGRESSION,
             [[0.0], [1.0], [math.inf]],

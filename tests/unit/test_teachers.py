@@ -132,13 +132,13 @@ def test_the_fingerprint_of_an_ensemble_tells_members_weights_and_mean():
         ),
         (lambda: ensemble_of(weights=(0.5, 0.5)), "weights: found [0.5, 0.5], 2 in all, expected 3"),
         (lambda: ensemble_of(weights=(0.5, 0.6, -0.1)), "weights: found -0.1, expected a finite number that is 0 or"),
-        (lambda: ensemble_of(weights=(0.5, 0.6, 0.1)), "weights: found [0.5, 0.6, 0.1], which add up to 1.2"),
+        (lambda: ensemble_of(weights=(0.5, 0.6, 0.1)), "weights: found [0.5, 0.6, 0.1], which sum to 1.2"),
         (lambda: ensemble_of(mean="median"), "mean: found 'median', expected one of: arithmetic, geometric"),
         (
             lambda: EnsembleTeacher([ensemble_of(), ModelTeacher(network())])(whole(samples_of())),
             "ensemble: member 0 is an ensemble; give its members",
         ),
-        (lambda: ensemble_of()(whole(samples_of()), {"hidden": "0"}), "ensemble: it has logits in common only"),
+        (lambda: ensemble_of()(whole(samples_of()), {"hidden": "0"}), "ensemble: it has only logits in common"),
     ],
 )
 def test_an_ensemble_that_is_none_is_refused(call, line):

@@ -82,7 +82,7 @@ def test_a_space_that_cannot_be_read_is_refused_in_one_line(line: str, said: str
 
 
 def test_a_key_is_given_once() -> None:
-    with pytest.raises(RecipeError, match="stands twice"):
+    with pytest.raises(RecipeError, match="occurs twice"):
         read_space(["method.alpha=0:1", "method.alpha=0:0.5"])
 
 

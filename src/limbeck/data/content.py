@@ -209,8 +209,8 @@ def narrowed(what: str, values: Tensor) -> Tensor:
         if bool(lost.any()):
             first = int(lost.nonzero()[0])
             raise DataError(
-                f"{what}: values near {float(centre[first]):.3g} differ by {float(spread[first]):.3g}, which float32 "
-                "rounds away; subtract their mean"
+                f"{what}: values near {float(centre[first]):.3g} differ by {float(spread[first]):.3g}, which is "
+                "lost in float32; subtract their mean"
             )
     return rounded
 

@@ -22,10 +22,10 @@ _LISTED = 5
 
 
 def checked_names(where: str, what: str, names: Iterable[str]) -> tuple[str, ...]:
-    r"""Return names as a tuple; DataError for one that is no text, too long or not printable, or that stands twice.
+    r"""Return names as a tuple; DataError for one that is no text, too long or not printable, or that occurs twice.
 
     where: the set or file.  what: what each is the name of.  The same text in two Unicode forms (an accented letter as
-    one code point or as two) stands twice.
+    one code point or as two) occurs twice.
 
     >>> checked_names("t.csv", "class", ["cat", "dog"])
     ('cat', 'dog')
@@ -51,7 +51,7 @@ def checked_names(where: str, what: str, names: Iterable[str]) -> tuple[str, ...
         spelling = unicodedata.normalize("NFC", name)
         if spelling in known:
             other = known[spelling]
-            forms = "stands twice" if other == name else "stands twice, in two Unicode forms"
+            forms = "occurs twice" if other == name else "occurs twice, in two Unicode forms"
             raise DataError(f"{where}: {what} name {shown(name)} {forms}; expected different names")
         known[spelling] = name
     return names

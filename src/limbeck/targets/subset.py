@@ -136,7 +136,7 @@ class Restricted(Target):
 
 
 def _checked_classes(classes: Sequence[int] | Tensor, total: int) -> Tensor:
-    """Return class numbers as a tensor, when there are any, all exist and none stands twice."""
+    """Return class numbers as a tensor, when there are any, all exist and none occurs twice."""
     given = classes.tolist() if isinstance(classes, Tensor) else list(classes)
     if not given:
         raise InputError("classes: found none, expected at least one class")

@@ -156,7 +156,7 @@ class PredictTeacher:
             row = answer[int(wrong.nonzero()[0])]
             raise ModelError(
                 f"teacher: {type(self.model).__name__} answers {[round(float(p), 4) for p in row[:8]]}, expected "
-                "probabilities that add up to 1"
+                "probabilities that sum to 1"
             )
         columns = self._columns(answer.shape[1])
         total = self.classes or int(columns.max()) + 1
