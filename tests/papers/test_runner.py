@@ -108,3 +108,24 @@ def test_an_unknown_row_seed_or_measure_is_refused(read):
         reproduce(read(TABLE, ("agreement_percent", "agrement_percent")), only=["taught"], seeds=[0])
     with pytest.raises(RecipeError, match=r"rows.teacher: there is no role 'assistant'"):
         reproduce(read(TABLE, ("role: teacher", "role: assistant")), only=["teacher"], seeds=[0])
+
+
+def test_what_was_decided_on_held_out_samples_is_a_figure(read, tmp_path):
+    search = "search: {training.learning_rate: [0.03, 0.1], method.temperature: [2.0]}"
+    changes = (
+        ("title: the student taught", "title: the student taught\n    role: distilled"),
+        (search, "scheme: {name: class_bias, classes: [3]}"),
+        ("below: alone}", "below: {role: unbiased}}"),
+    )
+    table = read(TABLE, *changes, ("measure: agreement_percent", "measure: decided.bias"))
+    found = reproduce(table, only=["taught"])["taught"]
+    recipe = table.recipe(table.row("taught"), "reduced")
+    outcome = distill(recipe, RunFolder.create(tmp_path / "runs", "own", recipe.to_yaml(), ["test"]))
+    assert [found[seed]["agreement"] for seed in (0, 1)] == [outcome.decided[seed]["bias"] for seed in (0, 1)]
+    for measure, said in (
+        ("decided.bais", "there is no figure 'decided.bais'; did you mean 'bias'?"),
+        ("decided", "'decided' are several figures; name one of bias"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            reproduce(read(TABLE, *changes, ("agreement_percent", measure)), only=["taught"], seeds=[0])
+        assert str(caught.value).startswith(f"rows.taught: {said}")
