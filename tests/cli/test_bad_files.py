@@ -51,7 +51,7 @@ DATA = [
         "npz-empty",
         NPZ,
         "own.npz:inputs: inputs have shape (0, 1, 8, 8)",
-        "some samples",
+        "at least one sample",
         archive(inputs=np.zeros((0, 1, 8, 8)), labels=np.zeros(0, int)),
     ),
     recipe_case(

@@ -146,7 +146,7 @@ def test_groups_of_other_recipes_are_refused_and_leave_nothing(recipe, limbeck, 
     other = recipe(scheme={"name": "codistillation", "burn_in": 3})
     answer = limbeck("codistill", other, "--exchange", "shared", "--group", "2", "-q")
     assert answer.code == 2
-    assert answer.lines[-1].startswith("limbeck: exchange: group 1 has scheme.burn_in 2, this group 2 3; let")
+    assert answer.lines[-1].startswith("limbeck: exchange: group 1 has scheme.burn_in 2, this group 2 3; run")
     assert len(runs(tmp_path)) == 1
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["group-1"]
     predicting = recipe(scheme={"name": "codistillation", "burn_in": 2, "exchange": "predictions"})

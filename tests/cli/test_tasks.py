@@ -109,7 +109,7 @@ def test_a_search_chooses_by_the_figure_of_the_task(limbeck, recipe, tmp_path):
             ["method={name: kd}"],
             "method: term 'soft' compares distributions over classes, and the labels",
         ),
-        ("binary", ["method={name: dist}"], "method: divergence correlation(tau_squared=False): it says nothing of 2"),
+        ("binary", ["method={name: dist}"], "method: divergence correlation(tau_squared=False): found 2 classes"),
         ("multilabel", ["data.task=multi"], "data.task: found 'multi', expected 'classification', 'binary', "),
         ("multilabel", ["data.transfer.omit=[1]"], "data.transfer: classes: samples are chosen by one label"),
         (

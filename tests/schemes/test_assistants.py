@@ -173,5 +173,5 @@ def test_between_two_families_the_networks_must_be_named(tiny):
 
 def test_a_method_without_a_teacher_is_refused(tiny, refusal):
     assert refusal(tiny(teacher=WIDE, scheme=SCHEME, method={"name": "hard"})).startswith(
-        "scheme.name: assistants teach"
+        "scheme.name: assistants needs a method"
     )

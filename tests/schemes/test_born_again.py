@@ -87,4 +87,4 @@ def test_the_ensemble_of_a_finished_run_is_read_back(tiny, carried_out):
 def test_wrong_keys_are_one_line(tiny, refusal):
     with pytest.raises(RecipeError, match=r"^scheme.generations: found 0, expected a whole number from 1 to 100"):
         tiny(scheme={"name": "born_again", "generations": 0})
-    assert refusal(tiny(scheme=SCHEME, method={"name": "hard"})).startswith("scheme.name: born_again teaches each")
+    assert refusal(tiny(scheme=SCHEME, method={"name": "hard"})).startswith("scheme.name: born_again needs a method")

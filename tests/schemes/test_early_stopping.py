@@ -256,7 +256,7 @@ def test_a_teacher_that_was_taken_away_is_named(tiny, tmp_path):
     trained_teacher(recipe, parts, 0, cache=tmp_path)
     [folder] = tmp_path.rglob("after-epoch-1")
     shutil.rmtree(folder)
-    with pytest.raises(RunError, match=r"^teacher: it ended before epoch 1, or '.*after-epoch-1' was taken"):
+    with pytest.raises(RunError, match=r"^teacher: it ended before epoch 1, or '.*after-epoch-1' was deleted"):
         trained_teacher(recipe, parts, 0, cache=tmp_path)
 
 
@@ -287,11 +287,13 @@ def test_wrong_keys_are_one_line(tiny, keys, said):
 
 def test_recipes_that_have_nothing_to_end_are_refused(tiny, refusal, tmp_path):
     scheme = {"name": "early_stopping"}
-    assert refusal(tiny(scheme=scheme, method={"name": "hard"})).startswith("scheme.name: early_stopping ends what")
+    assert refusal(tiny(scheme=scheme, method={"name": "hard"})).startswith(
+        "scheme.name: early_stopping needs a method"
+    )
     unlabelled = tiny(
         scheme=scheme, data={"kind": "digits", "transfer": {"labels": False}}, method={"name": "kd", "alpha": 0.0}
     )
-    assert refusal(unlabelled).startswith("scheme.name: early_stopping goes on with labels")
+    assert refusal(unlabelled).startswith("scheme.name: early_stopping ends with labels")
     late = tiny(scheme={**scheme, "teacher_epochs": [1, 2]})
     assert refusal(late) == "scheme.teacher_epochs: found 2, expected epochs before the teacher's last, 2"
     assert EarlyStopping().along == ()

@@ -189,7 +189,7 @@ def test_unbalanced_classes_may_stay_as_they_are(tiny, carried_out):
         ({"iterations": 10**9}, "scheme.iterations: found 1000000000, expected a whole number from 1 to 100"),
         ({"confidence": 1.5}, "scheme.confidence: found 1.5"),
         ({"pseudo_labels": "firm"}, "scheme.pseudo_labels: found 'firm', expected 'soft' or 'hard'"),
-        ({"per_class": 3, "balance": False}, "scheme.per_class: given beside balance: false"),
+        ({"per_class": 3, "balance": False}, "scheme.per_class: found together with balance: false"),
         ({"per_class": 0}, "scheme.per_class: found 0"),
         (
             {"models": [{"kind": "mlp"}], "iterations": 3},
@@ -209,5 +209,5 @@ def test_recipes_without_unlabelled_samples_or_a_teacher_are_refused(tiny, refus
         "scheme.name: noisy_student found no unlabelled samples; set data.transfer.labelled below 1"
     )
     assert refusal(tiny(data=PART, scheme=SCHEME, method={"name": "hard"})).startswith(
-        "scheme.name: noisy_student learns"
+        "scheme.name: noisy_student needs a method"
     )

@@ -233,7 +233,7 @@ def test_wrong_keys_are_one_line(tiny, keys, said):
 
 def test_recipes_it_cannot_run_are_refused(tiny, refusal):
     assert refusal(tiny(scheme=SCHEME, student=STUDENT)) == (
-        "scheme.name: own_teacher has a loss of its own beside the labels', found the method 'kd'; set hard"
+        "scheme.name: own_teacher adds its own loss to that of the labels, but found the method 'kd'; set hard"
     )
     nowhere = tiny(scheme={**SCHEME, "exits": ["layer1"]}, student=STUDENT, method=HARD)
     assert refusal(nowhere).startswith("scheme.exits: the model has no module 'layer1'; ")

@@ -236,7 +236,7 @@ def test_a_scheme_of_peers_may_be_searched(tiny, carried_out):
         ({"name": "mutual", "exchange": "predictions"}, "scheme.exchange: there is no such key"),
         (
             {"name": "codistillation", "exchange": "predictions", "data": "shards"},
-            "scheme.exchange: predictions are for samples that every peer holds, and with data: shards each",
+            "scheme.exchange: found predictions together with data: shards",
         ),
         ({"name": "codistilation"}, "scheme.name: found 'codistilation'; did you mean 'codistillation'?"),
         ({"name": "mutual", "models": [{"kind": "mlp", "hiden": [3]}]}, "scheme.models[0].hiden: there is no such key"),
@@ -252,7 +252,7 @@ def test_wrong_keys_are_one_line(tiny, keys, said):
 def test_recipes_that_contradict_it_are_refused(tiny, refusal, tmp_path):
     for name in ("mutual", "codistillation"):
         scheme = {"name": name}
-        assert refusal(tiny(scheme=scheme, method={"name": "hard"})).startswith(f"scheme.name: peers of {name} teach")
+        assert refusal(tiny(scheme=scheme, method={"name": "hard"})).startswith(f"scheme.name: {name} needs a method")
         soft = {"name": "kd", "hard_weight": 0.0, "soft_weight": 1.0}
         assert refusal(tiny(scheme=scheme, method=soft)).startswith(
             "scheme.name: method: found only terms that read a teacher"

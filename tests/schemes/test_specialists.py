@@ -184,15 +184,15 @@ def _teacher(**more):
     [
         ({"top": 11}, {}, "scheme.top: found 11, expected 1 to 10"),
         ({"top": [1, 11]}, {}, "scheme.top: found 11, expected 1 to 10"),
-        ({}, {"method": {"name": "hard"}}, "scheme.name: specialists and teacher teach together"),
+        ({}, {"method": {"name": "hard"}}, "scheme.name: specialists needs a method"),
         ({"groups": {"named": [["3"], []]}}, {}, r"scheme.groups\[1\]: found no class"),
-        ({"groups": {"named": [["3", 3]]}}, {}, r"scheme.groups\[0\]: it names class 3 twice"),
+        ({"groups": {"named": [["3", 3]]}}, {}, r"scheme.groups\[0\]: found class 3 twice"),
         ({"groups": {"named": [["three"]]}}, {}, r"scheme.groups\[0\]: there is no class 'three'"),
         ({"groups": {"named": [list(range(10))]}}, {}, r"scheme.groups\[0\]: it holds all 10 classes"),
         ({"groups": {"count": 11}}, {}, "scheme.groups: count: found 11 groups for 10 classes"),
         ({"groups": {"largest": 10}}, {}, "scheme.groups: largest: found 10 of 10 classes"),
         ({"groups": {"smallest": 5, "largest": 3}}, {}, "scheme.groups: smallest: found 5"),
-        ({}, {"teacher": _teacher(members=2)}, "scheme.name: specialists start from one network"),
+        ({}, {"teacher": _teacher(members=2)}, "scheme.name: specialists needs a single network"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_before_anything_is_trained(tiny, refusal, scheme, more, line):

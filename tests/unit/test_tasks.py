@@ -347,7 +347,7 @@ def test_methods_that_compare_distributions_refuse_a_regression_in_one_line(meth
         (methods.hard(label_smoothing=0.1), REGRESSION, 2, "label_smoothing of term 'hard' smooths classes"),
         (methods.logit_matching(zero_mean=True), REGRESSION, 2, "zero_mean of term 'logits' is the mean over classes"),
         (methods.bounded_regression(), CLASSIFICATION, 4, "term 'bound' bounds the error of numbers to predict"),
-        (methods.dist(), MULTILABEL, 4, "divergence correlation(tau_squared=False): it says nothing of 2 classes"),
+        (methods.dist(), MULTILABEL, 4, "divergence correlation(tau_squared=False): found 2 classes"),
         (
             methods.dist(inter_weight=0.0),
             MULTILABEL,
@@ -356,7 +356,7 @@ def test_methods_that_compare_distributions_refuse_a_regression_in_one_line(meth
         ),
         (methods.cwtm(), MULTILABEL, 4, "term 'hard' weighs examples of one class, and the labels are 0 or 1 for"),
         (methods.cwtm(), REGRESSION, 4, "term 'hard' weighs classes, and the labels are numbers to predict"),
-        (methods.dist(), BINARY, 2, "divergence correlation(tau_squared=False): it says nothing of 2 classes"),
+        (methods.dist(), BINARY, 2, "divergence correlation(tau_squared=False): found 2 classes"),
         (methods.kd(divergence=losses.divergence("correlation")), CLASSIFICATION, 2, "divergence correlation"),
     ],
     ids=lambda value: getattr(value, "name", None),
