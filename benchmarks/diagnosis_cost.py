@@ -22,7 +22,7 @@ import limbeck as lb
 from limbeck import methods
 from limbeck.data import Augment
 from limbeck.diagnosis import diagnose, trainer
-from limbeck.diagnosis.subject import Subject, ask
+from limbeck.diagnosis.inputs import DiagnosisInput, ask
 
 
 def network(hidden: tuple[int, ...]) -> Callable[[int], nn.Module]:
@@ -33,13 +33,13 @@ def network(hidden: tuple[int, ...]) -> Callable[[int], nn.Module]:
     return make
 
 
-def subject_of(epochs: int) -> Subject:
+def subject_of(epochs: int) -> DiagnosisInput:
     samples = lb.data.mnist().train
     train, held_out = samples.subset(torch.arange(2000)), samples.subset(torch.arange(2000, 2500))
     training = lb.Training(epochs=epochs, batch_size=128, learning_rate=0.05)
     larger = network((800, 800))
     teacher = lb.fit(lb.Distiller(larger(0), None, methods.hard()), train, training=training).student
-    return Subject("mnist", lb.ModelTeacher(teacher), train, held_out, network((100,)), larger, training)
+    return DiagnosisInput("mnist", lb.ModelTeacher(teacher), train, held_out, network((100,)), larger, training)
 
 
 def processor_seconds(run: Callable[[], object]) -> float:

@@ -34,8 +34,8 @@ from limbeck.data import SampleSet, TensorSet, digits, fashion_mnist, mnist
 from limbeck.data.cifar import cifar100
 from limbeck.data.synthetic import synthetic, synthetic_task
 from limbeck.diagnosis import THRESHOLDS
+from limbeck.diagnosis.inputs import ask
 from limbeck.diagnosis.students import StudentTrainer
-from limbeck.diagnosis.subject import ask
 from limbeck.runs import environment
 from planted import PLANTED, Strengths, examine, plant
 

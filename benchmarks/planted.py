@@ -17,9 +17,9 @@ from limbeck.data import SampleSet, TensorSet
 from limbeck.diagnosis.capacity import Capacity
 from limbeck.diagnosis.causes import Finding, find_causes
 from limbeck.diagnosis.examining import look_into_capacity
+from limbeck.diagnosis.inputs import DiagnosisInput
 from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.students import StudentTrainer
-from limbeck.diagnosis.subject import Subject
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.experiment.prepare import initial_weights
@@ -81,7 +81,7 @@ class Strengths:
     training: Training = field(default_factory=lambda: Training(epochs=30, batch_size=64, learning_rate=0.05))
 
 
-def plant(case: str, samples: SampleSet, seed: int, strengths: Strengths | None = None) -> Subject:
+def plant(case: str, samples: SampleSet, seed: int, strengths: Strengths | None = None) -> DiagnosisInput:
     """Return the subject of a case: "healthy", or the name of a cause, which is then what is wrong with it.
 
     samples: labelled; a quarter of them is held out.  seed: of everything that is random.
@@ -103,7 +103,7 @@ def _subject(
     times: int = 1,
     early: bool = True,
     wrap: Callable[[Teacher], Teacher] = lambda teacher: teacher,
-) -> Subject:
+) -> DiagnosisInput:
     """Split the samples, train the teacher and put the case together."""
     train, held_out = samples.split(0.25, derive_seed(seed, "split"), stratify=True)
     validation: SampleSet | None = None
@@ -127,7 +127,7 @@ def _subject(
         watch=lowest.look,
     )
     lowest.put_back()
-    return Subject(
+    return DiagnosisInput(
         name=samples.name,
         teacher=wrap(ModelTeacher(teacher)),
         train=train,
@@ -156,15 +156,15 @@ class _Lowest:
         self._network.load_state_dict(self._weights)
 
 
-def _healthy(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+def _healthy(samples: SampleSet, seed: int, strengths: Strengths) -> DiagnosisInput:
     return _subject(samples, seed, strengths)
 
 
-def _smoothed(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+def _smoothed(samples: SampleSet, seed: int, strengths: Strengths) -> DiagnosisInput:
     return _subject(samples, seed, strengths, objective=methods.hard(label_smoothing=strengths.smoothing))
 
 
-def _overfitted(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+def _overfitted(samples: SampleSet, seed: int, strengths: Strengths) -> DiagnosisInput:
     """Draw labels anew, in what the teacher learns and in what it is measured on, and let it memorise them."""
     draws = uniform(seed, "mislabelled", torch.zeros_like(samples.index), samples.index, 2)
     anew = (draws[:, 1] * samples.classes).long().clamp_max(samples.classes - 1)
@@ -174,16 +174,16 @@ def _overfitted(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
     return _subject(noisy, seed, strengths, hidden=wide, dropout=0.0, times=strengths.memorising, early=False)
 
 
-def _too_large(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+def _too_large(samples: SampleSet, seed: int, strengths: Strengths) -> DiagnosisInput:
     wide = (strengths.large,) * len(strengths.teacher)
     return _subject(samples, seed, strengths, hidden=wide, small=(strengths.small,))
 
 
-def _shuffled(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+def _shuffled(samples: SampleSet, seed: int, strengths: Strengths) -> DiagnosisInput:
     return _subject(samples, seed, strengths, wrap=lambda teacher: Shuffled(teacher, seed))
 
 
-def _two_classes(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+def _two_classes(samples: SampleSet, seed: int, strengths: Strengths) -> DiagnosisInput:
     """Keep two classes, drawn by the seed."""
     kept = uniform(
         seed, "two classes", torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), samples.classes
@@ -194,7 +194,7 @@ def _two_classes(samples: SampleSet, seed: int, strengths: Strengths) -> Subject
     return _subject(TensorSet.of(_rows(pair), labels, classes=2, name=samples.name), seed, strengths)
 
 
-def _unrelated(samples: SampleSet, seed: int, strengths: Strengths) -> Subject:
+def _unrelated(samples: SampleSet, seed: int, strengths: Strengths) -> DiagnosisInput:
     """Label the samples at random and add to each the pattern of its label; the patterns are orthonormal."""
     rows = _rows(samples)
     flat = rows.flatten(1)
@@ -255,7 +255,7 @@ class Shuffled:
         return teacher_weights(self.teacher)
 
 
-PLANTED: Mapping[str, Callable[[SampleSet, int, Strengths], Subject]] = {
+PLANTED: Mapping[str, Callable[[SampleSet, int, Strengths], DiagnosisInput]] = {
     "healthy": _healthy,
     "smoothed_teacher": _smoothed,
     "overfitted_teacher": _overfitted,

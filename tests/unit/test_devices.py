@@ -13,8 +13,8 @@ from limbeck.distiller import Distiller
 from limbeck.randomness import normal
 from limbeck.targets import class_cosines, related_classes
 from limbeck.teachers import ModelTeacher
-from limbeck.training.ledger import Ledger
 from limbeck.training.loop import batches_of
+from limbeck.training.loss_sums import LossSums
 from limbeck.training.settings import Training
 from walk import over
 
@@ -43,9 +43,9 @@ def a_step():
     distiller = Distiller(networks[0], ModelTeacher(networks[1]), methods.kd(temperature=2.0))
     loss = distiller(batch, 0)
     loss.total.backward()
-    ledger = Ledger(distiller)
-    ledger.add(0, loss)
-    ledger.read("")
+    loss_sums = LossSums(distiller)
+    loss_sums.add(0, loss)
+    loss_sums.read("")
 
 
 INDEX = torch.arange(5)

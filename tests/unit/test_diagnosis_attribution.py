@@ -10,7 +10,7 @@ from scipy.stats import t, ttest_rel
 from limbeck.batch import Batch
 from limbeck.diagnosis.arms import match, objectives
 from limbeck.diagnosis.attribution import ARMS, EFFECTS, attribute, effect
-from limbeck.diagnosis.subject import Subject, TeacherAnswers
+from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers
 from limbeck.errors import InputError
 from limbeck.outputs import Outputs
 from limbeck.targets import class_cosines
@@ -126,7 +126,7 @@ def answers(n=300, classes=6, vectors=True, seed=0):
 
 def subject():
     keys = ("name", "teacher", "train", "held_out", "student", "larger", "training")
-    made = object.__new__(Subject)
+    made = object.__new__(DiagnosisInput)
     for key in keys:
         object.__setattr__(made, key, None)
     return made

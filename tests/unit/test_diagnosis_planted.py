@@ -3,8 +3,8 @@
 import pytest
 
 from limbeck.data import digits
+from limbeck.diagnosis.inputs import ask
 from limbeck.diagnosis.students import StudentTrainer
-from limbeck.diagnosis.subject import ask
 from planted import PLANTED, examine, plant
 
 

@@ -5,7 +5,7 @@ from itertools import combinations, product
 
 import torch
 
-from limbeck.diagnosis.advice import QUESTIONS, Case, advise
+from limbeck.diagnosis.advice import QUESTIONS, AdviceInput, advise
 from limbeck.diagnosis.attribution import attribute
 from limbeck.diagnosis.capacity import Fit, judge_capacity
 from limbeck.diagnosis.causes import find_causes
@@ -131,7 +131,7 @@ def test_the_thresholds_are_what_is_compared_with():
 def case(capacity=None, **changed):
     signs = replace(HEALTHY, **changed)
     held = capacity or judge_capacity(fit("student", 0.02), fit("longer", 0.01), fit("larger", 0.0))
-    return Case(
+    return AdviceInput(
         signs=replace(signs, limit=held.limit),
         capacity=held,
         findings=find_causes(replace(signs, limit=held.limit)),

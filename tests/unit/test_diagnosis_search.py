@@ -13,9 +13,9 @@ from limbeck.diagnosis.arms import match, objectives
 from limbeck.diagnosis.capacity import Fit, asks_larger, asks_longer, judge_capacity
 from limbeck.diagnosis.diagnosing import diagnose
 from limbeck.diagnosis.examining import look_into_capacity
+from limbeck.diagnosis.inputs import ask
 from limbeck.diagnosis.searching import CANDIDATES, Setting, search_settings, settled
 from limbeck.diagnosis.students import StudentTrainer, StudentTraining
-from limbeck.diagnosis.subject import ask
 from limbeck.diagnosis.thresholds import THRESHOLDS
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError

@@ -11,10 +11,10 @@ from limbeck.data import TensorSet
 from limbeck.diagnosis.causes import CAUSES
 from limbeck.diagnosis.diagnosing import Diagnosis, diagnose
 from limbeck.diagnosis.gradient import nearness, rescaling
+from limbeck.diagnosis.inputs import ask
 from limbeck.diagnosis.relations import other_classes
 from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.students import StudentTrainer
-from limbeck.diagnosis.subject import ask
 from limbeck.errors import DataError, InputError
 from limbeck.records import plain_values, read_as
 from limbeck.training import Training

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from limbeck import methods
 from limbeck.config import Recipe
-from limbeck.data import Marginals, Munge, TensorSet, Transfer, Uniform, bundled, table
+from limbeck.data import Marginals, Munge, TensorSet, Transfer, UniformValues, bundled, table
 from limbeck.data.columns import Attribute, Column, Columns
 from limbeck.data.synthesis import kinds, munge, nearest_neighbours
 from limbeck.errors import DataError, InputError, LimbeckError, RecipeError
@@ -238,7 +238,7 @@ def test_marginals_take_each_attribute_from_some_sample_of_its_own():
 
 def test_uniform_attributes_fill_the_range():
     rows = mixed_rows(100)
-    made = Uniform(multiple=20).rows(rows, MIXED, torch.arange(100), seed=0)
+    made = UniformValues(multiple=20).rows(rows, MIXED, torch.arange(100), seed=0)
     for column in (0, 4):
         least, most = float(rows[:, column].min()), float(rows[:, column].max())
         assert least <= float(made[:, column].min()) < float(made[:, column].max()) <= most
@@ -286,7 +286,7 @@ def test_a_smaller_multiple_is_the_beginning_of_a_larger_one():
         (lambda: Munge(swap=1.5), "swap"),
         (lambda: Munge(swap=-0.1), "swap"),
         (lambda: Munge(spread=0.0), "spread"),
-        (lambda: Uniform(nominal=(-1,)), "nominal"),
+        (lambda: UniformValues(nominal=(-1,)), "nominal"),
         (lambda: Munge(nominal=(1,)).extended(samples_of(), 0), "found for a table, which knows its nominal columns"),
         (lambda: Munge(nominal=(9,)).extended(TensorSet.of(torch.rand(4, 3)), 0), "expected places 0 to 2"),
         (lambda: Munge().extended(TensorSet.of(torch.zeros(4, 3, dtype=torch.uint8)), 0), "pixels"),

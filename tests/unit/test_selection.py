@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limbeck.config import Recipe
-from limbeck.data import Augment, HeldOut, Part, Selection, Splits, TensorSet
+from limbeck.data import Augment, HeldOut, Selection, Splits, Subset, TensorSet
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.evaluation import predict
 from limbeck.experiment.prepare import as_teacher, build_teacher, prepare
@@ -88,7 +88,7 @@ def test_the_teacher_learns_from_its_own_part_and_the_student_from_another(tmp_p
     parts = prepare(own)
     assert len(parts.transfer) == len(parts.alone) == 300
     learnt = parts.of_teacher.train
-    assert torch.equal(learnt.index, Part(first=100, omit=(3,)).of(parts.train, seed=0).index)
+    assert torch.equal(learnt.index, Subset(first=100, omit=(3,)).of(parts.train, seed=0).index)
     assert own.keys["teacher"]["data"] == {"first": 100, "fraction": 1.0, "omit": [3], "only": []}
     weights = []
     for each in (given, own):

@@ -39,14 +39,14 @@ def codistill(
     group of several processes: torchrun --nproc-per-node 2 --no-python limbeck codistill ...
     """
     from limbeck.config import load_recipe
-    from limbeck.experiment.groups import Meeting, codistill, peers_of, seed_of
+    from limbeck.experiment.groups import GroupSettings, codistill, peers_of, seed_of
     from limbeck.experiment.prepare import vet
     from limbeck.ranks import is_first
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     peers_of(loaded, group)
     seed = seed_of(loaded, seed)
-    meeting = Meeting(exchange, group, wait, lost_after)
+    settings = GroupSettings(exchange, group, wait, lost_after)
     parts = vet(loaded)
     first = is_first()
     folder = folder_of(loaded, runs, resume)
@@ -58,7 +58,7 @@ def codistill(
         outcome = codistill(
             loaded,
             folder,
-            meeting,
+            settings,
             seed=seed,
             resumed=resume is not None,
             parts=parts,

@@ -33,7 +33,7 @@ from limbeck.errors import (
     one_of,
 )
 from limbeck.identity import code_identity, importing
-from limbeck.models.layers import Sees
+from limbeck.models.layers import InputPart
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
@@ -59,7 +59,7 @@ class ModelSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     base: Path = Path()
-    sees: Sees | None = None
+    sees: InputPart | None = None
 
     def build(self, input_shape: Sequence[int], classes: int) -> nn.Module:
         """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named."""

@@ -18,7 +18,7 @@ from limbeck.config.sections import Section, of_kind, read, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, read_teacher
 from limbeck.data import HeldOut, Selection, Splits, Transfer
 from limbeck.errors import DataError, DataWarning, InputError, RecipeError
-from limbeck.models.layers import Sees
+from limbeck.models.layers import InputPart
 from limbeck.objective import Objective
 from limbeck.schemes import Scheme
 from limbeck.training import Training
@@ -312,7 +312,7 @@ def _student(keys: Mapping[str, Any], base: Path) -> tuple[ModelSpec, dict[str, 
     resolved = {"model": plain(student.keys())}
     if keys["sees"] is None:
         return student, resolved
-    sees, sees_keys = read(Sees, keys["sees"], "student.sees")
+    sees, sees_keys = read(InputPart, keys["sees"], "student.sees")
     return replace(student, sees=sees), {**resolved, "sees": sees_keys}
 
 

@@ -12,7 +12,7 @@ from limbeck.checks import shown
 from limbeck.config.methods import method_keys, read_method
 from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
 from limbeck.config.sections import Section, read, validate
-from limbeck.data import Part
+from limbeck.data import Subset
 from limbeck.errors import InputError, RecipeError
 from limbeck.randomness import derive_seed
 from limbeck.training import Training
@@ -32,7 +32,7 @@ class TeacherKeys(BaseModel):
     members: how many of it, from different seeds, or a list of networks and estimators instead.
     mean, weights: of the members' distributions.  select: in place of weights, how often a member is added to the mean,
         each time the one that helps most on the held-out part (`limbeck.teachers.mean.selected_weights`).
-    data: what of the training samples the teacher learns from (`limbeck.data.Part`); all by default.
+    data: what of the training samples the teacher learns from (`limbeck.data.Subset`); all by default.
     view: what the teacher sees of a sample: the student's view, the clean sample, or another view.
     last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
     """
@@ -105,7 +105,7 @@ class TeacherSpec:
     seed: int | None
     view: Literal["same", "clean", "other"]
     store: bool
-    data: Part | None = None
+    data: Subset | None = None
     last_linear: str | None = None
 
     @property
@@ -168,7 +168,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
             checks.shares("teacher.weights", weights, count=len(specs))
         except InputError as error:
             raise RecipeError(str(error)) from None
-    part, part_keys = (None, None) if keys["data"] is None else read(Part, keys["data"], "teacher.data")
+    part, part_keys = (None, None) if keys["data"] is None else read(Subset, keys["data"], "teacher.data")
     if part is not None and all(member.arrays or member.model.checkpoint is not None for member in specs):
         raise RecipeError("teacher.data: found for a teacher that is not trained; expected none. Leave it out")
     if keys["select"] is not None and (weights is not None or len(specs) == 1 or keys["mean"] != "arithmetic"):

@@ -16,10 +16,10 @@ from limbeck.data.npz import npz
 from limbeck.data.randaugment import RandAugment
 from limbeck.data.selection import HeldOut, Selection
 from limbeck.data.sets import SampleSet, Splits, TensorSet
-from limbeck.data.synthesis import Marginals, Munge, Synthesis, Uniform
+from limbeck.data.synthesis import Marginals, Munge, Synthesis, UniformValues
 from limbeck.data.synthetic import synthetic
 from limbeck.data.tables import bundled, table
-from limbeck.data.transfer import Part, Transfer
+from limbeck.data.transfer import Subset, Transfer
 
 __all__ = [
     "Augment",
@@ -32,15 +32,15 @@ __all__ = [
     "Loader",
     "Marginals",
     "Munge",
-    "Part",
     "RandAugment",
     "SampleSet",
     "Selection",
     "Splits",
+    "Subset",
     "Synthesis",
     "TensorSet",
     "Transfer",
-    "Uniform",
+    "UniformValues",
     "bundled",
     "cifar10",
     "cifar100",

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from limbeck.data.sets import SampleSet, TensorSet
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
 
-__all__ = ["Marginals", "Munge", "Synthesis", "Uniform", "kinds", "munge", "nearest_neighbours"]
+__all__ = ["Marginals", "Munge", "Synthesis", "UniformValues", "kinds", "munge", "nearest_neighbours"]
 
 _BLOCK = 1024
 _MOST = 10_000
@@ -42,6 +42,9 @@ class Synthesis(ABC):
         >>> Munge(multiple=3).multiple
         3
     """
+
+    kind: ClassVar[str]
+    """The name that recipes use."""
 
     multiple: int = 10
     nominal: tuple[int, ...] = ()
@@ -72,7 +75,7 @@ class Synthesis(ABC):
             labels,
             class_names=samples.class_names or None,
             classes=samples.classes,
-            name=f"{samples.name} with {type(self).__name__.lower()}",
+            name=f"{samples.name} with {self.kind}",
             mean=None if samples.mean is None else samples.mean.flatten().tolist(),
             std=None if samples.std is None else samples.std.flatten().tolist(),
             groups=samples.groups,
@@ -106,6 +109,8 @@ class Munge(Synthesis):
     Reference:
         Bucilă, Caruana & Niculescu-Mizil (2006), "Model Compression".
     """
+
+    kind = "munge"
 
     swap: float = 0.5
     spread: float = 1.0
@@ -145,6 +150,8 @@ class Marginals(Synthesis):
         Bucilă, Caruana & Niculescu-Mizil (2006), "Model Compression".
     """
 
+    kind = "marginals"
+
     def rows(self, rows: Tensor, attributes: Sequence[Attribute], index: Tensor, seed: int) -> Tensor:
         made = []
         for turn in range(1, self.multiple + 1):
@@ -156,7 +163,7 @@ class Marginals(Synthesis):
 
 @checked_fields
 @dataclass(frozen=True)
-class Uniform(Synthesis):
+class UniformValues(Synthesis):
     """Draw each number of a new sample uniformly between its least and largest value in the set, and categories alike.
 
     Attributes:
@@ -167,12 +174,14 @@ class Uniform(Synthesis):
         InputError: if a value is out of range.
 
     Example:
-        >>> Uniform(multiple=3).multiple
+        >>> UniformValues(multiple=3).multiple
         3
 
     Reference:
         Bucilă, Caruana & Niculescu-Mizil (2006), "Model Compression".
     """
+
+    kind = "uniform"
 
     def rows(self, rows: Tensor, attributes: Sequence[Attribute], index: Tensor, seed: int) -> Tensor:
         least, most = rows.amin(0), rows.amax(0)
@@ -193,7 +202,7 @@ class Uniform(Synthesis):
 
 def kinds() -> dict[str, Any]:
     """Return the ways of making samples, by the name that a recipe gives them."""
-    return {"marginals": Marginals, "munge": Munge, "uniform": Uniform}
+    return {made.kind: made for made in (Marginals, Munge, UniformValues)}
 
 
 def nearest_neighbours(rows: Tensor, attributes: Sequence[Attribute]) -> Tensor:

@@ -12,12 +12,12 @@ from limbeck.data.synthesis import Synthesis
 from limbeck.errors import InputError
 from limbeck.tasks import Need
 
-__all__ = ["Part", "Transfer"]
+__all__ = ["Subset", "Transfer"]
 
 
 @checked_fields
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """A part of a set of samples.
 
     Attributes:
@@ -32,7 +32,7 @@ class Part:
     Example:
         >>> from limbeck.data import TensorSet
         >>> samples = TensorSet.of(torch.zeros(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]))
-        >>> Part(first=5, omit=(2,)).of(samples, seed=0).labels
+        >>> Subset(first=5, omit=(2,)).of(samples, seed=0).labels
         tensor([0, 1, 0, 1])
     """
 
@@ -68,7 +68,7 @@ class Part:
 
 @checked_fields
 @dataclass(frozen=True)
-class Transfer(Part):
+class Transfer(Subset):
     """Which samples of a set form the transfer set, and whether they have labels.
 
     Attributes:

@@ -7,11 +7,11 @@ from limbeck.diagnosis.capacity import Capacity, Fit, judge_capacity
 from limbeck.diagnosis.causes import Finding, find_causes
 from limbeck.diagnosis.confidence import Confidence, confidence, entropy
 from limbeck.diagnosis.diagnosing import Diagnosis, diagnose
+from limbeck.diagnosis.inputs import DiagnosisInput
 from limbeck.diagnosis.proposition import nearness_order
 from limbeck.diagnosis.relations import OtherClasses, class_correlation, other_classes, seconded, seconded_classes
 from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.signs import Signs, read_signs
-from limbeck.diagnosis.subject import Subject
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 
 __all__ = [
@@ -22,12 +22,12 @@ __all__ = [
     "Capacity",
     "Confidence",
     "Diagnosis",
+    "DiagnosisInput",
     "Effect",
     "Finding",
     "Fit",
     "OtherClasses",
     "Signs",
-    "Subject",
     "Thresholds",
     "advise",
     "attribute",

@@ -10,7 +10,7 @@ from limbeck.diagnosis.causes import Finding, is_witness
 from limbeck.diagnosis.signs import Signs
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 
-__all__ = ["QUESTIONS", "Advice", "Case", "advise"]
+__all__ = ["QUESTIONS", "Advice", "AdviceInput", "advise"]
 
 Confidence = Literal["measured", "indicated", "rule of thumb"]
 """Measured: students were trained both ways, and the difference is more than chance.  Indicated: what was measured of
@@ -33,7 +33,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Case:
+class AdviceInput:
     """Everything that the rules may look at.
 
     temperature: that was distilled at.  suggested_temperature: whose soft targets have the entropy aimed at.
@@ -68,7 +68,7 @@ class Case:
 _ALL_THE_SAME = "If you distill all the same: "
 
 
-def distill(case: Case) -> Advice:
+def distill(case: AdviceInput) -> Advice:
     """Answer whether to distill at all: by what was measured, else by whether the teacher knows more."""
     whole = None if case.attribution is None else case.attribution.effect("whole")
     signs = case.signs
@@ -91,7 +91,7 @@ def distill(case: Case) -> Advice:
     return Advice("distill", True, f"{said}. More seeds would show how much it helps.", evidence, "rule of thumb")
 
 
-def target(case: Case) -> Advice:
+def target(case: AdviceInput) -> Advice:
     """Answer which part of the teacher's distribution to teach."""
     if case.has("two_classes"):
         said = "Any: with two classes KD, KD-pt and KD-topk are the same, and only rescale the examples."
@@ -116,12 +116,12 @@ def target(case: Case) -> Advice:
     return Advice("target", "softmax", _if(case, "Keep the whole distribution."), evidence, "indicated")
 
 
-def _if(case: Case, said: str) -> str:
+def _if(case: AdviceInput, said: str) -> str:
     """Return advice on how to distill; where it is not to distill at all, as a condition."""
     return f"{_ALL_THE_SAME}{said[:1].lower()}{said[1:]}" if case.against else said
 
 
-def _kept(case: Case) -> tuple[int, str]:
+def _kept(case: AdviceInput) -> tuple[int, str]:
     """Return how many of the most probable classes are more than noise, and why; all where that is not known."""
     classes = case.signs.classes
     if not is_witness(case.signs, case.thresholds):
@@ -135,7 +135,7 @@ def _kept(case: Case) -> tuple[int, str]:
     return classes, f"even beyond the {k} most probable its order correlates by {agreement:+.2f} with a student's"
 
 
-def keep(case: Case) -> Advice:
+def keep(case: AdviceInput) -> Advice:
     """Answer how many classes of the teacher's distribution to keep; it goes with the target that is advised."""
     classes, taught = case.signs.classes, target(case)
     k, evidence = _kept(case)
@@ -153,7 +153,7 @@ def keep(case: Case) -> Advice:
     return Advice("k", k, _if(case, f"Keep the {k} most probable of {classes} classes (topk)."), evidence, "indicated")
 
 
-def temperature(case: Case) -> Advice:
+def temperature(case: AdviceInput) -> Advice:
     """Answer how soft to make the targets; a student that cannot follow is given less to follow."""
     value = case.suggested_temperature
     share = f"{case.thresholds.entropy_share:.0%} of that of a uniform distribution"
@@ -167,7 +167,7 @@ def temperature(case: Case) -> Advice:
     return Advice("temperature", value, said, evidence, "rule of thumb")
 
 
-def alpha(case: Case) -> Advice:
+def alpha(case: AdviceInput) -> Advice:
     """Answer how much weight the hard labels get beside the teacher; more where the teacher is not to be relied on."""
     gap = case.signs.accuracy - case.signs.student_accuracy
     evidence = f"the teacher is {100 * gap:+.1f} points better than the student on hard labels"
@@ -187,7 +187,7 @@ def alpha(case: Case) -> Advice:
     return Advice("alpha", 0.1, said, evidence, "rule of thumb")
 
 
-def teacher(case: Case) -> Advice:
+def teacher(case: AdviceInput) -> Advice:
     """Answer whether the teacher should be another one."""
     mended = {
         "smoothed_teacher": ("unsmoothed", "Train the teacher without label smoothing."),
@@ -222,7 +222,7 @@ def teacher(case: Case) -> Advice:
     return Advice("teacher", "keep", "Keep this teacher.", "nothing was found to be wrong with it", "indicated")
 
 
-def training(case: Case) -> Advice:
+def training(case: AdviceInput) -> Advice:
     """Answer whether the student should be trained otherwise."""
     answers = {
         "optimisation": ("longer", "Train the student for longer: it can follow the teacher."),
@@ -235,7 +235,7 @@ def training(case: Case) -> Advice:
     return Advice("training", value, _if(case, said), case.capacity.reason, "indicated")
 
 
-QUESTIONS: Mapping[str, Callable[[Case], Advice]] = {
+QUESTIONS: Mapping[str, Callable[[AdviceInput], Advice]] = {
     "distill": distill,
     "teacher": teacher,
     "target": target,
@@ -247,6 +247,6 @@ QUESTIONS: Mapping[str, Callable[[Case], Advice]] = {
 """Each question by name, with the rule that answers it."""
 
 
-def advise(case: Case) -> tuple[Advice, ...]:
+def advise(case: AdviceInput) -> tuple[Advice, ...]:
     """Answer every question about a case."""
     return tuple(rule(case) for rule in QUESTIONS.values())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck import methods
 from limbeck.diagnosis.attribution import ARMS
-from limbeck.diagnosis.subject import Subject, TeacherAnswers
+from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers
 from limbeck.losses import soften
 from limbeck.objective import Objective
 from limbeck.targets import (
@@ -77,7 +77,9 @@ def matched_tau(vectors: Tensor, labels: Tensor, confidence: float) -> float:
     return math.exp(brentq(lambda log: mass(math.exp(log)) - confidence, *log_range, xtol=1e-14))
 
 
-def objectives(subject: Subject, matching: Matching) -> tuple[Mapping[str, Callable[[], Objective]], dict[str, str]]:
+def objectives(
+    subject: DiagnosisInput, matching: Matching
+) -> tuple[Mapping[str, Callable[[], Objective]], dict[str, str]]:
     """Return how to build the objective of each arm of `ARMS`, and why an arm is left out.
 
     Every arm but the one on hard labels has the subject's temperature, weights and divergence; only the target differs.

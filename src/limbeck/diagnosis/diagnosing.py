@@ -9,17 +9,17 @@ from typing import Any
 import torch
 
 from limbeck import checks
-from limbeck.diagnosis.advice import Advice, Case, advise
+from limbeck.diagnosis.advice import Advice, AdviceInput, advise
 from limbeck.diagnosis.arms import Matching, match, objectives
 from limbeck.diagnosis.attribution import Attribution, Effect, attribute, effect
 from limbeck.diagnosis.capacity import Capacity
 from limbeck.diagnosis.causes import Finding, find_causes
 from limbeck.diagnosis.examining import look_into_capacity
 from limbeck.diagnosis.gradient import Rescaling, nearness, rescaling
+from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers, ask
 from limbeck.diagnosis.searching import ChosenSettings, Setting, search_settings, settled
 from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.students import StudentTrainer, TrainedStudent
-from limbeck.diagnosis.subject import Subject, TeacherAnswers, ask
 from limbeck.diagnosis.tail import tail_curve, temperature_for
 from limbeck.diagnosis.teacher import TeacherFacts, look_at_teacher
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
@@ -71,7 +71,7 @@ class Diagnosis:
 
 
 def diagnose(
-    subject: Subject,
+    subject: DiagnosisInput,
     *,
     seeds: Sequence[int] = (0, 1, 2),
     quick: bool = False,
@@ -111,7 +111,7 @@ def diagnose(
     tail = tail_curve(answers.held_out, alone.held_out)
     taught = {id(student): student for each in students.values() for student in each}
     taught |= {id(student): student for student in settings_found.known.values()}
-    case = Case(
+    case = AdviceInput(
         signs=signs,
         capacity=capacity,
         findings=findings,
@@ -164,7 +164,7 @@ def _teach(
     return {arm: [known.get((arm, seed)) or taught[arm, seed] for seed in seeds] for arm in arms}
 
 
-def _at(subject: Subject, setting: Setting) -> Subject:
+def _at(subject: DiagnosisInput, setting: Setting) -> DiagnosisInput:
     """Return the subject at the temperature of an arm."""
     return subject if setting.temperature is None else replace(subject, temperature=setting.temperature)
 
@@ -183,13 +183,13 @@ def _better_than_kd(right: Mapping[str, torch.Tensor]) -> tuple[str, Effect] | N
     return (best, found) if found.found and found.over_seeds.mean > 0 else None
 
 
-def _rescalings(student: TrainedStudent, answers: TeacherAnswers, subject: Subject) -> tuple[Rescaling, ...]:
+def _rescalings(student: TrainedStudent, answers: TeacherAnswers, subject: DiagnosisInput) -> tuple[Rescaling, ...]:
     moments = (("early", student.early), ("late", student.probe))
     return tuple(rescaling(when, logits, answers, subject) for when, logits in moments if logits is not None)
 
 
 def _nearness(
-    students: Mapping[str, Sequence[TrainedStudent]], answers: TeacherAnswers, subject: Subject
+    students: Mapping[str, Sequence[TrainedStudent]], answers: TeacherAnswers, subject: DiagnosisInput
 ) -> dict[str, Interval]:
     found = {}
     for name, each in students.items():
@@ -200,7 +200,7 @@ def _nearness(
     return found
 
 
-def _settings(subject: Subject, seeds: Sequence[int], *, quick: bool, search: bool) -> dict[str, Any]:
+def _settings(subject: DiagnosisInput, seeds: Sequence[int], *, quick: bool, search: bool) -> dict[str, Any]:
     return {
         "temperature": subject.temperature,
         "hard_weight": subject.hard_weight,

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from limbeck.data import Loader, SampleSet
 from limbeck.diagnosis.correlation import pearson, spearman
+from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers
 from limbeck.diagnosis.proposition import nearness_order
 from limbeck.diagnosis.rescaling import rescaling_factor
 from limbeck.diagnosis.students import TrainedStudent
-from limbeck.diagnosis.subject import Subject, TeacherAnswers
 from limbeck.networks import evaluating
 from limbeck.outputs import Tap, run_model
 from limbeck.records import Number
@@ -39,7 +39,7 @@ class Rescaling:
     curve: tuple[tuple[Number, Number, int], ...]
 
 
-def rescaling(when: str, student: Tensor, answers: TeacherAnswers, subject: Subject) -> Rescaling:
+def rescaling(when: str, student: Tensor, answers: TeacherAnswers, subject: DiagnosisInput) -> Rescaling:
     """Measure the rescaling of the gradient of a student whose logits on the probe are `student`."""
     factor = rescaling_factor(
         student,

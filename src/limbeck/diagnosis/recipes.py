@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck import schedules
 from limbeck.config import Recipe
-from limbeck.diagnosis.subject import Subject, require_one_label
+from limbeck.diagnosis.inputs import DiagnosisInput, require_one_label
 from limbeck.errors import RecipeError
 from limbeck.experiment.prepare import Parts, as_teacher, build_student, prepare, seeded_build, vet
 from limbeck.experiment.teacher import trained_teacher
@@ -38,7 +38,7 @@ def seeds_of(recipe: Recipe, count: int | None) -> tuple[int, ...]:
 
 def subject_of_recipe(
     recipe: Recipe, *, watch: Observer = ignore, say: Say = lambda line: None, cache: Path | None = None
-) -> Subject:
+) -> DiagnosisInput:
     """Train a recipe's teacher, or reuse it, and return what is to be diagnosed."""
     parts = vet(recipe)
     require_one_label(parts.train)
@@ -48,7 +48,7 @@ def subject_of_recipe(
 
 def subject_of_run(
     run: FinishedRun, *, watch: Observer = ignore, say: Say = lambda line: None, cache: Path | None = None
-) -> Subject:
+) -> DiagnosisInput:
     """Return what is to be diagnosed of a finished run: its teacher, its student and its data.
 
     A teacher that was trained on all data, the held-out part included, would be measured on what it has learnt: a run
@@ -64,7 +64,7 @@ def subject_of_run(
     return replace(subject, trained=tuple(place for place in places if (place / "result.json").is_file()))
 
 
-def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subject:
+def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> DiagnosisInput:
     if parts.held_out is None:
         parts = prepare(recipe)
     if parts.held_out is None:
@@ -77,7 +77,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Subjec
     for line in about:
         say(line)
     codes = {"student": recipe.student.code(), "teacher": recipe.teacher.model.code()}
-    return Subject(
+    return DiagnosisInput(
         name=recipe.name,
         teacher=as_teacher(recipe, model),
         train=train,
@@ -112,7 +112,7 @@ def _method(recipe: Recipe, say: Say) -> dict[str, Any]:
     hard = next((term for term in terms if isinstance(term, HardLabels)), None)
     name = recipe.method.function.__name__
     if soft is None:
-        usual = f"T = {Subject.temperature:g}, alpha = {Subject.hard_weight:g}"
+        usual = f"T = {DiagnosisInput.temperature:g}, alpha = {DiagnosisInput.hard_weight:g}"
         say(f"method {name} has no soft targets: diagnosing at {usual}")
         return {}
     values = [soft.temperature, soft.weight, 0.0 if hard is None else hard.weight]

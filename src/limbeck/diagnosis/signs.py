@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from limbeck.diagnosis.capacity import Capacity
 from limbeck.diagnosis.confidence import confidence
+from limbeck.diagnosis.inputs import TeacherAnswers
 from limbeck.diagnosis.relations import (
     class_correlation,
     off_diagonal,
@@ -12,7 +13,6 @@ from limbeck.diagnosis.relations import (
     seconded_classes,
 )
 from limbeck.diagnosis.students import TrainedStudent
-from limbeck.diagnosis.subject import TeacherAnswers
 from limbeck.records import Number
 
 __all__ = ["HIGH", "Signs", "read_signs"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.diagnosis.subject import Subject, TeacherAnswers
+from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import predict
@@ -64,7 +64,7 @@ class StudentTrainer:
     root: the cache that trainings are kept in, see `limbeck.training.trained`; None keeps nothing.
     """
 
-    subject: Subject
+    subject: DiagnosisInput
     answers: TeacherAnswers
     root: Path | None = None
     watch: Observer = ignore

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from limbeck.diagnosis.blocks import Blocks, blocks, found_blocks, rand_index
 from limbeck.diagnosis.confidence import Confidence, confidence
+from limbeck.diagnosis.inputs import TeacherAnswers
 from limbeck.diagnosis.relations import OtherClasses, class_correlation, off_diagonal, other_classes
 from limbeck.diagnosis.signs import HIGH
-from limbeck.diagnosis.subject import TeacherAnswers
 from limbeck.errors import InputError
 from limbeck.targets import class_cosines
 

@@ -165,10 +165,10 @@ class SeedContext(SeedBuilder):
             if peer.training.patience is not None or peer.training.keep == "best":
                 self.decided.epochs[unit] = results[unit].epoch
         self._count("peers", spent_by_peers(placed, list(results.values()), update=update, every=every))
-        self.owe(*peers)
+        self.charge(*peers)
         return results
 
-    def owe(self, *roles: str) -> None:
+    def charge(self, *roles: str) -> None:
         """Let roles be known that took no training besides those so far, all of which they owe to."""
         for role in roles:
             self._count(role, Compute())

@@ -18,7 +18,7 @@ from limbeck.schemes.peers import PeersScheme
 from limbeck.training import Observer, Result
 from limbeck.training.progress import ignore
 
-__all__ = ["GroupOutcome", "Meeting", "agreement", "codistill", "peers_of", "seed_of"]
+__all__ = ["GroupOutcome", "GroupSettings", "agreement", "codistill", "peers_of", "seed_of"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class GroupOutcome:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class GroupSettings:
     """Where and how the groups of a recipe meet; the keys are those of `Exchange`."""
 
     folder: Path
@@ -97,7 +97,7 @@ def agreement(recipe: Recipe, parts: Parts, seed: int) -> dict[str, Any]:
 def codistill(
     recipe: Recipe,
     folder: RunFolder,
-    meeting: Meeting,
+    settings: GroupSettings,
     *,
     seed: int | None = None,
     resumed: bool = False,
@@ -110,27 +110,27 @@ def codistill(
     seed: one of the recipe's, by default its first.  resumed: whether the folder's run has begun before.
     A group that the others refuse leaves no folder.
     """
-    scheme = peers_of(recipe, meeting.group)
+    scheme = peers_of(recipe, settings.group)
     parts = prepare(recipe) if parts is None else parts
     seed = seed_of(recipe, seed)
     builder = SeedBuilder(recipe, parts, seed)
-    peer = scheme.alone_in_a_group(meeting.group, builder)
+    peer = scheme.alone_in_a_group(settings.group, builder)
     exchange = Exchange(
-        meeting.folder,
-        meeting.group,
+        settings.folder,
+        settings.group,
         scheme.count,
         agreement(recipe, parts, seed),
         run=folder.path.name,
-        wait=meeting.wait,
-        lost_after=meeting.lost_after,
+        wait=settings.wait,
+        lost_after=settings.lost_after,
         say=say,
     )
-    unit = f"peer_{meeting.group}-{seed}"
+    unit = f"peer_{settings.group}-{seed}"
     peer = replace(peer, folder=folder.path / unit, label=unit)
     if resumed:
-        first_does(lambda: _same_as_before(folder, meeting.group, seed))
+        first_does(lambda: _same_as_before(folder, settings.group, seed))
     same_as_before(recipe, folder, parts)
-    folder.note(exchange={**asdict(meeting), "folder": str(meeting.folder), "seed": seed})
+    folder.note(exchange={**asdict(settings), "folder": str(settings.folder), "seed": seed})
     try:
         result = fit_group(peer, exchange, every=scheme.period, resumed=resumed, watch=watch)
     except Interrupted:
@@ -139,10 +139,10 @@ def codistill(
         if is_first() and not resumed and not exchange.admitted:
             folder.discard()
         raise
-    folder.read_test_set(f"final figures of group {meeting.group}")
+    folder.read_test_set(f"final figures of group {settings.group}")
     test = evaluate(result.student, parts.test)
     heard = {group: exchange.step_of(group) for group in exchange.others}
-    outcome = GroupOutcome(meeting.group, scheme.count, seed, result, test, heard)
+    outcome = GroupOutcome(settings.group, scheme.count, seed, result, test, heard)
     folder.write_json("group.json", outcome.as_dict())
     return outcome
 

@@ -2,10 +2,10 @@
 
 from limbeck.papers.recorded import comparison, expected, markdown, merge, misses, record
 from limbeck.papers.runner import reproduce
-from limbeck.papers.table import Figure, Row, Table, load_table, read_table, tables
+from limbeck.papers.table import FigureSpec, Row, Table, load_table, read_table, tables
 
 __all__ = [
-    "Figure",
+    "FigureSpec",
     "Row",
     "Table",
     "comparison",

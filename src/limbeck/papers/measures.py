@@ -13,15 +13,15 @@ from limbeck.data import SampleSet
 from limbeck.errors import RecipeError, one_of
 from limbeck.evaluation import fidelity, measure, parameters, predict
 from limbeck.experiment.run import Experiment, Trained
-from limbeck.papers.table import Compared, Figure, Part, Row, Table
+from limbeck.papers.table import Compared, FigureSpec, Part, Row, Table
 
-__all__ = ["MEASURES", "View"]
+__all__ = ["MEASURES", "RowView"]
 
 
 class Views(Protocol):
     """Where the views of a table's rows come from."""
 
-    def view(self, row: Row, seed: int) -> "View":
+    def view(self, row: Row, seed: int) -> "RowView":
         """Return a row at a seed."""
 
     def trained(self, row: Row, role: str, seed: int) -> Trained:
@@ -29,7 +29,7 @@ class Views(Protocol):
 
 
 @dataclass
-class View:
+class RowView:
     """A row of a table at a seed: its models are trained when a figure asks for them."""
 
     table: Table
@@ -68,7 +68,7 @@ class View:
             self._logits[role, part] = predict(self.model(role), self.samples(part)).cpu()
         return self._logits[role, part]
 
-    def beside(self, row: str) -> "View":
+    def beside(self, row: str) -> "RowView":
         """Return another row of the table at the same seed."""
         return self.views.view(self.table.row(row), self.seed)
 
@@ -76,7 +76,7 @@ class View:
         """Return a figure of the row."""
         return self.of(self.row.figure(name))
 
-    def of(self, figure: Figure) -> float:
+    def of(self, figure: FigureSpec) -> float:
         """Return what a figure comes to: what it measures, less what it is compared with."""
         value = self._measure(figure.measure)(self, figure) if figure.measure else self.value(str(figure.figure))
         if figure.above is not None:
@@ -85,7 +85,7 @@ class View:
             value = self._compared(figure, figure.below) - value
         return value
 
-    def _compared(self, figure: Figure, other: Compared) -> float:
+    def _compared(self, figure: FigureSpec, other: Compared) -> float:
         view = self if other.row is None else self.beside(other.row)
         if other.figure is not None:
             return view.value(other.figure)
@@ -114,10 +114,10 @@ class View:
         raise RecipeError(f"rows.{self.row.name}: there is no measure '{name}'; {one_of(name, MEASURES)}")
 
 
-Measure = Callable[[View, Figure], float]
+Measure = Callable[[RowView, FigureSpec], float]
 
 
-def _within(view: View, measure: str, value: Any, path: str) -> float:
+def _within(view: RowView, measure: str, value: Any, path: str) -> float:
     """Return a value, or the one that a path leads to in a mapping of several."""
     for key in path.split(".") if path else ():
         if not isinstance(value, Mapping) or key not in value:
@@ -129,7 +129,7 @@ def _within(view: View, measure: str, value: Any, path: str) -> float:
     return float(value)
 
 
-def _answers(view: View, figure: Figure, role: str | None = None) -> tuple[Tensor, Tensor]:
+def _answers(view: RowView, figure: FigureSpec, role: str | None = None) -> tuple[Tensor, Tensor]:
     """Return logits and labels of the samples that a figure is of."""
     samples, logits = view.samples(figure.part), view.logits(role or figure.role, figure.part)
     labels = samples.labels.cpu()
@@ -144,48 +144,48 @@ def _answers(view: View, figure: Figure, role: str | None = None) -> tuple[Tenso
     return logits, labels
 
 
-def _errors(view: View, figure: Figure) -> float:
+def _errors(view: RowView, figure: FigureSpec) -> float:
     return float(measure(*_answers(view, figure)).errors)
 
 
-def _error_percent(view: View, figure: Figure) -> float:
+def _error_percent(view: RowView, figure: FigureSpec) -> float:
     return 100.0 * (1.0 - measure(*_answers(view, figure)).accuracy)
 
 
-def _accuracy_percent(view: View, figure: Figure) -> float:
+def _accuracy_percent(view: RowView, figure: FigureSpec) -> float:
     return 100.0 * measure(*_answers(view, figure)).accuracy
 
 
-def _nll(view: View, figure: Figure) -> float:
+def _nll(view: RowView, figure: FigureSpec) -> float:
     return float(measure(*_answers(view, figure)).nll)
 
 
-def _rmse(view: View, figure: Figure) -> float:
+def _rmse(view: RowView, figure: FigureSpec) -> float:
     """Return the root of the mean square of what probabilities lack to the labels."""
     logits, labels = _answers(view, figure)
     wrong = logits.double().softmax(1) - functional.one_hot(labels, logits.shape[1])
     return float((wrong**2).mean().sqrt())
 
 
-def _agreement_percent(view: View, figure: Figure) -> float:
+def _agreement_percent(view: RowView, figure: FigureSpec) -> float:
     own, other = _answers(view, figure)[0], _answers(view, figure, figure.to)[0]
     return 100.0 * fidelity(own, other).agreement
 
 
-def _kl(view: View, figure: Figure) -> float:
+def _kl(view: RowView, figure: FigureSpec) -> float:
     """Return KL from the compared model's distribution to the role's own, in nats."""
     return fidelity(_answers(view, figure)[0], _answers(view, figure, figure.to)[0]).kl
 
 
-def _epochs(view: View, figure: Figure) -> float:
+def _epochs(view: RowView, figure: FigureSpec) -> float:
     return float(view.experiment.chosen(figure.role).recipe.training.epochs)
 
 
-def _parameters(view: View, figure: Figure) -> float:
+def _parameters(view: RowView, figure: FigureSpec) -> float:
     return float(parameters(view.model(figure.role)))
 
 
-def _compute(view: View, figure: Figure) -> float:
+def _compute(view: RowView, figure: FigureSpec) -> float:
     """Return the FLOPs of all trainings that led to a role."""
     return float(view.trained(figure.role).compute[figure.role].total())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck.errors import RunError
 from limbeck.evaluation import t_interval
-from limbeck.papers.table import Figure, Row, Table
+from limbeck.papers.table import FigureSpec, Row, Table
 from limbeck.training.checkpoints import read_json, write_json
 
 __all__ = ["FORMER", "comparison", "expected", "markdown", "merge", "misses", "record"]
@@ -132,5 +132,5 @@ def _written(found: Mapping[str, float | None]) -> str:
     return f"{found['mean']:.4g}" + ("" if found["sd"] is None else f" ± {found['sd']:.2g}")
 
 
-def _paper(figure: Figure) -> str:
+def _paper(figure: FigureSpec) -> str:
     return "" if figure.paper is None else f"{figure.paper:g}"

@@ -14,7 +14,7 @@ from limbeck.experiment.prepare import vet
 from limbeck.experiment.run import Experiment, Trained
 from limbeck.locks import exclusive
 from limbeck.own import require_own
-from limbeck.papers.measures import View
+from limbeck.papers.measures import RowView
 from limbeck.papers.table import Row, Table
 from limbeck.runs import RunFolder, cache_folder
 from limbeck.training import Observer
@@ -77,7 +77,7 @@ class _Run:
     _recipes: dict[str, Recipe] = field(default_factory=dict)
     _data: dict[str, Splits] = field(default_factory=dict)
     _experiments: dict[str, Experiment] = field(default_factory=dict)
-    _views: dict[tuple[str, int], View] = field(default_factory=dict)
+    _views: dict[tuple[str, int], RowView] = field(default_factory=dict)
 
     def check(self, row: Row) -> None:
         """Read a row's recipe and data; what is wrong with them is told before anything is written."""
@@ -97,10 +97,10 @@ class _Run:
         write_sealed(path, figures)
         return figures
 
-    def view(self, row: Row, seed: int) -> View:
+    def view(self, row: Row, seed: int) -> RowView:
         """Return a row at a seed."""
         if (row.name, seed) not in self._views:
-            self._views[row.name, seed] = View(self.table, row, seed, self._experiment(row), self)
+            self._views[row.name, seed] = RowView(self.table, row, seed, self._experiment(row), self)
         return self._views[row.name, seed]
 
     def trained(self, row: Row, role: str, seed: int) -> Trained:

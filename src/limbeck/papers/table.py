@@ -14,7 +14,7 @@ from limbeck.config import Recipe, read_yaml, replaced
 from limbeck.config.sections import validate
 from limbeck.errors import RecipeError, one_of
 
-__all__ = ["BUDGETS", "Compared", "Figure", "Part", "Row", "Table", "load_table", "read_table", "tables"]
+__all__ = ["BUDGETS", "Compared", "FigureSpec", "Part", "Row", "Table", "load_table", "read_table", "tables"]
 
 BUDGETS = ("reduced", "full")
 Part = Literal["test", "transfer", "validation"]
@@ -88,7 +88,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureSpec:
     """One number of a row.
 
     measure: what is measured (`limbeck.papers.measures`), unless it is another `figure` of the row.
@@ -124,10 +124,10 @@ class Row:
     name: str
     title: str
     role: str
-    figures: tuple[Figure, ...]
+    figures: tuple[FigureSpec, ...]
     settings: Mapping[str, Sequence[tuple[str, Any]]]
 
-    def figure(self, name: str) -> Figure:
+    def figure(self, name: str) -> FigureSpec:
         """Return a figure by name; RecipeError with the nearest name where there is none."""
         for figure in self.figures:
             if figure.name == name:
@@ -258,7 +258,9 @@ def _rows(keys: Mapping[str, Any]) -> list[Row]:
     return found
 
 
-def _figure(name: str, keys: dict[str, Any], role: str, case: str | None, names: set[str], where: str) -> Figure | None:
+def _figure(
+    name: str, keys: dict[str, Any], role: str, case: str | None, names: set[str], where: str
+) -> FigureSpec | None:
     """Return a figure of a row in a case; None where the case has it not."""
     place = f"{where}.figures.{name}"
     values = validate(_FigureKeys, keys, place)
@@ -286,7 +288,7 @@ def _figure(name: str, keys: dict[str, Any], role: str, case: str | None, names:
     most, least = here("at_most"), here("at_least")
     if most is not None and least is not None:
         raise RecipeError(f"{place}: found at_most together with at_least, expected one of them")
-    return Figure(
+    return FigureSpec(
         name=name,
         measure=values["measure"],
         figure=values["figure"],

@@ -170,7 +170,7 @@ class Context(Builder, Protocol):
     def copy(self, unit: str, role: str) -> None:
         """Let a role be a unit that is trained already."""
 
-    def owe(self, *roles: str) -> None:
+    def charge(self, *roles: str) -> None:
         """Say that roles cost nothing besides what was trained so far."""
 
     def require(self, units: Sequence[str]) -> None:

@@ -188,7 +188,7 @@ class PeersScheme(Scheme):
                 scores = [(result.metrics["errors"], result.metrics["nll"]) for result in results.values()]
                 chosen = context.note("peer", 1 + scores.index(min(scores)))
         context.copy(self.units[chosen - 1], "distilled")
-        context.owe("ensemble", "distilled")
+        context.charge("ensemble", "distilled")
         models["ensemble"] = MeanOfModels([models[unit] for unit in self.units])
         models["distilled"] = models[self.units[chosen - 1]]
         return models

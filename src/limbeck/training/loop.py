@@ -39,7 +39,7 @@ from limbeck.training.engine import (
     unwrapped,
 )
 from limbeck.training.identity import identity_of
-from limbeck.training.ledger import Ledger
+from limbeck.training.loss_sums import LossSums
 from limbeck.training.memory import enough_memory
 from limbeck.training.optimizers import (
     WeightAverage,
@@ -243,7 +243,7 @@ def steps(
     loader = batches_of(train_set, training, seed if order is None else order) if batches is None else batches
     rate = learning_rate(training, loader.steps)
     known = {} if folder is None else identity_of(distiller, train_set, validation, training, seed, order=order)
-    ledger = Ledger(distiller)
+    loss_sums = LossSums(distiller)
 
     with (
         enough_memory(label, distiller, training),
@@ -271,7 +271,7 @@ def steps(
         optimizer = stepper(accelerator, prepared, raw_optimizer)
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
         distiller.follow(average)
-        run = Run(folder, distiller, raw_optimizer, average, ledger, accelerator)
+        run = Run(folder, distiller, raw_optimizer, average, loss_sums, accelerator)
         run.resume(known, at)
         distiller.observe(run.history)
         size = train_set.size if isinstance(train_set, Source) else len(train_set)
@@ -298,7 +298,7 @@ def steps(
                         loss = module(micro, run.step, counts)
                         require_gradient(loss)
                         accelerator.backward(loss.total * world if world > 1 else loss.total)
-                    ledger.add(run.step, loss)
+                    loss_sums.add(run.step, loss)
                 make_dense(raw_optimizer)
                 yield Moment.COMPUTED, run
                 if training.clip is not None:
@@ -311,17 +311,17 @@ def steps(
                     average.update(distiller.student)
                 run.step += 1
                 run.batch += 1
-                if ledger.full:
-                    ledger.read(run.last_good)
-                    look(pace.look(run.step, run.epoch + 1, ledger.means(), run.metrics))
+                if loss_sums.full:
+                    loss_sums.read(run.last_good)
+                    look(pace.look(run.step, run.epoch + 1, loss_sums.means(), run.metrics))
                 yield Moment.UPDATED, run
 
-            ledger.read(run.last_good)
+            loss_sums.read(run.last_good)
             line: dict[str, Any] = {
                 "epoch": run.epoch + 1,
                 "step": run.step,
                 "learning_rate": rate(run.step - 1),
-                "train": ledger.means(accelerator),
+                "train": loss_sums.means(accelerator),
                 "validation": {} if validation is None else _validated(run, distiller, validation, training.batch_size),
             }
             check_complete(distiller, raw_optimizer)

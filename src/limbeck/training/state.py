@@ -20,7 +20,7 @@ from limbeck.records import as_json
 from limbeck.training import checkpoints
 from limbeck.training.engine import Signals
 from limbeck.training.identity import require_same, short
-from limbeck.training.ledger import Ledger
+from limbeck.training.loss_sums import LossSums
 from limbeck.training.optimizers import WeightAverage
 from limbeck.training.weights import RESULT, load_result, save_result
 
@@ -101,12 +101,12 @@ class Run:
         distiller: Distiller,
         optimizer: torch.optim.Optimizer,
         average: WeightAverage | None,
-        ledger: Ledger,
+        loss_sums: LossSums,
         accelerator: "Accelerator",
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.distiller, self.optimizer, self.average = distiller, optimizer, average
-        self.ledger, self.accelerator = ledger, accelerator
+        self.loss_sums, self.accelerator = loss_sums, accelerator
         self.epoch = self.batch = self.step = self.stale = 0
         self.best_epoch, self.best_score = 0, (math.inf, math.inf)
         self.best: dict[str, Tensor] = {}
@@ -141,7 +141,7 @@ class Run:
         """Write a checkpoint."""
         if self.folder is None:
             return
-        self.ledger.read(self.last_good)
+        self.loss_sums.read(self.last_good)
         generators, sums = self._generators(), self._sums()
         self.last_good = first_does(lambda: self._write(generators, sums))
         self._saved_at = time.monotonic()
@@ -223,7 +223,7 @@ class Run:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         sums = state["sums"] if isinstance(state["sums"], list) else [state["sums"]]
-        self.ledger.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
+        self.loss_sums.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
         self.best = _under(tensors, "best.")
         own = self.distiller.student.state_dict()
         for kept in (self.best, {} if self.average is None else self.average.state):
@@ -259,7 +259,7 @@ class Run:
         """Note an epoch's metrics and whether it is the best so far: fewest errors, then the smallest loss."""
         self.epoch += 1
         self.batch = 0
-        self.ledger.clear()
+        self.loss_sums.clear()
         self.history.append(line)
         metrics = line["validation"]
         score = (metrics["errors"], metrics["nll"]) if metrics else (0.0, -float(self.epoch))
@@ -356,10 +356,10 @@ class Run:
 
     def _sums(self) -> list[dict[str, list[float]]]:
         if self.accelerator.num_processes == 1:
-            return [self.ledger.sums]
+            return [self.loss_sums.sums]
         from accelerate.utils import gather_object
 
-        return gather_object([self.ledger.sums])  # type: ignore[no-any-return]
+        return gather_object([self.loss_sums.sums])  # type: ignore[no-any-return]
 
     def _generators(self) -> dict[str, Tensor]:
         own = {"cpu": torch.get_rng_state()}

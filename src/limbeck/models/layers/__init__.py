@@ -4,7 +4,7 @@ from limbeck.models.layers.convolution import activated, convolution, he_normal,
 from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
 from limbeck.models.layers.mixture import MixtureOfExperts
-from limbeck.models.layers.sight import Sees, Sight
+from limbeck.models.layers.partial_input import InputPart, PartialInput
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 
@@ -12,10 +12,10 @@ __all__ = [
     "DEEPEST",
     "ExitOf",
     "GlobalAverage",
+    "InputPart",
     "MixtureOfExperts",
     "NormalisedLinear",
-    "Sees",
-    "Sight",
+    "PartialInput",
     "StochasticDepth",
     "UnitLength",
     "WithExits",

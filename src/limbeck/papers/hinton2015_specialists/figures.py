@@ -6,30 +6,30 @@ import torch
 from torch import Tensor
 
 from limbeck.evaluation import measure, parameters
-from limbeck.papers.measures import View
+from limbeck.papers.measures import RowView
 from limbeck.teachers.specialists import GeneralistWithSpecialists
 
 __all__ = ["covered", "relative_change", "times_the_compute", "times_the_parameters"]
 
 
-def relative_change(view: View) -> float:
+def relative_change(view: RowView) -> float:
     """Return the accuracy of a row's model as a change of the generalist's, in per cent of that."""
     right = {role: measure(view.logits(role), view.samples().labels).accuracy for role in (view.row.role, "teacher")}
     return 100.0 * (right[view.row.role] / right["teacher"] - 1)
 
 
-def times_the_parameters(view: View) -> float:
+def times_the_parameters(view: RowView) -> float:
     """Return the size of a row's model in those of the generalist."""
     return parameters(view.model(view.row.role)) / parameters(view.model("teacher"))
 
 
-def times_the_compute(view: View) -> float:
+def times_the_compute(view: RowView) -> float:
     """Return the FLOPs of a row's training in those of the generalist's."""
     own, generalist = (view.trained(role).compute[role].total() for role in (view.row.role, "teacher"))
     return own / generalist
 
 
-def covered(view: View) -> Mapping[str, Mapping[str, float]]:
+def covered(view: RowView) -> Mapping[str, Mapping[str, float]]:
     """Return what the specialists change for test samples whose class is in none, one, two and more of their sets."""
     together, labels = view.model("together"), view.samples().labels.cpu()
     if not isinstance(together, GeneralistWithSpecialists):

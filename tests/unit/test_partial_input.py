@@ -12,7 +12,7 @@ from limbeck.evaluation import evaluate, predict
 from limbeck.experiment.prepare import SeedBuilder, vet
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
-from limbeck.models.layers import Sees, Sight
+from limbeck.models.layers import InputPart, PartialInput
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 from walk import over
@@ -32,29 +32,29 @@ KEYS = {
 )
 def test_a_half_of_an_image_is_what_slicing_gives(half, rows, columns):
     samples = TensorSet.of(torch.rand(4, 2, 5, 3))
-    chosen, shape = Sees(half=half).selection(samples)
+    chosen, shape = InputPart(half=half).selection(samples)
     expected = samples.inputs[:, :, rows] if rows else samples.inputs[:, :, :, columns]
     assert shape == tuple(expected.shape[1:])
-    network = Sight(nn.Identity(), chosen, shape)
+    network = PartialInput(nn.Identity(), chosen, shape)
     assert torch.equal(network(samples.inputs), expected)
 
 
 def test_columns_of_a_table_are_found_by_name_with_all_their_categories():
     train = bundled("diabetes").train
-    chosen, shape = Sees(columns=("bmi", "sex")).selection(train)
+    chosen, shape = InputPart(columns=("bmi", "sex")).selection(train)
     assert chosen.tolist() == [3, 1, 2]
     assert shape == (3,)
 
 
 def test_places_of_a_row():
     samples = TensorSet.of(torch.arange(12.0).view(3, 4))
-    network = Sees(places=(3, 0)).around(lambda shape: nn.Identity(), samples)
+    network = InputPart(places=(3, 0)).around(lambda shape: nn.Identity(), samples)
     assert network(samples.inputs).tolist() == [[3, 0], [7, 4], [11, 8]]
 
 
 def test_what_is_not_seen_changes_nothing_and_has_no_gradient():
     data = digits()
-    network = Sees(half="upper").around(lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(32, 10)), data.train)
+    network = InputPart(half="upper").around(lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(32, 10)), data.train)
     inputs = torch.rand(5, 1, 8, 8, requires_grad=True)
     changed = inputs.detach().clone()
     changed[:, :, 4:] = 7.0
@@ -75,19 +75,19 @@ def test_what_is_not_seen_changes_nothing_and_has_no_gradient():
 )
 def test_each_misuse_is_one_line(sees, said):
     with pytest.raises(InputError, match=said):
-        Sees(**sees)
+        InputPart(**sees)
 
 
 def test_each_set_that_does_not_fit_is_one_line():
     images, row = TensorSet.of(torch.rand(2, 1, 4, 4)), TensorSet.of(torch.rand(2, 4))
     for sees, samples, said in (
-        (Sees(half="left"), row, "half: found for inputs that are not images"),
-        (Sees(half="upper"), TensorSet.of(torch.rand(2, 1, 1, 4)), "is empty"),
-        (Sees(places=(0,)), images, "places: found for inputs that are not rows"),
-        (Sees(places=(4,)), row, "expected 0 to 3"),
-        (Sees(places=(-1,)), row, "expected 0 to 3"),
-        (Sees(columns=("a",)), row, "is not a table"),
-        (Sees(columns=("alcohl",)), bundled("wine").train, "did you mean 'alcohol'"),
+        (InputPart(half="left"), row, "half: found for inputs that are not images"),
+        (InputPart(half="upper"), TensorSet.of(torch.rand(2, 1, 1, 4)), "is empty"),
+        (InputPart(places=(0,)), images, "places: found for inputs that are not rows"),
+        (InputPart(places=(4,)), row, "expected 0 to 3"),
+        (InputPart(places=(-1,)), row, "expected 0 to 3"),
+        (InputPart(columns=("a",)), row, "is not a table"),
+        (InputPart(columns=("alcohl",)), bundled("wine").train, "did you mean 'alcohol'"),
     ):
         with pytest.raises(InputError, match=said):
             sees.selection(samples)
@@ -116,7 +116,7 @@ def test_a_recipe_without_it_is_resolved_as_it_was_before_and_a_teacher_like_the
     assert "sees" not in plain.keys["student"]
     like = Recipe.parse({key: value for key, value in KEYS.items() if key != "teacher"})
     parts = vet(like)
-    assert isinstance(SeedBuilder(like, parts, 0).student(), Sight)
+    assert isinstance(SeedBuilder(like, parts, 0).student(), PartialInput)
     assert like.teacher.model.sees is None
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from limbeck.data import SampleSet
 from limbeck.errors import InputError, one_of
 
-__all__ = ["Sees", "Sight"]
+__all__ = ["InputPart", "PartialInput"]
 
 
 @dataclass(frozen=True)
-class Sees:
+class InputPart:
     """Which part of a sample a network sees; one of three, and the rest is its teacher's privilege.
 
     columns: of a table, by name.  places: of a sample that is a row of numbers, from 0 on.
@@ -41,7 +41,7 @@ class Sees:
         """Return the places of a flattened sample that are seen, and the shape of what they make up.
 
         >>> from limbeck.data import bundled
-        >>> Sees(columns=("alcohol", "hue")).selection(bundled("wine").train)
+        >>> InputPart(columns=("alcohol", "hue")).selection(bundled("wine").train)
         (tensor([ 0, 10]), (2,))
         """
         places = torch.arange(prod(samples.input_shape))
@@ -82,18 +82,18 @@ class Sees:
             raise InputError(f"half: the {self.half} half of samples {samples.input_shape} is empty")
         return seen.flatten(), tuple(seen.shape)
 
-    def around(self, build: Callable[[tuple[int, ...]], nn.Module], samples: SampleSet) -> "Sight":
+    def around(self, build: Callable[[tuple[int, ...]], nn.Module], samples: SampleSet) -> "PartialInput":
         """Build a network for what is seen of a set's samples, that takes whole samples."""
         chosen, shape = self.selection(samples)
-        return Sight(build(shape), chosen, shape)
+        return PartialInput(build(shape), chosen, shape)
 
 
-class Sight(nn.Module):
+class PartialInput(nn.Module):
     """A network of a part of its inputs: whatever stands in the rest of them changes nothing.
 
     chosen: places of a flattened sample.  shape: of what the network is given.
 
-    >>> network = Sight(nn.Linear(2, 3), torch.tensor([0, 4]), (2,))
+    >>> network = PartialInput(nn.Linear(2, 3), torch.tensor([0, 4]), (2,))
     >>> torch.equal(network(torch.eye(5)[:1]), network(torch.tensor([[1.0, 9.0, 9.0, 9.0, 0.0]])))
     True
     """

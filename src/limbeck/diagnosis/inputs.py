@@ -17,13 +17,13 @@ from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers import store
 from limbeck.training import Training
 
-__all__ = ["Subject", "TeacherAnswers", "ask", "require_one_label"]
+__all__ = ["DiagnosisInput", "TeacherAnswers", "ask", "require_one_label"]
 
 _PROBED = 10_000  # training examples that students are asked about
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class DiagnosisInput:
     """A distillation to be looked into.
 
     train: what a student learns from, labelled.  held_out: what everything is measured on; never the test set.
@@ -105,7 +105,7 @@ class TeacherAnswers:
         return self.train_labels[self.probe]
 
 
-def ask(subject: Subject) -> TeacherAnswers:
+def ask(subject: DiagnosisInput) -> TeacherAnswers:
     """Ask the teacher once about every sample; nothing that follows asks it again, unless training augments."""
     train, held_out = (store(subject.teacher, part, clean=subject.clean) for part in (subject.train, subject.held_out))
     exact = subject.clean or not subject.training.augment.active

@@ -1,4 +1,4 @@
-"""The ledger of a training: exact sums of every term, read from the device in blocks, and the guard against NaN."""
+"""The loss_sums of a training: exact sums of every term, read from the device in blocks, and the guard against NaN."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from limbeck.training.engine import sum_over_ranks
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Ledger"]
+__all__ = ["LossSums"]
 
 _BLOCK = 20
 _MEND = "lower training.learning_rate or set training.clip"
 
 
-class Ledger:
+class LossSums:
     """Adds up the terms of an epoch in float64, in the order of the steps.
 
     Losses stay on the device until a block of them is read at once, so that an accelerator need not wait at every step.
