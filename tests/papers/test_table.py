@@ -89,7 +89,7 @@ def test_a_recipe_bears_the_rows_name_and_the_budgets_seeds(read):
         (("below: alone", "below: alnoe"), "rows.taught.figures.fewer than alone.below: there is no row 'alnoe'; did"),
         (("{figure: fewer than alone,", "{figure: more,"), "rows.taught: there is no figure 'more'"),
         (("title: the student taught", "title: the teacher"), "rows: found the title 'the teacher' twice"),
-        (("at_most: 100", "at_most: 100, at_least: 1"), "rows.teacher.figures.errors: found at_most together with at_least"),
+        (("at_most: 100", "at_most: 100, at_least: 1"), "rows.teacher.figures.errors: found at_most together"),
         (("  full: {}\n", ""), "budgets: found reduced; expected reduced and full"),
         (
             ("{measure: errors, below", "{measure: errors, figure: errors, below"),
