@@ -177,7 +177,7 @@ def test_a_set_that_no_memory_holds_is_refused(place, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda name: 2**10)  # pages of 1 KiB, and as many of them
     (place / "it.png").write_bytes(encoded("PNG"))
     line = answered(lambda: image_folder("images", size=(512, 512), limit_bytes=2**62))
-    assert line == "images/train: takes 1,572,864 bytes, but this machine has 1,048,576; make it smaller"
+    assert line == "images/train: needs 1,572,864 bytes, but this machine has 1,048,576; make it smaller"
     assert len(image_folder("images", size=(512, 512), limit_bytes=0).train) == 2
 
 

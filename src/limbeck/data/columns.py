@@ -167,7 +167,9 @@ class Columns:
             row, place = wrong[0].tolist()
             attributes = zip(self.columns, self.attributes, strict=True)
             name = next(column.name for column, each in attributes if each.start <= place < each.stop)
-            raise DataError(f"row {row}: column '{name}': found {shown(rows[row][name])}, which float32 cannot hold")
+            raise DataError(
+                f"row {row}: column '{name}': found {shown(rows[row][name])}, which is outside the range of float32"
+            )
         return numbers
 
     @staticmethod
