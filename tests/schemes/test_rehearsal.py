@@ -10,7 +10,7 @@ import torch
 from limbeck.experiment import check, context
 from limbeck.experiment.check import rehearse
 from limbeck.peers import Others, Predictions, fit_together
-from limbeck.training import fit, trained
+from limbeck.training import fit, job
 
 PART = {"kind": "digits", "transfer": {"fraction": 0.3, "labelled": 0.3}}
 WIDE = {"model": {"kind": "mlp", "hidden": [64]}, "training": {"epochs": 2, "batch_size": 128}}
@@ -66,7 +66,7 @@ def begun(monkeypatch):
 
     monkeypatch.setattr(context, "fit", counted)
     monkeypatch.setattr(context, "fit_together", counted_together)
-    monkeypatch.setattr(trained, "fit", counted)
+    monkeypatch.setattr(job, "fit", counted)
     return found
 
 

@@ -1,4 +1,4 @@
-"""One training before anything is built or trained: what `fit` is told."""
+"""The arguments of one training, before anything is built or trained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
