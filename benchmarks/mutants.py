@@ -211,8 +211,8 @@ OWN = [
     Mutant(
         "specialists: the dustbin is shifted the wrong way",
         "schemes/specialists.py",
-        "shift.fill_(dustbin_shift(job.half.share))",
-        "shift.fill_(-dustbin_shift(job.half.share))",
+        "shift.fill_(dustbin_shift(half.share))",
+        "shift.fill_(-dustbin_shift(half.share))",
         _SPECIALISTS,
     ),
     Mutant(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("limbeck", deadline=None, derandomize=True, database=None, max_examples=40)
+hypothesis.settings.register_profile("limbeck", deadline=None, derandomize=True, database=None, max_examples=60)
 hypothesis.settings.load_profile("limbeck")
 
 

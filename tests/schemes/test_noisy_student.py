@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from limbeck import methods
@@ -60,6 +60,7 @@ def test_neither_teacher_nor_student_alone_knows_the_other_labels(tiny):
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 100)), min_size=1, max_size=40), st.integers(1, 12))
+@example([(0, 1), (0, 2), (0, 0)], 1)
 def test_every_class_that_occurs_stands_equally_often_by_its_most_confident(drawn, per_class):
     classes = torch.tensor([label for label, _ in drawn])
     confidence = torch.tensor([float(sure) for _, sure in drawn])
