@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from limbeck.arguments import as_tensor
+from limbeck.arguments import as_tensor, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.checks import shown
 from limbeck.data.cells import code, is_blank
@@ -20,7 +20,7 @@ from limbeck.data.names import listed
 from limbeck.data.pictures import opened, picture
 from limbeck.data.pooling import Pooling
 from limbeck.data.sets import SampleSet, TensorSet
-from limbeck.errors import DataError
+from limbeck.errors import DataError, InputError
 from limbeck.tasks import task_named
 
 __all__ = ["Description"]
@@ -28,6 +28,7 @@ __all__ = ["Description"]
 _CHANNELS = {1: "grey", 3: "colour"}
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Description:
     """What a model takes and answers, without data.
@@ -67,9 +68,9 @@ class Description:
 
     def __post_init__(self) -> None:
         if not self.input_shape or min(self.input_shape) < 1:
-            raise ValueError(f"input_shape: found {self.input_shape}, expected 1 or above each")
+            raise InputError(f"input_shape: found {self.input_shape}; expected 1 or above each")
         if self.class_names and len(self.class_names) != self.classes:
-            raise ValueError(f"class_names: found {len(self.class_names)}, expected {self.classes}")
+            raise InputError(f"class_names: found {len(self.class_names)}; expected {self.classes}, one for each class")
 
     @classmethod
     def of(cls, samples: SampleSet) -> "Description":

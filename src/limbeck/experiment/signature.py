@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from limbeck.data import Description
-from limbeck.errors import RunError, command, one_line
+from limbeck.errors import InputError, RunError, command, one_line
 from limbeck.experiment.prepare import Parts
 from limbeck.records import sealed, unsealed
 from limbeck.runs import RunFolder
@@ -63,6 +63,6 @@ def read_signature(folder: Path) -> Signature:
         found: Signature = _READER.validate_python(unsealed(json.loads(path.read_text(encoding="utf-8"))))
         if found.format != _FORMAT:
             raise ValueError(f"format {found.format}, expected {_FORMAT}")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, InputError) as error:
         raise RunError(f"'{path}' is damaged ({one_line(error)}); run the recipe again: {again}") from None
     return found
