@@ -63,7 +63,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Unit = dict[str, Any]
 """weights: digests by path in the run folder; cache: digests of what is kept elsewhere; figures: numbers by name;
-seconds: of the processor."""
+seconds: of the processor; commit: that it was recorded at."""
 
 
 class RunFailedError(Exception):
@@ -178,10 +178,12 @@ def record(path: Path, names: list[str]) -> None:
     """Run the units and put them into a file, each as soon as it has ended."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     units = content.get("units", {})
+    environment = here()
+    commit = environment.pop("commit")
     for name in names:
-        units[name] = run(name)
+        units[name] = run(name) | {"commit": commit}
         print(f"{name}: {units[name]['seconds']} s", flush=True)
-        content = {"environment": here(), "units": units}
+        content = {"environment": environment, "units": units}
         path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -190,7 +192,7 @@ def check(path: Path, names: list[str], tolerance: float) -> bool:
     content = json.loads(path.read_text(encoding="utf-8"))
     now = here()
     for key, value in content["environment"].items():
-        if key != "commit" and now[key] != value:
+        if now[key] != value:
             print(f"{key}: recorded with {value}, found {now[key]}; the last bits of weights may differ")
     same = True
     for name in names:
