@@ -81,7 +81,7 @@ def resolve(recipe: Path) -> Path:
 
 
 def folder_of(recipe: "Recipe", runs: Path, kept: Path | None) -> "RunFolder":
-    """Return a new folder for a recipe, which the first of several processes makes; or that which is gone on with."""
+    """Return a new folder for a recipe, which the first of several processes makes; or the one that is resumed."""
     from limbeck.config import load_recipe
     from limbeck.ranks import first_does
     from limbeck.runs import RunFolder

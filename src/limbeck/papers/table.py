@@ -261,7 +261,7 @@ def _rows(keys: Mapping[str, Any]) -> list[Row]:
 def _figure(
     name: str, keys: dict[str, Any], role: str, case: str | None, names: set[str], where: str
 ) -> FigureSpec | None:
-    """Return a figure of a row in a case; None where the case has it not."""
+    """Return a figure of a row in a case; None where the case has none."""
     place = f"{where}.figures.{name}"
     values = validate(_FigureKeys, keys, place)
     if values["cases"] is not None and case not in values["cases"]:

@@ -110,7 +110,7 @@ class ClassBias(Scheme):
         return {"unbiased": student, "distilled": biased}
 
     def _numbers(self, parts: Sets) -> list[int]:
-        """Return the numbers of the classes that get the bias; InputError for one that there is not, or twice."""
+        """Return the numbers of the classes that get the bias; InputError for an unknown one, or one named twice."""
         every = range(parts.train.classes)
         if not self.classes:
             there = set(parts.alone.labels.tolist())

@@ -1,4 +1,4 @@
-"""What a scheme may ask for: the contract between a scheme and whoever carries out its recipe.
+"""What a scheme may ask for: the contract between a scheme and what carries out its recipe.
 
 A scheme sees a recipe through these protocols alone.  `Builder` is for questions and untrained networks, before
 anything runs; `Context` is for one seed that is trained.

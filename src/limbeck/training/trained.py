@@ -1,4 +1,4 @@
-"""Trainings that are kept by what decides them: each is made once, and found by whoever wants the same.
+"""Trainings that are kept by what decides them: each is made once, and found by all that want the same.
 
 A training lies in `trainings/<address>` of a cache, as `fit(folder=...)` writes it; the address is a digest of its
 identity.  A teacher of a recipe, a unit of a table and a student of a diagnosis that are the same training share it.
