@@ -7,11 +7,11 @@ A unit is a packaged recipe, run at seed 0 by `limbeck distill`, or one row of a
 reduced budget by `limbeck reproduce`.  Only the command line is used, on one thread, with a cache of the unit's own, so
 that the same script runs before and after a move of the code.
 
---json records the units, or only those that are named, and leaves the others in the file as they are.  --check runs
-them again and prints for each "same" or what differs; the exit status is 1 if anything does.  Weights are compared as
-tensors (names, types, shapes, bytes), not as files.  A weights file with the same tensors in another place, a new file
-and a new figure are printed as notes: they change no result.  Weights are the same bit for bit only on the machine that
-they were recorded on; the file says which.
+--json records the units, or only those that are named, and leaves the others in the file as they are. --check runs
+those that are recorded again and prints for each "same" or what differs; the exit status is 1 if anything does.
+Weights are compared as tensors (names, types, shapes, bytes), not as files. A weights file with the same tensors in
+another place, a new file and a new figure are printed as notes: they change no result. Weights are the same bit for
+bit only on the machine that they were recorded on; the file says which.
 """
 
 import argparse
@@ -194,10 +194,11 @@ def check(path: Path, names: list[str], tolerance: float) -> bool:
     for key, value in content["environment"].items():
         if now[key] != value:
             print(f"{key}: recorded with {value}, found {now[key]}; the last bits of weights may differ")
-    same = True
     for name in names:
         if name not in content["units"]:
             sys.exit(f"{name}: '{path}' has no such unit; record it with --json")
+    same = True
+    for name in names or content["units"]:
         try:
             found = run(name)
         except RunFailedError as error:
@@ -216,11 +217,11 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--json", type=Path, metavar="FILE", help="record the units in this file")
     what.add_argument("--check", type=Path, metavar="FILE", help="compare the units with those of this file")
-    parser.add_argument("--only", nargs="+", choices=[*RECIPES, *TABLES], default=[*RECIPES, *TABLES], metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=[*RECIPES, *TABLES], default=[], metavar="NAME")
     parser.add_argument("--tolerance", type=float, default=1e-9, help="of figures, times their size where that is > 1")
     given = parser.parse_args()
     if given.json:
-        record(given.json, given.only)
+        record(given.json, given.only or [*RECIPES, *TABLES])
     elif not check(given.check, given.only, given.tolerance):
         sys.exit(1)
 

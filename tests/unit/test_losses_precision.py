@@ -102,7 +102,7 @@ def test_a_nan_in_the_logits_is_never_a_finite_loss(who, name):
     found = loss(student, teacher)
     found.backward()
     assert torch.isnan(found)
-    assert torch.isnan(student.grad[1]).any(), "a finite gradient would hide it from whoever reads no loss"
+    assert torch.isnan(student.grad[1]).any(), "a finite gradient would hide it where no loss is read"
 
 
 def test_a_term_of_weight_0_is_not_computed():
