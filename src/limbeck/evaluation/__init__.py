@@ -12,6 +12,13 @@ from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
+from limbeck.evaluation.representations import (
+    MinibatchCKA,
+    attention_map,
+    has_attention_map,
+    linear_cka,
+    sparsity_difference,
+)
 from limbeck.evaluation.resampling import Estimate, bootstrap_mean, wilson
 from limbeck.evaluation.robustness import Robustness, fgsm, robustness, value_range
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
@@ -31,6 +38,7 @@ __all__ = [
     "Interval",
     "McNemar",
     "Metrics",
+    "MinibatchCKA",
     "Nearness",
     "Point",
     "Reliability",
@@ -42,6 +50,7 @@ __all__ = [
     "Timing",
     "assess",
     "assess_scores",
+    "attention_map",
     "bootstrap_mean",
     "brier",
     "churn",
@@ -61,6 +70,8 @@ __all__ = [
     "fit_temperature",
     "flops",
     "gap_closed",
+    "has_attention_map",
+    "linear_cka",
     "mcnemar",
     "measure",
     "paired_difference",
@@ -72,6 +83,7 @@ __all__ = [
     "reliability",
     "robustness",
     "score",
+    "sparsity_difference",
     "standing",
     "t_interval",
     "tail_gains",
