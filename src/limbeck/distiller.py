@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -13,12 +14,13 @@ from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
 from limbeck.methods import kd
 from limbeck.networks import check_network, evaluating, frozen_by
-from limbeck.objective import Loss, Objective
+from limbeck.objective import Loss, Objective, Setup
 from limbeck.outputs import Outputs, run_model
 from limbeck.targets import class_cosines
 from limbeck.tasks import Task
 from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers import ModelTeacher
+from limbeck.teachers.class_vectors import weights_of
 
 __all__ = ["Average", "Distiller", "check_answer", "require_gradient"]
 
@@ -148,23 +150,54 @@ class Distiller(nn.Module):
             self.teacher.to(place)
         return self
 
-    def build(self, batch: Batch, *, classes: int | None = None, legend: Legend | None = None) -> dict[str, Outputs]:
-        """Let the terms create what depends on the models' shapes, from a first batch, before an optimizer is made.
+    def build(
+        self,
+        batch: Batch,
+        *,
+        classes: int | None = None,
+        legend: Legend | None = None,
+        seed: int = 0,
+        samples: tuple[Tensor, Tensor | None] | None = None,
+        batches: Callable[[], Iterable[Batch]] | None = None,
+    ) -> dict[str, Outputs]:
+        """Let the terms create what depends on models and data, from a first batch, before an optimizer is made.
 
         classes: how many the data has; ModelError when a model answers another number.  legend: what the data's labels
-        mean, for the terms that ask.  Returns the outputs.
+        mean, for the terms that ask.  seed: of what is drawn.  samples: index and labels of the training samples;
+        batches: makes an iterator over them.  Both are the batch by default.  Returns the outputs.
         """
         if legend is not None:
             self.objective.settle(legend)
         check_network("student", self.student)
+        self._check_differentiable()
         with evaluating(self.student), torch.no_grad():
             outputs = self._outputs(batch, self.objective.reads())
             for name, answer in outputs.items():
                 if classes is not None and self.objective.shares_classes(name):
                     check_answer(name, answer.logits, classes, batch.task)
                 check_numbers(name, answer.logits, batch.mask)
-            self.objective.build(outputs)
+            index, labels = samples or (batch.index, batch.labels)
+            self.objective.build(outputs, Setup(index, labels, seed, lambda: self._passes(batches, batch)))
         return outputs
+
+    @torch.no_grad()
+    def _passes(self, batches: Callable[[], Iterable[Batch]] | None, first: Batch) -> Iterator[dict[str, Outputs]]:
+        """Run the models that the objective reads over the training samples once, in eval mode."""
+        with evaluating(self.student):
+            for batch in [first] if batches is None else batches():
+                yield self._outputs(batch.to(first.index.device), self.objective.reads())
+
+    def _check_differentiable(self) -> None:
+        """Require models that can be differentiated as the terms need it."""
+        if self.objective.differentiates_inputs and any(hasattr(each, "_orig_mod") for each in self.student.modules()):
+            raise ModelError(
+                "student: a term differentiates its gradient, which torch.compile cannot; train it uncompiled"
+            )
+        if self.objective.needs_network and not isinstance(self.teacher, ModelTeacher):
+            raise InputError(
+                f"teacher: a term needs a network, for its gradients or weights; found a {type(self.teacher).__name__},"
+                " which gives answers alone. Give a network, and ask it for every batch (store: false)"
+            )
 
     def follow(self, average: Average | None) -> None:
         """Hear, before the first step, of the moving average of the student's weights; None where there is none."""
@@ -210,11 +243,42 @@ class Distiller(nn.Module):
             self.teacher_failed = failed if self.teacher_failed is None else self.teacher_failed | failed
             if self.objective.reads_class_cosines:
                 answer = replace(answer, class_cosines=self._class_cosines(self.teacher, answer.logits))
+            if self.objective.needs_network and isinstance(self.teacher, ModelTeacher):
+                answer = self._with_network(self.teacher, answer, batch)
             outputs["teacher"] = answer
         return outputs
 
+    def _with_network(self, teacher: ModelTeacher, answer: Outputs, batch: Batch) -> Outputs:
+        """Return a teacher's answer with what only a network has."""
+        paths = self.objective.reads_weights("teacher")
+        weights = teacher.weights(paths, answer.logits.shape[-1]) if paths else {}
+
+        def ask(inputs: Any) -> Outputs:
+            return teacher(
+                replace(batch, inputs=inputs, views={}, augmented=False, mix=None), self.objective.taps("teacher")
+            )
+
+        return replace(answer, weights=weights, ask=ask, vjp=partial(teacher.vjp, batch))
+
     def _ask_student(self, batch: Batch) -> Outputs:
-        return run_model(self.student, batch.inputs, self.objective.taps("student"), task=batch.task, role="student")
+        inputs, taps, paths = batch.inputs, self.objective.taps("student"), self.objective.reads_weights("student")
+        if self.objective.differentiates_inputs and torch.is_grad_enabled():
+            if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+                raise InputError(
+                    "student: a term differentiates it by its inputs, expected one tensor of floating-point numbers;"
+                    " token ids and mappings have no gradient, so use another method"
+                )
+            inputs = inputs.detach().requires_grad_()
+
+        def ask(other: Any) -> Outputs:
+            return run_model(self.student, other, taps, task=batch.task, role="student")
+
+        answer = ask(inputs)
+        if self.objective.differentiates_inputs:
+            answer = replace(answer, inputs=inputs)
+        if paths:
+            answer = replace(answer, weights=weights_of(self.student, paths, answer.logits.shape[-1], role="student"))
+        return replace(answer, ask=ask)
 
     def _class_cosines(self, teacher: Teacher, logits: Tensor) -> Tensor:
         """Return the similarity of the teacher's classes, read from it once, where its logits are."""

@@ -1,20 +1,24 @@
 """A method as a weighted, scheduled sum of named terms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from limbeck import checks, schedules
+from limbeck import checks, randomness, schedules
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.outputs import Outputs, Tap
 from limbeck.schedules import Schedule
 
-__all__ = ["Loss", "Objective", "Part", "Term", "TermAround"]
+__all__ = ["Loss", "Objective", "Part", "Setup", "Term", "TermAround"]
+
+_Place = TypeVar("_Place")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,35 @@ class Loss:
     parts: dict[str, Part]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a term may ask of a training before its first step, to make what depends on models and data.
+
+    Attributes:
+        index: (n,) int64, the positions of the training samples in their source set, in which `Batch.index` counts.
+        labels: of these samples, as in `Batch`; None if they are unknown.
+        seed: of the training.
+        passes: runs the models that the objective reads over the training samples once, without augmentation and
+            without gradient: an iterator of {model: outputs}.
+
+    Example:
+        >>> Setup(index=torch.arange(3)).seed
+        0
+    """
+
+    index: Tensor
+    labels: Tensor | None = None
+    seed: int = 0
+    passes: Callable[[], Iterator[Mapping[str, Outputs]]] = lambda: iter(())
+
+    @contextmanager
+    def drawing(self, *names: object) -> Iterator[None]:
+        """Draw from torch's generator in the scope as a function of the seed and `names` alone."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(randomness.derive_seed(self.seed, *names))
+            yield
+
+
 class Term(nn.Module):
     """One named part of an objective.
 
@@ -76,6 +109,13 @@ class Term(nn.Module):
         reads_class_cosines: whether it needs the teacher's outputs with their `class_cosines`.
         takes_mixed: whether it supports samples that are mixed with others (see `Batch.mix`); otherwise it refuses
             them.
+        reads_weights: the parameters that it needs, {model: {name: path}}; "last_linear.weight" and "last_linear.bias"
+            are those of the last linear layer, wherever it is.
+        differentiates_inputs: whether it differentiates the student by its inputs, which are then `Outputs.inputs`.
+        differentiates_teacher: whether it needs `ask` and `vjp` of the teacher's outputs, which only a network has.
+
+    A term can have state that is no parameter, registered as a buffer: it is saved in checkpoints and resumed, and each
+    process keeps its own.
 
     Raises:
         InputError: if the weight is out of range.
@@ -91,6 +131,9 @@ class Term(nn.Module):
     relates_examples: bool = False
     reads_class_cosines: bool = False
     takes_mixed: bool = False
+    reads_weights: Mapping[str, Mapping[str, str]] = {}
+    differentiates_inputs: bool = False
+    differentiates_teacher: bool = False
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
         super().__init__()
@@ -99,6 +142,7 @@ class Term(nn.Module):
         self.name = name
         self.weight = weight
         self.taps: Mapping[str, Mapping[str, str | Tap]] = {}
+        self._seed = 0
 
     def extra_repr(self) -> str:
         """Return the term's settings, for a reader: what tells two trainings apart is the content (`identity`)."""
@@ -118,8 +162,21 @@ class Term(nn.Module):
     def settle(self, legend: Legend) -> None:
         """Take note of what the data's labels mean; InputError when the term cannot do with them."""
 
-    def build(self, outputs: Mapping[str, Outputs]) -> None:
-        """Create what depends on the models' shapes (projections), from the outputs on a first batch."""
+    def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
+        """Create what depends on models and data (projections, banks), from the outputs on a first batch.
+
+        A term that was built before keeps what it has.
+        """
+        self._seed = setup.seed
+
+    def draw(self, batch: Batch, step: int | None, what: str, count: int) -> Tensor:
+        """Return uniform random numbers in [0, 1), (N, count) float32: a function of (seed, step, index) alone.
+
+        what: their purpose, by which they differ from others of this term.  Raises InputError without a step.
+        """
+        step = schedules.step_of(step, f"term '{self.name}' draws random numbers and")
+        view = torch.full_like(batch.index, step)
+        return randomness.uniform(self._seed, f"{self.name}/{what}", view, batch.index, count)
 
     def forward(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> tuple[Tensor, Tensor | int]:
         """Return the term's sum over the batch and its count; InputError for mixed samples, unless it takes them."""
@@ -161,6 +218,9 @@ class TermAround(Term):
         self.relates_examples = term.relates_examples
         self.reads_class_cosines = term.reads_class_cosines
         self.takes_mixed = term.takes_mixed
+        self.reads_weights = term.reads_weights
+        self.differentiates_inputs = term.differentiates_inputs
+        self.differentiates_teacher = term.differentiates_teacher
 
     def extra_repr(self) -> str:
         """Return nothing: the inner term's settings follow it."""
@@ -169,8 +229,9 @@ class TermAround(Term):
     def settle(self, legend: Legend) -> None:
         self.term.settle(legend)
 
-    def build(self, outputs: Mapping[str, Outputs]) -> None:
-        self.term.build(outputs)
+    def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
+        super().build(outputs, setup)
+        self.term.build(outputs, setup)
 
     def count(self, batch: Batch) -> Tensor | int:
         return self.term.count(batch)
@@ -213,6 +274,20 @@ class Objective(nn.Module):
         if all(not callable(term.weight) and term.weight == 0 for term in terms):
             raise InputError(f"terms: the weights of {', '.join(names)} are 0, expected at least one above 0")
 
+    def __add__(self, other: "Objective") -> "Objective":
+        """Return the objective with the terms of both; InputError where two have one name."""
+        if not isinstance(other, Objective):
+            return NotImplemented
+        for name in self.terms:
+            if name in other.terms:
+                mend = (
+                    f"set {name}_weight=0 in one of them"
+                    if name in ("hard", "soft")
+                    else "name all its layers in one of them"
+                )
+                raise InputError(f"terms: both objectives have a term '{name}'; {mend}")
+        return Objective([*self._terms(), *other._terms()])
+
     def active(self, step: int | None) -> list[tuple[Term, float]]:
         """Return the terms whose weight at `step` is not 0, with that weight; None allows only numbers for weights."""
         weighted = [(term, schedules.at(term.weight, step)) for term in self._terms()]
@@ -230,15 +305,21 @@ class Objective(nn.Module):
 
     def taps(self, model: str) -> dict[str, str | Tap]:
         """Return all features that the terms need of a model."""
-        taps: dict[str, str | Tap] = {}
-        for term in self._terms():
-            for name, tap in term.taps.get(model, {}).items():
-                if taps.setdefault(name, tap) != tap:
-                    raise InputError(
-                        f"feature '{name}' of the {model}: two terms read it from different places, {taps[name]} and "
-                        f"{tap}; name one of them differently"
-                    )
-        return taps
+        return _merged([term.taps.get(model, {}) for term in self._terms()], f"feature '%s' of the {model}")
+
+    def reads_weights(self, model: str) -> dict[str, str]:
+        """Return the paths of all parameters that the terms need of a model, by name."""
+        return _merged([term.reads_weights.get(model, {}) for term in self._terms()], f"weight '%s' of the {model}")
+
+    @property
+    def differentiates_inputs(self) -> bool:
+        """Whether any term differentiates the student by its inputs."""
+        return any(term.differentiates_inputs for term in self._terms())
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether any term needs a teacher that is a network, and not only its answers and features."""
+        return any(term.differentiates_teacher or term.reads_weights.get("teacher") for term in self._terms())
 
     def shares_classes(self, model: str) -> bool:
         """Return whether a model must answer the student's classes for some term that reads it."""
@@ -258,10 +339,10 @@ class Objective(nn.Module):
             names = ", ".join(f"'{term.name}'" for term in self._terms())
             raise InputError(f"terms: {names} need labels, but no sample has one; add a term with soft targets")
 
-    def build(self, outputs: Mapping[str, Outputs]) -> None:
-        """Let every term create what depends on the models' shapes."""
+    def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
+        """Let every term create what depends on models and data."""
         for term in self._terms():
-            term.build(outputs)
+            term.build(outputs, setup)
 
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:
         """Return what each term counts in the batch, to be added up over accumulation and ranks."""
@@ -296,6 +377,19 @@ class Objective(nn.Module):
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]
+
+
+def _merged(parts: Sequence[Mapping[str, _Place]], what: str) -> dict[str, _Place]:
+    """Return what all terms name; InputError where two mean different places by one name."""
+    merged: dict[str, _Place] = {}
+    for part in parts:
+        for name, place in part.items():
+            if merged.setdefault(name, place) != place:
+                raise InputError(
+                    f"{what % name}: two terms read it from different places, {merged[name]} and {place}; name one of"
+                    " them differently"
+                )
+    return merged
 
 
 def _shown(value: object) -> str:

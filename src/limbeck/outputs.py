@@ -1,5 +1,6 @@
 """What a model gives: logits, named features, exits and state; and `capture`, which reads any module by its path."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,11 @@ class Outputs:
         state: recurrent hidden state, which the caller passes from batch to batch.
         members: the members' answers of an ensemble, otherwise None.
         class_cosines: (K, K), similarity of the classes in the model's last layer, if the objective asks for it.
+        inputs: (N, ...), what the model was called with, if the objective differentiates by it; it then requires a
+            gradient.
+        weights: parameters of the model by the name that a term gives them, if the objective reads any.
+        ask: calls the model again on other inputs, if it can answer any.
+        vjp: the teacher's vector-Jacobian product (`ModelTeacher.vjp`) for this batch, if it has one.
 
     Example:
         >>> Outputs(torch.zeros(2, 3)).logits.shape
@@ -54,6 +60,10 @@ class Outputs:
     state: Any = None
     members: Members | None = None
     class_cosines: Tensor | None = None
+    inputs: Tensor | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    ask: Callable[[Any], "Outputs"] | None = None
+    vjp: Callable[..., Tensor] | None = None
 
     def transformed(self, transform: Callable[[Tensor], Tensor]) -> "Outputs":
         """Return the same outputs with transformed logits, each member's of an ensemble too."""
@@ -80,7 +90,8 @@ class Tap:
     Attributes:
         path: of a module, such as "layer2.0".
         function: a function of what is read, for features that no module outputs; None for the value itself.
-        side: the module's "output" or its "input".
+        side: the module's "output", its "input", or the "preactivation", the input of its last ReLU, where the network
+            declares it (a class attribute `preactivations`, {path: place}).
 
     Raises:
         InputError: if the side is another.
@@ -92,11 +103,13 @@ class Tap:
 
     path: str
     function: Callable[[Any], Tensor] | None = None
-    side: Literal["output", "input"] = "output"
+    side: Literal["output", "input", "preactivation"] = "output"
 
     def __post_init__(self) -> None:
-        if self.side not in ("output", "input"):
-            raise InputError(f"side of tap '{self.path}': found {self.side!r}, expected one of: input, output")
+        if self.side not in ("output", "input", "preactivation"):
+            raise InputError(
+                f"side of tap '{self.path}': found {self.side!r}, expected one of: input, output, preactivation"
+            )
 
 
 class _Features(dict[str, Tensor]):
@@ -140,7 +153,7 @@ def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[_Featur
     handles = []
     try:
         for name, tap in taps.items():
-            tap = Tap(tap) if isinstance(tap, str) else tap
+            tap = _located(modules, name, Tap(tap) if isinstance(tap, str) else tap)
             handles.append(_find(modules, name, tap.path).register_forward_hook(_reader(name, tap, features)))
         yield features
     finally:
@@ -148,8 +161,46 @@ def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[_Featur
             handle.remove()
 
 
+def _located(modules: Mapping[str, list[tuple[str, nn.Module]]], name: str, tap: Tap) -> Tap:
+    """Return a tap on an output or input, in place of one on a pre-activation."""
+    if tap.side != "preactivation":
+        return tap
+    parts = _path(modules, name, tap.path).split(".")
+    for start in range(len(parts)):
+        outer, inner = ".".join(parts[:start]), ".".join(parts[start:])
+        for _, module in modules.get(outer, []):
+            declared = getattr(module, "preactivations", None)
+            if isinstance(declared, Mapping) and inner in declared:
+                path, _, side = f"{outer}.{declared[inner]}".removeprefix(".").partition("@")
+                return replace(tap, path=path, side="input" if side == "input" else "output")
+    known = sorted(
+        {key for every in modules.values() for _, each in every for key in getattr(each, "preactivations", ())}
+    )
+    which = one_of(tap.path, known) if known else "it declares none"
+    raise ModelError(
+        f"feature '{name}': the model does not say where the pre-activation of '{tap.path}' is; {which}. Name the place"
+        f" itself, such as {tap.path}.relu@input, or the normalisation before the ReLU"
+    )
+
+
+def _path(modules: Mapping[str, list[tuple[str, nn.Module]]], name: str, path: str) -> str:
+    """Return a canonical path whose parts -1, -2, ... are replaced by the names of the children that they count."""
+    parts: list[str] = []
+    for part in canonical_path(path).split("."):
+        outer = ".".join(parts)
+        if re.fullmatch(r"-[1-9]\d*", part) and outer in modules:
+            children = [canonical_path(child) for child, _ in modules[outer][-1][1].named_children()]
+            if int(part) < -len(children):
+                raise ModelError(
+                    f"feature '{name}': '{outer}' has {len(children)} children, found '{part}' in '{path}'"
+                )
+            part = children[int(part)]
+        parts.append(part)
+    return ".".join(parts)
+
+
 def _find(modules: Mapping[str, list[tuple[str, nn.Module]]], name: str, path: str) -> nn.Module:
-    found = modules.get(canonical_path(path), [])
+    found = modules.get(_path(modules, name, path), [])
     if not found:
         raise ModelError(f"feature '{name}': the model has no module '{path}'; {one_of(path, filter(None, modules))}")
     outer, module = found[0]  # a wrapper comes before what it wraps

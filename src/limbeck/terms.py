@@ -1,6 +1,6 @@
 """The terms that objectives are made of: thin holders around the pure losses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,13 +21,21 @@ from limbeck.losses import (
     squared_error,
 )
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype, only_counted
-from limbeck.objective import Term
+from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target, smooth_labels
 from limbeck.tasks import Need, Task
 
-__all__ = ["HardLabels", "LogitMatching", "SoftTargets", "count_labelled", "counted_outputs", "require_classes"]
+__all__ = [
+    "HardLabels",
+    "LogitMatching",
+    "SoftTargets",
+    "beside_logits",
+    "count_labelled",
+    "counted_outputs",
+    "require_classes",
+]
 
 _LABEL_LOSSES = {"cross_entropy": cross_entropy, "squared_error": squared_error}
 """The loss on labels by the name that a task gives it."""
@@ -259,6 +267,33 @@ class LogitMatching(Term):
         student, teacher = outputs["student"].logits, outputs["teacher"].logits
         _check_shapes(student, "teacher", teacher, batch)
         return logit_matching(student, teacher, zero_mean=self.zero_mean, mask=batch.mask, reduction="sum")
+
+
+@checked
+def beside_logits(
+    own: Sequence[Term], hard_weight: Schedule, soft_weight: Schedule, temperature: Schedule
+) -> Objective:
+    """Return the terms of a method together with hard labels and soft targets; those of weight 0 are left out.
+
+    Args:
+        own: the terms that the method adds.
+        hard_weight: of the cross-entropy on labels; a number or schedule, finite and not negative.
+        soft_weight: of T²·KL between teacher and student; a number or schedule, finite and not negative.
+        temperature: T > 0 of the soft targets, a number or schedule.
+
+    Returns:
+        The objective, with the terms `hard`, `soft` and the method's.
+
+    Raises:
+        InputError: if a value is out of range, or all weights are 0.
+
+    Example:
+        >>> sorted(beside_logits([LogitMatching()], 1.0, 0.0, 4.0).terms)
+        ['hard', 'logits']
+    """
+    terms: list[Term] = [] if hard_weight == 0 else [HardLabels(hard_weight)]
+    soft = SoftTargets(soft_weight, temperature=temperature)
+    return Objective([*terms, *([] if soft_weight == 0 else [soft]), *(term for term in own if term.weight != 0)])
 
 
 @checked

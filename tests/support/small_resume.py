@@ -50,7 +50,7 @@ class Regression(Term):
     def __init__(self):
         super().__init__("regression", schedules.linear(1.0, 0.5, steps=9))
 
-    def build(self, outputs):
+    def build(self, outputs, setup):
         self.layer = nn.Linear(outputs["student"].logits.shape[-1], outputs["teacher"].logits.shape[-1])
 
     def sum(self, outputs, batch, step):

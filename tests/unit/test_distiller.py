@@ -55,7 +55,7 @@ class Projection(Term):
 
     reads = frozenset({"student", "teacher"})
 
-    def build(self, outputs):
+    def build(self, outputs, setup):
         self.layer = nn.Linear(outputs["student"].logits.shape[-1], outputs["teacher"].logits.shape[-1])
 
     def sum(self, outputs, batch, step):

@@ -13,7 +13,7 @@ from torch import nn
 from limbeck import losses, methods, schedules
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError, ModelError, NonFiniteLossError
-from limbeck.objective import Objective, Part, Term, TermAround
+from limbeck.objective import Objective, Part, Setup, Term, TermAround
 from limbeck.outputs import Outputs, Tap
 from limbeck.terms import HardLabels, LogitMatching, SoftTargets
 from walk import over, pairs
@@ -485,12 +485,12 @@ def test_counts_may_be_numbers_or_tensors_and_nothing_counted_divides_by_one(cou
 
 def test_terms_may_own_parameters_that_are_built_from_a_first_batch_and_saved():
     class Projected(Plain):
-        def build(self, outputs):
+        def build(self, outputs, setup):
             self.projection = nn.Linear(outputs["student"].logits.shape[-1], 2)
 
     objective = Objective([HardLabels(), Projected()])
     assert not list(objective.parameters())
-    objective.build(outputs_of(torch.zeros(1, 3)))
+    objective.build(outputs_of(torch.zeros(1, 3)), Setup(torch.arange(1)))
     assert set(objective.state_dict()) == {"terms.plain.projection.weight", "terms.plain.projection.bias"}
 
 

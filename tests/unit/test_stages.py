@@ -59,7 +59,7 @@ class Hint(Term):
     def features(self, outputs):
         return outputs["student"].features[self.name], outputs["teacher"].features[self.name]
 
-    def build(self, outputs):
+    def build(self, outputs, setup):
         given, wanted = self.features(outputs)
         kind = nn.Linear if given.ndim == 2 else lambda i, o: nn.Conv2d(i, o, 1)
         self.regressor = kind(given.shape[1], wanted.shape[1])
@@ -297,8 +297,8 @@ def test_the_regressor_learns_with_the_student_and_stays_behind(tmp_path):
     MADE.states = made = []
 
     class Watching(Hint):
-        def build(self, outputs):
-            super().build(outputs)
+        def build(self, outputs, setup):
+            super().build(outputs, setup)
             MADE.states.append(state(self.regressor))
 
     distiller = distiller_of(Watching(0.1), HardLabels())

@@ -179,7 +179,7 @@ def test_the_optimizer_has_its_settings_and_only_what_is_trained(kind):
     student = network()
     student[0].weight.requires_grad_(False)
     given = Training(optimizer=kind, learning_rate=0.2, weight_decay=0.01, momentum=0.8, nesterov=True)
-    built = make_optimizer(student.parameters(), given)
+    built = make_optimizer(student, given)
     (group,) = built.param_groups
     assert isinstance(built, torch.optim.AdamW if kind == "adamw" else torch.optim.SGD)
     assert (group["lr"], group["weight_decay"]) == (0.2, 0.01)

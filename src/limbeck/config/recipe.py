@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks, data, schemes
 from limbeck.checks import shown
-from limbeck.config.methods import method_keys, read_method
+from limbeck.config.methods import MethodSpec, read_method
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, explained, read_yaml, written
 from limbeck.config.sections import Section, of_kind, read, validate
@@ -55,7 +55,7 @@ class _RecipeKeys(BaseModel):
     teacher: TeacherKeys | None = None
     student: _StudentKeys
     classes: list[int | str] | None = None
-    method: dict[str, Any] = Field(default_factory=lambda: {"name": "kd"})
+    method: Any = Field(default_factory=lambda: {"name": "kd"})
     scheme: dict[str, Any] = Field(default_factory=lambda: {"name": "offline"})
     alone_budget: Any = False
     training: dict[str, Any] = Field(default_factory=dict)
@@ -101,7 +101,7 @@ class Recipe:
     teacher: TeacherSpec
     student: ModelSpec
     classes: tuple[int | str, ...] | None
-    method: Section
+    method: MethodSpec
     scheme: Scheme
     networks: tuple[ModelSpec, ...]
     alone_budget: AloneBudget | None
@@ -160,7 +160,7 @@ class Recipe:
             "data": data_keys,
             "teacher": teacher_keys,
             "student": student_keys,
-            "method": method_keys(recipe.method),
+            "method": recipe.method.keys(),
             "scheme": scheme_keys,
             "alone_budget": budget_keys,
             "training": training_keys,
@@ -224,13 +224,11 @@ class Recipe:
     @property
     def inspected(self) -> Objective:
         """The student's objective, to be asked what it reads; it is never trained."""
-        objective: Objective = self.method.inspected
-        return objective
+        return self.method.inspected
 
     def objective(self) -> Objective:
         """Build the student's objective anew, to train with it."""
-        objective: Objective = self.method.build()
-        return objective
+        return self.method.build()
 
     def code(self) -> dict[str, dict[str, str]]:
         """Return the SHA-256 of each file of each factory's code (`ModelSpec.code`), by the factory's key."""
@@ -413,11 +411,18 @@ def replaced(keys: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
     >>> replaced({"method": {"name": "kd"}}, "method.temperature", 2.0)
     {'method': {'name': 'kd', 'temperature': 2.0}}
+    >>> replaced({"method": [{"name": "kd"}, {"name": "rkd"}]}, "method.1.weight", 2.0)
+    {'method': [{'name': 'kd'}, {'name': 'rkd', 'weight': 2.0}]}
     """
     head, _, rest = path.partition(".")
     if not rest:
         return {**keys, head: value}
     inner = keys.get(head, {})
+    number, _, below = rest.partition(".")
+    if isinstance(inner, list) and below and number.isdecimal() and int(number) < len(inner):
+        place = int(number)
+        if isinstance(inner[place], Mapping):
+            return {**keys, head: [*inner[:place], replaced(inner[place], below, value), *inner[place + 1 :]]}
     if not isinstance(inner, Mapping):
         raise RecipeError(f"{path}: '{head}' is {shown(inner)}, which has no keys; set all of it")
     return {**keys, head: replaced(inner, rest, value)}

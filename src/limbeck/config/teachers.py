@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks
 from limbeck.checks import shown
-from limbeck.config.methods import method_keys, read_method
+from limbeck.config.methods import MethodSpec, read_method
 from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
-from limbeck.config.sections import Section, read, validate
+from limbeck.config.sections import read, validate
 from limbeck.data import Subset
 from limbeck.errors import InputError, RecipeError
 from limbeck.randomness import derive_seed
@@ -42,7 +42,7 @@ class TeacherKeys(BaseModel):
     estimator: dict[str, Any] | None = None
     arrays: Any = None
     training: dict[str, Any] = Field(default_factory=dict)
-    method: dict[str, Any] = Field(default_factory=lambda: dict(_HARD))
+    method: Any = Field(default_factory=lambda: dict(_HARD))
     members: Any = None
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     weights: list[float] | None = None
@@ -60,7 +60,7 @@ class _MemberKeys(BaseModel):
     estimator: dict[str, Any] | None = None
     arrays: Any = None
     training: dict[str, Any] | None = None
-    method: dict[str, Any] | None = None
+    method: Any = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class MemberSpec:
 
     model: ModelSpec
     training: Training
-    method: Section
+    method: MethodSpec
     keys: Mapping[str, Any] = field(repr=False)
     estimator: bool = False
     arrays: bool = False
@@ -119,7 +119,7 @@ class TeacherSpec:
         return self.members[0].training
 
     @property
-    def method(self) -> Section:
+    def method(self) -> MethodSpec:
         """The method of the first network."""
         return self.members[0].method
 
@@ -224,9 +224,7 @@ def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> Me
     return _member(own, own["training"] or keys["training"], own["method"] or keys["method"], where, base)
 
 
-def _member(
-    keys: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
-) -> MemberSpec:
+def _member(keys: Mapping[str, Any], training: Mapping[str, Any], method: Any, where: str, base: Path) -> MemberSpec:
     given = [key for key in _ONE if keys[key] is not None]
     if len(given) > 1:
         raise RecipeError(f"{where}.{given[1]}: found together with {given[0]}; give one of them")
@@ -238,16 +236,16 @@ def _member(
     trained, training_keys = read(Training, dict(training), f"{where}.training")
     taught = read_method(method, f"{where}.method")
     if "teacher" in taught.inspected.reads():
-        raise RecipeError(f"{where}.method.name: '{method['name']}' needs a teacher; use hard")
-    resolved = {"model": plain(spec.keys()), "training": training_keys, "method": method_keys(taught)}
+        raise RecipeError(f"{where}.method.name: '{taught.name}' needs a teacher; use hard")
+    resolved = {"model": plain(spec.keys()), "training": training_keys, "method": taught.keys()}
     return MemberSpec(spec, trained, taught, resolved)
 
 
 def _other(
-    kind: str, keys: Mapping[str, Any], training: Mapping[str, Any], method: Mapping[str, Any], where: str, base: Path
+    kind: str, keys: Mapping[str, Any], training: Mapping[str, Any], method: Any, where: str, base: Path
 ) -> MemberSpec:
     """Return what teaches in a network's place."""
-    for name, given in (("training", bool(training)), ("method", dict(method) != _HARD)):
+    for name, given in (("training", bool(training)), ("method", method != _HARD)):
         if given:
             raise RecipeError(f"{where}.{name}: is an option of networks and has no effect for {kind}; leave it out")
     hard = read_method(_HARD, f"{where}.method")

@@ -110,7 +110,7 @@ def _method(recipe: Recipe, say: Say) -> dict[str, Any]:
     terms = list(recipe.inspected.terms.values())
     soft = next((term for term in terms if isinstance(term, SoftTargets)), None)
     hard = next((term for term in terms if isinstance(term, HardLabels)), None)
-    name = recipe.method.function.__name__
+    name = recipe.method.name
     if soft is None:
         usual = f"T = {DiagnosisInput.temperature:g}, alpha = {DiagnosisInput.hard_weight:g}"
         say(f"method {name} has no soft targets: diagnosing at {usual}")

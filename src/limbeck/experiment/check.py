@@ -116,7 +116,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
             data += f", of which {len(parts.transfer) - len(parts.alone):,} are made and unlabelled"
     return Rehearsal(
         data,
-        _card(methods.card(recipe.method.function.__name__)),
+        "; ".join(map(_card, recipe.method.cards)),
         _card(schemes.card(schemes.name_of(recipe.scheme))),
         (*models, *taught),
         losses,
@@ -176,7 +176,7 @@ def _measured(
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = placed(next(loader.epoch(0)), torch.device("cpu"), training.memory_format)
     outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]
-    optimizer = make_optimizer(distiller.parameters(), training)
+    optimizer = make_optimizer(distiller, training)
     saved = 0
 
     def keep(tensor: Tensor) -> Tensor:

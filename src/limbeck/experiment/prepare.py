@@ -236,7 +236,7 @@ class SeedBuilder:
     @property
     def method_name(self) -> str:
         """The name of the recipe's method."""
-        return self.recipe.method.function.__name__
+        return self.recipe.method.name
 
     @property
     def needs_teacher(self) -> bool:

@@ -117,7 +117,7 @@ def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
     teacher = as_teacher(recipe, model)
     clean = recipe.teacher.view == "clean"
     exact = clean or not recipe.training.augment.active
-    logits_only = not recipe.inspected.taps("teacher")
+    logits_only = not recipe.inspected.taps("teacher") and not recipe.inspected.needs_network
     if recipe.teacher.store and exact and logits_only:
         return store(teacher, parts.transfer, clean=clean)
     return teacher

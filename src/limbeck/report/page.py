@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck import methods, schemes, targets
+from limbeck import schemes, targets
 from limbeck.card import Card
+from limbeck.config.methods import method_sections
 from limbeck.errors import InputError, RunError
 from limbeck.records import write_aside
 from limbeck.report import curves, figures, panels, pictures, story, svg
@@ -141,12 +142,12 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
     rows = story.model_rows(gathered)
     keys = gathered.run.recipe.keys
     temperature, distils_at = story.temperature(keys, gathered.run.outcome.chosen.get("distilled", {}))
-    view, target = view_of(gathered.run.parts.test.task), _target(keys["method"].get("target"))
+    view, target = view_of(gathered.run.parts.test.task), _target(keys["method"])
     return {
         "number": number,
         "name": gathered.run.recipe.name,
         "summary": keys.get("summary") or "",
-        "card": methods.card(keys["method"]["name"]),
+        "cards": gathered.run.recipe.method.cards,
         "scheme": schemes.card(schemes.name_of(gathered.run.recipe.scheme)),
         "target": target,
         "facts": story.facts(gathered),
@@ -169,8 +170,9 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
     }
 
 
-def _target(keys: Any) -> Card | None:
-    return targets.card(keys["kind"]) if isinstance(keys, Mapping) and "kind" in keys else None
+def _target(method: Any) -> Card | None:
+    named = [keys.get("target") for keys in method_sections(method)]
+    return next((targets.card(each["kind"]) for each in named if isinstance(each, Mapping) and "kind" in each), None)
 
 
 def _diagnosis(gathered: Gathered) -> DiagnosisSection | None:

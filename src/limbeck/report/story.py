@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from limbeck.config.methods import method_sections
 from limbeck.errors import command
 from limbeck.evaluation import Figures, t_interval
 from limbeck.evaluation.cost import Timing
@@ -258,10 +259,13 @@ def temperature(keys: Mapping[str, Any], chosen: Mapping[str, Any]) -> tuple[flo
     >>> temperature({"method": {"name": "kd", "temperature": 2}}, {"method.temperature": 6.0})
     (6.0, 'The search chose T = 6.')
     """
-    value = chosen.get("method.temperature", keys.get("method", {}).get("temperature"))
+    taught = [each for each in method_sections(keys.get("method", {})) if each.get("soft_weight") != 0]
+    named = [each["temperature"] for each in taught if "temperature" in each]
+    searched = [value for key, value in chosen.items() if key.startswith("method.") and key.endswith(".temperature")]
+    value: Any = next(iter([*searched, *named]), None)
     if _is_temperature(value):
         at = f"T = {short(float(value))}"
-        said = f"The search chose {at}." if "method.temperature" in chosen else f"The recipe distills at {at}."
+        said = f"The search chose {at}." if searched else f"The recipe distills at {at}."
         return float(value), said
     if isinstance(value, Mapping):
         told = ", ".join(f"{name} {each}" for name, each in value.items())

@@ -1,6 +1,7 @@
 """A network as teacher."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from limbeck.identity import content_digest, weights_digest
 from limbeck.losses.reduction import compute_dtype
 from limbeck.networks import check_network, freeze, is_lazy
 from limbeck.outputs import Outputs, Tap, run_model
-from limbeck.teachers.class_vectors import class_vectors
+from limbeck.teachers.class_vectors import class_vectors, weights_of
 from limbeck.teachers.mean import MeanOfModels
 
 __all__ = ["ModelTeacher", "state_digest"]
@@ -74,6 +75,17 @@ class ModelTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the model's outputs, with the features of its own taps and of `taps`."""
+        taps = {**self.taps, **(taps or {})}
+        with self._answering():
+            answer = run_model(self.model, self._seen(batch), taps, task=batch.task, role="teacher")
+        answer = _at_least_float32(answer.detach())
+        if self._lazy:
+            self.froze += freeze(self.model) if self.frozen else []
+            self._lazy = is_lazy(self.model)
+        return answer
+
+    def _seen(self, batch: Batch) -> Any:
+        """Return what the model is called with for a batch."""
         inputs = batch.inputs
         if self.view is not None:
             if batch.mix is not None:
@@ -88,21 +100,69 @@ class ModelTeacher:
                 raise InputError(f"teacher view: the batch has no view '{self.view}'; {views}")
             else:
                 inputs = batch.views[self.view]
-        if self.transform is not None:
-            inputs = self.transform(inputs)
+        return inputs if self.transform is None else self.transform(inputs)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Put the model into eval mode for the scope; a part shared with the student trains on afterwards."""
         training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
         try:
-            taps = {**self.taps, **(taps or {})}
-            answer = _at_least_float32(run_model(self.model, inputs, taps, task=batch.task, role="teacher").detach())
-        finally:  # a part shared with the student trains on
+            yield
+        finally:
             for module in training:
                 module.training = True
-        if self._lazy:
-            self.froze += freeze(self.model) if self.frozen else []
-            self._lazy = is_lazy(self.model)
-        return answer
+
+    @torch.enable_grad()
+    def vjp(self, batch: Batch, cotangents: Tensor, at: str | Tap | None = None) -> Tensor:
+        """Return vector-Jacobian products of the logits: Σ_k c_k · ∂v_k/∂x for each sample, without a graph.
+
+        Args:
+            batch: of N samples.  Its view is the student's: gradients are compared at the same inputs.
+            cotangents: (V, N, K), V of them for each sample.
+            at: a feature to differentiate by, in place of the inputs.
+
+        Returns:
+            (V, N, ...), shaped as the inputs or the feature.
+
+        Raises:
+            InputError: if the inputs are not one tensor of floating-point numbers, or the teacher has another view.
+            ModelError: if the logits do not depend on what they are differentiated by.
+        """
+        inputs = batch.inputs
+        if at is None:
+            if self.view is not None and batch.augmented:
+                raise InputError(
+                    f"teacher view: found '{self.view}', expected same: a term compares gradients at the same inputs"
+                )
+            if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+                raise InputError(
+                    "teacher: a term differentiates it by its inputs, expected one tensor of floating-point numbers;"
+                    " token ids and mappings have no gradient, so use another method"
+                )
+        if isinstance(inputs, Tensor) and inputs.is_floating_point():
+            inputs = inputs.detach().requires_grad_()
+        taps = {} if at is None else {"at": at}
+        with self._answering():
+            seen = self._seen(replace(batch, inputs=inputs))
+            answer = run_model(self.model, seen, taps, task=batch.task, role="teacher")
+        by = inputs if at is None else answer.features["at"]
+        if not answer.logits.requires_grad or not by.requires_grad:
+            raise ModelError(
+                "teacher: its logits have no gradient by what a term differentiates; remove no_grad from it"
+            )
+        logits = compute_dtype(answer.logits)
+        products = [
+            torch.autograd.grad(logits, by, each.to(logits), retain_graph=True, allow_unused=True)[0]
+            for each in cotangents
+        ]
+        return torch.stack([torch.zeros_like(by) if each is None else each for each in products]).detach()
+
+    def weights(self, paths: Mapping[str, str], classes: int | None = None) -> dict[str, Tensor]:
+        """Return parameters by the names that `paths` gives to their paths, cut off (see `Term.reads_weights`)."""
+        found = weights_of(self.model, paths, classes, self.last_linear)
+        return {name: weights.detach() for name, weights in found.items()}
 
     def class_vectors(self, classes: int | None = None) -> Tensor:
         """Return the rows of the last linear layer, the one named by `last_linear` or the one that is found: (K, d).

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from limbeck import ranks
 from limbeck.batch import Batch
+from limbeck.distiller import Distiller
 from limbeck.errors import InputError, Interrupted, RunError, one_line
 from limbeck.networks import is_unsized
-from limbeck.objective import Objective
+from limbeck.objective import Objective, Term
 from limbeck.randomness import derive_seed
 from limbeck.training.progress import Observer, Progress
 
@@ -29,6 +30,7 @@ __all__ = [
     "check_precision",
     "engine",
     "global_counts",
+    "keep_own_buffers",
     "laid_out",
     "placed",
     "seeded",
@@ -108,6 +110,14 @@ def global_counts(
     names = list(counts[0])
     local = torch.tensor([[int(count[name]) for name in names] for count in counts], device=accelerator.device).sum(0)
     return dict(zip(names, sum_over_ranks(accelerator, local), strict=True))
+
+
+def keep_own_buffers(distiller: Distiller) -> None:
+    """Leave the state of terms out of what DDP copies from the first process to all others before each step."""
+    terms = ((path, each) for path, each in distiller.named_modules() if isinstance(each, Term))
+    own = [f"{path}.{name}" for path, term in terms for name, _ in term.named_buffers(recurse=False)]
+    if own and ranks.world_size() > 1:
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(distiller, own)  # noqa: SLF001
 
 
 def sum_over_ranks(accelerator: "Accelerator", tensor: Tensor) -> Tensor:

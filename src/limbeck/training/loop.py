@@ -1,9 +1,10 @@
 """The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
 
-from collections.abc import Generator, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from limbeck.training.engine import (
     check_alone,
     engine,
     global_counts,
+    keep_own_buffers,
     laid_out,
     placed,
     seeded,
@@ -250,23 +252,23 @@ def steps(
         seeded(seed, rank),
         restore_modes(distiller, *networks_of(distiller.teacher)),
         unwrapped(distiller),
-        laid_out(distiller, training.memory_format),
+        ExitStack() as scope,
         held(folder),
     ):
+        scope.enter_context(laid_out(distiller.student, training.memory_format))
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
-        if isinstance(train_set, SampleSet) and classes_known:
-            distiller.build(first, classes=train_set.classes, legend=train_set.legend)
-        else:
-            _build_by_student(distiller, first, train_set)
+        _build(distiller, first, train_set, training, seed, classes_known=classes_known)
+        scope.enter_context(laid_out(distiller.objective, training.memory_format))
         before = teacher_weights(distiller.teacher)
         if known and distiller.teacher is not None:
             known["teacher"] = distiller.teacher.fingerprint()  # of a lazy one, once it has its weights
         if folder is not None:
             check_savable(distiller.student, "student")
         check_batches(distiller.student, train_set, training, world, first)
-        raw_optimizer = make_optimizer(distiller.parameters(), training)
+        raw_optimizer = make_optimizer(distiller, training)
         if training.max_norm is not None:
             constrained_weights(distiller.student)
+        keep_own_buffers(distiller)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
         optimizer = stepper(accelerator, prepared, raw_optimizer)
         average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
@@ -339,8 +341,26 @@ def _patience_is_over(training: Training, run: Run) -> bool:
     return training.patience is not None and run.stale >= training.patience
 
 
-def _build_by_student(distiller: Distiller, first: Batch, samples: SampleSet | Source) -> None:
-    """Build a distiller for data that does not say how many classes there are: as many as the student answers."""
+def _build(
+    distiller: Distiller,
+    first: Batch,
+    samples: SampleSet | Source,
+    training: Training,
+    seed: int,
+    *,
+    classes_known: bool,
+) -> None:
+    """Build a distiller for its data: for as many classes as the set says, or else as the student answers."""
+    known = (samples.index, samples.labels) if isinstance(samples, SampleSet) else None
+
+    def batches() -> Iterator[Batch]:
+        for batch in one_pass(samples, training.batch_size).epoch(0):
+            yield placed(batch, first.index.device, training.memory_format)
+
+    build = partial(distiller.build, first, seed=seed, samples=known, batches=batches)
+    if isinstance(samples, SampleSet) and classes_known:
+        build(classes=samples.classes, legend=samples.legend)
+        return
     task = samples.task
     with evaluating(distiller.student), torch.no_grad():
         logits = run_model(distiller.student, first.inputs, task=task, role="student").logits
@@ -352,7 +372,7 @@ def _build_by_student(distiller: Distiller, first: Batch, samples: SampleSet | S
         samples.classes = classes
         labelled = first.labels is not None
     legend = Legend(tuple(map(str, range(classes))), labelled=labelled, task=task)
-    for name, answer in distiller.build(first, legend=legend).items():
+    for name, answer in build(legend=legend).items():
         found = task.classes(answer.logits)
         if found != classes and distiller.objective.shares_classes(name):
             raise ModelError(

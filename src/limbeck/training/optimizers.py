@@ -1,6 +1,7 @@
 """Optimizers, learning-rate schedules, the max-norm constraint and weight averaging."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,13 @@ __all__ = [
 ]
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
-    """Build the optimizer; weight decay applies to every parameter.  Raises ModelError when there is none to train."""
-    parameters = list(parameters)
+def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Build the optimizer of a model's parameters.
+
+    Weight decay applies to all of them, except those that a module names in its attribute `without_decay`, names of
+    parameters of its own.  Raises ModelError when there is none to train.
+    """
+    parameters = list(model.parameters())
     if not parameters:
         raise ModelError("student: found no parameters, so nothing can be trained; add layers, or evaluate it instead")
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
@@ -36,12 +41,16 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Training) -> to
             "give the student its own modules"
         )
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trainable)
+    exempt = {id(getattr(module, name)) for module in model.modules() for name in getattr(module, "without_decay", ())}
+    decayed = [each for each in trainable if id(each) not in exempt]
+    others = [each for each in trainable if id(each) in exempt]
+    groups: Any = [{"params": decayed}, {"params": others, "weight_decay": 0.0}] if others else decayed
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
-            trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused or None
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused or None
         )
     return torch.optim.SGD(
-        trainable,
+        groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov,

@@ -86,6 +86,8 @@ def usual_space(recipe: Recipe) -> Space:
         return {path: Choices(tuple(values)) for path, values in recipe.search[0].items()}
     known = recipe.method.values
     space: dict[str, Range | Choices] = {}
+    if len(recipe.method.parts) > 1:
+        known = {}  # whose keys are method.0.temperature and so on, for the user to name
     if "temperature" in known:
         space["method.temperature"] = Range(1.0, 20.0, log=True)
     if "alpha" in known and known.get("hard_weight") is None and known.get("soft_weight") is None:

@@ -49,7 +49,7 @@ class Hint(Term):
         super().__init__("hint", weight)
         self.taps = {"student": {"hidden": "1"}, "teacher": {"hidden": "1"}}
 
-    def build(self, outputs: Any) -> None:
+    def build(self, outputs: Any, setup: Any) -> None:
         self.layer = nn.Linear(*(outputs[model].features["hidden"].shape[-1] for model in ("student", "teacher")))
         with torch.no_grad():  # the same whatever numbers a process draws
             for parameter in self.layer.parameters():
