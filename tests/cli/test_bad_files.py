@@ -140,8 +140,21 @@ MODELS = [
         "checkpoint-pickle",
         {"teacher.model": {"kind": "mlp", "hidden": [8], "checkpoint": "teacher.pt"}},
         "teacher.model.checkpoint: ",
-        "convert it with safetensors.torch.save_file",
+        "write its weights alone: torch.save(model.state_dict(), FILE)",
         pickled_weights,
+    ),
+    recipe_case(
+        "checkpoint-key-unknown",
+        {"teacher.model": {"kind": "mlp", "hidden": [8], "checkpoint": "teacher.safetensors", "key": "ema"}},
+        "teacher.model.key: ",
+        "has no part 'ema'",
+        weights(),
+    ),
+    recipe_case(
+        "key-alone",
+        {"teacher.model": {"kind": "mlp", "hidden": [8], "key": "model"}},
+        "teacher.model.key: found 'model'",
+        "expected a checkpoint that it is a part of",
     ),
     recipe_case(
         "checkpoint-other-width",

@@ -131,7 +131,7 @@ def cut_weights(folder: Path) -> None:
 
 
 def pickled_weights(folder: Path) -> None:
-    torch.save(lb.models.mlp((1, 8, 8), 10, hidden=(8,)).state_dict(), folder / "teacher.pt")
+    torch.save(lb.models.mlp((1, 8, 8), 10, hidden=(8,)), folder / "teacher.pt")  # the module, and not its state
 
 
 FACTORY = """

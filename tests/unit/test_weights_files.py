@@ -151,15 +151,15 @@ def other_files(folder):
     (folder / "short.safetensors").write_bytes((folder / "good.safetensors").read_bytes()[:-5])
     (folder / "empty.safetensors").write_bytes(b"")
     (folder / "folder.safetensors").mkdir()
-    torch.save(model.state_dict(), folder / "model.pt")
+    torch.save(model.state_dict(), folder / "model.onnx")
 
 
 @over(
     ("file", "says"),
     [
         ("gone.safetensors", "there is no file"),
-        ("folder.safetensors", "there is no file"),
-        ("model.pt", "is not a .safetensors file; convert it with safetensors.torch.save_file (a pickle can run code"),
+        ("folder.safetensors", "holds no file of weights; expected one that ends in .safetensors, .pt"),
+        ("model.onnx", "is no file of weights; expected a name that ends in one of: .safetensors, .pt"),
         ("shape.safetensors", "of another architecture: '1.bias' is (5,) there, (4,) in the model"),
         ("name.safetensors", "of another architecture: it has no '0.weight'; did you mean '0.weights'?"),
         ("less.safetensors", "of another architecture: it has no '1.bias'"),

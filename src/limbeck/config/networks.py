@@ -49,6 +49,7 @@ class ModelSpec:
     """A model as a recipe names it: a kind with its keys, or a factory with arguments; and perhaps its weights.
 
     folder: where the factory's module is looked for first.  base: the folder that the checkpoint's path is of.
+    key: the part of the checkpoint that holds the weights; None for all of it.
     sees: what the model sees of a sample; None where it is all of it.
     """
 
@@ -58,6 +59,7 @@ class ModelSpec:
     folder: Path = Path()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    key: str | None = None
     base: Path = Path()
     sees: InputPart | None = None
 
@@ -67,7 +69,7 @@ class ModelSpec:
         model = self._from_factory(given) if self.section is None else self._from_kind(self.section, given)
         if self.checkpoint is not None:
             try:
-                load_weights(model, self.base / self.checkpoint)
+                load_weights(model, self.base / self.checkpoint, self.key)
             except LimbeckError as error:
                 raise type(error)(f"{self.where}.{error}") from None
         return model
@@ -88,7 +90,13 @@ class ModelSpec:
             keys = {"factory": self.factory, "folder": str(self.folder.resolve()), "arguments": dict(self.arguments)}
         else:
             keys = {"kind": self.section.function.__name__, **self.section.values}
-        return keys | ({} if self.checkpoint is None else {"checkpoint": str((self.base / self.checkpoint).resolve())})
+        if self.checkpoint is not None:
+            keys["checkpoint"] = str((self.base / self.checkpoint).resolve())
+        return keys if self.key is None else keys | {"key": self.key}
+
+    def untrained(self) -> "ModelSpec":
+        """Return the model without its checkpoint."""
+        return replace(self, checkpoint=None, key=None)
 
     def code(self) -> dict[str, str] | None:
         """Return what `code_identity` says of the factory: the SHA-256 of each file of its code; None for a kind."""
@@ -152,13 +160,13 @@ class ModelSpec:
 
 def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     """Return the network that a recipe's keys name; RecipeError with one line for the first wrong key."""
-    checkpoint = _checkpoint(keys, where)
+    checkpoint, key = _weights(keys, where)
     if ("kind" in keys) == ("factory" in keys):
         raise RecipeError(f"{where}: expected either kind (one of: {', '.join(models.names())}) or factory")
     if "factory" in keys:
         factory, arguments, folder = keys.pop("factory"), keys.pop("arguments", {}), keys.pop("folder", "")
         for wrong in keys:
-            known = ["factory", "folder", "arguments", "checkpoint"]
+            known = ["factory", "folder", "arguments", "checkpoint", "key"]
             raise RecipeError(f"{where}.{wrong}: there is no such key; {one_of(wrong, known)}")
         if not isinstance(folder, str):
             raise RecipeError(f"{where}.folder: found {shown(folder)}, expected the folder of the factory's module")
@@ -167,17 +175,19 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
         if not isinstance(arguments, dict):
             raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
         place = base / path_of(folder, f"{where}.folder")
-        return ModelSpec(where, factory=factory, folder=place, arguments=arguments, checkpoint=checkpoint, base=base)
+        return ModelSpec(
+            where, factory=factory, folder=place, arguments=arguments, base=base, checkpoint=checkpoint, key=key
+        )
     _, section = of_kind(keys, models.kinds(), where, given=_FROM_DATA)
-    return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
+    return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
 
 
 def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     """Return the estimator of scikit-learn that a recipe's keys name; RecipeError for the first wrong key."""
-    checkpoint = _checkpoint(keys, where)
+    checkpoint, key = _weights(keys, where)
     _, section = of_kind(keys, estimators.kinds(), where, given=_FROM_DATA)
     section.build(input_shape=(1,), classes=2)
-    return ModelSpec(where, section=section, checkpoint=checkpoint, base=base)
+    return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
 
 
 def read_arrays(keys: Any, where: str, base: Path) -> ModelSpec:
@@ -188,14 +198,19 @@ def read_arrays(keys: Any, where: str, base: Path) -> ModelSpec:
     return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
 
 
-def _checkpoint(keys: dict[str, Any], where: str) -> str | None:
-    checkpoint = keys.pop("checkpoint", None)
-    if checkpoint is None:
-        return None
-    if not isinstance(checkpoint, str):
-        raise RecipeError(f"{where}.checkpoint: found {shown(checkpoint)}, expected the path of a .safetensors file")
-    path_of(checkpoint, f"{where}.checkpoint")
-    return checkpoint
+def _weights(keys: dict[str, Any], where: str) -> tuple[str | None, str | None]:
+    """Take the keys of a model's weights out of its keys, and return them: checkpoint, and the part of it."""
+    checkpoint, key = keys.pop("checkpoint", None), keys.pop("key", None)
+    if checkpoint is not None:
+        if not isinstance(checkpoint, str):
+            raise RecipeError(
+                f"{where}.checkpoint: found {shown(checkpoint)}, expected the path of a file or folder of weights"
+            )
+        path_of(checkpoint, f"{where}.checkpoint")
+    if key is not None and (checkpoint is None or not isinstance(key, str) or not key):
+        expected = "the name of a part of the checkpoint" if checkpoint else "a checkpoint that it is a part of"
+        raise RecipeError(f"{where}.key: found {shown(key)}, expected {expected}")
+    return checkpoint, key
 
 
 def path_of(text: str, where: str) -> Path:

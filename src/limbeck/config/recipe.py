@@ -127,7 +127,7 @@ class Recipe:
         source, selection, transfer, data_keys = _data(dict(top["data"]), base)
         student, student_keys = _student(top["student"], base)
         training, training_keys = read(Training, _with_views(top), "training")
-        like_it = {key: value for key, value in student_keys["model"].items() if key != "checkpoint"}
+        like_it = {key: value for key, value in student_keys["model"].items() if key not in ("checkpoint", "key")}
         teacher, teacher_keys = read_teacher(
             top["teacher"] or TeacherKeys(model=like_it, training=plain(training_keys)).model_dump(), base
         )
@@ -211,14 +211,12 @@ class Recipe:
 
     def without_checkpoints(self) -> "Recipe":
         """Return the recipe with networks as they are built, for readers that have the weights elsewhere."""
-        members = tuple(
-            replace(member, model=replace(member.model, checkpoint=None)) for member in self.teacher.members
-        )
+        members = tuple(replace(member, model=member.model.untrained()) for member in self.teacher.members)
         return replace(
             self,
             teacher=replace(self.teacher, members=members),
-            student=replace(self.student, checkpoint=None),
-            networks=tuple(replace(network, checkpoint=None) for network in self.networks),
+            student=self.student.untrained(),
+            networks=tuple(network.untrained() for network in self.networks),
         )
 
     @property

@@ -70,7 +70,7 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Diagno
     if parts.held_out is None:
         raise RecipeError("validation: found no held-out part, expected one, on which a diagnosis is measured")
     clean = recipe.teacher.view == "clean"
-    kind = replace(recipe.teacher.model, checkpoint=None)
+    kind = recipe.teacher.model.untrained()
     train = parts.alone
     method = _method(recipe, say)
     about = _about(recipe)

@@ -55,7 +55,7 @@ def between(teacher: Mapping[str, Any], student: Mapping[str, Any], count: int) 
                     f"count: cannot propose an assistant: the {role}'s {key} is {checks.shown(model.get(key))}; "
                     "name the networks under models"
                 )
-    like = {key: value for key, value in student.items() if key != "checkpoint"}
+    like = {key: value for key, value in student.items() if key not in ("checkpoint", "key")}
     proposed = []
     for number in range(1, count + 1):
         share = number / (count + 1)

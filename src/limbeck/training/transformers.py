@@ -15,7 +15,7 @@ from limbeck.batch import UNLABELLED, Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, warn
 from limbeck.networks import canonical_path, distinct
-from limbeck.training.weights import with_aliases
+from limbeck.training.weight_files import with_aliases
 
 __all__ = ["TrainerModel"]
 

@@ -1,19 +1,18 @@
 """A model's weights as a safetensors file: each tied tensor once, under names that no wrapper has changed."""
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from limbeck.arguments import checked
-from limbeck.errors import CheckpointError, ModelError, one_of
-from limbeck.networks import ALIASES, alias_metadata, canonical_path, distinct, tied
-from limbeck.training.checkpoints import digest, load_tensors, save_tensors, sync, write_sealed
+from limbeck.errors import CheckpointError, ModelError, nearest
+from limbeck.networks import alias_metadata, canonical_path, distinct, tied
+from limbeck.training.checkpoints import digest, save_tensors, sync, write_sealed
+from limbeck.training.weight_files import listed, read_weights
 
 __all__ = [
     "RESULT",
@@ -23,7 +22,6 @@ __all__ = [
     "load_weights",
     "save_result",
     "save_weights",
-    "with_aliases",
 ]
 
 RESULT, STUDENT = "result.json", "student.safetensors"
@@ -84,18 +82,23 @@ def check_savable(model: nn.Module, role: str = "model") -> None:
 
 
 @checked
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a model's weights from a safetensors file.
+def load_weights(model: nn.Module, path: Path, key: str | None = None) -> None:
+    """Load a model's weights from a file or folder.
 
     Names may differ by what DDP, FSDP and torch.compile insert, on either side, and a file may omit all but one name of
     a tied tensor, as the Transformers library does.  The state of a whole `Distiller` fills its student.
 
     Args:
         model: is filled in place, and stays unchanged if there is an error.
-        path: of the file.
+        path: a .safetensors file; a file of `torch.save` (.pt, .pth, .ckpt, .bin), of which tensors alone are read
+            (`weights_only=True`) and nothing is run; or a folder with one of these, or with shards and their index
+            (`model.safetensors.index.json`).
+        key: the part of the file that holds the weights: an entry (`state_dict`), or what their names begin with.  With
+            dots, a part of a part (`state_dict.model`).  None for the whole file.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, a pickle, of another architecture, or contains NaN.
+        CheckpointError: if the file is missing, damaged, of another architecture, or contains NaN or other objects than
+            tensors.
 
     Example:
         >>> import tempfile
@@ -103,38 +106,58 @@ def load_weights(model: nn.Module, path: Path) -> None:
         >>> save_weights(nn.Linear(3, 4), file)
         >>> load_weights(nn.Linear(3, 4), file)
     """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: there is no file '{path}'; expected a .safetensors file")
-    if path.suffix != ".safetensors":
-        raise CheckpointError(
-            f"checkpoint: '{path}' is not a .safetensors file; convert it with safetensors.torch.save_file"
-            " (a pickle can run code, so limbeck does not open one)"
-        )
     own, grown = model.state_dict(), _grown(model)
-    loaded = _under_own_names(with_aliases(load_tensors(path), _written_aliases(path)), own)
+    loaded = _under_own_names(read_weights(path, key), own)
     loaded = _filled(model, loaded, path)
-    for name in own:
-        if name not in loaded:
-            raise CheckpointError(
-                f"checkpoint: '{path}' is of another architecture: it has no '{name}'; {one_of(name, loaded)}"
-            )
-        if own[name].shape != loaded[name].shape and not (name in grown and own[name].dim() == loaded[name].dim()):
-            raise CheckpointError(
-                f"checkpoint: '{path}' is of another architecture: '{name}' is {tuple(loaded[name].shape)} there,"
-                f" {tuple(own[name].shape)} in the model; change the model's keys"
-            )
+    _require_fit(own, loaded, grown, path)
+    _require_numbers(model, loaded, path)
+    model.load_state_dict(loaded)
+
+
+def _require_fit(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], grown: frozenset[str], path: Path) -> None:
+    """Require a file to have a model's tensors, in their shapes, and no others; CheckpointError with all that differs.
+
+    grown: those whose sizes are the file's to say.
+    """
+    missing, extra = [name for name in own if name not in loaded], sorted(set(loaded) - set(own))
+    both = [name for name in own if name in loaded]
+    differ = [
+        name
+        for name in both
+        if own[name].shape != loaded[name].shape and not (name in grown and own[name].dim() == loaded[name].dim())
+    ]
+    found: list[tuple[str, str]] = []
+    if missing:
+        found.append((f"it has no {listed(missing)}", _part_to_name(missing, loaded) or _nearest(missing, loaded)))
+    if extra:
+        found.append((f"the model has no {listed(extra)}", _nearest(extra, own)))
+    if differ:
+        first, more = differ[0], f" and {len(differ) - 1:,} more differ" if len(differ) > 1 else ""
+        shapes = f"'{first}' is {tuple(loaded[first].shape)} there, {tuple(own[first].shape)} in the model{more}"
+        found.append((shapes, "change the model's keys"))
+    if found:
+        (what, mend), *others = found
+        further = f" (further: {'; '.join(each for each, _ in others)})" if others else ""
+        raise CheckpointError(f"checkpoint: '{path}' is of another architecture: {what}; {mend}{further}")
+    for name in both:
         if own[name].is_floating_point() != loaded[name].is_floating_point() or loaded[name].is_complex():
             raise CheckpointError(
                 f"checkpoint: '{path}' does not fit: '{name}' is {loaded[name].dtype} there, {own[name].dtype} in the"
                 " model; save it in the model's type"
             )
-    extra = sorted(set(loaded) - set(own))
-    if extra:
-        raise CheckpointError(
-            f"checkpoint: '{path}' is of another architecture: the model has no '{extra[0]}'; {one_of(extra[0], own)}"
-        )
-    _require_numbers(model, loaded, path)
-    model.load_state_dict(loaded)
+
+
+def _part_to_name(missing: list[str], loaded: Mapping[str, Tensor]) -> str | None:
+    """Return what to do about names that all lie in one part of the file."""
+    outer = {name.partition(".")[0] for name in loaded}
+    if len(outer) == 1 and all(f"{next(iter(outer))}.{name}" in loaded for name in missing):
+        return f"name that part of the file: key: {next(iter(outer))}"
+    return None
+
+
+def _nearest(names: list[str], valid: Iterable[str]) -> str:
+    close = nearest(names[0], valid)
+    return f"did you mean '{close}'?" if close else "change the model's keys, or name its own file"
 
 
 def save_result(model: nn.Module, folder: Path, content: Mapping[str, Any]) -> None:
@@ -163,22 +186,6 @@ def _require_numbers(model: nn.Module, loaded: Mapping[str, Tensor], path: Path)
                 f"checkpoint: '{path}': found {kind} in '{name}'; expected finite numbers. Make the file anew: what "
                 "wrote it had diverged or was cut short"
             )
-
-
-def with_aliases(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return the tensors with those that are known by further names under these too."""
-    return {**tensors, **{name: tensors[kept] for name, kept in aliases.items() if kept in tensors}}
-
-
-def _written_aliases(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            aliases = json.loads((file.metadata() or {}).get(ALIASES, "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
-        aliases = None
-    if not isinstance(aliases, dict) or not all(isinstance(kept, str) for kept in aliases.values()):
-        raise CheckpointError(f"checkpoint: '{path}' is damaged (its list of tied names); write it again")
-    return aliases
 
 
 def _under_own_names(loaded: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
