@@ -75,11 +75,12 @@ def arguments(name, rows=6):
     }
     made |= {"logits": made["student_logits"], "student_answers": made["student_logits"]}
     made |= {"teacher_answers": made["teacher_logits"]}
+    made |= {"positives": (torch.arange(rows) % K)[:, None], "negatives": ((torch.arange(rows) + 1) % K)[:, None]}
     return {key: made[key] for key in inspect.signature(LOSSES[name]).parameters if key in made}
 
 
 def sides(chosen):
-    return [key for key in chosen if key not in ("mask", "labels") or chosen[key].is_floating_point()]
+    return [key for key in chosen if chosen[key].is_floating_point()]
 
 
 def own(chosen):

@@ -29,6 +29,8 @@ HELPERS = {
 
 ON_NUMBERS = {"bounded_squared_error", "squared_error"}
 """Losses on numbers to predict, which have no logits; tests/unit/test_tasks.py tests them."""
+ON_NEIGHBOURS = {"dark_rank"}
+"""Losses on the distances of a batch's examples; tests/unit/test_ranking_losses.py tests them."""
 
 
 def public():
@@ -68,6 +70,8 @@ def arguments(name, leading=(6,), dtype=torch.float64, *, with_mask=True):
         "mask": torch.rand(leading, generator=generator) < 0.7,
     }
     made["logits"] = made["student_logits"]
+    made["positives"] = torch.stack([made["labels"], (made["labels"] + 1) % CLASSES], -1)
+    made["negatives"] = ((made["labels"] + 3) % CLASSES).unsqueeze(-1)
     made["confidence"] = torch.rand(leading, generator=generator, dtype=torch.float64)
     parameters = inspect.signature(LOSSES[name]).parameters
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in made]
@@ -92,7 +96,7 @@ def test_the_walk_finds_every_public_name_as_a_loss_or_a_declared_helper():
     assert {"CROSS_ENTROPY", "KL", "REVERSE_KL", "TOTAL_VARIATION"} <= set(CONSTANTS)
     assert {"cross_entropy", "js", "kl", "reverse_kl", "skewed_kl", "total_variation"} <= set(KINDS)
     unknown = set(public()) - set(LOSSES) - NO_LOSSES - HELPERS
-    unknown -= ON_NUMBERS
+    unknown -= ON_NUMBERS | ON_NEIGHBOURS
     assert not unknown, f"{unknown}: neither a loss that takes logits nor a declared helper"
     assert not (NO_LOSSES | HELPERS) - set(public()), "a declared helper is not public"
 

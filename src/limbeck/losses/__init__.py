@@ -31,6 +31,7 @@ from limbeck.losses.divergences import (
     jensen_shannon,
     skewed,
 )
+from limbeck.losses.ranking import dark_rank, positives_cross_entropy, ranking_distillation, sampled_log_loss
 from limbeck.losses.reduction import Reduction, reduce
 from limbeck.losses.regression import bounded_squared_error, squared_error
 from limbeck.losses.standardisation import Standardise, standardise
@@ -49,6 +50,7 @@ __all__ = [
     "confidence_weighted",
     "correlation",
     "cross_entropy",
+    "dark_rank",
     "dist",
     "divergence",
     "dkd",
@@ -60,8 +62,11 @@ __all__ = [
     "kd_weights",
     "kl",
     "logit_matching",
+    "positives_cross_entropy",
+    "ranking_distillation",
     "reduce",
     "reverse_kl",
+    "sampled_log_loss",
     "skewed",
     "skewed_kl",
     "soft_cross_entropy",
