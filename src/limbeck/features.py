@@ -12,11 +12,11 @@ from limbeck.batch import Batch
 from limbeck.errors import ModelError
 from limbeck.layers import LayerPairs, Layers
 from limbeck.losses.reduction import compute_dtype
-from limbeck.objective import Setup, Term
+from limbeck.objective import Objective, Setup, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 
-__all__ = ["FeatureTerm", "PairedLayers", "RelationalTerm", "as_maps", "as_vectors"]
+__all__ = ["FeatureTerm", "PairedLayers", "RelationalTerm", "as_maps", "as_vectors", "paired_layers"]
 
 _AXES = {2: "vectors (N, d)", 3: "tokens (N, L, d)", 4: "maps (N, C, H, W)"}
 
@@ -26,6 +26,7 @@ class PairedLayers:
     """Two layers that a term compares, as it found them on the first batch.
 
     Attributes:
+        term: the name of the term.
         student: the student's place.
         teacher: the teacher's place.
         student_shape: of the student's feature, the batch axis included.
@@ -33,10 +34,11 @@ class PairedLayers:
         projection: what is learned between them, in words; empty for none.
 
     Example:
-        >>> PairedLayers("pool", "pool", (8, 64), (8, 256)).projection
+        >>> PairedLayers("rkd", "pool", "pool", (8, 64), (8, 256)).projection
         ''
     """
 
+    term: str
     student: str
     teacher: str
     student_shape: tuple[int, ...]
@@ -115,7 +117,9 @@ class FeatureTerm(Term):
                 if module is not None:
                     self.projections.append(module.to(student.device, student.dtype))
         self._pairs = tuple(
-            PairedLayers(own, other, tuple(student.shape), tuple(teacher.shape), self.projection_text(number))
+            PairedLayers(
+                self.name, own, other, tuple(student.shape), tuple(teacher.shape), self.projection_text(number)
+            )
             for number, ((own, other), student, teacher) in enumerate(
                 zip(self.layers.pairs, students, teachers, strict=True)
             )
@@ -280,6 +284,23 @@ class RelationalTerm(FeatureTerm):
         student, teacher: (N, d) and (N, d'), the features of the samples that count, flattened.
         """
         raise TypeError(f"{type(self).__name__} does not define relate(student, teacher, number)")
+
+
+def paired_layers(objective: Objective) -> tuple[PairedLayers, ...]:
+    """Return the layers that an objective compares, once it is built.
+
+    Args:
+        objective: of any terms.
+
+    Returns:
+        The pairs of all its feature terms.
+
+    Example:
+        >>> from limbeck.terms import HardLabels
+        >>> paired_layers(Objective([HardLabels()]))
+        ()
+    """
+    return tuple(pair for term in objective.modules() if isinstance(term, FeatureTerm) for pair in term.pairs)
 
 
 def as_maps(feature: Tensor) -> Tensor:

@@ -51,6 +51,17 @@ def check(
     ]
     columns = ["model", "parameters", "inputs", "logits", "training memory", "a step", "steps × runs", "time"]
     show(table(f"{loaded.name}: one batch ran", columns, rows))
+    if found.layers:
+        pairs = [
+            [
+                each.term,
+                f"{each.student} {each.student_shape[1:]}",
+                f"{each.teacher} {each.teacher_shape[1:]}",
+                each.projection or "none",
+            ]
+            for each in found.layers
+        ]
+        show(table("layers that are compared", ["term", "student", "teacher", "learned projection"], pairs))
     show("losses of the first batch: " + ", ".join(f"{k} {v:.4g}" for k, v in found.losses.items()))
     work = f"{found.trainings:,} trainings, about {duration(found.seconds)} in all on this machine"
     say(f"{work} · next: {command('limbeck', 'distill', recipe, *(overrides or []))}")

@@ -15,6 +15,7 @@ from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
 from limbeck.evaluation import parameters
 from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, seeded_build, vet
+from limbeck.features import PairedLayers, paired_layers
 from limbeck.objective import Loss
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
@@ -57,6 +58,7 @@ class Rehearsal:
     """What a recipe's rehearsal found.
 
     notes: lines on what was left out of the data, or may have been meant otherwise.
+    layers: of student and teacher, that the method compares.
     """
 
     data: str
@@ -65,6 +67,7 @@ class Rehearsal:
     models: tuple[RehearsedModel, ...]
     losses: dict[str, float]
     notes: tuple[str, ...] = ()
+    layers: tuple[PairedLayers, ...] = ()
 
     @property
     def trainings(self) -> int:
@@ -91,12 +94,13 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     alone = Distiller(builder.student(), None, methods.hard())
     models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
     taught: list[RehearsedModel] = []
-    owed, losses = 0.0, dict[str, float]()
+    owed, losses, layers = 0.0, dict[str, float](), dict[PairedLayers, None]()
     for plan in recipe.scheme.planned(builder, as_teacher(recipe, build_teacher(recipe, parts, 0))):
         runs = plan.count * ((1 if plan.once else seeds) + tried)
         timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
         if plan.between is not None:
             timed = replace(timed, seconds_a_step=timed.seconds_a_step + _seconds(plan.between) / plan.period)
+        layers |= dict.fromkeys(paired_layers(plan.distiller.objective))
         taught.append(timed)
         owed += 0.0 if plan.compared else timed.seconds
     if recipe.alone_budget is not None:
@@ -121,6 +125,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         (*models, *taught),
         losses,
         parts.notes,
+        tuple(layers),
     )
 
 
