@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "at_least",
+    "choice",
     "finite",
     "logits",
     "non_negative",
@@ -92,6 +93,12 @@ def at_least(name: str, value: Any, minimum: int, *, at_most: int | None = None)
         _refuse(name, value, allowed)
     if value >= 2**63:
         _refuse(name, value, "a whole number of at most 63 bits")
+
+
+def choice(name: str, value: Any, options: Sequence[str]) -> None:
+    """Require one of the named options."""
+    if value not in options:
+        _refuse(name, value, f"one of: {', '.join(options)}")
 
 
 def logits(name: str, values: "Tensor") -> None:

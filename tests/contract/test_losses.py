@@ -7,6 +7,7 @@ import torch
 
 from limbeck import losses
 from limbeck.losses import Divergence, divergences
+from small_features import feature_losses
 from walk import over
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -15,8 +16,10 @@ CLASSES = 5
 NO_LOSSES = {"Dense", "Divergence", "Reduction", "Standardise"}
 """Types."""
 HELPERS = {
+    "batch_norm_margins",
     "correlation",
     "divergence",
+    "fsp_matrix",
     "jensen_shannon",
     "kd_weights",
     "reduce",
@@ -24,13 +27,11 @@ HELPERS = {
     "soften",
     "standardise",
 }
-"""Functions that make divergences, weights or reductions: no loss out."""
+"""Functions that make divergences, weights, margins, flows or reductions: no loss out."""
 
 
 ON_NUMBERS = {"bounded_squared_error", "squared_error"}
 """Losses on numbers to predict, which have no logits; tests/unit/test_tasks.py tests them."""
-ON_NEIGHBOURS = {"dark_rank"}
-"""Losses on the distances of a batch's examples; tests/unit/test_ranking_losses.py tests them."""
 
 
 def public():
@@ -96,8 +97,8 @@ def test_the_walk_finds_every_public_name_as_a_loss_or_a_declared_helper():
     assert {"CROSS_ENTROPY", "KL", "REVERSE_KL", "TOTAL_VARIATION"} <= set(CONSTANTS)
     assert {"cross_entropy", "js", "kl", "reverse_kl", "skewed_kl", "total_variation"} <= set(KINDS)
     unknown = set(public()) - set(LOSSES) - NO_LOSSES - HELPERS
-    unknown -= ON_NUMBERS | ON_NEIGHBOURS
-    assert not unknown, f"{unknown}: neither a loss that takes logits nor a declared helper"
+    unknown -= ON_NUMBERS | set(feature_losses())
+    assert not unknown, f"{unknown}: neither a loss on logits or features nor a declared helper"
     assert not (NO_LOSSES | HELPERS) - set(public()), "a declared helper is not public"
 
 

@@ -10,6 +10,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
+from limbeck.losses.maps import unit
 from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, only_counted, reduce
 
 __all__ = ["dark_rank", "positives_cross_entropy", "ranking_distillation", "sampled_log_loss"]
@@ -299,7 +300,7 @@ def dark_rank(
         )
     own, other = (compute_dtype(only_counted(each, mask)) for each in (student, teacher.detach()))
     if normalise:
-        own, other = (functional.normalize(each, dim=-1) for each in (own, other))
+        own, other = unit(own), unit(other)
     if not len(own):
         return reduce(own.sum(-1), mask, reduction)
     counted = torch.ones(len(own), dtype=torch.bool, device=own.device) if mask is None else mask

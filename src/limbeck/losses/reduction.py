@@ -15,10 +15,10 @@ __all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "only_cou
 Reduction = Literal["none", "sum", "mean"]
 
 
-def compute_dtype(tensor: Tensor) -> Tensor:
+def compute_dtype(tensor: Tensor, name: str = "logits") -> Tensor:
     """Return the tensor in the precision that losses are computed in: at least float32."""
     if not tensor.is_floating_point():
-        raise InputError(f"logits: found {tensor.dtype}, expected floating-point numbers; convert them with .float()")
+        raise InputError(f"{name}: found {tensor.dtype}, expected floating-point numbers; convert them with .float()")
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

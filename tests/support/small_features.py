@@ -1,0 +1,44 @@
+"""Small features, and the losses that compare them."""
+
+import inspect
+
+import torch
+
+from limbeck import losses
+
+MAP, OTHER_MAP, VECTOR = (3, 4, 2), (4, 4, 2), (5,)
+
+SHAPES = {
+    "attention_transfer": (MAP, OTHER_MAP),
+    "correlation_congruence": (VECTOR, (4,)),
+    "dark_rank": (VECTOR, (4,)),
+    "nst": (MAP, OTHER_MAP),
+    "pkt": (VECTOR, (4,)),
+    "rkd_angle": (VECTOR, (4,)),
+    "rkd_distance": (VECTOR, (4,)),
+    "similarity_preserving": (MAP, (4, 2, 3)),
+}
+"""By loss, the features of one example of student and teacher; of all others, two maps of one shape."""
+
+
+def feature_losses():
+    """Return the public losses on features: those whose first argument is the student's."""
+    public = {name: getattr(losses, name) for name in losses.__all__}
+    functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
+    first = {name: next(iter(inspect.signature(value).parameters), "") for name, value in functions.items()}
+    return {name: functions[name] for name in functions if first[name] == "student"}
+
+
+def ramp_u(*shape):
+    """The student's test tensor of the specification."""
+    return ((_places(shape, (7, 5, 3, 2)) % 11) / 5 - 1).double()
+
+
+def ramp_v(*shape):
+    """The teacher's."""
+    return (((_places(shape, (5, 3, 7, 4)) + 2) % 13) / 6 - 1).double()
+
+
+def _places(shape, factors):
+    grids = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
+    return sum(factor * grid for factor, grid in zip(factors, grids, strict=True)).double()
