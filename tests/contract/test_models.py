@@ -10,21 +10,27 @@ from torch import nn
 
 from limbeck import models
 from limbeck.errors import InputError, ModelError
-from limbeck.outputs import run_model
+from limbeck.outputs import Tap, run_model
 from limbeck.teachers.model import ModelTeacher, state_digest
 from walk import over
 
 IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"})
-STAGED = sorted(set(models.names()) - {"mlp", "cnn", "fcn", "vit", "mixture"})
+STAGED = sorted(set(models.names()) - {"vit", "mixture"})
+"""Families whose parts bear the same names."""
+SIGNED = {"mobilenet_v2"}
+"""Families whose blocks end without activation, so that the output of a stage is its pre-activation."""
 DENSE = {"fcn"}
 """Families that answer for every pixel."""
 every_model = over("name", models.names())
 every_image_model = over("name", IMAGES)
 
 
+SMALL = {"resnet_imagenet": {"depth": 18, "width": 8}}
+
+
 def built(name, shape=(3, 16, 16), classes=5, seed=1, **keys):
     torch.manual_seed(seed)
-    return models.builder(name)(shape, classes, **keys)
+    return models.builder(name)(shape, classes, **SMALL.get(name, {}), **keys)
 
 
 def answer_shape(name, count, shape=(3, 16, 16)):
@@ -41,7 +47,7 @@ def test_the_walk_finds_the_families():
     )
     assert "layers" not in models.names()
     assert models.names() == sorted(models.names())
-    assert set(models.names()) == set(models.__all__) - {"builder", "kinds", "names"}
+    assert set(models.names()) == set(models.__all__) - {"builder", "kinds", "names", "published"}
     with pytest.raises(ModelError, match="did you mean 'resnet'"):
         models.builder("resnets")
 
@@ -153,16 +159,63 @@ def test_no_classes_are_refused(name):
 
 @over("name", STAGED)
 def test_parts_bear_the_documented_names(name):
-    names = [path for path, _ in built(name).named_children()]
-    assert names[0] in ("stem", "flatten")
+    model = built(name)
+    names = [path for path, _ in model.named_children()]
+    assert names[0] == ("flatten" if name in ("mlp", "residual_tanh") else "stem")
     stages = [path for path in names if path.startswith("stage")]
-    assert stages == [f"stage{number}" for number in range(1, len(stages) + 1)]
+    assert stages == [f"stage{number}" for number in range(1, len(stages) + 1)] != []
     assert names[1 : len(stages) + 1] == stages
     rest = names[len(stages) + 1 :]
+    if name in DENSE:
+        assert rest == ["fc"]
+        assert isinstance(model.fc, nn.Conv2d)
+        return
     assert rest in (["pool", "fc"], ["neck", "pool", "fc"])
-    taps = {path: path for path in names}
-    features = run_model(built(name), images(), taps).features
-    assert features["pool"].dim() == 2
-    model = built(name)
     assert isinstance(model.fc, nn.Linear)
-    assert features["pool"].shape == (4, model.fc.in_features)
+    assert feature(model, "pool").shape == (4, model.fc.in_features)
+
+
+@over(
+    ("name", "keys", "dropout", "chances"),
+    [
+        ("cnn", {"channels": (4, 4, 4)}, {"dropout": 0.5}, [0.5]),
+        ("mlp", {"hidden": (4, 4)}, {"dropout": 0.5, "input_dropout": 0.25}, [0.25, 0.5, 0.5]),
+    ],
+)
+def test_dropout_leaves_names_weights_and_features_as_they_are(name, keys, dropout, chances):
+    plain, dropping = built(name, **keys).eval(), built(name, **keys, **dropout).eval()
+    assert [module.p for module in dropping.modules() if isinstance(module, nn.Dropout)] == chances
+    assert state_digest(plain) == state_digest(dropping)
+    for path in ("stage1", "stage2", "pool"):
+        assert torch.equal(feature(plain, path), feature(dropping, path))
+
+
+@over("name", sorted(set(STAGED) - {"residual_tanh"}))
+def test_the_relu_of_a_pre_activation_is_the_output_of_its_stage(name):
+    model = built(name)
+    model(images(16))
+    model.eval()
+    stages = [path for path, _ in model.named_children() if path.startswith(("stem", "stage"))]
+    assert set(stages) <= set(model.preactivations) <= {*stages, "neck"}
+    for stage, place in model.preactivations.items():
+        before, after = feature(model, place), feature(model, stage)
+        assert before.shape == after.shape
+        assert 0.02 < float((before < 0).float().mean()) < 0.98, (stage, place)
+        if name == "wrn":  # normalised and rectified by what comes after the stage
+            assert (after < 0).any()
+            following = place.replace("norm1", "relu1").replace("neck.0", "neck.1")
+            torch.testing.assert_close(before.relu(), feature(model, following))
+        elif name in SIGNED and stage.startswith("stage"):
+            assert place == stage
+        else:
+            assert torch.equal(before.relu(), after)
+
+
+def feature(model, place):
+    """What a place of a network gives for images; -1 in a path is the last child."""
+    path, _, side = place.partition("@")
+    module, parts = model, []
+    for part in path.split("."):
+        part = [each for each, _ in module.named_children()][-1] if part == "-1" else part
+        module, parts = module.get_submodule(part), [*parts, part]
+    return run_model(model, images(), {"at": Tap(".".join(parts), side=side or "output")}).features["at"]

@@ -20,7 +20,7 @@ from limbeck.results.finished import FinishedRun
 from limbeck.schemes.own_teacher import OwnTeacher
 from walk import over
 
-SCHEME = {"name": "own_teacher", "exits": ["2"]}
+SCHEME = {"name": "own_teacher", "exits": ["stage1"]}
 STUDENT = {"model": {"kind": "mlp", "hidden": [16, 12]}}
 HARD = {"name": "hard"}
 
@@ -28,7 +28,7 @@ HARD = {"name": "hard"}
 def network():
     torch.manual_seed(1)
     base = mlp((8,), 3, hidden=(7, 5))
-    return WithExits(base, {"exit_1": "2", "exit_2": "4"}, torch.zeros(1, 8), 3)
+    return WithExits(base, {"exit_1": "stage1", "exit_2": "stage2"}, torch.zeros(1, 8), 3)
 
 
 # ------------------------------------------------------------------------------------------------------------ the exits
@@ -37,9 +37,9 @@ def network():
 def test_exits_read_the_modules_that_are_named():
     model, inputs = network(), torch.randn(6, 8)
     outputs = model(inputs)
-    first = torch.relu(model.base[1](inputs))
-    second = torch.relu(model.base[3](first))
-    torch.testing.assert_close(outputs.logits, model.base[5](second))
+    first = torch.relu(model.base.stage1.linear(inputs))
+    second = torch.relu(model.base.stage2.linear(first))
+    torch.testing.assert_close(outputs.logits, model.base.fc(second))
     torch.testing.assert_close(outputs.features[DEEPEST], second)
     for name, feature in (("exit_1", first), ("exit_2", second)):
         vector = torch.relu(model.exits[name].adapter[0](feature))
@@ -50,9 +50,9 @@ def test_exits_read_the_modules_that_are_named():
 
 def test_exits_of_a_convolutional_network_average_over_places():
     base = cnn((1, 8, 8), 4, channels=(3, 6))
-    model = WithExits(base, {"exit_1": "3"}, torch.zeros(1, 1, 8, 8), 4).eval()
+    model = WithExits(base, {"exit_1": "stem"}, torch.zeros(1, 1, 8, 8), 4).eval()
     inputs = torch.randn(2, 1, 8, 8)
-    feature = base[:4](inputs)
+    feature = base.stem(inputs)
     assert feature.ndim == 4
     vector = torch.relu(model.exits["exit_1"].adapter[0](feature.sum((2, 3)) / feature[0, 0].numel()))
     torch.testing.assert_close(model(inputs).features["exit_1"], vector)
@@ -92,7 +92,7 @@ def test_a_module_that_is_never_called_or_is_not_there_is_named():
 def test_the_loss_is_that_of_the_paper_and_its_gradient_spares_the_deepest_exit():
     model = network().double()
     inputs, labels = torch.randn(6, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0, UNLABELLED, 1])
-    scheme = OwnTeacher(exits=("2", "4"), temperature=3.0, alpha=0.3, hint_weight=0.05)
+    scheme = OwnTeacher(exits=("stage1", "stage2"), temperature=3.0, alpha=0.3, hint_weight=0.05)
     from limbeck import methods
 
     distiller = Distiller(model, None, scheme._objective(methods.hard()))
@@ -106,17 +106,17 @@ def test_the_loss_is_that_of_the_paper_and_its_gradient_spares_the_deepest_exit(
         wanted = wanted + 0.05 * distance.sum() / 6
     torch.testing.assert_close(loss.total, wanted)
     (loss.total - cross_entropy(outputs.logits, labels)).backward()
-    assert float(model.base[5].weight.grad.abs().max()) < 1e-12  # nothing reaches the deepest classifier
-    assert float(model.base[1].weight.grad.abs().max()) > 1e-3
+    assert float(model.base.fc.weight.grad.abs().max()) < 1e-12  # nothing reaches the deepest classifier
+    assert float(model.base.stage1.linear.weight.grad.abs().max()) > 1e-3
 
 
 def test_terms_of_weight_0_are_left_out():
     from limbeck import methods
 
-    plain = OwnTeacher(exits=("2",), alpha=0.0, hint_weight=0.0)._objective(methods.hard(label_smoothing=0.1))
+    plain = OwnTeacher(exits=("stage1",), alpha=0.0, hint_weight=0.0)._objective(methods.hard(label_smoothing=0.1))
     assert list(plain.terms) == ["hard", "exit_1_hard"]
     assert plain.terms["exit_1_hard"].label_smoothing == 0.1
-    assert list(OwnTeacher(exits=("2",), alpha=1.0)._objective(methods.hard()).terms) == [
+    assert list(OwnTeacher(exits=("stage1",), alpha=1.0)._objective(methods.hard()).terms) == [
         "hard",
         "exit_1_soft",
         "exit_1_hint",
@@ -183,7 +183,7 @@ def test_a_recipe_measures_every_exit_and_reads_them_back(tiny, tmp_path, killed
     folder = RunFolder.create(tmp_path / "runs", "own", recipe.to_yaml(), ["test"])
     outcome = command(recipe, folder, quiet=True)
     assert list(outcome.roles) == ["teacher", "alone", "exit_1", "distilled"]
-    assert outcome.roles["exit_1"].label == "exit 1, after 2"
+    assert outcome.roles["exit_1"].label == "exit 1, after stage1"
     assert outcome.roles["distilled"].compute["teachers"] == 0
     run = FinishedRun.read(folder.path)
     for role in ("exit_1", "distilled"):
@@ -218,10 +218,10 @@ def test_the_network_starts_as_the_student_alone_does(tiny):
     ("keys", "said"),
     [
         ({}, "scheme.exits: found [], expected paths of the student's modules, each once"),
-        ({"exits": ["2", "2"]}, "scheme.exits: found ['2', '2'], expected paths"),
-        ({"exits": ["2"], "temperature": 0.0}, "scheme.temperature: found 0.0"),
-        ({"exits": ["2"], "alpha": 1.5}, "scheme.alpha: found 1.5"),
-        ({"exits": ["2"], "hint_weight": -1.0}, "scheme.hint_weight: found -1.0"),
+        ({"exits": ["stage1", "stage1"]}, "scheme.exits: found ['stage1', 'stage1'], expected paths"),
+        ({"exits": ["stage1"], "temperature": 0.0}, "scheme.temperature: found 0.0"),
+        ({"exits": ["stage1"], "alpha": 1.5}, "scheme.alpha: found 1.5"),
+        ({"exits": ["stage1"], "hint_weight": -1.0}, "scheme.hint_weight: found -1.0"),
     ],
     ids=str,
 )

@@ -32,7 +32,7 @@ EVERY = {
         "scheme": {"name": "noisy_student", "iterations": 2, "confidence": 0.0},
         "method": LABELS,
     },
-    "own_teacher": {"scheme": {"name": "own_teacher", "exits": ["2"]}, "method": {"name": "hard"}},
+    "own_teacher": {"scheme": {"name": "own_teacher", "exits": ["stage1"]}, "method": {"name": "hard"}},
     "codistillation": {"scheme": {"name": "codistillation", "peers": 3, "large_batch": True}, "method": LABELS},
     "shards": {"scheme": {"name": "codistillation", "data": "shards"}, "method": LABELS},
     "mutual": {"scheme": {"name": "mutual", "models": [WIDE["model"], {"kind": "mlp"}]}, "method": LABELS},

@@ -88,7 +88,7 @@ def test_each_task_is_answered_without_the_data(tmp_path, task):
     [
         {"teacher": {"model": {"kind": "mlp", "hidden": [6]}, "members": 2, "training": QUICK}},
         {"classes": [3, 1, 7]},
-        {"scheme": {"name": "own_teacher", "exits": ["1"], "hint_weight": 0.0}, "method": {"name": "hard"}},
+        {"scheme": {"name": "own_teacher", "exits": ["stage1"], "hint_weight": 0.0}, "method": {"name": "hard"}},
         {"scheme": {"name": "specialists", "groups": {"named": [[1, 2], [7, 8]]}, "training": {"epochs": 1}}},
         {"scheme": {"name": "mutual", "peers": 2}},
         {"refit": True, "teacher": {"estimator": {"kind": "random_forest", "n_estimators": 3}}},

@@ -73,7 +73,7 @@ def test_a_model_of_a_recipe_is_its_experts_one_after_another_and_a_gate():
     torch.manual_seed(3)
     of_row = mixture(6, 4)
     torch.manual_seed(3)
-    assert torch.equal(of_row.experts[0][1].weight, mlp(6, 4)[1].weight)
+    assert torch.equal(of_row.experts[0].stage1.linear.weight, mlp(6, 4).stage1.linear.weight)
     assert (len(of_row.experts), of_row.gate.in_features) == (4, 6)
 
 

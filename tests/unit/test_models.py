@@ -1,6 +1,7 @@
 """The networks against the published counts, against plain references, and what their keys do."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from limbeck import models
+from limbeck.config.networks import read_model
 from limbeck.config.sections import parse
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.evaluation import flops, parameters
@@ -17,31 +19,52 @@ from limbeck.outputs import Tap, run_model
 from walk import over
 
 CIFAR = (3, 32, 32)
-X4 = (32, 64, 128, 256)
 # Parameters for 100 classes, as the repositories of Tian et al. (2020) and Zhao et al. (2022) have them.
-COUNTS = [
-    ("resnet", {"depth": 20}, 278_324),
-    ("resnet", {"depth": 32}, 472_756),
-    ("resnet", {"depth": 56}, 861_620),
-    ("resnet", {"depth": 110}, 1_736_564),
-    ("resnet", {"depth": 8, "widths": X4}, 1_233_540),
-    ("resnet", {"depth": 32, "widths": X4}, 7_433_860),
-    ("wrn", {"depth": 16, "width": 2}, 703_284),
-    ("wrn", {"depth": 40, "width": 1}, 569_780),
-    ("wrn", {"depth": 40, "width": 2}, 2_255_156),
-    ("wrn", {"depth": 28, "width": 10}, 36_536_884),
-    ("vgg", {"depth": 8}, 3_965_028),
-    ("vgg", {"depth": 13}, 9_462_180),
-    ("mobilenet_v2", {}, 812_836),
-    ("shufflenet_v1", {}, 949_258),
-    ("shufflenet_v2", {}, 1_355_528),
-]
+COUNTS = {
+    "resnet20": 278_324,
+    "resnet32": 472_756,
+    "resnet56": 861_620,
+    "resnet110": 1_736_564,
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "resnet18": 11_220_132,
+    "resnet50": 23_705_252,
+    "wrn_16_2": 703_284,
+    "wrn_40_1": 569_780,
+    "wrn_40_2": 2_255_156,
+    "vgg8": 3_965_028,
+    "vgg13": 9_462_180,
+    "mobilenet_v2": 812_836,
+    "shufflenet_v1": 949_258,
+    "shufflenet_v2": 1_355_528,
+}
 
 
-@over(("name", "keys", "count"), COUNTS)
-def test_parameters_are_as_many_as_published(name, keys, count):
+@over(("name", "count"), [*COUNTS.items()])
+def test_parameters_are_as_many_as_published(name, count):
     with torch.device("meta"):
-        assert parameters(models.builder(name)(CIFAR, 100, **keys)) == count
+        assert parameters(models.builder(name)(CIFAR, 100)) == count
+
+
+def test_a_wide_network_has_as_many_parameters_as_in_its_paper():
+    with torch.device("meta"):
+        assert parameters(models.wrn(CIFAR, 100, depth=28, width=10)) == 36_536_884
+
+
+def test_every_name_of_the_literature_stands_for_a_network_of_a_recipe():
+    for name, (family, keys) in models.published().items():
+        spec = read_model({"kind": name}, "student.model", Path())
+        assert spec.keys().items() >= {"kind": family, **keys}.items()
+        with torch.device("meta"):
+            built = models.builder(name)(CIFAR, 10)
+            assert repr(built) == repr(models.builder(family)(CIFAR, 10, **keys))
+    assert read_model({"kind": "resnet20", "survival": 0.8}, "student.model", Path()).keys()["survival"] == 0.8
+    with pytest.raises(
+        RecipeError, match=r"^student.model.depth: found 14 beside kind: resnet8x4, which sets it to 8;"
+    ):
+        read_model({"kind": "resnet8x4", "depth": 14}, "student.model", Path())
+    with pytest.raises(RecipeError, match=r"^student.model.kind: found 'resnet21'; did you mean 'resnet'"):
+        read_model({"kind": "resnet21"}, "student.model", Path())
 
 
 def test_every_depth_of_the_tables_is_built():
@@ -79,6 +102,7 @@ def test_maps_halve_where_the_tables_have_it():
         "mobilenet_v2": [16, 16, 8, 4, 2],
         "shufflenet_v1": [32, 16, 8, 4],
         "shufflenet_v2": [32, 16, 8, 4],
+        "resnet_imagenet": [32, 32, 16, 8, 4],
     }
     for name, expected in sizes.items():
         model = models.builder(name)(CIFAR, 100).eval()
@@ -162,6 +186,17 @@ def resnet_reference(model, x):
     return read.logits(x)
 
 
+def bottleneck_reference(model, x):
+    read = Reader(model)
+    x = relu(read.conv_norm(x))
+    for stage, count in enumerate((3, 4, 6, 3)):
+        for block in range(count):
+            stride = 2 if stage and block == 0 else 1
+            branch = read.conv_norm(relu(read.conv_norm(relu(read.conv_norm(x)), stride)))
+            x = relu(branch + (x if block else read.conv_norm(x, stride)))
+    return read.logits(x)
+
+
 def wrn_reference(model, x):
     read = Reader(model)
     x = read.conv(x)
@@ -239,6 +274,7 @@ def shufflenet_v2_reference(model, x):
 
 REFERENCES = {
     "resnet": ({"depth": 14, "widths": (4, 4, 6, 8)}, resnet_reference),
+    "resnet_imagenet": ({"depth": 50, "width": 2}, bottleneck_reference),
     "wrn": ({"depth": 16, "width": 2}, wrn_reference),
     "vgg": ({"depth": 8, "widths": (4, 6, 8, 10, 12)}, vgg_reference),
     "mobilenet_v2": ({}, mobilenet_reference),
@@ -282,7 +318,7 @@ def test_the_pre_activation_of_a_block_is_the_input_of_its_last_relu():
 # ------------------------------------------------------------------------------------------------------ initial weights
 
 
-@over("name", ["resnet", "wrn", "vgg", "mobilenet_v2"])
+@over("name", ["resnet", "wrn", "vgg", "mobilenet_v2", "resnet18"])
 def test_convolutions_start_as_he_has_them(name):
     torch.manual_seed(0)
     drawn = []
@@ -395,6 +431,8 @@ def test_a_branch_keeps_its_type():
         ("wrn", {"survival": -1}, "survival: found -1"),
         ("vgg", {"depth": 10}, "depth: found 10, expected one of: 8, 11, 13, 16, 19"),
         ("vgg", {"depth": "8"}, "depth: found '8'"),
+        ("resnet_imagenet", {"depth": 20}, "depth: found 20, expected one of: 18, 34, 50, 101, 152"),
+        ("resnet_imagenet", {"width": 0}, "width: found 0"),
         ("vgg", {"widths": (1, 2)}, "widths: found 2, expected 5"),
         ("mobilenet_v2", {"width": 0}, "width: found 0"),
         ("mobilenet_v2", {"width": float("inf")}, "width: found inf"),

@@ -178,8 +178,22 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
         return ModelSpec(
             where, factory=factory, folder=place, arguments=arguments, base=base, checkpoint=checkpoint, key=key
         )
-    _, section = of_kind(keys, models.kinds(), where, given=_FROM_DATA)
+    _, section = of_kind(_written_out(keys, where), models.kinds(), where, given=_FROM_DATA)
     return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
+
+
+def _written_out(keys: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a network's keys with a name of the literature replaced by the family and the keys that it stands for."""
+    if not isinstance(keys["kind"], str) or keys["kind"] not in models.published():
+        return keys
+    name, rest = keys["kind"], {key: value for key, value in keys.items() if key != "kind"}
+    family, own = models.published()[name]
+    for key in own.keys() & rest.keys():
+        raise RecipeError(
+            f"{where}.{key}: found {shown(rest[key])} beside kind: {name}, which sets it to {shown(own[key])};"
+            f" leave it out, or write kind: {family}"
+        )
+    return {"kind": family, **own, **rest}
 
 
 def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:

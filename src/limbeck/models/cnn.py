@@ -1,5 +1,6 @@
 """A plain convolutional network for small images."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import ModelError
+from limbeck.models.layers import GlobalAverage, Rectified
 
 __all__ = ["cnn"]
 
@@ -18,8 +20,11 @@ def cnn(
     channels: Sequence[int] = (16, 32),
     batch_norm: bool = True,
     dropout: float = 0.0,
-) -> nn.Sequential:
-    """Build 3×3 convolutions, each with ReLU and 2×2 max-pooling, then global average pooling and a linear layer.
+) -> Rectified:
+    """Build 3×3 convolutions, each with 2×2 max-pooling and ReLU, then global average pooling and a linear layer.
+
+    Parts: stem (the first convolution), stage1, stage2 and so on (the others), pool, fc; before fc dropout, if there is
+    any.
 
     Args:
         input_shape: (C, H, W).
@@ -49,15 +54,17 @@ def cnn(
             f"channels: {len(channels)} poolings need images of {2 ** len(channels)} pixels, found {height}×{width};"
             " give fewer channels"
         )
-    layers: list[nn.Module] = []
-    for count in channels:
+    parts: list[tuple[str, nn.Module]] = []
+    for stage, count in enumerate(channels):
         checks.at_least("channels", count, 1)
-        layers.append(nn.Conv2d(depth, count, 3, padding=1, bias=not batch_norm))
+        layers: list[nn.Module] = [nn.Conv2d(depth, count, 3, padding=1, bias=not batch_norm)]
         if batch_norm:
             layers.append(nn.BatchNorm2d(count))
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        # The maximum commutes with ReLU, and this way the stage's output is the ReLU of its pre-activation.
+        layers += [nn.MaxPool2d(2), nn.ReLU()]
+        parts.append((f"stage{stage}" if stage else "stem", nn.Sequential(*layers)))
         depth = count
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    parts.append(("pool", GlobalAverage()))
     if dropout:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(depth, classes))
+        parts.append(("dropout", nn.Dropout(dropout)))
+    return Rectified(OrderedDict([*parts, ("fc", nn.Linear(depth, classes))]))

@@ -1,5 +1,6 @@
 """A plain fully convolutional network, which answers for every pixel."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import ModelError
+from limbeck.models.layers import Rectified
 
 __all__ = ["fcn"]
 
@@ -18,8 +20,10 @@ def fcn(
     channels: Sequence[int] = (16, 16),
     kernel: int = 3,
     batch_norm: bool = True,
-) -> nn.Sequential:
+) -> Rectified:
     """Build convolutions of one resolution, each with ReLU, then a 1×1 convolution to the classes, for a dense task.
+
+    Parts: stem (the first convolution), stage1, stage2 and so on (the others), fc (the 1×1 convolution).
 
     Args:
         input_shape: (C, H, W).
@@ -48,12 +52,12 @@ def fcn(
     depth, height, width = input_shape
     if min(height, width) < kernel:
         raise ModelError(f"kind: fcn needs images of {kernel} pixels or more, found {height}×{width}")
-    layers: list[nn.Module] = []
-    for count in channels:
+    parts: list[tuple[str, nn.Module]] = []
+    for stage, count in enumerate(channels):
         checks.at_least("channels", count, 1)
-        layers.append(nn.Conv2d(depth, count, kernel, padding=kernel // 2, bias=not batch_norm))
+        layers: list[nn.Module] = [nn.Conv2d(depth, count, kernel, padding=kernel // 2, bias=not batch_norm)]
         if batch_norm:
             layers.append(nn.BatchNorm2d(count))
-        layers.append(nn.ReLU())
+        parts.append((f"stage{stage}" if stage else "stem", nn.Sequential(*layers, nn.ReLU())))
         depth = count
-    return nn.Sequential(*layers, nn.Conv2d(depth, classes, 1))
+    return Rectified(OrderedDict([*parts, ("fc", nn.Conv2d(depth, classes, 1))]))

@@ -1,7 +1,8 @@
 """MobileNetV2 (Sandler 2018) in the form of the CIFAR-100 tables of the distillation literature."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -9,7 +10,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.models.layers import GlobalAverage, activated, check_images, he_normal, normal, normalised
 
-__all__ = ["InvertedResidual", "mobilenet_v2"]
+__all__ = ["InvertedResidual", "MobileNetV2", "mobilenet_v2"]
 
 # Of each stage its runs of blocks: channels at width 1, blocks, stride of the first.  The very first does not widen.
 _STAGES = (
@@ -37,13 +38,29 @@ class InvertedResidual(nn.Module):
         return maps + branch if self.adds else branch
 
 
+class MobileNetV2(nn.Sequential):
+    """stem, stage1, stage2, stage3, stage4, neck, pool, fc.
+
+    A block ends without activation, so the output of a stage is its pre-activation.
+    """
+
+    preactivations: ClassVar[Mapping[str, str]] = {
+        "stem": "stem.-1@input",
+        "stage1": "stage1",
+        "stage2": "stage2",
+        "stage3": "stage3",
+        "stage4": "stage4",
+        "neck": "neck.-1@input",
+    }
+
+
 @checked
 def mobilenet_v2(
     input_shape: Sequence[int],
     classes: int,
     width: float = 0.5,
     expansion: int = 6,
-) -> nn.Sequential:
+) -> MobileNetV2:
     """Build MobileNetV2 with the strides of the CIFAR tables; the default is the "half" one with 812,836 parameters.
 
     Parts: stem (stride 2), stage1 to stage4, neck (1×1 convolution to 1,280 channels), pool, fc.  Unlike in the paper,
@@ -91,7 +108,7 @@ def mobilenet_v2(
     wide = _LAST if width <= 1 else scaled(_LAST)
     last = nn.Linear(wide, classes)
     parts += [("neck", activated(before, wide, 1)), ("pool", GlobalAverage()), ("fc", last)]
-    model = nn.Sequential(OrderedDict(parts))
+    model = MobileNetV2(OrderedDict(parts))
     he_normal(model)
     normal(last.weight, 0.01)
     nn.init.zeros_(last.bias)

@@ -1,7 +1,8 @@
 """Residual networks for small images (He, Zhang, Ren & Sun 2016, section 4.2)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from limbeck.models.layers import (
     survivals,
 )
 
-__all__ = ["ResidualBlock", "resnet"]
+__all__ = ["ResNet", "ResidualBlock", "resnet"]
 
 _DEEPEST = 2000
 
@@ -50,6 +51,14 @@ class ResidualBlock(nn.Module):
         return activated
 
 
+class ResNet(nn.Sequential):
+    """stem, stage1, stage2, stage3, pool, fc."""
+
+    preactivations: ClassVar[Mapping[str, str]] = {"stem": "stem.-1@input"} | {
+        f"stage{stage}": f"stage{stage}.-1.relu2@input" for stage in (1, 2, 3)
+    }
+
+
 @checked
 def resnet(
     input_shape: Sequence[int],
@@ -57,7 +66,7 @@ def resnet(
     depth: int = 20,
     widths: Sequence[int] = (16, 16, 32, 64),
     survival: float = 1.0,
-) -> nn.Sequential:
+) -> ResNet:
     """Build a residual network of three stages; the second and third halve the resolution.
 
     Parts: stem, stage1, stage2, stage3, pool, fc.  Weights start as in He et al. (2015) (normal, fan-out).
@@ -103,6 +112,6 @@ def resnet(
         rest = [ResidualBlock(width, width, 1, next(chances)) for _ in range(blocks - 1)]
         parts.append((f"stage{stage}", nn.Sequential(first, *rest)))
     parts += [("pool", GlobalAverage()), ("fc", nn.Linear(widths[-1], classes))]
-    model = nn.Sequential(OrderedDict(parts))
+    model = ResNet(OrderedDict(parts))
     he_normal(model)
     return model

@@ -1,7 +1,8 @@
 """ShuffleNet (Zhang, Zhou, Lin & Sun 2018) in the form of the CIFAR-100 tables of the distillation literature."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import GlobalAverage, activated, check_images, normalised, shuffled
 
-__all__ = ["ShuffleUnit", "shufflenet_v1"]
+__all__ = ["ShuffleNetV1", "ShuffleUnit", "shufflenet_v1"]
 
 _STEM = 24
 _BLOCKS = (4, 8, 4)
@@ -47,8 +48,16 @@ class ShuffleUnit(nn.Module):
         return activated
 
 
+class ShuffleNetV1(nn.Sequential):
+    """stem, stage1, stage2, stage3, pool, fc."""
+
+    preactivations: ClassVar[Mapping[str, str]] = {"stem": "stem.-1@input"} | {
+        f"stage{stage}": f"stage{stage}.-1.relu@input" for stage in (1, 2, 3)
+    }
+
+
 @checked
-def shufflenet_v1(input_shape: Sequence[int], classes: int, groups: int = 3) -> nn.Sequential:
+def shufflenet_v1(input_shape: Sequence[int], classes: int, groups: int = 3) -> ShuffleNetV1:
     """Build ShuffleNet at full width with a 1×1 stem at image resolution; 949,258 parameters for 100 classes.
 
     Parts: stem, stage1, stage2, stage3, pool, fc; each stage begins with stride 2.
@@ -85,4 +94,4 @@ def shufflenet_v1(input_shape: Sequence[int], classes: int, groups: int = 3) -> 
         parts.append((f"stage{stage}", nn.Sequential(first, *rest)))
         before = width
     parts += [("pool", GlobalAverage()), ("fc", nn.Linear(before, classes))]
-    return nn.Sequential(OrderedDict(parts))
+    return ShuffleNetV1(OrderedDict(parts))

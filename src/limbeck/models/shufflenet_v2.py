@@ -1,7 +1,8 @@
 """ShuffleNetV2 (Ma, Zhang, Zheng & Sun 2018) in the form of the CIFAR-100 tables of the distillation literature."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from limbeck.arguments import checked
 from limbeck.errors import InputError
 from limbeck.models.layers import GlobalAverage, activated, check_images, normalised, shuffled
 
-__all__ = ["DownUnit", "SplitUnit", "shufflenet_v2"]
+__all__ = ["DownUnit", "ShuffleNetV2", "SplitUnit", "shufflenet_v2"]
 
 _STEM = 24
 _BLOCKS = (4, 8, 4)
@@ -34,15 +35,22 @@ def _branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class SplitUnit(nn.Module):
-    """Half of the channels pass, the others go through the branch; then the halves are shuffled."""
+    """Half of the channels pass, the others go through the branch; then the halves are shuffled.
 
-    def __init__(self, channels: int) -> None:
+    In the last unit of a stage the branch's ReLU comes after the shuffle, so that what it reads is the stage's
+    pre-activation; the half that passes is an output of ReLUs already, which another one leaves as it is.
+    """
+
+    def __init__(self, channels: int, *, last: bool) -> None:
         super().__init__()
-        self.branch = _branch(channels // 2, channels // 2, 1)
+        branch = _branch(channels // 2, channels // 2, 1)
+        self.branch = branch[:-1] if last else branch
+        self.relu = nn.ReLU() if last else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
         passed, changed = maps.chunk(2, dim=1)
-        return shuffled(torch.cat([passed, self.branch(changed)], dim=1), 2)
+        joined: Tensor = self.relu(shuffled(torch.cat([passed, self.branch(changed)], dim=1), 2))
+        return joined
 
 
 class DownUnit(nn.Module):
@@ -58,8 +66,18 @@ class DownUnit(nn.Module):
         return shuffled(torch.cat([self.side(maps), self.branch(maps)], dim=1), 2)
 
 
+class ShuffleNetV2(nn.Sequential):
+    """stem, stage1, stage2, stage3, neck, pool, fc."""
+
+    preactivations: ClassVar[Mapping[str, str]] = {
+        "stem": "stem.-1@input",
+        **{f"stage{stage}": f"stage{stage}.-1.relu@input" for stage in (1, 2, 3)},
+        "neck": "neck.-1@input",
+    }
+
+
 @checked
-def shufflenet_v2(input_shape: Sequence[int], classes: int, width: float = 1.0) -> nn.Sequential:
+def shufflenet_v2(input_shape: Sequence[int], classes: int, width: float = 1.0) -> ShuffleNetV2:
     """Build ShuffleNetV2 with a 1×1 stem at image resolution; 1,355,528 parameters at width 1 for 100 classes.
 
     Parts: stem, stage1, stage2, stage3, neck, pool, fc; each stage begins with stride 2.
@@ -92,8 +110,9 @@ def shufflenet_v2(input_shape: Sequence[int], classes: int, width: float = 1.0) 
     parts: list[tuple[str, nn.Module]] = [("stem", activated(channels, _STEM, 1))]
     before = _STEM
     for stage, (count, outputs) in enumerate(zip(_BLOCKS, widths, strict=True), start=1):
-        units = [DownUnit(before, outputs), *(SplitUnit(outputs) for _ in range(count - 1))]
-        parts.append((f"stage{stage}", nn.Sequential(*units)))
+        first = DownUnit(before, outputs)
+        rest = [SplitUnit(outputs, last=unit == count) for unit in range(2, count + 1)]
+        parts.append((f"stage{stage}", nn.Sequential(first, *rest)))
         before = outputs
     parts += [("neck", activated(before, last, 1)), ("pool", GlobalAverage()), ("fc", nn.Linear(last, classes))]
-    return nn.Sequential(OrderedDict(parts))
+    return ShuffleNetV2(OrderedDict(parts))

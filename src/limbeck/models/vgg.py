@@ -8,7 +8,7 @@ from torch import nn
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError
-from limbeck.models.layers import GlobalAverage, check_images, he_normal, normal
+from limbeck.models.layers import GlobalAverage, Rectified, check_images, he_normal, normal
 
 __all__ = ["vgg"]
 
@@ -30,7 +30,7 @@ def vgg(
     depth: int = 8,
     widths: Sequence[int] = (64, 128, 256, 512, 512),
     batch_norm: bool = True,
-) -> nn.Sequential:
+) -> Rectified:
     """Build a VGG network with one linear layer on the pooled last feature maps.
 
     Parts: stem, stage1 to stage4, pool, fc.  Stages 1, 2 and 3 begin with 2×2 max-pooling; stage 4 does so for images
@@ -77,7 +77,7 @@ def vgg(
         parts.append((f"stage{stage}" if stage else "stem", nn.Sequential(*layers)))
     last = nn.Linear(channels, classes)
     parts += [("pool", GlobalAverage()), ("fc", last)]
-    model = nn.Sequential(OrderedDict(parts))
+    model = Rectified(OrderedDict(parts))
     he_normal(model)
     normal(last.weight, 0.01)
     nn.init.zeros_(last.bias)

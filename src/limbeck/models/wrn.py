@@ -1,7 +1,8 @@
 """Wide residual networks (Zagoruyko & Komodakis 2016)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from limbeck.models.layers import (
     survivals,
 )
 
-__all__ = ["WideBlock", "wrn"]
+__all__ = ["WideBlock", "WideResNet", "wrn"]
 
 _DEEPEST = 2000
 
@@ -49,6 +50,20 @@ class WideBlock(nn.Module):
         return summed
 
 
+class WideResNet(nn.Sequential):
+    """stem, stage1, stage2, stage3, neck, pool, fc.
+
+    The batch norm that comes after a stage is the first module of the next stage, and its output has the stage's shape.
+    """
+
+    preactivations: ClassVar[Mapping[str, str]] = {
+        "stem": "stage1.0.norm1",
+        "stage1": "stage2.0.norm1",
+        "stage2": "stage3.0.norm1",
+        "stage3": "neck.0",
+    }
+
+
 @checked
 def wrn(
     input_shape: Sequence[int],
@@ -57,7 +72,7 @@ def wrn(
     width: int = 2,
     dropout: float = 0.0,
     survival: float = 1.0,
-) -> nn.Sequential:
+) -> WideResNet:
     """Build a wide residual network, WRN-depth-width: pre-activation blocks in three stages.
 
     Parts: stem, stage1, stage2, stage3, neck, pool, fc.  A stage's output is not yet normalised and activated; the next
@@ -109,7 +124,7 @@ def wrn(
         ("pool", GlobalAverage()),
         ("fc", last),
     ]
-    model = nn.Sequential(OrderedDict(parts))
+    model = WideResNet(OrderedDict(parts))
     he_normal(model)
     nn.init.zeros_(last.bias)
     return model

@@ -5,6 +5,7 @@ from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
 from limbeck.models.layers.mixture import MixtureOfExperts
 from limbeck.models.layers.partial_input import InputPart, PartialInput
+from limbeck.models.layers.rectified import Rectified
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 
@@ -16,6 +17,7 @@ __all__ = [
     "MixtureOfExperts",
     "NormalisedLinear",
     "PartialInput",
+    "Rectified",
     "StochasticDepth",
     "UnitLength",
     "WithExits",
