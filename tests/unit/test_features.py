@@ -19,7 +19,7 @@ from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.features import FeatureTerm, RelationalTerm, as_vectors, paired_layers
 from limbeck.layers import Layers, place
 from limbeck.objective import Objective, Setup, Term
-from limbeck.outputs import Tap, capture
+from limbeck.outputs import Outputs, Tap, capture
 from limbeck.teachers.model import ModelTeacher
 from limbeck.terms import HardLabels, LogitMatching, beside_logits
 from limbeck.training.optimizers import make_optimizer
@@ -64,9 +64,12 @@ class Net(nn.Module):
         return self.head(self.active(self.hidden(inputs)))
 
 
+WIDTHS = {"student": 5, "teacher": 7}
+
+
 def pair(seed=0, dtype=torch.float64):
     torch.manual_seed(seed)
-    return Net(5).to(dtype), Net(7).to(dtype)
+    return tuple(Net(width).to(dtype) for width in WIDTHS.values())
 
 
 def batch_of(size=6, tokens=None, *, mask=None):
@@ -317,6 +320,12 @@ def test_no_gradient_reaches_the_teacher():
     distiller(batch_of()).total.backward()
     assert all(weights.grad is None for weights in teacher.parameters())
     assert student.hidden[0].weight.grad.abs().sum() > 0
+    term = distiller.objective.terms["squared"]
+    features = {model: torch.ones(6, width, dtype=torch.float64).requires_grad_() for model, width in WIDTHS.items()}
+    outputs = {model: Outputs(torch.zeros(6, 4), {"hidden": feature}) for model, feature in features.items()}
+    term.sum(outputs, batch_of(), 0).backward()
+    assert features["student"].grad.any()
+    assert features["teacher"].grad is None  # of a teacher of another make, whose features have a graph
 
 
 # ------------------------------------------------------------------------------------------------ what a term may have
@@ -390,6 +399,16 @@ def test_a_term_knows_the_index_and_the_labels_of_all_training_samples_and_can_p
     assert seen["labels"].tolist() == [each % 4 for each in range(5, 17)]
     assert not seen["graph"]
     torch.testing.assert_close(seen["features"], teacher.hidden(samples.gather(torch.arange(12))))
+
+
+def test_the_seed_of_a_training_draws_its_projections():
+    drawn = {}
+    for seed in (0, 1):
+        student, teacher = pair(dtype=torch.float32)
+        distiller = Distiller(student, teacher, Objective([Squared()]))
+        lb.fit(distiller, samples_of(), epochs=1, seed=seed, learning_rate=1e-12)
+        drawn[seed] = distiller.objective.terms["squared"].projections[0].weight.detach()
+    assert not torch.allclose(drawn[0], drawn[1], atol=0.01)
 
 
 def test_random_numbers_of_a_term_are_of_seed_step_and_index_alone():
