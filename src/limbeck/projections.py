@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from limbeck import checks
 from limbeck.arguments import checked
@@ -293,13 +294,14 @@ class Orthogonal(nn.Module):
     def weight(self) -> Tensor:
         """(d', d), in float32 at least."""
         matrix = self.matrix.float() if self.matrix.dtype in (torch.float16, torch.bfloat16) else self.matrix
+        q: Tensor
         q, r = torch.linalg.qr(matrix)
         q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)  # the sign that makes it continuous in the matrix
         return q.t() if self.wide else q
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (..., d) to (..., d')."""
-        return nn.functional.linear(features, self.weight.to(features.dtype))
+        return functional.linear(features, self.weight.to(features.dtype))
 
 
 class UnitLength(nn.Module):
@@ -321,7 +323,8 @@ class _ShortConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as torch names it
         length = self.weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
         shorter = torch.where(length > _LONGEST_KERNEL, self.weight * (_LONGEST_KERNEL / length), self.weight)
-        return self._conv_forward(input, shorter, self.bias)
+        answer: Tensor = self._conv_forward(input, shorter, self.bias)
+        return answer
 
 
 def _fit(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Module:
