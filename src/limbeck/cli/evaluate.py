@@ -69,6 +69,7 @@ def evaluate(
         with copied():
             show(*(f"{failure}." for failure in found.standing().failures))
             _figures_table(found)
+            _layers_table(found)
             _cost_table(found)
             show(*_lines(found))
     say(f"written to {path} · next: {command('limbeck', 'report', run, *reading(trust, data))}")
@@ -106,6 +107,24 @@ def _figures_table(found: "RunAssessment") -> None:
     title = f"{found.name}: {found.test.examples:,} {figures_of(found.task).unit}; {over}"
     columns = ["on the test set", *found.labels.values(), "distilled - alone"]
     show(table(title, columns, rows))
+
+
+def _layers_table(found: "RunAssessment") -> None:
+    """Show how similar the compared layers are to the teacher's, before training, alone and distilled."""
+    if not found.layers:
+        return
+    roles = {"initial": "before training", "alone": "alone", "distilled": "distilled"}
+    rows = []
+    for layer in found.layers:
+        name = f"{layer.student}: {layer.teacher}"
+        for title, values in ((name, layer.cka), ("  units whose activity differs", layer.sparsity)):
+            pattern = "{:.3f}" if values is layer.cka else ""
+            if values:
+                rows.append([title, *(figure(values.get(role), pattern) for role in roles)])
+    title = (
+        f"similarity of the student's layers to the teacher's: linear CKA on {found.layers[0].examples:,} test examples"
+    )
+    show(table(title, ["student's layer: teacher's", *roles.values()], rows))
 
 
 def _lines(found: "RunAssessment") -> list[str]:

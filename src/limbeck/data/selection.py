@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked_fields
@@ -14,7 +15,7 @@ from limbeck.errors import InputError
 from limbeck.randomness import uniform
 from limbeck.tasks import Need
 
-__all__ = ["HeldOut", "Selection"]
+__all__ = ["HeldOut", "Selection", "evenly"]
 
 
 @checked_fields
@@ -135,3 +136,14 @@ class HeldOut:
         border = count if self.place == "first" else size - count
         before, after = samples.subset(places[:border]), samples.subset(places[border:])
         return (after, before) if self.place == "first" else (before, after)
+
+
+def evenly(size: int, most: int) -> Tensor:
+    """Return positions that are spread evenly over so many, not more than `most`.
+
+    >>> evenly(9, 3)
+    tensor([0, 4, 8])
+    """
+    spread = torch.linspace(0, size - 1, min(size, most), dtype=torch.float64)
+    positions: Tensor = spread.round().long().unique()
+    return positions

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.data import SampleSet
+from limbeck.data.selection import evenly
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import (
     Figures,
@@ -25,16 +26,18 @@ from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.experiment.outcome import FIXED_ROLES
 from limbeck.locks import exclusive
 from limbeck.results.finished import FinishedRun
+from limbeck.results.representations import LayerMaps, LayerSimilarity, attention_maps, compare_layers
 from limbeck.runs import RunFolder, read_manifest
 from limbeck.training.checkpoints import digest
 
-__all__ = ["Curve", "Gathered", "Model", "Taught", "TestAnswers", "evenly", "gather"]
+__all__ = ["ComparedLayers", "Curve", "Gathered", "Model", "Taught", "TestAnswers", "gather"]
 
 _OWN_COLOUR = ("teacher", "alone", "distilled")
 _MOST_MODELS = 5
 _OTHERS = ("other", "fourth", "fifth")
 _SECONDS_OF_TIMING = 0.2
 _ASKED = 2000  # training samples that the teacher is asked about
+_SHOWN = 4  # test examples whose attention maps are shown
 _MOST_LABELS = 500_000  # labels of a set, of several an example, that the models are asked about
 
 
@@ -109,10 +112,20 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class ComparedLayers:
+    """The layers that a run compares: how similar they are, and the attention maps of some test examples."""
+
+    similarities: tuple[LayerSimilarity, ...]
+    samples: SampleSet
+    maps: tuple[LayerMaps, ...]
+
+
+@dataclass(frozen=True)
 class Gathered:
     """A run as its report sees it.
 
     standing: what may be claimed of the test figures.
+    layers: that the method compares; None where it compares none.
     curves: by role and quantity ("train.soft", "validation.errors", "learning_rate").
     digests: SHA-256 of the files of weights, by role.
     notes: what had to be left out, and why.
@@ -123,6 +136,7 @@ class Gathered:
     standing: Standing
     answers: TestAnswers
     taught: Taught | None
+    layers: ComparedLayers | None
     curves: Mapping[str, Mapping[str, Curve]]
     manifest: Mapping[str, Any]
     recipe: str
@@ -179,23 +193,13 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         standing=run.outcome.standing(),
         answers=TestAnswers(labels=_rows(some), logits=logits, fitted=fitted, samples=some),
         taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
+        layers=_layers(run, place, notes) if networks.keys() >= {"teacher", "alone", "distilled"} else None,
         curves={role: _curves(run, role, notes) for role in _shown(run)},
         manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),
         digests={role: [digest(path) for path in _weights(run, role) if path.is_file()] for role in _shown(run)},
         notes=notes,
     )
-
-
-def evenly(size: int, most: int) -> Tensor:
-    """Return positions that are spread evenly over so many, not more than `most`.
-
-    >>> evenly(9, 3)
-    tensor([0, 4, 8])
-    """
-    spread = torch.linspace(0, size - 1, min(size, most), dtype=torch.float64)
-    positions: Tensor = spread.round().long().unique()
-    return positions
 
 
 def _most(samples: SampleSet) -> int:
@@ -284,6 +288,19 @@ def _taught(run: FinishedRun, teacher: nn.Module) -> Taught:
     train = run.parts.train
     positions = evenly(len(train), min(_ASKED, _most(train)))
     return Taught(positions, predict(teacher, train.subset(positions)).float().cpu())
+
+
+def _layers(run: FinishedRun, place: torch.device, notes: list[str]) -> ComparedLayers | None:
+    """Measure the layers that a run compares, on test samples."""
+    test = run.parts.test
+    shown = test.subset(evenly(len(test), _SHOWN))
+    try:
+        similarities = compare_layers(run, test, place)
+        maps = attention_maps(run, shown, place) if similarities else ()
+    except LimbeckError as error:
+        notes.append(f"The compared layers are left out: {error}")
+        return None
+    return ComparedLayers(similarities, shown, maps) if similarities else None
 
 
 def _networks(run: FinishedRun, notes: list[str]) -> dict[str, list[nn.Module]]:

@@ -5,9 +5,10 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from limbeck.data.selection import evenly
 from limbeck.evaluation import figures_of
 from limbeck.report.charts import Axis, Line, Plane, short, spanning
-from limbeck.report.gather import Gathered, Model, evenly
+from limbeck.report.gather import Gathered, Model
 from limbeck.tasks import REGRESSION
 
 __all__ = ["beside_teacher", "faithful", "listed", "taught", "trusted"]

@@ -20,6 +20,7 @@ from limbeck.report import curves, figures, panels, pictures, story, svg
 from limbeck.report.charts import Chart, DotPlot, Heat, Matrix, Plane, short
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
 from limbeck.report.gather import Gathered, gather
+from limbeck.report.layers import layers_section
 from limbeck.report.views import view_of
 from limbeck.results.comparison import Comparison
 
@@ -161,6 +162,7 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "training": curves.training(gathered),
         "given": view.given(gathered, temperature, distils_at, target),
         "differs": view.differences(gathered),
+        "layers": layers_section(gathered),
         "trusted": view.trusted(gathered),
         "trust": view.trust,
         "diagnosis": _diagnosis(gathered),
@@ -197,7 +199,9 @@ def _charts(section: dict[str, Any]) -> list[Chart]:
     found = [section["errors"], section["cost"], *section["training"]]
     for charts in (section["given"].charts, section["differs"].charts, section["trusted"]):
         found += [chart for chart, _ in charts]
-    return [*found, *(chart for chart, _ in (section["diagnosis"].charts if section["diagnosis"] else []))]
+    for more in (section["layers"], section["diagnosis"]):
+        found += [chart for chart, _ in (more.charts if more else [])]
+    return found
 
 
 def numbers_of(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
@@ -220,7 +224,8 @@ def numbers_of(chart: Chart) -> tuple[list[str], list[list[str]]] | None:
                 [f"{place:.3g}", *(f"{v[place]:.4g}" if place in v else "" for v in values)] for place in chosen
             ]
         case DotPlot(rows=rows) if rows and len(rows[0][1]) > 1:
-            named = {"runs": "run", "labels": "label", "capacity": "network"}.get(chart.key, "class")
+            of = {"runs": "run", "labels": "label", "capacity": "network", "layers": "layer"}
+            named = of.get(chart.key.partition("-")[0], "class")
             head = [named, *(entry.series for entry in rows[0][1])]
             return head, [[name, *(f"{entry.value:.3f}" for entry in entries)] for name, entries in rows]
         case Heat():

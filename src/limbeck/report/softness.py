@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from limbeck.data.selection import evenly
 from limbeck.losses import soften
 from limbeck.report.charts import Axis, Line, Plane, short
-from limbeck.report.gather import Gathered, evenly
+from limbeck.report.gather import Gathered
 
 __all__ = ["entropies", "softening"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.batch import UNLABELLED
 from limbeck.data import SampleSet
 from limbeck.devices import place
-from limbeck.errors import command
+from limbeck.errors import LimbeckError, command
 from limbeck.evaluation import (
     Assessment,
     ClassGain,
@@ -44,6 +44,7 @@ from limbeck.evaluation import (
 from limbeck.results.evaluations import EvaluatedModel, Evaluation, MeasuredSet
 from limbeck.results.finished import FinishedRun
 from limbeck.results.measurements import held
+from limbeck.results.representations import LayerSimilarity, compare_layers
 from limbeck.runs import RunFolder
 from limbeck.tasks import Need, Task, task_named
 
@@ -130,6 +131,7 @@ class RunAssessment:
     pooled: student alone (first) against distilled (second), test sample by test sample, over all seeds, and
     difference: in accuracy; None where an example is not right or wrong as a whole.
     by_class: None where an example has not one class.
+    layers: those that the method compares, on test samples.
     """
 
     name: str
@@ -142,6 +144,7 @@ class RunAssessment:
     pooled: McNemar | None
     difference: Estimate | None
     by_class: ClassComparison | None
+    layers: tuple[LayerSimilarity, ...] = ()
 
     def of(self, role: str) -> list[AssessedModel]:
         """Return the models of a role, in the order of their seeds."""
@@ -196,6 +199,8 @@ class RunAssessment:
         """Return the evaluation with everything that was measured of each model."""
         roles = {role: {"label": label} for role, label in self.labels.items()}
         found = {**vars(self.evaluation()), "roles": roles, "models": self.models}
+        if self.layers:
+            found["layers"] = self.layers
         pooled = {"pooled": self.pooled, "difference": self.difference}
         if self.by_class is None:
             return {**found, "task": self.task.name, **pooled}
@@ -241,7 +246,17 @@ def assess_run(
         pooled=mcnemar(right["alone"], right["distilled"]) if right else None,
         difference=paired_difference(right["alone"], right["distilled"]) if right else None,
         by_class=_compared(run, right) if one_label else None,
+        layers=_layers(run, at, say),
     )
+
+
+def _layers(run: FinishedRun, device: torch.device, say: Callable[[str], None]) -> tuple[LayerSimilarity, ...]:
+    """Measure the layers that the method compares; those that cannot be read are left out, and it is said why."""
+    try:
+        return compare_layers(run, run.parts.test, device)
+    except LimbeckError as error:
+        say(f"the compared layers are left out: {error}")
+        return ()
 
 
 def _models(run: FinishedRun, say: Callable[[str], None]) -> Iterator[tuple[str, int, nn.Module]]:
