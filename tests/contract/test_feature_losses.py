@@ -33,13 +33,19 @@ def features(name, examples=6, dtype=torch.float64):
 
 
 def value(name, student, teacher, **options):
-    """Compute a loss; that of flows has a second layer made of the first."""
+    """Compute a loss; what it takes beside the features of one layer is made of them."""
     beside = {
         key: tensor.to(torch.promote_types(student.dtype, torch.float32))
         for key, tensor in BESIDE.get(name, {}).items()
     }
     if name == "fsp":
         student, teacher = ([each, -each[:, :2, :2] if each.dim() == 4 else each] for each in (student, teacher))
+    if name == "review_kd":
+        student, teacher = [student, 2 * student], [teacher, teacher]
+    elif name == "input_gradient":
+        student, teacher = student[None], teacher[None]
+    elif name in ("grad_cam", "srrl"):  # gradients, or logits
+        return LOSSES[name](student, teacher, student, teacher, **options)
     return LOSSES[name](student, teacher, **beside, **options)
 
 

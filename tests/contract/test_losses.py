@@ -7,7 +7,7 @@ import torch
 
 from limbeck import losses
 from limbeck.losses import Divergence, divergences
-from small_features import feature_losses
+from small_features import ELSEWHERE, feature_losses
 from walk import over
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -16,7 +16,11 @@ CLASSES = 5
 NO_LOSSES = {"Dense", "Divergence", "Reduction", "Standardise"}
 """Types."""
 HELPERS = {
+    "bank_rows",
     "batch_norm_margins",
+    "boundary_samples",
+    "class_activation_maps",
+    "contrast_constant",
     "correlation",
     "divergence",
     "fsp_matrix",
@@ -26,8 +30,9 @@ HELPERS = {
     "skewed",
     "soften",
     "standardise",
+    "vector_jacobian",
 }
-"""Functions that make divergences, weights, margins, flows or reductions: no loss out."""
+"""Functions that make divergences, weights, margins, maps, gradients, rows of banks or reductions: no loss out."""
 
 
 ON_NUMBERS = {"bounded_squared_error", "squared_error"}
@@ -97,7 +102,7 @@ def test_the_walk_finds_every_public_name_as_a_loss_or_a_declared_helper():
     assert {"CROSS_ENTROPY", "KL", "REVERSE_KL", "TOTAL_VARIATION"} <= set(CONSTANTS)
     assert {"cross_entropy", "js", "kl", "reverse_kl", "skewed_kl", "total_variation"} <= set(KINDS)
     unknown = set(public()) - set(LOSSES) - NO_LOSSES - HELPERS
-    unknown -= ON_NUMBERS | set(feature_losses())
+    unknown -= ON_NUMBERS | set(feature_losses()) | ELSEWHERE
     assert not unknown, f"{unknown}: neither a loss on logits or features nor a declared helper"
     assert not (NO_LOSSES | HELPERS) - set(public()), "a declared helper is not public"
 

@@ -10,15 +10,21 @@ MAP, OTHER_MAP, VECTOR = (3, 4, 2), (4, 4, 2), (5,)
 
 SHAPES = {
     "attention_transfer": (MAP, OTHER_MAP),
+    "cat_kd": (MAP, (3, 3, 5)),
     "correlation_congruence": (VECTOR, (4,)),
     "dark_rank": (VECTOR, (4,)),
+    "grad_cam": (MAP, OTHER_MAP),
     "nst": (MAP, OTHER_MAP),
     "pkt": (VECTOR, (4,)),
     "rkd_angle": (VECTOR, (4,)),
     "rkd_distance": (VECTOR, (4,)),
     "similarity_preserving": (MAP, (4, 2, 3)),
+    "srrl": (VECTOR, VECTOR),
+    "vkd": (VECTOR, VECTOR),
 }
 """By loss, the features of one example of student and teacher; of all others, two maps of one shape."""
+ELSEWHERE = {"crd", "weight_matching"}
+"""Losses with other arguments: tests/unit/test_contrast.py and test_losses_of_layers.py test them."""
 
 
 def feature_losses():
@@ -26,7 +32,7 @@ def feature_losses():
     public = {name: getattr(losses, name) for name in losses.__all__}
     functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
     first = {name: next(iter(inspect.signature(value).parameters), "") for name, value in functions.items()}
-    return {name: functions[name] for name in functions if first[name] == "student"}
+    return {name: functions[name] for name in functions if first[name] == "student" and name not in ELSEWHERE}
 
 
 def ramp_u(*shape):

@@ -10,7 +10,9 @@ constant, so no gradient flows into it.
 
 from limbeck.losses.attention import attention_transfer
 from limbeck.losses.boundaries import activation_boundary, batch_norm_margins, ofd
+from limbeck.losses.cams import cat_kd, class_activation_maps, grad_cam
 from limbeck.losses.confidence import confidence_weighted
+from limbeck.losses.contrast import bank_rows, contrast_constant, crd
 from limbeck.losses.correlation import dist, inter_class, intra_class
 from limbeck.losses.decoupled import dkd
 from limbeck.losses.dense import Dense, soften
@@ -36,10 +38,15 @@ from limbeck.losses.divergences import (
     jensen_shannon,
     skewed,
 )
+from limbeck.losses.factors import factor_transfer
 from limbeck.losses.gaussian import vid
 from limbeck.losses.gram import fsp, fsp_matrix, ickd, nst, similarity_preserving
 from limbeck.losses.hints import hint
+from limbeck.losses.jacobian import input_gradient, vector_jacobian
+from limbeck.losses.matching import weight_matching
+from limbeck.losses.pyramid import hcl, review_kd
 from limbeck.losses.ranking import dark_rank, positives_cross_entropy, ranking_distillation, sampled_log_loss
+from limbeck.losses.reconstruction import mgd, simkd, srrl, vkd
 from limbeck.losses.reduction import Reduction, reduce
 from limbeck.losses.regression import bounded_squared_error, squared_error
 from limbeck.losses.relations import (
@@ -50,6 +57,7 @@ from limbeck.losses.relations import (
     rkd_distance,
 )
 from limbeck.losses.standardisation import Standardise, standardise
+from limbeck.losses.support import boundary_samples
 from limbeck.losses.weights import kd_weights
 
 __all__ = [
@@ -63,20 +71,30 @@ __all__ = [
     "Standardise",
     "activation_boundary",
     "attention_transfer",
+    "bank_rows",
     "batch_norm_margins",
+    "boundary_samples",
     "bounded_squared_error",
+    "cat_kd",
+    "class_activation_maps",
     "confidence_weighted",
+    "contrast_constant",
     "correlation",
     "correlation_congruence",
+    "crd",
     "cross_entropy",
     "dark_rank",
     "dist",
     "divergence",
     "dkd",
+    "factor_transfer",
     "fsp",
     "fsp_matrix",
+    "grad_cam",
+    "hcl",
     "hint",
     "ickd",
+    "input_gradient",
     "inter_class",
     "intra_class",
     "jensen_shannon",
@@ -85,6 +103,7 @@ __all__ = [
     "kd_weights",
     "kl",
     "logit_matching",
+    "mgd",
     "neighbour_congruence",
     "nst",
     "ofd",
@@ -93,16 +112,22 @@ __all__ = [
     "ranking_distillation",
     "reduce",
     "reverse_kl",
+    "review_kd",
     "rkd_angle",
     "rkd_distance",
     "sampled_log_loss",
     "similarity_preserving",
+    "simkd",
     "skewed",
     "skewed_kl",
     "soft_cross_entropy",
     "soften",
     "squared_error",
+    "srrl",
     "standardise",
     "total_variation",
+    "vector_jacobian",
     "vid",
+    "vkd",
+    "weight_matching",
 ]

@@ -11,7 +11,17 @@ from limbeck import checks
 from limbeck.errors import InputError
 from limbeck.losses.reduction import compute_dtype
 
-__all__ = ["both", "channels", "distances", "pooled", "product", "same_shape", "unit", "unit_difference"]
+__all__ = [
+    "both",
+    "channels",
+    "distances",
+    "pooled",
+    "product",
+    "require_axes",
+    "same_shape",
+    "unit",
+    "unit_difference",
+]
 
 
 def both(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,3 +117,9 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 def distances(a: Tensor, b: Tensor) -> Tensor:
     """Return ‖a_i - b_j‖ (..., I, J) from exact differences; a distance of 0 has gradient 0."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def require_axes(name: str, feature: Tensor, axes: int, words: str) -> None:
+    """Require a feature with a number of axes.  words: what it is, such as "a map (N, C, H, W)"."""
+    if feature.dim() != axes:
+        raise InputError(f"{name}: found shape {tuple(feature.shape)}, expected {words}")
