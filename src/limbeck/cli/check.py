@@ -1,7 +1,7 @@
 """limbeck check: build everything a recipe names, run one batch, say what it will cost."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from limbeck.cli import app
 from limbeck.cli.distill import resolve
 from limbeck.cli.showing import Trust, duration, say, show, show_json, table
 from limbeck.errors import command
+
+if TYPE_CHECKING:
+    from limbeck.experiment.check import RehearsedModel
 
 __all__ = ["check"]
 
@@ -43,9 +46,7 @@ def check(
             str(model.inputs),
             str(model.outputs),
             f"{model.bytes / 2**20:.1f} MiB",
-            f"{1000 * model.seconds_a_step:.1f} ms",
-            f"{model.steps:,} × {model.runs}",
-            duration(model.seconds),
+            *_work(model),
         ]
         for model in found.models
     ]
@@ -65,3 +66,11 @@ def check(
     show("losses of the first batch: " + ", ".join(f"{k} {v:.4g}" for k, v in found.losses.items()))
     work = f"{found.trainings:,} trainings, about {duration(found.seconds)} in all on this machine"
     say(f"{work} · next: {command('limbeck', 'distill', recipe, *(overrides or []))}")
+
+
+def _work(model: "RehearsedModel") -> list[str]:
+    """Return what a model's trainings take, as the cells of its row."""
+    if not model.runs:
+        return ["none", "not trained", "none"]
+    steps = f"{model.steps:,} × {model.runs}"
+    return [f"{1000 * model.seconds_a_step:.1f} ms", steps, duration(model.seconds)]

@@ -33,7 +33,7 @@ from limbeck.errors import (
     one_of,
 )
 from limbeck.identity import code_identity, importing
-from limbeck.models.layers import InputPart
+from limbeck.models.layers import InputPart, InputTransform
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
@@ -50,7 +50,8 @@ class ModelSpec:
 
     folder: where the factory's module is looked for first.  base: the folder that the checkpoint's path is of.
     key: the part of the checkpoint that holds the weights; None for all of it.
-    sees: what the model sees of a sample; None where it is all of it.
+    sees: what the model sees of a sample: a part of it, or an image in another size and normalisation; None where it is
+        the sample as it is.
     """
 
     where: str
@@ -61,7 +62,7 @@ class ModelSpec:
     checkpoint: str | None = None
     key: str | None = None
     base: Path = Path()
-    sees: InputPart | None = None
+    sees: InputPart | InputTransform | None = None
 
     def build(self, input_shape: Sequence[int], classes: int) -> nn.Module:
         """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named."""
@@ -82,7 +83,8 @@ class ModelSpec:
         try:
             return self.sees.around(lambda shape: self.build(shape, outputs), samples)
         except InputError as error:
-            raise RecipeError(f"{self.where.rpartition('.')[0]}.sees.{error}") from None
+            key = "sees" if isinstance(self.sees, InputPart) else "input"
+            raise RecipeError(f"{self.where.rpartition('.')[0]}.{key}.{error}") from None
 
     def keys(self) -> dict[str, Any]:
         """Return the model as a recipe writes it, defaults included."""

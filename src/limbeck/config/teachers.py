@@ -1,7 +1,7 @@
 """The teacher as a recipe names it: one network, or several whose mean teaches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimato
 from limbeck.config.sections import read, validate
 from limbeck.data import Subset
 from limbeck.errors import InputError, RecipeError
+from limbeck.models.layers import InputTransform
 from limbeck.randomness import derive_seed
 from limbeck.training import Training
 
@@ -23,12 +24,15 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_MEMBERS = 1000
 _HARD = {"name": "hard"}
 _ONE = ("model", "estimator", "arrays")
+_GIVEN = "none"  # the training of a network that teaches as it is
 
 
 class TeacherKeys(BaseModel):
     """The keys of `teacher`.
 
     model: of one network.  In a network's place, estimator: of scikit-learn; arrays: a file of answers made elsewhere.
+    input: in which size and normalisation the network sees the images (`limbeck.models.layers.InputTransform`).
+    training: of the network, or "none" for one whose factory or checkpoint gives the weights that teach.
     members: how many of it, from different seeds, or a list of networks and estimators instead.
     mean, weights: of the members' distributions.  select: in place of weights, how often a member is added to the mean,
         each time the one that helps most on the held-out part (`limbeck.teachers.mean.selected_weights`).
@@ -41,7 +45,8 @@ class TeacherKeys(BaseModel):
     model: dict[str, Any] | None = None
     estimator: dict[str, Any] | None = None
     arrays: Any = None
-    training: dict[str, Any] = Field(default_factory=dict)
+    input: dict[str, Any] | None = None
+    training: Any = Field(default_factory=dict)
     method: Any = Field(default_factory=lambda: dict(_HARD))
     members: Any = None
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
@@ -59,7 +64,8 @@ class _MemberKeys(BaseModel):
     model: dict[str, Any] | None = None
     estimator: dict[str, Any] | None = None
     arrays: Any = None
-    training: dict[str, Any] | None = None
+    input: dict[str, Any] | None = None
+    training: Any = None
     method: Any = None
 
 
@@ -67,8 +73,9 @@ class _MemberKeys(BaseModel):
 class MemberSpec:
     """A network that teaches, and how it is trained.  keys: the whole of that, as a resolved recipe has it.
 
-    estimator: whether scikit-learn fits it.  arrays: whether it looks up answers that were made elsewhere.  Of both
-        `training` and `method` mean nothing.
+    estimator: whether scikit-learn fits it.  arrays: whether it looks up answers that were made elsewhere.
+    given: whether its weights teach as they are, those of a checkpoint or of a factory.  Of all three `training` and
+        `method` mean nothing.
     """
 
     model: ModelSpec
@@ -77,11 +84,12 @@ class MemberSpec:
     keys: Mapping[str, Any] = field(repr=False)
     estimator: bool = False
     arrays: bool = False
+    given: bool = False
 
     @property
     def learns(self) -> bool:
         """Whether it is a network that is trained by the loop, epoch by epoch."""
-        return self.model.checkpoint is None and self.network
+        return self.network and not self.given
 
     @property
     def network(self) -> bool:
@@ -169,7 +177,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
         except InputError as error:
             raise RecipeError(str(error)) from None
     part, part_keys = (None, None) if keys["data"] is None else read(Subset, keys["data"], "teacher.data")
-    if part is not None and all(member.arrays or member.model.checkpoint is not None for member in specs):
+    if part is not None and all(member.arrays or member.given for member in specs):
         raise RecipeError("teacher.data: found for a teacher that is not trained; expected none. Leave it out")
     if keys["select"] is not None and (weights is not None or len(specs) == 1 or keys["mean"] != "arithmetic"):
         raise RecipeError(
@@ -221,10 +229,13 @@ def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> Me
     own = validate(_MemberKeys, member, where)
     if own["estimator"] is not None or own["arrays"] is not None:
         return _member(own, own["training"] or {}, own["method"] or _HARD, where, base)
-    return _member(own, own["training"] or keys["training"], own["method"] or keys["method"], where, base)
+    own["input"] = keys["input"] if own["input"] is None else own["input"]
+    training = keys["training"] if own["training"] is None else own["training"]
+    method = own["method"] or (_HARD if training == _GIVEN else keys["method"])
+    return _member(own, training, method, where, base)
 
 
-def _member(keys: Mapping[str, Any], training: Mapping[str, Any], method: Any, where: str, base: Path) -> MemberSpec:
+def _member(keys: Mapping[str, Any], training: Any, method: Any, where: str, base: Path) -> MemberSpec:
     given = [key for key in _ONE if keys[key] is not None]
     if len(given) > 1:
         raise RecipeError(f"{where}.{given[1]}: found together with {given[0]}; give one of them")
@@ -233,6 +244,14 @@ def _member(keys: Mapping[str, Any], training: Mapping[str, Any], method: Any, w
     if given[0] != "model":
         return _other(given[0], keys, training, method, where, base)
     spec = read_model(dict(keys["model"]), f"{where}.model", base)
+    model_keys: dict[str, Any] = {"model": plain(spec.keys())}
+    if keys["input"] is not None:
+        sees, model_keys["input"] = read(InputTransform, keys["input"], f"{where}.input")
+        spec = replace(spec, sees=sees)
+    if training == _GIVEN or (spec.checkpoint is not None and isinstance(training, Mapping)):
+        return _as_given(spec, model_keys, method if training == _GIVEN else _HARD, where)
+    if not isinstance(training, Mapping):
+        raise RecipeError(f"{where}.training: found {shown(training)}, expected keys and their values, or none")
     trained, training_keys = read(Training, dict(training), f"{where}.training")
     taught = read_method(method, f"{where}.method")
     if "teacher" in taught.inspected.reads():
@@ -241,11 +260,26 @@ def _member(keys: Mapping[str, Any], training: Mapping[str, Any], method: Any, w
     return MemberSpec(spec, trained, taught, resolved)
 
 
-def _other(
-    kind: str, keys: Mapping[str, Any], training: Mapping[str, Any], method: Any, where: str, base: Path
-) -> MemberSpec:
+def _as_given(spec: ModelSpec, keys: Mapping[str, Any], method: Any, where: str) -> MemberSpec:
+    """Return a network that teaches with the weights that its factory or checkpoint gives it; keys: of the network."""
+    if spec.factory is None and spec.checkpoint is None:
+        raise RecipeError(
+            f"{where}.training: found none for a new network, whose weights are random; expected weights under"
+            f" {where}.model.checkpoint, or a factory that loads them. Add them, or leave training out"
+        )
+    if method != _HARD:
+        raise RecipeError(f"{where}.method: has no effect on a network that is not trained; leave it out")
+    hard = read_method(_HARD, f"{where}.method")
+    return MemberSpec(spec, Training(), hard, {**keys, "training": _GIVEN}, given=True)
+
+
+def _other(kind: str, keys: Mapping[str, Any], training: Any, method: Any, where: str, base: Path) -> MemberSpec:
     """Return what teaches in a network's place."""
-    for name, given in (("training", bool(training)), ("method", method != _HARD)):
+    for name, given in (
+        ("training", bool(training)),
+        ("method", method != _HARD),
+        ("input", keys["input"] is not None),
+    ):
         if given:
             raise RecipeError(f"{where}.{name}: is an option of networks and has no effect for {kind}; leave it out")
     hard = read_method(_HARD, f"{where}.method")

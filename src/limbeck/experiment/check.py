@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck import methods, schemes
 from limbeck.card import Card
@@ -16,7 +16,9 @@ from limbeck.distiller import Distiller, require_gradient
 from limbeck.evaluation import parameters
 from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, seeded_build, vet
 from limbeck.features import PairedLayers, paired_layers
+from limbeck.networks import evaluating
 from limbeck.objective import Loss
+from limbeck.outputs import run_model
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
 from limbeck.training.memory import enough_memory
@@ -26,16 +28,17 @@ __all__ = ["Rehearsal", "RehearsedModel", "rehearse"]
 
 _TIMED_STEPS, _SHARE = 5, 5
 """Steps that are timed after a first one, and the part of a training's steps that a rehearsal makes at most."""
+_ANSWERED = 8  # samples that a given teacher answers
 _SHORT = 0.5  # seconds for all of them, which nobody waits for
 _NAMED = 2  # authors besides the first
 
 
 @dataclass(frozen=True)
 class RehearsedModel:
-    """One training that the recipe will run.
+    """One training that the recipe will run, or a teacher that is used as it is given, of which no steps are run.
 
-    bytes: weights, gradients, optimizer state and saved activations of one step.  steps: of one run; runs: how many.
-    seconds: estimate for all runs.
+    bytes: weights, gradients, optimizer state and saved activations of one step; of a given teacher the weights.
+    steps: of one run; runs: how many.  seconds: estimate for all runs.
     """
 
     role: str
@@ -124,9 +127,15 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         _card(schemes.card(schemes.name_of(recipe.scheme))),
         (*models, *taught),
         losses,
-        parts.notes,
+        (*parts.notes, *_transforms(recipe)),
         tuple(layers),
     )
+
+
+def _transforms(recipe: Recipe) -> list[str]:
+    """Return a line on each teacher that sees the images in a size or normalisation of its own."""
+    seen = [(member.model.where.rpartition(".")[0], member.model.sees) for member, _ in recipe.teacher.kinds()]
+    return [f"{where}.input: the images are {sees}" for where, sees in seen if sees is not None]
 
 
 def _card(card: Card) -> str:
@@ -143,13 +152,32 @@ def _tried(recipe: Recipe) -> int:
 
 
 def _teachers(recipe: Recipe, parts: Parts, times: int) -> list[RehearsedModel]:
-    """Time the recipe's teacher, or each kind of its members; one that is read or fitted at once is not timed."""
+    """Time the recipe's teacher, or each kind of its members; one that is fitted or read at once is not timed."""
     found, taught = [], parts.of_teacher.train
     for member, count in recipe.teacher.kinds():
-        if member.learns:
+        if member.given:
+            found.append(_as_given(seeded_build(member.model, taught, 0, "teacher"), taught))
+        elif member.learns:
             distiller = Distiller(seeded_build(member.model, taught, 0, "teacher"), None, member.method.build())
             found.append(_time("teacher", distiller, taught, member.training, times * count)[0])
     return found
+
+
+def _as_given(model: nn.Module, samples: SampleSet) -> RehearsedModel:
+    """Run a batch through a network that teaches as it is."""
+    batch = samples.batch(torch.arange(min(_ANSWERED, len(samples))), augment=None, seed=0, view=0)
+    with evaluating(model), torch.no_grad():
+        logits = run_model(model, batch.inputs, task=samples.task).logits
+    return RehearsedModel(
+        role="teacher, as given",
+        parameters=parameters(model),
+        inputs=tuple(batch.inputs.shape),
+        outputs=tuple(logits.shape),
+        bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        seconds_a_step=0.0,
+        steps=0,
+        runs=0,
+    )
 
 
 def _longer(alone: RehearsedModel, seconds: float, at_most: float, seeds: int) -> RehearsedModel:

@@ -295,8 +295,7 @@ class SeedBuilder:
 
     def teacher_network(self) -> nn.Module:
         """Build the network that the teacher, or the first of several, is; its weights are not the teacher's."""
-        train = self.parts.train
-        network: nn.Module = self.recipe.teacher.model.build(train.input_shape, train.classes)
+        network: nn.Module = self.recipe.teacher.model.build_for(self.parts.train)
         return network
 
     def teacher_parameters(self) -> int | None:

@@ -375,10 +375,14 @@ def _uncounted(recipe: Recipe) -> list[str]:
     """Return what to say of compute that is not counted."""
     if any(member.estimator for member in recipe.teacher.members):
         return ["compute: what scikit-learn fits does so without FLOPs that are counted, and trees answer with none"]
+    if any(member.given for member in recipe.teacher.members) and recipe.scheme.uses_teacher:
+        return ["compute: the teacher's weights are used as given, and what their training took is not counted"]
     if any(member.arrays for member in recipe.teacher.members):
         return ["compute: the teacher's answers were made elsewhere, and count for nothing"]
     return []
 
 
 def _label(recipe: Recipe, role: str) -> str:
-    return label_of(role, teaches=recipe.scheme.uses_teacher) or recipe.scheme.roles()[role]
+    label = label_of(role, teaches=recipe.scheme.uses_teacher) or recipe.scheme.roles()[role]
+    given = role == "teacher" and all(member.given for member in recipe.teacher.members)
+    return f"{label}, as given" if given else label

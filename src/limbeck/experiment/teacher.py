@@ -52,8 +52,8 @@ def trained_teacher(
 ) -> TrainedTeacher:
     """Return the trained teacher of a recipe, and the compute of its training.
 
-    A checkpoint in the recipe is loaded.  Otherwise the teacher is trained in the cache, or found there; see
-    `limbeck.training.trained`.
+    A network whose weights are given, by a checkpoint or a factory, teaches as it is.  Otherwise the teacher is trained
+    in the cache, or found there; see `limbeck.training.trained`.
     """
     cache = cache or cache_folder()
     members = []
@@ -85,8 +85,9 @@ def _member(
         read_answers(model, parts)
         say(f"{label}: its answers were read from {member.keys['arrays']['path']}")
         return TrainedTeacher(parts.serving(model), Compute())
-    if member.model.checkpoint is not None:
-        say(f"{label}: read from {member.model.checkpoint}")
+    if member.given:
+        spec = member.model
+        say(f"{label}: as given, {f'by {spec.factory}' if spec.checkpoint is None else f'read from {spec.checkpoint}'}")
         return TrainedTeacher(parts.serving(model), Compute())
     known: dict[str, Any] = {"seed": seed, "code": member.model.code(), "label": label}
     if member.estimator:

@@ -207,7 +207,8 @@ class EarlyStopping(Scheme):
             return "name: early_stopping ends with labels alone, but data.transfer.labels is false; set it to true"
         epochs = builder.teacher_training.epochs
         if self.teacher_epochs and builder.teacher_source != "trained":
-            how = "fitted by scikit-learn" if builder.teacher_source == "estimator" else "read from a file"
+            known = {"estimator": "fitted by scikit-learn", "arrays": "read from a file"}
+            how = known.get(builder.teacher_source, "used as given")
             return f"teacher_epochs: the teacher is {how}, so the epochs of its training are not available"
         if self.teacher_epochs and self.teacher_epochs[-1] >= epochs:
             last = self.teacher_epochs[-1]

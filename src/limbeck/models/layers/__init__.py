@@ -7,6 +7,7 @@ from limbeck.models.layers.mixture import MixtureOfExperts
 from limbeck.models.layers.partial_input import InputPart, PartialInput
 from limbeck.models.layers.rectified import Rectified
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
+from limbeck.models.layers.transformed_input import InputTransform, TransformedInput
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 
 __all__ = [
@@ -14,11 +15,13 @@ __all__ = [
     "ExitOf",
     "GlobalAverage",
     "InputPart",
+    "InputTransform",
     "MixtureOfExperts",
     "NormalisedLinear",
     "PartialInput",
     "Rectified",
     "StochasticDepth",
+    "TransformedInput",
     "UnitLength",
     "WithExits",
     "activated",
