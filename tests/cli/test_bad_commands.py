@@ -99,7 +99,7 @@ COMMANDS = [
             "teacher.model": {"kind": "mlp", "hidden": [8], "checkpoint": "teacher.safetensors"},
             "method": {"name": "logit_matching"},
         },
-        files=[weights(**{"3.bias": torch.full((10,), 1e38)})],
+        files=[weights(**{"fc.bias": torch.full((10,), 1e38)})],
         command=["distill", "recipe.yaml", "--quiet"],
         code=1,
         ran=True,

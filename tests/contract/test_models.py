@@ -10,7 +10,8 @@ from torch import nn
 
 from limbeck import models
 from limbeck.errors import InputError, ModelError
-from limbeck.outputs import Tap, run_model
+from limbeck.layers import place
+from limbeck.outputs import run_model
 from limbeck.teachers.model import ModelTeacher, state_digest
 from walk import over
 
@@ -197,25 +198,20 @@ def test_the_relu_of_a_pre_activation_is_the_output_of_its_stage(name):
     model.eval()
     stages = [path for path, _ in model.named_children() if path.startswith(("stem", "stage"))]
     assert set(stages) <= set(model.preactivations) <= {*stages, "neck"}
-    for stage, place in model.preactivations.items():
-        before, after = feature(model, place), feature(model, stage)
+    for stage, where in model.preactivations.items():
+        before, after = feature(model, f"{stage}@preactivation"), feature(model, stage)
         assert before.shape == after.shape
-        assert 0.02 < float((before < 0).float().mean()) < 0.98, (stage, place)
+        assert 0.02 < float((before < 0).float().mean()) < 0.98, (stage, where)
         if name == "wrn":  # normalised and rectified by what comes after the stage
             assert (after < 0).any()
-            following = place.replace("norm1", "relu1").replace("neck.0", "neck.1")
+            following = where.replace("norm1", "relu1").replace("neck.0", "neck.1")
             torch.testing.assert_close(before.relu(), feature(model, following))
         elif name in SIGNED and stage.startswith("stage"):
-            assert place == stage
+            assert where == stage
         else:
             assert torch.equal(before.relu(), after)
 
 
-def feature(model, place):
-    """What a place of a network gives for images; -1 in a path is the last child."""
-    path, _, side = place.partition("@")
-    module, parts = model, []
-    for part in path.split("."):
-        part = [each for each, _ in module.named_children()][-1] if part == "-1" else part
-        module, parts = module.get_submodule(part), [*parts, part]
-    return run_model(model, images(), {"at": Tap(".".join(parts), side=side or "output")}).features["at"]
+def feature(model, where):
+    """What a place of a network gives for images."""
+    return run_model(model, images(), {"at": place(where)}).features["at"]

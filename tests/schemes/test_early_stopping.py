@@ -222,7 +222,7 @@ def test_candidate_teachers_are_the_teacher_after_those_epochs(tiny, tmp_path):
     assert list(taught.along) == [1, 3]
     for epoch, model in taught.along.items():
         assert all(torch.equal(value, seen[epoch][name]) for name, value in model.state_dict().items())
-    assert not torch.equal(seen[1]["1.weight"], seen[3]["1.weight"])
+    assert not torch.equal(seen[1]["stage1.linear.weight"], seen[3]["stage1.linear.weight"])
 
 
 def test_the_candidate_is_chosen_on_held_out_data_at_the_first_seed(tiny, carried_out):

@@ -37,8 +37,8 @@ def test_members_differ_by_their_seed_and_the_first_is_the_plain_teacher(tiny, t
     ensemble = trained_teacher(recipe, parts, 0, cache=tmp_path).model
     single = trained_teacher(plain, parts, 0, cache=tmp_path).model
     assert len(list((tmp_path / "trainings").iterdir())) == 3  # the plain one was found
-    weights = [member[1].weight for member in ensemble.members]
-    assert torch.equal(weights[0], single[1].weight)
+    weights = [member.stage1.linear.weight for member in ensemble.members]
+    assert torch.equal(weights[0], single.stage1.linear.weight)
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])
     assert len(set(recipe.teacher.seeds(0)) | set(recipe.teacher.seeds(1))) == 6

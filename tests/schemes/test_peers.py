@@ -38,10 +38,10 @@ def test_codistillation_ends_with_the_peer_that_is_best_on_held_out_data(tiny, c
     chosen = scores[min(scores)]
     assert outcome.decided[0] == {"peer": chosen}
     assert load_file(path / "distilled-0" / "student.safetensors").keys() == {
-        "1.weight",
-        "1.bias",
-        "3.weight",
-        "3.bias",
+        "stage1.linear.weight",
+        "stage1.linear.bias",
+        "fc.weight",
+        "fc.bias",
     }
     kept = (path / "distilled-0" / "student.safetensors").read_bytes()
     assert kept == (path / f"peer_{chosen}-0" / "student.safetensors").read_bytes()
