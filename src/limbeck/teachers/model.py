@@ -12,6 +12,7 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.identity import content_digest, weights_digest
+from limbeck.losses.jacobian import vector_jacobian
 from limbeck.losses.reduction import compute_dtype
 from limbeck.networks import check_network, freeze, is_lazy
 from limbeck.outputs import Outputs, Tap, run_model
@@ -153,11 +154,7 @@ class ModelTeacher:
                 "teacher: its logits have no gradient by what a term differentiates; remove no_grad from it"
             )
         logits = compute_dtype(answer.logits)
-        products = [
-            torch.autograd.grad(logits, by, each.to(logits), retain_graph=True, allow_unused=True)[0]
-            for each in cotangents
-        ]
-        return torch.stack([torch.zeros_like(by) if each is None else each for each in products]).detach()
+        return vector_jacobian(logits, by, cotangents.to(logits.device), differentiable=False).detach()
 
     def weights(self, paths: Mapping[str, str], classes: int | None = None) -> dict[str, Tensor]:
         """Return parameters by the names that `paths` gives to their paths, cut off (see `Term.reads_weights`)."""
