@@ -40,6 +40,7 @@ _TRAINING = "tests/unit/test_training.py tests/unit/test_training_settings.py te
 _FOREIGN = "tests/unit/test_foreign_data.py"
 _SELECTION = "tests/unit/test_selection.py"
 _PAPERS = "tests/papers/test_table.py tests/papers/test_runner.py tests/papers/test_recorded.py"
+_GIVEN, _WEIGHTS = "tests/unit/test_given_teachers.py", "tests/unit/test_weights_of_others.py"
 _ESTIMATES = "tests/unit/test_intervals.py tests/unit/test_paired.py"
 
 NAMED = [
@@ -361,6 +362,48 @@ OWN = [
         '        self._restore_generators(_under(tensors, "generator."))\n',
         "",
         "tests/unit/test_checkpoints.py tests/faults/test_resume.py",
+    ),
+    Mutant(
+        "weights: what a pickle names is run",
+        "training/weight_files.py",
+        "weights_only=True, mmap",
+        "weights_only=False, mmap",
+        _WEIGHTS,
+    ),
+    Mutant(
+        "weights: shards are read from anywhere",
+        "training/weight_files.py",
+        "if Path(shard).name != shard",
+        "if not shard",
+        _WEIGHTS,
+    ),
+    Mutant(
+        "given teachers: random weights teach",
+        "config/teachers.py",
+        "if spec.factory is None and spec.checkpoint is None:",
+        "if not spec:",
+        _GIVEN,
+    ),
+    Mutant(
+        "given teachers: trained again all the same",
+        "config/teachers.py",
+        "return self.network and not self.given",
+        "return self.network",
+        _GIVEN,
+    ),
+    Mutant(
+        "given teachers: the data's normalisation stays under the teacher's",
+        "models/layers/transformed_input.py",
+        "(samples.mean.cpu() - mean) / std",
+        "-mean / std",
+        _GIVEN,
+    ),
+    Mutant(
+        "given teachers: images are resized without antialiasing",
+        "models/layers/transformed_input.py",
+        "antialias=True)",
+        "antialias=False)",
+        _GIVEN,
     ),
     Mutant(
         "tasks: each label of a multi-label example counts as an example",

@@ -32,8 +32,10 @@ def linear(input_shape, classes, weights):
     model.load_state_dict(torch.load(weights, weights_only=True))
     return model
 
-def pooled(classes, channels=1):
-    return nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * channels, classes))
+def create_model(model_name, pretrained=False, **more):
+    # as timm: what the function does not name would go to the network's constructor, and fail there
+    assert (model_name, pretrained, more) == ("tiny", True, {"num_classes": 10})
+    return nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9, 10))
 
 class Sized(nn.Module):
     def __init__(self, shape, classes):
@@ -117,6 +119,12 @@ def test_a_rehearsal_plans_no_step_of_a_given_teacher(given):
     assert (teacher.role, teacher.steps, teacher.runs) == ("teacher, as given", 0, 0)
     assert (teacher.parameters, teacher.inputs, teacher.outputs) == (650, (8, 1, 8, 8), (8, 10))
     assert found.trainings == 2  # alone and distilled
+
+
+def test_a_function_of_another_library_is_called_with_what_it_names_alone(given):
+    arguments = {"model_name": "tiny", "pretrained": True, "num_classes": 10}
+    found = rehearse(given({"model": {"factory": "made:create_model", "arguments": arguments}}))
+    assert found.models[0].role == "teacher, as given"
 
 
 def test_a_given_teacher_has_no_epochs(given):
