@@ -85,6 +85,7 @@ for _verb in (
     "packaged",
     "predict",
     "check",
+    "layers",
     "distill",
     "codistill",
     "evaluate",

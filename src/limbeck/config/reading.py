@@ -67,9 +67,12 @@ for _each in (_Loader, _Dumper):
     _each.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+.0123456789"))
 
 
-def written(keys: Mapping[str, Any]) -> str:
-    """Return keys as YAML, which `read_yaml` reads as they were."""
-    text: str = yaml.dump(dict(keys), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def written(keys: Mapping[str, Any], *, short: bool = False) -> str:
+    """Return keys as YAML, which `read_yaml` reads as they were; with `short`, a list or mapping is in one line."""
+    flow, width = (None, 2**20) if short else (False, 120)
+    text: str = yaml.dump(
+        dict(keys), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow
+    )
     return text
 
 
