@@ -1,22 +1,32 @@
 """Terms that compare layers of the student with layers of the teacher: the frame that all of them share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import ranks
 from limbeck.batch import Batch
-from limbeck.errors import ModelError
+from limbeck.errors import InputError, ModelError
 from limbeck.layers import LayerPairs, Layers
 from limbeck.losses.reduction import compute_dtype
 from limbeck.objective import Objective, Setup, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 
-__all__ = ["FeatureTerm", "PairedLayers", "RelationalTerm", "as_maps", "as_vectors", "paired_layers"]
+__all__ = [
+    "FeatureTerm",
+    "PairedLayers",
+    "RelationalTerm",
+    "as_maps",
+    "as_vectors",
+    "by_token",
+    "paired_layers",
+    "require_negative",
+]
 
 _AXES = {2: "vectors (N, d)", 3: "tokens (N, L, d)", 4: "maps (N, C, H, W)"}
 
@@ -112,7 +122,7 @@ class FeatureTerm(Term):
             self.projections = nn.ModuleList()
         for number, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
             if made:
-                with setup.drawing("projection", self.name, number):
+                with setup.drawing("projection", self.name, number), self._naming(number):
                     module = self.project(number, student, teacher)
                 if module is not None:
                     self.projections.append(module.to(student.device, student.dtype))
@@ -169,7 +179,8 @@ class FeatureTerm(Term):
         """Return the sum over what the mask (None for all) counts: by default of `compare` for each pair."""
         total: Tensor | None = None
         for number, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
-            each = self.compare(student, teacher, number)
+            with self._naming(number):
+                each = self.compare(student, teacher, number)
             value = (each if mask is None else torch.where(mask.reshape(each.shape), each, 0.0)).sum()
             total = value if total is None else total + value
         return total  # type: ignore[return-value]  # there is a pair at least
@@ -187,6 +198,15 @@ class FeatureTerm(Term):
             return student
         projected: Tensor = self.projections[number](student)
         return projected
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        """Name the layers of a pair in what is refused of their features."""
+        try:
+            yield
+        except InputError as error:
+            own, other = self.layers.pairs[number]
+            raise ModelError(f"layers: the student's '{own}' and the teacher's '{other}': {error}") from None
 
     def _features(self, outputs: Mapping[str, Outputs]) -> tuple[list[Tensor], list[Tensor]]:
         students = [outputs["student"].features[own] for own, _ in self.layers.pairs]
@@ -257,6 +277,16 @@ class RelationalTerm(FeatureTerm):
     relates_examples = True
     same_axes = False
 
+    def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
+        """Check the features' shapes, and that there are examples to relate."""
+        samples = len(outputs["student"].logits)
+        if samples == 1 and ranks.world_size() == 1:
+            raise InputError(
+                f"term '{self.name}': found a batch of 1 example, expected 2 or more, which it relates to each other;"
+                " raise batch_size"
+            )
+        super().build(outputs, setup)
+
     def total(
         self,
         students: list[Tensor],
@@ -272,7 +302,8 @@ class RelationalTerm(FeatureTerm):
             rows = [as_vectors(each) if mask is None else as_vectors(each)[mask] for each in (student, teacher)]
             own = len(rows[0])
             everyone = [ranks.all_rows(each) for each in rows]
-            loss = self.relate(everyone[0], everyone[1], number)
+            with self._naming(number):
+                loss = self.relate(everyone[0], everyone[1], number)
             # The value counts the examples of this rank; the gradient is that of the whole batch with respect to them.
             each = loss.detach() * own + (loss - loss.detach()) * len(everyone[0])
             value = each if value is None else value + each
@@ -301,6 +332,49 @@ def paired_layers(objective: Objective) -> tuple[PairedLayers, ...]:
         ()
     """
     return tuple(pair for term in objective.modules() if isinstance(term, FeatureTerm) for pair in term.pairs)
+
+
+def by_token(loss: Callable[..., Tensor], student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    """Return a loss of each example, or of each token where the features are (N, L, d).
+
+    Args:
+        loss: a function of both features with a ``reduction``, from `limbeck.losses`.
+        student: (N, ...).
+        teacher: (N, ...).
+        **options: of the loss.
+
+    Returns:
+        (N,), or (N, L).
+
+    Example:
+        >>> from limbeck.losses import hint
+        >>> by_token(hint, torch.zeros(2, 3, 4), torch.ones(2, 3, 4)).shape
+        torch.Size([2, 3])
+    """
+    if student.dim() != 3 or student.shape != teacher.shape:
+        whole: Tensor = loss(student, teacher, reduction="none", **options)
+        return whole
+    each: Tensor = loss(student.flatten(0, 1), teacher.flatten(0, 1), reduction="none", **options)
+    return each.reshape(student.shape[:2])
+
+
+def require_negative(teacher: Tensor) -> None:
+    """Require a teacher's feature of a first batch to be one before a ReLU, with negative numbers.
+
+    Args:
+        teacher: of any shape.
+
+    Raises:
+        InputError: if none of its numbers is below 0.
+
+    Example:
+        >>> require_negative(torch.tensor([[1.0, -1.0]]))
+    """
+    if not bool((teacher < 0).any()):
+        raise InputError(
+            "the teacher's has no number below 0, so that it is behind a ReLU; name what the ReLU reads, such as"
+            " stage3@preactivation or stage3.-1@input"
+        )
 
 
 def as_maps(feature: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ __all__ = [
     "conv_bn",
     "conv_bn_relu",
     "embed",
+    "fit_bn",
     "linear",
     "orthogonal",
     "three_conv",
@@ -132,8 +133,8 @@ def conv_bn(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Mo
 
 
 @checked
-def conv_bn_relu(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Module:
-    """Make a convolution with bias to the teacher's channels, height and width, a BatchNorm and a ReLU.
+def fit_bn(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Module:
+    """Make a convolution with bias to the teacher's channels, height and width, and a BatchNorm.
 
     On each side of the map, a student of twice the size has a kernel of 3 with stride 2, one of half the size a
     transposed kernel of 4 with stride 2, and a larger one a kernel of 1 + h - h'.
@@ -149,14 +150,34 @@ def conv_bn_relu(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> 
         InputError: if the features are no maps, or the student's map is smaller, other than half as large.
 
     Example:
-        >>> conv_bn_relu((8, 16, 8, 8), (8, 64, 4, 4))[0]
+        >>> fit_bn((8, 16, 8, 8), (8, 64, 4, 4))[0]
         Conv2d(16, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+    """
+    return _fitted("fit_bn", student_shape, teacher_shape)
+
+
+@checked
+def conv_bn_relu(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Module:
+    """Make `fit_bn` and a ReLU, for targets behind a ReLU.
+
+    Args:
+        student_shape: (N, C, H, W).
+        teacher_shape: (N, C', H', W').
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: if the features are no maps, or the student's map is smaller, other than half as large.
+
+    Example:
+        >>> conv_bn_relu((8, 16, 4, 4), (8, 64, 8, 8))(torch.zeros(8, 16, 4, 4)).shape
+        torch.Size([8, 64, 8, 8])
 
     Reference:
         Tian et al. (2020), arXiv:1910.10699, in its published code, which uses it for FitNets.
     """
-    _maps("conv_bn_relu", student_shape, teacher_shape)
-    return nn.Sequential(_fit(student_shape, teacher_shape), nn.BatchNorm2d(teacher_shape[1]), nn.ReLU())
+    return nn.Sequential(*_fitted("conv_bn_relu", student_shape, teacher_shape), nn.ReLU())
 
 
 @checked
@@ -263,6 +284,7 @@ KINDS: dict[str, Callable[[Sequence[int], Sequence[int]], nn.Module]] = {
     "conv_act": conv_act,
     "conv_bn": conv_bn,
     "conv_bn_relu": conv_bn_relu,
+    "fit_bn": fit_bn,
     "linear": linear,
     "orthogonal": orthogonal,
     "three_conv": three_conv,
@@ -327,8 +349,13 @@ class _ShortConv2d(nn.Conv2d):
         return answer
 
 
-def _fit(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Module:
-    """Return the convolution that brings the student's map to the size of the teacher's."""
+def _fitted(kind: str, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Sequential:
+    """Return the convolution that brings the student's map to the size of the teacher's, and a BatchNorm."""
+    _maps(kind, student_shape, teacher_shape)
+    return nn.Sequential(_fit(kind, student_shape, teacher_shape), nn.BatchNorm2d(teacher_shape[1]))
+
+
+def _fit(kind: str, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Module:
     sides = list(zip(student_shape[2:], teacher_shape[2:], strict=True))
     channels = student_shape[1], teacher_shape[1]
     if all(own >= other for own, other in sides):
@@ -341,7 +368,7 @@ def _fit(student_shape: Sequence[int], teacher_shape: Sequence[int]) -> nn.Modul
         kernel, stride = [4 if twice else 1 for twice in doubled], [1 + twice for twice in doubled]
         padding = [int(twice) for twice in doubled]
         return nn.ConvTranspose2d(*channels, (kernel[0], kernel[1]), (stride[0], stride[1]), (padding[0], padding[1]))
-    raise _unlike("conv_bn_relu", student_shape, teacher_shape)
+    raise _unlike(kind, student_shape, teacher_shape)
 
 
 def _features(kind: str, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> tuple[int, int]:

@@ -11,14 +11,23 @@ from collections.abc import Callable
 from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
+from limbeck.methods.activation_boundary import activation_boundary
+from limbeck.methods.attention_transfer import attention_transfer
 from limbeck.methods.bounded_regression import bounded_regression
+from limbeck.methods.correlation_congruence import correlation_congruence
 from limbeck.methods.cwtm import cwtm
 from limbeck.methods.deit import deit
 from limbeck.methods.dist import dist
 from limbeck.methods.dkd import dkd
+from limbeck.methods.fsp import fsp
 from limbeck.methods.hard import hard
+from limbeck.methods.hint import hint
+from limbeck.methods.ickd import ickd
 from limbeck.methods.kd import kd
 from limbeck.methods.logit_matching import logit_matching
+from limbeck.methods.nst import nst
+from limbeck.methods.ofd import ofd
+from limbeck.methods.pkt import pkt
 from limbeck.methods.presets import (
     CARDS,
     class_subset,
@@ -32,20 +41,29 @@ from limbeck.methods.presets import (
     tf_kd,
     tf_kd_self,
 )
+from limbeck.methods.rkd import rkd
+from limbeck.methods.similarity_preserving import similarity_preserving
+from limbeck.methods.vid import vid
 from limbeck.objective import Objective
 
 __all__ = [
     "Card",
+    "activation_boundary",
+    "attention_transfer",
     "bounded_regression",
     "builder",
     "card",
     "class_subset",
+    "correlation_congruence",
     "cwtm",
     "deit",
     "dist",
     "dkd",
     "dkpp",
+    "fsp",
     "hard",
+    "hint",
+    "ickd",
     "kd",
     "kd_pt",
     "kd_rel",
@@ -56,8 +74,14 @@ __all__ = [
     "logit_matching",
     "logit_standardisation",
     "names",
+    "nst",
+    "ofd",
+    "pkt",
+    "rkd",
+    "similarity_preserving",
     "tf_kd",
     "tf_kd_self",
+    "vid",
 ]
 
 
