@@ -22,6 +22,7 @@ from limbeck.schemes.own_teacher import ExitHint, ExitLabels, ExitSoftTargets
 from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher
 from limbeck.terms import SoftTargets
+from small_features import ON_LAYERS, feature_losses
 from walk import over
 
 NAN, INF = math.nan, math.inf
@@ -56,7 +57,7 @@ def standardised(student_logits, teacher_logits, *, mask=None):
 
 
 LOSSES = {name: getattr(losses, name) for name in losses.__all__ if name not in HELPERS}
-LOSSES = {name: loss for name, loss in LOSSES.items() if is_loss(loss)}
+LOSSES = {name: loss for name, loss in LOSSES.items() if is_loss(loss) and name not in feature_losses()}
 LOSSES |= {f"divergence {kind}": as_loss(made) for kind, made in DIVERGENCES.items()}
 LOSSES["standardised"] = standardised
 every_loss = over("name", sorted(LOSSES))
@@ -247,7 +248,8 @@ class Vectors(ModelTeacher):
 
 
 GIVEN = {"class_subset": {"classes": (3, 1)}, "kd_rel": {"groups": (0, 0, 1, 2)}}
-CONFIGURED = {name: methods.builder(name)(**GIVEN.get(name, {})) for name in methods.names()}
+ON_LOGITS = [name for name in methods.names() if name not in ON_LAYERS]
+CONFIGURED = {name: methods.builder(name)(**GIVEN.get(name, {})) for name in ON_LOGITS}
 CONFIGURED |= {
     "hard, smoothed": methods.hard(label_smoothing=0.1),
     "deit, soft": methods.deit(decision=False),

@@ -124,6 +124,17 @@ def test_zeros_and_equal_examples_have_finite_values_and_gradients(name):
 
 
 @every_loss
+def test_nan_in_either_feature_is_never_a_finite_loss(name):
+    for who in (0, 1):
+        given = features(name)
+        given[who].flatten()[7] = torch.nan
+        try:
+            assert not torch.isfinite(value(name, *given)), who
+        except InputError:
+            continue
+
+
+@every_loss
 def test_the_gradient_belongs_to_the_value_and_none_reaches_the_teacher(name):
     student, teacher = features(name, 3)
     assert torch.autograd.gradcheck(lambda each: value(name, each, teacher), (student.requires_grad_(),))

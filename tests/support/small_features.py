@@ -27,6 +27,25 @@ ELSEWHERE = {"crd", "weight_matching"}
 """Losses with other arguments: tests/unit/test_contrast.py and test_losses_of_layers.py test them."""
 
 
+STAGES, BLOCKS, TOKENS = {"layers": ["stem", "stage1"]}, {"layers": ["blocks.0", "blocks.1"]}, {"layers": "blocks.1"}
+POOL, CLASS_TOKEN, LAST = {"layers": "pool"}, {"layers": "head@input"}, {"layers": "stage1"}
+ON_LAYERS = {
+    "activation_boundary": {"cnn": STAGES},
+    "attention_transfer": {"cnn": STAGES, "vit": BLOCKS},
+    "correlation_congruence": {"cnn": {**POOL, "embed": 3}, "vit": CLASS_TOKEN},
+    "fsp": {"cnn": {**STAGES, "projection": "conv_bn"}, "vit": {**BLOCKS, "projection": "conv_bn"}},
+    "hint": {"cnn": LAST, "vit": TOKENS},
+    "ickd": {"cnn": LAST, "vit": TOKENS},
+    "nst": {"cnn": STAGES, "vit": BLOCKS},
+    "ofd": {"cnn": STAGES},
+    "pkt": {"cnn": POOL, "vit": CLASS_TOKEN},
+    "rkd": {"cnn": POOL, "vit": CLASS_TOKEN},
+    "similarity_preserving": {"cnn": LAST, "vit": TOKENS},
+    "vid": {"cnn": STAGES, "vit": TOKENS},
+}
+"""What the builder of a method on layers is given, by the kind of networks; those on tokens alone have no cnn's row."""
+
+
 def feature_losses():
     """Return the public losses on features: those whose first argument is the student's."""
     public = {name: getattr(losses, name) for name in losses.__all__}

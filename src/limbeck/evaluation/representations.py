@@ -132,6 +132,7 @@ def attention_map(features: Tensor) -> Tensor:
     return torch.where(largest > 0, energy / largest.clamp_min(torch.finfo(energy.dtype).tiny), 0.0)
 
 
+@checked
 def has_attention_map(shape: Sequence[int]) -> bool:
     """Return whether features of a shape have a map of more than one place.
 

@@ -49,7 +49,7 @@ def activation_boundary(
     """
     checks.non_negative("margin", margin)
     student, teacher = same_shape(student, teacher)
-    signed = torch.where(teacher > 0, student, -student)
+    signed = torch.where(teacher > 0, student, torch.where(teacher <= 0, -student, torch.nan))
     return reduce((margin - signed).clamp_min(0.0).square().flatten(1).sum(1), None, reduction)
 
 

@@ -299,6 +299,7 @@ def dark_rank(
             "student: found 1 example, expected 2 or more, whose distances are compared; use a larger batch"
         )
     own, other = (compute_dtype(only_counted(each, mask)) for each in (student, teacher.detach()))
+    own = own + 0.0 * other.sum(-1, keepdim=True)  # NaN of the teacher, which an order would hide
     if normalise:
         own, other = unit(own), unit(other)
     if not len(own):
@@ -323,7 +324,7 @@ def dark_rank(
 def _scores(features: Tensor, nearest: Tensor, alpha: float, beta: float) -> Tensor:
     """Return -α·‖x_i - x_j‖^β of each example i and its neighbours j: (N, n)."""
     squares = (features.unsqueeze(1) - features[nearest]).square().sum(-1)
-    apart = squares > 0  # where two examples coincide, the distance has no gradient
+    apart = squares != 0  # where two examples coincide, the distance has no gradient
     return -alpha * torch.where(apart, torch.where(apart, squares, 1.0) ** (beta / 2), 0.0)
 
 
