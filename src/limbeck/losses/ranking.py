@@ -309,7 +309,7 @@ def dark_rank(
     left_out = torch.eye(len(own), dtype=torch.bool, device=own.device) | ~counted
     distances, order = distances.masked_fill(left_out, torch.inf).sort(dim=-1, stable=True)
     nearest = order[:, : min(n, len(own) - 1)]
-    there = distances[:, : nearest.shape[1]].isfinite()  # fewer, where the mask leaves fewer
+    there = ~distances[:, : nearest.shape[1]].isposinf()  # fewer, where the mask leaves fewer
     ours = _scores(own, nearest, alpha, beta).masked_fill(~there, -torch.inf)
     if not soft:
         return reduce(_order_losses(ours), counted, reduction)
