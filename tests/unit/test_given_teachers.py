@@ -12,7 +12,7 @@ from limbeck.data import TensorSet
 from limbeck.errors import ModelError, RecipeError, RunError
 from limbeck.evaluation import evaluate
 from limbeck.experiment.check import rehearse
-from limbeck.experiment.prepare import as_teacher, prepare
+from limbeck.experiment.prepare import as_teacher, build_student, prepare
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher, wrap_teacher
@@ -158,6 +158,19 @@ def test_a_checkpoint_is_given_too_and_its_resolved_recipe_says_so(tmp_path):
         again = Recipe.parse(recipe.keys, tmp_path / "elsewhere")
         taught = trained_teacher(again, prepare(again), 0, cache=tmp_path / "cache").model
         assert state_digest(taught) == state_digest(model)
+
+
+def test_a_student_starts_from_a_part_of_a_file_and_one_like_it_from_random_weights(tmp_path):
+    """An assistant, or a teacher that is not named, is built like the student, and not from the student's weights."""
+    model = models.mlp((1, 8, 8), 10, hidden=(4,))
+    torch.save({"state_dict": {f"net.{name}": each for name, each in model.state_dict().items()}}, tmp_path / "s.ckpt")
+    keys = {"kind": "mlp", "hidden": [4], "checkpoint": "s.ckpt", "key": "state_dict.net"}
+    recipe = Recipe.parse({**TINY, "student": {"model": keys}}, tmp_path)
+    for each in (recipe, Recipe.parse(recipe.keys, tmp_path / "elsewhere")):
+        assert state_digest(build_student(each, prepare(each), 0)) == state_digest(model)
+        assert each.teacher.members[0].learns
+        assert set(each.keys["teacher"]["model"]).isdisjoint({"checkpoint", "key"})
+    assert state_digest(build_student(recipe.without_checkpoints(), prepare(recipe), 0)) != state_digest(model)
 
 
 MISTAKES = [
