@@ -11,7 +11,9 @@ from limbeck import models
 from limbeck.config import load_recipe
 from limbeck.experiment.layers import layers_of, read_layers
 from limbeck.layers import Layers
+from limbeck.models.layers import TransformedInput
 from limbeck.outputs import run_model
+from limbeck.teachers import RestrictedModel
 from walk import over
 
 RECIPE = {"name": "pairs", "data": {"kind": "digits"}, "student": {"model": {"kind": "resnet8"}}, "seeds": [0]}
@@ -120,9 +122,11 @@ def test_modules_that_give_nothing_are_listed_without_a_shape_and_the_last_call_
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_house_networks_are_listed_with_their_stages_and_pre_activations():
+@over("wrapped", [False, True])
+def test_house_networks_are_listed_with_their_stages_and_pre_activations(wrapped):
     model = models.wrn((3, 8, 8), 4, depth=10, width=1)
-    found = layers_of(model, lambda: model(torch.zeros(2, 3, 8, 8)))
+    outer = TransformedInput(RestrictedModel(model, [2, 0], 4), (8, 8), None, None) if wrapped else model
+    found = layers_of(outer, lambda: run_model(outer, torch.zeros(2, 3, 4, 4)).logits)
     assert [layer.path for layer in found.stages] == ["stage1", "stage2", "stage3"]
     assert {layer.path: layer.preactivation for layer in found.layers if layer.preactivation} == model.preactivations
 

@@ -145,8 +145,9 @@ def layers_of(model: nn.Module, ask: Callable[[], Tensor], name: str = "") -> Ne
         for path, (_, value) in given.items()
         if isinstance(value, Tensor) and value.dim() and len(value) == len(logits)
     }
-    declared = getattr(model, "preactivations", {})
-    stages, pooled = set(_stages(model, given, shapes)), _pooled(model, given, shapes, logits)
+    inside = _inside(model)
+    declared = getattr(inside, "preactivations", {})
+    stages, pooled = set(_stages(inside, given, shapes)), _pooled(model, given, shapes, logits)
     layers = []
     for path, module in _modules(model).items():
         if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
@@ -158,6 +159,15 @@ def layers_of(model: nn.Module, ask: Callable[[], Tensor], name: str = "") -> Ne
 
 _Given = Mapping[str, tuple[nn.Module, Any]]
 _Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _inside(model: nn.Module) -> nn.Module:
+    """Return the network inside of wrappers, which are in no path."""
+    children = list(model.named_children())
+    while len(children) == 1 and not canonical_path(children[0][0]):
+        model = children[0][1]
+        children = list(model.named_children())
+    return model
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
