@@ -1,6 +1,7 @@
 """Mean teacher: the average that teaches, its weight's rise, exact resume, and what it refuses."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import Loader, TensorSet
 from limbeck.errors import InputError, RecipeError
 from limbeck.experiment.prepare import prepare
+from limbeck.features import FeatureTerm
 from limbeck.losses import cross_entropy, kl
+from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
 from limbeck.schemes.mean_teacher import MeanTeacherDistiller
 from limbeck.training import Training, WeightAverage, fit
@@ -33,6 +36,28 @@ def samples():
     labels = torch.randint(3, (40,), generator=draw)
     labels[::3] = UNLABELLED
     return TensorSet.of(torch.randn(40, 6, generator=draw), labels, classes=3)
+
+
+class Nearness(FeatureTerm):
+    def compare(self, student, teacher, number):
+        return (student - teacher).square().mean(1)
+
+
+def test_features_are_those_of_the_average():
+    student, mean = net(), net()
+    distiller = MeanTeacherDistiller(student, Objective([Nearness("near", 1.0, {"1": "1"})]))
+    batch = samples().batch(torch.arange(8), augment=None, seed=0, view=0)
+    distiller.build(batch)
+    assert distiller(batch, 0).total.item() == 0
+    with torch.no_grad():
+        for weights in student.parameters():
+            weights += 0.1
+    distiller.average_teacher.average = SimpleNamespace(state=mean.state_dict())
+    taught = mean[:2](batch.inputs).detach()
+    expected = (student[:2](batch.inputs) - taught).square().mean()
+    torch.testing.assert_close(distiller(batch, 0).total, expected)
+    assert torch.equal(distiller.average_teacher(batch, {"a": "1"}).features["a"], taught)
+    assert not any(module._forward_hooks for module in student.modules())
 
 
 def test_the_training_is_that_of_a_loop_by_hand():

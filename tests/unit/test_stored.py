@@ -11,12 +11,17 @@ from torch import nn
 
 from limbeck import methods
 from limbeck.batch import Batch
+from limbeck.config import Recipe
 from limbeck.data import Augment, LazySet, Loader, TensorSet
 from limbeck.distiller import Distiller
-from limbeck.errors import InputError
+from limbeck.errors import InputError, MemoryLimitError
+from limbeck.experiment.prepare import as_teacher, build_teacher, prepare
+from limbeck.experiment.teacher import wrap_teacher
+from limbeck.features import FeatureTerm
+from limbeck.objective import Objective
 from limbeck.outputs import Outputs, Tap
 from limbeck.teacher import Teacher
-from limbeck.teachers import ModelTeacher, StoredTeacher, store
+from limbeck.teachers import EnsembleTeacher, ModelTeacher, StoredTeacher, store
 from limbeck.training import fit
 from walk import over
 
@@ -146,12 +151,113 @@ def test_the_view_of_no_augmentation_is_the_sample_itself():
     torch.testing.assert_close(stored(batch).logits, ModelTeacher(network())(batch).logits)
 
 
-def test_features_are_refused():
-    stored = store(telling(), numbered())
-    batch = next(Loader(numbered(), 4, seed=0).epoch(0))
-    with pytest.raises(InputError, match=r"it has only logits, but the objective reads the features \['hint'\]"):
-        stored(batch, {"hint": "0"})
-    assert torch.equal(stored(batch, {}).logits, stored(batch).logits)
+def _doubled(feature):
+    return 2 * feature
+
+
+PLACES = {"first": "1", "before": Tap("3", side="input"), "doubled": Tap("1", _doubled)}
+
+
+def test_features_that_are_stored_are_the_live_teachers_and_are_looked_up_by_place():
+    samples, teacher = images(), ModelTeacher(network())
+    stored = store(teacher, samples, batch_size=4, taps=PLACES)
+    for batch in Loader(samples, 5, seed=0).epoch(0):
+        expected = teacher(batch, PLACES).features
+        for name, tap in PLACES.items():
+            found = stored(batch, {"renamed": tap})
+            assert not found.features["renamed"].requires_grad
+            torch.testing.assert_close(found.features, {"renamed": expected[name]})
+            torch.testing.assert_close(found.logits, teacher(batch).logits)
+    assert torch.equal(
+        stored(batch, {"a": "module.1", "b": "1"}).features["a"], stored(batch, {"b": "1"}).features["b"]
+    )
+
+
+def test_features_that_are_not_stored_are_refused_with_what_is_held():
+    batch = next(Loader(images(), 4, seed=0).epoch(0))
+    stored = store(ModelTeacher(network()), images(), taps=PLACES)
+    for tap, held in (("3", "'3'"), (Tap("1", side="input"), "'1@input'"), (Tap("1", torch.neg), "'1'")):
+        with pytest.raises(InputError) as caught:
+            stored(batch, {"hint": tap})
+        assert str(caught.value) == (
+            f"stored teacher: it does not hold the feature {held}, which the objective reads; it holds '1', '3@input',"
+            " '1'. Store it with the answers (store(..., taps=...)), or ask the teacher for every batch (store: false)"
+        )
+    bare = store(ModelTeacher(network()), images())
+    with pytest.raises(InputError, match="it holds none"):
+        bare(batch, {"hint": "1"})
+    assert torch.equal(bare(batch, {}).logits, bare(batch).logits)
+
+
+def test_features_beyond_memory_are_refused_before_the_teacher_answers_the_set(monkeypatch):
+    asked = []
+    teacher = ModelTeacher(network(), transform=lambda inputs: asked.append(len(inputs)) or inputs)
+    size = SIZE * 8 * 4
+    monkeypatch.setattr("limbeck.teachers.stored.memory_bytes", lambda: 4 * size - 1)
+    with pytest.raises(MemoryLimitError, match=rf"^taps: '1' of {SIZE} samples take {size} bytes, more than a quarter"):
+        store(teacher, images(), taps={"a": "1", "b": "1"})  # one place is stored once
+    assert asked == [1]
+    monkeypatch.setattr("limbeck.teachers.stored.memory_bytes", lambda: 4 * size)
+    assert store(teacher, images(), taps={"a": "1"}).features.keys() == {Tap("1")}
+
+
+def test_features_decide_the_fingerprint_and_have_a_row_for_each_answer():
+    samples, teacher = images(), ModelTeacher(network())
+    prints = {store(teacher, samples, taps=taps).fingerprint() for taps in ({}, {"a": "1"}, {"a": "3"}, {"b": "3"})}
+    assert len(prints) == 3
+    with pytest.raises(InputError, match=r"features: found \(2, 4\) for 'pool', expected \(3, ...\)"):
+        StoredTeacher(torch.zeros(3, 2), torch.arange(3), source="here", features={"pool": torch.zeros(2, 4)})
+
+
+def test_the_members_of_an_ensemble_are_stored_with_no_features():
+    ensemble = EnsembleTeacher([ModelTeacher(network(seed)) for seed in (0, 1)])
+    with pytest.raises(InputError, match="ensemble: it has only logits in common"):
+        store(ensemble, images(), taps={"a": "1"})
+
+
+def test_features_of_a_recipes_teacher_are_stored_where_they_fit(monkeypatch):
+    keys = {
+        "name": "tiny",
+        "data": {"kind": "digits"},
+        "teacher": {"model": {"kind": "cnn", "channels": [2, 3]}, "training": {"epochs": 1}},
+        "student": {"model": {"kind": "mlp", "hidden": [4]}},
+        "training": {"epochs": 1},
+    }
+
+    def wrapped(**changes):
+        recipe = Recipe.parse(keys | {"method": {"name": "rkd", "layers": "pool"}} | changes)
+        parts = prepare(recipe)
+        return recipe, parts, wrap_teacher(recipe, build_teacher(recipe, parts, 0), parts)
+
+    recipe, parts, stored = wrapped()
+    assert isinstance(stored, StoredTeacher)
+    batch = parts.transfer.batch(torch.arange(5), augment=None, seed=0, view=0)
+    taps = recipe.inspected.taps("teacher")
+    live = as_teacher(recipe, build_teacher(recipe, parts, 0))(batch, taps)
+    torch.testing.assert_close(stored(batch, taps).features, live.features)
+    for changes in (
+        {"teacher": keys["teacher"] | {"store": False}},
+        {"training": {"epochs": 1, "augment": {"shift": 1}}},
+    ):
+        assert isinstance(wrapped(**changes)[2], ModelTeacher)
+    monkeypatch.setattr("limbeck.teachers.stored.memory_bytes", lambda: 4 * (len(parts.transfer) * 3 * 4 - 1))
+    assert isinstance(wrapped()[2], ModelTeacher)
+    assert isinstance(wrapped(method={"name": "kd"})[2], StoredTeacher)
+
+
+class Nearness(FeatureTerm):
+    def compare(self, student, teacher, number):
+        return (student - teacher).square().mean(1)
+
+
+def test_a_term_on_stored_features_trains_as_on_live_ones():
+    samples, students = images(), []
+    for taught in (ModelTeacher(network(1)), store(network(1), samples, taps={"any": "3"})):
+        student = network(2)
+        objective = methods.kd() + Objective([Nearness("nearness", 1.0, {"3": "3"})])
+        fit(Distiller(student, taught, objective), samples, epochs=2, batch_size=8, learning_rate=0.1)
+        students.append(student.state_dict())
+    torch.testing.assert_close(students[0], students[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

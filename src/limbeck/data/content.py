@@ -20,6 +20,7 @@ __all__ = [
     "checked_group_names",
     "checked_groups",
     "checked_labels",
+    "memory_bytes",
     "narrowed",
     "normalisation",
     "raw_bytes",
@@ -40,12 +41,12 @@ _CONSTANT = 2e-15
 
 def check_fits(name: str, size: int) -> None:
     """Require that so many bytes, of which a file or a recipe only tells as yet, fit into this machine's memory."""
-    memory = _memory()
+    memory = memory_bytes()
     if size > memory:
         raise DataError(f"{name}: needs {size:,} bytes, but this machine has {memory:,}; make it smaller")
 
 
-def _memory() -> int:
+def memory_bytes() -> int:
     """Return how many bytes this machine has."""
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -14,7 +14,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.experiment.cost import Compute, forward_flops, spent, spent_by_peers
 from limbeck.experiment.prepare import SeedBuilder, as_teacher
-from limbeck.experiment.teacher import TrainedTeacher, wrap_teacher
+from limbeck.experiment.teacher import TrainedTeacher, storable, wrap_teacher
 from limbeck.peers import Peer, fit_together
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
@@ -104,9 +104,10 @@ class SeedContext(SeedBuilder):
     def judge(self, model: nn.Module) -> Teacher:
         """Make a trained network a teacher that answers for the held-out part."""
         teacher = as_teacher(self.recipe, model)
-        if self.parts.held_out is None or self.inspected.taps("teacher"):
+        held_out = self.parts.held_out
+        if held_out is None or not storable(self.recipe, teacher, held_out):
             return teacher
-        return store(teacher, self.parts.held_out, clean=True)
+        return store(teacher, held_out, clean=True, taps=self.inspected.taps("teacher"))
 
     def place(self, unit: str) -> Path:
         """Return the folder of a unit."""

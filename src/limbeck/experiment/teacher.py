@@ -9,6 +9,7 @@ from torch import nn
 
 from limbeck.batch import UNLABELLED
 from limbeck.config import MemberSpec, Recipe
+from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.evaluation import predict
 from limbeck.experiment.cost import Compute, spent
@@ -18,11 +19,12 @@ from limbeck.runs import cache_folder
 from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels, store
 from limbeck.teachers.mean import selected_weights
+from limbeck.teachers.stored import feature_bytes, feature_limit
 from limbeck.training import Job, Observer
 from limbeck.training.progress import ignore
 from limbeck.training.trained import fit_estimator_or_read, fit_or_read
 
-__all__ = ["TrainedTeacher", "trained_teacher", "wrap_teacher"]
+__all__ = ["TrainedTeacher", "storable", "trained_teacher", "wrap_teacher"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,12 @@ def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
     teacher = as_teacher(recipe, model)
     clean = recipe.teacher.view == "clean"
     exact = clean or not recipe.training.augment.active
-    logits_only = not recipe.inspected.taps("teacher") and not recipe.inspected.needs_network
-    if recipe.teacher.store and exact and logits_only:
-        return store(teacher, parts.transfer, clean=clean)
+    if recipe.teacher.store and exact and storable(recipe, teacher, parts.transfer):
+        return store(teacher, parts.transfer, clean=clean, taps=recipe.inspected.taps("teacher"))
     return teacher
+
+
+def storable(recipe: Recipe, teacher: Teacher, samples: SampleSet) -> bool:
+    """Whether what a recipe's method reads of its teacher can be stored: no network, and no features beyond memory."""
+    taps = recipe.inspected.taps("teacher")
+    return not recipe.inspected.needs_network and (not taps or feature_bytes(teacher, samples, taps) <= feature_limit())

@@ -142,7 +142,7 @@ class Trials:
     def _answering(self, candidate: Recipe, taught: TrainedTeacher) -> Teacher:
         """Return the teacher of all candidates that are alike in what it is asked; its answers are computed once."""
         taps = tuple(sorted(candidate.inspected.taps("teacher")))
-        key = (id(taught), candidate.training.augment, taps)
+        key = (id(taught), candidate.training.augment, taps, candidate.inspected.needs_network)
         if key not in self._answers:
             self._answers[key] = wrap_teacher(candidate, taught.model, self.parts)
         return self._answers[key]

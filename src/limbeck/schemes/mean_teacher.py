@@ -47,12 +47,10 @@ class AverageTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the outputs; features are not read."""
-        if taps:
-            raise InputError(f"mean teacher: the objective reads the features {sorted(taps)} of the teacher; use kd")
+        """Return the outputs, with the features that `taps` name."""
         student, inputs = self._student[0], batch.inputs if self.view is None else batch.views[self.view]
         with evaluating(student):
-            return run_model(_Under(student, self.average), inputs, task=batch.task).detach()
+            return run_model(_Under(student, self.average), inputs, taps, task=batch.task).detach()
 
     def to(self, device: torch.device | str) -> "AverageTeacher":
         """Return the teacher; its weights are where the student's are."""
@@ -64,17 +62,17 @@ class AverageTeacher:
 
 
 class _Under(nn.Module):
-    """A network under other weights."""
+    """A network under other weights; `module` is no part of a path, so that the paths are the network's own."""
 
     def __init__(self, model: nn.Module, average: Average | None) -> None:
         super().__init__()
-        self._model = (model,)
+        self.module = model
         self._average = average
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         if self._average is None:
-            return self._model[0](*inputs, **named)
-        return functional_call(self._model[0], dict(self._average.state), inputs, named)
+            return self.module(*inputs, **named)
+        return functional_call(self.module, dict(self._average.state), inputs, named)
 
 
 class MeanTeacherDistiller(Distiller):

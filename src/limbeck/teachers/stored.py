@@ -10,21 +10,22 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.batch import Batch
-from limbeck.data import Loader
-from limbeck.data.content import raw_bytes
+from limbeck.data import Loader, SampleSet
+from limbeck.data.content import memory_bytes, raw_bytes
 from limbeck.data.foreign import samples_of
 from limbeck.data.sources import Source
-from limbeck.errors import InputError, ModelError
+from limbeck.errors import InputError, MemoryLimitError, ModelError
+from limbeck.networks import canonical_path
 from limbeck.outputs import Members, Outputs, Tap
-from limbeck.teacher import ClassVectors, Teacher, refuse_taps
+from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.teachers.rows import Rows
 
-__all__ = ["StoredTeacher", "store"]
+__all__ = ["StoredTeacher", "feature_bytes", "feature_limit", "store"]
 
 
 class StoredTeacher:
-    """Stored logits, looked up by sample index.
+    """Stored logits, and perhaps features, looked up by sample index.
 
     A batch from another set than `source`, a sample without a stored answer and, unless `clean`, an augmented batch
     raise an error: a stored answer for another view would be a wrong target.
@@ -37,6 +38,7 @@ class StoredTeacher:
         origin: whose answers these are, class vectors included, for the fingerprint.
         members: for an ensemble, each member's logits (M, n, K).
         class_vectors: (K, d), the rows of the last linear layer of the network that answered.
+        features: (n, ...) by the place in the network that they were read at.
 
     Raises:
         InputError: if the shapes disagree or an index is repeated.
@@ -58,6 +60,7 @@ class StoredTeacher:
         origin: str = "",
         members: Members | None = None,
         class_vectors: Tensor | None = None,
+        features: Mapping[str | Tap, Tensor] | None = None,
     ) -> None:
         if logits.ndim < 2 or len(logits) != len(index):
             raise InputError(f"logits {tuple(logits.shape)}, index {tuple(index.shape)}: expected (n, K) and (n,)")
@@ -66,7 +69,13 @@ class StoredTeacher:
                 f"members' logits {tuple(members.logits.shape)}, logits {tuple(logits.shape)}: expected (M, n, K) and"
                 " (n, K)"
             )
+        for place, feature in (features or {}).items():
+            if len(feature) != len(logits):
+                raise InputError(
+                    f"features: found {tuple(feature.shape)} for {_said(_place(place))}, expected ({len(logits)}, ...)"
+                )
         self.logits = logits
+        self.features = {_place(place): feature for place, feature in (features or {}).items()}
         self.origin = origin
         self.rows = Rows(index, source=source, clean=clean)
         self._mean = members
@@ -79,13 +88,22 @@ class StoredTeacher:
         return self.rows.index
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the stored logits of a batch's samples, and of an ensemble those of its members."""
-        refuse_taps(taps, "stored teacher", "logits", "ask the teacher for every batch (store: false)")
-        if self._mean is None or self._members is None:
-            (logits,) = self.rows.look_up(batch, [self.logits])
-            return Outputs(logits)
-        logits, members = self.rows.look_up(batch, [self.logits, self._members])
-        return Outputs(logits, members=replace(self._mean, logits=members.transpose(0, 1)))
+        """Return the stored logits and features of a batch's samples, and of an ensemble the logits of its members."""
+        wanted = {name: _place(tap) for name, tap in (taps or {}).items()}
+        if lacking := [place for place in wanted.values() if place not in self.features]:
+            held = ", ".join(map(_said, self.features)) or "none"
+            raise InputError(
+                f"stored teacher: it does not hold the feature {_said(lacking[0])}, which the objective reads; it holds"
+                f" {held}. Store it with the answers (store(..., taps=...)), or ask the teacher for every batch"
+                " (store: false)"
+            )
+        tables = [self.logits, *(self.features[place] for place in wanted.values())]
+        members = [] if self._mean is None or self._members is None else [self._members]
+        logits, *found = self.rows.look_up(batch, [*tables, *members])
+        answer = Outputs(logits, dict(zip(wanted, found, strict=False)))
+        if self._mean is None or not members:
+            return answer
+        return replace(answer, members=replace(self._mean, logits=found[-1].transpose(0, 1)))
 
     def class_vectors(self, classes: int | None = None) -> Tensor:
         """Return the class vectors that were stored with the answers; ModelError where there are none."""
@@ -99,6 +117,7 @@ class StoredTeacher:
     def to(self, device: torch.device | str) -> "StoredTeacher":
         """Place the tables on a device."""
         self.logits = self.logits.to(device)
+        self.features = {place: feature.to(device) for place, feature in self.features.items()}
         self._members = None if self._members is None else self._members.to(device)
         self._vectors = None if self._vectors is None else self._vectors.to(device)
         self.rows.to(device)
@@ -113,6 +132,9 @@ class StoredTeacher:
             tables.append(self._members)
         if self._vectors is not None and not self.origin:
             tables.append(self._vectors)
+        for place, feature in self.features.items():
+            digest.update(f" {_said(place)} {tuple(feature.shape)}".encode())
+            tables.append(feature)
         for tensor in tables:
             digest.update(raw_bytes(tensor))
         return digest.hexdigest()
@@ -126,10 +148,12 @@ def store(
     batch_size: int = 1024,
     device: torch.device | str = "cpu",
     clean: bool = False,
+    taps: Mapping[str, str | Tap] | None = None,
 ) -> StoredTeacher:
     """Ask a teacher once about every sample, unaugmented, and return a teacher that looks the answers up.
 
     For an ensemble, the members' answers are stored; for a network with a linear last layer, its class vectors.
+    Features are stored if they fit into a quarter of the machine's memory: vectors do, the maps of a large set may not.
 
     Args:
         teacher: a network, which stays unchanged, or another `Teacher`.
@@ -137,6 +161,7 @@ def store(
         batch_size: samples for each call of the teacher.
         device: where the teacher answers.
         clean: use the answers for augmented samples too; the teacher then sees the clean view.
+        taps: {name: path of a module, or a `Tap`}, the features to store, as for `limbeck.capture`.
 
     Returns:
         The stored answers.
@@ -144,6 +169,7 @@ def store(
     Raises:
         InputError: if the samples are a dataset or loader, which gives samples no identity to look answers up by.
         DataError: if the samples differ each time they are fetched.
+        MemoryLimitError: if the features are too large to be stored.
 
     Example:
         >>> import limbeck as lb
@@ -163,10 +189,17 @@ def store(
     teacher.to(device)
     samples = samples.to(device)
     samples.require_repeatable()
+    if taps and (size := feature_bytes(teacher, samples, taps)) > feature_limit():
+        named = ", ".join(dict.fromkeys(_said(_place(tap)) for tap in taps.values()))
+        raise MemoryLimitError(
+            f"taps: {named} of {len(samples):,} samples take {size:,} bytes,"
+            f" more than a quarter of this machine's memory ({feature_limit():,}); store a smaller layer, such as the"
+            " pooled one, or ask the teacher for every batch (store: false)"
+        )
     loader = Loader(samples, batch_size, seed=0, shuffle=False, clean_view=clean)
     answers, index = [], []
     for batch in loader.epoch(0):
-        answers.append(teacher(batch.to(device)))
+        answers.append(teacher(batch.to(device), taps) if taps else teacher(batch.to(device)))
         index.append(batch.index)
     logits = torch.cat([answer.logits for answer in answers])
     return StoredTeacher(
@@ -177,7 +210,31 @@ def store(
         origin=_origin(teacher),
         members=_joined([answer.members for answer in answers]),
         class_vectors=_class_vectors(teacher, logits.shape[-1]),
+        features={tap: torch.cat([answer.features[name] for answer in answers]) for name, tap in (taps or {}).items()},
     )
+
+
+def feature_bytes(teacher: Teacher, samples: SampleSet, taps: Mapping[str, str | Tap]) -> int:
+    """Return how many bytes a teacher's features of a set take, from those of its first sample."""
+    batch = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
+    features = teacher(batch, taps).features
+    once = {_place(tap): features[name] for name, tap in taps.items()}
+    return len(samples) * sum(feature.numel() * feature.element_size() for feature in once.values())
+
+
+def feature_limit() -> int:
+    """Return how many bytes of features are stored at most: a quarter of the machine's memory."""
+    return memory_bytes() // 4
+
+
+def _place(tap: str | Tap) -> Tap:
+    """Return a tap by which a feature is looked up: its path as it is without wrappers."""
+    tap = Tap(tap) if isinstance(tap, str) else tap
+    return replace(tap, path=canonical_path(tap.path))
+
+
+def _said(tap: Tap) -> str:
+    return f"'{tap.path}'" if tap.side == "output" else f"'{tap.path}@{tap.side}'"
 
 
 def _origin(teacher: Teacher) -> str:
