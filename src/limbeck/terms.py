@@ -34,6 +34,7 @@ __all__ = [
     "beside_logits",
     "count_labelled",
     "counted_outputs",
+    "label_shares",
     "require_classes",
 ]
 
@@ -337,6 +338,37 @@ def count_labelled(batch: Batch) -> Tensor | int:
         tensor(1)
     """
     return 0 if batch.labels is None else batch.task.count(batch.labelled())
+
+
+@checked
+def label_shares(batch: Batch, teacher_logits: Tensor) -> Tensor:
+    """Return the class of each example as a distribution: its label, or the teacher's top class where it has none.
+
+    Args:
+        batch: of one class an example, or mixed of two.
+        teacher_logits: (N, K) floating point.
+
+    Returns:
+        (N, K) of 0 and 1, in the logits' type; for a mixed example the shares of its two labels.
+
+    Raises:
+        InputError: if the logits are not (N, K).
+
+    Example:
+        >>> label_shares(Batch.of(torch.zeros(2, 3), torch.tensor([1, -100])), torch.tensor([[4.0, 0.0], [4.0, 0.0]]))
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    if teacher_logits.dim() != 2 or len(teacher_logits) != len(batch):
+        raise InputError(f"teacher_logits: found shape {tuple(teacher_logits.shape)}, expected ({len(batch)}, K)")
+    top = teacher_logits.argmax(1)
+
+    def one_hot(labels: Tensor | None) -> Tensor:
+        known = top if labels is None else torch.where(labels == UNLABELLED, top, labels)
+        return torch.zeros_like(teacher_logits).scatter_(1, known[:, None], 1.0)
+
+    own = one_hot(batch.labels)
+    return own if batch.mix is None else torch.lerp(one_hot(batch.mix.labels), own, batch.mix.share.to(own)[:, None])
 
 
 @checked

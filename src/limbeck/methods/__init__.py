@@ -14,17 +14,24 @@ from limbeck.errors import InputError, one_of
 from limbeck.methods.activation_boundary import activation_boundary
 from limbeck.methods.attention_transfer import attention_transfer
 from limbeck.methods.bounded_regression import bounded_regression
+from limbeck.methods.bss import bss
+from limbeck.methods.cat_kd import cat_kd
 from limbeck.methods.correlation_congruence import correlation_congruence
+from limbeck.methods.crd import crd
 from limbeck.methods.cwtm import cwtm
 from limbeck.methods.deit import deit
 from limbeck.methods.dist import dist
 from limbeck.methods.dkd import dkd
+from limbeck.methods.factor_transfer import factor_transfer
 from limbeck.methods.fsp import fsp
+from limbeck.methods.grad_cam import grad_cam
 from limbeck.methods.hard import hard
 from limbeck.methods.hint import hint
 from limbeck.methods.ickd import ickd
+from limbeck.methods.input_gradient import input_gradient
 from limbeck.methods.kd import kd
 from limbeck.methods.logit_matching import logit_matching
+from limbeck.methods.mgd import mgd
 from limbeck.methods.nst import nst
 from limbeck.methods.ofd import ofd
 from limbeck.methods.pkt import pkt
@@ -41,9 +48,12 @@ from limbeck.methods.presets import (
     tf_kd,
     tf_kd_self,
 )
+from limbeck.methods.review_kd import review_kd
 from limbeck.methods.rkd import rkd
 from limbeck.methods.similarity_preserving import similarity_preserving
+from limbeck.methods.srrl import srrl
 from limbeck.methods.vid import vid
+from limbeck.methods.vkd import vkd
 from limbeck.objective import Objective
 
 __all__ = [
@@ -51,19 +61,25 @@ __all__ = [
     "activation_boundary",
     "attention_transfer",
     "bounded_regression",
+    "bss",
     "builder",
     "card",
+    "cat_kd",
     "class_subset",
     "correlation_congruence",
+    "crd",
     "cwtm",
     "deit",
     "dist",
     "dkd",
     "dkpp",
+    "factor_transfer",
     "fsp",
+    "grad_cam",
     "hard",
     "hint",
     "ickd",
+    "input_gradient",
     "kd",
     "kd_pt",
     "kd_rel",
@@ -73,15 +89,19 @@ __all__ = [
     "label_smoothing",
     "logit_matching",
     "logit_standardisation",
+    "mgd",
     "names",
     "nst",
     "ofd",
     "pkt",
+    "review_kd",
     "rkd",
     "similarity_preserving",
+    "srrl",
     "tf_kd",
     "tf_kd_self",
     "vid",
+    "vkd",
 ]
 
 
