@@ -49,7 +49,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
         return torch.optim.AdamW(
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused or None
         )
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
@@ -57,6 +57,10 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
         weight_decay=settings.weight_decay,
         fused=fused or None,
     )
+    if fused and settings.momentum:  # the fused step fails where some parameters have had no gradient before, and others
+        for parameter in trainable:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def make_dense(optimizer: torch.optim.Optimizer) -> None:
