@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck import ranks
 from limbeck.batch import Batch
@@ -26,6 +27,7 @@ __all__ = [
     "by_token",
     "paired_layers",
     "require_negative",
+    "require_two",
 ]
 
 _AXES = {2: "vectors (N, d)", 3: "tokens (N, L, d)", 4: "maps (N, C, H, W)"}
@@ -374,6 +376,27 @@ def require_negative(teacher: Tensor) -> None:
         raise InputError(
             "the teacher's has no number below 0, so that it is behind a ReLU; name what the ReLU reads, such as"
             " stage3@preactivation or stage3.-1@input"
+        )
+
+
+def require_two(term: str, projection: nn.Module, samples: int) -> None:
+    """Require two samples for a projection whose batch normalisation has one value of each channel for a sample.
+
+    Args:
+        term: its name.
+        projection: of the term.
+        samples: of the batch.
+
+    Raises:
+        InputError: if there is one sample, and batch normalisation in training mode.
+
+    Example:
+        >>> require_two("srrl", nn.BatchNorm1d(3), 2)
+    """
+    if samples == 1 and any(each.training for each in projection.modules() if isinstance(each, _BatchNorm)):
+        raise InputError(
+            f"term '{term}': found a batch of 1 sample, expected 2 or more for the batch normalisation of its"
+            " projection; raise batch_size, or leave the last partial batch out"
         )
 
 

@@ -359,8 +359,9 @@ def label_shares(batch: Batch, teacher_logits: Tensor) -> Tensor:
         tensor([[0., 1.],
                 [1., 0.]])
     """
-    if teacher_logits.dim() != 2 or len(teacher_logits) != len(batch):
-        raise InputError(f"teacher_logits: found shape {tuple(teacher_logits.shape)}, expected ({len(batch)}, K)")
+    if teacher_logits.dim() != 2 or len(teacher_logits) != len(batch) or not teacher_logits.is_floating_point():
+        found = f"{str(teacher_logits.dtype).removeprefix('torch.')} {tuple(teacher_logits.shape)}"
+        raise InputError(f"teacher_logits: found {found}, expected floating-point logits ({len(batch)}, K)")
     top = teacher_logits.argmax(1)
 
     def one_hot(labels: Tensor | None) -> Tensor:

@@ -29,19 +29,28 @@ ELSEWHERE = {"crd", "weight_matching"}
 
 STAGES, BLOCKS, TOKENS = {"layers": ["stem", "stage1"]}, {"layers": ["blocks.0", "blocks.1"]}, {"layers": "blocks.1"}
 POOL, CLASS_TOKEN, LAST = {"layers": "pool"}, {"layers": "head@input"}, {"layers": "stage1"}
+FEW = {"negatives": 3, "negatives_of": "others", "dimension": 5}
 ON_LAYERS = {
     "activation_boundary": {"cnn": STAGES},
     "attention_transfer": {"cnn": STAGES, "vit": BLOCKS},
+    "cat_kd": {"cnn": LAST},
     "correlation_congruence": {"cnn": {**POOL, "embed": 3}, "vit": CLASS_TOKEN},
+    "crd": {"cnn": {**POOL, **FEW}, "vit": {**CLASS_TOKEN, **FEW}},
+    "factor_transfer": {"cnn": LAST},
     "fsp": {"cnn": {**STAGES, "projection": "conv_bn"}, "vit": {**BLOCKS, "projection": "conv_bn"}},
+    "grad_cam": {"cnn": STAGES},
     "hint": {"cnn": LAST, "vit": TOKENS},
     "ickd": {"cnn": LAST, "vit": TOKENS},
+    "mgd": {"cnn": STAGES},
     "nst": {"cnn": STAGES, "vit": BLOCKS},
     "ofd": {"cnn": STAGES},
     "pkt": {"cnn": POOL, "vit": CLASS_TOKEN},
+    "review_kd": {"cnn": {"layers": ["stem", "stage1", "pool@output"]}},
     "rkd": {"cnn": POOL, "vit": CLASS_TOKEN},
     "similarity_preserving": {"cnn": LAST, "vit": TOKENS},
+    "srrl": {"cnn": POOL},
     "vid": {"cnn": STAGES, "vit": TOKENS},
+    "vkd": {"cnn": POOL, "vit": CLASS_TOKEN},
 }
 """What the builder of a method on layers is given, by the kind of networks; those on tokens alone have no cnn's row."""
 

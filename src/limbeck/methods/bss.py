@@ -10,7 +10,7 @@ from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError
-from limbeck.losses.reduction import compute_dtype
+from limbeck.losses.reduction import compute_dtype, only_counted
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -80,7 +80,7 @@ class BoundarySamples(Term):
                 f"term '{self.name}': found outputs that cannot be asked again, expected those of a Distiller with a"
                 " network as teacher"
             )
-        own, other = compute_dtype(student.logits), compute_dtype(teacher.logits)
+        own, other = (only_counted(compute_dtype(each.logits), batch.mask) for each in (student, teacher))
         chosen = self._chosen(own.detach(), other, batch)
         if len(chosen) < _FEWEST:
             return own[:0].sum() + 0.0 * own.sum()

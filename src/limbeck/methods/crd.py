@@ -56,6 +56,7 @@ class Contrast(FeatureTerm):
     axes = frozenset({2, 4})
     same_axes = False
     takes_mixed = False
+    relates_examples = True  # through the banks, which each batch changes
     student_bank: Tensor
     teacher_bank: Tensor
     constants: Tensor

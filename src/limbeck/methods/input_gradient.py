@@ -12,7 +12,7 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
 from limbeck.errors import InputError, ModelError
-from limbeck.losses.reduction import compute_dtype, reduce
+from limbeck.losses.reduction import compute_dtype, only_counted, reduce
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -81,7 +81,7 @@ class InputGradient(Term):
             )
         if not len(batch):
             return compute_dtype(student.logits).sum()
-        own, other = compute_dtype(student.logits), compute_dtype(teacher.logits)
+        own, other = (only_counted(compute_dtype(each.logits), batch.mask) for each in (student, teacher))
         cotangents = self._cotangents(own, other, batch, step)
         if batch.mask is not None:
             cotangents = [torch.where(batch.mask[:, None], each, 0.0) for each in cotangents]
@@ -93,6 +93,9 @@ class InputGradient(Term):
             over="sum" if self.of == "full" else "mean",
             reduction="none",
         )
+        for logits in (own, other):  # whose NaN need not reach the gradient
+            failed = (logits.isnan() | logits.isposinf()).any(1)
+            each = torch.where(failed, torch.nan, each)
         return reduce(each, batch.mask, "sum")
 
     def _cotangents(self, student: Tensor, teacher: Tensor, batch: Batch, step: int | None) -> list[Tensor]:

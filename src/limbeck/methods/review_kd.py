@@ -10,8 +10,7 @@ from limbeck import checks, losses
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.card import Card
-from limbeck.errors import InputError
-from limbeck.features import FeatureTerm
+from limbeck.features import FeatureTerm, require_two
 from limbeck.layers import LayerPairs
 from limbeck.objective import Objective, Setup
 from limbeck.outputs import Outputs
@@ -107,11 +106,8 @@ class KnowledgeReview(FeatureTerm):
         step: int | None,
     ) -> Tensor:
         maps = [_as_map(each) for each in students]
-        if self.training and len(batch) == 1 and any(each[0, 0].numel() == 1 for each in maps):
-            raise InputError(
-                f"term '{self.name}': found a batch of 1 sample, expected 2 or more for the batch normalisation of a"
-                " map of 1 position; raise batch_size, or leave the last partial batch out"
-            )
+        if any(each[0, 0].numel() == 1 for each in maps):
+            require_two(self.name, self.projections[0], len(batch))
         reviewed = self.projections[0](maps)
         each = losses.review_kd(reviewed, [_as_map(other) for other in teachers], reduction="none")
         return (each if mask is None else torch.where(mask, each, 0.0)).sum()

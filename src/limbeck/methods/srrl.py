@@ -11,7 +11,7 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.errors import InputError, ModelError
-from limbeck.features import FeatureTerm
+from limbeck.features import FeatureTerm, require_two
 from limbeck.layers import LayerPairs
 from limbeck.losses.reduction import compute_dtype
 from limbeck.objective import Objective, Setup
@@ -73,11 +73,7 @@ class SoftmaxRegression(FeatureTerm):
         batch: Batch,
         step: int | None,
     ) -> Tensor:
-        if self.training and len(batch) == 1:
-            raise InputError(
-                f"term '{self.name}': found a batch of 1 sample, expected 2 or more for its batch normalisation; raise"
-                " batch_size, or leave the last partial batch out"
-            )
+        require_two(self.name, self.projections[0], len(batch))
         answer = outputs["teacher"]
         features = compute_dtype(self.projected(students[0], 0), "student")
         weight, bias = (answer.weights[name].detach().to(features.dtype) for name in _LAST)

@@ -57,7 +57,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
         weight_decay=settings.weight_decay,
         fused=fused or None,
     )
-    if fused and settings.momentum:  # the fused step fails where some parameters have had no gradient before, and others
+    if fused and settings.momentum:  # the fused step fails where only some parameters have had a gradient before
         for parameter in trainable:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
