@@ -176,6 +176,11 @@ REFUSED = {
         "state_dict",
         "holds an object of argparse.Namespace, which could run code and is not opened",
     ),
+    "text": (
+        lambda state, at: at / "w.pt" if (at / "w.pt").write_text("weights\n" * 20) else at,
+        None,
+        "is damaged, or holds more than weights; where you trust the file, write its weights alone",
+    ),
     "cut short": (cut, None, "is not a readable file of torch.save"),
     "a shard is not there": (
         hidden,
@@ -232,6 +237,6 @@ def test_nothing_that_a_file_names_is_run(tmp_path, form):
         path = shards({**bare().state_dict(), "more": Trap(tmp_path / "sprung")}, tmp_path / "folder", "bin")
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(CheckpointError, match="which could run code and is not opened"):
+    with pytest.raises(CheckpointError, match=r"could run code and is not opened|holds more than weights"):
         load_weights(bare(), path, None if form == "shards" else "model")
     assert not (tmp_path / "sprung").exists()

@@ -88,10 +88,12 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
-        what = f"an object of {names[0]}" if names else "more than tensors"
+        what = "is damaged, or holds more than weights"
+        if names:
+            what = f"holds an object of {names[0]}, which could run code and is not opened"
         raise CheckpointError(
-            f"checkpoint: '{path}' holds {what}, which could run code and is not opened; where you trust the file,"
-            " write its weights alone: torch.save(model.state_dict(), FILE)"
+            f"checkpoint: '{path}' {what}; where you trust the file, write its weights alone:"
+            " torch.save(model.state_dict(), FILE)"
         ) from None
     except Exception as error:  # of a damaged file nearly anything
         if lacks_memory(error):
