@@ -178,10 +178,23 @@ def nearness() -> str:
     return rows(["student learns from", "rank correlation", "accuracy, held out"], body)
 
 
+def pretrained_teacher() -> str:
+    """Return the test accuracy of each row, and what it gains over hard labels at the same seeds."""
+    accuracy = results("pretrained_teacher")["test_accuracy"]
+    hard = accuracy["hard labels"]
+    body = []
+    for row, by_seed in accuracy.items():
+        each = [100 * value for value in by_seed.values()]
+        gains = [by_seed[seed] - hard[seed] for seed in by_seed] if row not in ("teacher", "hard labels") else []
+        body.append([row, ", ".join(f"{value:.2f}" for value in dict.fromkeys(each)), points(gains) if gains else ""])
+    return rows(["row", "test accuracy by seed, %", "gain over hard labels, points"], body)
+
+
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "codistillation": codistillation,
     "mnist_nearness": nearness,
     "mnist_rescaling": rescaling,
+    "pretrained_teacher": pretrained_teacher,
     "speed": speed,
     "hard_conditions": hard_conditions,
     "hard_conditions_search": hard_settings,
