@@ -12,6 +12,7 @@ from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
+from limbeck.evaluation.ranking import item_ranks, mean_reciprocal_rank, ndcg_at_k, recall_at_k
 from limbeck.evaluation.representations import (
     MinibatchCKA,
     attention_map,
@@ -71,15 +72,19 @@ __all__ = [
     "flops",
     "gap_closed",
     "has_attention_map",
+    "item_ranks",
     "linear_cka",
     "mcnemar",
+    "mean_reciprocal_rank",
     "measure",
+    "ndcg_at_k",
     "paired_difference",
     "parameters",
     "pareto",
     "peak_memory",
     "per_class_accuracy",
     "predict",
+    "recall_at_k",
     "reliability",
     "robustness",
     "score",
