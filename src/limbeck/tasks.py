@@ -2,7 +2,8 @@
 
 Everything else works on such logits: (..., K), with a label for each leading place.  A binary task with one logit z is
 the task of two classes with logits (0, z); a multi-label one is as many of these as it has classes, whose losses add up
-to that of the example; a dense one has a label for each pixel.  Only a regression has no classes.
+to that of the example; a dense one has a label for each pixel; a ranking has items for classes, several of which are to
+be found.  Only a regression has no classes.
 
 A new task is a class here and one in `limbeck.evaluation.figures`, which measures it and names its figures.  Other code
 asks the task for a shape, a count or a requirement, and does not ask which task it is.
@@ -22,7 +23,9 @@ __all__ = [
     "BINARY",
     "CLASSIFICATION",
     "DENSE",
+    "FIRST_ITEMS",
     "MULTILABEL",
+    "RANKING",
     "REGRESSION",
     "TASKS",
     "UNLABELLED",
@@ -34,6 +37,9 @@ __all__ = [
 UNLABELLED = -100
 """The label of a sample that has none; no loss ever counts it.  In a regression NaN stands in its place."""
 
+FIRST_ITEMS = 10
+"""How many items a ranking names, and of how many its figures are."""
+
 
 class Need(Enum):
     """What a method, a teacher or an option needs of the labels; the value is its name in error messages.
@@ -44,6 +50,8 @@ class Need(Enum):
         ONE_CLASS: an example, or a place of it, has one class.
         ONE_LABEL: an example has one label.
         ONE_OF_SEVERAL: an example has one label of several classes.
+        EACH_LABELLED: each distribution over classes has a label.
+        ITEMS: classes can be ranked as items.
         NUMBERS: labels are numbers to predict.
 
     Example:
@@ -56,6 +64,8 @@ class Need(Enum):
     ONE_CLASS = "examples of one class"
     ONE_LABEL = "one label an example"
     ONE_OF_SEVERAL = "one label of several classes"
+    EACH_LABELLED = "a label for each distribution over classes"
+    ITEMS = "classes that can be ranked"
     NUMBERS = "numbers to predict"
 
 
@@ -64,7 +74,7 @@ class Task:
     """What the labels of a set are: the shape of labels and answers, what is counted, and the loss on labels.
 
     The base class implements what holds for labels that are class numbers; `CLASSIFICATION`, `BINARY`, `MULTILABEL`,
-    `DENSE` and `REGRESSION` are its instances.
+    `DENSE`, `RANKING` and `REGRESSION` are its instances.
 
     Attributes:
         name: as recipes give it.
@@ -75,6 +85,7 @@ class Task:
         array_kinds: the kinds of NumPy arrays that labels may have.
         loss: the loss on labels, a name in `limbeck.losses`.
         meets: the needs that the labels meet.
+        parts_held_out: whether a part of each example's labels is held out for choices, and no whole examples.
 
     Example:
         >>> REGRESSION.name, REGRESSION.loss
@@ -89,6 +100,7 @@ class Task:
     array_kinds: ClassVar[str] = "ui"
     loss: ClassVar[str] = "cross_entropy"
     meets: ClassVar[frozenset[Need]]
+    parts_held_out: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return self.name
@@ -119,6 +131,11 @@ class Task:
     def has_classes(self) -> bool:
         """Whether answers are logits of classes; otherwise they are numbers to predict."""
         return Need.CLASSES in self.meets
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the softmax of an answer is a probability of each class; scores of items only order them."""
+        return self.has_classes and Need.EACH_LABELLED in self.meets
 
     def check_augment(self, *, moves: bool, mixes: bool) -> None:
         """Require that labels still fit inputs that an augmentation moves, or mixes with others; DataError if not."""
@@ -178,14 +195,22 @@ class Task:
         """Return labels with one for each row of logits (rows, K): (rows,); (n, D) of a regression."""
         return labels.flatten()
 
+    def positives(self, labels: Tensor) -> Tensor:
+        """Return the classes or items that are right for each row of logits: (rows, P), `UNLABELLED` for none."""
+        return labels.reshape(-1, 1)
+
+    def known(self, labels: Tensor) -> Tensor:
+        """Return the items that are not to be found for each row of logits: (rows, H), `UNLABELLED` for none."""
+        return labels.new_empty(labels.numel(), 0)
+
     # --------------------------------------------------------------------------------------------------------- answers
 
     def logits(self, answer: Tensor) -> Tensor:
         """Return a model's answer as logits (..., K), or as numbers (N, D); ModelError for a wrong shape."""
         return answer
 
-    def label_shape(self, logits: Tensor) -> torch.Size:
-        """Return the shape of the labels that belong to logits."""
+    def label_shape(self, logits: Tensor, labels: Tensor) -> torch.Size:
+        """Return the shape of the labels that belong to logits; labels: whose width counts where any will do."""
         return logits.shape[:-1]
 
     def outputs(self, classes: int) -> int:
@@ -236,7 +261,7 @@ class _Classification(Task):
     labels = "the number of a class for each example"
     shape = "(n,)"
     dims = (1,)
-    meets = frozenset({Need.CLASSES, Need.SEVERAL_CLASSES, Need.ONE_CLASS, Need.ONE_LABEL, Need.ONE_OF_SEVERAL})
+    meets = frozenset(Need) - {Need.NUMBERS}
 
     def no_labels(self, name: str, size: int) -> Tensor:
         return torch.full((size,), UNLABELLED)
@@ -252,7 +277,7 @@ class _Binary(_Classification):
     name = "binary"
     labels = "0 or 1 for each example"
     array_kinds = "uifb"
-    meets = frozenset({Need.CLASSES, Need.ONE_CLASS, Need.ONE_LABEL})
+    meets = frozenset({Need.CLASSES, Need.ONE_CLASS, Need.ONE_LABEL, Need.EACH_LABELLED})
 
     def logits(self, answer: Tensor) -> Tensor:
         if answer.dim() == 2 and answer.shape[1] == 1:
@@ -284,7 +309,7 @@ class _Multilabel(Task):
     shape = "(n, classes)"
     dims = (2,)
     array_kinds = "uifb"
-    meets = frozenset({Need.CLASSES})
+    meets = frozenset({Need.CLASSES, Need.EACH_LABELLED})
 
     def logits(self, answer: Tensor) -> Tensor:
         if answer.dim() != 2:
@@ -326,7 +351,7 @@ class _Dense(Task):
     labels = "the number of a class for each place of an example"
     shape = "(n, height, width)"
     dims = (2, 3, 4)
-    meets = frozenset({Need.CLASSES, Need.SEVERAL_CLASSES, Need.ONE_CLASS})
+    meets = frozenset({Need.CLASSES, Need.SEVERAL_CLASSES, Need.ONE_CLASS, Need.EACH_LABELLED, Need.ITEMS})
 
     def logits(self, answer: Tensor) -> Tensor:
         if answer.dim() < 3:
@@ -339,6 +364,68 @@ class _Dense(Task):
                 "augment: shift, pad_crop, flip and randaugment would move images but not their labels; use only noise"
             )
         super().check_augment(moves=moves, mixes=mixes)
+
+
+class _Ranking(Task):
+    """Labels (n, 2, L): in row 0 the items to be found, in row 1 those that are known and left out of the ranking."""
+
+    name = "ranking"
+    labels = "the items to be found, and those that are known, for each example"
+    shape = "(n, 2, items)"
+    dims = (3,)
+    outputs_are = ("item", "items")
+    loss = "positives_cross_entropy"
+    meets = frozenset({Need.CLASSES, Need.ITEMS})
+    parts_held_out = True
+
+    def kept(self, name: str, labels: Tensor) -> Tensor:
+        labels = super().kept(name, labels)
+        if labels.shape[1] != 2:
+            raise DataError(
+                f"{name}: found labels of shape {tuple(labels.shape)}; expected (n, 2, items), a row of items to be "
+                "found and a row of known ones. Fill both up with -100"
+            )
+        ordered = labels.flatten(1).sort(1).values
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != UNLABELLED)
+        if bool(twice.any()):
+            sample, place = twice.nonzero()[0].tolist()
+            raise DataError(
+                f"{name}: sample {sample} names item {int(ordered[sample, place])} twice; expected each item once, to "
+                "be found or known"
+            )
+        return labels
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        return (self.positives(labels) != UNLABELLED).any(-1)
+
+    def places(self, labels: Tensor) -> torch.Size:
+        return labels.shape[:1]
+
+    def rows(self, labels: Tensor) -> Tensor:
+        return labels
+
+    def positives(self, labels: Tensor) -> Tensor:
+        return labels[:, 0]
+
+    def known(self, labels: Tensor) -> Tensor:
+        return labels[:, 1]
+
+    def logits(self, answer: Tensor) -> Tensor:
+        if answer.dim() != 2:
+            raise _wrong(self, answer, "a score for each item, (N, K)")
+        return answer
+
+    def label_shape(self, logits: Tensor, labels: Tensor) -> torch.Size:
+        return torch.Size((len(logits), 2, *labels.shape[2:]))
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        return logits.argsort(dim=-1, descending=True, stable=True)[:, :FIRST_ITEMS]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        raise InputError("predict_proba: scores of items order them and are no probabilities; use predict or logits")
+
+    def named(self, predictions: Tensor, class_names: Sequence[str]) -> list[tuple[str, ...]]:
+        return [tuple(class_names[item] for item in row) for row in predictions.tolist()]
 
 
 class _Regression(Task):
@@ -383,7 +470,7 @@ class _Regression(Task):
     def rows(self, labels: Tensor) -> Tensor:
         return labels
 
-    def label_shape(self, logits: Tensor) -> torch.Size:
+    def label_shape(self, logits: Tensor, labels: Tensor) -> torch.Size:
         return logits.shape
 
     def predictions(self, logits: Tensor) -> Tensor:
@@ -400,7 +487,7 @@ def task_named(name: str) -> Task:
     """Return a task by the name that recipes use.
 
     Args:
-        name: "classification", "binary", "multilabel", "dense" or "regression".
+        name: "classification", "binary", "multilabel", "dense", "ranking" or "regression".
 
     Returns:
         The task.
@@ -441,7 +528,10 @@ CLASSIFICATION: Task = _Classification()
 BINARY: Task = _Binary()
 MULTILABEL: Task = _Multilabel()
 DENSE: Task = _Dense()
+RANKING: Task = _Ranking()
 REGRESSION: Task = _Regression()
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (CLASSIFICATION, BINARY, MULTILABEL, DENSE, REGRESSION)}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (CLASSIFICATION, BINARY, MULTILABEL, DENSE, RANKING, REGRESSION)
+}
 """All tasks by their names."""

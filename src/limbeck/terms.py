@@ -15,8 +15,10 @@ from limbeck.losses import (
     KL,
     Dense,
     Divergence,
+    Reduction,
     cross_entropy,
     logit_matching,
+    positives_cross_entropy,
     reduce,
     squared_error,
 )
@@ -25,7 +27,7 @@ from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.targets import PLAIN, Target, smooth_labels
-from limbeck.tasks import Need, Task
+from limbeck.tasks import RANKING, Need, Task
 
 __all__ = [
     "HardLabels",
@@ -38,7 +40,17 @@ __all__ = [
     "require_classes",
 ]
 
-_LABEL_LOSSES = {"cross_entropy": cross_entropy, "squared_error": squared_error}
+
+def _of_items(logits: Tensor, labels: Tensor, *, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    positives, known = RANKING.positives(labels), RANKING.known(labels)
+    return positives_cross_entropy(logits, positives, known=known, mask=mask, reduction=reduction)
+
+
+_LABEL_LOSSES: Mapping[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "positives_cross_entropy": _of_items,
+    "squared_error": squared_error,
+}
 """The loss on labels by the name that a task gives it."""
 
 Transform = Callable[[Tensor], Tensor]
@@ -48,7 +60,8 @@ Transform = Callable[[Tensor], Tensor]
 class HardLabels(Term):
     """Cross-entropy on hard labels; it counts labelled examples.
 
-    For a regression it is half the mean squared error.  For a sample mixed of a share λ of itself and 1-λ of another
+    For a regression it is half the mean squared error; for a ranking the cross-entropy with the items to be found, its
+    mean over them.  For a sample mixed of a share λ of itself and 1-λ of another
     one it is λ·H(y, q) + (1-λ)·H(y', q), counted if both have a label.
 
     Args:
@@ -81,6 +94,9 @@ class HardLabels(Term):
     def settle(self, legend: Legend) -> None:
         if self.label_smoothing:
             require_classes(legend.task, f"label_smoothing of term '{self.name}' smooths")
+            legend.task.require(
+                Need.EACH_LABELLED, what=f"label_smoothing of term '{self.name}' needs", mend="leave it out"
+            )
 
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch)
@@ -195,8 +211,10 @@ class SoftTargets(Term):
                 f"{self.divergence.least_classes} or more; use another"
             )
         kind = self._as_given.kind
+        what = f"target {kind}" if self._as_given.needs_labels else f"term '{self.name}'"
+        if self.needs_labels:
+            legend.task.require(Need.EACH_LABELLED, what=f"{what} needs", mend="use another")
         if self.needs_labels and not legend.labelled:
-            what = f"target {kind}" if self._as_given.needs_labels else f"term '{self.name}'"
             raise InputError(f"{what}: needs the true class, but no sample has a label; use another")
         try:
             self.target = self._as_given.settled(legend)

@@ -120,7 +120,7 @@ def learned(distiller):
 
 def value_and_gradient(distiller, batch):
     distiller.zero_grad()
-    loss = distiller(batch)
+    loss = distiller(batch, 0)
     loss.total.backward()
     if IN_TURN & set(distiller.objective.terms):
         for parameter in learned(distiller):
@@ -179,6 +179,7 @@ OTHER = {
     "delta": 0.5, "size": 3, "normalise": True, "fuse": False, "preactivation": "both", "rate": 0.25,
     "paraphraser_steps": 3, "error": "squared", "of": "attention", ("input_gradient", "of"): "random", "directions": 2,
     "candidates": 5, "steps": 3, ("crd", "layers"): "stage1", ("srrl", "layers"): "stage1",
+    "top": 3, "decay": 3.0, "mu": 0.5, "samples": 7, "start": 3,
 }  # fmt: skip
 """By its name, and that of the method where it needs it, a value of an argument that is not the one given above."""
 BESIDE = {"layers", "weight", "hard_weight", "soft_weight", "temperature"}
@@ -283,7 +284,7 @@ def test_cutting_the_batch_changes_nothing_unless_a_term_declares_to_relate_exam
     distiller.zero_grad()
     losses = []
     for part in parts:
-        losses.append(distiller(part, counts=whole))
+        losses.append(distiller(part, 0, whole))
         losses[-1].total.backward()
     cut = torch.cat(
         [(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in learned(distiller)]

@@ -15,8 +15,10 @@ from limbeck.outputs import run_model
 from limbeck.teachers.model import ModelTeacher, state_digest
 from walk import over
 
-IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"})
-STAGED = sorted(set(models.names()) - {"vit", "mixture"})
+USERS = {"two_tower"}
+"""Families whose inputs are numbers of users."""
+IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"} - USERS)
+STAGED = sorted(set(models.names()) - {"vit", "mixture"} - USERS)
 """Families whose parts bear the same names."""
 SIGNED = {"mobilenet_v2"}
 """Families whose blocks end without activation, so that the output of a stage is its pre-activation."""
@@ -31,6 +33,8 @@ SMALL = {"resnet_imagenet": {"depth": 18, "width": 8}}
 
 def built(name, shape=(3, 16, 16), classes=5, seed=1, **keys):
     torch.manual_seed(seed)
+    if name in USERS:
+        return models.builder(name)((1,), classes, vocabulary=16, **keys)
     return models.builder(name)(shape, classes, **SMALL.get(name, {}), **keys)
 
 
@@ -40,6 +44,10 @@ def answer_shape(name, count, shape=(3, 16, 16)):
 
 def images(count=4, shape=(3, 16, 16)):
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(2))
+
+
+def inputs_of(name, count=4, dtype=torch.float32):
+    return torch.arange(count)[:, None] if name in USERS else images(count).to(dtype)
 
 
 def test_the_walk_finds_the_families():
@@ -67,7 +75,7 @@ def test_a_recipe_can_name_every_key(name):
 @every_model
 def test_all_weights_learn(name):
     model = built(name)
-    logits = model(images())
+    logits = model(inputs_of(name))
     assert logits.shape == answer_shape(name, 4)
     nn.functional.cross_entropy(logits.reshape(4, 5, -1)[..., 0], torch.tensor([0, 1, 2, 3])).backward()
     for path, parameter in model.named_parameters():
@@ -85,9 +93,9 @@ def test_weights_follow_the_frameworks_generator(name):
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(name):
     model = built(name).double()
     for _ in range(2):
-        model(images(16).double())  # running statistics that are not the initial ones
+        model(inputs_of(name, 16, torch.float64))  # running statistics that are not the initial ones
     model.eval()
-    inputs = images().double()
+    inputs = inputs_of(name, dtype=torch.float64)
     with torch.no_grad():
         whole = model(inputs)
         parts = torch.cat([model(part) for part in inputs.split([1, 3])])
@@ -97,9 +105,9 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_batch(name):
 @every_model
 def test_saved_and_loaded_it_answers_the_same(name):
     model, other = built(name), built(name, seed=2)
-    model(images(16))
+    model(inputs_of(name, 16))
     other.load_state_dict(load(save({key: value.contiguous() for key, value in model.state_dict().items()})))
-    assert torch.equal(other.eval()(images()), model.eval()(images()))
+    assert torch.equal(other.eval()(inputs_of(name)), model.eval()(inputs_of(name)))
 
 
 @every_model
@@ -112,9 +120,9 @@ def test_a_fingerprint_tells_architectures_apart_and_not_processes(name):
 def test_bf16_answers_are_near_the_full_ones(name):
     model = built(name).eval()
     with torch.no_grad():
-        full = model(images())
+        full = model(inputs_of(name))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = model(images())
+            half = model(inputs_of(name))
     scale = float(full.abs().max())
     assert float((half.float() - full).abs().max()) < 0.1 * scale
 
@@ -123,7 +131,7 @@ def test_bf16_answers_are_near_the_full_ones(name):
 def test_every_module_can_be_tapped(name):
     model = built(name)
     paths = {path: path for path, module in model.named_modules() if path and not isinstance(module, nn.ModuleList)}
-    outputs = run_model(model, images(), paths)
+    outputs = run_model(model, inputs_of(name), paths)
     assert set(outputs.features) == set(paths)
 
 

@@ -22,9 +22,10 @@ from torch import nn
 from limbeck.batch import UNLABELLED
 from limbeck.data import TensorSet
 from limbeck.errors import DataError
-from limbeck.evaluation import evaluate, measure, predict
-from limbeck.evaluation.figures import Places, average_precision
-from limbeck.tasks import BINARY, DENSE, MULTILABEL, REGRESSION, TASKS
+from limbeck.evaluation import evaluate, mean_reciprocal_rank, measure, ndcg_at_k, predict, recall_at_k
+from limbeck.evaluation.figures import FIGURES, Places, average_precision
+from limbeck.losses import positives_cross_entropy
+from limbeck.tasks import BINARY, DENSE, MULTILABEL, RANKING, REGRESSION, TASKS
 from walk import over
 
 seeds, sizes = st.integers(0, 10**6), st.integers(2, 40)
@@ -141,8 +142,41 @@ def test_places_are_measured_batch_by_batch_as_all_at_once():
 def test_a_set_without_labels_cannot_be_measured(task):
     logits = {1: torch.zeros(2, 3), 2: torch.zeros(2, 3, 2)}[2 if task in (MULTILABEL, DENSE) else 1]
     labels = torch.zeros(2, 3) if task in (REGRESSION, MULTILABEL, DENSE) else torch.zeros(2)
+    labels = torch.zeros(2, 2, 3) if task is RANKING else labels
     with pytest.raises(DataError, match="evaluation: the set has no labels, expected at least one labelled sample"):
         measure(logits, task.without_labels(labels.to(torch.float32 if task is REGRESSION else torch.int64)), task)
+
+
+def test_rankings_are_measured_batch_by_batch_as_all_at_once():
+    generator = torch.Generator().manual_seed(0)
+    logits, order = torch.randn(30, 40, generator=generator), torch.rand(30, 40, generator=generator).argsort(1)
+    labels = torch.stack([order[:, :3], order[:, 3:6]], 1)
+    labels[:, 0, 1:][torch.rand(30, 2, generator=generator) < 0.5] = UNLABELLED
+    labels[4] = UNLABELLED
+    whole = measure(logits, labels, RANKING)
+    figures = FIGURES["ranking"]
+    parts = figures.measure_batches((logits[rows], labels[rows]) for rows in torch.arange(30).split(4))
+    assert whole.as_dict() == pytest.approx(parts.as_dict(), rel=1e-6)
+    positives, known = labels.unbind(1)
+    assert whole.examples == 29
+    assert whole.accuracy == recall_at_k(logits, positives, 10, known)
+    assert whole.more == {
+        "mrr": mean_reciprocal_rank(logits, positives, known),
+        "ndcg": pytest.approx(ndcg_at_k(logits, positives, 10, known)),
+    }
+    assert whole.errors == 29 - int(figures.correct(logits, labels).sum())
+    nll = positives_cross_entropy(logits.double(), positives, known=known)
+    assert whole.nll == pytest.approx(float(nll), rel=1e-6)
+
+
+def test_the_constant_answer_of_a_ranking_is_the_ten_most_frequent_items():
+    labels = torch.full((12, 2, 2), UNLABELLED)
+    labels[:, 0, 0] = torch.arange(12)
+    labels[0, 0, 1] = 11  # the most frequent one; of the others, all as frequent, items 0 to 8 come first
+    assert FIGURES["ranking"].constant_accuracy(labels) == pytest.approx(10 / 12)
+    near = FIGURES["ranking"].nearness(torch.arange(12.0)[None], torch.arange(12.0).roll(1)[None])
+    assert near.agreement == 0.9
+    assert near.kl > 0
 
 
 def test_figures_are_named_and_those_of_a_task_follow_the_common_ones():

@@ -28,7 +28,7 @@ class Tokens(Task):
     labels = "the next word at each place"
     shape = "(n, length)"
     dims = (2,)
-    meets = frozenset({Need.CLASSES, Need.SEVERAL_CLASSES, Need.ONE_CLASS})
+    meets = frozenset({Need.CLASSES, Need.SEVERAL_CLASSES, Need.ONE_CLASS, Need.EACH_LABELLED})
 
 
 class TokenFigures(Figures):

@@ -69,6 +69,7 @@ def test_known_items_do_not_stand_above_what_is_to_be_found_and_what_is_to_be_fo
     for known, rank in (([0, 1], 1), ([-100, 2], 2), ([3, 0], 2), ([0, 1, 2, 3], 0)):
         assert item_ranks(scores, positives, torch.tensor([known])).tolist() == [[rank]]
     assert scores.tolist() == [[9.0, 8.0, 7.0, 6.0]]
+    assert item_ranks(torch.tensor([[5.0, 5.0]]), torch.tensor([[1]]), torch.tensor([[1]])).tolist() == [[1]]
 
 
 def test_of_equal_scores_the_first_items_come_first_and_infinite_ones_are_ranked():

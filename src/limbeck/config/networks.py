@@ -41,7 +41,7 @@ from limbeck.training import load_weights
 __all__ = ["ModelSpec", "path_of", "plain", "read_arrays", "read_estimator", "read_model"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
-_FROM_DATA = frozenset({"input_shape", "classes"})
+_FROM_DATA = frozenset({"input_shape", "classes", "vocabulary"})
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,12 @@ class ModelSpec:
     base: Path = Path()
     sees: InputPart | InputTransform | None = None
 
-    def build(self, input_shape: Sequence[int], classes: int) -> nn.Module:
-        """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named."""
-        given = {"input_shape": tuple(input_shape), "classes": classes}
+    def build(self, input_shape: Sequence[int], classes: int, vocabulary: int = 0) -> nn.Module:
+        """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named.
+
+        vocabulary: how many names inputs are the numbers of; 0 where they are no such numbers.
+        """
+        given = {"input_shape": tuple(input_shape), "classes": classes, "vocabulary": vocabulary}
         model = self._from_factory(given) if self.section is None else self._from_kind(self.section, given)
         if self.checkpoint is not None:
             try:
@@ -79,7 +82,7 @@ class ModelSpec:
         """Build the model for what it sees of a set's samples, and for the set's classes."""
         outputs = samples.task.outputs(samples.classes)
         if self.sees is None:
-            return self.build(samples.input_shape, outputs)
+            return self.build(samples.input_shape, outputs, len(samples.vocabulary))
         try:
             return self.sees.around(lambda shape: self.build(shape, outputs), samples)
         except InputError as error:
@@ -112,6 +115,8 @@ class ModelSpec:
         return None if file is None else Path(file)
 
     def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
+        taken = inspect.signature(section.function).parameters
+        given = {name: value for name, value in given.items() if name in taken}
         try:
             with torch.device("meta"):  # of shapes alone, to know the size before memory is asked for
                 sized = section.function(**section.arguments, **given)

@@ -10,6 +10,7 @@ from limbeck.data.digits import digits
 from limbeck.data.halves import HalfSet, half_and_half, with_dustbin
 from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
 from limbeck.data.images import image_folder
+from limbeck.data.interactions import interactions, synthetic_interactions
 from limbeck.data.lazy import LazySet
 from limbeck.data.loader import Loader
 from limbeck.data.npz import npz
@@ -49,11 +50,13 @@ __all__ = [
     "half_and_half",
     "idx",
     "image_folder",
+    "interactions",
     "kinds",
     "mnist",
     "npz",
     "read_idx",
     "synthetic",
+    "synthetic_interactions",
     "table",
     "with_dustbin",
 ]
@@ -77,8 +80,10 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "fashion_mnist": fashion_mnist,
         "idx": idx,
         "images": image_folder,
+        "interactions": interactions,
         "mnist": mnist,
         "npz": npz,
         "synthetic": synthetic,
+        "synthetic_interactions": synthetic_interactions,
         "table": table,
     }

@@ -20,6 +20,7 @@ __all__ = [
     "checked_group_names",
     "checked_groups",
     "checked_labels",
+    "checked_vocabulary",
     "memory_bytes",
     "narrowed",
     "normalisation",
@@ -150,6 +151,20 @@ def checked_group_names(
     if len(group_names) != count:
         raise DataError(f"{name}: {count} groups but {len(group_names)} group names; give one for each")
     return checked_names(name, "group", group_names)
+
+
+def checked_vocabulary(name: str, vocabulary: Sequence[str], inputs: Tensor) -> tuple[str, ...]:
+    """Return the names that whole-number inputs are the numbers of; DataError for inputs that have none."""
+    names = checked_names(name, "input", vocabulary)
+    if inputs.dtype != torch.int64:
+        raise DataError(f"{name}: vocabulary: found with inputs of {inputs.dtype}; expected int64, numbers of names")
+    least, most = (int(each) for each in inputs.aminmax())
+    if least < 0 or most >= len(names):
+        raise DataError(
+            f"{name}: inputs: found {least} to {most}; expected 0 to {len(names) - 1}, for the vocabulary has "
+            f"{len(names):,} names"
+        )
+    return names
 
 
 def check_inputs(name: str, inputs: Tensor) -> None:

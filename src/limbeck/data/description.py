@@ -46,6 +46,7 @@ class Description:
         std: one number for each channel, by which they are then divided; None without normalisation.
         columns: for a table, how each column becomes numbers; otherwise None.
         pooling: for images that are averaged over squares first, what they are before; otherwise None.
+        vocabulary: the names that whole-number inputs are the numbers of, such as those of users; otherwise empty.
 
     Example:
         >>> from limbeck import data
@@ -65,6 +66,7 @@ class Description:
     std: tuple[float, ...] | None
     columns: Columns | None
     pooling: Pooling | None = None
+    vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.input_shape or min(self.input_shape) < 1:
@@ -94,6 +96,7 @@ class Description:
             std=std,
             columns=samples.columns,
             pooling=samples.pooling,
+            vocabulary=samples.vocabulary,
         )
 
     @property
@@ -125,6 +128,7 @@ class Description:
             task=task_named(self.task),
             columns=self.columns,
             pooling=self.pooling,
+            vocabulary=self.vocabulary,
             inputs=inputs,
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked_fields
+from limbeck.data.interactions import hold_out
 from limbeck.data.pooling import Pooling
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.errors import InputError
@@ -97,11 +98,11 @@ def _pooled(samples: SampleSet, side: int) -> TensorSet:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which training samples are held out for choices.
+    """Which training samples are held out for choices; in a ranking, which items of each of them.
 
     Attributes:
-        size: their number, or their share in (0, 1).
-        place: "random", or the "first" or "last" ones of the set.
+        size: their number, or their share in (0, 1).  In a ranking, of the items of each user.
+        place: "random", or the "first" or "last" ones of the set.  In a ranking the oldest or newest items of a user.
 
     Raises:
         InputError: if a value is out of range.
@@ -124,6 +125,8 @@ class HeldOut:
 
     def split(self, samples: SampleSet) -> tuple[SampleSet, SampleSet]:
         """Return the rest and the held-out part; InputError where either would be empty."""
+        if samples.task.parts_held_out:
+            return hold_out(samples, self.size, self.place)
         size, count = len(samples), self.count(len(samples))
         if not 0 < count < size:
             raise InputError(

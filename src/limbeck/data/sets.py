@@ -21,6 +21,7 @@ from limbeck.data.content import (
     checked_group_names,
     checked_groups,
     checked_labels,
+    checked_vocabulary,
     normalisation,
     raw_bytes,
 )
@@ -61,6 +62,7 @@ class SampleSet(ABC):
         turn: (n,) int64, how often the sample occurs before in this set, if a subset repeats samples; otherwise None.
         columns: for a table, how each column becomes numbers; otherwise None.
         pooling: for images that were averaged over squares, what they were before; otherwise None.
+        vocabulary: the names that whole-number inputs are the numbers of, such as those of users; otherwise empty.
 
     Example:
         >>> from limbeck.data import TensorSet
@@ -86,6 +88,7 @@ class SampleSet(ABC):
     turn: Tensor | None = None
     columns: Columns | None = None
     pooling: Pooling | None = None
+    vocabulary: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -380,6 +383,7 @@ class TensorSet(SampleSet):
         group_names: Sequence[str] | None = None,
         task: Task = CLASSIFICATION,
         columns: Columns | None = None,
+        vocabulary: Sequence[str] | None = None,
     ) -> "TensorSet":
         """Check and wrap tensors.
 
@@ -389,6 +393,7 @@ class TensorSet(SampleSet):
         mean, std: one value a channel (dimension 1), in units of the scaled inputs; both or neither.  Kept as float32.
         groups: for each class, the number of its group, from 0 on.  group_names: for each group.
         columns: of a table, which have as many numbers as a sample.
+        vocabulary: of int64 inputs, the name of each number.
         Raises DataError with one line when the tensors are not such a set, InputError when mean and std are not.
         """
         check_inputs(name, inputs)
@@ -396,6 +401,7 @@ class TensorSet(SampleSet):
             raise DataError(
                 f"{name}: its columns become {columns.width} numbers, but samples have shape {tuple(inputs.shape[1:])}"
             )
+        words = () if vocabulary is None else checked_vocabulary(name, vocabulary, inputs)
         labels, classes, names = checked_labels(name, len(inputs), labels, classes, class_names, task)
         shape = tuple(inputs.shape[1:])
         scale = normalisation(name, inputs.dtype, shape, mean, std)
@@ -405,6 +411,8 @@ class TensorSet(SampleSet):
         digest.update(raw_bytes(labels))
         if task != CLASSIFICATION:
             digest.update(task.name.encode())
+        if words:
+            digest.update("\0".join(words).encode())
         groups = checked_groups(name, groups, classes)
         return cls(
             name=name,
@@ -420,6 +428,7 @@ class TensorSet(SampleSet):
             group_names=checked_group_names(name, group_names, groups),
             task=task,
             columns=columns,
+            vocabulary=words,
             inputs=inputs.detach(),
         )
 

@@ -1,7 +1,9 @@
 """Tables: the sets that scikit-learn carries, and CSV files of one's own."""
 
 import csv
+import gzip
 import math
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -189,29 +191,36 @@ def _split(
     return Splits(train, test, name)
 
 
-def read_rows(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Return the names of a CSV file's columns and its rows, each as long as the first; notes go to `doubts`."""
+def read_rows(
+    path: str, delimiter: str, doubts: list[str], columns: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Return the names of a CSV file's columns and its rows, each as long as the first; notes go to `doubts`.
+
+    columns: the names, where the first line has none.  A file whose name ends in .gz is unpacked as it is read.
+    """
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise InputError(f"delimiter: found {delimiter!r}, expected one character, such as ',' or ';'")
     empty = 0
     try:
         check_fits(path, 10 * Path(path).stat().st_size)
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        opened = gzip.open if path.endswith(".gz") else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = [name.strip() for name in (columns or next(reader, []))]
+            first = "columns names" if columns else "the first has"
             rows = []
             for row in reader:
                 if not row:
                     continue
                 if len(row) != len(header):
-                    raise DataError(f"{path}: line {reader.line_num} has {len(row)} cells, the first has {len(header)}")
+                    raise DataError(f"{path}: line {reader.line_num} has {len(row)} cells, {first} {len(header)}")
                 if any(map(str.strip, row)):
                     rows.append(row)
                 else:
                     empty += len(row) > 1
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+    except (UnicodeDecodeError, csv.Error, ValueError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: is not a CSV file in UTF-8 ({' '.join(str(error).split())}); save it as 'CSV UTF-8'"
         ) from None
@@ -229,7 +238,7 @@ def read_rows(path: str, delimiter: str, doubts: list[str]) -> tuple[list[str], 
             raise DataError(
                 f"{path}: its first line names {name!r} {counts[name]} times, expected different names{mend}"
             )
-    if len(header) > 1 and all(map(is_number, header)) and not _counts_up(header):
+    if len(header) > 1 and not columns and all(map(is_number, header)) and not _counts_up(header):
         raise DataError(f"{path}: its first line has numbers ({listed(header)}), expected the columns' names; add them")
     return header, rows
 

@@ -17,10 +17,20 @@ from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
 from limbeck.errors import DataError, InputError
 from limbeck.evaluation.fidelity import Nearness, fidelity
+from limbeck.evaluation.ranking import RankedItems
 from limbeck.evaluation.scores import score
-from limbeck.losses import cross_entropy, squared_error
+from limbeck.losses import cross_entropy, positives_cross_entropy, squared_error
 from limbeck.records import Number
-from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, Task
+from limbeck.tasks import (
+    BINARY,
+    CLASSIFICATION,
+    DENSE,
+    FIRST_ITEMS,
+    MULTILABEL,
+    RANKING,
+    REGRESSION,
+    Task,
+)
 
 __all__ = ["FIGURES", "Figure", "Figures", "Metrics", "Places", "average_precision", "figures_of", "number"]
 
@@ -33,6 +43,7 @@ class Metrics:
     | task | examples | errors | accuracy | nll | more | |---|---|---|---|---|---| | classification, binary | samples |
     wrong ones | share right | negative log-likelihood | | | multilabel | samples | with a wrong label | share without |
     sum over labels | label_accuracy, map | | dense | places | wrong ones | share right | of a place | miou | |
+    ranking | samples | without a hit in the top 10 | recall@10 | mean over the items to be found | mrr, ndcg | |
     regression | samples | mean squared error | R² | half of it | mae |
 
     Attributes:
@@ -42,7 +53,7 @@ class Metrics:
         nll: mean over examples, in nats.
         more: label_accuracy: share of right labels, mean over classes; map: average precision, mean over the classes
             with a positive sample, left out without any; miou: intersection over union, mean over the classes that are
-            present or predicted; mae: mean absolute error.
+            present or predicted; mrr: mean reciprocal rank; ndcg: NDCG@10; mae: mean absolute error.
 
     Example:
         >>> Metrics(examples=10, errors=2, accuracy=0.8, nll=0.5).accuracy
@@ -284,6 +295,65 @@ class _Places(Figures):
         return sum(rest, start=first).metrics()
 
 
+class _Items(Figures):
+    task = RANKING
+    errors = "users without a hit in the top 10"
+    accuracy = "recall@10"
+    unit = "test users"
+    nll = "NLL: mean negative log-likelihood in nats of an item that is to be found, by the softmax of the scores."
+    more = (Figure("mrr", "mean reciprocal rank", "{:.4f}"), Figure("ndcg", "NDCG@10", "{:.4f}"))
+    near = (
+        Figure("agreement", "items of the teacher's top 10 among the student's", ""),
+        Figure("kl", "KL(teacher ‖ student) of the softmax over the items, nats", "{:.4f}"),
+    )
+
+    def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
+        return self.measure_batches([(logits, labels)])
+
+    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
+        totals = torch.zeros(6, dtype=torch.float64)
+        for logits, labels in batches:
+            positives, known = self.task.positives(labels), self.task.known(labels)
+            items = RankedItems.of(logits, positives, known)
+            hits = (items.found(FIRST_ITEMS).any(1)).sum().double()
+            nll = positives_cross_entropy(logits, positives, known=known, reduction="sum").double()
+            figures = (items.recall(FIRST_ITEMS), items.reciprocal_ranks(), items.ndcg(FIRST_ITEMS))
+            sums = [torch.tensor(float(len(items.ranks))), hits, nll, *(each.sum() for each in figures)]
+            totals += torch.stack([each.double().cpu() for each in sums])
+        examples = int(totals[0])
+        if not examples:
+            raise DataError(_NO_LABELS)
+        hits, nll, recall, mrr, ndcg = totals[1:].tolist()
+        if math.isnan(nll):
+            raise InputError(_NO_NUMBERS.format("logits"))
+        more = {"mrr": mrr / examples, "ndcg": ndcg / examples}
+        return Metrics(examples, examples - int(hits), recall / examples, nll / examples, more)
+
+    def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        items = RankedItems.of(logits, self.task.positives(labels), self.task.known(labels))
+        return items.found(FIRST_ITEMS).any(1)
+
+    def nearness(self, student: Tensor, teacher: Tensor) -> Nearness:
+        own, other = self.task.predictions(student), self.task.predictions(teacher)
+        shared = (own.unsqueeze(-1) == other.unsqueeze(-2)).any(-1)
+        return Nearness(agreement=float(shared.double().mean()), kl=fidelity(student, teacher).kl)
+
+    def constant_accuracy(self, labels: Tensor) -> float:
+        """Return the recall@10 of the items that most samples are to be given, the same for all."""
+        positives = self.task.positives(labels)
+        there = positives != UNLABELLED
+        if not bool(there.any()):
+            return 0.0
+        counts = torch.bincount(positives[there])
+        first = counts.argsort(stable=True, descending=True)[:FIRST_ITEMS]
+        found = (torch.isin(positives, first) & there).sum(1).double()
+        wanted = there.sum(1)
+        return float((found / wanted.clamp_min(1)).sum() / (wanted > 0).sum())
+
+    def constant_text(self, constant: float) -> str:
+        return f"the ten most frequent items for everyone give {self.accuracy_text(constant, 1)}"
+
+
 class _Numbers(Figures):
     task = REGRESSION
     errors = "mean squared error"
@@ -323,7 +393,7 @@ class _Numbers(Figures):
 
 
 FIGURES: Mapping[str, Figures] = {
-    figures.task.name: figures for figures in (_Classes(), _TwoClasses(), _Labels(), _Places(), _Numbers())
+    figures.task.name: figures for figures in (_Classes(), _TwoClasses(), _Labels(), _Places(), _Items(), _Numbers())
 }
 """The figures of all tasks, by their names."""
 

@@ -114,7 +114,7 @@ def evaluate(
 def _check(logits: Tensor, labels: Tensor, task: Task) -> None:
     if not logits.is_floating_point():
         raise InputError(f"logits: found {logits.dtype}, expected floating-point numbers")
-    shape = task.label_shape(logits)
+    shape = task.label_shape(logits, labels)
     checks.shapes_match("labels", labels.shape, "the model's answers, without their classes", shape)
 
 

@@ -41,6 +41,8 @@ def item_ranks(logits: Tensor, positives: Tensor, known: Tensor | None = None) -
     for name, numbers in (("positives", positives), ("known", known)):
         if numbers is not None:
             _check_items(name, numbers, logits)
+    if bool(logits.isnan().any()):
+        raise InputError("logits: found NaN, expected numbers; look at the model or its data")
     scores = logits
     if known is not None:
         there = known != UNLABELLED
@@ -71,8 +73,6 @@ def _check_items(name: str, numbers: Tensor, logits: Tensor) -> None:
     wrong = numbers[(numbers != UNLABELLED) & ((numbers < 0) | (numbers >= logits.shape[1]))]
     if len(wrong):
         raise InputError(f"{name}: found item {int(wrong[0])}, expected 0 to {logits.shape[1] - 1}, or {UNLABELLED}")
-    if bool(logits.isnan().any()):
-        raise InputError("logits: found NaN, expected numbers; look at the model or its data")
 
 
 @dataclass(frozen=True)

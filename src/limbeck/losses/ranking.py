@@ -183,7 +183,7 @@ def positives_cross_entropy(
     counted = _labelled(positives, student_logits, mask)
     scores = given = compute_dtype(only_counted(student_logits, counted))
     _check_items("positives", positives, scores)
-    if known is not None:
+    if known is not None and bool((known != UNLABELLED).any()):
         left_out = _chosen("known", known, scores) & ~_chosen("positives", positives, scores)
         scores = scores.masked_fill(left_out & counted.unsqueeze(-1), -torch.inf)
     there = positives != UNLABELLED
@@ -195,8 +195,10 @@ def positives_cross_entropy(
 
 def _unless_bad(losses: Tensor, *scores: Tensor) -> Tensor:
     """Return losses (...), NaN where any score (..., K) is NaN or infinite, even of an item that no loss reads."""
-    bad = torch.stack([(each.isnan() | each.isposinf()).any(-1) for each in scores]).any(0)
-    return torch.where(bad, torch.nan, losses)
+    for each in scores:
+        highest = each.detach().amax(-1)  # NaN where any is
+        losses = torch.where(highest.isnan() | highest.isposinf(), torch.nan, losses)
+    return losses
 
 
 def _labelled(positives: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -214,9 +216,11 @@ def _labelled(positives: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
 def _chosen(name: str, numbers: Tensor, scores: Tensor) -> Tensor:
     """Return which items are among some numbers: (..., K) bool."""
     _check_items(name, numbers, scores)
-    there = numbers != UNLABELLED
-    counts = torch.zeros(scores.shape, dtype=torch.int32, device=scores.device)
-    return counts.scatter_add_(-1, numbers.clamp_min(0), there.to(torch.int32)) > 0
+    rows = numbers.reshape(-1, numbers.shape[-1])
+    row, place = torch.where(rows != UNLABELLED)
+    chosen = torch.zeros(len(rows), scores.shape[-1], dtype=torch.bool, device=scores.device)
+    chosen[row, rows[row, place]] = True
+    return chosen.view(scores.shape)
 
 
 def _check_items(name: str, numbers: Tensor, scores: Tensor) -> None:

@@ -48,6 +48,7 @@ from limbeck.methods.presets import (
     tf_kd,
     tf_kd_self,
 )
+from limbeck.methods.ranking_distillation import ranking_distillation
 from limbeck.methods.review_kd import review_kd
 from limbeck.methods.rkd import rkd
 from limbeck.methods.similarity_preserving import similarity_preserving
@@ -94,6 +95,7 @@ __all__ = [
     "nst",
     "ofd",
     "pkt",
+    "ranking_distillation",
     "review_kd",
     "rkd",
     "similarity_preserving",

@@ -1,6 +1,7 @@
 """The papers' small networks: one file a family, each with a builder that bears the file's name.
 
-Every builder takes `input_shape` and `classes`, which a recipe fills in from its data, then its own keys.
+Every builder takes `input_shape` and `classes`, which a recipe fills in from its data, then its own keys.  One whose
+inputs are numbers of names, such as users, takes `vocabulary` too: how many names there are.
 
 The networks for images name their parts alike, so that a method can name layers by short paths that stay: `stem`,
 `stage1`, `stage2` and so on, where there is one a `neck`, then `pool`, whose output (N, d) is the penultimate feature,
@@ -42,6 +43,7 @@ from limbeck.models.resnet import resnet
 from limbeck.models.resnet_imagenet import resnet_imagenet
 from limbeck.models.shufflenet_v1 import shufflenet_v1
 from limbeck.models.shufflenet_v2 import shufflenet_v2
+from limbeck.models.two_tower import two_tower
 from limbeck.models.vgg import vgg
 from limbeck.models.vit import vit
 from limbeck.models.wrn import wrn
@@ -61,6 +63,7 @@ __all__ = [
     "resnet_imagenet",
     "shufflenet_v1",
     "shufflenet_v2",
+    "two_tower",
     "vgg",
     "vit",
     "wrn",

@@ -185,7 +185,7 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
     fitted = {
         role: [_fitted(model, _part(held_out)) for model in models]
         for role, models in networks.items()
-        if held_out is not None and test.task.has_classes
+        if held_out is not None and test.task.has_probabilities
     }
     return Gathered(
         run=run,

@@ -143,9 +143,9 @@ class TrainedModel:
         return self._named(self.logits(inputs, batch_size))
 
     def answers(self, inputs: Any, batch_size: int = 256) -> tuple[Any, Tensor | None]:
-        """Return what `predict` and `predict_proba` return, of one pass; None for the probabilities of a regression."""
+        """Return what `predict` and `predict_proba` return, of one pass; None where there are no probabilities."""
         logits = self.logits(inputs, batch_size)
-        return self._named(logits), self.task.probabilities(logits) if self.task.has_classes else None
+        return self._named(logits), self.task.probabilities(logits) if self.task.has_probabilities else None
 
     def _named(self, logits: Tensor) -> Any:
         return self.task.named(self.task.predictions(logits), self.class_names)
