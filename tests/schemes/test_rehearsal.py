@@ -26,6 +26,7 @@ EVERY = {
     "defensive": {"scheme": {"name": "defensive", "epsilons": [0.1]}, "method": {"name": "kd", "alpha": 0.0}},
     "early_stopping": {"scheme": {"name": "early_stopping", "share": 0.5}},
     "candidates": {"scheme": {"name": "early_stopping", "share": 0.5, "teacher_epochs": [1]}},
+    "hints": {"scheme": {"name": "hints", "epochs": 1}, "method": {"name": "hint", "layers": "stage1"}},
     "mean_teacher": {"scheme": {"name": "mean_teacher"}, "method": LABELS},
     "noisy_student": {
         "data": PART,

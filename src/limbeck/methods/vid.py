@@ -46,11 +46,12 @@ class Gaussian(nn.Module):
         tensor([5.0000, 5.0000], grad_fn=...)
     """
 
+    without_decay = ("scale",)
+
     def __init__(self, projection: nn.Module, channels: int, variance: float) -> None:
         super().__init__()
         self.projection = projection
         self.scale = nn.Parameter(torch.full((channels,), math.log(math.expm1(variance - _LEAST))))
-        self.scale.decay = False  # type: ignore[attr-defined]
 
     @property
     def variance(self) -> Tensor:

@@ -19,7 +19,7 @@ from limbeck.training.progress import Observer, ignore
 from limbeck.training.settings import Training
 from limbeck.training.state import Result
 
-__all__ = ["Stage", "fit_stages"]
+__all__ = ["Stage", "check_part", "fit_stages", "training_part"]
 
 
 @checked_fields
@@ -92,49 +92,65 @@ def fit_stages(
     names = [stage.name for stage in stages]
     if not stages or len(set(names)) != len(names):
         raise InputError(f"stages: found the names {names}, expected at least one stage and each name once")
-    wanted = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
     results = []
-    try:
-        for number, stage in enumerate(stages):
-            _choose(student, stage, wanted)
-            with _resting(student, stage):
-                results.append(
-                    fit(
-                        Distiller(student, teacher, stage.objective),
-                        train_set,
-                        validation,
-                        training=stage.training,
-                        seed=seed + number,
-                        folder=None if folder is None else Path(folder) / f"{number + 1}-{stage.name}",
-                        watch=watch,
-                        label=stage.name,
-                    )
+    for number, stage in enumerate(stages):
+        with training_part(student, stage.trainable, where=f"stage '{stage.name}'"):
+            results.append(
+                fit(
+                    Distiller(student, teacher, stage.objective),
+                    train_set,
+                    validation,
+                    training=stage.training,
+                    seed=seed + number,
+                    folder=None if folder is None else Path(folder) / f"{number + 1}-{stage.name}",
+                    watch=watch,
+                    label=stage.name,
                 )
-    finally:
-        for name, parameter in student.named_parameters():
-            parameter.requires_grad_(wanted[name])
+            )
     return results
 
 
-def _choose(student: nn.Module, stage: Stage, wanted: dict[str, bool]) -> None:
-    paths = [path for path, _ in student.named_modules(remove_duplicate=False) if path]
-    for path in stage.trainable or ():
-        if path not in paths:
-            raise ModelError(f"stage '{stage.name}': the student has no module '{path}'; {one_of(path, paths)}")
+@contextmanager
+def training_part(student: nn.Module, trainable: Sequence[str] | None, *, where: str) -> Iterator[None]:
+    """Let a part of a student learn inside the scope, and leave the rest bit for bit as it is.
+
+    The rest has no gradient and is in eval mode, in which `fit` leaves it, so that its statistics are not updated.
+
+    trainable: paths of modules, with all below them, or of parameters that the student itself has; None for all of it.
+    where: how an error begins.
+    Raises ModelError if a path names no module.
+    """
+    wanted = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
+    check_part(student, trainable, where=where)
     every = student.named_parameters(remove_duplicate=False)  # a tied weight learns where either of its owners does
-    learning = {id(parameter) for name, parameter in every if _inside(name, stage.trainable)}
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(id(parameter) in learning and wanted[name])
+    learning = {id(parameter) for name, parameter in every if _inside(name, trainable)}
+    try:
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(id(parameter) in learning and wanted[name])
+        with _resting(student, trainable):
+            yield
+    finally:
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(wanted[name])
+
+
+def check_part(student: nn.Module, trainable: Sequence[str] | None, *, where: str) -> None:
+    """Require paths of a student's modules, or of its own parameters; ModelError for the first that names none."""
+    paths = [path for path, _ in student.named_modules(remove_duplicate=False) if path]
+    paths += [path for path, _ in student.named_parameters(recurse=False)]
+    for path in trainable or ():
+        if path not in paths:
+            raise ModelError(f"{where}: the student has no module '{path}'; {one_of(path, paths)}")
 
 
 @contextmanager
-def _resting(student: nn.Module, stage: Stage) -> Iterator[None]:
+def _resting(student: nn.Module, trainable: Sequence[str] | None) -> Iterator[None]:
     """Put the modules that do not learn into eval mode, in which `fit` leaves them."""
     modules = dict(student.named_modules(remove_duplicate=False))
     busy = {
         id(module)
         for path, module in modules.items()
-        if _inside(path, stage.trainable) or any(_inside(learning, [path]) for learning in stage.trainable or ())
+        if _inside(path, trainable) or any(_inside(learning, [path]) for learning in trainable or ())
     }
     with restore_modes(student):
         start_training(student)
