@@ -47,18 +47,21 @@ class MethodSpec:
 
     def build(self) -> Objective:
         """Build the objective anew."""
-        objective: Objective = self.parts[0].build()
-        for part in self.parts[1:]:
-            try:
-                objective = objective + part.build()
-            except InputError as error:
-                raise RecipeError(f"{self.where}.{error}") from None
-        return objective
+        return self._added([part.build() for part in self.parts])
 
     @cached_property
     def inspected(self) -> Objective:
         """What `build` gives, made once to be looked at; what is trained is built anew."""
-        return self.build()
+        return self._added([part.inspected for part in self.parts])
+
+    def _added(self, objectives: Sequence[Objective]) -> Objective:
+        added = objectives[0]
+        for other in objectives[1:]:
+            try:
+                added = added + other
+            except InputError as error:
+                raise RecipeError(f"{self.where}.{error}") from None
+        return added
 
     def keys(self) -> dict[str, Any] | list[dict[str, Any]]:
         """Return the methods as a resolved recipe has them: one mapping, or a list of several."""
