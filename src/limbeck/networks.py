@@ -16,6 +16,7 @@ from limbeck.errors import ModelError
 __all__ = [
     "ALIASES",
     "alias_metadata",
+    "at_once",
     "canonical_path",
     "check_network",
     "distinct",
@@ -108,6 +109,16 @@ def networks_of(owner: Any) -> list[nn.Module]:
     [Linear(in_features=3, out_features=4, bias=True), ReLU()]
     """
     return [each for each in _inside(owner) if isinstance(each, nn.Module)]
+
+
+def at_once(owner: Any, most: int) -> int:
+    """Return about how many samples to ask a network, or the networks inside an object, at a time.
+
+    It is `most`, and fewer where a part enlarges its inputs by its attribute `enlarges`, so that memory stays the same.
+    """
+    networks = [owner] if isinstance(owner, nn.Module) else networks_of(owner)
+    enlarged = max((getattr(part, "enlarges", 1.0) for each in networks for part in each.modules()), default=1.0)
+    return max(1, int(most / max(1.0, enlarged)))
 
 
 def is_lazy(network: nn.Module) -> bool:

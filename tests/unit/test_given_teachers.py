@@ -10,15 +10,17 @@ from limbeck import models
 from limbeck.config import Recipe
 from limbeck.data import TensorSet
 from limbeck.errors import ModelError, RecipeError, RunError
-from limbeck.evaluation import evaluate
+from limbeck.evaluation import evaluate, measure
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.prepare import as_teacher, build_student, prepare
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher, wrap_teacher
 from limbeck.models.layers import InputTransform
+from limbeck.networks import at_once
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
+from limbeck.teachers import ModelTeacher, store
 from limbeck.teachers.model import state_digest
 from limbeck.training import load_weights, save_weights
 from walk import over
@@ -269,10 +271,10 @@ def test_what_the_teacher_sees_is_part_of_what_it_is(given, tmp_path):
     assert len(digests) == 5
 
 
-@pytest.mark.parametrize("store", [True, False])
-def test_a_run_with_a_resized_teacher_is_read_back(given, tmp_path, store):
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_run_with_a_resized_teacher_is_read_back(given, tmp_path, stored):
     recipe = given(
-        {"model": {"factory": "made:sized"}, "input": {"size": 12, "mean": [0.1], "std": [0.9]}, "store": store}
+        {"model": {"factory": "made:sized"}, "input": {"size": 12, "mean": [0.1], "std": [0.9]}, "store": stored}
     )
     run, outcome = carried_out(recipe, tmp_path)
     keep_outcome(run, outcome)
@@ -286,12 +288,30 @@ def test_a_run_with_a_resized_teacher_is_read_back(given, tmp_path, store):
 
 def test_stored_answers_are_those_of_a_teacher_that_is_asked_each_time(given, tmp_path):
     answers = []
-    for store in (True, False):
-        recipe = given({"model": {"factory": "made:sized"}, "input": {"size": 12}, "store": store})
+    for stored in (True, False):
+        recipe = given({"model": {"factory": "made:sized"}, "input": {"size": 12}, "store": stored})
         parts = prepare(recipe)
         teacher = wrap_teacher(recipe, trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model, parts)
         answers.append(teacher(parts.transfer.batch(torch.arange(6), augment=None, seed=0, view=0)).logits)
     torch.testing.assert_close(*answers)
+
+
+def test_a_teacher_of_larger_images_is_asked_about_fewer_at_a_time(given, tmp_path):
+    """So that its activations take no more memory than those of the images as they are."""
+    sizes = {}
+    for side in (8, 16, 400, None):
+        recipe = given({"model": {"factory": "made:sized"}, **({"input": {"size": side}} if side else {})})
+        parts = prepare(recipe)
+        model = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache").model
+        asked = []
+        handle = model.register_forward_hook(lambda _, inputs, answer, asked=asked: asked.append(len(answer)))
+        few = parts.test if side != 400 else parts.test.subset(torch.arange(3))
+        whole, stored = evaluate(model, few), store(model, few)
+        handle.remove()
+        sizes[side] = max(asked)
+        assert at_once(ModelTeacher(model), 1000) == {8: 1000, 16: 250, 400: 1, None: 1000}[side]
+        assert measure(stored.logits, few.labels).errors == whole.errors
+    assert sizes == {8: 359, 16: 256, 400: 1, None: 359}
 
 
 def test_a_trained_teacher_learns_from_what_it_sees_and_its_layers_keep_their_names(given, tmp_path):

@@ -240,6 +240,8 @@ def test_features_of_a_recipes_teacher_are_stored_where_they_fit(monkeypatch):
         {"training": {"epochs": 1, "augment": {"shift": 1}}},
     ):
         assert isinstance(wrapped(**changes)[2], ModelTeacher)
+    clean = {"teacher": keys["teacher"] | {"view": "clean"}, "training": {"epochs": 1, "augment": {"shift": 1}}}
+    assert isinstance(wrapped(**clean)[2], StoredTeacher)
     monkeypatch.setattr("limbeck.teachers.stored.memory_bytes", lambda: 4 * (len(parts.transfer) * 3 * 4 - 1))
     assert isinstance(wrapped()[2], ModelTeacher)
     assert isinstance(wrapped(method={"name": "kd"})[2], StoredTeacher)

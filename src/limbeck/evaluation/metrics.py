@@ -14,7 +14,7 @@ from limbeck.data.sources import Source, one_pass
 from limbeck.devices import has_float64
 from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, figures_of
-from limbeck.networks import check_network, evaluating
+from limbeck.networks import at_once, check_network, evaluating
 from limbeck.outputs import run_model
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
@@ -33,7 +33,8 @@ def predict(
     Args:
         model: the network; the mode of each of its modules is restored afterwards.
         samples: a `SampleSet`, or data in another form that `limbeck.fit` accepts, labelled or not.
-        batch_size: samples in a batch, 1000 by default; a `DataLoader` has its own.
+        batch_size: samples in a batch, 1000 by default, fewer for a network that enlarges its inputs; a `DataLoader`
+            has its own.
         device: by default that of the model.
 
     Returns:
@@ -89,7 +90,8 @@ def evaluate(
     Args:
         model: the network; it answers in eval mode, and the mode of each of its modules is restored afterwards.
         samples: a `SampleSet`, or data in another form that `limbeck.fit` accepts.
-        batch_size: samples in a batch, 1000 by default; a `DataLoader` has its own.
+        batch_size: samples in a batch, 1000 by default, fewer for a network that enlarges its inputs; a `DataLoader`
+            has its own.
         device: by default that of the model.
 
     Returns:
@@ -136,7 +138,7 @@ def _answers(
     check_network("model", model)
     with evaluating(model):
         samples = samples.to(device)
-        for batch in one_pass(samples, _AT_ONCE if batch_size is None else batch_size).epoch(0):
+        for batch in one_pass(samples, at_once(model, _AT_ONCE) if batch_size is None else batch_size).epoch(0):
             batch = batch.to(device)
             labels = torch.full_like(batch.index, UNLABELLED) if batch.labels is None else batch.labels
             logits = run_model(model, batch.inputs, task=batch.task).logits

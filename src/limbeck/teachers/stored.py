@@ -15,13 +15,15 @@ from limbeck.data.content import memory_bytes, raw_bytes
 from limbeck.data.foreign import samples_of
 from limbeck.data.sources import Source
 from limbeck.errors import InputError, MemoryLimitError, ModelError
-from limbeck.networks import canonical_path
+from limbeck.networks import at_once, canonical_path
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.teachers.rows import Rows
 
 __all__ = ["StoredTeacher", "feature_bytes", "feature_limit", "store"]
+
+_AT_ONCE = 1024  # samples that a teacher is asked about together
 
 
 class StoredTeacher:
@@ -145,7 +147,7 @@ def store(
     teacher: Teacher | nn.Module,
     samples: Any,
     *,
-    batch_size: int = 1024,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     clean: bool = False,
     taps: Mapping[str, str | Tap] | None = None,
@@ -158,7 +160,7 @@ def store(
     Args:
         teacher: a network, which stays unchanged, or another `Teacher`.
         samples: a `SampleSet`, or arrays: a pair (inputs, labels), inputs alone, or a `TensorDataset`.
-        batch_size: samples for each call of the teacher.
+        batch_size: samples for each call of the teacher, 1024 by default, fewer for a network that enlarges its inputs.
         device: where the teacher answers.
         clean: use the answers for augmented samples too; the teacher then sees the clean view.
         taps: {name: path of a module, or a `Tap`}, the features to store, as for `limbeck.capture`.
@@ -196,6 +198,7 @@ def store(
             f" more than a quarter of this machine's memory ({feature_limit():,}); store a smaller layer, such as the"
             " pooled one, or ask the teacher for every batch (store: false)"
         )
+    batch_size = at_once(teacher, _AT_ONCE) if batch_size is None else batch_size
     loader = Loader(samples, batch_size, seed=0, shuffle=False, clean_view=clean)
     answers, index = [], []
     for batch in loader.epoch(0):
@@ -216,7 +219,7 @@ def store(
 
 def feature_bytes(teacher: Teacher, samples: SampleSet, taps: Mapping[str, str | Tap]) -> int:
     """Return how many bytes a teacher's features of a set take, from those of its first sample."""
-    batch = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
+    batch = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0, clean_view=True)
     features = teacher(batch, taps).features
     once = {_place(tap): features[name] for name, tap in taps.items()}
     return len(samples) * sum(feature.numel() * feature.element_size() for feature in once.values())

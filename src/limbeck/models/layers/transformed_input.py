@@ -1,5 +1,6 @@
 """A network that takes images of another size, or normalised in another way, than its data set gives them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,13 +73,16 @@ class InputTransform:
             scale, shift = 1 / std, -mean / std
             if samples.mean is not None and samples.std is not None:
                 scale, shift = samples.std.cpu() * scale, (samples.mean.cpu() - mean) / std
-        return TransformedInput(build((shape[0], *(self.sides or shape[1:]))), self.sides, scale, shift)
+        network = TransformedInput(build((shape[0], *(self.sides or shape[1:]))), self.sides, scale, shift)
+        network.enlarges = math.prod(self.sides) / math.prod(shape[1:]) if self.sides else 1.0
+        return network
 
 
 class TransformedInput(nn.Module):
     """A network behind a resize and a change of normalisation: x·scale + shift, then bilinear with antialiasing.
 
     sides: height and width; empty for no resize.  scale, shift: (C, 1, 1); None for no change.
+    enlarges: how many pixels there are for each pixel before (`limbeck.networks.at_once`).
 
     >>> network = TransformedInput(nn.Flatten(), (4, 4), torch.tensor([[[2.0]]]), torch.tensor([[[1.0]]]))
     >>> network(torch.ones(1, 1, 2, 2)).unique(), network(torch.ones(1, 1, 2, 2)).shape
@@ -91,7 +95,7 @@ class TransformedInput(nn.Module):
     def __init__(self, model: nn.Module, sides: Sequence[int], scale: Tensor | None, shift: Tensor | None) -> None:
         super().__init__()
         self.module = model
-        self.sides = tuple(sides)
+        self.sides, self.enlarges = tuple(sides), 1.0
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 
