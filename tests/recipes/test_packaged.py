@@ -24,7 +24,7 @@ FOLDERS = sorted(path.parent for path in Path(recipes.__file__).parent.glob("*/r
 PUBLISHED = {"mnist", "fashion_mnist"}
 SMALL_MODELS = {"resnet": {"depth": 8, "widths": [4, 4, 4, 4]}}
 
-SMALL = {"teacher_epochs": [], "confidence": 0.0, "models": [], "training": "{epochs: 1, batch_size: 256}"}
+SMALL = {"teacher_epochs": [], "epochs": 1, "confidence": 0.0, "models": [], "training": "{epochs: 1, batch_size: 256}"}
 """Keys of schemes as they suit trainings of one epoch."""
 
 every_recipe = pytest.mark.parametrize("name", names())
