@@ -43,7 +43,7 @@ def run(tmp_path):
 def test_a_recipe_is_diagnosed(limbeck, recipe, tmp_path):
     found = limbeck("diagnose", recipe, "--seeds", 2)
     assert found.code == 0, found.err
-    assert "search: 5 settings for each of 7 kinds of students" in found.err
+    assert "search: 5 settings for each of 8 kinds of students" in found.err
     for words in (
         "students by target",
         "chosen on held-out data",

@@ -19,7 +19,7 @@ from limbeck.report.layers import layers_section
 from limbeck.results import representations
 from limbeck.results.assessment import assess_run
 from limbeck.results.finished import FinishedRun
-from limbeck.results.representations import attention_maps, compare_layers
+from limbeck.results.representations import attention_maps, compare_layers, compared_layers
 from limbeck.runs import RunFolder
 
 CPU = torch.device("cpu")
@@ -41,6 +41,10 @@ def folder(tmp_path_factory):
         "data": {"kind": "npz", "path": "dots.npz"},
         "teacher": {**resnet(4, 4, 4, 8), "training": {"epochs": 2}},
         "student": resnet(4, 4, 4, 6),
+        "method": [
+            {"name": "attention_transfer", "layers": {"stage1": "stage2", "stage2": "stage2"}},
+            {"name": "hint", "layers": {"stage2": "stage2", "pool": "pool"}, "weight": 1.0, "hard_weight": 0},
+        ],
         "training": {"epochs": 2, "batch_size": 32, "learning_rate": 0.1},
         "seeds": [0, 1],
     }
@@ -51,8 +55,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def run(folder, monkeypatch):
-    monkeypatch.setattr(representations, "compared_layers", lambda objective: Layers.of(PAIRS))
+def run(folder):
     return FinishedRun.read(folder)
 
 
@@ -139,7 +142,9 @@ def test_evaluation_measures_the_layers(run):
     assert [each.student for each in kept] == list(PAIRS)
 
 
-def test_a_run_that_compares_no_layers_shows_none(folder):
+def test_a_run_that_compares_no_layers_shows_none(folder, monkeypatch):
+    assert compared_layers(lb.methods.kd()) is None
+    monkeypatch.setattr(representations, "compared_layers", lambda objective: None)
     plain = FinishedRun.read(folder)
     assert compare_layers(plain, plain.parts.test, CPU) == ()
     assert attention_maps(plain, plain.parts.test, CPU) == ()

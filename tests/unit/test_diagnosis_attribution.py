@@ -9,7 +9,7 @@ from scipy.stats import t, ttest_rel
 
 from limbeck.batch import Batch
 from limbeck.diagnosis.arms import match, objectives
-from limbeck.diagnosis.attribution import ARMS, EFFECTS, attribute, effect
+from limbeck.diagnosis.attribution import EFFECTS, TARGETS, attribute, effect
 from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers
 from limbeck.errors import InputError
 from limbeck.outputs import Outputs
@@ -39,8 +39,12 @@ def test_the_effects_are_those_of_the_paper():
 @settings(max_examples=15)
 @given(st.integers(2, 5), st.integers(2, 60), st.integers(0, 999))
 def test_the_parts_add_up_to_the_whole(seeds, n, seed):
-    found = {each.name: each.over_seeds.mean for each in attribute(right(RATES, seeds, n, seed)).effects}
-    assert sum(found[name] for name in EFFECTS if name != "whole") == pytest.approx(found["whole"], abs=1e-12)
+    correct = right(RATES, seeds, n, seed)
+    found = {each.name: each.over_seeds.mean for each in attribute(correct).effects}
+    assert found.keys() == EFFECTS.keys() - {"features"}
+    assert sum(found.values()) - found["whole"] == pytest.approx(found["whole"], abs=1e-12)
+    with_hints = attribute({**correct, "hints": correct["hard"]}).effect("features")
+    assert with_hints.over_seeds.mean == pytest.approx(-found["whole"], abs=1e-12)
 
 
 def test_the_interval_is_the_paired_one():
@@ -138,7 +142,7 @@ def test_all_targets_are_as_sure_of_the_true_class(temperature):
     matching = match(known, temperature)
     makers, left_out = objectives(subject(), matching)
     assert not left_out
-    assert makers.keys() == ARMS.keys()
+    assert makers.keys() == TARGETS.keys()
     batch = Batch.of(torch.zeros(300, 1), known.train_labels)
     outputs = Outputs(known.train, class_cosines=class_cosines(known.vectors))
     for name in ("ls", "pt", "sim", "kd", "pt+sim"):
@@ -152,12 +156,12 @@ def test_a_teacher_without_class_vectors_leaves_relations_out():
     assert matching.tau is None
     makers, left_out = objectives(subject(), matching)
     assert left_out.keys() == {"sim", "pt+sim"}
-    assert makers.keys() == ARMS.keys() - left_out.keys()
+    assert makers.keys() == TARGETS.keys() - left_out.keys()
 
 
 def test_the_arms_differ_in_the_target_alone():
     makers, _ = objectives(subject(), match(answers(), 4.0))
-    for name in ARMS:
+    for name in TARGETS:
         terms = makers[name]().terms
         if name == "hard":
             assert list(terms) == ["hard"]

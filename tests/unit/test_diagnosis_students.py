@@ -192,9 +192,9 @@ def test_the_whole_diagnosis(samples, tmp_path):
     content = plain_values(found)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert plain_values(read_as(Diagnosis, content)) == content
-    arms = 7 if found.matching.tau is not None else 5
+    arms = 8 if found.matching.tau is not None else 6
     assert found.trainings == 2 * arms + 3
-    assert [each.name for each in found.attribution.effects][-1] == "whole"
+    assert [each.name for each in found.attribution.effects][-2:] == ["whole", "features"]
     assert [each.when for each in found.rescaling] == ["early", "late"]
     assert found.rescaling[0].spearman > 0
     assert found.teacher.given_blocks.p_value < 0.2

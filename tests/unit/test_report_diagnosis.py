@@ -158,7 +158,7 @@ def test_it_is_told_how_settings_were_chosen_what_was_reused_and_who_was_diagnos
     found = diagnosis_section(where)
     notes = {chart.key: note for chart, note in found.charts}
     assert "5 settings each" in notes["targets"]
-    assert "hard labels 0.1; KD 0.0333, T 8." in notes["targets"]
+    assert "hard labels rate 0.1; KD rate 0.0333, T 8." in notes["targets"]
     assert ", of which 2 are the run's own; the test set was not read" in found.told
     assert found.about == [f"Not the student of {HOSTILE}."]
     assert "Not the student of &lt;script&gt;" in build_diagnosed(where).read_text(encoding="utf-8")

@@ -15,7 +15,6 @@ from limbeck.errors import command
 
 if TYPE_CHECKING:
     from limbeck.diagnosis import Diagnosis
-    from limbeck.diagnosis.searching import Setting
 
 __all__ = ["diagnose"]
 
@@ -32,6 +31,9 @@ def diagnose(
     quick: Annotated[bool, typer.Option("--quick", help="one seed, no search, and no attribution to parts")] = False,
     search: Annotated[
         bool, typer.Option("--search/--no-search", help="choose learning rate and T for each kind of student")
+    ] = True,
+    hints: Annotated[
+        bool, typer.Option("--hints/--no-hints", help="train students with hints too: do features add to the logits?")
     ] = True,
     runs: Annotated[Path, typer.Option(help="parent of the new diagnosis folder")] = Path("runs"),
     page: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
@@ -78,6 +80,7 @@ def diagnose(
                 seeds=seeds_of(recipe, seeds),
                 quick=quick,
                 search=search,
+                hints=hints,
                 root=cache_folder(),
                 watch=watch,
                 say=tell,
@@ -125,7 +128,7 @@ def _attribution(found: "Diagnosis") -> None:
     if attribution is None:
         return
     rows = [
-        [f"{name}  {ARMS[name]}", _setting(found.chosen[name]), figure(value)]
+        [f"{name}  {ARMS[name]}", str(found.chosen[name]), figure(value)]
         for name, value in attribution.accuracies.items()
     ]
     searched = "chosen on held-out data" if found.settings["search"] else "as the recipe has it"
@@ -135,11 +138,6 @@ def _attribution(found: "Diagnosis") -> None:
         show(f"  {each.verdict()}")
     for name, reason in attribution.left_out.items():
         show(f"  {name} is left out: {reason}")
-
-
-def _setting(setting: "Setting") -> str:
-    at = "" if setting.temperature is None else f", T {setting.temperature:g}"
-    return f"rate {setting.learning_rate:.3g}{at}"
 
 
 def _mechanics(found: "Diagnosis") -> list[list[str]]:

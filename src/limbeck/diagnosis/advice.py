@@ -7,6 +7,7 @@ from typing import Any, Literal
 from limbeck.diagnosis.attribution import Attribution, Effect
 from limbeck.diagnosis.capacity import Capacity
 from limbeck.diagnosis.causes import Finding, is_witness
+from limbeck.diagnosis.hints import HintSetting
 from limbeck.diagnosis.signs import Signs
 from limbeck.diagnosis.thresholds import THRESHOLDS, Thresholds
 
@@ -37,7 +38,8 @@ class AdviceInput:
     """Everything that the rules may look at.
 
     temperature: that was distilled at.  suggested_temperature: whose soft targets have the entropy aimed at.
-    tail: see `tail_curve`.  better: of the arms, the one with the best mean if it beats KD, with the effect.
+    tail: see `tail_curve`.  better: of the arms by target, the one with the best mean if it beats KD, with the effect.
+    hints: that students were given; None where there were none.
     """
 
     signs: Signs
@@ -48,6 +50,7 @@ class AdviceInput:
     suggested_temperature: float
     tail: Mapping[int, float]
     better: tuple[str, Effect] | None
+    hints: HintSetting | None = None
     thresholds: Thresholds = THRESHOLDS
 
     def has(self, cause: str) -> bool:
@@ -133,6 +136,25 @@ def _kept(case: AdviceInput) -> tuple[int, str]:
         return classes, "there are too few classes for their order to be compared"
     k, agreement = max(case.tail.items())
     return classes, f"even beyond the {k} most probable its order correlates by {agreement:+.2f} with a student's"
+
+
+def features(case: AdviceInput) -> Advice:
+    """Answer whether the teacher's features add anything to its logits."""
+    found = None if case.attribution is None else case.attribution.effect("features")
+    if case.attribution is None or found is None:
+        reason = "a quick diagnosis trains no student with hints"
+        if case.attribution is not None:
+            reason = case.attribution.left_out.get("hints", reason)
+        return Advice("features", None, "Not answered: no student was given hints.", reason, "rule of thumb")
+    evidence = f"{found.verdict()}; {case.hints}"
+    if not found.found:
+        said = "Leave them out: nothing distinguishable is added to the logits."
+        return Advice("features", False, said, evidence, "measured")
+    points = f"{100 * abs(found.over_seeds.mean):.2f} points"
+    if found.over_seeds.mean > 0:
+        said = _if(case, f"Add hints: features add {points} to the logits here.")
+        return Advice("features", True, said, evidence, "measured")
+    return Advice("features", False, f"Leave them out: hints cost {points} here.", evidence, "measured")
 
 
 def keep(case: AdviceInput) -> Advice:
@@ -240,6 +262,7 @@ QUESTIONS: Mapping[str, Callable[[AdviceInput], Advice]] = {
     "teacher": teacher,
     "target": target,
     "k": keep,
+    "features": features,
     "temperature": temperature,
     "alpha": alpha,
     "training": training,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck import methods
-from limbeck.diagnosis.attribution import ARMS
+from limbeck.diagnosis.attribution import TARGETS
 from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers
 from limbeck.losses import soften
 from limbeck.objective import Objective
@@ -80,7 +80,7 @@ def matched_tau(vectors: Tensor, labels: Tensor, confidence: float) -> float:
 def objectives(
     subject: DiagnosisInput, matching: Matching
 ) -> tuple[Mapping[str, Callable[[], Objective]], dict[str, str]]:
-    """Return how to build the objective of each arm of `ARMS`, and why an arm is left out.
+    """Return how to build the objective of each arm of `TARGETS`, and why an arm is left out.
 
     Every arm but the one on hard labels has the subject's temperature, weights and divergence; only the target differs.
     """
@@ -108,4 +108,4 @@ def objectives(
         )
 
     makers = {"hard": methods.hard, **{name: distilled(target) for name, target in targets.items()}}
-    return {name: makers[name] for name in ARMS if name in makers}, left_out
+    return {name: makers[name] for name in TARGETS if name in makers}, left_out

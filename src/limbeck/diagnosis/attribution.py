@@ -11,9 +11,9 @@ from torch import Tensor
 from limbeck.errors import InputError
 from limbeck.evaluation import Estimate, Interval, bootstrap_mean, t_interval
 
-__all__ = ["ARMS", "EFFECTS", "Attribution", "Effect", "attribute", "effect"]
+__all__ = ["ARMS", "EFFECTS", "TARGETS", "Attribution", "Effect", "attribute", "effect"]
 
-ARMS = {
+TARGETS = {
     "hard": "hard labels",
     "ls": "label smoothing",
     "pt": "KD-pt",
@@ -24,6 +24,9 @@ ARMS = {
 }
 """The students that are compared, by the target that they learn from."""
 
+ARMS = {**TARGETS, "hints": "KD with hints"}
+"""All students that are compared: those by target, and one that learns from the teacher's features as well."""
+
 EFFECTS: Mapping[str, Mapping[str, float]] = {
     "smoothing": {"ls": 1, "hard": -1},
     "rescaling": {"pt": 1, "ls": -1},
@@ -31,8 +34,9 @@ EFFECTS: Mapping[str, Mapping[str, float]] = {
     "interaction": {"pt+sim": 1, "pt": -1, "sim": -1, "ls": 1},
     "remainder": {"kd": 1, "pt+sim": -1},
     "whole": {"kd": 1, "hard": -1},
+    "features": {"hints": 1, "kd": -1},
 }
-"""Contrasts of the students' accuracies; the first five add up to the sixth."""
+"""Contrasts of the students' accuracies; the first five add up to the sixth, and the last comes on top of it."""
 
 _POWER = 0.8
 
@@ -100,7 +104,7 @@ def attribute(correct: Mapping[str, Tensor], *, left_out: Mapping[str, str] | No
 
     correct: by arm (see `ARMS`), whether each held-out example is right, bool (seeds, n): the same seeds and examples
     for all.  smoothing = LS - hard, rescaling = pt - LS, relations = sim - LS, interaction = (pt+sim) - pt - sim + LS,
-    remainder = KD - (pt+sim); an effect whose arms are not all there is left out.
+    remainder = KD - (pt+sim), features = hints - KD; an effect whose arms are not all there is left out.
 
     >>> right = torch.rand(3, 50) < 0.9
     >>> found = attribute({"hard": right, "kd": right})

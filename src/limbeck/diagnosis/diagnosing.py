@@ -16,8 +16,9 @@ from limbeck.diagnosis.capacity import Capacity
 from limbeck.diagnosis.causes import Finding, find_causes
 from limbeck.diagnosis.examining import look_into_capacity
 from limbeck.diagnosis.gradient import Rescaling, nearness, rescaling
+from limbeck.diagnosis.hints import HintPlaces, hint_places
 from limbeck.diagnosis.inputs import DiagnosisInput, TeacherAnswers, ask
-from limbeck.diagnosis.searching import ChosenSettings, Setting, search_settings, settled
+from limbeck.diagnosis.searching import CANDIDATES, ChosenSettings, Setting, search_settings, settled
 from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.students import StudentTrainer, TrainedStudent
 from limbeck.diagnosis.tail import tail_curve, temperature_for
@@ -33,6 +34,8 @@ FORMAT = 1
 """Of a diagnosis that is written; raised whenever its keys change their meaning."""
 
 Say = Callable[[str], None]
+
+_NO_HINTS = "no student was given hints in this diagnosis"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def diagnose(
     seeds: Sequence[int] = (0, 1, 2),
     quick: bool = False,
     search: bool = True,
+    hints: bool = True,
     root: Path | None = None,
     thresholds: Thresholds = THRESHOLDS,
     watch: Observer = ignore,
@@ -84,6 +88,7 @@ def diagnose(
     """Find out why a distillation helps or fails, and what to do.
 
     seeds: of the students, the same for every arm.  quick: one seed, no search and no attribution.
+    hints: whether students are given hints as well, so that it is known whether features add anything to the logits.
     search: choose learning rate and temperature for every arm (see `search_settings`); without, all have the subject's.
     root: the cache that trainings are kept in, so that an interrupted diagnosis goes on and a repeated one reads.
     Everything is measured on the subject's held-out data; no test set is read.
@@ -98,10 +103,20 @@ def diagnose(
     seeds, search = (seeds[:1], False) if quick else (seeds, search)
     makers, left_out = objectives(subject, matching)
     arms = [name for name in makers if not quick or name in ("hard", "kd")]
+    places = HintPlaces(reason=_NO_HINTS) if quick or not hints else hint_places(subject)
+    if places.scales:
+        say(_hints_cost(places, len(seeds), search=search))
+        arms.append("hints")
+    else:
+        left_out["hints"] = places.reason
     settings_found = (
-        search_settings(trainer, arms, seeds[0], early=_looked_at_early, say=say) if search else settled(trainer, arms)
+        search_settings(trainer, arms, seeds[0], places=places, early=_looked_at_early, say=say)
+        if search
+        else settled(trainer, arms, places)
     )
     students = _teach(trainer, settings_found, seeds, say=say)
+    if places.scales and "hints" not in students:
+        left_out["hints"] = "the loss of a student with hints became infinite"
     capacity = look_into_capacity(trainer, seeds[0], needed=quick, thresholds=thresholds, say=say)
     alone = settings_found.known.get(("hard", settings_found.arms.usual("hard")), students["hard"][0])
     signs = read_signs(answers, alone, capacity)
@@ -120,6 +135,7 @@ def diagnose(
         suggested_temperature=temperature_for(answers.on_probe, thresholds.entropy_share),
         tail=tail,
         better=None if quick else _better_than_kd(right),
+        hints=settings_found.chosen["hints"].hints if "hints" in students else None,
         thresholds=thresholds,
     )
     return Diagnosis(
@@ -144,6 +160,17 @@ def diagnose(
     )
 
 
+def _hints_cost(places: HintPlaces, seeds: int, *, search: bool) -> str:
+    """Say what the arm of hints costs beside the others."""
+    count = seeds + CANDIDATES - 1 if search else seeds
+    layers = ", ".join(_pair(pair) for pair in places.scales)
+    return f"hints: {count} of the trainings compare layers ({layers}); for these the teacher answers at every step"
+
+
+def _pair(pair: tuple[str, str]) -> str:
+    return pair[0] if pair[0] == pair[1] else f"{pair[0]}: {pair[1]}"
+
+
 def _looked_at_early(arm: str) -> bool:
     return arm == "kd"
 
@@ -151,7 +178,10 @@ def _looked_at_early(arm: str) -> bool:
 def _teach(
     trainer: StudentTrainer, settings_found: ChosenSettings, seeds: Sequence[int], *, say: Say
 ) -> dict[str, list[TrainedStudent]]:
-    """Train the students of every arm on the same seeds, those of a seed together."""
+    """Train the students of every arm on the same seeds, those of a seed together.
+
+    Hints are left out where the loss of a student is not finite; NonFiniteLossError for any other arm.
+    """
     arms = settings_found.chosen
     say(f"students on {', '.join(arms)}, for {len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
     known = {(arm, seeds[0]): settings_found.known.get((arm, setting)) for arm, setting in arms.items()}
@@ -160,8 +190,16 @@ def _teach(
         settings_found.arms.plan(arm, arms[arm], seed, early=_looked_at_early(arm) and seed == seeds[0])
         for arm, seed in wanted
     ]
-    taught = dict(zip(wanted, trainer.train_all(plans), strict=True))
-    return {arm: [known.get((arm, seed)) or taught[arm, seed] for seed in seeds] for arm in arms}
+    taught: dict[tuple[str, int], TrainedStudent] = {}
+    failed = set()
+    for (arm, seed), outcome in zip(wanted, trainer.attempt_all(plans), strict=True):
+        if isinstance(outcome, TrainedStudent):
+            taught[arm, seed] = outcome
+        elif arm == "hints":
+            failed.add(arm)
+        else:
+            raise outcome
+    return {arm: [known.get((arm, seed)) or taught[arm, seed] for seed in seeds] for arm in arms if arm not in failed}
 
 
 def _at(subject: DiagnosisInput, setting: Setting) -> DiagnosisInput:
@@ -175,7 +213,7 @@ def _right(students: Sequence[TrainedStudent], answers: TeacherAnswers) -> torch
 
 def _better_than_kd(right: Mapping[str, torch.Tensor]) -> tuple[str, Effect] | None:
     """Return the best target beside KD if it beats KD; the interval allows for having looked at all of them."""
-    others = {name: each for name, each in right.items() if name not in ("kd", "hard")}
+    others = {name: each for name, each in right.items() if name not in ("kd", "hard", "hints")}
     if not others:
         return None
     best = max(others, key=lambda name: float(others[name].double().mean()))

@@ -108,6 +108,8 @@ class StudentTrainer:
         larger = plan.larger and self.subject.larger is not None
         network = (self.subject.larger if larger and self.subject.larger else self.subject.student)(plan.seed)
         teacher = self.answers.teacher if "teacher" in plan.objective.reads() else None
+        if plan.objective.taps("teacher"):  # stored answers have no features
+            teacher = self.subject.teacher
         return Job(
             Distiller(network, teacher, plan.objective),
             self.subject.train,

@@ -19,7 +19,7 @@ from limbeck.networks import canonical_path, evaluating
 from limbeck.outputs import run_model
 from limbeck.teachers.restricted import RestrictedModel
 
-__all__ = ["Layer", "NetworkLayers", "Proposal", "RecipeLayers", "layers_of", "read_layers"]
+__all__ = ["Layer", "NetworkLayers", "Proposal", "RecipeLayers", "layers_of", "propose", "read_layers"]
 
 _SAMPLES = 3
 _MOST_PAIRS = 4
@@ -108,7 +108,7 @@ def read_layers(recipe: Recipe) -> RecipeLayers:
     )
     members = recipe.teacher.members
     if not recipe.scheme.uses_teacher:
-        return RecipeLayers(own, None, _proposals(own, own), "none: the scheme's networks teach each other")
+        return RecipeLayers(own, None, propose(own, own), "none: the scheme's networks teach each other")
     if members[0].estimator or members[0].arrays:
         what = "an estimator" if members[0].estimator else "answers in a file"
         return RecipeLayers(own, None, (), f"has no layers: it is {what}")
@@ -117,7 +117,7 @@ def read_layers(recipe: Recipe) -> RecipeLayers:
     network = build_teacher(recipe, parts, recipe.seeds[0])
     teacher, name = as_teacher(recipe, network), str(_name(members[0].model.keys()))
     other = layers_of(network, lambda: teacher(batch).logits, name)
-    return RecipeLayers(own, other, _proposals(own, other))
+    return RecipeLayers(own, other, propose(own, other))
 
 
 def _name(keys: Mapping[str, Any]) -> Any:
@@ -228,7 +228,8 @@ def _pooled(model: nn.Module, given: _Given, shapes: _Shapes, logits: Tensor) ->
     return None
 
 
-def _proposals(student: NetworkLayers, teacher: NetworkLayers) -> tuple[Proposal, ...]:
+def propose(student: NetworkLayers, teacher: NetworkLayers) -> tuple[Proposal, ...]:
+    """Return pairs of layers to compare: the stages, where both have them, and what the last linear layers read."""
     found = []
     own, other = student.stages, teacher.stages
     kinds = {layer.kind for layer in (*own, *other)}

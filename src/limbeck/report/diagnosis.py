@@ -95,11 +95,10 @@ def _searched(content: Diagnosis) -> str:
         return "Same seeds, same budget; only the target differs."
     said = []
     for name, setting in content.chosen.items():
-        at = "" if setting.temperature is None else f", T {setting.temperature:g}"
-        said.append(f"{ARMS.get(name, name)} {setting.learning_rate:.3g}{at}")
+        said.append(f"{ARMS.get(name, name)} {setting}")
     return (
         f"Same seeds, same budget, the same search: {CANDIDATES} settings each, the best kept by held-out errors of"
-        f" the first seed (learning rate, T): {'; '.join(said)}."
+        f" the first seed: {'; '.join(said)}."
     )
 
 

@@ -85,7 +85,7 @@ class _Sums:
 
 def compared_layers(objective: Objective) -> Layers | None:
     """Return the pairs of layers that an objective compares, each once; None where it compares none."""
-    terms = [term for term in objective.terms.values() if isinstance(term, FeatureTerm)]
+    terms = [term for term in objective.modules() if isinstance(term, FeatureTerm)]
     pairs = tuple(dict.fromkeys(pair for term in terms for pair in term.layers.pairs))
     return Layers(pairs) if pairs else None
 
