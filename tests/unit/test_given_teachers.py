@@ -39,6 +39,17 @@ def create_model(model_name, pretrained=False, **more):
     assert (model_name, pretrained, more) == ("tiny", True, {"num_classes": 10})
     return nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9, 10))
 
+class Counted(nn.Sequential):
+    def forward(self, images):
+        with open(self[1].log, "a") as file:
+            print(len(images), file=file)
+        return super().forward(images)
+
+def counted(classes, log):
+    model = Counted(nn.Flatten(), nn.Linear(64, classes))
+    model[1].log = log
+    return model
+
 class Sized(nn.Module):
     def __init__(self, shape, classes):
         super().__init__()
@@ -121,6 +132,24 @@ def test_a_rehearsal_plans_no_step_of_a_given_teacher(given):
     assert (teacher.role, teacher.steps, teacher.runs) == ("teacher, as given", 0, 0)
     assert (teacher.parameters, teacher.inputs, teacher.outputs) == (650, (8, 1, 8, 8), (8, 10))
     assert found.trainings == 2  # alone and distilled
+
+
+@over(
+    ("teacher", "augment", "once"),
+    [({}, {}, True), ({"store": False}, {}, False), ({"view": "clean"}, {"shift": 1}, True), ({}, {"shift": 1}, False)],
+)
+def test_a_rehearsal_asks_a_teacher_whose_answers_are_stored_once(given, tmp_path, teacher, augment, once):
+    """Its estimate is of steps that look answers up, and of one answer to each sample before."""
+    log = tmp_path / "log"
+    log.unlink(missing_ok=True)
+    model = {"factory": "made:counted", "arguments": {"log": str(log)}}
+    training = {**TINY["training"], "epochs": 10, "augment": augment}
+    found = rehearse(given({"model": model, **teacher}, training=training))
+    batches = log.read_text().split().count("100")
+    assert batches == 1 if once else batches > 2
+    distilled = found.models[-1]
+    assert (distilled.asking > 0) == once
+    assert distilled.seconds == (20 * distilled.seconds_a_step + distilled.asking) * distilled.runs
 
 
 def test_a_function_of_another_library_is_called_with_what_it_names_alone(given):

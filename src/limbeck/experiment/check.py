@@ -1,7 +1,7 @@
 """A rehearsal of a recipe: everything is built and one batch is run, nothing is trained or written."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,16 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import methods, schemes
+from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
 from limbeck.evaluation import parameters
 from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, seeded_build, vet
+from limbeck.experiment.teacher import asked_once
 from limbeck.features import PairedLayers, paired_layers
 from limbeck.networks import evaluating
 from limbeck.objective import Loss
-from limbeck.outputs import run_model
+from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.teacher import ClassVectors, Teacher
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
 from limbeck.training.memory import enough_memory
@@ -38,7 +41,8 @@ class RehearsedModel:
     """One training that the recipe will run, or a teacher that is used as it is given, of which no steps are run.
 
     bytes: weights, gradients, optimizer state and saved activations of one step; of a given teacher the weights.
-    steps: of one run; runs: how many.  seconds: estimate for all runs.
+    steps: of one run; runs: how many.  asking: seconds in which the teacher answers each sample once, before each run.
+    seconds: estimate for all runs.
     """
 
     role: str
@@ -49,11 +53,12 @@ class RehearsedModel:
     seconds_a_step: float
     steps: int
     runs: int
+    asking: float = 0.0
 
     @property
     def seconds(self) -> float:
         """The estimated time of all runs."""
-        return self.seconds_a_step * self.steps * self.runs
+        return (self.seconds_a_step * self.steps + self.asking) * self.runs
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,34 @@ class Rehearsal:
         return asdict(self) | {"trainings": self.trainings, "seconds": self.seconds}
 
 
+class _AskedOnce:
+    """A teacher that answers a batch once and remembers it, as one whose answers are stored."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher, self.seconds_a_sample = teacher, 0.0
+        self._answers: dict[tuple[int, ...], Outputs] = {}
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
+        key = tuple(batch.index.tolist())
+        if key not in self._answers:
+            began = time.perf_counter()
+            self._answers[key] = self.teacher(batch, taps) if taps else self.teacher(batch)
+            self.seconds_a_sample = (time.perf_counter() - began) / len(key)
+        return self._answers[key]
+
+    def class_vectors(self, classes: int | None = None) -> Tensor:
+        if not isinstance(self.teacher, ClassVectors):
+            raise TypeError(f"{type(self.teacher).__name__} has no class vectors")
+        return self.teacher.class_vectors(classes)
+
+    def to(self, device: torch.device | str) -> "_AskedOnce":
+        self.teacher.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        return self.teacher.fingerprint()
+
+
 def rehearse(recipe: Recipe) -> Rehearsal:
     """Build a recipe's data, models and objective, and run a batch through each."""
     parts = vet(recipe)
@@ -98,11 +131,16 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
     taught: list[RehearsedModel] = []
     owed, losses, layers = 0.0, dict[str, float](), dict[PairedLayers, None]()
-    for plan in recipe.scheme.planned(builder, as_teacher(recipe, build_teacher(recipe, parts, 0))):
+    teacher: Teacher = as_teacher(recipe, build_teacher(recipe, parts, 0))
+    if asked_once(recipe, teacher, parts):
+        teacher = _AskedOnce(teacher)
+    for plan in recipe.scheme.planned(builder, teacher):
         runs = plan.count * ((1 if plan.once else seeds) + tried)
         timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
         if plan.between is not None:
             timed = replace(timed, seconds_a_step=timed.seconds_a_step + _seconds(plan.between) / plan.period)
+        if isinstance(plan.distiller.teacher, _AskedOnce):
+            timed = replace(timed, asking=plan.distiller.teacher.seconds_a_sample * len(plan.samples))
         layers |= dict.fromkeys(paired_layers(plan.distiller.objective))
         taught.append(timed)
         owed += 0.0 if plan.compared else timed.seconds

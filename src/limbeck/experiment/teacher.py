@@ -24,7 +24,7 @@ from limbeck.training import Job, Observer
 from limbeck.training.progress import ignore
 from limbeck.training.trained import fit_estimator_or_read, fit_or_read
 
-__all__ = ["TrainedTeacher", "storable", "trained_teacher", "wrap_teacher"]
+__all__ = ["TrainedTeacher", "asked_once", "storable", "trained_teacher", "wrap_teacher"]
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,16 @@ def _selected(model: MeanOfModels, parts: Parts, rounds: int) -> list[float]:
 def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
     """Make a model the teacher of a recipe's transfer set; its answers are computed once wherever that is exact."""
     teacher = as_teacher(recipe, model)
-    clean = recipe.teacher.view == "clean"
-    exact = clean or not recipe.training.augment.active
-    if recipe.teacher.store and exact and storable(recipe, teacher, parts.transfer):
+    if asked_once(recipe, teacher, parts):
+        clean = recipe.teacher.view == "clean"
         return store(teacher, parts.transfer, clean=clean, taps=recipe.inspected.taps("teacher"))
     return teacher
+
+
+def asked_once(recipe: Recipe, teacher: Teacher, parts: Parts) -> bool:
+    """Whether a recipe's teacher is asked once about each sample: that is exact, and its answers can be stored."""
+    exact = recipe.teacher.view == "clean" or not recipe.training.augment.active
+    return recipe.teacher.store and exact and storable(recipe, teacher, parts.transfer)
 
 
 def storable(recipe: Recipe, teacher: Teacher, samples: SampleSet) -> bool:
