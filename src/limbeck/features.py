@@ -165,7 +165,8 @@ class FeatureTerm(Term):
             )
         mask = None if batch.mask is None else self._counted(batch.mask)
         students, teachers = ([self._only(each, batch.mask) for each in every] for every in (students, teachers))
-        if not len(batch) or (mask is not None and not bool(mask.any())):
+        empty = not len(batch) or (mask is not None and not bool(mask.any()))
+        if empty and not self.relates_examples:  # what gathers rows does so in every process, or the others wait
             return self._nothing(students)
         return self.total(students, teachers, mask, outputs, batch, step)
 
@@ -304,12 +305,17 @@ class RelationalTerm(FeatureTerm):
             rows = [as_vectors(each) if mask is None else as_vectors(each)[mask] for each in (student, teacher)]
             own = len(rows[0])
             everyone = [ranks.all_rows(each) for each in rows]
+            if not len(everyone[0]):
+                continue
             with self._naming(number):
                 loss = self.relate(everyone[0], everyone[1], number)
             # The value counts the examples of this rank; the gradient is that of the whole batch with respect to them.
             each = loss.detach() * own + (loss - loss.detach()) * len(everyone[0])
             value = each if value is None else value + each
-        return value  # type: ignore[return-value]  # there is a pair at least
+        if value is None or not value.requires_grad:  # of this process no example counts
+            nothing = self._nothing(students)
+            return nothing if value is None else value + nothing
+        return value
 
     def relate(self, student: Tensor, teacher: Tensor, number: int) -> Tensor:
         """Return the loss of a batch for a pair: a scalar.

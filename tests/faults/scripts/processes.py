@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from limbeck import schedules
+from limbeck import methods, schedules
 from limbeck.batch import UNLABELLED
 from limbeck.cli import main as command_line
 from limbeck.data import Augment, TensorSet
@@ -104,6 +104,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "unlabelled": 5,
         "dist": True,
     },  # its rows are gathered, of the last batch one process has none
+    "layers": {
+        "size": 33,
+        "unlabelled": 5,
+        "layers": True,
+    },  # whose projection each process draws, and rows are gathered
     "batch norm": {"size": 46, "norm": True},
     "long": {"size": 46, "batch_size": 4, "epochs": 3},
     "long with dropout": {"size": 46, "batch_size": 4, "epochs": 3, "dropout": 0.3},
@@ -112,12 +117,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def train(kind: str, folder: Path, act: Callable[[int], None] = lambda step: None) -> Result:
     """Run one of the trainings; in a second process the student begins as another."""
-    given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None, "dist": False, "norm": False} | SETTINGS[kind]
+    given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None, "dist": False, "norm": False}
+    given |= {"layers": False} | SETTINGS[kind]
     size, unlabelled, dropout, hint, norm = map(given.pop, ("size", "unlabelled", "dropout", "hint", "norm"))
     terms = [HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Tripwire(act)] + ([Hint(hint)] if hint else [])
     terms += [IntraClass(0.7, temperature=2.0)] if given.pop("dist") else []
+    objective = Objective(terms)
+    if given.pop("layers"):
+        objective += methods.hint({"3": "3"}, weight=0.5, hard_weight=0) + methods.rkd("3", weight=1.0, hard_weight=0)
     return fit(
-        Distiller(network(RANK, 8, dropout, norm=norm), ModelTeacher(network(9, 6)), Objective(terms)),
+        Distiller(network(RANK, 8, dropout, norm=norm), ModelTeacher(network(9, 6)), objective),
         samples_of(size, 0, unlabelled),
         samples_of(30, 1),
         training=Training(**{"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "checkpoint_seconds": 0.0} | given),
