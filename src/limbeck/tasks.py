@@ -374,7 +374,7 @@ class _Ranking(Task):
     shape = "(n, 2, items)"
     dims = (3,)
     outputs_are = ("item", "items")
-    loss = "positives_cross_entropy"
+    loss = "positives_log_loss"
     meets = frozenset({Need.CLASSES, Need.ITEMS})
     parts_held_out = True
 

@@ -18,7 +18,7 @@ from limbeck.losses import (
     Reduction,
     cross_entropy,
     logit_matching,
-    positives_cross_entropy,
+    positives_log_loss,
     reduce,
     squared_error,
 )
@@ -43,12 +43,12 @@ __all__ = [
 
 def _of_items(logits: Tensor, labels: Tensor, *, mask: Tensor | None, reduction: Reduction) -> Tensor:
     positives, known = RANKING.positives(labels), RANKING.known(labels)
-    return positives_cross_entropy(logits, positives, known=known, mask=mask, reduction=reduction)
+    return positives_log_loss(logits, positives, known=known, mask=mask, reduction=reduction)
 
 
 _LABEL_LOSSES: Mapping[str, Callable[..., Tensor]] = {
     "cross_entropy": cross_entropy,
-    "positives_cross_entropy": _of_items,
+    "positives_log_loss": _of_items,
     "squared_error": squared_error,
 }
 """The loss on labels by the name that a task gives it."""
@@ -60,8 +60,8 @@ Transform = Callable[[Tensor], Tensor]
 class HardLabels(Term):
     """Cross-entropy on hard labels; it counts labelled examples.
 
-    For a regression it is half the mean squared error; for a ranking the cross-entropy with the items to be found, its
-    mean over them.  For a sample mixed of a share λ of itself and 1-λ of another
+    For a regression it is half the mean squared error; for a ranking the log loss of the items to be found
+    and of all others (`losses.positives_log_loss`).  For a sample mixed of a share λ of itself and 1-λ of another
     one it is λ·H(y, q) + (1-λ)·H(y', q), counted if both have a label.
 
     Args:

@@ -271,7 +271,7 @@ def trained_on(name, student, teacher, labels, mask=None):
     task = REGRESSION if name.startswith("bounded") else CLASSIFICATION
     model = Answering(student, heads)
     batch = Batch.of(torch.zeros(len(student), 1), labels, mask=mask, task=task)
-    loss = Distiller(model, Vectors(Answering(teacher)), CONFIGURED[name])(batch).total
+    loss = Distiller(model, Vectors(Answering(teacher)), CONFIGURED[name])(batch, 0).total
     loss.backward()
     return loss.detach(), model.answer.grad
 

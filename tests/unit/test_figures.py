@@ -24,7 +24,7 @@ from limbeck.data import TensorSet
 from limbeck.errors import DataError
 from limbeck.evaluation import evaluate, mean_reciprocal_rank, measure, ndcg_at_k, predict, recall_at_k
 from limbeck.evaluation.figures import FIGURES, Places, average_precision
-from limbeck.losses import positives_cross_entropy
+from limbeck.losses import positives_log_loss
 from limbeck.tasks import BINARY, DENSE, MULTILABEL, RANKING, REGRESSION, TASKS
 from walk import over
 
@@ -165,7 +165,7 @@ def test_rankings_are_measured_batch_by_batch_as_all_at_once():
         "ndcg": pytest.approx(ndcg_at_k(logits, positives, 10, known)),
     }
     assert whole.errors == 29 - int(figures.correct(logits, labels).sum())
-    nll = positives_cross_entropy(logits.double(), positives, known=known)
+    nll = positives_log_loss(logits.double(), positives, known=known)
     assert whole.nll == pytest.approx(float(nll), rel=1e-6)
 
 

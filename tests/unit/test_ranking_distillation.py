@@ -134,7 +134,7 @@ def test_hard_labels_of_a_ranking_are_the_items_to_be_found():
     outputs, batch = drawn()
     term = HardLabels()
     positives, known = batch.labels.unbind(1)
-    expected = losses.positives_cross_entropy(outputs["student"].logits, positives, known=known, reduction="sum")
+    expected = losses.positives_log_loss(outputs["student"].logits, positives, known=known, reduction="sum")
     assert float(term.sum(outputs, batch, 0).detach()) == pytest.approx(float(expected.detach()))
     assert int(term.count(batch)) == 5
 

@@ -141,33 +141,44 @@ def test_the_sampled_log_loss_and_its_gradient_equal_the_formula():
         np.testing.assert_allclose(student.grad[row].numpy(), gradient, atol=1e-12)
 
 
-def test_the_cross_entropy_of_positives_leaves_known_items_out():
+def test_the_log_loss_of_positives_is_over_all_items_that_are_neither_positive_nor_known():
     student, _, _, known = drawn()
     positives = torch.stack([(known[:, 0] + 1) % 30, (known[:, 0] + 2) % 30], -1)
     positives[0] = torch.tensor([7, -100])
     positives[1] = -100
     positives[3, 0] = known[3, 0]  # what is asked for is never left out
     student.requires_grad_()
-    found = losses.positives_cross_entropy(student, positives, known=known, reduction="none")
+    found = losses.positives_log_loss(student, positives, known=known, ratio=2.5, reduction="none")
     found.sum().backward()
     assert found[1] == 0
     for row in (0, 2, 3, 4, 5):
         z = student[row].detach().numpy()
         wanted = [item for item in positives[row].tolist() if item >= 0]
-        left = [item for item in range(30) if item not in known[row].tolist() or item in wanted]
-        q = np.exp(z[left] - np.logaddexp.reduce(z[left]))
-        value = -np.log([q[left.index(item)] for item in wanted]).mean()
+        others = [item for item in range(30) if item not in wanted + known[row].tolist()]
+        value = -logs(z[wanted]).mean() - 2.5 * logs(-z[others]).mean()
         assert float(found[row].detach()) == pytest.approx(value, abs=1e-12)
         gradient = np.zeros(30)
-        gradient[left] = q
-        np.add.at(gradient, wanted, -1 / len(wanted))
+        gradient[wanted] = -1 / (1 + np.exp(z[wanted])) / len(wanted)
+        gradient[others] = 2.5 / (1 + np.exp(-z[others])) / len(others)
         np.testing.assert_allclose(student.grad[row].numpy(), gradient, atol=1e-12)
 
 
-def test_one_positive_is_a_label():
-    student, _, samples, _ = drawn()
-    found = losses.positives_cross_entropy(student, samples[:, :1])
-    torch.testing.assert_close(found, losses.cross_entropy(student, samples[:, 0]), rtol=1e-12, atol=0)
+def test_the_sampled_log_loss_comes_to_that_of_all_items_on_average():
+    student, _, _, known = drawn()
+    rows = torch.arange(6).repeat_interleave(20_000)
+    samples = torch.rand(120_000, 30, generator=torch.Generator().manual_seed(1))
+    samples.scatter_(1, known[rows].clamp_min(0), torch.where(known[rows] >= 0, -1.0, samples[:, :1]))
+    positives = known.clone()
+    positives[0, 0] = 3
+    samples[rows == 0, 3] = -1.0
+    drawn_items = samples.topk(8, 1).indices
+    each = positives >= 0
+    few = [int(count) * 2 for count in each.sum(1)]
+    keep = torch.arange(8) < torch.tensor(few)[rows][:, None]
+    drawn_items = torch.where(keep, drawn_items, -100)
+    sampled = losses.sampled_log_loss(student[rows], positives[rows], drawn_items, reduction="none")
+    whole = losses.positives_log_loss(student, positives, ratio=2.0, reduction="none")
+    torch.testing.assert_close(sampled.view(6, -1).mean(1), whole, rtol=5e-3, atol=5e-3)
 
 
 def plackett_luce(scores, order):
@@ -268,7 +279,7 @@ def test_what_is_wrong_is_refused_in_one_line():
         (lambda: losses.ranking_distillation(student, teacher, known=known[:2]), "known without the last axis"),
         (lambda: losses.sampled_log_loss(student, positives, samples.double()), "negatives: found torch.float64"),
         (lambda: losses.sampled_log_loss(student, positives - 40, samples), "positives: found item"),
-        (lambda: losses.positives_cross_entropy(student, positives[0]), "positives without the last axis"),
+        (lambda: losses.positives_log_loss(student, positives[0]), "positives without the last axis"),
         (lambda: losses.dark_rank(student, teacher, n=1), "n: found 1"),
         (lambda: losses.dark_rank(student, teacher, n=6, soft=True), "n: found 6, expected 2 to 5"),
         (lambda: losses.dark_rank(student[0], teacher), "student: found shape"),

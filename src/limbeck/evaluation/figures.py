@@ -19,7 +19,7 @@ from limbeck.errors import DataError, InputError
 from limbeck.evaluation.fidelity import Nearness, fidelity
 from limbeck.evaluation.ranking import RankedItems
 from limbeck.evaluation.scores import score
-from limbeck.losses import cross_entropy, positives_cross_entropy, squared_error
+from limbeck.losses import cross_entropy, positives_log_loss, squared_error
 from limbeck.records import Number
 from limbeck.tasks import (
     BINARY,
@@ -43,7 +43,7 @@ class Metrics:
     | task | examples | errors | accuracy | nll | more | |---|---|---|---|---|---| | classification, binary | samples |
     wrong ones | share right | negative log-likelihood | | | multilabel | samples | with a wrong label | share without |
     sum over labels | label_accuracy, map | | dense | places | wrong ones | share right | of a place | miou | |
-    ranking | samples | without a hit in the top 10 | recall@10 | mean over the items to be found | mrr, ndcg | |
+    ranking | samples | without a hit in the top 10 | recall@10 | log loss | mrr, ndcg | |
     regression | samples | mean squared error | R² | half of it | mae |
 
     Attributes:
@@ -300,7 +300,7 @@ class _Items(Figures):
     errors = "users without a hit in the top 10"
     accuracy = "recall@10"
     unit = "test users"
-    nll = "NLL: mean negative log-likelihood in nats of an item that is to be found, by the softmax of the scores."
+    nll = "Log loss of the items to be found, plus three times its mean over all items that are neither, in nats."
     more = (Figure("mrr", "mean reciprocal rank", "{:.4f}"), Figure("ndcg", "NDCG@10", "{:.4f}"))
     near = (
         Figure("agreement", "items of the teacher's top 10 among the student's", ""),
@@ -316,7 +316,7 @@ class _Items(Figures):
             positives, known = self.task.positives(labels), self.task.known(labels)
             items = RankedItems.of(logits, positives, known)
             hits = (items.found(FIRST_ITEMS).any(1)).sum().double()
-            nll = positives_cross_entropy(logits, positives, known=known, reduction="sum").double()
+            nll = positives_log_loss(logits, positives, known=known, reduction="sum").double()
             figures = (items.recall(FIRST_ITEMS), items.reciprocal_ranks(), items.ndcg(FIRST_ITEMS))
             sums = [torch.tensor(float(len(items.ranks))), hits, nll, *(each.sum() for each in figures)]
             totals += torch.stack([each.double().cpu() for each in sums])

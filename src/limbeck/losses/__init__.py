@@ -45,7 +45,7 @@ from limbeck.losses.hints import hint
 from limbeck.losses.jacobian import input_gradient, vector_jacobian
 from limbeck.losses.matching import weight_matching
 from limbeck.losses.pyramid import hcl, review_kd
-from limbeck.losses.ranking import dark_rank, positives_cross_entropy, ranking_distillation, sampled_log_loss
+from limbeck.losses.ranking import dark_rank, positives_log_loss, ranking_distillation, sampled_log_loss
 from limbeck.losses.reconstruction import mgd, simkd, srrl, vkd
 from limbeck.losses.reduction import Reduction, reduce
 from limbeck.losses.regression import bounded_squared_error, squared_error
@@ -108,7 +108,7 @@ __all__ = [
     "nst",
     "ofd",
     "pkt",
-    "positives_cross_entropy",
+    "positives_log_loss",
     "ranking_distillation",
     "reduce",
     "reverse_kl",

@@ -13,7 +13,7 @@ from limbeck.errors import InputError
 from limbeck.losses.maps import unit
 from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, only_counted, reduce
 
-__all__ = ["dark_rank", "positives_cross_entropy", "ranking_distillation", "sampled_log_loss"]
+__all__ = ["dark_rank", "positives_log_loss", "ranking_distillation", "sampled_log_loss"]
 
 _MOST_ORDERED = 5  # whose 120 orders are still summed one by one
 
@@ -146,24 +146,26 @@ def sampled_log_loss(
 
 
 @checked
-def positives_cross_entropy(
+def positives_log_loss(
     student_logits: Tensor,
     positives: Tensor,
     *,
     known: Tensor | None = None,
+    ratio: float = 3.0,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute -Σ_p log q_p/P, q = softmax(z), over the P positive items of an example.
+    """Compute -Σ_p log σ(z_p)/P - r·Σ_n log σ(-z_n)/N over the P positive items of an example and its N other ones.
 
-    With one positive it is the cross-entropy with a label.
+    It is what `sampled_log_loss` comes to on average, where r other items are drawn for each positive one.
 
     Args:
         student_logits: z, scores of the K items (..., K) floating point.
         positives: (..., P) int64, numbers of items; `UNLABELLED` (-100) for none.  An example without any is not
             counted.
-        known: (..., H) int64, items that are left out of the softmax, such as those that a user already has;
+        known: (..., H) int64, items that are no other items either, such as those that a user already has;
             `UNLABELLED` for none.
+        ratio: r, weight of the other items; finite, not negative.
         mask: (...) bool, False for padding.
         reduction: "mean" over the counted examples, "sum", or "none".
 
@@ -174,23 +176,24 @@ def positives_cross_entropy(
         InputError: if shapes disagree, or the number of an item is out of range.
 
     Example:
-        >>> positives_cross_entropy(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[0, 1]]), known=torch.tensor([[2]]))
-        tensor(0.6931)
+        >>> positives_log_loss(torch.zeros(1, 4), torch.tensor([[0, 1]]), known=torch.tensor([[2]]), ratio=1)
+        tensor(1.3863)
 
     Reference:
-        Liang et al. (2018), "Variational Autoencoders for Collaborative Filtering", arXiv:1802.05814, section 2.2.
+        Tang & Wang (2018), arXiv:1809.07428, equation 2, with all items in place of sampled ones.
     """
+    checks.non_negative("ratio", ratio)
     counted = _labelled(positives, student_logits, mask)
-    scores = given = compute_dtype(only_counted(student_logits, counted))
+    scores = compute_dtype(only_counted(student_logits, counted))
     _check_items("positives", positives, scores)
-    if known is not None and bool((known != UNLABELLED).any()):
-        left_out = _chosen("known", known, scores) & ~_chosen("positives", positives, scores)
-        scores = scores.masked_fill(left_out & counted.unsqueeze(-1), -torch.inf)
     there = positives != UNLABELLED
-    own = torch.where(there, scores.gather(-1, positives.clamp_min(0)), 0.0)
-    number = there.sum(-1)
-    losses = scores.logsumexp(-1) - own.sum(-1) / number.clamp_min(1)
-    return reduce(_unless_bad(losses, given), counted, reduction)
+    own = functional.logsigmoid(scores.gather(-1, positives.clamp_min(0)))
+    found = torch.where(there, own, 0.0).sum(-1) / there.sum(-1).clamp_min(1)
+    others = ~(_chosen("positives", positives, scores) | torch.isneginf(scores))
+    if known is not None and bool((known != UNLABELLED).any()):
+        others &= ~_chosen("known", known, scores)
+    rejected = torch.where(others, functional.logsigmoid(-scores), 0.0).sum(-1) / others.sum(-1).clamp_min(1)
+    return reduce(_unless_bad(-found - ratio * rejected, scores), counted, reduction)
 
 
 def _unless_bad(losses: Tensor, *scores: Tensor) -> Tensor:
