@@ -13,15 +13,16 @@ from scipy.special import log_expit
 from sklearn.metrics import average_precision_score, r2_score
 
 from limbeck.config import Recipe
+from limbeck.evaluation import figures_of
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
-from limbeck.report import build, figures, labels, numbers, panels, places, softness, story
+from limbeck.report import build, figures, items, labels, numbers, panels, places, softness, story
 from limbeck.report import gather as gathering
 from limbeck.report.gather import gather
 from limbeck.report.views import view_of
 from limbeck.results.assessment import nearness
 from limbeck.runs import RunFolder
-from limbeck.tasks import DENSE, REGRESSION, UNLABELLED
+from limbeck.tasks import DENSE, RANKING, REGRESSION, UNLABELLED
 
 QUESTIONS = (
     "Did it work?",
@@ -31,8 +32,10 @@ QUESTIONS = (
     "Can it be trusted?",
     "What exactly ran?",
 )
+UNSAID = {"What did the teacher give?", "Can it be trusted?"}
+"""Of scores that only order items."""
 NAMES = ["<b>one</b>", "two", "three"]
-TASKS = ("multilabel", "dense", "regression")
+TASKS = ("multilabel", "dense", "regression", "ranking")
 
 
 def archive(path, task):
@@ -51,12 +54,17 @@ def archive(path, task):
         np.savez(path, inputs=inputs, labels=target)
 
 
+MODELS = {"dense": {"kind": "fcn", "channels": [4]}, "ranking": {"kind": "two_tower", "width": 8}}
+USERS = {"kind": "synthetic_interactions", "users": 60, "items": 40, "each": 8, "sharpness": 4.0, "test": 2}
+
+
 def finished(root: Path, task: str, seeds: list[int]) -> Path:
-    archive(root / "own.npz", task)
-    model = {"kind": "fcn", "channels": [4]} if task == "dense" else {"kind": "mlp", "hidden": [8]}
+    model = MODELS.get(task, {"kind": "mlp", "hidden": [8]})
+    if task != "ranking":
+        archive(root / "own.npz", task)
     keys = {
         "name": task,
-        "data": {"kind": "npz", "path": "own.npz", "task": task},
+        "data": USERS if task == "ranking" else {"kind": "npz", "path": "own.npz", "task": task},
         "teacher": {"model": model, "training": {"epochs": 6, "batch_size": 16, "learning_rate": 0.1}},
         "student": {"model": model},
         "method": {"name": "bounded_regression"} if task == "regression" else {"name": "kd", "temperature": 2.0},
@@ -95,10 +103,11 @@ def pixels(uri):
 @pytest.mark.parametrize("task", TASKS)
 def test_every_question_is_answered(runs, tmp_path, task):
     text = build([runs[task]], tmp_path / "page.html", files=False).read_text(encoding="utf-8")
-    assert all(f">{question}</h2>" in text for question in QUESTIONS)
-    assert all(f">{question}</a>" in text for question in QUESTIONS)
+    asked = [question for question in QUESTIONS if task != "ranking" or question not in UNSAID]
+    assert all(f">{question}</h2>" in text for question in asked)
+    assert all(f">{question}</a>" in text for question in asked)
     assert "<b>one</b>" not in text
-    assert ("&lt;b&gt;one&lt;/b&gt;" in text) == (task != "regression")
+    assert ("&lt;b&gt;one&lt;/b&gt;" in text) == (task in ("multilabel", "dense"))
     assert ("Temperature <span" in text) == (task == "multilabel")
     assert ("negative log-likelihood, nats" in text) == (task != "regression")
 
@@ -299,3 +308,46 @@ def test_r2_is_a_number_and_accuracy_a_share(gathered):
     assert "the mean squared error of the distilled student, against the student alone: " in said
     assert " wrong places when distilled, " in of_places
     assert "the wrong places of the distilled student, against the student alone: " in of_places
+
+
+# ------------------------------------------------------------------------------------------------------------- rankings
+
+
+def test_the_curve_of_a_ranking_is_recall_over_k_and_its_table_places_items(gathered):
+    found = gathered["ranking"]
+    plane, note = items.found(found)
+    for line in plane.lines:
+        role = {"Teacher": "teacher", "Student alone": "alone", "Student distilled": "distilled"}[line.name]
+        figure = figures_of(RANKING)
+        points = dict(line.points)
+        assert list(points) == list(range(1, 41))
+        assert sorted(points.values()) == list(points.values())
+        assert points[40] == 1.0
+        own = [figure.measure(rows, found.answers.labels).accuracy for rows in found.answers.logits[role]]
+        assert points[10] == pytest.approx(sum(own) / len(own))
+        assert f"{line.name}: {points[10]:.1%}" in note
+    head, rows = items.listed(found)
+    assert head == ["User", "Item to be found", "Teacher", "Student alone", "Student distilled"]
+    assert len(rows) == 10
+    labels, users = found.answers.samples.labels, found.answers.samples.vocabulary
+    apart = []
+    for user, item, *stands in rows:
+        row = users.index(user)
+        wanted, left = ([each for each in part.tolist() if each >= 0] for part in labels[row])
+        number = found.answers.samples.class_names.index(item)
+        assert number in wanted
+        for role, place in zip(("teacher", "alone", "distilled"), stands, strict=True):
+            scores = found.answers.logits[role][0][row].tolist()
+            above = [each for each in range(40) if each not in left and scores[each] > scores[number]]
+            assert place == str(len(above) + 1)
+        apart.append(abs(int(stands[0]) - int(stands[2])))
+    assert apart == sorted(apart, reverse=True)
+    said = items.faithful(found)
+    pairs = found.answers.pairs("alone")
+    both = [
+        len(set(one.topk(10).indices.tolist()) & set(two.topk(10).indices.tolist())) / 10
+        for teacher, student in pairs
+        for one, two in zip(teacher, student, strict=True)
+    ]
+    share = float(said.partition(": ")[2].partition(" %")[0].partition("%")[0])
+    assert share == pytest.approx(100 * sum(both) / len(both), abs=0.0501)

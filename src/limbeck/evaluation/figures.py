@@ -300,7 +300,7 @@ class _Items(Figures):
     errors = "users without a hit in the top 10"
     accuracy = "recall@10"
     unit = "test users"
-    nll = "Log loss of the items to be found, plus three times its mean over all items that are neither, in nats."
+    nll = "NLL: log loss in nats, its mean over the items to be found plus three times that over the others."
     more = (Figure("mrr", "mean reciprocal rank", "{:.4f}"), Figure("ndcg", "NDCG@10", "{:.4f}"))
     near = (
         Figure("agreement", "items of the teacher's top 10 among the student's", ""),

@@ -153,7 +153,8 @@ def _certainty(gathered: Gathered, role: str) -> str:
     answers = gathered.answers
     if answers.has(role, "distilled") and figures.by_example:
         labels = answers.samples.labels.cpu()
-        rows = [answers.logits[each][0].view(*labels.shape, -1) for each in (role, "distilled")]
+        places = figures.task.places(labels)
+        rows = [answers.logits[each][0].view(*places, -1) for each in (role, "distilled")]
         right = [figures.correct(each, labels) for each in rows]
         test = mcnemar(right[0], right[1])
         said = f"On the same examples, distillation mends {test.second_better} and spoils {test.first_better}"

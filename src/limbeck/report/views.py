@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from limbeck.card import Card
-from limbeck.report import labels, numbers, panels, pictures, places, softness, story
+from limbeck.report import items, labels, numbers, panels, pictures, places, softness, story
 from limbeck.report.charts import Chart, Plane
 from limbeck.report.gains import Gains, gains
 from limbeck.report.gather import Gathered, Model
 from limbeck.report.pictures import Disagreement
 from limbeck.report.places import Maps
-from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, Task
+from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, RANKING, REGRESSION, Task
 
 __all__ = ["Differences", "Given", "View", "view_of"]
 
@@ -286,11 +286,36 @@ class _Numbers(View):
         return numbers.trusted(gathered)
 
 
+class _Items(View):
+    each = "users"
+
+    def given(self, gathered: Gathered, temperature: float, distils_at: str, target: Card | None) -> Given:
+        return Given("", None, None, [])
+
+    def mistakes(self, gathered: Gathered) -> list[tuple[Chart, str]]:
+        drawn = items.found(gathered)
+        return [] if drawn is None else [drawn]
+
+    def listed(self, gathered: Gathered, students: Sequence[str]) -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
+        title = "Items that the student distilled and its teacher place farthest apart, at the first seed"
+        return title, *items.listed(gathered)
+
+    def faithful(self, gathered: Gathered) -> Sequence[tuple[Model, float, float]]:
+        return []
+
+    def said(self, gathered: Gathered) -> str:
+        return items.faithful(gathered)
+
+    def trusted(self, gathered: Gathered) -> list[tuple[Plane, str]]:
+        return []
+
+
 _VIEWS: Mapping[str, View] = {
     CLASSIFICATION.name: _Classes(),
     BINARY.name: _TwoClasses(),
     MULTILABEL.name: _Labels(),
     DENSE.name: _Places(),
+    RANKING.name: _Items(),
     REGRESSION.name: _Numbers(),
 }
 
