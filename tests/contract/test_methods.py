@@ -180,6 +180,7 @@ OTHER = {
     "paraphraser_steps": 3, "error": "squared", "of": "attention", ("input_gradient", "of"): "random", "directions": 2,
     "candidates": 5, "steps": 3, ("crd", "layers"): "stage1", ("srrl", "layers"): "stage1",
     "top": 3, "decay": 3.0, "mu": 0.5, "samples": 7, "start": 3,
+    "n": 3, "soft": True, ("darkrank", "beta"): 1.0, ("darkrank", "normalise"): False,
 }  # fmt: skip
 """By its name, and that of the method where it needs it, a value of an argument that is not the one given above."""
 BESIDE = {"layers", "weight", "hard_weight", "soft_weight", "temperature"}

@@ -36,6 +36,7 @@ ON_LAYERS = {
     "cat_kd": {"cnn": LAST},
     "correlation_congruence": {"cnn": {**POOL, "embed": 3}, "vit": CLASS_TOKEN},
     "crd": {"cnn": {**POOL, **FEW}, "vit": {**CLASS_TOKEN, **FEW}},
+    "darkrank": {"cnn": POOL, "vit": CLASS_TOKEN},
     "factor_transfer": {"cnn": LAST},
     "fsp": {"cnn": {**STAGES, "projection": "conv_bn"}, "vit": {**BLOCKS, "projection": "conv_bn"}},
     "grad_cam": {"cnn": STAGES},

@@ -13,9 +13,10 @@ from limbeck.errors import InputError
 from limbeck.losses.maps import unit
 from limbeck.losses.reduction import Reduction, check_mask, compute_dtype, only_counted, reduce
 
-__all__ = ["dark_rank", "positives_log_loss", "ranking_distillation", "sampled_log_loss"]
+__all__ = ["MOST_ORDERED", "dark_rank", "positives_log_loss", "ranking_distillation", "sampled_log_loss"]
 
-_MOST_ORDERED = 5  # whose 120 orders are still summed one by one
+MOST_ORDERED = 5
+"""Neighbours whose 120 orders are still summed one by one."""
 
 
 @checked
@@ -268,7 +269,8 @@ def dark_rank(
     Args:
         student: x, (N, d) floating point.
         teacher: (N, D) floating point; they receive no gradient.
-        n: how many of the nearest examples are ordered; all others where there are fewer.  At most 5 if soft.
+        n: how many of the nearest examples are ordered; all others where there are fewer, and 0 for a single example.
+            At most 5 if soft.
         alpha: α > 0.
         beta: β > 0.
         soft: compare the probabilities of all orders instead of taking the teacher's one.
@@ -280,7 +282,7 @@ def dark_rank(
         Nats: a scalar, or (N,) with ``reduction="none"``.
 
     Raises:
-        InputError: if the batches differ in size or have one example, or a value is out of range.
+        InputError: if the batches differ in size, or a value is out of range.
 
     Example:
         >>> teacher = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
@@ -295,16 +297,12 @@ def dark_rank(
     checks.at_least("n", n, 2)
     checks.positive("alpha", alpha)
     checks.positive("beta", beta)
-    if soft and n > _MOST_ORDERED:
-        raise InputError(f"n: found {n}, expected 2 to {_MOST_ORDERED} with soft=True, which sums over all n! orders")
+    if soft and n > MOST_ORDERED:
+        raise InputError(f"n: found {n}, expected 2 to {MOST_ORDERED} with soft=True, which sums over all n! orders")
     for name, each in (("student", student), ("teacher", teacher)):
         if each.dim() != 2:
             raise InputError(f"{name}: found shape {tuple(each.shape)}, expected (N, features); flatten it or pool it")
     checks.shapes_match("examples of the student", student.shape[:1], "examples of the teacher", teacher.shape[:1])
-    if len(student) == 1:
-        raise InputError(
-            "student: found 1 example, expected 2 or more, whose distances are compared; use a larger batch"
-        )
     own, other = (compute_dtype(only_counted(each, mask)) for each in (student, teacher.detach()))
     own = own + 0.0 * other.sum(-1, keepdim=True)  # NaN of the teacher, which an order would hide
     if normalise:
@@ -322,7 +320,7 @@ def dark_rank(
         return reduce(_order_losses(ours), counted, reduction)
     theirs = _scores(other, nearest, alpha, beta).masked_fill(~there, -torch.inf)
     places = torch.arange(nearest.shape[1], device=own.device)
-    orders = torch.tensor(list(itertools.permutations(range(nearest.shape[1]))), device=own.device)
+    orders = torch.tensor(list(itertools.permutations(range(nearest.shape[1]))), dtype=torch.int64, device=own.device)
     log_q, log_p = (-_order_losses(each[:, orders]) for each in (ours, theirs))
     distinct = (there[:, orders] | (orders == places)).all(-1)  # what is absent stays behind, in one order
     return reduce(torch.where(distinct, log_p.exp() * (log_p - log_q), 0.0).sum(-1), counted, reduction)

@@ -19,6 +19,7 @@ from limbeck.methods.cat_kd import cat_kd
 from limbeck.methods.correlation_congruence import correlation_congruence
 from limbeck.methods.crd import crd
 from limbeck.methods.cwtm import cwtm
+from limbeck.methods.darkrank import darkrank
 from limbeck.methods.deit import deit
 from limbeck.methods.dist import dist
 from limbeck.methods.dkd import dkd
@@ -70,6 +71,7 @@ __all__ = [
     "correlation_congruence",
     "crd",
     "cwtm",
+    "darkrank",
     "deit",
     "dist",
     "dkd",
