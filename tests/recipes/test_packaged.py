@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from limbeck import recipes
 from limbeck.config import Recipe, apply_overrides, load_recipe
 from limbeck.data import cifar
+from limbeck.evaluation import parameters
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.run import distill
 from limbeck.recipes import find, names
@@ -97,6 +99,17 @@ def test_a_recipe_has_a_summary_and_a_card(name):
     assert card.startswith(f"# {name}\n")
     for part in ("**Source**", "https://", "**Data**"):
         assert part in card, part
+
+
+def test_each_pair_of_the_cifar_tables_is_named_by_two_settings():
+    packaged = find("cifar100-kd")
+    pairs = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([\d,]+) → ([\d,]+) \|$", packaged.card, flags=re.MULTILINE)
+    assert len(pairs) == 8
+    for teacher, student, *counts in pairs:
+        recipe = load_recipe(packaged.recipe, [f"teacher.model.kind={teacher}", f"student.model.kind={student}"])
+        with torch.device("meta"):
+            networks = [each.build((3, 32, 32), 100) for each in (recipe.teacher.model, recipe.student)]
+        assert [f"{parameters(network):,}" for network in networks] == counts
 
 
 @pytest.fixture
