@@ -36,6 +36,7 @@ def test_the_first_stage_trains_the_layers_up_to_the_hint_and_the_second_trains_
     }  # fmt: skip
     assert set(first) == set(second) == set(start)
     losses = [(path / f"{unit}-0" / "metrics.jsonl").read_text() for unit in ("on_layers", "distilled")]
+    assert [len(each.splitlines()) for each in losses] == [1, 2]
     assert '"hint"' in losses[0]
     assert '"hard"' not in losses[0]
     assert '"hint"' not in losses[1]

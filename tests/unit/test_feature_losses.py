@@ -149,6 +149,31 @@ def test_bounds_hold():
     assert losses.pkt(drawn(6, 4), drawn(6, 3, seed=1)) > 0
 
 
+def test_a_map_a_row_or_a_channel_of_zeros_is_left_out():
+    student, teacher = drawn(3, 2, 2, 2), drawn(3, 2, 2, 2, seed=1)
+    for zeroed in (0, 1):
+        given = [student.clone(), teacher.clone()]
+        given[zeroed][1] = 0
+        for name in ("attention_transfer", "ickd"):
+            each = getattr(losses, name)(*given, reduction="none")
+            assert (each > 0).tolist() == [True, False, True]
+            close(gradient(getattr(losses, name), *given)[1], torch.zeros(2, 2, 2))
+        f, g = (rows.flatten(1) @ rows.flatten(1).T for rows in given)
+        rows = torch.nn.functional.normalize(f, dim=1) - torch.nn.functional.normalize(g, dim=1)
+        close(losses.similarity_preserving(*given), rows[[0, 2]].square().sum() / 9)
+
+
+@over("name, options, scale", [
+    ("attention_transfer", {"power": 9}, 1e6), ("similarity_preserving", {}, 1e25), ("ickd", {}, 1e25),
+    ("nst", {}, 1e25), ("pkt", {}, 1e25), ("correlation_congruence", {}, 1e25),
+])  # fmt: skip
+def test_what_does_not_read_the_scale_holds_at_any_scale_in_single_precision(name, options, scale):
+    student, teacher = drawn(4, 3, 2, 2).float(), drawn(4, 3, 2, 2, seed=1).float()
+    expected = getattr(losses, name)(student, teacher, **options)
+    for factor in (scale, 1 / scale):
+        close(getattr(losses, name)(factor * student, teacher, **options), expected, 1e-4)
+
+
 # ----------------------------------------------------------------------------------------------------------- references
 
 
