@@ -12,6 +12,7 @@ from limbeck.data import TensorSet
 from limbeck.errors import ModelError, RecipeError, RunError
 from limbeck.evaluation import evaluate, measure
 from limbeck.experiment.check import rehearse
+from limbeck.experiment.cost import forward_flops
 from limbeck.experiment.prepare import as_teacher, build_student, prepare
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
@@ -150,6 +151,18 @@ def test_a_rehearsal_asks_a_teacher_whose_answers_are_stored_once(given, tmp_pat
     distilled = found.models[-1]
     assert (distilled.asking > 0) == once
     assert distilled.seconds == (20 * distilled.seconds_a_step + distilled.asking) * distilled.runs
+
+
+def test_seeds_with_one_teacher_share_its_stored_answers_and_each_pays_for_them(given, tmp_path):
+    log, costs = tmp_path / "log", []
+    model = {"factory": "made:counted", "arguments": {"log": str(log)}}
+    for seed, times in ((0, 1), (None, 3)):
+        log.unlink(missing_ok=True)
+        recipe = given({"model": model, "seed": seed}, seeds=[0, 1, 2])
+        _, outcome = carried_out(recipe, tmp_path)
+        assert log.read_text().split().count("160") == times
+        costs.append(outcome.roles["distilled"].compute["answers"])
+    assert costs[0] == costs[1] == 160 * forward_flops(recipe.teacher.model.build((1, 8, 8), 10), prepare(recipe).train)
 
 
 def test_a_function_of_another_library_is_called_with_what_it_names_alone(given):

@@ -44,6 +44,7 @@ class SeedContext(SeedBuilder):
     role: that it ends with.  trial: the name of a run that is made to choose something; None for the final one.
     keep_to: decisions made before, which this run makes again.
     answering: the recipe's teacher of the transfer set, where it was made before and answers others too.
+    shared: the stored answers of the recipe's teacher, for the seeds that it teaches alike; one entry at most.
     decided, costs, copied: filled while the scheme runs.
     """
 
@@ -55,6 +56,7 @@ class SeedContext(SeedBuilder):
     trial: str | None = None
     keep_to: Decisions | None = None
     answering: Teacher | None = None
+    shared: dict[tuple[int, ...], StoredTeacher] = field(default_factory=dict)
     decided: Decisions = field(default_factory=Decisions)
     costs: dict[str, Compute] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
@@ -80,7 +82,17 @@ class SeedContext(SeedBuilder):
 
     @cached_property
     def _recipes_teacher(self) -> Teacher:
-        return self.teach(self.teacher_model) if self.answering is None else self.answering
+        if self.answering is not None:
+            return self.answering
+        key = (id(self.recipe), id(self.parts), id(self.taught))
+        if key not in self.shared:
+            teacher = wrap_teacher(self.recipe, self.teacher_model, self.parts)
+            if not isinstance(teacher, StoredTeacher):
+                return teacher
+            self.shared.clear()
+            self.shared[key] = teacher
+        self.count_answers("answers of teacher", self.teacher_model, self.parts.transfer)
+        return self.shared[key]
 
     def teacher(self) -> Teacher:
         """Return the recipe's teacher of the transfer set; its answers are computed once wherever that is exact."""

@@ -35,7 +35,7 @@ from limbeck.experiment.teacher import TrainedTeacher, trained_teacher
 from limbeck.experiment.trials import Trials
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
-from limbeck.teachers import MeanOfModels, state_digest
+from limbeck.teachers import MeanOfModels, StoredTeacher, state_digest
 from limbeck.training import Observer, Training, save_weights
 from limbeck.training.progress import ignore
 from limbeck.training.trackers import tracking
@@ -93,6 +93,7 @@ class Experiment:
         self._teachers: dict[tuple[bool, int], TrainedTeacher] = {}
         self._chosen: dict[str, Chosen] = {}
         self._trained: dict[tuple[str, int], Trained] = {}
+        self._answers: dict[tuple[int, ...], StoredTeacher] = {}
 
     @property
     def first(self) -> int:
@@ -160,7 +161,7 @@ class Experiment:
         self, recipe: Recipe, parts: Parts, seed: int, taught: TrainedTeacher | None, **more: Any
     ) -> SeedContext:
         """Return what a role of a seed is trained with."""
-        return SeedContext(recipe, parts, seed, self.folder, taught, self.watch, self.say, **more)
+        return SeedContext(recipe, parts, seed, self.folder, taught, self.watch, self.say, shared=self._answers, **more)
 
     # -- choices -----------------------------------------------------------------------------------------------------
 
