@@ -205,6 +205,9 @@ def test_features_decide_the_fingerprint_and_have_a_row_for_each_answer():
     samples, teacher = images(), ModelTeacher(network())
     prints = {store(teacher, samples, taps=taps).fingerprint() for taps in ({}, {"a": "1"}, {"a": "3"}, {"b": "3"})}
     assert len(prints) == 3
+    tables = [{"a": torch.zeros(3, 2)}, {"a": torch.ones(3, 2)}, {"b": torch.zeros(3, 2)}]
+    bare = [StoredTeacher(torch.zeros(3, 2), torch.arange(3), source="here", features=each) for each in tables]
+    assert len({each.fingerprint() for each in bare}) == 3
     with pytest.raises(InputError, match=r"features: found \(2, 4\) for 'pool', expected \(3, ...\)"):
         StoredTeacher(torch.zeros(3, 2), torch.arange(3), source="here", features={"pool": torch.zeros(2, 4)})
 
