@@ -66,6 +66,18 @@ def test_it_is_the_published_form_on_gathered_rows(temperature):
     torch.testing.assert_close(each, published(*given, temperature, 1e-7), rtol=1e-5, atol=0)
 
 
+def test_a_part_of_the_banks_that_holds_the_rows_gives_what_the_whole_banks_give():
+    a, b, m_s, m_t, positives, others = random()
+    part = torch.cat([positives, others.flatten()]).unique()
+    places = [torch.searchsorted(part, each) for each in (positives, others)]
+    found = losses.crd(a, b, m_s[part], m_t[part], *places, size=50)
+    torch.testing.assert_close(found, losses.crd(a, b, m_s, m_t, positives, others), rtol=1e-12, atol=0)
+    constant = losses.contrast_constant(a, m_t[part], *places, size=50)
+    torch.testing.assert_close(constant, losses.contrast_constant(a, m_t, positives, others), rtol=1e-12, atol=0)
+    with pytest.raises(InputError, match="size: found 0"):
+        losses.crd(a, b, m_s, m_t, positives, others, size=0)
+
+
 def test_equal_scores_have_the_value_in_closed_form():
     m, n = 16384, 50000
     a, bank = torch.zeros(1, 4, dtype=torch.float64), torch.ones(n, 4, dtype=torch.float64)

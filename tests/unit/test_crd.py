@@ -66,49 +66,58 @@ def test_a_bank_has_a_row_for_each_training_sample_of_about_length_one_and_of_th
     assert torch.equal(term_of(built()).student_bank, term_of(built()).student_bank)
 
 
-@over("negatives_of, m", [("other_classes", 4), ("others", 4), ("other_classes", 9), ("others", 11)])
-def test_negatives_are_training_samples_of_other_classes_or_others_and_none_twice(negatives_of, m):
-    term = term_of(built(negatives=m, negatives_of=negatives_of))
-    batch = taken([0, 4, 5, 11])
+def negatives_of(term, own, number=0):
+    """The rows of the banks that are each sample's negatives."""
+    scored, positives, negatives = term._scored(own, number)
+    assert torch.equal(scored[positives], own)
+    return scored[negatives]
+
+
+@over("kind, m", [("other_classes", 4), ("others", 4), ("other_classes", 9), ("others", 11)])
+def test_negatives_are_training_samples_of_other_classes_or_others_and_none_twice(kind, m):
+    term = term_of(built(negatives=m, negatives_of=kind))
     own = rows(term, [0, 4, 5, 11])
     labels = LABELS[INDEX.argsort()]
     seen = set()
     for number in range(40):
-        found = term._negatives(batch, torch.ones(4, dtype=torch.bool), own, number)
+        found = negatives_of(term, own, number)
         assert found.shape == (4, m)
         for row, negatives in zip(own.tolist(), found.tolist(), strict=True):
             assert len(set(negatives)) == m
             assert row not in negatives
-            if negatives_of == "other_classes":
+            if kind == "other_classes":
                 assert not (labels[torch.tensor(negatives)] == labels[row]).any()
         seen |= set(found[0].tolist())
-    assert len(seen) == (9 if negatives_of == "other_classes" else 11)  # all that may be
+    assert len(seen) == (9 if kind == "other_classes" else 11)  # all that may be
 
 
 def test_every_negative_is_as_likely_as_another_and_more_than_there_are_are_repeated_evenly():
-    term = term_of(built())
-    batch, own, all_of_them = taken([0]), rows(None, [0]), torch.ones(1, dtype=torch.bool)
+    term, own = term_of(built()), rows(None, [0])
     counts = torch.zeros(12)
-    for number in range(900):
-        counts[term._negatives(batch, all_of_them, own, number)[0]] += 1
+    for number in range(600):
+        counts[negatives_of(term, own, number)[0]] += 1
     assert sorted(counts.tolist())[:3] == [0, 0, 0]  # its own class
-    assert counts[counts > 0].min() > 330  # 400 are expected, with a deviation of 15
-    assert counts.max() < 470
-    repeated = term_of(built(negatives=20))._negatives(batch, all_of_them, own, 0)[0]
+    assert counts[counts > 0].min() > 267 - 60  # with a deviation of 12
+    assert counts.max() < 267 + 60
+    repeated = negatives_of(term_of(built(negatives=20)), own)[0]
     assert set(repeated.bincount(minlength=12).tolist()) == {0, 2, 3}
 
 
 def test_negatives_depend_on_seed_step_and_index_alone():
-    term, whole, own = term_of(built()), taken([3, 4, 5]), rows(None, [3, 4, 5])
-    found = term._negatives(whole, torch.ones(3, dtype=torch.bool), own, 7)
-    alone = term._negatives(taken([4]), torch.ones(1, dtype=torch.bool), own[1:2], 7)
-    assert torch.equal(alone[0], found[1])
-    assert not torch.equal(term._negatives(whole, torch.ones(3, dtype=torch.bool), own, 8), found)
-    of_one_class, rows_of_it = taken([3, 7, 11]), rows(None, [3, 7, 11])
-    same = [term._negatives(of_one_class, torch.ones(3, dtype=torch.bool), rows_of_it, step) for step in range(4)]
-    assert any(not torch.equal(each[0], each[1]) for each in same)
+    term, own = term_of(built()), rows(None, [3, 4, 5])
+    found = negatives_of(term, own, 7)
+    assert torch.equal(negatives_of(term, own[1:2], 7)[0], found[1])
+    assert not torch.equal(negatives_of(term, own, 8), found)
     other = distiller_of(objective_of(), taken([0]), samples=(INDEX, LABELS), seed=4)
-    assert not torch.equal(term_of(other)._negatives(whole, torch.ones(3, dtype=torch.bool), own, 7), found)
+    assert not torch.equal(negatives_of(term_of(other), own, 7), found)
+
+
+def test_no_more_rows_are_scored_than_a_batch_needs():
+    index = torch.arange(500)
+    term = term_of(distiller_of(crd("pool", negatives=50), taken([0]), samples=(index, index % 10)))
+    scored, _, negatives = term._scored(index[:8], 0)
+    assert len(scored) == 8 + 50 + 50  # its own, the negatives and as many as the largest class has
+    assert int(negatives.min()) >= 8
 
 
 def test_rows_are_written_at_the_next_forward_and_only_those_of_the_batch():
@@ -152,7 +161,7 @@ def test_the_banks_cross_and_the_constants_are_those_of_the_first_batch():
     own = rows(term, [0, 5, 9])
     outputs = distiller.outputs(batch, 0)
     a, b = term.projections[0](*(outputs[model].features["pool"] for model in ("student", "teacher")))
-    negatives = term._negatives(batch, torch.ones(3, dtype=torch.bool), own, 0)
+    negatives = negatives_of(term, own)
     constants = [
         losses.contrast_constant(each, bank, own, negatives)
         for each, bank in ((a, term.teacher_bank), (b, term.student_bank))

@@ -26,14 +26,15 @@ def crd(
     *,
     temperature: float = 0.07,
     constants: tuple[float | Tensor, float | Tensor] | None = None,
+    size: int | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """Compute contrastive representation distillation, noise-contrastive estimation against two banks.
 
     The student's embedding a is scored against the rows of the teacher's bank, s = M_T·a/τ, and the teacher's b against
     those of the student's.  With l = s - ln Z - ln(m/n) a side is softplus(-l of the positive) + Σ softplus(l of a
-    negative), which is the published form without its 1e-7.  All rows of a bank are scored by one product of matrices,
-    of which the wanted scores are read: N·n numbers in place of N·(m+1)·d.
+    negative), which is the published form without its 1e-7.  All rows of the banks given are scored by one product of
+    matrices, of which the wanted scores are read: N·n numbers in place of N·(m+1)·d.
 
     Args:
         student: a, (N, d) floating point, of length 1.
@@ -45,6 +46,8 @@ def crd(
         temperature: τ > 0.
         constants: Z of the student's and of the teacher's side, as `contrast_constant` gives them for the first batch
             of a training; None computes them from this one.
+        size: n of the whole banks, where those given are the part of their rows that is scored; None where they are
+            whole.
         reduction: "mean" over the examples, "sum", or "none".
 
     Returns:
@@ -65,12 +68,12 @@ def crd(
     """
     checks.positive("temperature", temperature)
     checks.shapes_match("student_bank", student_bank.shape[:1], "teacher_bank", teacher_bank.shape[:1])
-    rows = _rows_of(positives, negatives, len(student))
+    rows = _rows_of(positives, negatives, len(student), len(student_bank))
     scores = (
         _scores("student", student, teacher_bank, rows, temperature),
         _scores("teacher", teacher, student_bank, rows, temperature),
     )
-    size = len(student_bank)
+    size = _size(size, student_bank)
     if constants is None:
         constants = _constant(scores[0], size), _constant(scores[1], size)
     per_example = _noise_contrast(scores[0], size, constants[0]) + _noise_contrast(scores[1], size, constants[1])
@@ -79,7 +82,13 @@ def crd(
 
 @checked
 def contrast_constant(
-    embeddings: Tensor, bank: Tensor, positives: Tensor, negatives: Tensor, *, temperature: float = 0.07
+    embeddings: Tensor,
+    bank: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    temperature: float = 0.07,
+    size: int | None = None,
 ) -> Tensor:
     """Compute Z = n·mean exp(s) over the scores of a batch, which a training of `crd` fixes at its first step.
 
@@ -89,6 +98,7 @@ def contrast_constant(
         positives: (N,) int64.
         negatives: (N, m) int64.
         temperature: τ > 0.
+        size: n of the whole bank, as in `crd`.
 
     Returns:
         A scalar without gradient.
@@ -105,8 +115,8 @@ def contrast_constant(
         Tian, Krishnan & Isola (2020), arXiv:1910.10699 (its published code).
     """
     checks.positive("temperature", temperature)
-    rows = _rows_of(positives, negatives, len(embeddings))
-    return _constant(_scores("embeddings", embeddings.detach(), bank, rows, temperature), len(bank))
+    rows = _rows_of(positives, negatives, len(embeddings), len(bank))
+    return _constant(_scores("embeddings", embeddings.detach(), bank, rows, temperature), _size(size, bank))
 
 
 @checked
@@ -136,20 +146,28 @@ def bank_rows(rows: Tensor, embeddings: Tensor, *, momentum: float = 0.5) -> Ten
     return unit(torch.lerp(compute_dtype(embeddings.detach(), "embeddings").to(rows.dtype), rows.detach(), momentum))
 
 
-def _rows_of(positives: Tensor, negatives: Tensor, examples: int) -> Tensor:
+def _rows_of(positives: Tensor, negatives: Tensor, examples: int, size: int) -> Tensor:
     """Return the rows that each example is scored against, its own first: (N, 1 + m)."""
     checks.shapes_match("positives", positives.shape, "one for each example", (examples,))
     if negatives.dim() != 2 or len(negatives) != examples or not negatives.shape[1]:
         raise InputError(f"negatives: found shape {tuple(negatives.shape)}, expected ({examples}, m) with m above 0")
-    return torch.cat([positives[:, None], negatives], dim=1)
+    rows = torch.cat([positives[:, None], negatives], dim=1)
+    if len(rows) and not (0 <= int(rows.amin()) and int(rows.amax()) < size):
+        raise InputError(f"positives, negatives: found a row outside the bank, expected rows from 0 to {size - 1}")
+    return rows
+
+
+def _size(size: int | None, bank: Tensor) -> int:
+    if size is None:
+        return len(bank)
+    checks.at_least("size", size, 1)
+    return size
 
 
 def _scores(name: str, embeddings: Tensor, bank: Tensor, rows: Tensor, temperature: float) -> Tensor:
     embeddings, bank = compute_dtype(embeddings, name), compute_dtype(bank.detach(), "bank")
     require_axes(name, embeddings, 2, "an embedding for each example, (N, d)")
     checks.shapes_match(f"bank of the other side of the {name}", bank.shape[1:], f"{name} (d,)", embeddings.shape[1:])
-    if rows.numel() and not bool(((rows >= 0) & (rows < len(bank))).all()):
-        raise InputError(f"positives, negatives: found a row outside the bank, expected rows from 0 to {len(bank) - 1}")
     dtype = torch.promote_types(embeddings.dtype, bank.dtype)
     return product(embeddings.to(dtype), bank.to(dtype).T).gather(1, rows) / temperature
 
@@ -162,5 +180,6 @@ def _noise_contrast(scores: Tensor, size: int, constant: float | Tensor) -> Tens
     """Return the loss of each example from its scores (N, 1 + m), the positive's first."""
     share = math.log((scores.shape[1] - 1) / size)
     log_constant = torch.as_tensor(constant, dtype=scores.dtype, device=scores.device).log()
-    logits = scores - log_constant - share
-    return F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)
+    signs = torch.ones_like(scores[0])
+    signs[0] = -1.0
+    return F.softplus((scores - (log_constant + share)) * signs).sum(1)

@@ -89,6 +89,7 @@ class Contrast(FeatureTerm):
         self.contrast_temperature = contrast_temperature
         self.momentum = momentum
         self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+        self._largest = 0
 
     def project(self, number: int, student: Tensor, teacher: Tensor) -> nn.Module:
         return Embeddings(student.shape, teacher.shape, self.dimension)
@@ -109,6 +110,7 @@ class Contrast(FeatureTerm):
         self.register_buffer("constants", torch.zeros(2, device=feature.device, dtype=dtype))
         self.register_buffer("order", order, persistent=False)  # of the data, and no state
         self.register_buffer("groups", groups, persistent=False)
+        self._largest = int(groups.unique(return_counts=True)[1].max())
 
     def _groups(self, setup: Setup, places: Tensor) -> Tensor:
         """Return the class of each row of the banks, or its number where all others are negatives."""
@@ -137,9 +139,10 @@ class Contrast(FeatureTerm):
         own, other = (each[0][counted] for each in (students, teachers))
         rows = self._rows(batch.index[counted])
         embeddings: tuple[Tensor, Tensor] = self.projections[0](own, other)
-        negatives = self._negatives(batch, counted, rows, step)
+        scored, positives, negatives = self._scored(rows, step)
+        banks = self.student_bank[scored], self.teacher_bank[scored]
         if not bool(self.constants.all()):
-            self._fix_constants(embeddings, rows, negatives)
+            self._fix_constants(embeddings, banks, positives, negatives)
         if torch.is_grad_enabled():
             detached = (each.detach() for each in embeddings)
             gathered = [ranks.all_rows(each) for each in (rows, *detached)]
@@ -148,12 +151,12 @@ class Contrast(FeatureTerm):
             return self._nothing(students)
         return losses.crd(
             *embeddings,
-            self.student_bank,
-            self.teacher_bank,
-            rows,
+            *banks,
+            positives,
             negatives,
             temperature=self.contrast_temperature,
             constants=(self.constants[0], self.constants[1]),
+            size=len(self.order),
             reduction="sum",
         )
 
@@ -190,36 +193,39 @@ class Contrast(FeatureTerm):
             )
         return rows
 
-    def _negatives(self, batch: Batch, counted: Tensor, rows: Tensor, step: int | None) -> Tensor:
-        """Return the rows of others that each sample is scored against, (N, m): a function of (seed, step, index).
+    def _scored(self, rows: Tensor, step: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows that a batch is scored against, and each sample's own and its negatives among them.
 
-        A step has one random order of all rows; a sample takes the next m of its negatives from a place of its own on,
-        so that none is taken twice while there are m.
+        A step has one random order of all rows, a function of (seed, step).  A sample's negatives are the first m of
+        other groups, so that none is taken twice while there are m, and the samples of a step share most of them: no
+        more than about m rows are scored.
         """
         step = schedules.step_of(step, f"term '{self.name}' draws negatives and")
-        order = randomness.permutation(self._seed, f"{self.name}/order", step, len(self.order)).to(rows.device)
-        starts = self.draw(batch, step, "start", 1)[counted, 0].double()
+        order = randomness.permutation(self._seed, f"{self.name}/order", step, len(self.order))
+        order = order[: self.negatives + self._largest].to(rows.device)
         groups, own = self.groups[order], self.groups[rows]
-        found = torch.empty(len(rows), self.negatives, dtype=torch.int64, device=rows.device)
-        places = torch.arange(self.negatives, device=rows.device)
+        negatives = torch.empty(len(rows), self.negatives, dtype=torch.int64, device=rows.device)
         for group in own.unique():
-            members = (own == group).nonzero()[:, 0]
-            others = order[groups != group]
-            start = (starts[members] * len(others)).long()
-            found[members] = others[(start[:, None] + places) % len(others)]
-        return found
+            others = (groups != group).nonzero()[: self.negatives, 0]
+            if len(others) < self.negatives:
+                others = others[torch.arange(self.negatives, device=rows.device) % len(others)]
+            negatives[own == group] = others
+        return torch.cat([rows, order]), torch.arange(len(rows), device=rows.device), negatives + len(rows)
 
-    def _fix_constants(self, embeddings: tuple[Tensor, Tensor], rows: Tensor, negatives: Tensor) -> None:
+    def _fix_constants(
+        self, embeddings: tuple[Tensor, Tensor], banks: tuple[Tensor, Tensor], positives: Tensor, negatives: Tensor
+    ) -> None:
         """Take the constants from the scores of a batch, over all processes."""
-        size = len(rows)
-        given = zip(embeddings, (self.teacher_bank, self.student_bank), strict=True)
+        count = len(positives)
         own = [
-            losses.contrast_constant(each, bank, rows, negatives, temperature=self.contrast_temperature)
-            if size
+            losses.contrast_constant(
+                each, bank, positives, negatives, temperature=self.contrast_temperature, size=len(self.order)
+            )
+            if count
             else self.constants.new_zeros(())
-            for each, bank in given
+            for each, bank in zip(embeddings, reversed(banks), strict=True)
         ]
-        everyone = ranks.all_rows(torch.stack([*(size * each for each in own), own[0].new_tensor(size)])[None]).sum(0)
+        everyone = ranks.all_rows(torch.stack([*(count * each for each in own), own[0].new_tensor(count)])[None]).sum(0)
         if everyone[2] > 0:
             self.constants.copy_(everyone[:2] / everyone[2])
 
@@ -246,7 +252,8 @@ def crd(
         layers: one vector for each example, such as `pool`; a map is flattened.
         weight: β, of both sides' sum; a number or schedule.
         dimension: of the embeddings.
-        negatives: m, the rows of others for each example.  If there are fewer than m, they are repeated.
+        negatives: m, the rows of others for each example, which the examples of a step share but for those of its own
+            class.  If there are fewer than m, they are repeated.
         negatives_of: "other_classes", which needs the class of every training sample, or "others".
         contrast_temperature: τ > 0 of the scores.
         momentum: in [0, 1], of a bank's rows.
