@@ -17,6 +17,7 @@ from limbeck.errors import InputError
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.tasks import REGRESSION
+from limbeck.teachers import graft
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.training import Training, fit
 from small_features import ON_LAYERS
@@ -36,6 +37,8 @@ CASES = [(name, "mlp") for name in methods.names() if name not in ON_LAYERS]
 CASES += [(name, nets) for name, given in ON_LAYERS.items() for nets in given]
 ON_NETWORKS = {*ON_LAYERS, "bss", "input_gradient"}
 """Methods that read layers, weights or gradients of networks, or ask them again."""
+GRAFTED = {"simkd"}
+"""Methods for a student that ends in its teacher's classifier; its own is not used."""
 IN_TURN = {"factor_transfer"}
 """Methods of which a part learns before the others."""
 every_method = over("name", methods.names())
@@ -73,7 +76,10 @@ class TwoHeads(nn.Module):
 def pair_of(name, nets="mlp", dtype=torch.float64):
     """Return student and teacher."""
     if nets == "cnn":
-        return convolutional(3, 1, dtype), convolutional(5, 2, dtype)
+        student, teacher = convolutional(3, 1, dtype), convolutional(5, 2, dtype)
+        if name in GRAFTED:
+            student = graft(student, teacher, torch.zeros(2, 1, 8, 8, dtype=dtype), layers="stage1").to(dtype)
+        return student, teacher
     if nets == "vit":
         return transformer(4, 1, dtype), transformer(6, 2, dtype)
     classes = 2 if name == "class_subset" else 4
@@ -122,7 +128,7 @@ def value_and_gradient(distiller, batch):
     distiller.zero_grad()
     loss = distiller(batch, 0)
     loss.total.backward()
-    if IN_TURN & set(distiller.objective.terms):
+    if (IN_TURN | GRAFTED) & set(distiller.objective.terms):
         for parameter in learned(distiller):
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     gradients = [parameter.grad for parameter in learned(distiller)]
@@ -275,7 +281,7 @@ def test_cutting_the_batch_changes_nothing_unless_a_term_declares_to_relate_exam
     if name == "bss":  # which has nothing to move here: tests/unit/test_layer_methods.py
         pytest.skip()
     distiller, batch = distiller_of(name, nets), batch_of(name, nets, masked=True)
-    for module in distiller.objective.modules():
+    for module in distiller.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):  # of a projection, which relates what is in a part
             module.eval()
     loss, gradient = value_and_gradient(distiller, batch)

@@ -48,6 +48,7 @@ ON_LAYERS = {
     "pkt": {"cnn": POOL, "vit": CLASS_TOKEN},
     "review_kd": {"cnn": {"layers": ["stem", "stage1", "pool@output"]}},
     "rkd": {"cnn": POOL, "vit": CLASS_TOKEN},
+    "simkd": {"cnn": {"layers": {"projector": "stage1"}}},
     "similarity_preserving": {"cnn": LAST, "vit": TOKENS},
     "srrl": {"cnn": POOL},
     "vid": {"cnn": STAGES, "vit": TOKENS},

@@ -21,6 +21,7 @@ from limbeck.errors import DataError, DataWarning, InputError, RecipeError
 from limbeck.models.layers import InputPart
 from limbeck.objective import Objective
 from limbeck.schemes import Scheme
+from limbeck.teachers import Graft
 from limbeck.training import Training
 from limbeck.training.trackers import check_trackers
 
@@ -38,6 +39,7 @@ class _StudentKeys(BaseModel):
     model_config = _STRICT
     model: dict[str, Any]
     sees: dict[str, Any] | None = None
+    graft: dict[str, Any] | None = None
 
 
 class _ExpectKeys(BaseModel):
@@ -100,6 +102,7 @@ class Recipe:
     transfer: Transfer
     teacher: TeacherSpec
     student: ModelSpec
+    graft: Graft | None
     classes: tuple[int | str, ...] | None
     method: MethodSpec
     scheme: Scheme
@@ -126,6 +129,8 @@ class Recipe:
             )
         source, selection, transfer, data_keys = _data(dict(top["data"]), base)
         student, student_keys = _student(top["student"], base)
+        graft, graft_keys = _graft(top["student"]["graft"])
+        student_keys |= graft_keys
         training, training_keys = read(Training, _with_views(top), "training")
         like_it = {key: value for key, value in student_keys["model"].items() if key not in ("checkpoint", "key")}
         teacher, teacher_keys = read_teacher(
@@ -140,6 +145,7 @@ class Recipe:
             transfer=transfer,
             teacher=teacher,
             student=student,
+            graft=graft,
             classes=_classes(top["classes"]),
             method=read_method(top["method"], "method"),
             scheme=scheme,
@@ -168,6 +174,8 @@ class Recipe:
         object.__setattr__(recipe, "keys", plain(resolved))
         if recipe.refit and teacher.select is not None:
             raise RecipeError("teacher.select: found together with refit, which leaves no held-out part; leave out one")
+        if graft is not None:
+            _check_graft(teacher, scheme, scheme_keys["name"])
         recipe.candidates()  # each of which is validated
         return recipe
 
@@ -310,6 +318,21 @@ def _student(keys: Mapping[str, Any], base: Path) -> tuple[ModelSpec, dict[str, 
         return student, resolved
     sees, sees_keys = read(InputPart, keys["sees"], "student.sees")
     return replace(student, sees=sees), {**resolved, "sees": sees_keys}
+
+
+def _graft(keys: Any) -> tuple[Graft | None, dict[str, Any]]:
+    """Return what is grafted onto the student, and the keys as the resolved recipe has them."""
+    if keys is None:
+        return None, {}
+    grafted, written = read(Graft, keys, "student.graft")
+    return grafted, {"graft": dict(written)}
+
+
+def _check_graft(teacher: TeacherSpec, scheme: Scheme, name: str) -> None:
+    if not scheme.takes_graft:
+        raise RecipeError(f"student.graft: found with scheme {name}, expected scheme offline; leave out one")
+    if not teacher.single or teacher.members[0].estimator or teacher.members[0].arrays:
+        raise RecipeError("student.graft: expected a teacher that is one network, whose classifier it uses; name one")
 
 
 def _with_views(top: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class SeedContext(SeedBuilder):
             raise ValueError("this scheme has declared that it uses no teacher")
         return self.taught.model
 
+    def lender(self) -> nn.Module:
+        """Return the recipe's trained teacher, whose classifier is grafted."""
+        return self.teacher_model
+
     @property
     def teachers_along(self) -> Mapping[int, nn.Module]:
         """The recipe's teacher as it was after the epochs of its training that the scheme's `along` names."""

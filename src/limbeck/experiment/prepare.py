@@ -22,7 +22,7 @@ from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.tasks import Need
 from limbeck.teacher import Teacher
-from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel
+from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel, graft
 from limbeck.teachers.answers import answers_of
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Training
@@ -205,7 +205,8 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
     teacher = assembled(recipe, [parts.serving(network) for _, network in members])
     for candidate in recipe.candidates():
         _settle(candidate.inspected, parts.transfer)
-        student = build_student(candidate, parts, recipe.seeds[0])
+        builder = SeedBuilder(candidate, parts, recipe.seeds[0])
+        student = builder.grafted(builder.student())
         taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
         _try("student", student, taught_by, candidate.inspected, parts.transfer, candidate.training, "training")
         if not candidate.scheme.any_task:
@@ -215,7 +216,7 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
                 mend="use offline",
                 error=RecipeError,
             )
-        if complaint := candidate.scheme.check(SeedBuilder(candidate, parts, recipe.seeds[0])):
+        if complaint := candidate.scheme.check(builder):
             raise RecipeError(f"scheme.{complaint}")
     return parts
 
@@ -297,6 +298,23 @@ class SeedBuilder:
         """Build the network that the teacher, or the first of several, is; its weights are not the teacher's."""
         network: nn.Module = self.recipe.teacher.model.build_for(self.parts.train)
         return network
+
+    def grafted(self, student: nn.Module) -> nn.Module:
+        """Return the student with what the recipe grafts onto it of the teacher; itself where there is no graft."""
+        spec = self.recipe.graft
+        if spec is None:
+            return student
+        teacher = self.lender()
+        inputs = torch.zeros(2, *self.parts.train.input_shape)
+        try:
+            with self.drawing("graft"):
+                return graft(student, teacher, inputs, layers=spec.layers, factor=spec.factor)
+        except ModelError as error:
+            raise ModelError(f"student.graft.{error}") from None
+
+    def lender(self) -> nn.Module:
+        """Return the network whose classifier is grafted; before any training, one of the same shapes."""
+        return self.teacher_network()
 
     def teacher_parameters(self) -> int | None:
         """Return the size of the recipe's teacher; None where it is no single network."""

@@ -53,6 +53,7 @@ from limbeck.methods.ranking_distillation import ranking_distillation
 from limbeck.methods.review_kd import review_kd
 from limbeck.methods.rkd import rkd
 from limbeck.methods.similarity_preserving import similarity_preserving
+from limbeck.methods.simkd import simkd
 from limbeck.methods.srrl import srrl
 from limbeck.methods.vid import vid
 from limbeck.methods.vkd import vkd
@@ -101,6 +102,7 @@ __all__ = [
     "review_kd",
     "rkd",
     "similarity_preserving",
+    "simkd",
     "srrl",
     "tf_kd",
     "tf_kd_self",

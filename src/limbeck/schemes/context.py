@@ -99,6 +99,9 @@ class Builder(Protocol):
     def teacher_network(self) -> nn.Module:
         """Build the network that the teacher, or the first of several, is; its weights are not the teacher's."""
 
+    def grafted(self, student: nn.Module) -> nn.Module:
+        """Return the student with what the recipe grafts onto it of the teacher; itself where there is no graft."""
+
     def teacher_parameters(self) -> int | None:
         """Return how many parameters the teacher has; None where it is the mean of several models."""
 

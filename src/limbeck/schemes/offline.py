@@ -7,7 +7,7 @@ from torch import nn
 
 from limbeck.card import Card
 from limbeck.distiller import Distiller
-from limbeck.schemes.context import Context
+from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Scheme
 
 __all__ = ["CARD", "Offline"]
@@ -29,10 +29,15 @@ class Offline(Scheme):
 
     single: ClassVar[bool] = True
     any_task: ClassVar[bool] = True
+    takes_graft: ClassVar[bool] = True
+
+    def build(self, role: str, builder: Builder) -> nn.Module:
+        """Return the student, with what the recipe grafts onto it."""
+        return builder.grafted(builder.student())
 
     def distiller(self, context: Context) -> Distiller:
         """Return the student with the recipe's teacher and method."""
-        return Distiller(context.student(), context.teacher(), context.objective())
+        return Distiller(self.build("distilled", context), context.teacher(), context.objective())
 
     def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the student."""

@@ -50,12 +50,14 @@ class Scheme(ABC):
     single: whether `distiller` makes the one training that it consists of; such ones can share their batches.
     any_task: whether it can do with labels of any task; a scheme that reads a model's answers itself, as an ensemble of
         students does, takes them for logits of classes.
+    takes_graft: whether its distilled student may have a part of the teacher grafted onto it (`student.graft`).
     """
 
     uses_teacher: ClassVar[bool] = True
     needs_held_out: ClassVar[bool] = False
     single: ClassVar[bool] = False
     any_task: ClassVar[bool] = False
+    takes_graft: ClassVar[bool] = False
 
     @property
     def along(self) -> Sequence[int]:

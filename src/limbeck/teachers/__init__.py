@@ -2,6 +2,7 @@
 
 from limbeck.teachers.arrays import ArrayTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.graft import Graft, graft
 from limbeck.teachers.mean import MeanOfModels
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.teachers.predict import PredictTeacher
@@ -11,11 +12,13 @@ from limbeck.teachers.stored import StoredTeacher, store
 __all__ = [
     "ArrayTeacher",
     "EnsembleTeacher",
+    "Graft",
     "MeanOfModels",
     "ModelTeacher",
     "PredictTeacher",
     "RestrictedModel",
     "StoredTeacher",
+    "graft",
     "state_digest",
     "store",
 ]
