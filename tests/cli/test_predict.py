@@ -11,8 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
+import limbeck as lb
 from limbeck.cli import main
 from limbeck.data import bundled
+from limbeck.errors import InputError
 
 
 @pytest.fixture
@@ -116,3 +118,41 @@ def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     limbeck("predict", run, "empty").refused("contains no images")
     limbeck("predict", run, "r.yaml").refused("INPUT: found 'r.yaml'")
+
+
+def test_users_are_given_their_first_items_without_the_known_ones(run_of, limbeck, tmp_path):
+    taken = {user: [(3 * user + 7 * turn) % 20 for turn in range(5)] for user in range(12)}
+    lines = [f"u{user},item {item}" for user, items in taken.items() for item in items]
+    (tmp_path / "taken.csv").write_text("\n".join(["user,item", *lines]))
+    run = run_of(
+        data={"kind": "interactions", "path": "taken.csv"},
+        teacher={"model": {"kind": "two_tower", "width": 6}, "training": {"epochs": 2}},
+        student={"model": {"kind": "two_tower", "width": 3}},
+        method={"name": "ranking_distillation", "samples": 5},
+        validation={"last": 1},
+    )
+    (tmp_path / "users.csv").write_text("user\nu3\nu11\nu3\n")
+    rows = rows_of(limbeck("predict", run, "users.csv").out)
+    assert [row["input"] for row in rows] == ["u3", "u11", "u3"]
+    student = lb.load(run)
+    firsts = student.predict(["u3", "u11", "u3"])
+    assert [row["prediction"].split(";") for row in rows] == [list(first) for first in firsts]
+    scores = student.logits(["u3"])[0]
+    names = student.class_names
+    best = sorted(range(20), key=lambda item: -float(scores[item]))
+    assert list(firsts[0]) == [names[item] for item in best[:10]]
+    known = ";".join(names[item] for item in (best[0], best[4]))
+    (tmp_path / "some.csv").write_text(f"user,known\nu3,{known}\nu11,\n")
+    left, whole = (row["prediction"].split(";") for row in rows_of(limbeck("predict", run, "some.csv").out))
+    assert left == [names[item] for item in best[:12] if item not in (best[0], best[4])]
+    assert whole == list(firsts[1])
+    assert limbeck("predict", run, "some.csv", "--out", "y.npz").code == 0
+    assert np.load(tmp_path / "y.npz")["predictions"].tolist() == [";".join(left), ";".join(whole)]
+    (tmp_path / "other.csv").write_text("user\nu33\n")
+    limbeck("predict", run, "other.csv").refused("inputs: found user 'u33'", "did you mean 'u3'?")
+    (tmp_path / "other.csv").write_text("user,known\nu3,shoe\n")
+    limbeck("predict", run, "other.csv").refused("inputs: known: found item 'shoe'")
+    (tmp_path / "other.csv").write_text("name,known\n,item 3\nu3,\n")
+    limbeck("predict", run, "other.csv").refused("inputs: found a row without 'name'")
+    with pytest.raises(InputError, match="predict_proba: scores of items order them"):
+        student.predict_proba(["u3"])

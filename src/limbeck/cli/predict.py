@@ -45,15 +45,17 @@ def predict(
     """Predict new inputs with a trained model of a run; the run's data is not needed."""
     from limbeck.config import load_recipe
     from limbeck.results.student import load
+    from limbeck.tasks import Need
 
     if out is not None and out.suffix not in (".csv", ".npz"):
         raise InputError(f"--out: found '{out}'; expected a .csv or .npz file")
     if out is not None and out.exists():
         raise RunError(f"--out: '{out}' exists; name another file, or delete it")
     model = load(run, role, seed=seed, device=device, trust=trust)
-    if model.task.dims[-1] > 2 and (out is None or out.suffix == ".csv"):
+    maps = Need.ONE_CLASS in model.task.meets and model.task.dims[-1] > 2
+    if maps and (out is None or out.suffix == ".csv"):
         raise InputError(f"--out: found {out or 'stdout'}; expected an .npz file, because the answers are class maps")
-    own = load_recipe(run / "recipe.yaml").data.values.get("delimiter", ",")
+    own = load_recipe(run / "recipe.yaml").data.values.get("delimiter") or ","
     for option, value, ending in (("--key", key, ".npz"), ("--delimiter", delimiter, ".csv")):
         if value is not None and _ending(inputs[0]) != ending:
             raise InputError(f"{option}: found beside '{inputs[0]}'; expected it with a {ending} file alone")
@@ -79,6 +81,8 @@ def _answers(
     """Return what each input is called, what is predicted, and the probabilities (None of a regression)."""
     import torch
 
+    from limbeck.data.vocabulary import texts
+
     names: list[str] = []
     predictions: list[Any] = []
     probabilities: list[Tensor] = []
@@ -86,7 +90,7 @@ def _answers(
         warnings.simplefilter("always", DataWarning)
         for called, batch in _batches(inputs, key, delimiter, batch_size):
             predicted, sure = model.answers(batch, batch_size)
-            names += called
+            names += texts(batch) if model.description.vocabulary else called
             predictions += list(predicted)
             if sure is not None:
                 probabilities.append(sure)
@@ -144,8 +148,14 @@ def _table(
     model: "TrainedModel", names: Sequence[str], predictions: Sequence[Any], probabilities: "Tensor | None"
 ) -> str:
     """Return the answers as CSV: what the input is called, the prediction, and a probability for each class."""
+    from torch import Tensor
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    if probabilities is None and not isinstance(predictions[0], Tensor):
+        writer.writerow(["input", "prediction"])
+        writer.writerows([name, ";".join(items)] for name, items in zip(names, predictions, strict=True))
+        return text.getvalue()
     if probabilities is None:
         several = len(predictions) > 0 and predictions[0].dim() > 0
         writer.writerow(["input", *(model.class_names if several else ["prediction"])])

@@ -20,6 +20,7 @@ from limbeck.data.names import listed
 from limbeck.data.pictures import opened, picture
 from limbeck.data.pooling import Pooling
 from limbeck.data.sets import SampleSet, TensorSet
+from limbeck.data.vocabulary import named_inputs
 from limbeck.errors import DataError, InputError
 from limbeck.tasks import task_named
 
@@ -143,7 +144,8 @@ class Description:
             inputs: as the data set had them.  Of a table: a data frame, a mapping of columns, a list of rows by the
                 columns' names, or, where all columns are numbers, an array (n, columns) in their order.  Of images: an
                 array of samples of the shape that `raw` names, or images of PIL or paths of image files, one or a list
-                of them; these are resized.  Of anything else: an array (n, *input_shape).
+                of them; these are resized.  Of users: their names, or rows with a column `user` and, if need be, one
+                of items that are left out, `known`.  Of anything else: an array (n, *input_shape).
 
         Returns:
             The samples (n, *input_shape), pooled where the set's are, and one line for each note.
@@ -151,6 +153,8 @@ class Description:
         Raises:
             DataError: a column is missing, or shape, type or numbers are others than the data set's.
         """
+        if self.vocabulary:
+            return named_inputs(inputs, self.vocabulary), ()
         several = inputs if isinstance(inputs, list | tuple) and inputs else [inputs]
         pictures = all(map(_is_picture, several))
         if self.columns is not None:

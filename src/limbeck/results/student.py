@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.data import Description
+from limbeck.data.vocabulary import known_items
 from limbeck.devices import place
 from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
 from limbeck.evaluation import parameters, predict
@@ -101,7 +103,8 @@ class TrainedModel:
             batch_size: samples in a batch.
 
         Returns:
-            Logits (n, K); of task multilabel (n, C, 2), of dense (n, H, W, K), of regression the numbers (n, D).
+            Logits (n, K); of task multilabel (n, C, 2), of dense (n, H, W, K), of ranking scores of the items (n, K),
+            -inf for those that a row names as `known`, of regression the numbers (n, D).
 
         Raises:
             DataError: the inputs are not as the data set had them.
@@ -110,7 +113,11 @@ class TrainedModel:
         samples, notes = self.description.read(inputs)
         for note in notes:
             warn(note, DataWarning)
-        return predict(self.model, self.description.samples(samples), batch_size=batch_size).cpu()
+        logits = predict(self.model, self.description.samples(samples), batch_size=batch_size).cpu()
+        if self.description.vocabulary:
+            for row, items in enumerate(known_items(inputs, self.class_names)):
+                logits[row, items] = -torch.inf
+        return logits
 
     def predict_proba(self, inputs: Any, batch_size: int = 256) -> Tensor:
         """Return the probability of each class for raw inputs.
@@ -137,8 +144,8 @@ class TrainedModel:
 
         Returns:
             A list with the name of each sample's class; of task multilabel a list with a tuple of names for each
-            sample; of dense a tensor (n, H, W) int64 with numbers of classes; of regression the numbers, (n,) or (n,
-            D).
+            sample; of dense a tensor (n, H, W) int64 with numbers of classes; of ranking a list with a tuple of the
+            names of the first ten items for each user; of regression the numbers, (n,) or (n, D).
         """
         return self._named(self.logits(inputs, batch_size))
 
