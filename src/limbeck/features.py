@@ -30,6 +30,7 @@ __all__ = [
     "require_two",
 ]
 
+_PUBLISHED_BATCH = 64
 _AXES = {2: "vectors (N, d)", 3: "tokens (N, L, d)", 4: "maps (N, C, H, W)"}
 
 
@@ -266,6 +267,9 @@ class RelationalTerm(FeatureTerm):
         layers: a path, a list of paths that both networks have, or {student's path: teacher's path}.
         preactivation: the networks in which a path without a side means the pre-activation.
 
+    Attributes:
+        published: the weight that was published for batches of 64, if the value shrinks as they grow; None otherwise.
+
     Raises:
         InputError: if the weight or the layers are not as they should be.
 
@@ -279,6 +283,8 @@ class RelationalTerm(FeatureTerm):
 
     relates_examples = True
     same_axes = False
+    published: float | None = None
+    _examples = 0
 
     def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
         """Check the features' shapes, and that there are examples to relate."""
@@ -288,7 +294,15 @@ class RelationalTerm(FeatureTerm):
                 f"term '{self.name}': found a batch of 1 example, expected 2 or more, which it relates to each other;"
                 " raise batch_size"
             )
+        self._examples = samples
         super().build(outputs, setup)
+
+    def projection_text(self, number: int) -> str:
+        """Return what is learned, and that a published weight belongs to batches of another size."""
+        text = super().projection_text(number)
+        if self.published is None or self.weight != self.published or self._examples == _PUBLISHED_BATCH:
+            return text
+        return f"{text or 'none'}; weight {self.published:g} was published for batches of {_PUBLISHED_BATCH}"
 
     def total(
         self,

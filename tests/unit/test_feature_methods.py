@@ -296,3 +296,13 @@ def test_one_example_has_no_relations(name):
         built(methods.builder(name)("pool"), student, teacher, batch_of(1))
     distiller = built(methods.builder(name)("pool"), student, teacher)
     assert abs(mean_of(distiller, name, batch_of(1))) < 1e-12  # the rest of an epoch
+
+
+@over("name, options, batch, said", [
+    ("pkt", {}, 6, True), ("similarity_preserving", {}, 6, True), ("pkt", {}, 64, False), ("rkd", {}, 6, False),
+    ("pkt", {"per": "anchor"}, 6, False), ("similarity_preserving", {"weight": 100.0}, 6, False),
+])  # fmt: skip
+def test_a_published_weight_belongs_to_its_batch_size(name, options, batch, said):
+    distiller = built(methods.builder(name)("pool", **options), *pair(), batch_of(batch))
+    [found] = paired_layers(distiller.objective)
+    assert ("was published for batches of 64" in found.projection) == said

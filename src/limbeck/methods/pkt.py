@@ -59,6 +59,7 @@ class NeighbourProbabilities(RelationalTerm):
         checks.choice("per", per, ("pair", "anchor"))
         self.diagonal = diagonal
         self.per: Literal["pair", "anchor"] = per
+        self.published = 30000.0 if per == "pair" else None
 
     def relate(self, student: Tensor, teacher: Tensor, number: int) -> Tensor:
         return losses.pkt(student, teacher, diagonal=self.diagonal, per=self.per)

@@ -51,6 +51,7 @@ class SimilarityPreserving(RelationalTerm):
         super().__init__("similarity_preserving", weight, layers)
         checks.choice("per", per, ("pair", "anchor"))
         self.per: Literal["pair", "anchor"] = per
+        self.published = 3000.0 if per == "pair" else None
 
     def relate(self, student: Tensor, teacher: Tensor, number: int) -> Tensor:
         return losses.similarity_preserving(student, teacher, per=self.per)
