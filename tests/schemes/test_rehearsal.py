@@ -47,6 +47,24 @@ MORE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("layers", "view", "augment", "noted"),
+    [
+        ("stem", "clean", {"shift": 1}, True),
+        ("pool", "clean", {"shift": 1}, False),
+        ("stem", "same", {"shift": 1}, False),
+        ("stem", "clean", {"noise": 0.1}, False),
+    ],
+)
+def test_maps_of_images_that_only_the_student_sees_moved_are_noted(tiny, layers, view, augment, noted):
+    network = {"model": {"kind": "cnn", "channels": [2]}}
+    keys = {"teacher": {**network, "view": view, "training": SHORT}, "student": network}
+    method = {"name": "attention_transfer" if layers == "stem" else "rkd", "layers": layers}
+    recipe = tiny(**keys, method=method, training={**SHORT, "augment": augment})
+    notes = [note for note in rehearse(recipe).notes if note.startswith("layers: 'stem' gives maps or tokens")]
+    assert len(notes) == noted
+
+
 def sizes(distiller):
     return sum(parameter.numel() for parameter in distiller.student.parameters())
 

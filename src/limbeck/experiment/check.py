@@ -1,7 +1,7 @@
 """A rehearsal of a recipe: everything is built and one batch is run, nothing is trained or written."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -165,7 +165,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         _card(schemes.card(schemes.name_of(recipe.scheme))),
         (*models, *taught),
         losses,
-        (*parts.notes, *_transforms(recipe)),
+        (*parts.notes, *_transforms(recipe), *_apart(recipe, tuple(layers))),
         tuple(layers),
     )
 
@@ -174,6 +174,17 @@ def _transforms(recipe: Recipe) -> list[str]:
     """Return a line on each teacher that sees the images in a size or normalisation of its own."""
     seen = [(member.model.where.rpartition(".")[0], member.model.sees) for member, _ in recipe.teacher.kinds()]
     return [f"{where}.input: the images are {sees}" for where, sees in seen if sees is not None]
+
+
+def _apart(recipe: Recipe, layers: Sequence[PairedLayers]) -> list[str]:
+    """Return a line where maps or tokens are compared of which student and teacher see different places."""
+    view, placed = recipe.teacher.view, [each for each in layers if len(each.student_shape) > 2]
+    if view == "same" or not placed or not recipe.training.augment.moves:
+        return []
+    return [
+        f"layers: '{placed[0].student}' gives maps or tokens, and the teacher sees the {view} view while augment moves"
+        " the student's, so their places differ; set teacher.view: same, or compare vectors, such as pool"
+    ]
 
 
 def _card(card: Card) -> str:
