@@ -125,7 +125,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the page of a run whose examples have a label for each place."""
+    """Return the page of a run whose examples have a label for each place, and whose method compares layers."""
     import numpy as np
 
     root = tmp_path_factory.mktemp("places")
@@ -134,7 +134,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = {"model": {"kind": "fcn", "channels": [4]}}
     data = {"kind": "npz", "path": "dots.npz", "task": "dense"}
     teacher = {**network, "training": {"epochs": 3, "learning_rate": 0.1}}
-    return build([finished(root, "places", data, teacher=teacher, student=network, seeds=[0])], files=False)
+    method = [{"name": "kd"}, {"name": "attention_transfer", "layers": "stem", "hard_weight": 0}]
+    keys = {"teacher": teacher, "student": network, "method": method, "seeds": [0]}
+    return build([finished(root, "places", data, **keys)], files=False)
 
 
 @pytest.fixture(scope="session")

@@ -163,6 +163,22 @@ def test_axe_finds_nothing(browser, page, pair, diagnosed, labels, places, schem
         assert len(found["passes"]) > 20
 
 
+def test_attention_maps_are_pictures_of_equal_size_side_by_side(browser, places):
+    browser.open(places, width=360)
+    script = """return [...document.querySelectorAll('section[aria-labelledby=run1-layers] .maps tbody')].map((row) =>
+                  [...row.querySelectorAll('img')].map((image) => {
+                    const box = image.getBoundingClientRect();
+                    return [Math.round(box.width), Math.round(box.height), image.naturalWidth, image.naturalHeight];
+                  }))"""
+    rows = browser.js(script)
+    assert len(rows) == 4
+    for row in rows:
+        assert len(row) == 5  # input, teacher, before, alone, distilled
+        assert len({tuple(size[:2]) for size in row}) == 1
+        assert row[0][0] == row[0][1] > 40
+        assert all(size[2:] == [6, 6] for size in row[1:])
+
+
 def test_nothing_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed, labels, places):
     for each in (page, pair, diagnosed, labels, places):
         browser.open(each, width=360)
