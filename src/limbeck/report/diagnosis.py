@@ -92,7 +92,7 @@ def _reused(content: Diagnosis) -> str:
 def _searched(content: Diagnosis) -> str:
     """Say how the settings of the students came about."""
     if not content.settings["search"]:
-        return "Same seeds, same budget; only the target differs."
+        return "Same seeds, same budget; only what they learn from differs."
     said = []
     for name, setting in content.chosen.items():
         said.append(f"{ARMS.get(name, name)} {setting}")
