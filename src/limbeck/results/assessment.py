@@ -302,17 +302,26 @@ def _by_task(
         teacher = model if role == "teacher" else teacher
         near = {} if role == "teacher" else {name: nearness(model, teacher, each) for name, each in sets.items()}
         measured = {name: evaluate(model, each) for name, each in sets.items()}
-        right = figures.correct(predict(model, test).cpu(), test.labels.cpu()) if figures.by_example else None
+        right = torch.cat([_right(model, part) for part in _parts(test)]) if figures.by_example else None
         yield AssessedModel(role, seed, measured, near, right)
+
+
+def _parts(samples: SampleSet) -> Iterator[SampleSet]:
+    """Yield the parts of a set whose answers are held at a time."""
+    for positions in torch.arange(len(samples), device=samples.index.device).split(_AT_ONCE):
+        yield samples.subset(positions)
+
+
+def _right(model: nn.Module, samples: SampleSet) -> Tensor:
+    return figures_of(samples.task).correct(predict(model, samples).cpu(), samples.labels.cpu())
 
 
 def nearness(student: nn.Module, teacher: nn.Module, samples: SampleSet) -> Nearness:
     """Compare a student with its teacher on a set, a part of it at a time."""
     figures, found = figures_of(samples.task), []
-    for positions in torch.arange(len(samples), device=samples.index.device).split(_AT_ONCE):
-        part = samples.subset(positions)
+    for part in _parts(samples):
         own, taught = predict(student, part).cpu(), predict(teacher, part).cpu()
-        found.append((len(positions), figures.nearness(own, taught)))
+        found.append((len(part), figures.nearness(own, taught)))
     return Nearness.mean(found)
 
 
