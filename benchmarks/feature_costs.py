@@ -65,7 +65,7 @@ def built(objective: Objective) -> tuple[Distiller, Batch, torch.optim.Optimizer
     if "bss" in objective.terms:  # all of one class that both networks get right, so that all samples are moved
         batch.labels = torch.zeros_like(index)
         for network in networks:
-            network.fc.bias.data[0] = 100.0
+            network.fc.bias.data[0] = 1e6
     distiller = Distiller(networks[0], ModelTeacher(networks[1]), objective)
     distiller.build(batch, samples=(torch.arange(SAMPLES), labels))
     return distiller.train(), batch, torch.optim.SGD(distiller.parameters(), lr=0.01, momentum=0.9)
