@@ -8,7 +8,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError
-from limbeck.losses.maps import both, channels, pooled, unit_difference
+from limbeck.losses.maps import both, channels, inverse_largest, pooled, unit_difference
 from limbeck.losses.reduction import Reduction, reduce
 
 __all__ = ["attention_transfer"]
@@ -66,6 +66,5 @@ def _attention(features: Tensor, power: float) -> Tensor:
     """Return Σ_c |F_c|^p (N, P) of channels (N, C, P), up to a factor for each example."""
     if not 1 <= power < torch.inf:
         raise InputError(f"power: found {power}, expected a finite number, 1 or above")
-    largest = features.detach().abs().amax((1, 2), keepdim=True)
-    features = features / torch.where(largest == 0, torch.inf, largest)  # no power overflows
+    features = features * inverse_largest(features, (1, 2))  # no power overflows
     return (features.square() if power == 2 else features.abs().pow(power)).sum(1)

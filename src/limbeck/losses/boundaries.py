@@ -49,8 +49,8 @@ def activation_boundary(
     """
     checks.non_negative("margin", margin)
     student, teacher = same_shape(student, teacher)
-    signed = torch.where(teacher > 0, student, torch.where(teacher <= 0, -student, torch.nan))
-    return reduce((margin - signed).clamp_min(0.0).square().flatten(1).sum(1), None, reduction)
+    sign = 2.0 * (teacher > 0) - 1.0 + 0.0 * teacher  # of NaN it is NaN
+    return reduce((margin - sign * student).clamp_min(0.0).square().flatten(1).sum(1), None, reduction)
 
 
 @checked
@@ -92,7 +92,7 @@ def ofd(student: Tensor, teacher: Tensor, margins: Tensor, *, reduction: Reducti
     shape[axis] = -1
     target = torch.maximum(teacher, margins.detach().to(teacher.dtype).reshape(shape))
     free = (student <= target) & (target <= 0)
-    squares = torch.where(free, 0.0, student - target).square()
+    squares = ((student - target) * ~free).square()
     return reduce(squares.flatten(1).sum(1), None, reduction)
 
 

@@ -44,8 +44,9 @@ def vid(student: Tensor, teacher: Tensor, variance: Tensor, *, reduction: Reduct
         )
     if not variance.is_cuda and not bool((variance > 0).all()):
         raise InputError("variance: found a number that is not above 0, expected all above 0")
-    shape = [1] * student.dim()
-    shape[axis] = -1
-    variance = variance.to(torch.promote_types(variance.dtype, student.dtype)).reshape(shape)
-    each = 0.5 * ((teacher - student).square() / variance + variance.log())
-    return reduce(each.flatten(1).mean(1), None, reduction)
+    positions = [other for other in range(1, student.dim()) if other != axis]
+    squares = (teacher - student).square()
+    errors = squares.mean(positions) if positions else squares  # (N, C)
+    variance = variance.to(torch.promote_types(variance.dtype, student.dtype))
+    each = 0.5 * (errors / variance + variance.log())
+    return reduce(each.mean(1), None, reduction)

@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError
-from limbeck.losses.maps import both, channels, distances, pooled, product, unit, unit_difference
+from limbeck.losses.maps import both, channels, distances, inverse_largest, pooled, product, unit, unit_difference
 from limbeck.losses.reduction import Reduction, compute_dtype, reduce
 
 __all__ = ["fsp", "fsp_matrix", "ickd", "nst", "similarity_preserving"]
@@ -224,6 +224,4 @@ def _bounded(features: Tensor) -> Tensor:
     """Return features over their largest absolute value, so that products do not overflow; it has no gradient."""
     if not features.numel():
         return features
-    dims = tuple(range(1, features.dim())) if features.dim() > 2 else (0, 1)
-    largest = features.detach().abs().amax(dims, keepdim=True)
-    return features / torch.where(largest == 0, 1.0, largest)
+    return features * inverse_largest(features, tuple(range(1, features.dim())) if features.dim() > 2 else (0, 1))

@@ -15,6 +15,7 @@ __all__ = [
     "both",
     "channels",
     "distances",
+    "inverse_largest",
     "pooled",
     "product",
     "require_axes",
@@ -94,24 +95,22 @@ def unit(rows: Tensor) -> Tensor:
     """
     if not rows.numel():
         return rows
-    largest = rows.detach().abs().amax(-1, keepdim=True)
-    empty = largest == 0
-    scaled = rows / torch.where(empty, torch.inf, largest)  # squares neither overflow nor vanish
-    return scaled / torch.where(empty, 1.0, scaled.square().sum(-1, keepdim=True)).sqrt()
+    scaled = rows * inverse_largest(rows, (-1,))  # squares neither overflow nor vanish
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled * torch.where(length == 0, 1.0, length).reciprocal()
+
+
+def inverse_largest(features: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return 1 over the largest absolute value over some axes, which are kept, without gradient; 0 where all are 0."""
+    largest = features.detach().abs().amax(dims, keepdim=True)
+    least = torch.finfo(features.dtype).tiny
+    return torch.where(largest == 0, 0.0, largest.clamp_min(least).reciprocal())
 
 
 def unit_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the difference of two rows of length 1, (..., d); 0 with gradient 0 if either is a row of zeros."""
     empty = (student == 0).all(-1, keepdim=True) | (teacher == 0).all(-1, keepdim=True)
     return torch.where(empty, 0.0, unit(student) - unit(teacher))
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return ‖a_i - b_j‖² (..., I, J) of rows (..., I, d) and (..., J, d).
-
-    From exact differences: |a|² + |b|² - 2a·b loses the digits of close rows.
-    """
-    return distances(a, b).square()
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
