@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+import limbeck as lb
 from limbeck.config import load_recipe
 from limbeck.evaluation import Nearness, predict
 from limbeck.results.assessment import nearness
@@ -222,3 +223,41 @@ def test_runs_of_two_tasks_stand_side_by_side(limbeck, recipe):
     assert answer.code == 0, answer.err
     assert "errors, as each task counts them, of teacher" in " ".join(answer.out.split())
     assert "Runs with other test samples are not paired" in answer.out
+
+
+def test_a_recommender_is_distilled_measured_and_compared(limbeck, tmp_path):
+    keys = {
+        "name": "items",
+        "data": {"kind": "synthetic_interactions", "users": 40, "items": 30, "each": 8, "sharpness": 3.0},
+        "teacher": {"model": {"kind": "two_tower", "width": 6}, "training": {"epochs": 4, "batch_size": 10}},
+        "student": {"model": {"kind": "two_tower", "width": 3}},
+        "method": {"name": "ranking_distillation", "samples": 10, "start": 4},
+        "training": {"epochs": 3, "batch_size": 10, "keep": "best"},
+        "validation": {"last": 1},
+    }
+    (tmp_path / "items.yaml").write_text(yaml.safe_dump(keys))
+    for more in ((), ("method.samples=0",)):
+        answer = limbeck("distill", "items.yaml", *more, "--no-report")
+        assert answer.code == 0, answer.err
+    for column in ("users", "without a hit", "recall@10", "mrr", "ndcg"):
+        assert column in answer.out
+    runs = sorted((tmp_path / "runs" / "items").iterdir())
+    for run in runs:
+        answer = limbeck("evaluate", run, "--no-cost")
+        assert answer.code == 0, answer.err
+        assert "mean reciprocal rank" in answer.out
+        assert "items of the teacher's top 10 among the student's" in " ".join(answer.out.split())
+    found = json.loads((runs[0] / "evaluation.json").read_text())["summary"]["distilled"]
+    splits = load_recipe(runs[0] / "recipe.yaml").load_data()
+    scores = lb.load(runs[0]).logits([str(user) for user in range(40)])
+    positives, known = splits.test.labels.unbind(1)
+    assert found["mrr"]["mean"] == pytest.approx(lb.evaluation.mean_reciprocal_rank(scores, positives, known), abs=1e-6)
+    assert found["accuracy"]["mean"] == pytest.approx(lb.evaluation.recall_at_k(scores, positives, 10, known))
+    assert found["errors"]["mean"] == 40 - 40 * found["accuracy"]["mean"]  # one item a user is tested
+    answer = limbeck("compare", *runs)
+    assert answer.code == 0, answer.err
+    assert "its recall@10" in " ".join(answer.out.split())
+    assert "method.samples" in answer.out
+    answer = limbeck("diagnose", runs[0])
+    assert answer.code == 2
+    assert "diagnose: it looks into one label an example" in answer.err
