@@ -18,7 +18,7 @@ from limbeck.evaluation import Interval, t_interval
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-PAGES = tuple(DOCS / f"{name}.md" for name in ("architecture", "diagnosis", "reproductions", "schemes"))
+PAGES = tuple(DOCS / f"{name}.md" for name in ("architecture", "diagnosis", "methods", "reproductions", "schemes"))
 
 
 def results(name: str) -> Any:
@@ -190,7 +190,17 @@ def pretrained_teacher() -> str:
     return rows(["row", "test accuracy by seed, %", "gain over hard labels, points"], body)
 
 
+def costs() -> str:
+    """Return what the losses on layers cost, as shares of a step of kd, the dearest last."""
+    shares = results("feature_costs")["shares"]
+    dearest = sorted(shares, key=lambda name: shares[name])
+    return rows(
+        ["method", "share of a step of `kd`"], [[f"`{name}`", f"{100 * shares[name]:.1f} %"] for name in dearest]
+    )
+
+
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
+    "feature_costs": costs,
     "codistillation": codistillation,
     "mnist_nearness": nearness,
     "mnist_rescaling": rescaling,

@@ -189,7 +189,7 @@ class Distiller(nn.Module):
 
     def _check_differentiable(self) -> None:
         """Require models that can be differentiated as the terms need it."""
-        if self.objective.differentiates_inputs and any(hasattr(each, "_orig_mod") for each in self.student.modules()):
+        if self.objective.differentiates_twice and any(hasattr(each, "_orig_mod") for each in self.student.modules()):
             raise ModelError(
                 "student: a term differentiates its gradient, which torch.compile cannot; train it uncompiled"
             )

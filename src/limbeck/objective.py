@@ -112,6 +112,7 @@ class Term(nn.Module):
         reads_weights: the parameters that it needs, {model: {name: path}}; "last_linear.weight" and "last_linear.bias"
             are those of the last linear layer, wherever it is.
         differentiates_inputs: whether it differentiates the student by its inputs, which are then `Outputs.inputs`.
+        differentiates_twice: whether it differentiates another gradient of the student, as one by a layer.
         differentiates_teacher: whether it needs `ask` and `vjp` of the teacher's outputs, which only a network has.
 
     A term can have state that is no parameter, registered as a buffer: it is saved in checkpoints and resumed, and each
@@ -133,6 +134,7 @@ class Term(nn.Module):
     takes_mixed: bool = False
     reads_weights: Mapping[str, Mapping[str, str]] = {}
     differentiates_inputs: bool = False
+    differentiates_twice: bool = False
     differentiates_teacher: bool = False
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
@@ -220,6 +222,7 @@ class TermAround(Term):
         self.takes_mixed = term.takes_mixed
         self.reads_weights = term.reads_weights
         self.differentiates_inputs = term.differentiates_inputs
+        self.differentiates_twice = term.differentiates_twice
         self.differentiates_teacher = term.differentiates_teacher
 
     def extra_repr(self) -> str:
@@ -315,6 +318,11 @@ class Objective(nn.Module):
     def differentiates_inputs(self) -> bool:
         """Whether any term differentiates the student by its inputs."""
         return any(term.differentiates_inputs for term in self._terms())
+
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether any term differentiates a gradient of the student, by its inputs or by a layer."""
+        return any(term.differentiates_inputs or term.differentiates_twice for term in self._terms())
 
     @property
     def needs_network(self) -> bool:

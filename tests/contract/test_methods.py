@@ -177,6 +177,7 @@ OTHER = {
     "epsilon": 0.3, "label_smoothing": 0.3, "confidence": 0.95, "softening": 9.0, "classes": (2, 0), "beta": 2.0,
     "divergence": losses.divergence("js"), "target": targets.TopK(k=2), "inter_weight": 3.0, "intra_weight": 3.0,
     "tau_squared": True, "zero_mean": True, "decision": False, "layers": ["pool", "stage1"], "weight": 0.375,
+    "weighted": False,
     "norm": "sum", ("attention_transfer", "norm"): "l2", ("hint", "norm"): "half_sum", "per": "anchor", "angle": 3.0,
     "distinct": True, "anchors": 2, "diagonal": False, "kernel": "linear", "gamma": 0.5, "order": 3, "embed": 5,
     ("correlation_congruence", "kernel"): "bilinear", "projection": "conv_bn", ("fsp", "projection"): "none",

@@ -44,7 +44,7 @@ def batch_of(size=8, seed=0, dtype=torch.float64, **options):
 def distiller_of(objective, batch, dtype=torch.float64, *, student=None, teacher=None, **build):
     """Return a distiller that was built on a batch, at step 0."""
     teacher = ModelTeacher(teacher or Net(6, 2).to(dtype)) if not hasattr(teacher, "fingerprint") else teacher
-    distiller = Distiller(student or Net(4, 1).to(dtype), teacher, objective)
+    distiller = Distiller(Net(4, 1).to(dtype) if student is None else student, teacher, objective)
     distiller.build(batch, **{"seed": 3, **build})
     distiller.step = 0
     return distiller.train()

@@ -62,6 +62,12 @@ def test_a_teacher_of_stored_answers_is_refused_by_methods_that_need_a_network()
             built(name, teacher=Stored())
 
 
+def test_a_compiled_student_is_refused_by_methods_that_differentiate_its_gradients():
+    for name in ("grad_cam", "input_gradient"):
+        with pytest.raises(ModelError, match=r"torch\.compile cannot"):
+            built(name, student=torch.compile(Net(4, 1).double(), backend="eager"))
+
+
 # ---------------------------------------------------------------------------------------------------------- review_kd
 
 

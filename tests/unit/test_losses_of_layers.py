@@ -39,6 +39,8 @@ EXAMPLES = {
     "grad-cam": (lambda: losses.grad_cam(s, t, *gradients()), 0.229608),
     "mgd": (lambda: losses.mgd(s, t2), 5.460556),
     "mgd, masked": (lambda: losses.mgd(without_the_first_channel(s), t2), 3.980556),
+    "ttm": (lambda: losses.wttm(S, T, weighted=False), 0.409213),
+    "wttm": (lambda: losses.wttm(S, T), 1.381348),
     "simkd": (lambda: losses.simkd(s, t2), 0.682569),
     "weights": (
         lambda: losses.weight_matching(

@@ -58,6 +58,7 @@ from limbeck.losses.relations import (
 )
 from limbeck.losses.standardisation import Standardise, standardise
 from limbeck.losses.support import boundary_samples
+from limbeck.losses.transformed import wttm
 from limbeck.losses.weights import kd_weights
 
 __all__ = [
@@ -130,4 +131,5 @@ __all__ = [
     "vid",
     "vkd",
     "weight_matching",
+    "wttm",
 ]

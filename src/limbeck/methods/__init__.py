@@ -57,6 +57,7 @@ from limbeck.methods.simkd import simkd
 from limbeck.methods.srrl import srrl
 from limbeck.methods.vid import vid
 from limbeck.methods.vkd import vkd
+from limbeck.methods.wttm import wttm
 from limbeck.objective import Objective
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "tf_kd_self",
     "vid",
     "vkd",
+    "wttm",
 ]
 
 

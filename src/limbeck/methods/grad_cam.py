@@ -37,6 +37,7 @@ class GradientMaps(FeatureTerm):
 
     axes = frozenset({4})
     any_classes = frozenset()
+    differentiates_twice = True
     differentiates_teacher = True
 
     def settle(self, legend: Legend) -> None:
