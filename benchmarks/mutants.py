@@ -41,6 +41,7 @@ _FOREIGN = "tests/unit/test_foreign_data.py"
 _SELECTION = "tests/unit/test_selection.py"
 _PAPERS = "tests/papers/test_table.py tests/papers/test_runner.py tests/papers/test_recorded.py"
 _GIVEN, _WEIGHTS = "tests/unit/test_given_teachers.py", "tests/unit/test_weights_of_others.py"
+_FEATURES, _METHODS_ON_LAYERS = "tests/unit/test_feature_losses.py", "tests/unit/test_feature_methods.py"
 _ESTIMATES = "tests/unit/test_intervals.py tests/unit/test_paired.py"
 
 NAMED = [
@@ -593,6 +594,55 @@ OWN = [
         'layers = [{"set": {}, "budgets": keys["budgets"]}, shared, row]',
         'layers = [shared, row, {"set": {}, "budgets": keys["budgets"]}]',
         _PAPERS,
+    ),
+    Mutant(
+        "layers: RKD's mean distance counts an example's distance to itself",
+        "losses/relations.py",
+        "mean = found.sum() / (len(rows) * (len(rows) - 1))",
+        "mean = found.sum() / (len(rows) * len(rows))",
+        _FEATURES,
+    ),
+    Mutant(
+        "layers: OFD's partial loss on the wrong side of the target",
+        "losses/boundaries.py",
+        "free = (student <= target) & (target <= 0)",
+        "free = (student >= target) & (target <= 0)",
+        _FEATURES,
+    ),
+    Mutant(
+        "layers: all layers of AB weigh alike",
+        "methods/activation_boundary.py",
+        "* 2.0 ** (number + 1 - len(self.layers))",
+        "* 1.0",
+        _METHODS_ON_LAYERS,
+    ),
+    Mutant(
+        "layers: weight decay shrinks VID's variances",
+        "methods/vid.py",
+        'without_decay = ("scale",)',
+        "without_decay = ()",
+        _METHODS_ON_LAYERS,
+    ),
+    Mutant(
+        "layers: CC's embedding of the teacher is learned",
+        "methods/correlation_congruence.py",
+        "other.requires_grad_(False)",
+        "other",
+        _METHODS_ON_LAYERS,
+    ),
+    Mutant(
+        "hints: the first stage trains the whole student",
+        "schemes/hints.py",
+        "part = self.trainable or _reached(student, first, samples)",
+        "part = self.trainable or None",
+        _SCHEMES + "hints.py",
+    ),
+    Mutant(
+        "hints: the first stage has the length of the second",
+        "schemes/hints.py",
+        "training=self._first(context.training)",
+        "training=context.training",
+        _SCHEMES + "hints.py",
     ),
 ]
 

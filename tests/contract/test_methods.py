@@ -330,7 +330,7 @@ def test_training_lowers_the_loss_and_leaves_the_teacher_untouched(name, nets):
     digest = distiller.teacher.fingerprint()
     optimizer = torch.optim.Adam(distiller.parameters(), lr=0.02)
     before, _ = value_and_gradient(distiller, batch_of(name, nets))
-    for _ in range(30 if nets == "mlp" else 12):
+    for _ in range(30 if nets == "mlp" else 6):
         value_and_gradient(distiller, batch_of(name, nets))
         optimizer.step()
     after, _ = value_and_gradient(distiller, batch_of(name, nets))
