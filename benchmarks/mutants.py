@@ -37,6 +37,7 @@ _WHO = _SCHEMES + "who_teaches_whom.py"
 _NOISY, _EARLY = _SCHEMES + "noisy_student.py", _SCHEMES + "early_stopping.py"
 _OWN, _DEFENSIVE, _SPECIALISTS = (_SCHEMES + f"{name}.py" for name in ("own_teacher", "defensive", "specialists"))
 _TRAINING = "tests/unit/test_training.py tests/unit/test_training_settings.py tests/unit/test_training_safety.py"
+_CRD, _LAYERS = "tests/unit/test_crd.py", "tests/unit/test_layer_methods.py"
 _FOREIGN = "tests/unit/test_foreign_data.py"
 _SELECTION = "tests/unit/test_selection.py"
 _PAPERS = "tests/papers/test_table.py tests/papers/test_runner.py tests/papers/test_recorded.py"
@@ -643,6 +644,67 @@ OWN = [
         "training=self._first(context.training)",
         "training=context.training",
         _SCHEMES + "hints.py",
+    ),
+    Mutant(
+        "crd: a loaded bank keeps another's rows",
+        "methods/crd.py",
+        "        self._pending = None\n        super()._load",
+        "        super()._load",
+        _CRD,
+    ),
+    Mutant(
+        "crd: a saved bank lacks the last rows",
+        "methods/crd.py",
+        "        self.write()\n        super()._save",
+        "        super()._save",
+        _CRD,
+    ),
+    Mutant("crd: of a sample twice the first row is written", "methods/crd.py", '"amax"', '"amin"', _CRD),
+    Mutant("crd: negatives of the own class", "methods/crd.py", "(groups != group)", "(groups != -5)", _CRD),
+    Mutant("crd: a constant for each batch", "methods/crd.py", "if not bool(self.constants.all()):", "if True:", _CRD),
+    Mutant(
+        "crd: each process writes its own rows",
+        "methods/crd.py",
+        "[ranks.all_rows(each) for each in (rows, *detached)]",
+        "[rows, *detached]",
+        _CRD,
+    ),
+    Mutant(
+        "crd: the banks do not cross",
+        "methods/crd.py",
+        "zip(embeddings, reversed(banks), strict=True)",
+        "zip(embeddings, banks, strict=True)",
+        _CRD,
+    ),
+    Mutant("mgd: one mask for all layers", "methods/mgd.py", 'f"mask {number}"', '"mask"', _LAYERS),
+    Mutant("review_kd: no review of deeper layers", "methods/review_kd.py", "own * x + other * deeper", "x", _LAYERS),
+    Mutant(
+        "input_gradient: full is a mean",
+        "methods/input_gradient.py",
+        '"sum" if self.of == "full" else "mean"',
+        '"mean"',
+        _LAYERS,
+    ),
+    Mutant(
+        "bss: the label's class counts as disagreement",
+        "methods/bss.py",
+        ".scatter(1, labels[:, None], 0.0).square()",
+        ".square()",
+        _LAYERS,
+    ),
+    Mutant(
+        "graft: the teacher's classifier learns",
+        "models/layers/grafted.py",
+        "        self.classifier.requires_grad_(False)\n",
+        "",
+        "tests/unit/test_graft.py",
+    ),
+    Mutant(
+        "optimizer: a momentum that is no start",
+        "training/optimizers.py",
+        "torch.zeros_like(parameter)",
+        "torch.ones_like(parameter)",
+        _TRAINING,
     ),
 ]
 
