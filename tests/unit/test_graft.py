@@ -9,6 +9,7 @@ from torch import nn
 
 from limbeck import methods
 from limbeck.config import Recipe
+from limbeck.diagnosis.recipes import _about
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.teachers import ModelTeacher, graft
@@ -104,3 +105,9 @@ def test_a_resolved_recipe_repeats_the_graft():
     recipe = Recipe.parse(KEYS)
     assert recipe.keys["student"]["graft"] == {"layers": "stage1", "factor": 2}
     assert Recipe.parse(recipe.keys).graft == recipe.graft
+
+
+def test_a_diagnosis_says_that_its_students_have_no_graft():
+    (line,) = _about(Recipe.parse(KEYS))
+    assert "students without the graft" in line
+    assert _about(Recipe.parse({**KEYS, "student": {"model": {"kind": "cnn"}}, "method": {"name": "kd"}})) == ()

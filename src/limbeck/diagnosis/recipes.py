@@ -95,6 +95,10 @@ def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> Diagno
 
 def _about(recipe: Recipe) -> tuple[str, ...]:
     """Return which student is diagnosed, where a recipe's own is another."""
+    if recipe.graft is not None:
+        return (
+            "The student with its teacher's classifier is not looked into: diagnosed are students without the graft.",
+        )
     if isinstance(recipe.scheme, Offline):
         return ()
     name = recipe.keys["scheme"]["name"]
