@@ -254,7 +254,8 @@ class Distiller(nn.Module):
         weights = teacher.weights(paths, answer.logits.shape[-1]) if paths else {}
 
         def ask(inputs: Any) -> Outputs:
-            other = replace(batch, inputs=inputs, views={}, augmented=False, mix=None)
+            views = {} if teacher.view is None else {teacher.view: inputs}
+            other = replace(batch, inputs=inputs, views=views, augmented=False, mix=None)
             return replace(teacher(other, self.objective.taps("teacher")), vjp=partial(teacher.vjp, other))
 
         return replace(answer, weights=weights, ask=ask, vjp=partial(teacher.vjp, batch))

@@ -68,6 +68,25 @@ def test_a_compiled_student_is_refused_by_methods_that_differentiate_its_gradien
             built(name, student=torch.compile(Net(4, 1).double(), backend="eager"))
 
 
+@over(
+    "name, augmented",
+    [("input_gradient", False), ("bss", False), ("bss", True), ("grad_cam", False), ("grad_cam", True)],
+)
+def test_a_teacher_that_sees_the_clean_view_is_differentiated_and_asked_again_too(name, augmented):
+    teacher, batch = Net(6, 2).double(), batch_of(8)
+    batch.labels = teacher(batch.inputs).argmax(1)
+    values = []
+    for view in (None, "clean"):
+        batch.views, batch.augmented = ({"clean": batch.inputs.clone()} if view else {}), augmented and bool(view)
+        student = Net(6, 2).double()
+        with torch.no_grad():
+            student.fc.weight.mul_(1.1)
+        distiller = built(name, batch, student=student, teacher=ModelTeacher(teacher, view=view))
+        values.append(value(distiller, batch, name))
+    assert values[0] > 0
+    assert values[1] == pytest.approx(values[0], rel=1e-9)
+
+
 # ---------------------------------------------------------------------------------------------------------- review_kd
 
 

@@ -142,11 +142,14 @@ class ModelTeacher:
                     "teacher: a term differentiates it by its inputs, expected one tensor of floating-point numbers;"
                     " token ids and mappings have no gradient, so use another method"
                 )
-        if isinstance(inputs, Tensor) and inputs.is_floating_point():
             inputs = inputs.detach().requires_grad_()
+            views = batch.views if self.view is None else {**batch.views, self.view: inputs}
+            batch = replace(batch, inputs=inputs, views=views)
         taps = {} if at is None else {"at": at}
         with self._answering():
-            seen = self._seen(replace(batch, inputs=inputs))
+            seen = self._seen(batch)
+            if at is not None and isinstance(seen, Tensor) and seen.is_floating_point():
+                seen = seen.detach().requires_grad_()  # so that features of a frozen network have a gradient
             answer = run_model(self.model, seen, taps, task=batch.task, role="teacher")
         by = inputs if at is None else answer.features["at"]
         if not answer.logits.requires_grad or not by.requires_grad:
