@@ -49,6 +49,9 @@ def shrunk(table: Table, row: Row) -> Row:
         settings += [("scheme.training.epochs", 1)]
     if "only_classes" in keys["data"]:
         settings.append(("data.only_classes", [0, 1, 2, 3]))
+    if keys["data"]["kind"] == "interactions":
+        settings = [each for each in settings if each[0] not in ("data.first", "validation")]
+        settings += [("data", {"kind": "synthetic_interactions", "users": 40, "items": 30, "each": 8})]
     if keys["data"]["kind"] == "synthetic":
         settings += [("data.train", 300), ("data.test", 100)]
     if keys["data"]["transfer"]["first"] is not None:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from limbeck.config import Recipe
-from limbeck.errors import RecipeError
+from limbeck.errors import DataError, RecipeError
 from limbeck.experiment.run import distill
 from limbeck.papers import reproduce
 from limbeck.runs import RunFolder, cache_folder
@@ -129,3 +129,23 @@ def test_what_was_decided_on_held_out_samples_is_a_figure(read, tmp_path):
         with pytest.raises(RecipeError) as caught:
             reproduce(read(TABLE, *changes, ("agreement_percent", measure)), only=["taught"], seeds=[0])
         assert str(caught.value).startswith(f"rows.taught: {said}")
+
+
+def test_a_set_that_a_table_names_by_its_path_is_found_in_the_folder_of_the_data(read, tmp_path):
+    rows = "\n".join(f"{user},{(3 * user + 5 * turn) % 11}" for user in range(9) for turn in range(4))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "taken.csv").write_text(f"user,item\n{rows}\n")
+    table = read(
+        TABLE,
+        ("{kind: digits}", "{kind: interactions, path: taken.csv}"),
+        ("validation: {last: 300}", "validation: {last: 1}"),
+        ("{kind: mlp, hidden: [16]}", "{kind: two_tower, width: 4}"),
+        ("{kind: mlp, hidden: [4]}", "{kind: two_tower, width: 2}"),
+        ("data.first: 600, ", ""),
+        ("errors: {measure: errors}", "errors: {measure: ndcg}"),
+    )
+    for folder in (tmp_path / "data", tmp_path / "data" / "taken.csv"):
+        found = reproduce(table, folder=folder, only=["teacher"], seeds=[0])
+        assert 0 < found["teacher"][0]["errors"] < 1
+    with pytest.raises(DataError, match="found no such file or folder"):
+        reproduce(table, folder=tmp_path / "elsewhere", only=["teacher"], seeds=[0])

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from limbeck.data import SampleSet
 from limbeck.errors import RecipeError, one_of
-from limbeck.evaluation import fidelity, measure, parameters, predict
+from limbeck.evaluation import Metrics, fidelity, measure, parameters, predict
 from limbeck.experiment.run import Experiment, Trained
 from limbeck.papers.table import Compared, FigureSpec, Part, Row, Table
 
@@ -144,20 +144,33 @@ def _answers(view: RowView, figure: FigureSpec, role: str | None = None) -> tupl
     return logits, labels
 
 
+def _measured(view: RowView, figure: FigureSpec) -> Metrics:
+    """Return all figures of the samples that a figure is of, by the task that they are for."""
+    return measure(*_answers(view, figure), view.samples(figure.part).task)
+
+
 def _errors(view: RowView, figure: FigureSpec) -> float:
-    return float(measure(*_answers(view, figure)).errors)
+    return float(_measured(view, figure).errors)
 
 
 def _error_percent(view: RowView, figure: FigureSpec) -> float:
-    return 100.0 * (1.0 - measure(*_answers(view, figure)).accuracy)
+    return 100.0 * (1.0 - _measured(view, figure).accuracy)
 
 
 def _accuracy_percent(view: RowView, figure: FigureSpec) -> float:
-    return 100.0 * measure(*_answers(view, figure)).accuracy
+    return 100.0 * _measured(view, figure).accuracy
 
 
 def _nll(view: RowView, figure: FigureSpec) -> float:
-    return float(measure(*_answers(view, figure)).nll)
+    return float(_measured(view, figure).nll)
+
+
+def _mrr(view: RowView, figure: FigureSpec) -> float:
+    return float(_measured(view, figure).more["mrr"])
+
+
+def _ndcg(view: RowView, figure: FigureSpec) -> float:
+    return float(_measured(view, figure).more["ndcg"])
 
 
 def _rmse(view: RowView, figure: FigureSpec) -> float:
@@ -198,6 +211,8 @@ MEASURES: Mapping[str, Measure] = {
     "error_percent": _error_percent,
     "errors": _errors,
     "kl": _kl,
+    "mrr": _mrr,
+    "ndcg": _ndcg,
     "nll": _nll,
     "parameters": _parameters,
     "rmse": _rmse,

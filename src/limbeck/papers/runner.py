@@ -127,9 +127,12 @@ class _Run:
     def _recipe(self, row: Row) -> Recipe:
         if row.name not in self._recipes:
             recipe = self.table.recipe(row, self.budget)
-            if self.folder is not None and "folder" in recipe.data.values:
-                within = self.folder / _FOLDERS.get(recipe.keys["data"]["kind"], "")
-                recipe = recipe.with_data_in(within if within.is_dir() else self.folder)
+            key = next((key for key in _PLACES if key in recipe.data.values), None)
+            if self.folder is not None and key is not None:
+                kind, own = recipe.keys["data"]["kind"], recipe.data.values[key]
+                within = self.folder / (Path(own).name if key == "path" else _FOLDERS.get(kind, ""))
+                place = within if within.exists() else self.folder
+                recipe = recipe.with_values({f"data.{key}": str(place.absolute())})
             self._recipes[row.name] = recipe
         return self._recipes[row.name]
 
