@@ -179,7 +179,8 @@ def _located(modules: Mapping[str, list[tuple[str, nn.Module]]], name: str, tap:
     which = one_of(tap.path, known) if known else "it declares none"
     raise ModelError(
         f"feature '{name}': the model does not say where the pre-activation of '{tap.path}' is; {which}. Name the place"
-        f" itself, such as {tap.path}.relu@input, or the normalisation before the ReLU"
+        f" itself, such as {tap.path}.relu@input, the normalisation before the ReLU, or {tap.path}@output for what it"
+        " gives"
     )
 
 

@@ -131,6 +131,8 @@ def test_the_teacher_is_read_before_the_relu_unless_both_or_none_are():
     for choice, pairs in wanted.items():
         term = methods.review_kd(["stage1"], preactivation=choice).terms["review_kd"]
         assert list(term.layers.pairs) == pairs
+    with pytest.raises(ModelError, match="or pool@output for what it gives"):
+        built("review_kd", layers=["stage1", "pool"])
     with pytest.raises(InputError, match="preactivation: found 'student'"):
         methods.review_kd(["stage1"], preactivation="student")
 
