@@ -239,6 +239,7 @@ STEM = "layers: the student's 'stem' and the teacher's 'stem'"
     "make, line",
     [
         (lambda: methods.attention_transfer("pool"), "layers: the student's 'pool' gives"),
+        (lambda: methods.hint("fc"), "layers: the student's 'fc' gives its logits"),
         (lambda: methods.hint({"stem": "pool"}), "layers: the student's 'stem' gives"),
         (
             lambda: methods.hint("stem", projection="none"),

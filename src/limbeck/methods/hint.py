@@ -1,15 +1,19 @@
 """Hints: a projection of the student's feature gives the teacher's."""
 
+from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from limbeck import checks, losses, projections
 from limbeck.arguments import checked
 from limbeck.card import Card
+from limbeck.errors import InputError
 from limbeck.features import FeatureTerm, by_token
 from limbeck.layers import LayerPairs
-from limbeck.objective import Objective
+from limbeck.objective import Objective, Setup
+from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
 from limbeck.terms import beside_logits
 
@@ -62,6 +66,17 @@ class Hint(FeatureTerm):
         self.projection = projection
         self.norm: Literal["mean", "half_sum"] = norm
         self._unreached: dict[int, float] = {}
+
+    def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
+        """Make the projections; refuse the student's logits, which are no hint."""
+        logits = outputs["student"].logits
+        for own, _ in self.layers.pairs:
+            feature = outputs["student"].features[own]
+            if feature.shape == logits.shape and torch.equal(feature, logits):
+                raise InputError(
+                    f"layers: the student's '{own}' gives its logits; use logit_matching, or name a hidden layer"
+                )
+        super().build(outputs, setup)
 
     def project(self, number: int, student: Tensor, teacher: Tensor) -> nn.Module | None:
         kind, below = self.projection, float((teacher < 0).float().mean())
