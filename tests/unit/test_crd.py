@@ -66,6 +66,22 @@ def test_a_bank_has_a_row_for_each_training_sample_of_about_length_one_and_of_th
     assert torch.equal(term_of(built()).student_bank, term_of(built()).student_bank)
 
 
+def test_a_term_that_is_built_again_keeps_its_banks_unless_the_samples_are_others():
+    distiller = built()
+    term = term_of(distiller)
+    step(distiller, taken([0, 5]))
+    term.write()
+    bank, constants = term.student_bank.clone(), term.constants.clone()
+    distiller.build(taken([0, 1, 2]), seed=3, samples=(INDEX, LABELS))
+    assert torch.equal(term.student_bank, bank)
+    assert torch.equal(term.constants, constants)
+    distiller.build(taken([0, 1, 2]), seed=3, samples=(INDEX + 1, LABELS.flip(0)))
+    assert not torch.equal(term.student_bank, bank)
+    assert not term.constants.any()
+    assert term.order.tolist() == sorted((INDEX + 1).tolist())
+    assert torch.equal(term.groups, LABELS.flip(0)[INDEX.argsort()])
+
+
 def negatives_of(term, own, number=0):
     """The rows of the banks that are each sample's negatives."""
     scored, positives, negatives = term._scored(own, number)

@@ -99,8 +99,13 @@ class Contrast(FeatureTerm):
         feature = outputs["student"].features[self.layers.pairs[0][0]]
         order, places = setup.index.to(feature.device).sort()
         groups = self._groups(setup, places)
-        if "student_bank" in self._buffers and self.student_bank.shape == (len(order), self.dimension):
+        self._largest = int(groups.unique(return_counts=True)[1].max())
+        known = self._buffers.get("order")
+        self.register_buffer("order", order, persistent=False)  # of the data, and no state
+        self.register_buffer("groups", groups, persistent=False)
+        if known is not None and torch.equal(known.to(order.device), order):
             return
+        self._pending = None
         dtype = compute_dtype(feature[:0], "student").dtype
         bound = (3.0 / self.dimension) ** 0.5
         with setup.drawing("bank", self.name):
@@ -108,9 +113,6 @@ class Contrast(FeatureTerm):
         self.register_buffer("student_bank", banks[0].to(feature.device, dtype))
         self.register_buffer("teacher_bank", banks[1].to(feature.device, dtype))
         self.register_buffer("constants", torch.zeros(2, device=feature.device, dtype=dtype))
-        self.register_buffer("order", order, persistent=False)  # of the data, and no state
-        self.register_buffer("groups", groups, persistent=False)
-        self._largest = int(groups.unique(return_counts=True)[1].max())
 
     def _groups(self, setup: Setup, places: Tensor) -> Tensor:
         """Return the class of each row of the banks, or its number where all others are negatives."""
