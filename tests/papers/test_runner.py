@@ -135,6 +135,7 @@ def test_a_set_that_a_table_names_by_its_path_is_found_in_the_folder_of_the_data
     rows = "\n".join(f"{user},{(3 * user + 5 * turn) % 11}" for user in range(9) for turn in range(4))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "taken.csv").write_text(f"user,item\n{rows}\n")
+    (tmp_path / "data" / "other.csv").write_text("another set")
     table = read(
         TABLE,
         ("{kind: digits}", "{kind: interactions, path: taken.csv}"),

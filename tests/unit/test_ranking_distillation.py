@@ -11,6 +11,7 @@ from limbeck.data import HeldOut, synthetic_interactions
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
+from limbeck.methods.darkrank import NeighbourOrder
 from limbeck.methods.ranking_distillation import RankingOrder, SampledItems, free_items
 from limbeck.models import two_tower
 from limbeck.objective import Setup
@@ -187,3 +188,17 @@ def test_a_narrow_student_learns_to_rank_from_a_wide_teacher():
         after = evaluate(models[name], held_out)
         assert before.accuracy < 0.2 < after.accuracy
         assert after.more["ndcg"] > 2 * before.more["ndcg"]
+
+
+def test_darkrank_relates_features_by_its_own_settings():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)
+    usual = {"n": 4, "alpha": 3.0, "beta": 3.0, "soft": False, "normalise": True}
+    for name, value in {"n": 3, "alpha": 1.5, "beta": 1.0, "soft": True, "normalise": False}.items():
+        given = {**usual, name: value}
+        found = NeighbourOrder("pool", **given).relate(student, teacher, 0)
+        assert torch.equal(found, losses.dark_rank(student, teacher, **given))
+        assert found != losses.dark_rank(student, teacher, **usual)
+    for wrong in ({"n": 1}, {"n": 6, "soft": True}, {"alpha": 0.0}, {"beta": -1.0}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))}: found"):
+            methods.darkrank("pool", **wrong)
