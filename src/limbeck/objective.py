@@ -298,6 +298,15 @@ class Objective(nn.Module):
             checks.non_negative(f"weight of term '{term.name}' at step {step}", weight)
         return [(term, weight) for term, weight in weighted if weight != 0]
 
+    def require_active(self, steps: int) -> None:
+        """Require that every term has a weight above 0 at some step of a training of so many steps."""
+        for term in self._terms():
+            if callable(term.weight) and not any(schedules.at(term.weight, step) for step in range(steps)):
+                raise InputError(
+                    f"term '{term.name}': its weight is 0 at every step of the training, which has {steps:,}, so that"
+                    " nothing is learned by it; train longer, or let it begin earlier"
+                )
+
     def reads(self) -> frozenset[str]:
         """Return the models whose outputs are needed at any step."""
         return frozenset[str]().union(*(term.reads for term in self._terms()))

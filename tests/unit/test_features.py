@@ -425,6 +425,14 @@ def test_random_numbers_of_a_term_are_of_seed_step_and_index_alone():
         term.draw(batch, None, "mask", 4)
 
 
+def test_a_term_that_no_step_of_the_training_reaches_is_refused_before_it_begins():
+    student, teacher = pair(dtype=torch.float32)
+    late = Objective([HardLabels(), Squared(weight=lb.schedules.piecewise([0.0, 1.0], boundaries=[9]))])
+    with pytest.raises(InputError, match=r"term 'squared': its weight is 0 at every step of the training, which has 9"):
+        lb.fit(Distiller(student, teacher, late), samples_of(), epochs=3, batch_size=8)
+    assert lb.fit(Distiller(student, teacher, late), samples_of(), epochs=4, batch_size=8).steps == 12
+
+
 def test_parameters_that_a_module_exempts_have_no_weight_decay():
     class Scaled(nn.Linear):
         without_decay = ("bias",)

@@ -257,6 +257,7 @@ def _measured(
     model = distiller.student
     loader = Loader(samples, training.batch_size, seed=0, augment=training.augment, clean_view=True)
     batch = placed(next(loader.epoch(0)), torch.device("cpu"), training.memory_format)
+    distiller.objective.require_active(training.epochs * loader.steps)
     outputs = distiller.build(batch, classes=samples.classes, legend=samples.legend)["student"]
     optimizer = make_optimizer(distiller, training)
     saved = 0

@@ -11,7 +11,7 @@ from torch import nn
 from limbeck import schemes
 from limbeck.batch import UNLABELLED
 from limbeck.config import ModelSpec, Recipe
-from limbeck.data import SampleSet, Splits
+from limbeck.data import Loader, SampleSet, Splits
 from limbeck.data.names import ambiguous
 from limbeck.distiller import Distiller, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, lacks_memory
@@ -209,6 +209,9 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
         student = builder.grafted(builder.student())
         taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
         _try("student", student, taught_by, candidate.inspected, parts.transfer, candidate.training, "training")
+        if candidate.scheme.single:
+            batches = Loader(parts.transfer, candidate.training.batch_size, seed=0)
+            candidate.inspected.require_active(candidate.training.epochs * batches.steps)
         if not candidate.scheme.any_task:
             parts.train.task.require(
                 Need.ONE_OF_SEVERAL,

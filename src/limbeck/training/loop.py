@@ -257,6 +257,7 @@ def steps(
     ):
         scope.enter_context(laid_out(distiller.student, training.memory_format))
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
+        distiller.objective.require_active(training.epochs * loader.steps)
         _build(distiller, first, train_set, training, seed, classes_known=classes_known)
         scope.enter_context(laid_out(distiller.objective, training.memory_format))
         before = teacher_weights(distiller.teacher)
