@@ -148,7 +148,8 @@ class FeatureTerm(Term):
             return ""
         module = self.projections[number]
         count = sum(weights.numel() for weights in module.parameters())
-        return f"{type(module).__name__}, {count:,} parameters" if count else ""
+        layers = module if isinstance(module, nn.Sequential) else [module]
+        return f"{' + '.join(type(each).__name__ for each in layers)}, {count:,} parameters" if count else ""
 
     def count(self, batch: Batch) -> Tensor | int:
         """Return how many samples count, or tokens where these are compared."""

@@ -25,6 +25,7 @@ __all__ = [
     "conv_bn_relu",
     "embed",
     "fit_bn",
+    "kind_of",
     "linear",
     "orthogonal",
     "three_conv",
@@ -32,6 +33,30 @@ __all__ = [
 
 _LONGEST_KERNEL = 0.9
 """Of `conv_act`: the largest length of the weights of one of its outputs."""
+
+
+@checked
+def kind_of(projection: str | dict[str, str]) -> str:
+    """Return the kind that a recipe names, as text or as the one key `kind` of a mapping.
+
+    Args:
+        projection: such as "linear" or {"kind": "linear"}.
+
+    Returns:
+        The kind.
+
+    Raises:
+        InputError: for a mapping with other keys.
+
+    Example:
+        >>> kind_of({"kind": "conv_bn"})
+        'conv_bn'
+    """
+    if isinstance(projection, str):
+        return projection
+    if set(projection) != {"kind"}:
+        raise InputError(f"projection: found the keys {', '.join(projection) or 'none'}, expected kind alone")
+    return projection["kind"]
 
 
 @checked

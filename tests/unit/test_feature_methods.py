@@ -9,7 +9,7 @@ from torch import nn
 from limbeck import losses, methods, models
 from limbeck.batch import Batch
 from limbeck.distiller import Distiller
-from limbeck.errors import LimbeckError
+from limbeck.errors import InputError, LimbeckError
 from limbeck.features import paired_layers
 from limbeck.layers import place
 from limbeck.outputs import capture
@@ -134,6 +134,10 @@ def test_a_hint_has_a_relu_where_the_target_is_nowhere_negative():
     forced = built(methods.hint({"stage1": "stage1@preactivation"}, projection="conv_bn_relu"), student, teacher)
     assert "its ReLU cannot reach the" in paired_layers(forced.objective)[0].projection
     assert "its ReLU" not in paired_layers(built(methods.hint("stage1"), student, teacher).objective)[0].projection
+    same = methods.hint("stage1", projection={"kind": "conv_bn_relu"})
+    assert repr(same) == repr(methods.hint("stage1", projection="conv_bn_relu"))
+    with pytest.raises(InputError, match="projection: found the keys kind, width, expected kind alone"):
+        methods.hint("stage1", projection={"kind": "conv_bn", "width": "3"})
     none = built(methods.hint("pool", projection="none", norm="half_sum"), *pair(same=True))
     assert len(none.objective.terms["hint"].projections) == 0
 

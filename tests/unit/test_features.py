@@ -312,6 +312,12 @@ def test_the_pairs_tell_shapes_and_what_is_learned():
     assert (found.student_shape, found.teacher_shape) == ((6, 5), (6, 7))
     assert found.projection == "Linear, 42 parameters"
 
+    class Deep(Squared):
+        def project(self, number, student, teacher):
+            return nn.Sequential(nn.Linear(student.shape[-1], teacher.shape[-1]), nn.ReLU())
+
+    assert paired_layers(built(Deep()).objective)[0].projection == "Linear + ReLU, 42 parameters"
+
 
 def test_no_gradient_reaches_the_teacher():
     student, teacher = pair()

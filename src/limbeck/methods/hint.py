@@ -57,10 +57,11 @@ class Hint(FeatureTerm):
         layers: LayerPairs,
         weight: Schedule = 100.0,
         *,
-        projection: str = "auto",
+        projection: str | dict[str, str] = "auto",
         norm: Literal["mean", "half_sum"] = "mean",
     ) -> None:
         super().__init__("hint", weight, layers)
+        projection = projections.kind_of(projection)
         checks.choice("projection", projection, ("auto", "none", *sorted(projections.KINDS)))
         checks.choice("norm", norm, ("mean", "half_sum"))
         self.projection = projection
@@ -102,7 +103,7 @@ class Hint(FeatureTerm):
 def hint(
     layers: LayerPairs,
     weight: Schedule = 100.0,
-    projection: str = "auto",
+    projection: str | dict[str, str] = "auto",
     norm: Literal["mean", "half_sum"] = "mean",
     hard_weight: Schedule = 1.0,
     soft_weight: Schedule = 0.0,
@@ -116,7 +117,7 @@ def hint(
         layers: what is compared: a path, a list of paths that both networks have, or {student's path: teacher's path}.
         weight: a number or schedule, 100 in the literature's tables; it belongs to the scale of the teacher's feature.
         projection: r.  "auto" is `conv_bn_relu` for maps that are nowhere negative, `fit_bn` for other maps, and
-            `linear` for vectors and tokens; "none", or one of `projections.KINDS`.
+            `linear` for vectors and tokens; "none", or one of `projections.KINDS`, alone or as {"kind": ...}.
         norm: "mean" over a feature, or "half_sum", the paper's.
         hard_weight: of the cross-entropy on labels, a number or schedule; 0 leaves it out.
         soft_weight: of T²·KL between teacher and student, a number or schedule; 0 leaves it out.
