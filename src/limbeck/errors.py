@@ -237,19 +237,28 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+_LISTED = 24  # names in an error line
+
+
 def one_of(name: str, valid: Iterable[str]) -> str:
-    """Return the tail of an error line: the nearest valid name, or the valid names.
+    """Return the tail of an error line: the nearest valid name, or the valid names, the first of them if they are many.
 
     >>> one_of("temprature", ["alpha", "temperature"])
     "did you mean 'temperature'?"
     >>> one_of("x", ["beta", "alpha"]), one_of("x", [])
     ('one of: alpha, beta', 'it takes none')
+    >>> one_of("x", [f"name{number}" for number in range(100, 200)]).endswith(", name123 and 76 more")
+    True
     """
     valid = list(valid)
     close = nearest(name, valid)
     if not valid:
         return "it takes none"
-    return f"did you mean '{close}'?" if close else f"one of: {', '.join(sorted(valid))}"
+    if close:
+        return f"did you mean '{close}'?"
+    listed = sorted(valid)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return f"one of: {', '.join(listed[:_LISTED])}{more}"
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -159,13 +159,13 @@ REFUSED = {
     "classes-form": (recipe("softmax", classes=3), "classes: found 3", "expected a list"),
     "classes-topk": (recipe({"kind": "topk", "k": 3}, classes=[3, 5]), "target topk, k: found 3", "expected 1 to 2"),
     "last-linear": (
-        recipe("sim", teacher__last_linear="fc"),
-        "teacher, last_linear: it has no layer 'fc'",
-        "one of: 1, 3",
+        recipe("sim", teacher__last_linear="head"),
+        "teacher, last_linear: it has no layer 'head'",
+        "one of: fc, stage1.linear",
     ),
     "last-linear-narrow": (
-        recipe("sim", teacher__last_linear="1"),
-        "teacher, last_linear: '1' has 6 outputs",
+        recipe("sim", teacher__last_linear="stage1.linear"),
+        "teacher, last_linear: 'stage1.linear' has 6 outputs",
         "expected 10, one a class",
     ),
     "last-linear-form": (recipe("sim", teacher__last_linear=1), "teacher.last_linear: found 1", "expected text"),
@@ -197,7 +197,7 @@ RUN = {
     "pt+sim": recipe(mixture("pt", {"kind": "sim", "power": 0.3, "tau": 0.5}, weights=[0.5, 0.5])),
     "rel": recipe({"kind": "rel", "groups": GROUPS, "masses": [0.7, 0.2, 0.1]}),
     "served": recipe(mixture("pt", {"kind": "topk", "k": 2}), classes=[8, "3", 5]),
-    "named": recipe("sim", teacher__last_linear="3"),
+    "named": recipe("sim", teacher__last_linear="fc"),
     "teacher-free": recipe(None, method={"name": "tf_kd"}),
     "cwtm": recipe(None, method={"name": "cwtm"}),
 }

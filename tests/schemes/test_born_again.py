@@ -29,7 +29,7 @@ def test_each_generation_is_taught_by_the_one_before_from_weights_of_its_own(tin
     networks = {role: builder.student_as(role) for role in ("generation_1", "generation_2")} | {
         "distilled": builder.student()
     }
-    initial = [network[1].weight.clone() for network in networks.values()]
+    initial = [network.stage1.linear.weight.clone() for network in networks.values()]
     assert not torch.equal(initial[0], initial[1])
     assert not torch.equal(initial[1], initial[2])
     for role, network in networks.items():

@@ -115,9 +115,11 @@ def test_the_end_is_judged_by_the_student_in_eval_mode():
 
 def test_the_gradient_of_own_teacher_reaches_no_target_and_every_exit():
     torch.manual_seed(1)
-    model = WithExits(mlp((8,), 3, hidden=(7, 5)), {"exit_1": "2", "exit_2": "4"}, torch.zeros(1, 8), 3).double()
+    model = WithExits(
+        mlp((8,), 3, hidden=(7, 5)), {"exit_1": "stage1", "exit_2": "stage2"}, torch.zeros(1, 8), 3
+    ).double()
     inputs, labels = torch.randn(6, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0, UNLABELLED, 1])
-    scheme = OwnTeacher(exits=("2", "4"), temperature=3.0, alpha=0.3, hint_weight=0.7)
+    scheme = OwnTeacher(exits=("stage1", "stage2"), temperature=3.0, alpha=0.3, hint_weight=0.7)
     loss = Distiller(model, None, scheme._objective(methods.hard()))(Batch.of(inputs, labels)).total
     found = torch.autograd.grad(loss, list(model.parameters()))
     outputs = model(inputs)

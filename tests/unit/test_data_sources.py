@@ -43,9 +43,11 @@ def test_every_kind_has_typed_parameters_and_returns_splits():
         "fashion_mnist",
         "idx",
         "images",
+        "interactions",
         "mnist",
         "npz",
         "synthetic",
+        "synthetic_interactions",
         "table",
     ]
     for source in kinds().values():

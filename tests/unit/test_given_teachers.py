@@ -204,6 +204,23 @@ def test_a_checkpoint_is_given_too_and_its_resolved_recipe_says_so(tmp_path):
         assert state_digest(taught) == state_digest(model)
 
 
+def test_a_checkpoint_with_a_training_is_where_that_training_begins(tmp_path):
+    model = models.mlp((1, 8, 8), 10, hidden=(4,))
+    save_weights(model, tmp_path / "t.safetensors")
+    keys = {"kind": "mlp", "hidden": [4], "checkpoint": "t.safetensors"}
+    slow = {"epochs": 1, "learning_rate": 1e-4}
+    recipe = Recipe.parse({**TINY, "teacher": {"model": keys, "training": slow}}, tmp_path)
+    assert recipe.teacher.members[0].learns
+    taught = trained_teacher(recipe, prepare(recipe), 0, cache=tmp_path / "cache")
+    assert taught.compute.learning > 0
+    first, then = (each.state_dict()["fc.weight"] for each in (model, taught.model))
+    assert not torch.equal(then, first)
+    torch.testing.assert_close(then, first, atol=0.01, rtol=0.01)
+    listed = {"members": [{"model": keys}, {"model": {"kind": "mlp"}}], "training": slow}
+    read, trained = Recipe.parse({**TINY, "teacher": listed}, tmp_path).teacher.members
+    assert (read.given, trained.learns) == (True, True)
+
+
 def test_a_student_starts_from_a_part_of_a_file_and_one_like_it_from_random_weights(tmp_path):
     """An assistant, or a teacher that is not named, is built like the student, and not from the student's weights."""
     model = models.mlp((1, 8, 8), 10, hidden=(4,))
@@ -361,6 +378,8 @@ def test_a_trained_teacher_learns_from_what_it_sees_and_its_layers_keep_their_na
     with pytest.raises(ModelError, match=r"4 poolings need images of 16 pixels, found 8"):
         rehearse(given({"model": model, "training": {"epochs": 1}}))
     recipe = given({"model": model, "training": {"epochs": 1}, "input": {"size": 16}})
+    assert Recipe.parse(recipe.keys, tmp_path).keys["teacher"]["input"] == recipe.keys["teacher"]["input"]
+    assert recipe.keys["teacher"]["input"]["size"] == 16
     parts = prepare(recipe)
     taught = trained_teacher(recipe, parts, 0, cache=tmp_path / "cache")
     inner = models.cnn((1, 16, 16), 10, channels=(4,) * 4)

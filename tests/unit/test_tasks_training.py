@@ -35,6 +35,7 @@ def set_of(task, size=48, seed=0):
         "binary": scores[:, 0] > 0,
         "multilabel": scores > 0,
         "regression": scores,
+        "ranking": torch.stack([scores.argmax(1), torch.full((size,), UNLABELLED)], dim=1)[..., None],
     }[task.name]
     return TensorSet.of(inputs, labels, task=task, name=task.name)
 

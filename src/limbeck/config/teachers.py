@@ -32,7 +32,8 @@ class TeacherKeys(BaseModel):
 
     model: of one network.  In a network's place, estimator: of scikit-learn; arrays: a file of answers made elsewhere.
     input: in which size and normalisation the network sees the images (`limbeck.models.layers.InputTransform`).
-    training: of the network, or "none" for one whose factory or checkpoint gives the weights that teach.
+    training: of the network, or "none" for one whose factory or checkpoint gives the weights that teach.  Without
+        training, a checkpoint teaches as it is; with training, it is where the training begins.
     members: how many of it, from different seeds, or a list of networks and estimators instead.
     mean, weights: of the members' distributions.  select: in place of weights, how often a member is added to the mean,
         each time the one that helps most on the held-out part (`limbeck.teachers.mean.selected_weights`).
@@ -230,7 +231,10 @@ def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> Me
     if own["estimator"] is not None or own["arrays"] is not None:
         return _member(own, own["training"] or {}, own["method"] or _HARD, where, base)
     own["input"] = keys["input"] if own["input"] is None else own["input"]
-    training = keys["training"] if own["training"] is None else own["training"]
+    read_from_file = isinstance(own["model"], dict) and own["model"].get("checkpoint") is not None
+    training = own["training"]
+    if training is None:  # of a network whose weights are read, the training of the others is not
+        training = {} if read_from_file else keys["training"]
     method = own["method"] or (_HARD if training == _GIVEN else keys["method"])
     return _member(own, training, method, where, base)
 
@@ -248,7 +252,7 @@ def _member(keys: Mapping[str, Any], training: Any, method: Any, where: str, bas
     if keys["input"] is not None:
         sees, model_keys["input"] = read(InputTransform, keys["input"], f"{where}.input")
         spec = replace(spec, sees=sees)
-    if training == _GIVEN or (spec.checkpoint is not None and isinstance(training, Mapping)):
+    if training == _GIVEN or (spec.checkpoint is not None and training == {}):
         return _as_given(spec, model_keys, method if training == _GIVEN else _HARD, where)
     if not isinstance(training, Mapping):
         raise RecipeError(f"{where}.training: found {shown(training)}, expected keys and their values, or none")
@@ -256,7 +260,7 @@ def _member(keys: Mapping[str, Any], training: Any, method: Any, where: str, bas
     taught = read_method(method, f"{where}.method")
     if "teacher" in taught.inspected.reads():
         raise RecipeError(f"{where}.method.name: '{taught.name}' needs a teacher; use hard")
-    resolved = {"model": plain(spec.keys()), "training": training_keys, "method": taught.keys()}
+    resolved = {**model_keys, "training": training_keys, "method": taught.keys()}
     return MemberSpec(spec, trained, taught, resolved)
 
 
