@@ -37,7 +37,7 @@ ON_LAYERS = {
     "correlation_congruence": {"cnn": {**POOL, "embed": 3}, "vit": CLASS_TOKEN},
     "crd": {"cnn": {**POOL, **FEW}, "vit": {**CLASS_TOKEN, **FEW}},
     "darkrank": {"cnn": POOL, "vit": CLASS_TOKEN},
-    "factor_transfer": {"cnn": LAST},
+    "factor_transfer": {"cnn": {**LAST, "paraphraser_steps": 2}},
     "fsp": {"cnn": {**STAGES, "projection": "conv_bn"}, "vit": {**BLOCKS, "projection": "conv_bn"}},
     "grad_cam": {"cnn": STAGES},
     "hint": {"cnn": LAST, "vit": TOKENS},
