@@ -162,6 +162,19 @@ def test_the_command_prints_lines_for_the_recipe_within_80_columns(written, limb
     assert found["proposals"][1]["layers"] == ["pool"]
 
 
+def test_layers_are_listed_for_a_method_that_lacks_them(written, limbeck):
+    search = {"method.weight": [1.0, 2.0]}
+    path = written({"kind": "cnn"}, {"kind": "cnn"}, method={"name": "attention_transfer"}, search=search)
+    answer = limbeck("check", path)
+    assert answer.code == 2
+    assert answer.lines == [
+        "limbeck: method.layers: is missing; add paths such as stage3, which limbeck layers RECIPE lists"
+    ]
+    answer = limbeck("layers", path)
+    assert answer.code == 0
+    assert "  layers: [stage1]" in answer.out
+
+
 def test_a_mistake_is_one_line(written, limbeck):
     path = written({"kind": "resnet20"}, {"kind": "resnet56"})
     for words, line in (

@@ -33,7 +33,9 @@ def layers(
     from limbeck.experiment.layers import read_layers
     from limbeck.results.trust import trust_recipe
 
-    loaded = load_recipe(resolve(recipe), overrides or [])
+    loaded = load_recipe(
+        resolve(recipe), overrides or [], without=("method", "search")
+    )  # of which layers may be missing
     if not trust:
         trust_recipe(loaded, resolve(recipe))
     found = read_layers(loaded)

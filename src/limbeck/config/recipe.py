@@ -288,10 +288,14 @@ class Recipe:
         return written(self.keys)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override and validate a recipe file; RecipeError with one line for the first thing that is wrong."""
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, without: Sequence[str] = ()) -> Recipe:
+    """Read, override and validate a recipe file; RecipeError with one line for the first thing that is wrong.
+
+    without: sections that are left out, whatever is in them.
+    """
     path = Path(path)
-    keys = apply_overrides(read_yaml(path), overrides)
+    read_keys = apply_overrides(read_yaml(path), overrides)
+    keys = {key: value for key, value in read_keys.items() if key not in without}
     try:
         return Recipe.parse(keys, path.parent)
     except RecipeError as error:

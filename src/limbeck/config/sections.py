@@ -37,6 +37,9 @@ A parameter may also be a `tuple[TYPE, ...]` of one of them, which a recipe writ
 _STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
+_MISSING = {"layers": "add paths such as stage3, which limbeck layers RECIPE lists"}
+"""How to find what is missing, by its key."""
+
 _IN_YAML = {
     "an object": "keys and their values",
     "a valid array": "a list",
@@ -242,7 +245,7 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
         options = (nested, *get_args(nested))  # of X | None, X
         within = next((each for each in options if inspect.isclass(each) and issubclass(each, BaseModel)), within)
     if first["type"] == "missing":
-        return f"{place}: is missing; add it"
+        return f"{place}: is missing; {_MISSING.get(str(first['loc'][-1]), 'add it')}"
     return f"{place}: found {shown(first['input'])}, expected {_expected(error)}"
 
 
