@@ -1,5 +1,6 @@
 """What the report draws and says within its frame: trainings, gain and harm by class, further roles, temperatures."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_a_damaged_history_of_the_teacher_is_left_out_and_named(tail, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
+
+
+def test_no_two_terms_of_a_loss_look_alike(tail):
+    gathered = gather(tail)
+    curve = gathered.curves["distilled"]["train.total"]
+    gathered.curves["distilled"] |= {f"train.term {number}": curve for number in range(9)}
+    lines = next(chart for chart in curves.training(gathered) if chart.key == "terms").lines
+    page = (Path(curves.__file__).parent / "page.css").read_text()
+    looks = {(re.search(rf"--{line.colour}: (#\w+)", page)[1], line.dash) for line in lines}
+    assert len(looks) == len(lines) == 12
 
 
 def test_trainings_of_other_lengths_are_drawn_over_their_shares(tail):

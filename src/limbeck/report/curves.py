@@ -10,7 +10,8 @@ from limbeck.report.gather import Curve, Gathered
 __all__ = ["training"]
 
 _DASHES = {"teacher": "2 3", "alone": "7 3", "distilled": ""}
-_TERMS = ("third", "fourth", "fifth", "other")
+_TERMS = tuple((colour, dash) for dash in ("7 3", "2 3", "12 3 2 3", "4 1") for colour in ("third", "fourth", "fifth"))
+"""Colour and dash of each term of a loss."""
 _MOST_POINTS = 300
 _ALIKE = 1.3  # how many times as long as another a training may be, for both to be drawn over their epochs
 
@@ -31,8 +32,8 @@ def training(gathered: Gathered) -> list[Chart]:
     terms = {name.removeprefix("train."): curve for name, curve in distilled.items() if name.startswith("train.")}
     if terms:
         order = sorted(terms, key=lambda name: (name != "total", name))
-        colours = dict(zip(order, ("ink", *_TERMS * 9), strict=False))
-        drawn = [_Drawn(name, colours[name], "" if name == "total" else "7 3", terms[name]) for name in order]
+        looks = (("ink", ""), *_TERMS * 3)
+        drawn = [_Drawn(name, *look, terms[name]) for name, look in zip(order, looks, strict=False)]
         title = "Loss of the distilled student, term by term"
         charts.append(_chart("terms", title, "mean loss on the training set", drawn, log=True))
     for key, title, label, name, left_out in (
