@@ -1,4 +1,4 @@
-"""Named tensors from files of weights, whoever wrote them: safetensors, sharded folders, and what `torch.save` writes.
+"""Named tensors from files of weights: safetensors, sharded folders, and what `torch.save` writes.
 
 A file of `torch.save` is read by torch's own reader for weights alone (`weights_only=True`), which builds tensors and
 plain containers and runs nothing that the file names.
