@@ -13,7 +13,7 @@ from limbeck import ranks
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError
 from limbeck.layers import LayerPairs, Layers
-from limbeck.losses.reduction import compute_dtype
+from limbeck.losses.reduction import compute_dtype, reduce
 from limbeck.objective import Objective, Setup, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -186,7 +186,7 @@ class FeatureTerm(Term):
         for number, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
             with self._naming(number):
                 each = self.compare(student, teacher, number)
-            value = (each if mask is None else torch.where(mask.reshape(each.shape), each, 0.0)).sum()
+            value = reduce(each, None if mask is None else mask.reshape(each.shape), "sum")
             total = value if total is None else total + value
         return total  # type: ignore[return-value]  # there is a pair at least
 

@@ -13,6 +13,7 @@ from limbeck.card import Card
 from limbeck.errors import ModelError
 from limbeck.features import FeatureTerm
 from limbeck.layers import LayerPairs
+from limbeck.losses.reduction import reduce
 from limbeck.objective import Objective, Setup
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -76,7 +77,7 @@ class ClassAttention(FeatureTerm):
         for pair in zip(students, teachers, strict=True):
             own, other = (losses.class_activation_maps(*each) for each in zip(pair, weights, strict=True))
             each = losses.cat_kd(own, other, size=self.size, normalise=self.normalise, reduction="none")
-            values.append((each if mask is None else torch.where(mask, each, 0.0)).sum())
+            values.append(reduce(each, mask, "sum"))
         return torch.stack(values).sum()
 
 

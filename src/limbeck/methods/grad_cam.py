@@ -12,7 +12,7 @@ from limbeck.card import Card
 from limbeck.errors import InputError, ModelError
 from limbeck.features import FeatureTerm
 from limbeck.layers import LayerPairs, place
-from limbeck.losses.reduction import compute_dtype
+from limbeck.losses.reduction import compute_dtype, reduce
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -71,7 +71,7 @@ class GradientMaps(FeatureTerm):
             each = losses.grad_cam(
                 students[number], teachers[number], gradient, teacher.vjp(cotangents, place(other))[0], reduction="none"
             )
-            values.append((each if mask is None else torch.where(mask, each, 0.0)).sum())
+            values.append(reduce(each, mask, "sum"))
         return torch.stack(values).sum()
 
 

@@ -13,6 +13,7 @@ from limbeck.card import Card
 from limbeck.features import FeatureTerm
 from limbeck.layers import LayerPairs
 from limbeck.losses.maps import pooled
+from limbeck.losses.reduction import reduce
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -84,7 +85,7 @@ class MaskedGeneration(FeatureTerm):
             student, teacher = pooled(student, teacher)
             keep = self._keep(batch, step, number, teacher)
             each = losses.mgd(self.projections[number](student, keep), teacher, reduction="none")
-            values.append((each if mask is None else torch.where(mask, each, 0.0)).sum())
+            values.append(reduce(each, mask, "sum"))
         return torch.stack(values).sum()
 
     def _keep(self, batch: Batch, step: int | None, number: int, teacher: Tensor) -> Tensor:

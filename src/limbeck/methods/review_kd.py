@@ -12,6 +12,7 @@ from limbeck.batch import Batch
 from limbeck.card import Card
 from limbeck.features import FeatureTerm, require_two
 from limbeck.layers import LayerPairs
+from limbeck.losses.reduction import reduce
 from limbeck.objective import Objective, Setup
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -110,7 +111,7 @@ class KnowledgeReview(FeatureTerm):
             require_two(self.name, self.projections[0], len(batch))
         reviewed = self.projections[0](maps)
         each = losses.review_kd(reviewed, [_as_map(other) for other in teachers], reduction="none")
-        return (each if mask is None else torch.where(mask, each, 0.0)).sum()
+        return reduce(each, mask, "sum")
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from limbeck.card import Card
 from limbeck.errors import InputError, ModelError
 from limbeck.features import FeatureTerm, require_two
 from limbeck.layers import LayerPairs
-from limbeck.losses.reduction import compute_dtype
+from limbeck.losses.reduction import compute_dtype, only_counted, reduce
 from limbeck.objective import Objective, Setup
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
@@ -78,9 +77,9 @@ class SoftmaxRegression(FeatureTerm):
         features = compute_dtype(self.projected(students[0], 0), "student")
         weight, bias = (answer.weights[name].detach().to(features.dtype) for name in _LAST)
         logits = F.linear(features, weight, bias)
-        target = answer.logits if mask is None else torch.where(mask[:, None], answer.logits, 0.0)
+        target = only_counted(answer.logits, mask)
         each = losses.srrl(features, teachers[0], logits, target, reduction="none")
-        return (each if mask is None else torch.where(mask, each, 0.0)).sum()
+        return reduce(each, mask, "sum")
 
 
 @checked
