@@ -25,6 +25,7 @@ from limbeck.evaluation.robustness import Robustness, fgsm, robustness, value_ra
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
 from limbeck.evaluation.standing import Standing, constant_accuracy, standing
 from limbeck.evaluation.tail import Tail, tail_gains
+from limbeck.evaluation.typing import Keyboard, Typing, simulate_typing
 
 __all__ = [
     "Assessment",
@@ -37,6 +38,7 @@ __all__ = [
     "Figure",
     "Figures",
     "Interval",
+    "Keyboard",
     "McNemar",
     "Metrics",
     "MinibatchCKA",
@@ -49,6 +51,7 @@ __all__ = [
     "Tail",
     "Temperature",
     "Timing",
+    "Typing",
     "assess",
     "assess_scores",
     "attention_map",
@@ -88,6 +91,7 @@ __all__ = [
     "reliability",
     "robustness",
     "score",
+    "simulate_typing",
     "sparsity_difference",
     "standing",
     "t_interval",
