@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         tasks,
         teachers,
         terms,
+        tokenizers,
         training,
     )
     from limbeck.batch import UNLABELLED, Batch
@@ -76,6 +77,7 @@ __all__ = [
     "tasks",
     "teachers",
     "terms",
+    "tokenizers",
     "training",
 ]
 

@@ -13,7 +13,19 @@ from torch import nn
 import limbeck as lb
 from limbeck.errors import LimbeckError
 
-ROOMS = ("data", "evaluation", "losses", "methods", "models", "schedules", "targets", "tasks", "teachers", "terms")
+ROOMS = (
+    "data",
+    "evaluation",
+    "losses",
+    "methods",
+    "models",
+    "schedules",
+    "targets",
+    "tasks",
+    "teachers",
+    "terms",
+    "tokenizers",
+)
 LEFT_OUT = {
     # what fetches from the network, makes processes of its own, or is no function of a user's objects
     "data.mnist", "data.fashion_mnist", "data.cifar10", "data.cifar100", "training.fit_apart", "errors",

@@ -1,0 +1,16 @@
+"""Text as token ids: words, characters, byte-level pairs, and tokenizers that are read from files."""
+
+from limbeck.tokenizers.kinds import BytePairs, Characters, Folder, TokenizerKind, Words, kinds
+from limbeck.tokenizers.tokenizer import SpecialTokens, Tokenizer, load_tokenizer
+
+__all__ = [
+    "BytePairs",
+    "Characters",
+    "Folder",
+    "SpecialTokens",
+    "Tokenizer",
+    "TokenizerKind",
+    "Words",
+    "kinds",
+    "load_tokenizer",
+]
