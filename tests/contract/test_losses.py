@@ -16,6 +16,7 @@ CLASSES = 5
 NO_LOSSES = {"Dense", "Divergence", "Reduction", "Standardise"}
 """Types."""
 HELPERS = {
+    "attention_scores",
     "bank_rows",
     "batch_norm_margins",
     "boundary_samples",
@@ -26,6 +27,8 @@ HELPERS = {
     "fsp_matrix",
     "jensen_shannon",
     "kd_weights",
+    "pool_tokens",
+    "principal_axes",
     "reduce",
     "skewed",
     "soften",

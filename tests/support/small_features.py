@@ -10,8 +10,10 @@ MAP, OTHER_MAP, VECTOR = (3, 4, 2), (4, 4, 2), (5,)
 
 SHAPES = {
     "attention_transfer": (MAP, OTHER_MAP),
+    "batch_margins": (VECTOR, (4,)),
     "cat_kd": (MAP, (3, 3, 5)),
     "correlation_congruence": (VECTOR, (4,)),
+    "cosine_matrix": (VECTOR, (4,)),
     "dark_rank": (VECTOR, (4,)),
     "grad_cam": (MAP, OTHER_MAP),
     "nst": (MAP, OTHER_MAP),
@@ -24,7 +26,8 @@ SHAPES = {
 }
 """By loss, the features of one example of student and teacher; of all others, two maps of one shape."""
 ELSEWHERE = {"crd", "weight_matching"}
-"""Losses with other arguments: tests/unit/test_contrast.py and test_losses_of_layers.py test them."""
+ELSEWHERE |= {"attention_kl", "attention_mse", "hidden_cosine", "hidden_mse", "margin_mse", "relation_kl"}
+"""Losses with other arguments; test_contrast.py, test_losses_of_layers.py and test_encoder_losses.py test them."""
 
 
 STAGES, BLOCKS, TOKENS = {"layers": ["stem", "stage1"]}, {"layers": ["blocks.0", "blocks.1"]}, {"layers": "blocks.1"}
