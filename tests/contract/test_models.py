@@ -17,8 +17,10 @@ from walk import over
 
 USERS = {"two_tower"}
 """Families whose inputs are numbers of users."""
-IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"} - USERS)
-STAGED = sorted(set(models.names()) - {"vit", "mixture"} - USERS)
+TOKENS = {"transformer"}
+"""Families whose inputs are token ids, by the names of the forward's arguments."""
+IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"} - USERS - TOKENS)
+STAGED = sorted(set(models.names()) - {"vit", "mixture"} - USERS - TOKENS)
 """Families whose parts bear the same names."""
 SIGNED = {"mobilenet_v2"}
 """Families whose blocks end without activation, so that the output of a stage is its pre-activation."""
@@ -28,13 +30,21 @@ every_model = over("name", models.names())
 every_image_model = over("name", IMAGES)
 
 
-SMALL = {"resnet_imagenet": {"depth": 18, "width": 8}}
+SMALL = {
+    "resnet_imagenet": {"depth": 18, "width": 8},
+    "transformer": {"layers": 2, "width": 16, "heads": 2, "positions": 16},
+}
+"""Keys of the networks that are large otherwise."""
+WORDS, LENGTH = 30, 9
 
 
 def built(name, shape=(3, 16, 16), classes=5, seed=1, **keys):
     torch.manual_seed(seed)
     if name in USERS:
         return models.builder(name)((1,), classes, vocabulary=16, **keys)
+    if name in TOKENS:
+        given = {"vocabulary": WORDS, "max_length": LENGTH, **SMALL.get(name, {}), **keys}
+        return models.builder(name)((LENGTH,), classes, **given)
     return models.builder(name)(shape, classes, **SMALL.get(name, {}), **keys)
 
 
@@ -47,7 +57,27 @@ def images(count=4, shape=(3, 16, 16)):
 
 
 def inputs_of(name, count=4, dtype=torch.float32):
+    if name in TOKENS:
+        return tokens(count)
     return torch.arange(count)[:, None] if name in USERS else images(count).to(dtype)
+
+
+def tokens(count=4):
+    generator = torch.Generator().manual_seed(2)
+    lengths = torch.tensor([LENGTH, 4, 1, 7])[torch.arange(count) % 4]
+    ids = torch.randint(WORDS, (count, LENGTH), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.arange(LENGTH) < lengths[:, None]}
+
+
+def parts_of(inputs, sizes):
+    if isinstance(inputs, dict):
+        parts = [each.split(sizes) for each in inputs.values()]
+        return [dict(zip(inputs, part, strict=True)) for part in zip(*parts, strict=True)]
+    return inputs.split(sizes)
+
+
+def answer(model, inputs):
+    return run_model(model, inputs).logits
 
 
 def test_the_walk_finds_the_families():
@@ -75,7 +105,7 @@ def test_a_recipe_can_name_every_key(name):
 @every_model
 def test_all_weights_learn(name):
     model = built(name)
-    logits = model(inputs_of(name))
+    logits = answer(model, inputs_of(name))
     assert logits.shape == answer_shape(name, 4)
     nn.functional.cross_entropy(logits.reshape(4, 5, -1)[..., 0], torch.tensor([0, 1, 2, 3])).backward()
     for path, parameter in model.named_parameters():
@@ -93,21 +123,21 @@ def test_weights_follow_the_frameworks_generator(name):
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(name):
     model = built(name).double()
     for _ in range(2):
-        model(inputs_of(name, 16, torch.float64))  # running statistics that are not the initial ones
+        answer(model, inputs_of(name, 16, torch.float64))  # running statistics that are not the initial ones
     model.eval()
     inputs = inputs_of(name, dtype=torch.float64)
     with torch.no_grad():
-        whole = model(inputs)
-        parts = torch.cat([model(part) for part in inputs.split([1, 3])])
+        whole = answer(model, inputs)
+        parts = torch.cat([answer(model, part) for part in parts_of(inputs, [1, 3])])
     torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
 
 
 @every_model
 def test_saved_and_loaded_it_answers_the_same(name):
     model, other = built(name), built(name, seed=2)
-    model(inputs_of(name, 16))
+    answer(model, inputs_of(name, 16))
     other.load_state_dict(load(save({key: value.contiguous() for key, value in model.state_dict().items()})))
-    assert torch.equal(other.eval()(inputs_of(name)), model.eval()(inputs_of(name)))
+    assert torch.equal(answer(other.eval(), inputs_of(name)), answer(model.eval(), inputs_of(name)))
 
 
 @every_model
@@ -120,9 +150,9 @@ def test_a_fingerprint_tells_architectures_apart_and_not_processes(name):
 def test_bf16_answers_are_near_the_full_ones(name):
     model = built(name).eval()
     with torch.no_grad():
-        full = model(inputs_of(name))
+        full = answer(model, inputs_of(name))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = model(inputs_of(name))
+            half = answer(model, inputs_of(name))
     scale = float(full.abs().max())
     assert float((half.float() - full).abs().max()) < 0.1 * scale
 

@@ -1,7 +1,8 @@
 """The papers' small networks: one file a family, each with a builder that bears the file's name.
 
 Every builder takes `input_shape` and `classes`, which a recipe fills in from its data, then its own keys.  One whose
-inputs are numbers of names, such as users, takes `vocabulary` too: how many names there are.
+inputs are numbers of names, such as users or token ids, takes `vocabulary` too: how many names there are; one for text
+can take `max_length`, the longest sequence of the data.
 
 The networks for images name their parts alike, so that a method can name layers by short paths that stay: `stem`,
 `stage1`, `stage2` and so on, where there is one a `neck`, then `pool`, whose output (N, d) is the penultimate feature,
@@ -43,6 +44,7 @@ from limbeck.models.resnet import resnet
 from limbeck.models.resnet_imagenet import resnet_imagenet
 from limbeck.models.shufflenet_v1 import shufflenet_v1
 from limbeck.models.shufflenet_v2 import shufflenet_v2
+from limbeck.models.transformer import transformer
 from limbeck.models.two_tower import two_tower
 from limbeck.models.vgg import vgg
 from limbeck.models.vit import vit
@@ -63,6 +65,7 @@ __all__ = [
     "resnet_imagenet",
     "shufflenet_v1",
     "shufflenet_v2",
+    "transformer",
     "two_tower",
     "vgg",
     "vit",

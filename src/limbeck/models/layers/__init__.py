@@ -7,6 +7,7 @@ from limbeck.models.layers.mixture import MixtureOfExperts
 from limbeck.models.layers.partial_input import InputPart, PartialInput
 from limbeck.models.layers.rectified import Rectified
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
+from limbeck.models.layers.tokens import MeanOfTokens, check_tokens
 from limbeck.models.layers.transformed_input import InputTransform, TransformedInput
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 
@@ -16,6 +17,7 @@ __all__ = [
     "GlobalAverage",
     "InputPart",
     "InputTransform",
+    "MeanOfTokens",
     "MixtureOfExperts",
     "NormalisedLinear",
     "PartialInput",
@@ -27,6 +29,7 @@ __all__ = [
     "activated",
     "check_images",
     "check_survival",
+    "check_tokens",
     "convolution",
     "he_normal",
     "normal",
