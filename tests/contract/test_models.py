@@ -17,8 +17,10 @@ from walk import over
 
 USERS = {"two_tower"}
 """Families whose inputs are numbers of users."""
-TOKENS = {"transformer"}
+TOKENS = {"lstm_lm", "transformer"}
 """Families whose inputs are token ids, by the names of the forward's arguments."""
+EACH_TOKEN = {"lstm_lm"}
+"""Families that answer for every token, with the tokens that they read."""
 IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"} - USERS - TOKENS)
 STAGED = sorted(set(models.names()) - {"vit", "mixture"} - USERS - TOKENS)
 """Families whose parts bear the same names."""
@@ -43,12 +45,17 @@ def built(name, shape=(3, 16, 16), classes=5, seed=1, **keys):
     if name in USERS:
         return models.builder(name)((1,), classes, vocabulary=16, **keys)
     if name in TOKENS:
-        given = {"vocabulary": WORDS, "max_length": LENGTH, **SMALL.get(name, {}), **keys}
+        words = classes if name in EACH_TOKEN else WORDS
+        given = {"vocabulary": words, "max_length": LENGTH, **SMALL.get(name, {}), **keys}
+        taken = inspect.signature(models.builder(name)).parameters
+        given = {key: value for key, value in given.items() if key in taken}
         return models.builder(name)((LENGTH,), classes, **given)
     return models.builder(name)(shape, classes, **SMALL.get(name, {}), **keys)
 
 
 def answer_shape(name, count, shape=(3, 16, 16)):
+    if name in EACH_TOKEN:
+        return (count, LENGTH, 5)
     return (count, 5, *shape[1:]) if name in DENSE else (count, 5)
 
 
@@ -58,14 +65,14 @@ def images(count=4, shape=(3, 16, 16)):
 
 def inputs_of(name, count=4, dtype=torch.float32):
     if name in TOKENS:
-        return tokens(count)
+        return tokens(count, 5 if name in EACH_TOKEN else WORDS)
     return torch.arange(count)[:, None] if name in USERS else images(count).to(dtype)
 
 
-def tokens(count=4):
+def tokens(count=4, words=WORDS):
     generator = torch.Generator().manual_seed(2)
     lengths = torch.tensor([LENGTH, 4, 1, 7])[torch.arange(count) % 4]
-    ids = torch.randint(WORDS, (count, LENGTH), generator=generator)
+    ids = torch.randint(words, (count, LENGTH), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.arange(LENGTH) < lengths[:, None]}
 
 
@@ -107,6 +114,7 @@ def test_all_weights_learn(name):
     model = built(name)
     logits = answer(model, inputs_of(name))
     assert logits.shape == answer_shape(name, 4)
+    logits = logits[:, -1] if name in EACH_TOKEN else logits
     nn.functional.cross_entropy(logits.reshape(4, 5, -1)[..., 0], torch.tensor([0, 1, 2, 3])).backward()
     for path, parameter in model.named_parameters():
         assert torch.isfinite(parameter.grad).all(), path

@@ -1,5 +1,6 @@
 """What a model costs: parameters, bytes, floating-point operations, time and memory of a forward pass."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -190,14 +191,24 @@ def flops(model: nn.Module, inputs: Tensor) -> int:
 
 
 def flop_counter() -> "FlopCounterMode":
-    """Return torch's counter, a context; what it does not know of itself is fused attention on a CPU."""
+    """Return torch's counter, a context, which is told of fused attention on a CPU and of fused recurrent layers."""
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(query, key, value))
 
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - it has no public name
-    return FlopCounterMode(display=False, custom_mapping={fused: attention})
+    def recurrent(inputs: Sequence[int], *weights: Any, **_: Any) -> int:
+        return int(2 * math.prod(inputs[:-1]) * sum(math.prod(each) for each in weights[:2]))
+
+    def stacked(inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(inputs[:-1]) * sum(math.prod(each) for each in weights if len(each) == 2)
+
+    fused = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,  # noqa: SLF001 - they have no public names
+        torch.ops.aten.mkldnn_rnn_layer: recurrent,
+        torch.ops.aten._cudnn_rnn: stacked,  # noqa: SLF001
+    }
+    return FlopCounterMode(display=False, custom_mapping=fused)
 
 
 @checked

@@ -8,7 +8,8 @@ The networks for images name their parts alike, so that a method can name layers
 `stage1`, `stage2` and so on, where there is one a `neck`, then `pool`, whose output (N, d) is the penultimate feature,
 and `fc`.  A stage is a sequence of modules: `stage2.0` is a path too.  `mlp` and `residual_tanh` have `flatten` for a
 stem, and `fcn`, which answers for every pixel, has no `pool`.  The parts of `vit` bear the names that published vision
-transformers have, and a `mixture` has `experts.0` and so on, each with the parts of its kind.
+transformers have, and a `mixture` has `experts.0` and so on, each with the parts of its kind.  `lstm_lm`
+has `embedding`, `layers.0` and so on, `output` and `decoder`.
 
 A network whose layers are rectified says in `preactivations` where to read what the ReLU after a stage reads, by the
 stage's name.
@@ -36,6 +37,7 @@ from limbeck.arguments import checked
 from limbeck.errors import ModelError, one_of
 from limbeck.models.cnn import cnn
 from limbeck.models.fcn import fcn
+from limbeck.models.lstm_lm import lstm_lm
 from limbeck.models.mixture import mixture
 from limbeck.models.mlp import mlp
 from limbeck.models.mobilenet_v2 import mobilenet_v2
@@ -55,6 +57,7 @@ __all__ = [
     "cnn",
     "fcn",
     "kinds",
+    "lstm_lm",
     "mixture",
     "mlp",
     "mobilenet_v2",
