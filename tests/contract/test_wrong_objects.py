@@ -16,6 +16,7 @@ from limbeck.errors import LimbeckError
 ROOMS = (
     "data",
     "evaluation",
+    "generation",
     "losses",
     "methods",
     "models",

@@ -33,7 +33,8 @@ class Rows:
     def look_up(self, batch: Batch, tables: Sequence[Tensor]) -> list[Tensor]:
         """Return the rows of a batch's samples of each table (n, ...).
 
-        Raises InputError for a batch of another set, of another view, of mixed samples, or with one that has no row.
+        Raises InputError for a batch of another set, of another view, of mixed or generated samples, or with a sample
+        that has no row.
         """
         if batch.source != self.source:
             raise InputError(
@@ -43,6 +44,11 @@ class Rows:
             raise InputError(
                 "stored teacher: the batch has mixed samples, which have no stored answers; ask the teacher for"
                 " every batch (store: false), or leave mixup and cutmix out"
+            )
+        if "generated" in batch.extras:
+            raise InputError(
+                "stored teacher: the batch holds sequences that were generated in training, which have no stored"
+                " answers; ask the teacher for every batch (store: false)"
             )
         if batch.augmented and not self.clean:
             raise InputError(
