@@ -11,7 +11,7 @@ from limbeck.arguments import as_tensor, checked
 from limbeck.errors import InputError
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
-__all__ = ["UNLABELLED", "Batch", "Legend", "Mix"]
+__all__ = ["UNLABELLED", "Batch", "Lanes", "Legend", "Mix"]
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -52,6 +52,18 @@ class Mix:
     share: Tensor
 
 
+@dataclass(frozen=True)
+class Lanes:
+    """Which rows of a stream a batch continues, so that a recurrent state can be carried from batch to batch.
+
+    number: (N,) int64, the lane of each row; a batch has whole lanes, the same in every step.
+    fresh: (N,) bool, True where the row does not continue the one before, so that its state begins anew.
+    """
+
+    number: Tensor
+    fresh: Tensor
+
+
 @dataclass
 class Batch:
     """Samples with their identity, as teacher and student receive them.
@@ -62,10 +74,11 @@ class Batch:
         index: (N,) int64, position of each sample in the set that it came from, in whatever subset or order it was
             drawn.
         view: (N,) int64, the number of the random view; 0 without augmentation.
-        inputs: (N, ...) tensor, or a mapping of named tensors for models that take keywords.
+        inputs: (N, ...) tensor, or a mapping of named tensors for models that take keywords.  "attention_mask" (N, L)
+            says which places are no padding.
         labels: (N,) or (N, L) int64 classes, `UNLABELLED` (-100) for none; None if the whole batch has none.  Of other
             tasks: (N, C) of 0 and 1, (N, H, W) classes, or (N, D) floating point with NaN for none.
-        mask: bool, shaped as the labels ((N,) in a regression), False for padding; None without padding.
+        mask: bool, shaped as the labels ((N,) in a regression), False for what is not counted; None if all is.
         views: further versions of the same samples by name, such as a clean one for the teacher.
         source: identity of the set that `index` counts in; a stored teacher refuses another.
         augmented: whether `inputs` differ from the stored samples by a random view.
@@ -73,6 +86,7 @@ class Batch:
         task: what a label is, which decides how a model's answer is read.
         mix: what the samples were mixed with; None without mixing.  `index` and `labels` are the sample's own.  Stored
             answers do not exist for such a batch.
+        lanes: for a stream of text, the lanes that the rows continue; otherwise None.
 
     Example:
         >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
@@ -91,6 +105,7 @@ class Batch:
     extras: dict[str, Any] = field(default_factory=dict)
     task: Task = CLASSIFICATION
     mix: Mix | None = None
+    lanes: Lanes | None = None
 
     HOW_MADE = "limbeck.Batch.of(inputs, labels) makes one"
 
@@ -101,6 +116,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def padding(self) -> Tensor | None:
+        """Which places of the inputs are real: bool (N, L), from their "attention_mask"; None where there is none.
+
+        >>> Batch.of({"input_ids": [[5, 7], [5, 0]], "attention_mask": [[1, 1], [1, 0]]}).padding
+        tensor([[ True,  True],
+                [ True, False]])
+        """
+        given = self.inputs.get("attention_mask") if isinstance(self.inputs, Mapping) else None
+        return given.bool() if isinstance(given, Tensor) else None
 
     @property
     def places(self) -> torch.Size:
@@ -134,6 +160,7 @@ class Batch:
             views=_map(self.views, move),
             extras=_map(self.extras, move),
             mix=self.mix and Mix(move(self.mix.partner), move(self.mix.labels), move(self.mix.share)),
+            lanes=self.lanes and Lanes(move(self.lanes.number), move(self.lanes.fresh)),
         )
 
     def channels_last(self) -> "Batch":

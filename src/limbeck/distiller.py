@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
+from limbeck.carry import Carry, state_axis
 from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
 from limbeck.methods import kd
 from limbeck.networks import check_network, evaluating, frozen_by
@@ -18,7 +19,7 @@ from limbeck.objective import Loss, Objective, Setup
 from limbeck.outputs import Outputs, run_model
 from limbeck.targets import class_cosines
 from limbeck.tasks import Task
-from limbeck.teacher import ClassVectors, Teacher
+from limbeck.teacher import ClassVectors, Teacher, asked
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.class_vectors import weights_of
 
@@ -74,7 +75,8 @@ class Distiller(nn.Module):
     """Train a student on an objective, with a teacher beside it.
 
     The teacher is held without being registered: it is not in `parameters()` nor in `state_dict()`, no wrapper
-    broadcasts it, and no optimizer sees it.
+    broadcasts it, and no optimizer sees it.  For batches of a stream, whose rows continue those of the batch before, it
+    carries the recurrent states of student and teacher from step to step, cut off from the graph.
 
     Args:
         student: the network that learns.
@@ -119,6 +121,7 @@ class Distiller(nn.Module):
         self._cosines: Tensor | None = None
         self.teacher_failed: Tensor | None = None
         self.step: int | None = None
+        self.carry = Carry()
 
     @property
     def teacher(self) -> Teacher | None:
@@ -170,7 +173,7 @@ class Distiller(nn.Module):
             self.objective.settle(legend)
         check_network("student", self.student)
         self._check_differentiable()
-        with evaluating(self.student), torch.no_grad():
+        with evaluating(self.student), self._carrying_apart(), torch.no_grad():
             outputs = self._outputs(batch, self.objective.reads())
             for name, answer in outputs.items():
                 if classes is not None and self.objective.shares_classes(name):
@@ -183,9 +186,18 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def _passes(self, batches: Callable[[], Iterable[Batch]] | None, first: Batch) -> Iterator[dict[str, Outputs]]:
         """Run the models that the objective reads over the training samples once, in eval mode."""
-        with evaluating(self.student):
+        with evaluating(self.student), self._carrying_apart():
             for batch in [first] if batches is None else batches():
                 yield self._outputs(batch.to(first.index.device), self.objective.reads())
+
+    @contextmanager
+    def _carrying_apart(self) -> Iterator[None]:
+        """Carry recurrent states of another pass inside the scope, and leave the training's as they are."""
+        own, self.carry = self.carry, Carry()
+        try:
+            yield
+        finally:
+            self.carry = own
 
     def _check_differentiable(self) -> None:
         """Require models that can be differentiated as the terms need it."""
@@ -236,7 +248,7 @@ class Distiller(nn.Module):
             if self.teacher is None:
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")
             taps = self.objective.taps("teacher")
-            answer = self.teacher(batch, taps) if taps else self.teacher(batch)
+            answer = asked(self.teacher, batch, taps, self.carry)
             failed = _fails(
                 answer.logits, batch.mask
             ).any()  # on its device: read when a loss was not finite, and only then
@@ -273,7 +285,10 @@ class Distiller(nn.Module):
         def ask(other: Any) -> Outputs:
             return run_model(self.student, other, taps, task=batch.task, role="student")
 
-        answer = ask(inputs)
+        axis = state_axis(self.student)
+        state = self.carry.state("student", batch, axis)
+        answer = run_model(self.student, inputs, taps, task=batch.task, role="student", state=state)
+        self.carry.keep("student", batch, answer.state, axis)
         if self.objective.differentiates_inputs:
             answer = replace(answer, inputs=inputs)
         if paths:

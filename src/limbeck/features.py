@@ -153,9 +153,10 @@ class FeatureTerm(Term):
 
     def count(self, batch: Batch) -> Tensor | int:
         """Return how many samples count, or tokens where these are compared."""
-        if batch.mask is None:
+        mask = self._mask(batch)
+        if mask is None:
             return len(batch) * (self._pairs[0].student_shape[1] if self._by_token else 1)
-        return self._counted(batch.mask).sum()
+        return self._counted(mask).sum()
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         """Return the loss per example, summed over what counts."""
@@ -165,8 +166,11 @@ class FeatureTerm(Term):
                 f"term '{self.name}': its layers were never looked at; call distiller.build(batch) before the first"
                 " step, as fit does"
             )
-        mask = None if batch.mask is None else self._counted(batch.mask)
-        students, teachers = ([self._only(each, batch.mask) for each in every] for every in (students, teachers))
+        given = self._mask(batch)
+        if batch.padding is not None and not self._by_token:
+            self._refuse_padded(students, teachers)
+        mask = None if given is None else self._counted(given)
+        students, teachers = ([self._only(each, given) for each in every] for every in (students, teachers))
         empty = not len(batch) or (mask is not None and not bool(mask.any()))
         if empty and not self.relates_examples:  # what gathers rows does so in every process, or the others wait
             return self._nothing(students)
@@ -230,6 +234,25 @@ class FeatureTerm(Term):
                 f"layers: the student's '{own}' gives {tuple(student.shape)}, the teacher's '{other}'"
                 f" {tuple(teacher.shape)}, expected equally many axes; pair maps with maps and vectors with vectors"
             )
+
+    def _mask(self, batch: Batch) -> Tensor | None:
+        """Return what counts: the real tokens of the samples that count where tokens are compared, else the mask."""
+        if not self._by_token or batch.padding is None:
+            return batch.mask
+        if batch.mask is None:
+            return batch.padding
+        counted = batch.mask.flatten(1).any(1) if batch.mask.dim() > 1 else batch.mask
+        return batch.padding & counted[:, None]
+
+    def _refuse_padded(self, *sides: list[Tensor]) -> None:
+        """Refuse features of padded sequences that are compared as a whole, since padding would be a part of them."""
+        for feature in (each for side in sides for each in side):
+            if feature.dim() == 3:
+                raise InputError(
+                    f"term '{self.name}': found tokens {tuple(feature.shape)} of sequences that are padded; expected"
+                    " vectors, since it compares whole features. Name a layer of vectors, such as the pooled one, or a"
+                    " method that compares tokens"
+                )
 
     def _counted(self, mask: Tensor) -> Tensor:
         """Return which samples count, (N,), or which tokens, (N, L)."""

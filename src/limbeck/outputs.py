@@ -245,19 +245,21 @@ def run_model(
     *,
     task: Task = CLASSIFICATION,
     role: str = "model",
+    state: Any = None,
 ) -> Outputs:
     """Call `model` on `inputs` and return `Outputs`, whatever common form the model answers in.
 
     The model may return logits, `Outputs`, an object or mapping with `logits`, or a tuple (logits, state).  It is asked
     in its own type: floating-point inputs become what its parameters are (float64, bfloat16).
     task: how its logits, and those of its exits, are read: their class axis is last afterwards.  role: its name in
-    error lines.
+    error lines.  state: recurrent state to continue with, the model's second argument (`state=` where it takes
+    keywords); None to begin anew, without that argument.
     Raises ModelError where the model raises, or answers with anything else.
     """
     if not taps:
-        return _read(_as_outputs(model, _call(model, inputs, role), {}, role), task)
+        return _read(_as_outputs(model, _call(model, inputs, role, state), {}, role), task)
     with capture(model, taps) as features:
-        answer = _call(model, inputs, role)
+        answer = _call(model, inputs, role, state)
     for name, tap in taps.items():
         if name not in features:
             path = tap if isinstance(tap, str) else tap.path
@@ -276,12 +278,15 @@ def _read(outputs: Outputs, task: Task) -> Outputs:
     return replace(outputs, logits=task.logits(outputs.logits), heads=heads)
 
 
-def _call(model: nn.Module, inputs: Any, role: str) -> Any:
+def _call(model: nn.Module, inputs: Any, role: str, state: Any = None) -> Any:
     handed = [each for each in _parts(inputs) if isinstance(each, Tensor)]
     versions = [_version(each) for each in handed]
     inputs = _in_own_type(model, inputs)
     try:
-        answer = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+        if isinstance(inputs, Mapping):
+            answer = model(**inputs) if state is None else model(**inputs, state=state)
+        else:
+            answer = model(inputs) if state is None else model(inputs, state)
     except LimbeckError:
         raise
     except Exception as error:

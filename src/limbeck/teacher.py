@@ -1,16 +1,17 @@
 """What a teacher is: whatever answers a batch."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from limbeck.batch import Batch
+from limbeck.carry import Carry
 from limbeck.errors import InputError
 from limbeck.outputs import Outputs, Tap
 
-__all__ = ["ClassVectors", "Teacher", "refuse_taps", "teacher_weights"]
+__all__ = ["Carrying", "ClassVectors", "Teacher", "asked", "refuse_taps", "teacher_weights"]
 
 
 @runtime_checkable
@@ -48,6 +49,18 @@ class ClassVectors(Protocol):
 
 
 @runtime_checkable
+class Carrying(Protocol):
+    """A teacher that can continue a stream: it also takes a recurrent state, and gives the next in its outputs."""
+
+    @property
+    def state_axis(self) -> int:
+        """The batch axis of its state."""
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None, state: Any = None) -> Outputs:
+        """Return the outputs for a batch that continues from a state; None to begin anew."""
+
+
+@runtime_checkable
 class Weighted(Protocol):
     """A teacher that can also tell its weights, which no training may change, from its traces of being asked."""
 
@@ -66,3 +79,16 @@ def teacher_weights(teacher: Teacher | None) -> str | None:
     if teacher is None or isinstance(teacher, Weighted):
         return None if teacher is None else teacher.weights_digest()
     return teacher.fingerprint()
+
+
+def asked(teacher: Teacher, batch: Batch, taps: Mapping[str, str | Tap] | None, carry: Carry) -> Outputs:
+    """Return a teacher's outputs for a batch, continued from the state that it ended the batch before with.
+
+    carry: keeps its state, under "teacher"; a teacher without one gives each batch the answer that it would give alone.
+    """
+    if batch.lanes is None or not isinstance(teacher, Carrying):
+        return teacher(batch, taps) if taps else teacher(batch)
+    state = carry.state("teacher", batch, teacher.state_axis)
+    answer = teacher(batch, taps, state) if taps else teacher(batch, state=state)
+    carry.keep("teacher", batch, answer.state, teacher.state_axis)
+    return answer

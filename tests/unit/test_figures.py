@@ -1,6 +1,7 @@
 """The figures of every task against scikit-learn, and where there is nothing to measure."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,16 +17,18 @@ from sklearn.metrics import (
     mean_absolute_error,
     mean_squared_error,
     r2_score,
+    top_k_accuracy_score,
 )
 from torch import nn
 
 from limbeck.batch import UNLABELLED
 from limbeck.data import TensorSet
 from limbeck.errors import DataError
-from limbeck.evaluation import evaluate, mean_reciprocal_rank, measure, ndcg_at_k, predict, recall_at_k
-from limbeck.evaluation.figures import FIGURES, Places, average_precision
+from limbeck.evaluation import Metrics, evaluate, mean_reciprocal_rank, measure, ndcg_at_k, predict, recall_at_k
+from limbeck.evaluation.figures import FIGURES, average_precision
+from limbeck.evaluation.summed import Places
 from limbeck.losses import positives_log_loss
-from limbeck.tasks import BINARY, DENSE, MULTILABEL, RANKING, REGRESSION, TASKS
+from limbeck.tasks import BINARY, DENSE, MULTILABEL, RANKING, REGRESSION, TASKS, TOKENS
 from walk import over
 
 seeds, sizes = st.integers(0, 10**6), st.integers(2, 40)
@@ -140,8 +143,8 @@ def test_places_are_measured_batch_by_batch_as_all_at_once():
 
 @over("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_set_without_labels_cannot_be_measured(task):
-    logits = {1: torch.zeros(2, 3), 2: torch.zeros(2, 3, 2)}[2 if task in (MULTILABEL, DENSE) else 1]
-    labels = torch.zeros(2, 3) if task in (REGRESSION, MULTILABEL, DENSE) else torch.zeros(2)
+    logits = {1: torch.zeros(2, 3), 2: torch.zeros(2, 3, 2)}[2 if task in (MULTILABEL, DENSE, TOKENS) else 1]
+    labels = torch.zeros(2, 3) if task in (REGRESSION, MULTILABEL, DENSE, TOKENS) else torch.zeros(2)
     labels = torch.zeros(2, 2, 3) if task is RANKING else labels
     with pytest.raises(DataError, match="evaluation: the set has no labels, expected at least one labelled sample"):
         measure(logits, task.without_labels(labels.to(torch.float32 if task is REGRESSION else torch.int64)), task)
@@ -167,6 +170,44 @@ def test_rankings_are_measured_batch_by_batch_as_all_at_once():
     assert whole.errors == 29 - int(figures.correct(logits, labels).sum())
     nll = positives_log_loss(logits.double(), positives, known=known)
     assert whole.nll == pytest.approx(float(nll), rel=1e-6)
+
+
+@given(seeds, st.integers(1, 5), st.integers(2, 6), st.sampled_from([torch.float32, torch.float64]))
+def test_the_figures_of_tokens_are_those_of_scikit_learn_however_they_are_cut(seed, rows, vocabulary, dtype):
+    draw = np.random.default_rng(seed)
+    z, y = draw.normal(size=(rows, 7, vocabulary)), draw.integers(vocabulary, size=(rows, 7))
+    known = draw.random(y.shape) < 0.7
+    known.flat[0] = True
+    logits, labels = torch.tensor(z, dtype=dtype), torch.tensor(np.where(known, y, UNLABELLED))
+    logits[labels == UNLABELLED] = math.nan  # what is padding may be anything
+    found = measure(logits, labels, TOKENS)
+    probabilities = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    nll = log_loss(y[known], probabilities[known], labels=list(range(vocabulary)))
+    top = top_k_accuracy_score(y[known], z[known], k=3, labels=list(range(vocabulary))) if vocabulary > 3 else 1.0
+    assert found.examples == known.sum()
+    assert found.nll == pytest.approx(nll, rel=1e-5)
+    assert found.errors == pytest.approx(math.exp(nll), rel=1e-5)
+    assert found.accuracy == pytest.approx(accuracy_score(y[known], z.argmax(-1)[known]))
+    assert found.more["top3"] == pytest.approx(top)
+    parts = FIGURES["tokens"].measure_batches((logits[:, cut], labels[:, cut]) for cut in (slice(2), slice(2, 7)))
+    assert parts.as_dict() == pytest.approx(found.as_dict(), rel=1e-6)
+
+
+def test_of_equally_likely_tokens_the_first_is_the_answer():
+    found = measure(torch.zeros(1, 5, 5), torch.arange(5)[None], TOKENS)
+    assert (found.accuracy, found.more["top3"], found.errors) == (0.2, 0.6, pytest.approx(5))
+
+
+def test_bits_a_byte_are_of_the_tokens_that_count():
+    class Words:
+        token_bytes = (1, 2, 5, 9)
+
+    samples = TensorSet.of(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[2, 1, UNLABELLED]]), task=TOKENS)
+    metrics = Metrics(examples=2, errors=2.0, accuracy=0.0, nll=math.log(2))
+    assert FIGURES["tokens"].of_set(metrics, replace(samples, tokenizer=Words())).more == {
+        "bits_per_byte": pytest.approx(2 / 7)
+    }
+    assert FIGURES["tokens"].of_set(metrics, samples).more == {}
 
 
 def test_the_constant_answer_of_a_ranking_is_the_ten_most_frequent_items():

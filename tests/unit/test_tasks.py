@@ -378,6 +378,6 @@ def test_what_suits_a_task_is_not_refused():
 
 def test_a_task_is_found_by_name():
     assert task_named("dense") is DENSE
-    assert list(TASKS) == ["classification", "binary", "multilabel", "dense", "ranking", "regression"]
+    assert list(TASKS) == ["classification", "binary", "multilabel", "dense", "tokens", "ranking", "regression"]
     with pytest.raises(InputError, match=r"^task: found 'regresion'; did you mean 'regression'\?"):
         task_named("regresion")

@@ -13,7 +13,7 @@ from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import Augment, Loader, TensorSet, Transfer
 from limbeck.distiller import Distiller
 from limbeck.errors import DataError, InputError, ModelError
-from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, TASKS
+from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, TASKS, TOKENS
 from limbeck.teachers import EnsembleTeacher, ModelTeacher, store
 from limbeck.training import fit
 from task_losses import NAN, Fixed, drawn, loss_of
@@ -28,6 +28,9 @@ def set_of(task, size=48, seed=0):
     if task is DENSE:
         inputs = torch.randn(size, 1, 4, 4, generator=generator)
         return TensorSet.of(inputs, (inputs[:, 0] > 0).long() + (inputs[:, 0] > 1).long(), task=task, name="dense")
+    if task is TOKENS:
+        inputs = torch.randint(5, (size, 6), generator=generator)
+        return TensorSet.of(inputs, (inputs * 2 + 1) % 3, task=task, name="tokens")
     inputs = torch.randn(size, 5, generator=generator)
     scores = inputs @ torch.randn(5, 3, generator=torch.Generator().manual_seed(9))
     labels = {
@@ -44,6 +47,8 @@ def network_of(task, seed=0, width=8):
     torch.manual_seed(seed)
     if task is DENSE:
         return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 3, 1))
+    if task is TOKENS:
+        return nn.Sequential(nn.Embedding(5, width), nn.Linear(width, 3))
     return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, task.outputs(2 if task is BINARY else 3)))
 
 

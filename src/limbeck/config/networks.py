@@ -41,7 +41,7 @@ from limbeck.training import load_weights
 __all__ = ["ModelSpec", "path_of", "plain", "read_arrays", "read_estimator", "read_model"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
-_FROM_DATA = frozenset({"input_shape", "classes", "vocabulary"})
+_FROM_DATA = frozenset({"input_shape", "classes", "vocabulary", "max_length"})
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,18 @@ class ModelSpec:
     base: Path = Path()
     sees: InputPart | InputTransform | None = None
 
-    def build(self, input_shape: Sequence[int], classes: int, vocabulary: int = 0) -> nn.Module:
+    def build(self, input_shape: Sequence[int], classes: int, vocabulary: int = 0, max_length: int = 0) -> nn.Module:
         """Build the model for data of a shape and number of classes, and load its weights if a checkpoint is named.
 
         vocabulary: how many names inputs are the numbers of; 0 where they are no such numbers.
+        max_length: the largest number of tokens of a sample; 0 where samples are no texts.
         """
-        given = {"input_shape": tuple(input_shape), "classes": classes, "vocabulary": vocabulary}
+        given = {
+            "input_shape": tuple(input_shape),
+            "classes": classes,
+            "vocabulary": vocabulary,
+            "max_length": max_length,
+        }
         model = self._from_factory(given) if self.section is None else self._from_kind(self.section, given)
         if self.checkpoint is not None:
             try:
@@ -82,7 +88,7 @@ class ModelSpec:
         """Build the model for what it sees of a set's samples, and for the set's classes."""
         outputs = samples.task.outputs(samples.classes)
         if self.sees is None:
-            return self.build(samples.input_shape, outputs, len(samples.vocabulary))
+            return self.build(samples.input_shape, outputs, len(samples.vocabulary), samples.max_length)
         try:
             return self.sees.around(lambda shape: self.build(shape, outputs), samples)
         except InputError as error:

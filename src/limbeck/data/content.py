@@ -14,6 +14,7 @@ from limbeck.errors import DataError, InputError
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = [
+    "Inputs",
     "channels_last",
     "check_fits",
     "check_inputs",
@@ -26,6 +27,9 @@ __all__ = [
     "normalisation",
     "raw_bytes",
 ]
+
+Inputs = Tensor | dict[str, Tensor]
+"""What a model is handed: one tensor, or several by the names of its arguments."""
 
 _MOST_ROUNDED = 0.05
 """How much of its deviation a value may lose to rounding before that is refused."""

@@ -92,7 +92,7 @@ class Description:
             groups=samples.groups,
             group_names=samples.group_names,
             input_shape=samples.input_shape,
-            dtype=str(samples.gather(torch.zeros(1, dtype=torch.int64)).dtype).removeprefix("torch."),  # type: ignore[arg-type]
+            dtype=str(samples.kept_dtype).removeprefix("torch."),  # type: ignore[arg-type]
             mean=mean,
             std=std,
             columns=samples.columns,

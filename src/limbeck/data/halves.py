@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
+from limbeck.data.content import Inputs
 from limbeck.data.sets import SampleSet
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import permutation
@@ -126,7 +127,7 @@ class HalfSet(SampleSet):
         """The share π of the specialist's classes in all of the labelled samples."""
         return len(self.own) / (len(self.own) + len(self.rest))
 
-    def order(self, seed: int, epoch: int) -> Tensor:
+    def order(self, seed: int, epoch: int, batch_size: int = 1) -> Tensor:
         """Return the positions of an epoch, in their order: a function of (seed, epoch) alone."""
         size = len(self.own)
         turns, taken = [], 0
@@ -138,7 +139,7 @@ class HalfSet(SampleSet):
         both = torch.cat([self.own, *turns])
         return both[permutation(seed, "order", epoch, len(both))]
 
-    def gather(self, positions: Tensor) -> Tensor:
+    def gather(self, positions: Tensor) -> Inputs:
         """Return the stored samples at `positions` among all samples."""
         return self.inner.gather(positions)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.arguments import as_tensor
 from limbeck.batch import UNLABELLED
 from limbeck.checks import shown
-from limbeck.data.content import check_inputs
+from limbeck.data.content import Inputs, check_inputs
 from limbeck.errors import DataError, InputError, LimbeckError, one_line
 
 __all__ = [
@@ -25,9 +25,6 @@ __all__ = [
     "parts_of",
     "scaled",
 ]
-
-Inputs = Tensor | dict[str, Tensor]
-"""What a model is handed: one tensor, or several by the names of its arguments."""
 
 _LABEL = ("label", "labels")
 _LIKE_LABEL = ("target", "targets", "y", "class", "label_ids", "label_idx")

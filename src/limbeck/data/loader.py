@@ -14,6 +14,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data.augment import Augment
+from limbeck.data.content import Inputs
 from limbeck.data.lazy import LazySet
 from limbeck.data.sets import SampleSet
 from limbeck.errors import InputError, LimbeckError, one_line
@@ -78,7 +79,7 @@ class Loader:
                 "and drop_last leaves no batch; use a smaller batch, or drop_last=False"
             )
         self.samples = samples
-        self.batch_size = batch_size
+        self.batch_size = batch_size if samples.lanes is None else samples.lanes
         self.seed = seed
         self.shuffle = shuffle
         self.augment = augment
@@ -110,19 +111,20 @@ class Loader:
         return self._batches(epoch, start, rank, world)
 
     def _batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[Batch]:
-        size = len(self.samples)
-        order = self.samples.order(self.seed, epoch) if self.shuffle else torch.arange(size)
+        samples = self.samples.at_epoch(self.seed, epoch) if self.shuffle else self.samples
+        shuffled = self.shuffle and samples.lanes is None
+        order = samples.order(self.seed, epoch, self.batch_size) if shuffled else torch.arange(len(samples))
         chunks = order.split(self.batch_size)[start : self.steps]
         parts = [part_of(chunk, rank, world) for chunk in chunks]
         view = epoch + 1 if self.augment is not None and self.augment.active else 0
-        device = self.samples.index.device
+        device = samples.index.device
         needed = [positions for positions, _ in parts]
         if view and self.augment is not None and self.augment.mixes:
-            needed = [self.samples.needed(here.to(device), self.augment, self.seed, view).cpu() for here in needed]
-        with closing(_gathered(self.samples, needed, self.workers)) as gathered:
-            for (positions, present), samples in zip(parts, gathered, strict=True):
+            needed = [samples.needed(here.to(device), self.augment, self.seed, view).cpu() for here in needed]
+        with closing(_gathered(samples, needed, self.workers)) as gathered:
+            for (positions, present), fetched_ones in zip(parts, gathered, strict=True):
                 here = positions.to(device)
-                batch = self.samples.assemble(samples, here, self.augment, self.seed, view, self.clean_view)
+                batch = samples.assemble(fetched_ones, here, self.augment, self.seed, view, self.clean_view)
                 if not present:
                     batch.mask = torch.zeros(batch.places, dtype=torch.bool, device=device)
                 yield batch
@@ -136,14 +138,22 @@ def part_of(chunk: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
     return (part, True) if len(part) else (chunk[:1], False)
 
 
-def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generator[Tensor]:
+def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generator[Inputs]:
     """Yield the stored samples of each part, in order, fetched ahead by worker processes where that can help."""
     device = samples.index.device
     if isinstance(samples, LazySet) and workers:
         for answer in fetched(samples.to("cpu").gather, parts, workers):
-            yield answer.to(device)
+            yield (
+                answer.to(device) if isinstance(answer, Tensor) else {k: each.to(device) for k, each in answer.items()}
+            )
         return
     yield from fetched(lambda positions: samples.gather(positions.to(device)), parts, 0)
+
+
+def _placed(answer: Inputs, device: torch.device) -> Inputs:
+    if isinstance(answer, Tensor):
+        return answer.to(device)
+    return {name: each.to(device) for name, each in answer.items()}
 
 
 def fetched(gather: Callable[[Tensor], _Fetched], parts: Sequence[Tensor], workers: int) -> Generator[_Fetched]:

@@ -81,7 +81,7 @@ class Selection:
 
 def _pooled(samples: SampleSet, side: int) -> TensorSet:
     """Return images as the means of their squares, float32 in [0, 1]; each keeps its place in the root set."""
-    images = samples.gather(torch.arange(len(samples)))
+    images = samples.gather_one(torch.arange(len(samples)))
     pooling = Pooling(side, samples.input_shape, str(images.dtype).removeprefix("torch."))
     pooled = pooling.apply(images)
     inputs = pooled.new_zeros(int(samples.index.max()) + 1, *pooled.shape[1:])

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from limbeck.checks import shown
 from limbeck.data.augment import Augment
 from limbeck.data.columns import Columns
 from limbeck.data.content import (
+    Inputs,
     check_inputs,
     checked_group_names,
     checked_groups,
@@ -31,7 +32,7 @@ from limbeck.errors import DataError, DataWarning, InputError, one_of
 from limbeck.errors import warn as warn_of
 from limbeck.randomness import derive_seed, permutation
 from limbeck.targets import label_positions
-from limbeck.tasks import CLASSIFICATION, UNLABELLED, Need, Task
+from limbeck.tasks import CLASSIFICATION, TOKENS, UNLABELLED, Need, Task
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
@@ -62,7 +63,10 @@ class SampleSet(ABC):
         turn: (n,) int64, how often the sample occurs before in this set, if a subset repeats samples; otherwise None.
         columns: for a table, how each column becomes numbers; otherwise None.
         pooling: for images that were averaged over squares, what they were before; otherwise None.
-        vocabulary: the names that whole-number inputs are the numbers of, such as those of users; otherwise empty.
+        vocabulary: the names that whole-number inputs are the numbers of, such as those of users or of the tokens of a
+            text; otherwise empty.
+        max_length: the largest number of tokens of a sample; 0 where samples are no texts.
+        tokenizer: what made token ids of text; otherwise None.
 
     Example:
         >>> from limbeck.data import TensorSet
@@ -89,6 +93,8 @@ class SampleSet(ABC):
     columns: Columns | None = None
     pooling: Pooling | None = None
     vocabulary: tuple[str, ...] = ()
+    max_length: int = 0
+    tokenizer: Any = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -100,6 +106,19 @@ class SampleSet(ABC):
     def legend(self) -> Legend:
         """What the labels mean."""
         return Legend(self.class_names, self.groups, labelled=self.labelled_count > 0, task=self.task)
+
+    @property
+    def lanes(self) -> int | None:
+        """Of a stream of text: how many rows a batch has, each of which continues that of the batch before.
+
+        Its samples are numbered chunk by chunk, sample c·lanes + b being chunk c of lane b, and are never shuffled.
+        None for other sets.
+        """
+        return None
+
+    def at_epoch(self, seed: int, epoch: int) -> Self:
+        """Return the set as an epoch of a training has it: a stream may be cut elsewhere, into equally many chunks."""
+        return self
 
     @property
     def labelled_count(self) -> int:
@@ -124,7 +143,9 @@ class SampleSet(ABC):
         """Require that a sample is the same each time it is fetched, by fetching some twice; DataError otherwise."""
         some = torch.linspace(0, len(self) - 1, min(len(self), _FETCHED_TWICE)).long()
         first, second = self.gather(some), self.gather(some)
-        for position, one, other in zip(some.tolist(), first, second, strict=True):
+        pairs = zip(_named(first).values(), _named(second).values(), strict=True)
+        rows = [(position, *row) for pair in pairs for position, *row in zip(some.tolist(), *pair, strict=True)]
+        for position, one, other in rows:
             if not torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)):
                 raise DataError(
                     f"{self.name}: sample {int(self.index[position])} differs each time it is fetched, and answers that"
@@ -132,8 +153,11 @@ class SampleSet(ABC):
                     " batch (store: false)"
                 )
 
-    def order(self, seed: int, epoch: int) -> Tensor:
-        """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone."""
+    def order(self, seed: int, epoch: int, batch_size: int = 1) -> Tensor:
+        """Return the positions of an epoch's samples (len,) int64 on the CPU: a function of (seed, epoch) alone.
+
+        batch_size: for sets that put samples of like length into one batch.
+        """
         return permutation(seed, "order", epoch, len(self))
 
     def class_counts(self) -> list[int]:
@@ -146,8 +170,32 @@ class SampleSet(ABC):
         return counts
 
     @abstractmethod
-    def gather(self, positions: Tensor) -> Tensor:
-        """Return the stored samples at `positions` within this set: (N, *input_shape) in the type they are kept in."""
+    def gather(self, positions: Tensor) -> Inputs:
+        """Return the stored samples at `positions` within this set: (N, *input_shape) in the type they are kept in.
+
+        Several tensors by name for models that take keywords.
+        """
+
+    def gather_one(self, positions: Tensor) -> Tensor:
+        """Return what `gather` does for samples that are one tensor each; DataError for others, such as texts."""
+        gathered = self.gather(positions)
+        if not isinstance(gathered, Tensor):
+            raise DataError(
+                f"{self.name}: found samples of several tensors ({', '.join(gathered)}); expected one tensor a sample,"
+                " such as an image. Leave out what changes or draws inputs"
+            )
+        return gathered
+
+    @property
+    def kept_dtype(self) -> torch.dtype | None:
+        """The type in which samples are kept, where each is one tensor; otherwise None."""
+        first = self.gather(torch.zeros(1, dtype=torch.int64, device=self.index.device))
+        return first.dtype if isinstance(first, Tensor) else None
+
+    @property
+    def has_long_answers(self) -> bool:
+        """Whether a model answers a text of any length with logits for each token, which are too many to be held."""
+        return self.task == TOKENS and (self.lanes is not None or self.kept_dtype is None)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the set with its tensors on `device`; its batches are made there."""
@@ -182,12 +230,14 @@ class SampleSet(ABC):
         return views if self.turn is None else views + self.turn.index_select(0, positions) * _APART
 
     def assemble(
-        self, gathered: Tensor, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
+        self, gathered: Inputs, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
     ) -> Batch:
         """Return the batch of samples that `gather` gave of what is `needed`: scaled, augmented, then normalised.
 
         May reuse `gathered`.  Mixed samples have no clean view, for there is no sample that it would be of.
         """
+        if not isinstance(gathered, Tensor):
+            raise TypeError(f"{type(self).__name__} gathers several tensors, so it also defines assemble")
         if augment is not None:
             self.task.check_augment(moves=augment.moves, mixes=augment.mixes)
         augmented = augment is not None and augment.active and view > 0
@@ -485,6 +535,10 @@ class Splits:
         except InputError as error:
             raise InputError(str(error).replace("split:", "test_share:", 1)) from None
         return cls(replace(train, name=f"{whole.name}/train"), replace(test, name=f"{whole.name}/test"), whole.name)
+
+
+def _named(inputs: Inputs) -> Mapping[str, Tensor]:
+    return inputs if isinstance(inputs, Mapping) else {"": inputs}
 
 
 def _turns(index: Tensor) -> Tensor | None:

@@ -299,7 +299,7 @@ def _scaled(rows: Tensor, attributes: Sequence[Attribute]) -> Tensor:
 
 def _rows(samples: SampleSet) -> Tensor:
     """Return all samples as rows (n, d) float32, not normalised."""
-    rows = samples.gather(torch.arange(len(samples), device=samples.index.device)).cpu()
+    rows = samples.gather_one(torch.arange(len(samples), device=samples.index.device)).cpu()
     if rows.dtype != torch.float32:
         kind = "pixels (uint8)" if rows.dtype == torch.uint8 else "token ids (int64)"
         raise DataError(f"'{samples.name}' holds {kind}; synthetic samples need floating-point attributes")

@@ -9,6 +9,8 @@ from torch.utils.data import RandomSampler
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.carry import Carry, state_axis
+from limbeck.data import SampleSet
 from limbeck.data.foreign import samples_of
 from limbeck.data.sources import Source, one_pass
 from limbeck.devices import has_float64
@@ -18,7 +20,7 @@ from limbeck.networks import at_once, check_network, evaluating
 from limbeck.outputs import run_model
 from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
 
-__all__ = ["Metrics", "evaluate", "measure", "predict"]
+__all__ = ["Metrics", "answers", "evaluate", "measure", "predict"]
 
 _AT_ONCE = 1000  # samples that a model is asked about together
 
@@ -48,12 +50,17 @@ def predict(
         >>> predict(nn.Linear(3, 4), torch.zeros(20, 3)).shape
         torch.Size([20, 4])
     """
+    if isinstance(samples, SampleSet) and samples.has_long_answers:
+        raise InputError(
+            "samples: found texts with a label for each token, whose logits are too many to be held; ask for their"
+            " figures (evaluate), or for one batch (run_model)"
+        )
     if isinstance(getattr(samples, "sampler", None), RandomSampler):
         raise InputError(
             "samples: found a DataLoader that shuffles, expected an order that is known afterwards; give shuffle=False,"
             " or its dataset"
         )
-    return torch.cat([logits for logits, _ in _answers(model, samples, batch_size, device)])
+    return torch.cat([logits for logits, _ in answers(model, samples, batch_size, device)])
 
 
 @checked
@@ -108,9 +115,9 @@ def evaluate(
     given, samples = samples, samples_of("samples", samples)
     if isinstance(samples, Source) and samples is not given:
         samples.warn_of_absent()
-    return figures_of(samples.task).measure_batches(
-        _checked(_answers(model, samples, batch_size, device), samples.task)
-    )
+    figures = figures_of(samples.task)
+    found = figures.measure_batches(_checked(answers(model, samples, batch_size, device), samples.task))
+    return figures.of_set(found, samples) if isinstance(samples, SampleSet) else found
 
 
 def _check(logits: Tensor, labels: Tensor, task: Task) -> None:
@@ -126,22 +133,26 @@ def _checked(batches: Iterable[tuple[Tensor, Tensor]], task: Task) -> Iterator[t
         yield logits, labels
 
 
-def _answers(
-    model: nn.Module, data: Any, batch_size: int | None, device: torch.device | str | None
+@torch.no_grad()
+def answers(
+    model: nn.Module, data: Any, batch_size: int | None = None, device: torch.device | str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a model's logits and the labels, batch by batch."""
+    """Yield a model's logits and the labels, batch by batch, as `predict` puts the former together."""
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     samples = samples_of("samples", data)
     if isinstance(samples, Source):
         batch_size = samples.batch_size(batch_size, _AT_ONCE)
     check_network("model", model)
+    carry, axis = Carry(), state_axis(model)
     with evaluating(model):
         samples = samples.to(device)
         for batch in one_pass(samples, at_once(model, _AT_ONCE) if batch_size is None else batch_size).epoch(0):
             batch = batch.to(device)
             labels = torch.full_like(batch.index, UNLABELLED) if batch.labels is None else batch.labels
-            logits = run_model(model, batch.inputs, task=batch.task).logits
+            answer = run_model(model, batch.inputs, task=batch.task, state=carry.state("model", batch, axis))
+            carry.keep("model", batch, answer.state, axis)
+            logits = answer.logits
             if not has_float64(logits.device):  # what is measured of them is measured in float64
                 logits, labels = logits.cpu(), labels.cpu()
             yield logits, labels

@@ -61,8 +61,7 @@ def value_range(samples: SampleSet) -> tuple[Tensor, Tensor]:
         >>> low.flatten(), high.flatten()
         (tensor([-2.]), tensor([2.]))
     """
-    first = samples.gather(torch.zeros(1, dtype=torch.int64, device=samples.index.device))
-    if first.dtype == torch.uint8:
+    if samples.kept_dtype == torch.uint8:
         ends = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, *[1] * len(samples.input_shape))
         samples = replace(
             TensorSet.of(ends.expand(2, *samples.input_shape).contiguous()),

@@ -440,7 +440,7 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
             raise ModelError(str(error) if str(error).startswith(named) else f"{role}: {error}") from None
         shape = tuple(samples.input_shape)
         line = (str(raised).splitlines() or [""])[0]
-        tokens = samples.gather(torch.zeros(1, dtype=torch.int64)).dtype == torch.int64
+        tokens = samples.kept_dtype == torch.int64
         mend = (
             "inputs are int64, which are token ids; save pixels as uint8 and other numbers as float32"
             if tokens

@@ -16,6 +16,7 @@ from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.prepare import Parts, as_teacher, assembled, estimator_of, read_answers, seeded_build
 from limbeck.ranks import first_says
 from limbeck.runs import cache_folder
+from limbeck.tasks import TOKENS
 from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels, store
 from limbeck.teachers.mean import selected_weights
@@ -131,6 +132,11 @@ def asked_once(recipe: Recipe, teacher: Teacher, parts: Parts) -> bool:
 
 
 def storable(recipe: Recipe, teacher: Teacher, samples: SampleSet) -> bool:
-    """Whether what a recipe's method reads of its teacher can be stored: no network, and no features beyond memory."""
+    """Whether what a recipe's method reads of its teacher can be stored: no network, and no features beyond memory.
+
+    Neither are the logits of each token of a text, nor features of texts, whose lengths differ.
+    """
     taps = recipe.inspected.taps("teacher")
+    if samples.task == TOKENS or (taps and samples.kept_dtype is None):
+        return False
     return not recipe.inspected.needs_network and (not taps or feature_bytes(teacher, samples, taps) <= feature_limit())

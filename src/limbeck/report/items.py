@@ -59,7 +59,7 @@ def listed(gathered: Gathered, most: int = 10) -> tuple[list[str], list[list[str
     there = positives != UNLABELLED
     apart = torch.where(there, (ranks["teacher"] - ranks["distilled"]).abs(), -1).flatten()
     order = apart.argsort(stable=True, descending=True)[: min(most, int(there.sum()))].tolist()
-    users = samples.gather(torch.arange(len(samples))).flatten().tolist()
+    users = samples.gather_one(torch.arange(len(samples))).flatten().tolist()
     rows = []
     for row, column in (divmod(place, positives.shape[1]) for place in order):
         user, item = users[row], int(positives[row, column])

@@ -37,8 +37,8 @@ def pictured(samples: SampleSet) -> bool:
     sides = shape[1:] if len(shape) == 3 and shape[0] in (1, 3) else shape
     if len(sides) != 2 or min(sides) < 4 or max(sides) > 8 * min(sides):
         return False
-    first = samples.gather(torch.zeros(1, dtype=torch.int64))
-    return first.dtype == torch.uint8 or (first.is_floating_point() and len(shape) == 3)
+    dtype = samples.kept_dtype
+    return dtype == torch.uint8 or (dtype is not None and dtype.is_floating_point and len(shape) == 3)
 
 
 def picture(sample: Tensor) -> str:

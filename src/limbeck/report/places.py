@@ -43,7 +43,7 @@ def taught(gathered: Gathered, temperature: float) -> Maps | None:
     most = float(entropy.max().clamp_min(1e-12))
     rows = []
     for number in chosen:
-        image, labels = samples.gather(positions[number : number + 1])[0], samples.labels[positions[number]]
+        image, labels = samples.gather_one(positions[number : number + 1])[0], samples.labels[positions[number]]
         caption = f"Training example {int(positions[number])}: mean entropy {float(entropy[number].mean()):.2f} nats"
         drawn = (picture(image), _map(labels, samples), _map(logits[number].argmax(-1), samples))
         rows.append((caption, (*drawn, picture((entropy[number] / most)[None].float()))))
@@ -63,7 +63,7 @@ def differences(gathered: Gathered) -> Maps | None:
     share = (teacher != distilled).flatten(1).double().mean(1)
     rows = []
     for number in share.argsort(descending=True, stable=True)[:_SHOWN].tolist():
-        image = samples.gather(torch.tensor([number]))[0]
+        image = samples.gather_one(torch.tensor([number]))[0]
         caption = f"Test example: the student differs from its teacher on {float(share[number]):.1%} of the places"
         maps = [_map(samples.labels[number], samples), *(_map(each[number], samples) for each in said.values())]
         rows.append((caption.replace("%", " %"), (picture(image), *maps)))

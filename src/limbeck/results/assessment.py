@@ -41,6 +41,7 @@ from limbeck.evaluation import (
     t_interval,
     tail_gains,
 )
+from limbeck.evaluation.metrics import answers
 from limbeck.results.evaluations import EvaluatedModel, Evaluation, MeasuredSet
 from limbeck.results.finished import FinishedRun
 from limbeck.results.measurements import held
@@ -317,11 +318,12 @@ def _right(model: nn.Module, samples: SampleSet) -> Tensor:
 
 
 def nearness(student: nn.Module, teacher: nn.Module, samples: SampleSet) -> Nearness:
-    """Compare a student with its teacher on a set, a part of it at a time."""
+    """Compare a student with its teacher on a set, batch by batch."""
     figures, found = figures_of(samples.task), []
-    for part in _parts(samples):
-        own, taught = predict(student, part).cpu(), predict(teacher, part).cpu()
-        found.append((len(part), figures.nearness(own, taught)))
+    for (own, labels), (taught, _) in zip(answers(student, samples), answers(teacher, samples), strict=True):
+        each = [figures.counted(logits, labels).cpu() for logits in (own, taught)]
+        if len(each[0]):
+            found.append((len(each[0]), figures.nearness(*each)))
     return Nearness.mean(found)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Members, Outputs, Tap
 from limbeck.targets import softened
 from limbeck.targets.sim import unit_rows
-from limbeck.teacher import ClassVectors, Teacher, refuse_taps, teacher_weights
+from limbeck.teacher import Carrying, ClassVectors, Teacher, refuse_taps, teacher_weights
 
 __all__ = ["EnsembleTeacher"]
 
@@ -72,10 +72,24 @@ class EnsembleTeacher:
         self.weights = tuple(float(w) for w in weights) if weights else (1.0 / len(members),) * len(members)
         self.mean: Literal["arithmetic", "geometric"] = mean
 
-    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the members' logits, and the logarithm of their mean at T=1."""
+    @property
+    def state_axis(self) -> int:
+        """The batch axis of the members' recurrent states, which is one for all."""
+        axes = {member.state_axis for member in self.members if isinstance(member, Carrying)}
+        if len(axes) > 1:
+            raise ModelError(
+                f"ensemble: its members' states have their batch along the axes {sorted(axes)}; expected one axis. Let"
+                " all members have the same state_axis"
+            )
+        return axes.pop() if axes else 1
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None, state: Any = None) -> Outputs:
+        """Return the members' logits, and the logarithm of their mean at T=1.
+
+        state: the members' recurrent states in a tuple; None to begin anew.
+        """
         refuse_taps(taps, "ensemble", "logits in common", "give one network as the teacher")
-        answers = [member(batch) for member in self.members]
+        answers = self._answers(batch, state)
         for number, answer in enumerate(answers):
             if answer.members is not None:
                 raise InputError(
@@ -87,10 +101,19 @@ class EnsembleTeacher:
                     f" {tuple(answers[0].logits.shape)}; give all members the same classes"
                 )
         logits = torch.stack([compute_dtype(answer.logits) for answer in answers])
+        states = tuple(answer.state for answer in answers)
+        state = None if all(each is None for each in states) else states
         if not batch.task.has_classes:
             return Outputs(self._mean_of_numbers(logits))
         members = Members(logits, self.weights, self.mean)
-        return Outputs(softened(Outputs(logits[0], members=members), 1.0).log_probs, members=members)
+        return Outputs(softened(Outputs(logits[0], members=members), 1.0).log_probs, members=members, state=state)
+
+    def _answers(self, batch: Batch, state: Any) -> list[Outputs]:
+        states = [None] * len(self.members) if state is None else state
+        return [
+            member(batch) if own is None or not isinstance(member, Carrying) else member(batch, state=own)
+            for member, own in zip(self.members, states, strict=True)
+        ]
 
     def _mean_of_numbers(self, answers: Tensor) -> Tensor:
         """Return the weighted mean of answers (M, N, D) that are numbers and no logits."""

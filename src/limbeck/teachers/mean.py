@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.carry import state_axis
 from limbeck.errors import InputError, ModelError
 from limbeck.losses import Dense
-from limbeck.outputs import run_model
+from limbeck.outputs import Outputs, run_model
 from limbeck.targets import geometric_mean, mixture
 
 __all__ = ["MeanOfModels", "selected_weights"]
@@ -76,10 +77,27 @@ class MeanOfModels(nn.Module):
         checks.shares("weights", weights, count=len(self.members))
         self.shares.copy_(torch.tensor(weights, dtype=torch.float64))
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Return (N, K) logarithms of probabilities, in float32 at least."""
+    @property
+    def state_axis(self) -> int:
+        """The batch axis of the members' recurrent states, which is one for all."""
+        axes = {state_axis(member) for member in self.members}
+        if len(axes) > 1:
+            raise ModelError(
+                f"members: their states have the batch along the axes {sorted(axes)}; expected one axis. Let all have"
+                " the same state_axis"
+            )
+        return axes.pop()
+
+    def forward(self, *inputs: Any, state: Any = None, **named: Any) -> Tensor | Outputs:
+        """Return (..., K) logarithms of probabilities, in float32 at least; `Outputs` where a member has a state.
+
+        The members' states are a tuple, the second argument.
+        """
         given = named or inputs[0]
-        each = [run_model(member, given).logits for member in self.members]
+        state = inputs[1] if len(inputs) > 1 else state
+        states = [None] * len(self.members) if state is None else state
+        outputs = [run_model(member, given, state=own) for member, own in zip(self.members, states, strict=True)]
+        each = [answer.logits for answer in outputs]
         if any(logits.shape != each[0].shape for logits in each):
             shapes = [tuple(logits.shape) for logits in each]
             raise ModelError(f"members: found answers of shapes {shapes}; give all the same classes")
@@ -87,7 +105,10 @@ class MeanOfModels(nn.Module):
             Dense(torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)) for logits in each
         ]
         mean = geometric_mean if self.mean == "geometric" else mixture
-        return mean(answers, self.weights).log_probs
+        logits = mean(answers, self.weights).log_probs
+        if all(answer.state is None for answer in outputs):
+            return logits
+        return Outputs(logits, state=tuple(answer.state for answer in outputs))
 
 
 def selected_weights(probabilities: Sequence[Tensor], labels: Tensor, *, rounds: int) -> list[float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.batch import Batch
+from limbeck.carry import state_axis
 from limbeck.errors import InputError, ModelError, one_of
 from limbeck.identity import content_digest, weights_digest
 from limbeck.losses.jacobian import vector_jacobian
@@ -73,12 +74,20 @@ class ModelTeacher:
         self.taps = dict(taps or {})
         self.last_linear = last_linear
 
+    @property
+    def state_axis(self) -> int:
+        """The batch axis of the model's recurrent state."""
+        return state_axis(self.model)
+
     @torch.no_grad()
-    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the model's outputs, with the features of its own taps and of `taps`."""
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None, state: Any = None) -> Outputs:
+        """Return the model's outputs, with the features of its own taps and of `taps`.
+
+        state: recurrent state to continue with; None to begin anew.
+        """
         taps = {**self.taps, **(taps or {})}
         with self._answering():
-            answer = run_model(self.model, self._seen(batch), taps, task=batch.task, role="teacher")
+            answer = run_model(self.model, self._seen(batch), taps, task=batch.task, role="teacher", state=state)
         answer = _at_least_float32(answer.detach())
         if self._lazy:
             self.froze += freeze(self.model) if self.frozen else []

@@ -188,6 +188,11 @@ def store(
             "samples: found a dataset or a loader, expected samples with an identity; give"
             " limbeck.data.LazySet.of(dataset) to both store and fit"
         )
+    if samples.has_long_answers:
+        raise InputError(
+            f"samples: found '{samples.name}', whose answers are logits of {samples.classes:,} tokens at each place;"
+            " expected one answer a sample. Ask the teacher for every batch (store: false)"
+        )
     teacher.to(device)
     samples = samples.to(device)
     samples.require_repeatable()

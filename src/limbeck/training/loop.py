@@ -208,6 +208,18 @@ def _for_source(source: Source, given: Training | None, settings: Mapping[str, A
     return replace(training, batch_size=source.batch_size(asked, usual))
 
 
+def _in_lanes(samples: SampleSet, training: Training) -> Training:
+    """Return the settings of a training on a set, whose batches have its lanes where it is a stream."""
+    if samples.lanes is None or training.batch_size == samples.lanes:
+        return training
+    if training.batch_size != Training.batch_size:
+        raise InputError(
+            f"batch_size: found {training.batch_size}, but '{samples.name}' is a stream in {samples.lanes} lanes, each"
+            " a row of every batch; leave batch_size out, or change the lanes of the data"
+        )
+    return replace(training, batch_size=samples.lanes)
+
+
 def steps(
     distiller: Distiller,
     train_set: SampleSet | Source,
@@ -234,6 +246,7 @@ def steps(
     """
     seed = checks.seed(seed)
     order = None if order == seed else order
+    training = _in_lanes(train_set, training) if isinstance(train_set, SampleSet) else training
     if not torch.is_grad_enabled():
         raise InputError("fit: found gradients switched off; call it outside torch.no_grad and torch.inference_mode")
     check_alone()

@@ -12,7 +12,7 @@ from limbeck.batch import Batch, Mix
 from limbeck.data.loader import Batches
 from limbeck.errors import ModelError
 from limbeck.outputs import Outputs, Tap
-from limbeck.teacher import ClassVectors, Teacher, teacher_weights
+from limbeck.teacher import Carrying, ClassVectors, Teacher, teacher_weights
 from limbeck.training.engine import placed
 
 __all__ = ["SharedBatches", "SharedTeacher"]
@@ -86,8 +86,15 @@ class SharedTeacher:
         self.teacher = teacher
         self._asked: deque[_Asked] = deque(maxlen=last)
 
-    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the teacher's outputs, computed at the first call."""
+    @property
+    def state_axis(self) -> int:
+        """The batch axis of the teacher's recurrent state."""
+        return self.teacher.state_axis if isinstance(self.teacher, Carrying) else 1
+
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None, state: Any = None) -> Outputs:
+        """Return the teacher's outputs, computed at the first call; of a stream at each, since each carries a state."""
+        if batch.lanes is not None and isinstance(self.teacher, Carrying):
+            return self.teacher(batch, taps, state)
         wanted = (dict(taps or {}), _precision(batch.index.device))
         asked = next((known for known in self._asked if _alike(known.batch, batch)), None)
         if asked is None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "Run", "checked_history", "held"]
 
+_Carried = tuple[dict[str, Tensor], dict[str, Any]]
+"""The recurrent states of a process: their tensors, and how these are nested."""
+
 
 @checked_fields
 @dataclass
@@ -142,11 +145,13 @@ class Run:
         if self.folder is None:
             return
         self.loss_sums.read(self.last_good)
-        generators, sums = self._generators(), self._sums()
-        self.last_good = first_does(lambda: self._write(generators, sums))
+        generators, sums, carried = self._generators(), self._sums(), self._carried()
+        self.last_good = first_does(lambda: self._write(generators, sums, carried))
         self._saved_at = time.monotonic()
 
-    def _write(self, generators: Mapping[str, Tensor], sums: list[dict[str, list[float]]]) -> str:
+    def _write(
+        self, generators: Mapping[str, Tensor], sums: list[dict[str, list[float]]], carried: list[_Carried]
+    ) -> str:
         """Write what all processes have into a checkpoint, and return where it is."""
         if self.folder is None:
             raise ValueError("a checkpoint is written into a folder")
@@ -156,6 +161,7 @@ class Run:
             **optimizer_tensors,
             **{f"best.{name}": tensor for name, tensor in self.best.items()},
             **{f"generator.{name}": tensor for name, tensor in generators.items()},
+            **{f"carry.{name}": tensor for tensors, _ in carried for name, tensor in tensors.items()},
         }
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
@@ -166,6 +172,7 @@ class Run:
             "average_updates": 0 if self.average is None else self.average.updates,
             "scaler": None if scaler is None else scaler.state_dict(),
             "sums": sums[0] if len(sums) == 1 else sums,
+            "carry": _merged([structure for _, structure in carried]),
             "best": [self.best_epoch, *self.best_score],
             "progress": [self.epoch, self.batch, self.step, self.stale],
             "history": self.history,
@@ -224,6 +231,7 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         sums = state["sums"] if isinstance(state["sums"], list) else [state["sums"]]
         self.loss_sums.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
+        self.distiller.carry.restore(_under(tensors, "carry."), state.get("carry", {}), self.accelerator.device)
         self.best = _under(tensors, "best.")
         own = self.distiller.student.state_dict()
         for kept in (self.best, {} if self.average is None else self.average.state):
@@ -361,6 +369,16 @@ class Run:
 
         return gather_object([self.loss_sums.sums])  # type: ignore[no-any-return]
 
+    def _carried(self) -> list[_Carried]:
+        """Return the recurrent states that each process carries; their lanes tell them apart."""
+        own = self.distiller.carry.tensors(), self.distiller.carry.structure()
+        if self.accelerator.num_processes == 1:
+            return [own]
+        from accelerate.utils import gather_object
+
+        tensors, structure = own
+        return gather_object([({name: each.cpu() for name, each in tensors.items()}, structure)])  # type: ignore[no-any-return]
+
     def _generators(self) -> dict[str, Tensor]:
         own = {"cpu": torch.get_rng_state()}
         if self.accelerator.device.type == "cuda":
@@ -405,6 +423,15 @@ def checked_history(history: Any) -> list[dict[str, Any]]:
         }
         found.append({**entry, **known})
     return found
+
+
+def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the parts of all processes, by model and first lane."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for name, lanes in part.items():
+            merged.setdefault(name, {}).update(lanes)
+    return merged
 
 
 def _whole(values: Any, count: int) -> list[int]:
