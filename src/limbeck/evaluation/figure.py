@@ -108,6 +108,7 @@ class Figures(ABC):
         near: figures of the similarity of student and teacher, by their names in `Nearness`.
 
     Example:
+        >>> from limbeck.evaluation import figures_of
         >>> from limbeck.tasks import REGRESSION
         >>> figures_of(REGRESSION).accuracy
         'R²'
