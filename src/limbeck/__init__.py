@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck import (
+        compress,
         data,
         errors,
         evaluation,
@@ -60,6 +61,7 @@ __all__ = [
     "TrainedModel",
     "Training",
     "capture",
+    "compress",
     "data",
     "errors",
     "evaluate",

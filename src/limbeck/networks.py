@@ -15,12 +15,13 @@ from limbeck.errors import ModelError
 
 __all__ = [
     "ALIASES",
-    "alias_metadata",
+    "RECORDS",
     "at_once",
     "canonical_path",
     "check_network",
     "distinct",
     "evaluating",
+    "file_metadata",
     "fill",
     "freeze",
     "frozen_by",
@@ -35,6 +36,9 @@ __all__ = [
 
 ALIASES = "alias"
 """The key of a safetensors file's metadata that lists the further names of tied tensors."""
+
+RECORDS = "compressed_by"
+"""The attribute of a network, and the key of its file's metadata, that lists what made it smaller, in order."""
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DEEPEST, _MOST = 4, 1000  # how far networks are looked for inside of a teacher
@@ -236,9 +240,16 @@ def distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {name: kept[name] for name in state if name in kept}, aliases
 
 
-def alias_metadata(aliases: Mapping[str, str]) -> dict[str, str]:
-    """Return what a safetensors file says of the further names of tied tensors; one key, for a header has no order."""
-    return {ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}
+def file_metadata(model: nn.Module, aliases: Mapping[str, str]) -> dict[str, str]:
+    """Return what the safetensors file of a model says besides its tensors.
+
+    It is the further names of tied tensors, and the list of transforms that gave the model its structure.  Each is one
+    key, for a header has no order.
+    """
+    records = getattr(model, RECORDS, None)
+    return ({ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}) | (
+        {RECORDS: json.dumps(records, sort_keys=True)} if records else {}
+    )
 
 
 def tied(state: Mapping[str, Tensor]) -> Iterable[list[str]]:

@@ -14,6 +14,7 @@ import limbeck as lb
 from limbeck.errors import LimbeckError
 
 ROOMS = (
+    "compress",
     "data",
     "evaluation",
     "generation",
@@ -121,7 +122,10 @@ BY_NAME: dict[str, Callable[[], Any]] = {
     "student_answers": lambda: LOGITS, "teacher_answers": lambda: LOGITS, "bias": lambda: 0.5, "seed": lambda: 0,
     "parts": lambda: (lb.targets.PLAIN, lb.targets.PLAIN), "scores": lambda: lb.evaluation.score(LOGITS, LABELS),
     "batch_size": lambda: 4, "reduction": lambda: "mean", "what": lambda: "term 'x' compares", "path": lambda: "no.npz",
-    "folder": lambda: "no folder", "size": lambda: (8, 8), "label": lambda: "y",
+    "folder": lambda: "no folder", "size": lambda: (8, 8), "label": lambda: "y", "matrix": lambda: torch.rand(5, 4),
+    "moment": lambda: torch.eye(4), "rank": lambda: 2, "shares": lambda: torch.ones(5), "rows": lambda: LOGITS,
+    "columns": lambda: 3, "energy": lambda: 0.9, "records": list, "batches": lambda: [BATCH], "changed": dict,
+    "kept": dict,
 }  # fmt: skip
 BY_CALL: dict[tuple[str, str], Callable[[], Any]] = {
     ("evaluation.early_exit", "logits"): lambda: [LOGITS, LOGITS],
@@ -149,6 +153,9 @@ BY_CALL: dict[tuple[str, str], Callable[[], Any]] = {
     ("ArrayTeacher.of_probabilities", "probabilities"): lambda: torch.full((8, 4), 0.25),
     ("data.bundled", "name"): lambda: "iris",
     ("methods.builder", "name"): lambda: "kd",
+    ("compress.builder", "name"): lambda: "low_rank",
+    ("compress.card", "name"): lambda: "low_rank",
+    ("compress.rank_bound", "rows"): lambda: 5,
     ("methods.card", "name"): lambda: "kd",
     ("models.builder", "name"): lambda: "mlp",
     ("tasks.task_named", "name"): lambda: "classification",

@@ -17,6 +17,7 @@ from torch import nn
 
 from limbeck import models
 from limbeck.checks import shown
+from limbeck.compress import rebuilt
 from limbeck.config.sections import Section, of_kind, parse
 from limbeck.data import SampleSet
 from limbeck.data.content import check_fits
@@ -37,6 +38,7 @@ from limbeck.models.layers import InputPart, InputTransform
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
+from limbeck.training.weight_files import transforms_of
 
 __all__ = ["ModelSpec", "path_of", "plain", "read_arrays", "read_estimator", "read_model"]
 
@@ -79,6 +81,7 @@ class ModelSpec:
         model = self._from_factory(given) if self.section is None else self._from_kind(self.section, given)
         if self.checkpoint is not None:
             try:
+                model = rebuilt(model, transforms_of(self.base / self.checkpoint))
                 load_weights(model, self.base / self.checkpoint, self.key)
             except LimbeckError as error:
                 raise type(error)(f"{self.where}.{error}") from None

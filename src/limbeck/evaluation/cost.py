@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from limbeck import checks
 from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
-from limbeck.networks import alias_metadata, distinct, evaluating
+from limbeck.networks import distinct, evaluating, file_metadata
 from limbeck.outputs import run_model
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def file_bytes(model: nn.Module) -> int:
 
     tensors, aliases = distinct(model)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return len(save(plain, alias_metadata(aliases) or None))
+    return len(save(plain, file_metadata(model, aliases) or None))
 
 
 @checked

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from limbeck import checks
+from limbeck.compress import rebuilt
 from limbeck.config import Recipe, load_recipe
 from limbeck.errors import DataError, RunError
 from limbeck.experiment.outcome import Outcome, ordered, teacher_file, teacher_history
@@ -20,6 +21,7 @@ from limbeck.runs import RunFolder, group_of, made_by
 from limbeck.teachers import MeanOfModels
 from limbeck.training import load_weights
 from limbeck.training.state import checked_history
+from limbeck.training.weight_files import transforms_of
 
 __all__ = ["FinishedRun"]
 
@@ -105,8 +107,7 @@ class FinishedRun:
         """Return the trained teacher of a student's seed."""
         recipe = self.recipe.without_checkpoints()
         model = build_teacher(recipe, self.signature.parts(), recipe.teacher.of(seed))
-        load_weights(model, self.weights("teacher", seed))
-        return model
+        return _filled(model, self.weights("teacher", seed))
 
     @property
     def roles(self) -> list[str]:
@@ -139,8 +140,7 @@ class FinishedRun:
             return MeanOfModels([self.student(member, seed) for member in members])
         else:
             model = scheme.build(role, builder)
-        load_weights(model, self.weights(role, seed))
-        return model
+        return _filled(model, self.weights(role, seed))
 
     def composed(self, role: str) -> bool:
         """Whether a role has no weights of its own: the mean of other roles, or a part of one."""
@@ -164,3 +164,10 @@ class FinishedRun:
             return checked_history([json.loads(line) for line in lines])
         except RecursionError as error:
             raise ValueError(str(error)) from None
+
+
+def _filled(model: nn.Module, weights: Path) -> nn.Module:
+    """Return a network with the weights of a file, in the structure that the transforms named there gave it."""
+    model = rebuilt(model, transforms_of(weights))
+    load_weights(model, weights)
+    return model

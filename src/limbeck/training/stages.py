@@ -1,6 +1,6 @@
 """Stages: trainings that follow one another on the same student, each a resumable unit of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,9 @@ class Stage:
         training: the settings.
         trainable: paths of the student's modules that are trained, with all below them; None for the whole student.
             The rest stays bit for bit unchanged: it runs in eval mode, so that its statistics are not updated.
+        before: a function of the student that gives the network which this stage and those after it train; None for the
+            student as it is.  A transform of `limbeck.compress` is such a function.  It must give the same network each
+            time, so that an interrupted stage can be resumed.
 
     Raises:
         InputError: if a field has the wrong type.
@@ -47,6 +50,7 @@ class Stage:
     objective: Objective
     training: Training = field(default_factory=Training)
     trainable: Sequence[str] | None = None
+    before: Callable[[nn.Module], nn.Module] | None = None
 
 
 @checked
@@ -74,7 +78,8 @@ def fit_stages(
         watch: called with `Progress` every few steps and at the end of each epoch.
 
     Returns:
-        The result of each stage.
+        The result of each stage, with the student as the stage left it.  Where a stage begins with a transform, that
+        is another network than before.
 
     Raises:
         InputError: if there is no stage, or a name is repeated.
@@ -94,6 +99,7 @@ def fit_stages(
         raise InputError(f"stages: found the names {names}, expected at least one stage and each name once")
     results = []
     for number, stage in enumerate(stages):
+        student = student if stage.before is None else _transformed(stage, student)
         with training_part(student, stage.trainable, where=f"stage '{stage.name}'"):
             results.append(
                 fit(
@@ -108,6 +114,14 @@ def fit_stages(
                 )
             )
     return results
+
+
+def _transformed(stage: Stage, student: nn.Module) -> nn.Module:
+    """Return what a stage makes of the student before it trains."""
+    found = None if stage.before is None else stage.before(student)
+    if not isinstance(found, nn.Module):
+        raise InputError(f"before: stage '{stage.name}' gave {type(found).__name__}, expected a torch.nn.Module")
+    return found
 
 
 @contextmanager

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from limbeck.checks import shown
 from limbeck.errors import CheckpointError, lacks_memory, one_line, one_of
-from limbeck.networks import ALIASES
+from limbeck.networks import ALIASES, RECORDS
 from limbeck.training.checkpoints import load_tensors
 
-__all__ = ["listed", "read_weights", "with_aliases"]
+__all__ = ["listed", "read_weights", "transforms_of", "with_aliases"]
 
 _SAFETENSORS, _INDEX = ".safetensors", ".index.json"
 _OF_TORCH = (".pt", ".pth", ".ckpt", ".bin")
@@ -62,6 +62,23 @@ def listed(names: list[str]) -> str:
 def with_aliases(tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
     """Return the tensors with those that are known by further names under these too."""
     return {**tensors, **{name: tensors[kept] for name, kept in aliases.items() if kept in tensors}}
+
+
+def transforms_of(path: Path) -> list[dict[str, Any]]:
+    """Return what made the model of a file of weights smaller, in order, for `limbeck.compress.rebuilt`.
+
+    None did for a file of another format, and for one that is not there.  CheckpointError where the list is damaged.
+    """
+    if path.is_dir():
+        path = _of_folder(path)
+    if path.suffix != _SAFETENSORS or not path.is_file():
+        return []
+    found = _metadata(path, RECORDS, "[]")
+    if found is None:  # which `read_weights` says of the file itself
+        return []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise CheckpointError(f"checkpoint: '{path}' is damaged (its list of transforms); write it again")
+    return found
 
 
 def _read(path: Path) -> Mapping[Any, Any]:
@@ -188,11 +205,16 @@ def _parts(found: Mapping[Any, Any]) -> list[str]:
 
 
 def _aliases(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            aliases = json.loads((file.metadata() or {}).get(ALIASES, "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
-        aliases = None
+    aliases = _metadata(path, ALIASES, "{}")
     if not isinstance(aliases, dict) or not all(isinstance(kept, str) for kept in aliases.values()):
         raise CheckpointError(f"checkpoint: '{path}' is damaged (its list of tied names); write it again")
     return aliases
+
+
+def _metadata(path: Path, key: str, absent: str) -> Any:
+    """Return an entry of a safetensors file's metadata, which is JSON; None where that is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get(key, absent))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.errors import CheckpointError, ModelError, nearest
-from limbeck.networks import alias_metadata, canonical_path, distinct, tied
+from limbeck.networks import canonical_path, distinct, file_metadata, tied
 from limbeck.training.checkpoints import digest, save_tensors, sync, write_sealed
 from limbeck.training.weight_files import listed, read_weights
 
@@ -54,7 +54,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     tensors, aliases = distinct(model)
-    save_tensors(tensors, aside / path.name, alias_metadata(aliases))
+    save_tensors(tensors, aside / path.name, file_metadata(model, aliases))
     sync(aside / path.name)
     (aside / path.name).replace(path)
     aside.rmdir()

@@ -1,0 +1,161 @@
+"""What makes a trained network smaller: pure transforms, one file each with its `CARD` and a class of the file's name.
+
+A transform's fields are the keys of a recipe.  `apply` returns a new network and a log; `rebuilt` makes the structure
+of a compressed network again from what its file of weights says.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from limbeck.arguments import checked
+from limbeck.card import Card
+from limbeck.checks import shown
+from limbeck.compress.factors import (
+    factorise,
+    factorise_by_frequency,
+    factorise_by_inputs,
+    rank_bound,
+    rank_of_energy,
+    spectrum,
+)
+from limbeck.compress.low_rank import LowRank
+from limbeck.compress.statistics import Statistics, second_moment
+from limbeck.compress.transform import Log, Transform, records_of
+from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
+
+__all__ = [
+    "Log",
+    "LowRank",
+    "Statistics",
+    "Transform",
+    "builder",
+    "card",
+    "factorise",
+    "factorise_by_frequency",
+    "factorise_by_inputs",
+    "kinds",
+    "names",
+    "rank_bound",
+    "rank_of_energy",
+    "rebuilt",
+    "records_of",
+    "second_moment",
+    "spectrum",
+]
+
+
+def names() -> list[str]:
+    """Return the kinds of all transforms.
+
+    Returns:
+        Names, as recipes give them: the files of this package that have a `CARD`.
+
+    Example:
+        >>> "low_rank" in names()
+        True
+    """
+    return [module.name for module in pkgutil.iter_modules(__path__) if hasattr(_load(module.name), "CARD")]
+
+
+@checked
+def builder(name: str) -> type[Transform]:
+    """Return the class of a transform.
+
+    Args:
+        name: its kind, one of `names()`.
+
+    Returns:
+        The dataclass: of low_rank, `LowRank`.
+
+    Raises:
+        InputError: if there is no such transform.
+
+    Example:
+        >>> builder("low_rank")(rank=8).rank
+        8
+    """
+    return getattr(_module(name), name.title().replace("_", ""))  # type: ignore[no-any-return]
+
+
+def kinds() -> dict[str, Callable[..., Transform]]:
+    """Return the class of every transform.
+
+    Returns:
+        {kind: dataclass}, with kinds as recipes give them.
+
+    Example:
+        >>> kinds()["low_rank"](rank=8).rank
+        8
+    """
+    return {name: builder(name) for name in names()}
+
+
+@checked
+def card(name: str) -> Card:
+    """Return the card of a transform: its paper, summary and formula.
+
+    Args:
+        name: its kind, one of `names()`.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: if there is no such transform.
+
+    Example:
+        >>> card("low_rank").year
+        2014
+    """
+    return _module(name).CARD  # type: ignore[no-any-return]
+
+
+@checked
+def rebuilt(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """Return a network with the structure that transforms gave it; its weights are then loaded from the same file.
+
+    Args:
+        model: as it was before the first transform.
+        records: what was applied, in order, as `records_of` and a file of weights have it.
+
+    Returns:
+        A new network, or the given one where nothing was applied.
+
+    Raises:
+        CheckpointError: if a record is damaged, or does not fit the network.
+
+    Example:
+        >>> small, _ = LowRank(rank=2).apply(nn.Sequential(nn.Linear(8, 8)))
+        >>> again = rebuilt(nn.Sequential(nn.Linear(8, 8)), records_of(small))
+        >>> again.load_state_dict(small.state_dict())
+        <All keys matched successfully>
+    """
+    for record in records:
+        try:
+            kind, keys, plan = record["kind"], record["keys"], record["plan"]
+            given = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
+            transform = builder(kind)(**given)
+        except LimbeckError as error:
+            raise CheckpointError(f"checkpoint: the list of transforms: {error}") from None
+        except (KeyError, TypeError, AttributeError):
+            raise CheckpointError(
+                f"checkpoint: the list of transforms: found {shown(record)}, expected kind, keys and plan; write the "
+                "file again"
+            ) from None
+        model = transform.rebuild(model, plan)
+    return model
+
+
+def _module(name: str) -> ModuleType:
+    if name not in names():
+        raise InputError(f"transform: there is no transform '{name}'; {one_of(name, names())}")
+    return _load(name)
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")
