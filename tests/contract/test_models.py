@@ -17,9 +17,9 @@ from walk import over
 
 USERS = {"two_tower"}
 """Families whose inputs are numbers of users."""
-TOKENS = {"lstm_lm", "transformer"}
+TOKENS = {"lstm_lm", "seq2seq_lstm", "transformer"}
 """Families whose inputs are token ids, by the names of the forward's arguments."""
-EACH_TOKEN = {"lstm_lm"}
+EACH_TOKEN = {"lstm_lm", "seq2seq_lstm"}
 """Families that answer for every token, with the tokens that they read."""
 IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"} - USERS - TOKENS)
 STAGED = sorted(set(models.names()) - {"vit", "mixture"} - USERS - TOKENS)
@@ -65,7 +65,8 @@ def images(count=4, shape=(3, 16, 16)):
 
 def inputs_of(name, count=4, dtype=torch.float32):
     if name in TOKENS:
-        return tokens(count, 5 if name in EACH_TOKEN else WORDS)
+        given = tokens(count, 5 if name in EACH_TOKEN else WORDS)
+        return {**given, "decoder_input_ids": given["input_ids"]} if name == "seq2seq_lstm" else given
     return torch.arange(count)[:, None] if name in USERS else images(count).to(dtype)
 
 

@@ -44,6 +44,7 @@ from limbeck.models.mobilenet_v2 import mobilenet_v2
 from limbeck.models.residual_tanh import residual_tanh
 from limbeck.models.resnet import resnet
 from limbeck.models.resnet_imagenet import resnet_imagenet
+from limbeck.models.seq2seq_lstm import seq2seq_lstm
 from limbeck.models.shufflenet_v1 import shufflenet_v1
 from limbeck.models.shufflenet_v2 import shufflenet_v2
 from limbeck.models.transformer import transformer
@@ -66,6 +67,7 @@ __all__ = [
     "residual_tanh",
     "resnet",
     "resnet_imagenet",
+    "seq2seq_lstm",
     "shufflenet_v1",
     "shufflenet_v2",
     "transformer",
