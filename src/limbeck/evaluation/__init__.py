@@ -9,6 +9,7 @@ from limbeck.evaluation.exits import EarlyExit, early_exit, early_exit_curve
 from limbeck.evaluation.fidelity import Fidelity, Nearness, fidelity
 from limbeck.evaluation.figures import Figure, Figures, figures_of
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
+from limbeck.evaluation.latency import time_word
 from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
@@ -25,7 +26,7 @@ from limbeck.evaluation.robustness import Robustness, fgsm, robustness, value_ra
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
 from limbeck.evaluation.standing import Standing, constant_accuracy, standing
 from limbeck.evaluation.tail import Tail, tail_gains
-from limbeck.evaluation.typing import Keyboard, Typing, simulate_typing
+from limbeck.evaluation.typing import Keyboard, Typing, measure_typing, simulate_typing
 
 __all__ = [
     "Assessment",
@@ -80,6 +81,7 @@ __all__ = [
     "mcnemar",
     "mean_reciprocal_rank",
     "measure",
+    "measure_typing",
     "ndcg_at_k",
     "paired_difference",
     "parameters",
@@ -97,6 +99,7 @@ __all__ = [
     "t_interval",
     "tail_gains",
     "time_forward",
+    "time_word",
     "top_k_accuracy",
     "value_range",
     "wilson",

@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.arguments import checked, checked_fields
 from limbeck.batch import UNLABELLED
+from limbeck.data import SampleSet
 from limbeck.errors import DataError, InputError
+from limbeck.evaluation.metrics import answers
+from limbeck.tasks import TOKENS
 
-__all__ = ["Keyboard", "Typing", "simulate_typing"]
+__all__ = ["Keyboard", "Typing", "measure_typing", "simulate_typing"]
 
 _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 """A token that no key types, such as the end of a sentence."""
@@ -299,3 +302,52 @@ def simulate_typing(
         Yu, Kulkarni, Lee & Kim (2018), "On-Device Neural Language Model Based Word Prediction", COLING.
     """
     return Keyboard(vocabulary, offers=offers, never=never).type(logits, labels, words)
+
+
+@checked
+def measure_typing(
+    model: nn.Module,
+    samples: SampleSet,
+    *,
+    offers: int = 3,
+    never: Sequence[str] = ("N",),
+    batch_size: int | None = None,
+) -> Typing:
+    """Type a text on a keyboard whose offers are a language model's, each word in its true context.
+
+    Args:
+        model: a language model, with logits (N, L, V); it answers in eval mode, and its state is carried.
+        samples: a text of the task `tokens`, split into words.
+        offers: n, the words that are offered at a time.
+        never: words that are not offered; in the Penn Treebank, `N` stands for a number.
+        batch_size: samples in a batch; a stream has its own.
+
+    Returns:
+        The keys that it takes, with `keystroke_savings` and `word_prediction_rate`.
+
+    Raises:
+        DataError: if the samples are no text of words.
+
+    Example:
+        >>> from limbeck import data
+        >>> measure_typing(nn.Flatten(), data.digits().test)
+        Traceback (most recent call last):
+        limbeck.errors.DataError: samples: found the task classification, expected tokens of a text split into words...
+
+    Reference:
+        Yu, Kulkarni, Lee & Kim (2018), "On-Device Neural Language Model Based Word Prediction", COLING.
+    """
+    mend = "use data of kind token_stream"
+    if samples.task is not TOKENS:
+        raise DataError(
+            f"samples: found the task {samples.task.name}, expected tokens of a text split into words; {mend}"
+        )
+    kind = getattr(samples.tokenizer, "kind", "words")
+    if not samples.vocabulary or kind != "words":
+        found = f"a tokenizer of kind {kind}" if samples.vocabulary else "tokens without names"
+        raise DataError(f"samples: found {found}, expected words; {mend} with tokenizer: words")
+    keyboard = Keyboard(samples.vocabulary, offers=offers, never=never)
+    typed = Typing(offers, 0, 0, 0, 0)
+    for logits, labels in answers(model, samples, batch_size):
+        typed += keyboard.type(logits, labels)
+    return typed
