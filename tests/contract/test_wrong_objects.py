@@ -123,7 +123,8 @@ BY_NAME: dict[str, Callable[[], Any]] = {
     "parts": lambda: (lb.targets.PLAIN, lb.targets.PLAIN), "scores": lambda: lb.evaluation.score(LOGITS, LABELS),
     "batch_size": lambda: 4, "reduction": lambda: "mean", "what": lambda: "term 'x' compares", "path": lambda: "no.npz",
     "folder": lambda: "no folder", "size": lambda: (8, 8), "label": lambda: "y", "matrix": lambda: torch.rand(5, 4),
-    "moment": lambda: torch.eye(4), "rank": lambda: 2, "shares": lambda: torch.ones(5), "rows": lambda: LOGITS,
+    "moment": lambda: torch.eye(4), "owner": lambda: "0", "others": lambda: ("1",),
+    "rank": lambda: 2, "shares": lambda: torch.ones(5), "rows": lambda: LOGITS,
     "columns": lambda: 3, "energy": lambda: 0.9, "records": list, "batches": lambda: [BATCH], "changed": dict,
     "kept": dict,
 }  # fmt: skip

@@ -24,6 +24,7 @@ from limbeck.compress.factors import (
     spectrum,
 )
 from limbeck.compress.low_rank import LowRank
+from limbeck.compress.share import Share
 from limbeck.compress.statistics import Statistics, second_moment
 from limbeck.compress.transform import Log, Transform, records_of
 from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
@@ -31,6 +32,7 @@ from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
 __all__ = [
     "Log",
     "LowRank",
+    "Share",
     "Statistics",
     "Transform",
     "builder",
