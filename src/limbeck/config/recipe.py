@@ -308,6 +308,10 @@ def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Selection, Transfe
     for key in _PLACES:
         if isinstance(keys.get(key), str):
             keys[key] = str((base / path_of(keys[key], f"data.{key}")).absolute())
+    tokenizer = keys.get("tokenizer")
+    if isinstance(tokenizer, Mapping) and isinstance(tokenizer.get("folder"), str):
+        folder = (base / path_of(tokenizer["folder"], "data.tokenizer.folder")).absolute()
+        keys["tokenizer"] = {**tokenizer, "folder": str(folder)}
     selection, selected = read(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
     kind, source = of_kind(keys, data.kinds(), "data")
     changed = {key: selected[key] for key, usual in _USED.items() if getattr(selection, key) != usual}

@@ -12,13 +12,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from limbeck import schedules, targets
+from limbeck import schedules, targets, tokenizers
 from limbeck.checks import shown
 from limbeck.data import Synthesis, synthesis
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.losses import Divergence, divergences
 from limbeck.schedules import Schedule
 from limbeck.targets import Target
+from limbeck.tokenizers import TokenizerKind
 
 __all__ = ["Section", "of_kind", "parse", "read", "validate"]
 
@@ -29,6 +30,7 @@ _FAMILIES: tuple[tuple[Any, _Kinds], ...] = (
     (Divergence, divergences.kinds()),
     (Target, targets.kinds()),
     (Synthesis, synthesis.kinds()),
+    (TokenizerKind, tokenizers.kinds()),
 )
 """Types whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind.
 
@@ -211,6 +213,8 @@ def of_kind(
     Raises RecipeError with one line for a kind that is missing or unknown, or for the first wrong key.
     """
     keys = dict(value) if isinstance(value, Mapping) else {key: value}
+    if key not in keys and len(keys) == 1 and next(iter(keys)) in kinds:  # {folder: PATH}: a kind by its only key
+        keys = {key: next(iter(keys)), **keys}
     if key not in keys:
         raise RecipeError(f"{where}.{key}: is missing; one of: {', '.join(sorted(kinds))}")
     kind = keys.pop(key)

@@ -7,6 +7,7 @@ from limbeck.data.cifar import cifar10, cifar100
 from limbeck.data.columns import Column, Columns
 from limbeck.data.description import Description
 from limbeck.data.digits import digits
+from limbeck.data.glue import glue
 from limbeck.data.halves import HalfSet, half_and_half, with_dustbin
 from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
 from limbeck.data.images import image_folder
@@ -16,10 +17,12 @@ from limbeck.data.loader import Loader
 from limbeck.data.npz import npz
 from limbeck.data.randaugment import RandAugment
 from limbeck.data.selection import HeldOut, Selection
+from limbeck.data.sentences import sentences
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.data.synthesis import Marginals, Munge, Synthesis, UniformValues
 from limbeck.data.synthetic import synthetic
 from limbeck.data.tables import bundled, table
+from limbeck.data.text import TextSet
 from limbeck.data.transfer import Subset, Transfer
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "Subset",
     "Synthesis",
     "TensorSet",
+    "TextSet",
     "Transfer",
     "UniformValues",
     "bundled",
@@ -47,6 +51,7 @@ __all__ = [
     "cifar100",
     "digits",
     "fashion_mnist",
+    "glue",
     "half_and_half",
     "idx",
     "image_folder",
@@ -55,6 +60,7 @@ __all__ = [
     "mnist",
     "npz",
     "read_idx",
+    "sentences",
     "synthetic",
     "synthetic_interactions",
     "table",
@@ -78,11 +84,13 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "cifar100": cifar100,
         "digits": digits,
         "fashion_mnist": fashion_mnist,
+        "glue": glue,
         "idx": idx,
         "images": image_folder,
         "interactions": interactions,
         "mnist": mnist,
         "npz": npz,
+        "sentences": sentences,
         "synthetic": synthetic,
         "synthetic_interactions": synthetic_interactions,
         "table": table,

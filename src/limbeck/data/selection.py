@@ -57,17 +57,19 @@ class Selection:
 
     def apply(self, splits: Splits) -> Splits:
         """Return the sets with the kept classes and the first samples alone; InputError where there are fewer."""
-        train, test = splits.train, splits.test
+        train, test, validation = splits.train, splits.test, splits.validation
         if self.only_classes:
             numbers = train.class_numbers(self.only_classes)
             train, test = (part.only_classes(numbers).relabelled(numbers) for part in (train, test))
+            validation = validation and validation.only_classes(numbers).relabelled(numbers)
         if self.first is not None:
             if self.first > len(train):
                 raise InputError(f"first: found {self.first:,}, expected at most {len(train):,} training samples")
             train = train.subset(torch.arange(self.first))
         if self.pool > 1:
             train, test = (_pooled(part, self.pool) for part in (train, test))
-        return replace(splits, train=train, test=test)
+            validation = validation and _pooled(validation, self.pool)
+        return replace(splits, train=train, test=test, validation=validation)
 
     def noisy(self, samples: SampleSet) -> SampleSet:
         """Return samples with the share of wrong labels; which, and to what, depends on each sample's index alone."""

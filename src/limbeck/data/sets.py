@@ -501,6 +501,7 @@ class Splits:
         test: test samples.
         name: of the data set.
         notes: lines on what was left out when it was read, and on values that may be misread.
+        validation: samples for choices, where the data set is published with such a part; otherwise None.
 
     Example:
         >>> from limbeck import data
@@ -513,6 +514,7 @@ class Splits:
     test: SampleSet
     name: str
     notes: tuple[str, ...] = ()
+    validation: SampleSet | None = None
 
     def noting(self, notes: Iterable[str], *, warn: bool) -> "Splits":
         """Return the sets with further notes.

@@ -34,7 +34,7 @@ from limbeck.data.sets import Splits, TensorSet
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.tasks import CLASSIFICATION, REGRESSION, Task, task_named
 
-__all__ = ["bundled", "read_rows", "table"]
+__all__ = ["bundled", "classes_of", "numbers_of", "read_rows", "table"]
 
 _MOST_CATEGORIES = 200
 _MOST_FRACTIONS = 50  # classes that are numbers with fractions: ratings in halves are fewer, measurements are more
@@ -152,9 +152,9 @@ def table(
         raise DataError(f"{path}: found no column except the label; expected at least one")
     cells = [row[header.index(label)] for row in rows]
     if kind.has_classes:
-        labels, classes = _classes(path, label, cells, kind, notes)
+        labels, classes = classes_of(path, label, cells, kind, notes)
     else:
-        labels, classes = _numbers(path, label, cells)
+        labels, classes = numbers_of(path, label, cells)
     try:
         splits = _split(path, columns, labels, classes, kind, test_share, seed, impute=missing == "impute")
         splits = splits.noting((f"{path}: {note}" for note in doubts), warn=True)
@@ -320,7 +320,8 @@ def _parsed(cells: Sequence[str]) -> Tensor | None:
     return None if bool(numbers.isnan().all()) else numbers
 
 
-def _numbers(path: str, label: str, cells: Sequence[str]) -> tuple[Tensor, list[str]]:
+def numbers_of(path: str, label: str, cells: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """Return cells as the numbers of a regression, NaN where they are empty, and the label's name; DataError else."""
     numbers = _parsed(cells)
     if numbers is None:
         wrong = next((cell for cell in cells if not is_missing(cell) and not is_number(cell)), "nothing")
@@ -329,7 +330,8 @@ def _numbers(path: str, label: str, cells: Sequence[str]) -> tuple[Tensor, list[
     return numbers, [label]
 
 
-def _classes(path: str, label: str, cells: Sequence[str], task: Task, notes: list[str]) -> tuple[Tensor, list[str]]:
+def classes_of(path: str, label: str, cells: Sequence[str], task: Task, notes: list[str]) -> tuple[Tensor, list[str]]:
+    """Return cells as classes in sorted order, `UNLABELLED` where they are empty, and their names; DataError else."""
     where = f"{path}: label '{label}'"
     texts = [None if is_blank(cell) else cell.strip() for cell in cells]
     found = sorted({text for text in texts if text is not None})

@@ -11,7 +11,7 @@ from torch import nn
 from limbeck import schemes
 from limbeck.batch import UNLABELLED
 from limbeck.config import ModelSpec, Recipe
-from limbeck.data import Loader, SampleSet, Splits
+from limbeck.data import HeldOut, Loader, SampleSet, Splits
 from limbeck.data.names import ambiguous
 from limbeck.distiller import Distiller, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, lacks_memory
@@ -98,7 +98,9 @@ def prepare(recipe: Recipe, *, refit: bool = False, splits: Splits | None = None
     """
     splits = recipe.load_data() if splits is None else splits
     train, held_out = splits.train, None
-    if not refit:
+    if splits.validation is not None:
+        held_out = _published(recipe, splits.validation)
+    elif not refit:
         try:
             train, held_out = recipe.validation.split(splits.train)
         except InputError as error:
@@ -130,6 +132,17 @@ def prepare(recipe: Recipe, *, refit: bool = False, splits: Splits | None = None
             raise DataError(f"teacher.data.{error}") from None
     parts = Parts(train, held_out, transfer, alone, splits.test, whole=splits, teacher_part=taught_on)
     return parts if recipe.classes is None else _restricted(parts, recipe.classes, labels=recipe.transfer.labels)
+
+
+def _published(recipe: Recipe, validation: SampleSet) -> SampleSet:
+    """Return the part of the data for choices; RecipeError if the recipe asks for another one as well."""
+    for key, found, usual in (("validation", recipe.validation, HeldOut(0.1)), ("refit", recipe.refit, False)):
+        if found != usual:
+            raise RecipeError(
+                f"{key}: found beside data with a validation part of its own ({len(validation):,} samples); leave out"
+                " one of them"
+            )
+    return validation
 
 
 def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
