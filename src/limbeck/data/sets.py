@@ -33,6 +33,7 @@ from limbeck.errors import warn as warn_of
 from limbeck.randomness import derive_seed, permutation
 from limbeck.targets import label_positions
 from limbeck.tasks import CLASSIFICATION, TOKENS, UNLABELLED, Need, Task
+from limbeck.tokenizers import Tokenizer
 
 __all__ = ["SampleSet", "Splits", "TensorSet"]
 
@@ -94,7 +95,7 @@ class SampleSet(ABC):
     pooling: Pooling | None = None
     vocabulary: tuple[str, ...] = ()
     max_length: int = 0
-    tokenizer: Any = None
+    tokenizer: Tokenizer | None = None
 
     def __len__(self) -> int:
         return len(self.index)

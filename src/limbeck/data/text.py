@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,14 +13,14 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data.augment import Augment
-from limbeck.data.content import checked_labels, raw_bytes
+from limbeck.data.content import Inputs, checked_labels, raw_bytes
 from limbeck.data.sets import SampleSet
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import permutation
 from limbeck.tasks import CLASSIFICATION, Task
 from limbeck.tokenizers import Tokenizer
 
-__all__ = ["Ragged", "TextSet", "bucketed", "refuse_views"]
+__all__ = ["Ragged", "TextSet", "bucketed", "refuse_views", "rounded_width"]
 
 _MULTIPLE = 8
 
@@ -123,8 +123,6 @@ class TextSet(SampleSet):
     `SampleSet`; create one with `TextSet.of`.
 
     Attributes:
-        tokenizer: by which text became tokens.
-        max_length: the most tokens that a sample has.
         rows: the token ids of the root set.
         types: the token types of the root set, of pairs; otherwise None.
         bucket: how many batches are sorted by length together, so that a batch has little padding; 0 for none.
@@ -138,8 +136,6 @@ class TextSet(SampleSet):
                 [4, 3, 3, 3]])
     """
 
-    tokenizer: Tokenizer | None = None
-    max_length: int = 0
     rows: Ragged
     types: Ragged | None = None
     bucket: int = 0
@@ -222,7 +218,7 @@ class TextSet(SampleSet):
             return order
         return bucketed(order, self.lengths.cpu(), seed, epoch, batch_size, self.bucket)
 
-    def gather(self, positions: Tensor) -> Any:
+    def gather(self, positions: Tensor) -> Inputs:
         """Return the tokens at `positions` within this set, padded: a mapping of (N, L) int64."""
         rows = self.index.index_select(0, positions)
         longest = int(self.rows.lengths[rows].max()) if len(rows) else 1
@@ -234,7 +230,7 @@ class TextSet(SampleSet):
         return inputs
 
     def assemble(
-        self, gathered: Any, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
+        self, gathered: Inputs, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
     ) -> Batch:
         """Return the batch of samples that `gather` gave; DataError if random views are asked for."""
         refuse_views(self.name, augment)
