@@ -23,6 +23,7 @@ from limbeck.compress.factors import (
     rank_of_energy,
     spectrum,
 )
+from limbeck.compress.fold import Fold
 from limbeck.compress.low_rank import LowRank
 from limbeck.compress.share import Share
 from limbeck.compress.statistics import Statistics, second_moment
@@ -30,6 +31,7 @@ from limbeck.compress.transform import Log, Transform, records_of
 from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
 
 __all__ = [
+    "Fold",
     "Log",
     "LowRank",
     "Share",
