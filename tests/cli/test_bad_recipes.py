@@ -91,7 +91,9 @@ TYPES = [
     recipe_case(
         "list-for-schedule", {"method.temperature": {"kind": [1]}}, "method.temperature.kind: found [1]", "one of"
     ),
-    recipe_case("other-choice", {"training.optimizer": "adam"}, "training.optimizer: found 'adam'", "'sgd' or 'adamw'"),
+    recipe_case(
+        "other-choice", {"training.optimizer": "lion"}, "training.optimizer: found 'lion'", "'adam' or 'adamw'"
+    ),
     recipe_case("missing-data", {"data": GONE}, "data: is missing", "add it"),
     recipe_case("missing-model", {"student.model": GONE}, "student.model: is missing", "add it"),
     recipe_case("neither-kind-nor-factory", {"student.model": {}}, "student.model: expected either kind", "or factory"),

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from limbeck import methods
+from limbeck.data import TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.objective import Objective, Term
 from limbeck.training import Training, WeightAverage, constrain_norms, fit
-from limbeck.training.optimizers import learning_rate, make_optimizer
+from limbeck.training.optimizers import learning_rate, make_optimizer, set_rate
 from small_training import HELD_OUT, SAMPLES, distiller_of, network, plain_loop, settings_of, train, weights
 from walk import over
 
@@ -42,7 +43,14 @@ from walk import over
         ("clip", 0.0),
         ("max_norm", math.inf),
         ("averaging", 1.5),
-        ("optimizer", "adam"),
+        ("optimizer", "adagrad"),
+        ("betas", (0.9, 1.0)),
+        ("betas", (-0.1, 0.9)),
+        ("betas", (0.9,)),
+        ("eps", 0.0),
+        ("no_decay", ("biases",)),
+        ("rates", {"0.*": 0.0}),
+        ("warmup_share", 1.0),
         ("schedule", "cosinus"),
         ("precision", "fp64"),
         ("keep", "beste"),
@@ -59,7 +67,9 @@ def test_a_setting_outside_its_range_is_refused_by_name(key, value):
     ("given", "says"),
     [
         ({"schedule": "cosinus"}, "did you mean 'cosine'?"),
-        ({"optimizer": "adam"}, "did you mean 'adamw'?"),
+        ({"optimizer": "adamv"}, "did you mean 'adam'?"),
+        ({"no_decay": ("biases",)}, "did you mean 'bias'?"),
+        ({"warmup": 1.0, "warmup_share": 0.1}, "warmup_share: found together with warmup"),
         ({"momentum": 0.0, "nesterov": True}, "set momentum"),
         ({"schedule": "step"}, "milestones: found none"),
         ({"schedule": "step", "milestones": (20.0, 10.0)}, "expected rising epochs above 0"),
@@ -135,12 +145,25 @@ def rises(steps):
             (2 * STEPS,),
         ),
         (
+            {"schedule": "linear"},
+            [lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=1, end_factor=0, total_iters=4 * STEPS)],
+            (),
+        ),
+        (
+            {"schedule": "linear", "warmup_share": 0.25},
+            [
+                rises(STEPS),
+                lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=1, end_factor=0, total_iters=3 * STEPS),
+            ],
+            (STEPS,),
+        ),
+        (
             {"schedule": "cosine", "warmup": 1.0},
             [rises(STEPS), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=3 * STEPS)],
             (STEPS,),
         ),
     ],
-    ids=["constant", "cosine", "step", "warmup", "warmup and cosine"],
+    ids=["constant", "cosine", "step", "warmup", "linear", "warmup as a share and linear", "warmup and cosine"],
 )
 def test_learning_rates_are_those_of_torchs_schedulers(given, schedulers, milestones):
     rate = learning_rate(Training(epochs=4, learning_rate=0.3, **given), STEPS)
@@ -174,19 +197,105 @@ def test_every_step_of_training_has_its_learning_rate():
     assert [line["learning_rate"] for line in result.history] == [rate(3), rate(7), rate(11)]
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_optimizer_has_its_settings_and_only_what_is_trained(kind):
     student = network()
     student[0].weight.requires_grad_(False)
-    given = Training(optimizer=kind, learning_rate=0.2, weight_decay=0.01, momentum=0.8, nesterov=True)
+    beside = {"momentum": 0.8, "nesterov": True, "betas": (0.7, 0.95), "eps": 1e-4}
+    given = Training(optimizer=kind, learning_rate=0.2, weight_decay=0.01, **beside)
     built = make_optimizer(student, given)
     (group,) = built.param_groups
-    assert isinstance(built, torch.optim.AdamW if kind == "adamw" else torch.optim.SGD)
+    assert type(built) is KINDS[kind]
     assert (group["lr"], group["weight_decay"]) == (0.2, 0.01)
-    if kind == "sgd":
-        assert (group["momentum"], group["nesterov"]) == (0.8, True)
+    own = ("momentum", "nesterov") if kind == "sgd" else ("betas", "eps")
+    assert {key: group[key] for key in own} == {key: beside[key] for key in own}
     assert {id(p) for p in group["params"]} == {id(p) for p in student.parameters() if p.requires_grad}
     assert len(group["params"]) == 3
+
+
+class Mixed(nn.Module):
+    """Layers of each sort that weight decay may leave out."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.layers = nn.ModuleList([nn.LSTM(4, 4), nn.LSTM(4, 4)])
+        self.norm = nn.LayerNorm(4)
+        self.batch = nn.BatchNorm1d(4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.head = nn.Linear(4, 3)
+
+
+def groups_of(built, model):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [({names[id(each)] for each in group["params"]}, group) for group in built.param_groups]
+
+
+def test_biases_and_normalisation_may_go_without_weight_decay():
+    model = Mixed()
+    names = {name for name, _ in model.named_parameters()}
+    biases = {name for name in names if "bias" in name}
+    norms = {name for name in names if name.startswith(("norm", "batch"))}
+    for no_decay, exempt in ((("bias",), biases), (("norm",), norms), (("bias", "norm"), biases | norms)):
+        (decayed, first), (others, second) = groups_of(
+            make_optimizer(model, Training(weight_decay=0.1, no_decay=no_decay)), model
+        )
+        assert (first["weight_decay"], second["weight_decay"]) == (0.1, 0.0)
+        assert others == exempt
+        assert decayed == names - exempt
+    assert len(biases) == 9
+
+
+def test_rates_of_paths_are_factors_of_every_steps_learning_rate():
+    model = Mixed()
+    given = Training(rates={"layers.0.*": 0.5, "layers.*": 0.25, "embedding.weight": 2.0}, no_decay=("bias",))
+    built = make_optimizer(Distiller(model, None, methods.hard()), given)
+    set_rate(built, 0.8)
+    rates = {name: group["lr"] for names, group in groups_of(built, model) for name in names}
+    assert len(built.param_groups) == 7
+    for name, rate in rates.items():
+        first = name.partition(".")[0]
+        factor = {"layers": 0.5 if name.startswith("layers.0") else 0.25, "embedding": 2.0}.get(first, 1.0)
+        assert rate == 0.8 * factor
+    with pytest.raises(InputError, match=r"rates: no parameter of the student matches 'layer.0.\*'"):
+        make_optimizer(model, Training(rates={"layer.0.*": 0.5}))
+
+
+def test_a_factor_moves_its_parameters_by_as_much_in_training():
+    def moved(**changes):
+        student = network()
+        start = student[3].bias.detach().clone()
+        fit(
+            Distiller(student, None, methods.hard()),
+            SAMPLES,
+            training=settings_of(epochs=1, batch_size=50, momentum=0.0, **changes),
+        )
+        return student[3].bias.detach() - start
+
+    torch.testing.assert_close(moved(rates={"3.bias": 0.25}), 0.25 * moved())
+
+
+class Columns(TensorSet):
+    """A set of sequences of up to `length` columns."""
+
+    length = 6
+
+
+def test_the_rate_of_a_step_is_scaled_by_the_length_of_its_sequences():
+    def moved(samples, **changes):
+        student = network()
+        start = student[3].bias.detach().clone()
+        settings = settings_of(epochs=1, batch_size=50, momentum=0.0, **changes)
+        fit(Distiller(student, None, methods.hard()), samples, training=settings)
+        return student[3].bias.detach() - start
+
+    short = Columns.of(SAMPLES.inputs, SAMPLES.labels, classes=4)  # of 3 columns
+    torch.testing.assert_close(moved(short, rate_by_length=True), 0.5 * moved(short))
+    with pytest.raises(InputError, match="rate_by_length: found a set without sequences"):
+        moved(SAMPLES, rate_by_length=True)
 
 
 def test_a_student_that_cannot_learn_is_refused():

@@ -147,7 +147,16 @@ def _annotation(hint: Any) -> Any:
         return Any
     if _member(hint) is not None:
         return list[Any]
-    return _model(hint, frozenset()) if inspect.isclass(hint) and is_dataclass(hint) else hint
+    keys = _with_keys(hint)
+    if keys is None:
+        return hint
+    rest = tuple(each for each in get_args(hint) if each is not keys)
+    return Union[(_model(keys, frozenset()), *rest)]
+
+
+def _with_keys(hint: Any) -> Any:
+    """Return the dataclass that a parameter of a type is, or may be, a value of; None where there is none."""
+    return next((each for each in (hint, *get_args(hint)) if inspect.isclass(each) and is_dataclass(each)), None)
 
 
 def _family(hint: Any) -> _Kinds | None:
@@ -225,8 +234,8 @@ def of_kind(
 
 
 def _built(value: Any, hint: Any, where: str) -> Any:
-    if is_dataclass(hint) and isinstance(value, Mapping) and _family(hint) is None:
-        return Section(hint, value, where).build()  # type: ignore[arg-type]
+    if (keys := _with_keys(hint)) is not None and isinstance(value, Mapping) and _family(hint) is None:
+        return Section(keys, value, where).build()
     if (member := _member(hint)) is not None:
         return tuple(_built(each, member, f"{where}[{i}]") for i, each in enumerate(value))
     kinds = _family(hint)
@@ -241,6 +250,8 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
     place, within = where, model
     for key in first["loc"]:
         if isinstance(key, str) and key in ("float", "int", "str", "bool", "constrained-str") and place != where:
+            continue
+        if key == within.__name__ and place != where:  # of several types, the one with keys
             continue
         if first["type"] == "extra_forbidden" and key == first["loc"][-1]:
             return f"{_join(place, key)}: there is no such key; {one_of(str(key), within.model_fields)}"
@@ -258,7 +269,7 @@ def _expected(error: ValidationError) -> str:
     first, *others = error.errors()
     within = first["loc"][:-1]  # less the type, where several are allowed
     same = [each for each in others if len(each["loc"]) == len(first["loc"]) and each["loc"][:-1] == within]
-    alternatives = first["loc"][-1:] in (("int",), ("str",), ("float",), ("bool",))
+    alternatives = first["loc"][-1:] in (("int",), ("str",), ("float",), ("bool",)) or first["type"] == "model_type"
     said = [each["msg"].replace("Input should be ", "").removeprefix("Value error, ") for each in (first, *same)]
     return " or ".join(_IN_YAML.get(each, each) for each in (said if alternatives else said[:1]))
 

@@ -293,7 +293,7 @@ def _measured(
         if timed:
             seconds = (time.perf_counter() - began) / timed
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    states = 2 if training.optimizer == "adamw" else 1
+    states = 1 if training.optimizer == "sgd" else 2
     return (
         RehearsedModel(
             role=role,

@@ -94,6 +94,11 @@ class MeanTeacherDistiller(Distiller):
         """Take the moving average for the teacher's weights."""
         if average is None:
             raise InputError("averaging: found None, but the mean teacher needs a moving average; set a decay")
+        if not average.state:
+            raise InputError(
+                "averaging: found a mean that begins later, but the mean teacher needs a moving average"
+                " from the first step; set a decay"
+            )
         self.average_teacher.average = average
 
 

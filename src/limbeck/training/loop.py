@@ -26,6 +26,7 @@ from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.teacher import Teacher, teacher_weights
+from limbeck.training.averaging import average_of
 from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import (
     check_alone,
@@ -44,16 +45,17 @@ from limbeck.training.identity import identity_of
 from limbeck.training.loss_sums import LossSums
 from limbeck.training.memory import enough_memory
 from limbeck.training.optimizers import (
-    WeightAverage,
     check_complete,
     constrain_norms,
     constrained_weights,
     learning_rate,
     make_dense,
     make_optimizer,
+    set_rate,
+    share_of_length,
 )
 from limbeck.training.progress import Observer, Pace, ignore
-from limbeck.training.settings import Training
+from limbeck.training.settings import Averaging, Training
 from limbeck.training.state import Result, Run, held
 from limbeck.training.weights import check_savable
 
@@ -249,6 +251,11 @@ def steps(
     training = _in_lanes(train_set, training) if isinstance(train_set, SampleSet) else training
     if not torch.is_grad_enabled():
         raise InputError("fit: found gradients switched off; call it outside torch.no_grad and torch.inference_mode")
+    if isinstance(training.averaging, Averaging) and validation is None:
+        raise InputError(
+            "averaging: mean begins when validation stops to improve, and there is no validation set; hold a part out,"
+            " or leave it out"
+        )
     check_alone()
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
@@ -285,7 +292,7 @@ def steps(
         keep_own_buffers(distiller)
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
         optimizer = stepper(accelerator, prepared, raw_optimizer)
-        average = None if training.averaging is None else WeightAverage(distiller.student, training.averaging)
+        average = average_of(distiller.student, training)
         distiller.follow(average)
         run = Run(folder, distiller, raw_optimizer, average, loss_sums, accelerator)
         run.resume(known, at)
@@ -304,8 +311,8 @@ def steps(
                 for part in range(parts)
             ]
             for drawn in zip(*shares, strict=True):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate(run.step)
+                share = share_of_length(train_set, drawn[0]) if training.rate_by_length else 1.0
+                set_rate(raw_optimizer, rate(run.step) * share)
                 micros = [placed(micro, accelerator.device, training.memory_format) for micro in drawn]
                 counts = global_counts(accelerator, distiller.objective, micros)
                 for part, micro in enumerate(micros):

@@ -1,35 +1,44 @@
-"""Optimizers, learning-rate schedules, the max-norm constraint and weight averaging."""
+"""Optimizers, learning-rate schedules and the max-norm constraint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from limbeck import schedules
 from limbeck.arguments import checked
-from limbeck.errors import ModelError
-from limbeck.networks import fill, tensors_of
+from limbeck.batch import Batch
+from limbeck.errors import InputError, ModelError, one_of
+from limbeck.networks import canonical_path
 from limbeck.training.settings import Training
 
 __all__ = [
-    "WeightAverage",
     "check_complete",
     "constrain_norms",
     "constrained_weights",
     "learning_rate",
     "make_dense",
     "make_optimizer",
+    "set_rate",
+    "share_of_length",
 ]
+
+_FACTOR = "factor"
+"""The key of a group of parameters whose learning rate is multiplied."""
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     """Build the optimizer of a model's parameters.
 
-    Weight decay applies to all of them, except those that a module names in its attribute `without_decay`, names of
-    parameters of its own.  Raises ModelError when there is none to train.
+    Weight decay applies to all of them, except those of `settings.no_decay` and those that a module names in its
+    attribute `without_decay`, names of parameters of its own.  Raises ModelError when there is none to train, and
+    InputError when a path of `settings.rates` matches none.
     """
     parameters = list(model.parameters())
     if not parameters:
@@ -41,13 +50,16 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
             "give the student its own modules"
         )
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trainable)
-    exempt = {id(getattr(module, name)) for module in model.modules() for name in getattr(module, "without_decay", ())}
-    decayed = [each for each in trainable if id(each) not in exempt]
-    others = [each for each in trainable if id(each) in exempt]
-    groups: Any = [{"params": decayed}, {"params": others, "weight_decay": 0.0}] if others else decayed
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused or None
+    groups: Any = _groups(model, trainable, settings)
+    if settings.optimizer in ("adam", "adamw"):
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        return kind(
+            groups,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=fused or None,
         )
     optimizer = torch.optim.SGD(
         groups,
@@ -61,6 +73,73 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
         for parameter in trainable:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _groups(model: nn.Module, trainable: Sequence[nn.Parameter], settings: Training) -> list[dict[str, Any]]:
+    """Return the groups of parameters that differ in weight decay or in the factor of their learning rate."""
+    exempt, factors = _without_decay(model, settings.no_decay), _factors(model, settings.rates or {})
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for parameter in trainable:
+        kind = (id(parameter) in exempt, factors.get(id(parameter), 1.0))
+        group = groups.setdefault(kind, {"params": []})
+        group["params"].append(parameter)
+        if kind[0]:
+            group["weight_decay"] = 0.0
+        if kind[1] != 1.0:
+            group[_FACTOR] = kind[1]
+    return [groups[kind] for kind in sorted(groups)]
+
+
+def _without_decay(model: nn.Module, no_decay: Sequence[str]) -> set[int]:
+    """Return the parameters, by identity, that weight decay leaves alone."""
+    exempt = {id(getattr(module, name)) for module in model.modules() for name in getattr(module, "without_decay", ())}
+    for module in model.modules():
+        norm = "norm" in no_decay and (isinstance(module, _NORMS) or type(module).__name__.endswith("Norm"))
+        for name, parameter in module.named_parameters(recurse=False):
+            if norm or ("bias" in no_decay and _is_bias(name)):
+                exempt.add(id(parameter))
+    return exempt
+
+
+def _is_bias(name: str) -> bool:
+    return name.startswith("bias") or name.endswith("bias")  # of recurrent layers, bias_hh_l0
+
+
+def _factors(model: nn.Module, rates: Mapping[str, float]) -> dict[int, float]:
+    """Return the factor of each parameter's learning rate, by identity, where a path matches."""
+    named = {
+        canonical_path(name).removeprefix("student."): parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    factors: dict[int, float] = {}
+    for pattern, factor in rates.items():
+        found = [parameter for name, parameter in named.items() if fnmatchcase(name, pattern)]
+        if not found:
+            raise InputError(f"rates: no parameter of the student matches '{pattern}'; {one_of(pattern, named)}")
+        for parameter in found:
+            factors.setdefault(id(parameter), factor)
+    return factors
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of a step: of each group times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(_FACTOR, 1.0)
+
+
+def share_of_length(samples: object, batch: Batch) -> float:
+    """Return how long a batch's sequences are, as a share of the `length` of its set.
+
+    Raises InputError where the set has no length.
+    """
+    length = getattr(samples, "length", None)
+    if not length:
+        raise InputError(
+            "rate_by_length: found a set without sequences of a `length`; leave it out, or use data of kind"
+            " token_stream"
+        )
+    inputs = batch.inputs["input_ids"] if isinstance(batch.inputs, Mapping) else batch.inputs
+    return float(inputs.shape[1] / length)
 
 
 def make_dense(optimizer: torch.optim.Optimizer) -> None:
@@ -85,10 +164,11 @@ def check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def learning_rate(settings: Training, steps_per_epoch: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the optimizer step."""
     total = settings.epochs * steps_per_epoch
-    rising = round(settings.warmup * steps_per_epoch)
+    rising = round(settings.warmup * steps_per_epoch) or round(settings.warmup_share * total)
     factor: schedules.Schedule = 1.0
-    if settings.schedule == "cosine":
-        fall = schedules.cosine(1.0, 0.0, steps=max(1, total - rising))
+    if settings.schedule in ("cosine", "linear"):
+        kind = schedules.cosine if settings.schedule == "cosine" else schedules.linear
+        fall = kind(1.0, 0.0, steps=max(1, total - rising))
         factor = lambda step: fall(max(0, step - rising))  # noqa: E731
     elif settings.schedule == "step":
         values = [settings.decay**i for i in range(len(settings.milestones) + 1)]
@@ -157,41 +237,3 @@ def constrained_weights(model: nn.Module) -> list[tuple[nn.Parameter, int]]:
             if weights.requires_grad and weights.ndim >= 2 and found.setdefault(weights, groups) != groups:
                 raise ModelError(f"max_norm: the weight of '{path}' is another layer's too, with other units; untie it")
     return list(found.items())
-
-
-class WeightAverage:
-    """An exponential moving average of a model's floating-point state; other buffers are copied.
-
-    The average starts at the weights; after n updates the decay is at most (1 + n)/(10 + n).
-
-    Args:
-        model: the network to average.
-        decay: in [0, 1).
-
-    Example:
-        >>> from torch import nn
-        >>> average = WeightAverage(nn.Linear(3, 4), 0.99)
-    """
-
-    @checked
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.state = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's current weights."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, tensor in tensors_of(model).items():
-            if tensor.is_floating_point() or tensor.is_complex():
-                self.state[name].lerp_(tensor.detach(), 1.0 - decay)
-            else:
-                self.state[name].copy_(tensor)
-
-    def swap(self, model: nn.Module) -> dict[str, Tensor]:
-        """Put the average into the model and return the model's own weights, to be put back."""
-        own = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
-        fill(model, self.state)
-        return own

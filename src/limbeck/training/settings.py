@@ -10,16 +10,59 @@ from limbeck.arguments import checked_fields
 from limbeck.data import Augment
 from limbeck.errors import InputError, one_of
 
-__all__ = ["Training"]
+__all__ = ["Averaging", "Mean", "Training"]
 
 _MOST_WORKERS, _MOST_GROWTH = 1024, 300
+_NO_DECAY = ("bias", "norm")
 _CHOICES = {
-    "optimizer": ("sgd", "adamw"),
-    "schedule": ("constant", "cosine", "step", "one_cycle"),
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("constant", "linear", "cosine", "step", "one_cycle"),
     "precision": ("fp32", "bf16", "fp16"),
     "memory_format": ("contiguous", "channels_last"),
     "keep": ("last", "best"),
 }
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Mean:
+    """The uniform mean of the weights, from when validation stops to improve.
+
+    Attributes:
+        patience: n; the mean begins after the first epoch whose validation loss exceeds the least of all epochs but
+            the last n before it.
+
+    Raises:
+        InputError: if n is below 1.
+
+    Example:
+        >>> Mean().patience
+        5
+
+    Reference:
+        Merity et al. (2017), "Regularizing and Optimizing LSTM Language Models", arXiv:1708.02182.
+    """
+
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        checks.at_least("patience", self.patience, 1)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Averaging:
+    """An average of the weights other than the exponential one.
+
+    Attributes:
+        mean: the uniform mean.
+
+    Example:
+        >>> Training(optimizer="sgd", momentum=0.0, averaging=Averaging(Mean(patience=3))).averaging
+        Averaging(mean=Mean(patience=3))
+    """
+
+    mean: Mean = field(default_factory=Mean)
 
 
 @checked_fields
@@ -32,14 +75,23 @@ class Training:
         batch_size: samples in an optimizer step, over all processes and accumulation together.
         accumulate: the number of parts in which each process computes its share of a step, to save memory; the result
             is the same.
-        optimizer: "sgd" (with momentum and nesterov) or "adamw".
+        optimizer: "sgd" (with momentum and nesterov), "adamw" or "adam", whose weight decay is a part of the gradient.
         learning_rate: at the peak of the schedule.
         momentum: of sgd, in [0, 1).
         nesterov: Nesterov momentum of sgd.
+        betas: of adam and adamw, two numbers in [0, 1).
+        eps: of adam and adamw, above 0.
         weight_decay: as in torch.optim; 0 or above.
-        schedule: of the learning rate: "constant", "cosine" to 0, "step" (times `decay` at each of `milestones`) or
-            "one_cycle".
+        no_decay: what has no weight decay: "bias", every parameter whose name ends so, and "norm", the parameters of
+            normalisation layers.
+        rates: {path: factor} of the learning rate of the student's parameters whose path matches; `*` stands for
+            anything, and the first that matches counts.  Other parameters have factor 1.
+        schedule: of the learning rate: "constant", "linear" to 0, "cosine" to 0, "step" (times `decay` at each of
+            `milestones`) or "one_cycle".
         warmup: epochs of linear rise before it.
+        warmup_share: the same as a share of all steps, in [0, 1).
+        rate_by_length: multiply the rate of each step by its columns over the set's `length`, for streams whose chunks
+            vary in length.
         milestones: in epochs, rising.
         decay: factor at each milestone.
         clip: largest norm of the whole gradient; None for none.
@@ -47,8 +99,9 @@ class Training:
         precision: "fp32", or autocast to "bf16" or "fp16"; losses are computed in float32.
         memory_format: of images and convolutions: "contiguous", or "channels_last", which can be faster and rounds sums
             in another order.  The student is returned as contiguous.
-        averaging: decay of an exponential moving average of the weights, which is then evaluated and kept; None for
-            none.
+        averaging: decay of an exponential moving average of the weights, which is then evaluated and kept; or
+            `Averaging()`, in a recipe `{mean: {patience: 5}}`, for the uniform mean from when validation stops to
+            improve; None for none.
         patience: stop after this many epochs without a better validation; None for never.
         keep: the "last" weights or the "best" ones.  Fewer errors are better; of equally many, the smaller loss.
             Without a validation set every epoch is better.
@@ -65,26 +118,32 @@ class Training:
 
     Reference:
         Hinton et al. (2012), "Improving neural networks by preventing co-adaptation of feature detectors",
-        arXiv:1207.0580, for `max_norm`.
+        arXiv:1207.0580, for `max_norm`; Merity et al. (2017), arXiv:1708.02182, for the mean and `rate_by_length`.
     """
 
     epochs: int = 30
     batch_size: int = 128
     accumulate: int = 1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "step", "one_cycle"] = "cosine"
+    no_decay: tuple[Literal["bias", "norm"], ...] = ()
+    rates: dict[str, float] | None = None
+    schedule: Literal["constant", "linear", "cosine", "step", "one_cycle"] = "cosine"
     warmup: float = 0.0
+    warmup_share: float = 0.0
+    rate_by_length: bool = False
     milestones: tuple[float, ...] = ()
     decay: float = 0.1
     clip: float | None = None
     max_norm: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    averaging: float | None = None
+    averaging: float | Averaging | None = None
     patience: int | None = None
     keep: Literal["last", "best"] = "last"
     augment: Augment = field(default_factory=Augment)
@@ -114,20 +173,31 @@ class Training:
             raise InputError(f"accumulate: found {self.accumulate} parts of {self.batch_size} samples; expected fewer")
         if self.patience is not None:
             checks.at_least("patience", self.patience, 1)
-        for key in ("learning_rate", "decay"):
+        for key in ("learning_rate", "decay", "eps"):
             checks.positive(key, getattr(self, key))
-        for key in ("momentum", "weight_decay", "warmup", "checkpoint_seconds"):
+        for key in ("momentum", "weight_decay", "warmup", "warmup_share", "checkpoint_seconds"):
             checks.non_negative(key, getattr(self, key))
+        checks.non_negative("betas", min(self.betas))
+        for name in self.no_decay:
+            if name not in _NO_DECAY:
+                raise InputError(f"no_decay: found {name!r}; {one_of(name, _NO_DECAY)}")
+        for path, factor in (self.rates or {}).items():
+            checks.positive(f"rates: {path}", factor)
         for key in ("clip", "max_norm"):
             if getattr(self, key) is not None:
                 checks.positive(key, getattr(self, key))
-        if self.averaging is not None:
+        if isinstance(self.averaging, float | int):
             checks.unit_interval("averaging", self.averaging)
         for key, allowed in _CHOICES.items():
             if getattr(self, key) not in allowed:
                 raise InputError(f"{key}: found {getattr(self, key)!r}; {one_of(getattr(self, key), allowed)}")
-        if self.momentum >= 1:
-            raise InputError(f"momentum: found {self.momentum!r}, expected a number in [0, 1)")
+        for key, share in (
+            ("momentum", self.momentum),
+            ("betas", max(self.betas)),
+            ("warmup_share", self.warmup_share),
+        ):
+            if share >= 1:
+                raise InputError(f"{key}: found {share!r}, expected a number in [0, 1)")
         if self.nesterov and not self.momentum:
             raise InputError("nesterov: needs a momentum above 0; set momentum")
         if self.milestones and self.schedule != "step":
@@ -140,6 +210,8 @@ class Training:
             raise InputError(
                 f"decay: found {self.decay!r} for {len(self.milestones)} milestones, expected a smaller decay"
             )
+        if self.warmup and self.warmup_share:
+            raise InputError("warmup_share: found together with warmup; give one of them")
         if self.warmup >= self.epochs:
             raise InputError(
                 f"warmup: found {self.warmup} of {self.epochs} epochs, expected fewer warmup epochs than epochs"

@@ -18,10 +18,10 @@ from limbeck.networks import fill, tensors_of
 from limbeck.ranks import first_does, held_by_first, same_in_all
 from limbeck.records import as_json
 from limbeck.training import checkpoints
+from limbeck.training.averaging import MeanOfWeights, WeightAverage
 from limbeck.training.engine import Signals
 from limbeck.training.identity import require_same, short
 from limbeck.training.loss_sums import LossSums
-from limbeck.training.optimizers import WeightAverage
 from limbeck.training.weights import RESULT, load_result, save_result
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Run:
         folder: str | Path | None,
         distiller: Distiller,
         optimizer: torch.optim.Optimizer,
-        average: WeightAverage | None,
+        average: WeightAverage | MeanOfWeights | None,
         loss_sums: LossSums,
         accelerator: "Accelerator",
     ) -> None:
@@ -123,6 +123,11 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The metrics of the last validation."""
         return dict(self.history[-1]["validation"]) if self.history else {}
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss on labels of every validation, in nats."""
+        return [entry["validation"]["nll"] for entry in self.history if entry["validation"]]
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +232,7 @@ class Run:
             device = self.accelerator.device
             self.average.state = {name: value.to(device) for name, value in _under(tensors, "average.").items()}
             self.average.updates = state["average_updates"]
+            self.average.observe(self.losses)
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         sums = state["sums"] if isinstance(state["sums"], list) else [state["sums"]]
@@ -246,7 +252,7 @@ class Run:
     @contextmanager
     def kept_weights(self) -> Iterator[None]:
         """Put the averaged weights into the student for the scope, where there are any."""
-        if self.average is None:
+        if self.average is None or not self.average.begun:
             yield
             return
         own = self.average.swap(self.distiller.student)
@@ -279,6 +285,8 @@ class Run:
                     self.best = {name: tensor.detach().clone() for name, tensor in own.items()}
         else:
             self.stale += 1
+        if self.average is not None:
+            self.average.observe(self.losses)
         if self.folder is not None:
             path = self.folder / "metrics.jsonl"
 
@@ -294,7 +302,7 @@ class Run:
         if not self.finished:
             if keep_best:
                 fill(student, self.best)
-            elif self.average is not None:
+            elif self.average is not None and self.average.begun:
                 self.average.swap(student)
             same_in_all(student)
         epoch = self.best_epoch if keep_best else self.epoch
