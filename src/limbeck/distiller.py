@@ -173,6 +173,11 @@ class Distiller(nn.Module):
             self.objective.settle(legend)
         check_network("student", self.student)
         self._check_differentiable()
+        if self.objective.finds_layers:
+            networks = {"student": self.student}
+            if isinstance(self.teacher, ModelTeacher):
+                networks["teacher"] = self.teacher.model
+            self.objective.locate(networks)
         with evaluating(self.student), self._carrying_apart(), torch.no_grad():
             outputs = self._outputs(batch, self.objective.reads())
             for name, answer in outputs.items():
@@ -207,8 +212,9 @@ class Distiller(nn.Module):
             )
         if self.objective.needs_network and not isinstance(self.teacher, ModelTeacher):
             raise InputError(
-                f"teacher: a term needs a network, for its gradients or weights; found a {type(self.teacher).__name__},"
-                " which gives answers alone. Give a network, and ask it for every batch (store: false)"
+                "teacher: a term needs a network, for its gradients, weights or layers; found a"
+                f" {type(self.teacher).__name__}, which gives answers alone. Give a network, and ask it for every batch"
+                " (store: false)"
             )
 
     def follow(self, average: Average | None) -> None:
@@ -258,6 +264,8 @@ class Distiller(nn.Module):
             if self.objective.needs_network and isinstance(self.teacher, ModelTeacher):
                 answer = self._with_network(self.teacher, answer, batch)
             outputs["teacher"] = answer
+        if batch.padding is not None:
+            outputs = {name: replace(answer, padding=batch.padding) for name, answer in outputs.items()}
         return outputs
 
     def _with_network(self, teacher: ModelTeacher, answer: Outputs, batch: Batch) -> Outputs:

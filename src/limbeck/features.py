@@ -68,7 +68,8 @@ class FeatureTerm(Term):
     Args:
         name: of the term.
         weight: a number or schedule, finite and not negative.
-        layers: a path, a list of paths that both networks have, or {student's path: teacher's path}.
+        layers: a path, a list of paths that both networks have, or {student's path: teacher's path}; None for a term
+            that finds them in the networks (`locate`).
         preactivation: the networks in which a path without a side means the pre-activation.
 
     Attributes:
@@ -99,13 +100,19 @@ class FeatureTerm(Term):
     same_axes: ClassVar[bool] = True
     per_token: ClassVar[bool] = False
 
-    def __init__(self, name: str, weight: Schedule, layers: LayerPairs, *, preactivation: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, weight: Schedule, layers: LayerPairs | None, *, preactivation: Sequence[str] = ()
+    ) -> None:
         super().__init__(name, weight)
-        self.layers = Layers.of(layers, preactivation=preactivation)
-        self.taps = self.layers.taps()
+        self.place(Layers(()) if layers is None else Layers.of(layers, preactivation=preactivation))
         self.projections = nn.ModuleList()
         self._pairs: tuple[PairedLayers, ...] = ()
         self._by_token = False
+
+    def place(self, layers: Layers) -> None:
+        """Read these layers."""
+        self.layers = layers
+        self.taps = layers.taps()
 
     @property
     def pairs(self) -> tuple[PairedLayers, ...]:

@@ -21,10 +21,10 @@ class Layers:
     which the networks of `limbeck.models` declare.
 
     Attributes:
-        pairs: (student's place, teacher's place), in order.
+        pairs: (student's place, teacher's place), in order; none where a term is still to find them.
 
     Raises:
-        InputError: if there is no pair, a pair is repeated, or a place is no text or has another side.
+        InputError: if a pair is repeated, or a place is no text or has another side.
 
     Example:
         >>> Layers.of({"stage1": "stage2"}).pairs
@@ -34,10 +34,6 @@ class Layers:
     pairs: tuple[tuple[str, str], ...]
 
     def __post_init__(self) -> None:
-        if not self.pairs:
-            raise InputError(
-                "layers: found none, expected a path such as stage3, a list, or {student path: teacher path}"
-            )
         for pair in self.pairs:
             for each in pair:
                 place(each)
@@ -78,6 +74,10 @@ class Layers:
         else:
             raise InputError(
                 f"layers: found {layers!r}, expected a path, a list of paths, or {{student path: teacher path}}"
+            )
+        if not pairs:
+            raise InputError(
+                "layers: found none, expected a path such as stage3, a list, or {student path: teacher path}"
             )
         before = {model: model in preactivation for model in ("student", "teacher")}
         return cls(tuple((_sided(s, before["student"]), _sided(t, before["teacher"])) for s, t in pairs))

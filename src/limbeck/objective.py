@@ -114,6 +114,7 @@ class Term(nn.Module):
         differentiates_inputs: whether it differentiates the student by its inputs, which are then `Outputs.inputs`.
         differentiates_twice: whether it differentiates another gradient of the student, as one by a layer.
         differentiates_teacher: whether it needs `ask` and `vjp` of the teacher's outputs, which only a network has.
+        finds_layers: whether it finds its layers in the networks (`locate`), so that the teacher is to be one.
 
     A term can have state that is no parameter, registered as a buffer: it is saved in checkpoints and resumed, and each
     process keeps its own.
@@ -136,6 +137,7 @@ class Term(nn.Module):
     differentiates_inputs: bool = False
     differentiates_twice: bool = False
     differentiates_teacher: bool = False
+    finds_layers: bool = False
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
         super().__init__()
@@ -163,6 +165,9 @@ class Term(nn.Module):
 
     def settle(self, legend: Legend) -> None:
         """Take note of what the data's labels mean; InputError when the term cannot do with them."""
+
+    def locate(self, networks: Mapping[str, nn.Module]) -> None:
+        """Find the layers that it reads in the networks, by model; ModelError for a network that has no such layers."""
 
     def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
         """Create what depends on models and data (projections, banks), from the outputs on a first batch.
@@ -224,6 +229,7 @@ class TermAround(Term):
         self.differentiates_inputs = term.differentiates_inputs
         self.differentiates_twice = term.differentiates_twice
         self.differentiates_teacher = term.differentiates_teacher
+        self.finds_layers = term.finds_layers
 
     def extra_repr(self) -> str:
         """Return nothing: the inner term's settings follow it."""
@@ -231,6 +237,10 @@ class TermAround(Term):
 
     def settle(self, legend: Legend) -> None:
         self.term.settle(legend)
+
+    def locate(self, networks: Mapping[str, nn.Module]) -> None:
+        self.term.locate(networks)
+        self.taps = self.term.taps
 
     def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
         super().build(outputs, setup)
@@ -336,7 +346,14 @@ class Objective(nn.Module):
     @property
     def needs_network(self) -> bool:
         """Whether any term needs a teacher that is a network, and not only its answers and features."""
-        return any(term.differentiates_teacher or term.reads_weights.get("teacher") for term in self._terms())
+        return self.finds_layers or any(
+            term.differentiates_teacher or term.reads_weights.get("teacher") for term in self._terms()
+        )
+
+    @property
+    def finds_layers(self) -> bool:
+        """Whether any term finds its layers in the networks themselves."""
+        return any(term.finds_layers for term in self._terms())
 
     def shares_classes(self, model: str) -> bool:
         """Return whether a model must answer the student's classes for some term that reads it."""
@@ -355,6 +372,12 @@ class Objective(nn.Module):
         if not legend.labelled and not any(int(term.count(unlabelled)) for term in self._terms()):
             names = ", ".join(f"'{term.name}'" for term in self._terms())
             raise InputError(f"terms: {names} need labels, but no sample has one; add a term with soft targets")
+
+    def locate(self, networks: Mapping[str, nn.Module]) -> None:
+        """Let every term that finds its layers in the networks do so."""
+        for term in self._terms():
+            if term.finds_layers:
+                term.locate(networks)
 
     def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
         """Let every term create what depends on models and data."""

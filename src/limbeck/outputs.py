@@ -48,6 +48,7 @@ class Outputs:
         weights: parameters of the model by the name that a term gives them, if the objective reads any.
         ask: calls the model again on other inputs, if it can answer any.
         vjp: the teacher's vector-Jacobian product (`ModelTeacher.vjp`) for this batch, if it has one.
+        padding: (N, L) bool, which places of a distiller's batch are real; None where all are (`Batch.padding`).
 
     Example:
         >>> Outputs(torch.zeros(2, 3)).logits.shape
@@ -64,6 +65,7 @@ class Outputs:
     weights: dict[str, Tensor] = field(default_factory=dict)
     ask: Callable[[Any], "Outputs"] | None = None
     vjp: Callable[..., Tensor] | None = None
+    padding: Tensor | None = None
 
     def transformed(self, transform: Callable[[Tensor], Tensor]) -> "Outputs":
         """Return the same outputs with transformed logits, each member's of an ensemble too."""

@@ -22,6 +22,7 @@ from limbeck.methods.cwtm import cwtm
 from limbeck.methods.darkrank import darkrank
 from limbeck.methods.deit import deit
 from limbeck.methods.dist import dist
+from limbeck.methods.distilbert import distilbert
 from limbeck.methods.dkd import dkd
 from limbeck.methods.factor_transfer import factor_transfer
 from limbeck.methods.fsp import fsp
@@ -33,6 +34,7 @@ from limbeck.methods.input_gradient import input_gradient
 from limbeck.methods.kd import kd
 from limbeck.methods.logit_matching import logit_matching
 from limbeck.methods.mgd import mgd
+from limbeck.methods.minilm import minilm
 from limbeck.methods.nst import nst
 from limbeck.methods.ofd import ofd
 from limbeck.methods.pkt import pkt
@@ -52,9 +54,11 @@ from limbeck.methods.presets import (
 from limbeck.methods.ranking_distillation import ranking_distillation
 from limbeck.methods.review_kd import review_kd
 from limbeck.methods.rkd import rkd
+from limbeck.methods.sentence_embedding import sentence_embedding
 from limbeck.methods.similarity_preserving import similarity_preserving
 from limbeck.methods.simkd import simkd
 from limbeck.methods.srrl import srrl
+from limbeck.methods.tinybert import tinybert
 from limbeck.methods.vid import vid
 from limbeck.methods.vkd import vkd
 from limbeck.methods.wttm import wttm
@@ -76,6 +80,7 @@ __all__ = [
     "darkrank",
     "deit",
     "dist",
+    "distilbert",
     "dkd",
     "dkpp",
     "factor_transfer",
@@ -95,6 +100,7 @@ __all__ = [
     "logit_matching",
     "logit_standardisation",
     "mgd",
+    "minilm",
     "names",
     "nst",
     "ofd",
@@ -102,11 +108,13 @@ __all__ = [
     "ranking_distillation",
     "review_kd",
     "rkd",
+    "sentence_embedding",
     "similarity_preserving",
     "simkd",
     "srrl",
     "tf_kd",
     "tf_kd_self",
+    "tinybert",
     "vid",
     "vkd",
     "wttm",
