@@ -516,7 +516,7 @@ def test_a_teachers_vector_jacobian_product_is_its_gradient(at):
     [
         (
             lambda teacher: lb.store(teacher, samples_of()),
-            "teacher: a term needs a network, for its gradients or weights",
+            "teacher: a term needs a network, for its gradients, weights or layers",
         ),
         (
             lambda teacher: lb.PredictTeacher(lambda x: x, identity="none"),
