@@ -1,7 +1,10 @@
 """What every network promises, found by walking `limbeck.models`: a new family is tested by being there."""
 
 import inspect
+import tempfile
 import typing
+from functools import cache
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,7 +20,9 @@ from walk import over
 
 USERS = {"two_tower"}
 """Families whose inputs are numbers of users."""
-TOKENS = {"lstm_lm", "seq2seq_lstm", "transformer"}
+LIBRARY = {"config", "pretrained"}
+"""Families whose networks are those of the Transformers library."""
+TOKENS = {"lstm_lm", "seq2seq_lstm", "transformer"} | LIBRARY
 """Families whose inputs are token ids, by the names of the forward's arguments."""
 EACH_TOKEN = {"lstm_lm", "seq2seq_lstm"}
 """Families that answer for every token, with the tokens that they read."""
@@ -28,13 +33,23 @@ SIGNED = {"mobilenet_v2"}
 """Families whose blocks end without activation, so that the output of a stage is its pre-activation."""
 DENSE = {"fcn"}
 """Families that answer for every pixel."""
-every_model = over("name", models.names())
+every_model = over("name", models.names() if find_spec("transformers") else sorted(set(models.names()) - LIBRARY))
 every_image_model = over("name", IMAGES)
 
 
 SMALL = {
     "resnet_imagenet": {"depth": 18, "width": 8},
     "transformer": {"layers": 2, "width": 16, "heads": 2, "positions": 16},
+    "config": {
+        "config": {
+            "model_type": "bert",
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 16,
+        },
+    },
 }
 """Keys of the networks that are large otherwise."""
 WORDS, LENGTH = 30, 9
@@ -49,8 +64,19 @@ def built(name, shape=(3, 16, 16), classes=5, seed=1, **keys):
         given = {"vocabulary": words, "max_length": LENGTH, **SMALL.get(name, {}), **keys}
         taken = inspect.signature(models.builder(name)).parameters
         given = {key: value for key, value in given.items() if key in taken}
+        if name == "pretrained":
+            given["folder"] = folder()
         return models.builder(name)((LENGTH,), classes, **given)
     return models.builder(name)(shape, classes, **SMALL.get(name, {}), **keys)
+
+
+@cache
+def folder():
+    """A folder with the body of a model of the Transformers library."""
+    place = tempfile.mkdtemp()
+    with torch.random.fork_rng([]):
+        built("config", head="none").save_pretrained(place)
+    return place
 
 
 def answer_shape(name, count, shape=(3, 16, 16)):
@@ -168,6 +194,8 @@ def test_bf16_answers_are_near_the_full_ones(name):
 
 @every_model
 def test_every_module_can_be_tapped(name):
+    if name in LIBRARY:
+        pytest.skip("of which fused attention does not call every module")
     model = built(name)
     paths = {path: path for path, module in model.named_modules() if path and not isinstance(module, nn.ModuleList)}
     outputs = run_model(model, inputs_of(name), paths)

@@ -36,11 +36,13 @@ from torch import nn
 from limbeck.arguments import checked
 from limbeck.errors import ModelError, one_of
 from limbeck.models.cnn import cnn
+from limbeck.models.config import config
 from limbeck.models.fcn import fcn
 from limbeck.models.lstm_lm import lstm_lm
 from limbeck.models.mixture import mixture
 from limbeck.models.mlp import mlp
 from limbeck.models.mobilenet_v2 import mobilenet_v2
+from limbeck.models.pretrained import pretrained
 from limbeck.models.residual_tanh import residual_tanh
 from limbeck.models.resnet import resnet
 from limbeck.models.resnet_imagenet import resnet_imagenet
@@ -56,6 +58,7 @@ from limbeck.models.wrn import wrn
 __all__ = [
     "builder",
     "cnn",
+    "config",
     "fcn",
     "kinds",
     "lstm_lm",
@@ -63,6 +66,7 @@ __all__ = [
     "mlp",
     "mobilenet_v2",
     "names",
+    "pretrained",
     "published",
     "residual_tanh",
     "resnet",

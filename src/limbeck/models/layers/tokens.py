@@ -25,14 +25,18 @@ class MeanOfTokens(nn.Module):
         return (hidden * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-def check_tokens(kind: str, input_shape: int | Sequence[int], vocabulary: int, max_length: int) -> int:
+def check_tokens(
+    kind: str, input_shape: int | Sequence[int], vocabulary: int, max_length: int, *, known: bool = True
+) -> int:
     """Return the longest sequence of data of token ids; ModelError for other data.
+
+    known: whether the data has to say how many token ids there are.
 
     >>> check_tokens("transformer", (16,), 100, 0)
     16
     """
     shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
-    if len(shape) != 1 or vocabulary < 1:
+    if len(shape) != 1 or (known and vocabulary < 1):
         raise ModelError(
             f"kind: {kind} takes token ids (L,), and samples have shape {shape} with {vocabulary} names; use data of"
             " kind sentences or token_stream"

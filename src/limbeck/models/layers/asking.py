@@ -1,0 +1,91 @@
+"""What limbeck does before and after the forward of a model of the Transformers library."""
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.models.layers.tokens import MeanOfTokens
+from limbeck.outputs import Outputs
+
+__all__ = ["Asking", "Cutting", "Pooling", "counts_positions_itself"]
+
+
+class Asking:
+    """Makes the keywords that a model of the library is called with.
+
+    No cache is kept unless one is asked for.  Token types go only to a model that has them.  Positions count the real
+    tokens of a row, so that padding on the left moves none; a model that counts them itself (RoBERTa) does.  A decoder
+    that classifies sentences reads the last token that is not the padding id, so that all padding gets this id.
+    """
+
+    def __init__(self, *, types: bool, positions: bool, cache: bool, padding: int | None) -> None:
+        self.types, self.positions, self.cache, self.padding = types, positions, cache, padding
+
+    @classmethod
+    def of(cls, model: nn.Module, head: str) -> "Asking":
+        """Return what a model needs."""
+        takes = inspect.signature(type(model).forward).parameters
+        config: Any = model.config
+        padding = None
+        if head == "classification" and hasattr(model, "score"):
+            if config.pad_token_id is None:
+                ends = config.eos_token_id
+                config.pad_token_id = (ends[0] if isinstance(ends, list) else ends) or 0
+            padding = config.pad_token_id
+        return cls(
+            types="token_type_ids" in takes and getattr(config, "type_vocab_size", 2) > 1,
+            positions="position_ids" in takes and counts_positions_itself(model) is None,
+            cache="use_cache" in takes,
+            padding=padding,
+        )
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        given = dict(keywords)
+        if args and isinstance(args[0], Tensor):
+            given["input_ids"], args = args[0], args[1:]
+        if not self.types:
+            given.pop("token_type_ids", None)
+        if self.cache:
+            given.setdefault("use_cache", False)
+        ids, mask = given.get("input_ids"), given.get("attention_mask")
+        if isinstance(ids, Tensor) and isinstance(mask, Tensor) and mask.dim() == 2:
+            if self.positions and given.get("position_ids") is None:
+                given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            if self.padding is not None and mask.shape == ids.shape:
+                given["input_ids"] = ids.masked_fill(~mask.bool(), self.padding)
+        return args, given
+
+
+def counts_positions_itself(model: nn.Module) -> int | None:
+    """Return the padding's own position where a model counts positions from it on, as RoBERTa does; otherwise None."""
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None and name.endswith("position_embeddings"):
+            return part.padding_idx
+    return None
+
+
+class Pooling:
+    """Makes the answer of a model without head the vector of each sentence: its first token's, or the mean."""
+
+    def __init__(self, pooling: str) -> None:
+        self.pooling = pooling
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> Any:
+        del args
+        hidden = answer[0]
+        if self.pooling == "first":
+            return Outputs(hidden[:, 0])
+        mask = keywords.get("attention_mask")
+        return Outputs(MeanOfTokens()(hidden, mask if mask is not None and mask.dim() == 2 else None))
+
+
+class Cutting:
+    """Leaves out the logits of ids that the tokenizer does not have, as the rows that pad an embedding give them."""
+
+    def __init__(self, real: int) -> None:
+        self.real = real
+
+    def __call__(self, _: nn.Module, __: Any, answer: Any) -> Any:
+        answer["logits"] = answer["logits"][..., : self.real]
+        return answer
