@@ -34,7 +34,7 @@ from limbeck.errors import (
     one_of,
 )
 from limbeck.identity import code_identity, importing
-from limbeck.models.layers import InputPart, InputTransform
+from limbeck.models.layers import InputPart, InputTransform, read_configuration
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
@@ -108,9 +108,18 @@ class ModelSpec:
             keys["checkpoint"] = str((self.base / self.checkpoint).resolve())
         return keys if self.key is None else keys | {"key": self.key}
 
+    @property
+    def weights_from(self) -> str | None:
+        """Where the model's weights are read from, its checkpoint or the folder of its kind; None for fresh ones."""
+        values = {} if self.section is None else self.section.values
+        return self.checkpoint or values.get("folder") or values.get("hub") or None
+
     def untrained(self) -> "ModelSpec":
-        """Return the model without its checkpoint."""
-        return replace(self, checkpoint=None, key=None)
+        """Return the model without what its weights are read from."""
+        section = self.section
+        if section is not None and section.values.get("config") is not None and "folder" in section.values:
+            section = replace(section, values={**section.values, "folder": "", "hub": ""})
+        return replace(self, section=section, checkpoint=None, key=None)
 
     def code(self) -> dict[str, str] | None:
         """Return what `code_identity` says of the factory: the SHA-256 of each file of its code; None for a kind."""
@@ -195,7 +204,25 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
             where, factory=factory, folder=place, arguments=arguments, base=base, checkpoint=checkpoint, key=key
         )
     _, section = of_kind(_written_out(keys, where), models.kinds(), where, given=_FROM_DATA)
+    section = _with_configuration(section, base)
     return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
+
+
+def _with_configuration(section: Section, base: Path) -> Section:
+    """Return the keys of a network that is read from a folder, with the folder's whole path and its configuration.
+
+    A reader of a finished run builds the network by the configuration, and has no need of the folder.
+    """
+    folder = section.values.get("folder")
+    if not folder:
+        return section
+    place = (base / path_of(folder, f"{section.where}.folder")).resolve()
+    found = section.values.get("config")
+    try:
+        found = read_configuration(place) if found is None else found
+    except ModelError as error:
+        raise RecipeError(f"{section.where}.{error}") from None
+    return replace(section, values={**section.values, "folder": str(place), "config": found})
 
 
 def _written_out(keys: dict[str, Any], where: str) -> dict[str, Any]:

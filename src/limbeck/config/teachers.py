@@ -33,7 +33,7 @@ class TeacherKeys(BaseModel):
     model: of one network.  In a network's place, estimator: of scikit-learn; arrays: a file of answers made elsewhere.
     input: in which size and normalisation the network sees the images (`limbeck.models.layers.InputTransform`).
     training: of the network, or "none" for one whose factory or checkpoint gives the weights that teach.  Without
-        training, a checkpoint teaches as it is; with training, it is where the training begins.
+        training, a checkpoint or a model of kind pretrained teaches as it is; with training, it begins there.
     members: how many of it, from different seeds, or a list of networks and estimators instead.
     mean, weights: of the members' distributions.  select: in place of weights, how often a member is added to the mean,
         each time the one that helps most on the held-out part (`limbeck.teachers.mean.selected_weights`).
@@ -252,7 +252,7 @@ def _member(keys: Mapping[str, Any], training: Any, method: Any, where: str, bas
     if keys["input"] is not None:
         sees, model_keys["input"] = read(InputTransform, keys["input"], f"{where}.input")
         spec = replace(spec, sees=sees)
-    if training == _GIVEN or (spec.checkpoint is not None and training == {}):
+    if training == _GIVEN or (spec.weights_from is not None and training == {}):
         return _as_given(spec, model_keys, method if training == _GIVEN else _HARD, where)
     if not isinstance(training, Mapping):
         raise RecipeError(f"{where}.training: found {shown(training)}, expected keys and their values, or none")
@@ -266,10 +266,11 @@ def _member(keys: Mapping[str, Any], training: Any, method: Any, where: str, bas
 
 def _as_given(spec: ModelSpec, keys: Mapping[str, Any], method: Any, where: str) -> MemberSpec:
     """Return a network that teaches with the weights that its factory or checkpoint gives it; keys: of the network."""
-    if spec.factory is None and spec.checkpoint is None:
+    if spec.factory is None and spec.weights_from is None:
         raise RecipeError(
             f"{where}.training: found none for a new network, whose weights are random; expected weights under"
-            f" {where}.model.checkpoint, or a factory that loads them. Add them, or leave training out"
+            f" {where}.model.checkpoint, the kind pretrained, or a factory that loads weights. Add them, or leave"
+            " training out"
         )
     if method != _HARD:
         raise RecipeError(f"{where}.method: has no effect on a network that is not trained; leave it out")

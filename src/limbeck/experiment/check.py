@@ -15,7 +15,7 @@ from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
 from limbeck.evaluation import parameters
-from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, seeded_build, vet
+from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, check_weights, seeded_build, vet
 from limbeck.experiment.teacher import asked_once
 from limbeck.features import PairedLayers, paired_layers
 from limbeck.networks import evaluating
@@ -205,7 +205,9 @@ def _teachers(recipe: Recipe, parts: Parts, times: int) -> list[RehearsedModel]:
     found, taught = [], parts.of_teacher.train
     for member, count in recipe.teacher.kinds():
         if member.given:
-            found.append(_as_given(seeded_build(member.model, taught, 0, "teacher"), taught))
+            network = seeded_build(member.model, taught, 0, "teacher")
+            check_weights(network, member.model)
+            found.append(_as_given(network, taught))
         elif member.learns:
             distiller = Distiller(seeded_build(member.model, taught, 0, "teacher"), None, member.method.build())
             found.append(_time("teacher", distiller, taught, member.training, times * count)[0])

@@ -36,6 +36,7 @@ __all__ = [
     "assembled",
     "build_student",
     "build_teacher",
+    "check_weights",
     "estimator_of",
     "initial_weights",
     "prepare",
@@ -405,6 +406,15 @@ def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> n
         logits = run_model(model, batch.inputs, task=samples.task).logits
     check_answer(role, logits, samples.classes, samples.task)
     return model
+
+
+def check_weights(model: nn.Module, spec: ModelSpec) -> None:
+    """Require a network that teaches as it is to have no weights that were drawn at random; ModelError otherwise."""
+    if drawn := getattr(model, "drawn_anew", ()):
+        raise ModelError(
+            f"{spec.where}: found no weights '{drawn[0]}' in '{spec.weights_from}', so that its head is random;"
+            " expected a head that was trained. Give the teacher training, or a folder with such a head"
+        )
 
 
 def _settle(objective: Objective, samples: SampleSet) -> None:

@@ -13,7 +13,15 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.evaluation import predict
 from limbeck.experiment.cost import Compute, spent
-from limbeck.experiment.prepare import Parts, as_teacher, assembled, estimator_of, read_answers, seeded_build
+from limbeck.experiment.prepare import (
+    Parts,
+    as_teacher,
+    assembled,
+    check_weights,
+    estimator_of,
+    read_answers,
+    seeded_build,
+)
 from limbeck.ranks import first_says
 from limbeck.runs import cache_folder
 from limbeck.tasks import TOKENS
@@ -90,7 +98,9 @@ def _member(
         return TrainedTeacher(parts.serving(model), Compute())
     if member.given:
         spec = member.model
-        say(f"{label}: as given, {f'by {spec.factory}' if spec.checkpoint is None else f'read from {spec.checkpoint}'}")
+        check_weights(model, spec)
+        from_ = f"by {spec.factory}" if spec.weights_from is None else f"read from {spec.weights_from}"
+        say(f"{label}: as given, {from_}")
         return TrainedTeacher(parts.serving(model), Compute())
     known: dict[str, Any] = {"seed": seed, "code": member.model.code(), "label": label}
     if member.estimator:

@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.arguments import checked
-from limbeck.errors import InputError, ModelError, one_line
+from limbeck.errors import InputError, ModelError, lacks_memory, one_line
 from limbeck.models.layers import check_tokens
 from limbeck.models.layers.library import WORDS, automatic, built, configuration_of, read_configuration
 
@@ -157,7 +157,9 @@ def _loaded(place: Path, settings: Any, head: str, classes: int, *, new_head: bo
             ignore_mismatched_sizes=True,
             **options,
         )
-    except OSError as error:
+    except Exception as error:
+        if lacks_memory(error):
+            raise
         raise ModelError(
             f"folder: '{place}' has no weights that can be read ({one_line(error)}); expected model.safetensors, or"
             " shards and their index. Save the model there again"

@@ -3,6 +3,7 @@
 from limbeck.models.layers.convolution import activated, convolution, he_normal, normal, normalised, shuffled
 from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
+from limbeck.models.layers.library import read_configuration
 from limbeck.models.layers.locked_dropout import LockedDropout, RowDropout
 from limbeck.models.layers.mixture import MixtureOfExperts
 from limbeck.models.layers.partial_input import InputPart, PartialInput
@@ -41,6 +42,7 @@ __all__ = [
     "he_normal",
     "normal",
     "normalised",
+    "read_configuration",
     "shuffled",
     "survivals",
 ]

@@ -3,41 +3,33 @@
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.models.layers.tokens import MeanOfTokens
 from limbeck.outputs import Outputs
 
-__all__ = ["Asking", "Cutting", "Pooling", "counts_positions_itself"]
+__all__ = ["Asking", "Cutting", "LastToken", "Pooling", "counts_positions_itself"]
 
 
 class Asking:
     """Makes the keywords that a model of the library is called with.
 
     No cache is kept unless one is asked for.  Token types go only to a model that has them.  Positions count the real
-    tokens of a row, so that padding on the left moves none; a model that counts them itself (RoBERTa) does.  A decoder
-    that classifies sentences reads the last token that is not the padding id, so that all padding gets this id.
+    tokens of a row, so that padding on the left moves none; a model that counts them itself (RoBERTa) does.
     """
 
-    def __init__(self, *, types: bool, positions: bool, cache: bool, padding: int | None) -> None:
-        self.types, self.positions, self.cache, self.padding = types, positions, cache, padding
+    def __init__(self, *, types: bool, positions: bool, cache: bool) -> None:
+        self.types, self.positions, self.cache = types, positions, cache
 
     @classmethod
-    def of(cls, model: nn.Module, head: str) -> "Asking":
+    def of(cls, model: nn.Module) -> "Asking":
         """Return what a model needs."""
         takes = inspect.signature(type(model).forward).parameters
-        config: Any = model.config
-        padding = None
-        if head == "classification" and hasattr(model, "score"):
-            if config.pad_token_id is None:
-                ends = config.eos_token_id
-                config.pad_token_id = (ends[0] if isinstance(ends, list) else ends) or 0
-            padding = config.pad_token_id
         return cls(
-            types="token_type_ids" in takes and getattr(config, "type_vocab_size", 2) > 1,
+            types="token_type_ids" in takes and getattr(model.config, "type_vocab_size", 2) > 1,
             positions="position_ids" in takes and counts_positions_itself(model) is None,
             cache="use_cache" in takes,
-            padding=padding,
         )
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -49,11 +41,10 @@ class Asking:
         if self.cache:
             given.setdefault("use_cache", False)
         ids, mask = given.get("input_ids"), given.get("attention_mask")
+        if not self.positions or given.get("position_ids") is not None:
+            return args, given
         if isinstance(ids, Tensor) and isinstance(mask, Tensor) and mask.dim() == 2:
-            if self.positions and given.get("position_ids") is None:
-                given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            if self.padding is not None and mask.shape == ids.shape:
-                given["input_ids"] = ids.masked_fill(~mask.bool(), self.padding)
+            given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         return args, given
 
 
@@ -78,6 +69,32 @@ class Pooling:
             return Outputs(hidden[:, 0])
         mask = keywords.get("attention_mask")
         return Outputs(MeanOfTokens()(hidden, mask if mask is not None and mask.dim() == 2 else None))
+
+
+class LastToken:
+    """Makes the answer of a decoder for a sentence the one at its last real token.
+
+    The library's own looks for the last token that is not the padding's id.  Where texts end with that id, as where one
+    id is both, it would read an earlier one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.scores: Tensor | None = None
+        model.get_submodule("score").register_forward_hook(self.keep)
+
+    def keep(self, _: nn.Module, __: Any, scores: Tensor) -> None:
+        """Note the scores of all tokens (N, L, K) until the forward ends."""
+        self.scores = scores
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> Any:
+        del args
+        scores, self.scores = self.scores, None
+        mask = keywords.get("attention_mask")
+        if scores is not None and scores.dim() == 3:
+            places = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape[:2])
+            last = places[:, -1] if mask is None else (places * mask).argmax(1)
+            answer["logits"] = scores[torch.arange(len(scores), device=scores.device), last]
+        return answer
 
 
 class Cutting:

@@ -11,7 +11,7 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.errors import LimbeckError, ModelError, lacks_memory, one_line, one_of
-from limbeck.models.layers.asking import Asking, Cutting, Pooling, counts_positions_itself
+from limbeck.models.layers.asking import Asking, Cutting, LastToken, Pooling, counts_positions_itself
 
 __all__ = ["HEADS", "WORDS", "automatic", "built", "check_library", "configuration_of", "read_configuration"]
 
@@ -65,7 +65,7 @@ def configuration_of(keys: Mapping[str, Any], where: str, **further: Any) -> Any
 
     keys: `model_type` and the keys of its configuration.  further: keys that are set where `keys` leaves them out.
     """
-    transformers = check_library(where)
+    transformers = check_library("pretrained" if where == "folder" else where)
     own = {key: value for key, value in keys.items() if key != "model_type" and key not in _OF_A_FILE}
     name = keys.get("model_type")
     if not isinstance(name, str) or name not in transformers.CONFIG_MAPPING:
@@ -135,8 +135,11 @@ def built(
         for part in model.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
-    model.register_forward_pre_hook(Asking.of(model, head), with_kwargs=True)
-    if head == "none":
+    model.register_forward_pre_hook(Asking.of(model), with_kwargs=True)
+    if head == "classification" and hasattr(model, "score"):
+        config.pad_token_id = config.pad_token_id or 0  # without one the library refuses several sentences
+        model.register_forward_hook(LastToken(model), with_kwargs=True)
+    elif head == "none":
         model.register_forward_hook(Pooling(pooling), with_kwargs=True)
     elif head in WORDS and words is not None and words > classes:
         model.register_forward_hook(Cutting(classes))
