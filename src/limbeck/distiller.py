@@ -245,6 +245,9 @@ class Distiller(nn.Module):
         if not isinstance(batch, Batch):
             raise InputError(f"batch: found a {type(batch).__name__}, expected limbeck.Batch.of(inputs, labels)")
         step = self.step if step is None else step
+        if step is not None and self.student.training:
+            for hook in getattr(self.student, "before_step", ()):  # masks that are drawn anew along a ramp, say
+                hook(self.student, step)
         loss: Loss = self.objective(self.outputs(batch, step), batch, step, counts)
         return loss
 

@@ -15,6 +15,8 @@ from torch import nn
 from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.checks import shown
+from limbeck.compress.clusters import centroid_gradient, gap_bits, gap_cost, gaps, kmeans, places, sharing_rate
+from limbeck.compress.codes import Codes
 from limbeck.compress.factors import (
     factorise,
     factorise_by_frequency,
@@ -24,32 +26,95 @@ from limbeck.compress.factors import (
     spectrum,
 )
 from limbeck.compress.fold import Fold
+from limbeck.compress.gradients import first_step, learned_steps, movement, straight_through
+from limbeck.compress.huffman import Stream, code_lengths, decode, encode, entropy
 from limbeck.compress.low_rank import LowRank
+from limbeck.compress.prune import Prune
+from limbeck.compress.pruning import (
+    dropout_after_pruning,
+    magnitude_masks,
+    pruned_count,
+    ramp,
+    top_mask,
+    two_of_four,
+    unit_mask,
+)
+from limbeck.compress.quantisation import (
+    Grid,
+    activation_grid,
+    activation_range,
+    dequantize,
+    pack,
+    quantize_activations,
+    signal_to_noise,
+    to_16bit,
+    unpack,
+    weight_scales,
+)
+from limbeck.compress.quantize import Quantize
+from limbeck.compress.settling import settled
 from limbeck.compress.share import Share
 from limbeck.compress.statistics import Statistics, second_moment
 from limbeck.compress.transform import Log, Transform, records_of
 from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
 
 __all__ = [
+    "Codes",
     "Fold",
+    "Grid",
     "Log",
     "LowRank",
+    "Prune",
+    "Quantize",
     "Share",
     "Statistics",
+    "Stream",
     "Transform",
+    "activation_grid",
+    "activation_range",
     "builder",
     "card",
+    "centroid_gradient",
+    "code_lengths",
+    "decode",
+    "dequantize",
+    "dropout_after_pruning",
+    "encode",
+    "entropy",
     "factorise",
     "factorise_by_frequency",
     "factorise_by_inputs",
+    "first_step",
+    "gap_bits",
+    "gap_cost",
+    "gaps",
     "kinds",
+    "kmeans",
+    "learned_steps",
+    "magnitude_masks",
+    "movement",
     "names",
+    "pack",
+    "places",
+    "pruned_count",
+    "quantize_activations",
+    "ramp",
     "rank_bound",
     "rank_of_energy",
     "rebuilt",
     "records_of",
     "second_moment",
+    "settled",
+    "sharing_rate",
+    "signal_to_noise",
     "spectrum",
+    "straight_through",
+    "to_16bit",
+    "top_mask",
+    "two_of_four",
+    "unit_mask",
+    "unpack",
+    "weight_scales",
 ]
 
 

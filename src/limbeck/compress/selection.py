@@ -58,7 +58,8 @@ def select_layers(
     weighted = {
         path: module
         for path, module in model.named_modules(remove_duplicate=False)
-        if any(parameter is not None for parameter in module._parameters.values())  # noqa: SLF001
+        if "parametrizations" not in path.split(".")
+        and (hasattr(module, "parametrizations") or next(module.parameters(recurse=False), None) is not None)
     }
     for key, globs in (("select", select), ("skip", skip)):
         for glob in globs:
