@@ -8,6 +8,7 @@ from limbeck.data.columns import Column, Columns
 from limbeck.data.description import Description
 from limbeck.data.digits import digits
 from limbeck.data.glue import glue
+from limbeck.data.grammar import synthetic_sentences, synthetic_text
 from limbeck.data.halves import HalfSet, half_and_half, with_dustbin
 from limbeck.data.idx import fashion_mnist, idx, mnist, read_idx
 from limbeck.data.images import image_folder
@@ -19,10 +20,12 @@ from limbeck.data.randaugment import RandAugment
 from limbeck.data.selection import HeldOut, Selection
 from limbeck.data.sentences import sentences
 from limbeck.data.sets import SampleSet, Splits, TensorSet
+from limbeck.data.stream_set import TokenStream
 from limbeck.data.synthesis import Marginals, Munge, Synthesis, UniformValues
 from limbeck.data.synthetic import synthetic
 from limbeck.data.tables import bundled, table
 from limbeck.data.text import TextSet
+from limbeck.data.token_stream import ptb, token_stream
 from limbeck.data.transfer import Subset, Transfer
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "Synthesis",
     "TensorSet",
     "TextSet",
+    "TokenStream",
     "Transfer",
     "UniformValues",
     "bundled",
@@ -59,11 +63,15 @@ __all__ = [
     "kinds",
     "mnist",
     "npz",
+    "ptb",
     "read_idx",
     "sentences",
     "synthetic",
     "synthetic_interactions",
+    "synthetic_sentences",
+    "synthetic_text",
     "table",
+    "token_stream",
     "with_dustbin",
 ]
 
@@ -90,8 +98,12 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "interactions": interactions,
         "mnist": mnist,
         "npz": npz,
+        "ptb": ptb,
         "sentences": sentences,
         "synthetic": synthetic,
         "synthetic_interactions": synthetic_interactions,
+        "synthetic_sentences": synthetic_sentences,
+        "synthetic_text": synthetic_text,
         "table": table,
+        "token_stream": token_stream,
     }

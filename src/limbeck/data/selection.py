@@ -105,6 +105,7 @@ class HeldOut:
     Attributes:
         size: their number, or their share in (0, 1).  In a ranking, of the items of each user.
         place: "random", or the "first" or "last" ones of the set.  In a ranking the oldest or newest items of a user.
+            Of a stream of text the end is held out.
 
     Raises:
         InputError: if a value is out of range.
@@ -135,7 +136,9 @@ class HeldOut:
                 f"found {self.size!r}, which is {count} of {size} training samples;"
                 " expected at least one held out and one left"
             )
-        if self.place == "random":
+        if samples.lanes is not None and self.place == "first":
+            raise InputError(f"found the first {self.size!r} of a stream; expected its end: hold out the last ones")
+        if self.place == "random" or samples.lanes is not None:
             return samples.split(count, seed=0)
         places = torch.arange(size)
         border = count if self.place == "first" else size - count
