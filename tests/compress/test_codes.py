@@ -1,5 +1,6 @@
 """Shared values, distances and Huffman streams: what is written is read again, and takes the bits that it should."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -7,7 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from limbeck.compress import (
+    Codes,
+    Prune,
+    coded_size,
+    read_codes,
+    rebuilt,
+    records_of,
+    settled,
+    top_mask,
+    write_codes,
+)
 from limbeck.compress.clusters import centroid_gradient, gap_bits, gap_cost, gaps, kmeans, places, sharing_rate
 from limbeck.compress.huffman import code_lengths, decode, encode, entropy
 from limbeck.errors import CheckpointError
@@ -90,3 +103,53 @@ def test_a_damaged_stream_is_refused(field):
     damaged = value + 1 if isinstance(value, int) else value.clone().index_fill(0, torch.tensor([0]), 3)
     with pytest.raises(CheckpointError, match="damaged"):
         decode(dataclasses.replace(stream, **{field: damaged}))
+
+
+@given(st.integers(0, 3), st.integers(0, 40), st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_layer_is_read_again_bit_for_bit(bits, count, data):
+    bits = max(1, bits)
+    kept = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype=torch.bool)
+    drawn = data.draw(st.lists(st.integers(0, 2**bits - 1), min_size=count, max_size=count))
+    codes = torch.where(kept, torch.tensor(drawn, dtype=torch.int64), 0)
+    stream = write_codes(codes, kept, bits)
+    found, mask = read_codes(stream, count)
+    assert found.equal(codes)
+    assert mask.equal(kept)
+    damaged = stream.clone()
+    place = data.draw(st.integers(0, len(stream) - 1))
+    damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_codes(damaged, count)
+
+
+def test_a_pruned_layer_takes_the_bits_of_the_paper():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(300, 784, generator=generator)
+    mask = top_mask(weight.abs(), 0.92)
+    codes = torch.zeros(300, 784, dtype=torch.int64)
+    codes[mask] = kmeans(weight[mask], 6).codes
+    size = coded_size(codes, mask, 6)
+    assert size.fixed * 8 == pytest.approx(int(mask.sum()) * 11 * 1.0745, rel=5e-3)  # 6 + 5 bits, and the fillers
+    assert size.ideal <= size.huffman <= size.fixed
+    assert size.huffman - size.ideal < 0.02 * size.ideal
+    assert size.huffman == len(write_codes(codes, mask, 6))
+
+
+def test_a_stored_network_of_streams_answers_as_the_one_that_was_trained(tmp_path):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
+    inputs = torch.randn(5, 20)
+    model, _ = Codes(bits=4).apply(Prune(sparsity=0.8, skip=()).apply(plain)[0])
+    small = settled(model)
+    assert torch.equal(small(inputs), model(inputs))
+    state = small.state_dict()
+    assert {str(each.dtype) for name, each in state.items() if name.endswith("original")} == {"torch.uint8"}
+    again = rebuilt(plain, records_of(small))
+    again.load_state_dict(state)
+    assert torch.equal(again(inputs), model(inputs))
+    assert torch.equal(copy.deepcopy(again)(inputs), model(inputs))
+    state["0.parametrizations.weight.original"][20] ^= 4
+    again.load_state_dict(state)
+    with pytest.raises(CheckpointError, match="wrong checksum"):
+        again(inputs)

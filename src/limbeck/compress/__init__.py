@@ -55,10 +55,12 @@ from limbeck.compress.quantize import Quantize
 from limbeck.compress.settling import settled
 from limbeck.compress.share import Share
 from limbeck.compress.statistics import Statistics, second_moment
+from limbeck.compress.streams import CodedSize, coded_size, read_codes, write_codes
 from limbeck.compress.transform import Log, Transform, records_of
 from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
 
 __all__ = [
+    "CodedSize",
     "Codes",
     "Fold",
     "Grid",
@@ -76,6 +78,7 @@ __all__ = [
     "card",
     "centroid_gradient",
     "code_lengths",
+    "coded_size",
     "decode",
     "dequantize",
     "dropout_after_pruning",
@@ -101,6 +104,7 @@ __all__ = [
     "ramp",
     "rank_bound",
     "rank_of_energy",
+    "read_codes",
     "rebuilt",
     "records_of",
     "second_moment",
@@ -115,6 +119,7 @@ __all__ = [
     "unit_mask",
     "unpack",
     "weight_scales",
+    "write_codes",
 ]
 
 

@@ -15,7 +15,18 @@ from limbeck.compress.prune import LAYERS, skipped
 from limbeck.compress.selection import check_globs, select_layers
 from limbeck.compress.statistics import Statistics
 from limbeck.compress.transform import Log, Transform
-from limbeck.compress.weights import Mask, Movement, Shared, computed_by, places_of, put, replace, weights_of_layer
+from limbeck.compress.weights import (
+    Mask,
+    Movement,
+    Shared,
+    computed_by,
+    named,
+    places_of,
+    put,
+    replace,
+    store_codes,
+    weights_of_layer,
+)
 from limbeck.errors import InputError
 
 __all__ = ["CARD", "Codes"]
@@ -81,7 +92,7 @@ class Codes(Transform):
             codes = torch.zeros_like(weight, dtype=torch.int64)
             codes[mask] = found.codes
             replace(model, group, nn.Parameter(found.centroids))
-            put(model, group, Shared(codes, mask))
+            put(model, group, Shared(codes, mask, self.bits))
             kind = type(module).__name__.removeprefix("Parametrized")
             line = f"{kind} {tuple(weight.shape)}: {int(mask.sum()):,} weights share {len(found.centroids)} values"
             changed[path] = ", ".join(filter(None, [changed.get(path), line]))
@@ -92,8 +103,18 @@ class Codes(Transform):
         for group in places_of(model, plan["layers"]):
             path, name = group[0]
             weight = getattr(model.get_submodule(path), name).detach()
-            replace(model, group, nn.Parameter(weight.new_zeros(2**self.bits)))
-            put(model, group, Shared(torch.zeros_like(weight, dtype=torch.int64), torch.ones_like(weight) > 0))
+            centroids = weight.new_zeros(2**self.bits)
+            if plan.get("settled"):
+                size = plan["streams"][named(group[0])]
+                stream = torch.zeros(size, dtype=torch.uint8)
+                store_codes(model, group, stream, tuple(weight.shape), centroids)
+                continue
+            replace(model, group, nn.Parameter(centroids))
+            put(
+                model,
+                group,
+                Shared(torch.zeros_like(weight, dtype=torch.int64), torch.ones_like(weight) > 0, self.bits),
+            )
         return model
 
 

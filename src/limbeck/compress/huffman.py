@@ -47,6 +47,11 @@ class Stream:
     symbol: int
     checksum: int
 
+    @classmethod
+    def of(cls, data: Tensor, lengths: Tensor, count: int, symbol: int) -> "Stream":
+        """Return a stream with its checksum."""
+        return cls(data, lengths, count, symbol, _checksum(data, lengths, count, symbol))
+
     @property
     def bits(self) -> int:
         """The bytes of the stream and of its table of lengths, in bits."""
@@ -153,7 +158,7 @@ def encode(symbols: Tensor, size: int) -> Stream:
     bits = np.concatenate([np.zeros(0, dtype=np.uint8), *parts])
     data = torch.from_numpy(np.packbits(bits))
     symbol = present[0] if len(present) == 1 else -1
-    return Stream(data, lengths, len(values), symbol, _checksum(data, lengths, len(values), symbol))
+    return Stream.of(data, lengths, len(values), symbol)
 
 
 @checked

@@ -21,6 +21,7 @@ from limbeck.compress.weights import (
     computed_by,
     fold,
     layers_of,
+    named,
     places_of,
     put,
     weights_of_layer,
@@ -110,9 +111,9 @@ class Prune(Transform):
             if computed_by(model.get_submodule(group[0][0]), group[0][1]):
                 fold(model, group)  # what was pruned before stays the smallest
             weights[group[0]] = weights_of_layer(model.get_submodule(group[0][0]))[group[0][1]].detach()
-        masks = self._masks({_named(place): weight for place, weight in weights.items()})
+        masks = self._masks({named(place): weight for place, weight in weights.items()})
         for group in groups:
-            mask = masks[_named(group[0])]
+            mask = masks[named(group[0])]
             put(model, group, Movement(weights[group[0]]) if self.by == "movement" else Mask(mask))
         if self.ramp_steps:
             self._follow(model, [group[0] for group in groups])
@@ -228,10 +229,6 @@ def complaint(module: nn.Module) -> str | None:
         if any(not isinstance(each, Mask | Movement) for each in computed_by(module, name)):
             return "its weight is quantised or shared already; prune first"
     return None
-
-
-def _named(place: Place) -> str:
-    return ".".join(filter(None, place))
 
 
 def _left_out(model: nn.Module, place: Place) -> int:

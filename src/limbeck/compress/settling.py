@@ -8,20 +8,21 @@ from torch import nn
 
 from limbeck.arguments import checked
 from limbeck.compress.transform import records_of
-from limbeck.compress.weights import layers_of, places_of, settle, weights_of_layer
+from limbeck.compress.weights import layers_of, named, places_of, settle, weights_of_layer
 from limbeck.networks import RECORDS
 
 __all__ = ["settled"]
 
-_SETTLED = ("prune", "quantize")
+_SETTLED = ("prune", "quantize", "codes")
 
 
 @checked
 def settled(model: nn.Module) -> nn.Module:
-    """Return a network in the form in which it is stored: masks folded into the weights, rounded weights as codes.
+    """Return a network in the form in which it is stored.
 
-    Its answers in eval mode are those of the given network, bit for bit; what was rounded no longer learns.  `rebuilt`
-    makes its structure again from `records_of(network)`.
+    Masks are folded into the weights, rounded weights are codes with their scales, and shared values streams.  Its
+    answers in eval mode are those of the given network, bit for bit; what was rounded or shared no longer learns.
+    `rebuilt` makes its structure again from `records_of(network)`.
 
     Args:
         model: the network, which stays as it is.
@@ -49,9 +50,22 @@ def settled(model: nn.Module) -> nn.Module:
             settle(copied, group)
     if hasattr(copied, "before_step"):
         del copied.before_step
-    noted: list[dict[str, Any]] = [
-        {**record, "plan": {**record["plan"], "settled": True}} if record["kind"] in _SETTLED else record
-        for record in records
-    ]
+    noted: list[dict[str, Any]] = []
+    for record in records:
+        if record["kind"] in _SETTLED:
+            plan = {**record["plan"], "settled": True}
+            if record["kind"] == "codes":
+                plan["streams"] = _streams(copied, plan["layers"])
+            record = {**record, "plan": plan}
+        noted.append(record)
     setattr(copied, RECORDS, noted)
     return copied
+
+
+def _streams(model: nn.Module, layers: list[str]) -> dict[str, int]:
+    """Return the bytes of each stream of codes."""
+    found: dict[str, int] = {}
+    for path in layers:
+        for name, chain in getattr(model.get_submodule(path), "parametrizations", {}).items():
+            found[named((path, name))] = chain.original.numel()
+    return found

@@ -25,6 +25,7 @@ from limbeck.compress.quantisation import (
     unpack,
     weight_scales,
 )
+from limbeck.compress.streams import Coded, write_codes
 from limbeck.errors import ModelError
 
 __all__ = [
@@ -41,11 +42,13 @@ __all__ = [
     "computed_by",
     "fold",
     "layers_of",
+    "named",
     "places_of",
     "put",
     "quantize_input",
     "replace",
     "settle",
+    "store_codes",
     "store_grid",
     "store_half",
     "weights_of_layer",
@@ -162,10 +165,10 @@ class Shared(nn.Module):
     codes: Tensor
     mask: Tensor
 
-    def __init__(self, codes: Tensor, mask: Tensor) -> None:
+    def __init__(self, codes: Tensor, mask: Tensor, bits: int) -> None:
         super().__init__()
-        kind = torch.uint8 if not codes.numel() or int(codes.max()) < 256 else torch.int32
-        self.register_buffer("codes", codes.to(kind))
+        self.bits = bits
+        self.register_buffer("codes", codes.to(torch.uint8))
         self.register_buffer("mask", mask.clone())
 
     def forward(self, centroids: Tensor) -> Tensor:
@@ -289,6 +292,11 @@ def computed_by(module: nn.Module, name: str) -> list[nn.Module]:
     return list(chains[name]) if name in chains else []
 
 
+def named(place: Place) -> str:
+    """Return a place as the name of its weight."""
+    return ".".join(filter(None, place))
+
+
 def put(model: nn.Module, places: Sequence[Place], computation: nn.Module) -> None:
     """Let a weight be computed further, at all of its places by the same module."""
     for path, name in places:
@@ -356,11 +364,15 @@ def _register(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def settle(model: nn.Module, places: Sequence[Place]) -> None:
-    """Put a weight into the form in which it is stored: masks folded, grids packed; centroids stay as they are."""
+    """Put a weight into the form in which it is stored: masks folded, grids packed, codes as streams."""
     path, name = places[0]
     chain = computed_by(model.get_submodule(path), name)
     last = chain[-1] if chain else None
-    if last is None or isinstance(last, Shared | Packed | PackedHalf):
+    if last is None or isinstance(last, Coded | Packed | PackedHalf):
+        return
+    if isinstance(last, Shared):
+        centroids = weights_of_layer(model.get_submodule(path), 1)[name]
+        store_codes(model, places, write_codes(last.codes, last.mask, last.bits), tuple(last.codes.shape), centroids)
         return
     if isinstance(last, Mask | Movement):
         fold(model, places)
@@ -384,6 +396,14 @@ def store_half(model: nn.Module, places: Sequence[Place], half: Tensor) -> None:
     """Put a weight of 16 bits, used in float32, in a weight's places."""
     replace(model, places, half)
     put(model, places, PackedHalf())
+
+
+def store_codes(
+    model: nn.Module, places: Sequence[Place], stream: Tensor, shape: tuple[int, ...], centroids: Tensor
+) -> None:
+    """Put a stream of codes with their centroids in a weight's places."""
+    replace(model, places, stream)
+    put(model, places, Coded(shape, centroids))
 
 
 def store_grid(model: nn.Module, places: Sequence[Place], grid: Grid, bits: int) -> None:
