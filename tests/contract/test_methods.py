@@ -33,7 +33,9 @@ TWO_HEADED = {"deit"}
 """Methods for students that answer with a class head and a distillation head."""
 NOT_MIXED = {"crd"}
 """Methods on layers that refuse samples which are mixed with others."""
-CASES = [(name, "mlp") for name in methods.names() if name not in ON_LAYERS]
+ADDED = {"activation_regularization"}
+"""Methods that add to another one, on recurrent networks: tests/unit/test_activation_regularization.py."""
+CASES = [(name, "mlp") for name in methods.names() if name not in {*ON_LAYERS, *ADDED}]
 CASES += [(name, nets) for name, given in ON_LAYERS.items() for nets in given]
 ON_NETWORKS = {*ON_LAYERS, "bss", "input_gradient"}
 """Methods that read layers, weights or gradients of networks, or ask them again."""
@@ -211,6 +213,7 @@ OTHER = {
     ("tinybert", "layers"): {"layers.0": "layers.1"}, ("minilm", "layers"): {"layers.0": "layers.1"},
     ("distilbert", "layers"): {"layers.0": "layers.1"}, ("distilbert", "projection"): "linear", "compare": "pca",
     ("sentence_embedding", "pooling"): "first",
+    "ar": 3.0, "tar": 3.0, "layer": "stage1",
     "n": 3, "soft": True, ("darkrank", "beta"): 1.0, ("darkrank", "normalise"): False,
 }  # fmt: skip
 """By its name, and that of the method where it needs it, a value of an argument that is not the one given above."""

@@ -12,6 +12,7 @@ from limbeck.arguments import checked
 from limbeck.card import Card
 from limbeck.errors import InputError, one_of
 from limbeck.methods.activation_boundary import activation_boundary
+from limbeck.methods.activation_regularization import activation_regularization
 from limbeck.methods.attention_transfer import attention_transfer
 from limbeck.methods.bounded_regression import bounded_regression
 from limbeck.methods.bss import bss
@@ -67,6 +68,7 @@ from limbeck.objective import Objective
 __all__ = [
     "Card",
     "activation_boundary",
+    "activation_regularization",
     "attention_transfer",
     "bounded_regression",
     "bss",
