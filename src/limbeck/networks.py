@@ -136,8 +136,15 @@ def is_unsized(tensor: Tensor) -> bool:
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a network, without what its modules keep there that is no tensor (`get_extra_state`)."""
-    return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    """Return the tensors of a network's state, a tied one once, without other values (`get_extra_state`).
+
+    >>> network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    >>> network[1].weight = network[0].weight
+    >>> list(tensors_of(network))
+    ['0.weight']
+    """
+    state = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    return {names[0]: state[names[0]] for names in tied(state)}
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -256,7 +263,7 @@ def tied(state: Mapping[str, Tensor]) -> Iterable[list[str]]:
     """Yield the names of a state in their order, those of one and the same tensor together."""
     groups: dict[Any, list[str]] = {}
     for name, tensor in state.items():
-        alone = tensor.numel() == 0 or tensor.is_meta
+        alone = is_unsized(tensor) or tensor.numel() == 0 or tensor.is_meta
         key = name if alone else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         groups.setdefault(key, []).append(name)
     return groups.values()

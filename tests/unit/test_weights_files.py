@@ -13,6 +13,7 @@ from limbeck import methods
 from limbeck.data import TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, ModelError
+from limbeck.evaluation import file_bytes, parameters
 from limbeck.records import sealed
 from limbeck.teachers.model import state_digest
 from limbeck.training import checkpoints as kept
@@ -49,6 +50,14 @@ def test_tied_weights_come_back_tied(tmp_path):
     load_weights(again, tmp_path / "tied.safetensors")
     assert again.head.weight is again.embedding.weight
     assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_a_tied_tensor_counts_once_also_where_two_parameters_share_its_memory():
+    model = Tied()
+    model.head.weight = nn.Parameter(model.embedding.weight.data)
+    assert model.head.weight is not model.embedding.weight
+    assert parameters(model) == parameters(Tied()) == 35
+    assert file_bytes(model) == file_bytes(Tied())
 
 
 def test_a_tied_tensor_is_written_once_and_fills_a_model_that_is_not_tied(tmp_path):
@@ -135,6 +144,9 @@ def test_training_tied_weights_goes_on_bit_for_bit(tmp_path):
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", stop)
+    checkpoint = max((tmp_path / "broken" / "checkpoints").glob("step-*/tensors.safetensors"))
+    names = {name for name in load_file(checkpoint) if name.startswith(("model.", "average.", "best."))}
+    assert names == {"model.student.embedding.weight", "average.embedding.weight"}
     again = run(tmp_path / "broken")
     assert again.student.head.weight is again.student.embedding.weight
     assert state_digest(again.student) == state_digest(whole.student)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from limbeck import checks
 from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError
-from limbeck.networks import distinct, evaluating, file_metadata
+from limbeck.networks import distinct, evaluating, file_metadata, tied
 from limbeck.outputs import run_model
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def cost(
 
 @checked
 def parameters(model: nn.Module) -> int:
-    """Count a model's parameters; a shared one counts once.
+    """Count a model's parameters; a tied one, of which several modules have the same tensor, counts once.
 
     Args:
         model: a network.
@@ -144,7 +144,8 @@ def parameters(model: nn.Module) -> int:
         >>> parameters(nn.Linear(3, 4))
         16
     """
-    return sum(parameter.numel() for parameter in model.parameters())
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return sum(every[names[0]].numel() for names in tied(every))
 
 
 @checked

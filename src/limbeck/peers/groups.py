@@ -10,6 +10,7 @@ from torch import nn
 from limbeck import checks
 from limbeck.errors import InputError
 from limbeck.locks import Waiting
+from limbeck.networks import tensors_of
 from limbeck.peers.exchange import Exchange
 from limbeck.peers.predictions import Predictions
 from limbeck.peers.together import Peer, check_predicted, exchanging
@@ -147,6 +148,6 @@ class _Door:
         told = [bool(each) for each in broadcast(flags).tolist()]
         for model, fresh in zip(self.models, told, strict=True):
             if fresh:
-                for tensor in model.state_dict().values():
+                for tensor in tensors_of(model).values():
                     tensor.copy_(broadcast(tensor.clone()))
         return told

@@ -162,7 +162,7 @@ class Run:
             raise ValueError("a checkpoint is written into a folder")
         optimizer_tensors, optimizer_state = checkpoints.optimizer_tensors(self.optimizer)
         tensors = {
-            **{f"model.{name}": tensor for name, tensor in self.distiller.state_dict().items()},
+            **{f"model.{name}": tensor for name, tensor in tensors_of(self.distiller).items()},
             **optimizer_tensors,
             **{f"best.{name}": tensor for name, tensor in self.best.items()},
             **{f"generator.{name}": tensor for name, tensor in generators.items()},
@@ -226,7 +226,10 @@ class Run:
             raise ValueError(f"{len(self.history)} epochs of {self.epoch}")
         if any(tensor.is_complex() for tensor in tensors.values()):
             raise ValueError("a tensor is complex")
-        self.distiller.load_state_dict(_under(tensors, "model."))
+        model = _under(tensors, "model.")
+        if missing := tensors_of(self.distiller).keys() - model.keys():
+            raise ValueError(f"it has no {min(missing)}")
+        fill(self.distiller, model)
         checkpoints.restore_optimizer(self.optimizer, tensors, state["optimizer"])
         if self.average is not None:
             device = self.accelerator.device
@@ -239,7 +242,7 @@ class Run:
         self.loss_sums.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
         self.distiller.carry.restore(_under(tensors, "carry."), state.get("carry", {}), self.accelerator.device)
         self.best = _under(tensors, "best.")
-        own = self.distiller.student.state_dict()
+        own = tensors_of(self.distiller.student)
         for kept in (self.best, {} if self.average is None else self.average.state):
             if kept and {name: tensor.shape for name, tensor in kept.items()} != {
                 name: tensor.shape for name, tensor in own.items()
