@@ -116,3 +116,18 @@ def test_on_an_accelerator():
     found = cost(model, torch.randn(3, 3, 8, 8, device="cuda"), batches=(1, 256), budget=0.2)
     assert found.memory[256] >= 256 * 8 * 64 * 4
     assert found.device == torch.cuda.get_device_name()
+
+
+def test_a_model_that_takes_keywords_costs_as_much_as_its_tensors_say():
+    model = builder("transformer")((8,), 3, vocabulary=20, layers=1, width=8, heads=2)
+    inputs = {"input_ids": torch.zeros(2, 6, dtype=torch.int64), "attention_mask": torch.ones(2, 6)}
+    linear = 2 * 2 * 6 * (4 * 8 * 8 + 2 * 8 * 32)  # queries, keys, values, output, and the two layers after them
+    attention, head = 2 * 2 * 2 * 6 * 6 * 8, 2 * 2 * (8 * 8 + 8 * 3)
+    assert flops(model, inputs) == linear + attention + head
+    found = cost(model, inputs, batches=(1, 4), budget=0.01)
+    assert [timing.batch for timing in found.timings] == [1, 4]
+    assert found.flops == flops(model, inputs) // 2
+    assert found.memory[4] > found.memory[1] > 6 * 8 * 4
+    for wrong in ({}, {**inputs, "attention_mask": torch.ones(3, 6)}, {"input_ids": torch.zeros(0, 6)}):
+        with pytest.raises(InputError, match=r"^inputs: found"):
+            cost(model, wrong)

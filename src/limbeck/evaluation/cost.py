@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ from limbeck.outputs import run_model
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
+
+Inputs = Tensor | Mapping[str, Tensor]
+"""What a model is called with: a tensor (N, ...), or several by the names of its keywords."""
 
 __all__ = [
     "Cost",
@@ -99,13 +102,14 @@ class Cost:
 
 @checked
 def cost(
-    model: nn.Module, inputs: Tensor, *, batches: Sequence[int] = (1, 256), warm_up: int = 5, budget: float = 1.0
+    model: nn.Module, inputs: Inputs, *, batches: Sequence[int] = (1, 256), warm_up: int = 5, budget: float = 1.0
 ) -> Cost:
     """Measure the cost of a model on its device.
 
     Args:
         model: the network.
-        inputs: (N, ...), samples on the model's device, repeated to fill a batch.
+        inputs: (N, ...), samples on the model's device, repeated to fill a batch; or a mapping of such tensors, for a
+            model that takes keywords.
         batches: the batch sizes to time.
         warm_up: passes that are not timed.
         budget: seconds to spend on each batch size.
@@ -124,7 +128,8 @@ def cost(
     one = _batch(inputs, 1)
     timings = tuple(time_forward(model, _batch(inputs, n), warm_up=warm_up, budget=budget) for n in batches)
     memory = {n: peak_memory(model, _batch(inputs, n)) for n in batches}
-    device = torch.cuda.get_device_name(inputs.device) if inputs.is_cuda else str(inputs.device)
+    place = _tensors(inputs)[0].device
+    device = torch.cuda.get_device_name(place) if place.type == "cuda" else str(place)
     return Cost(
         parameters(model), file_bytes(model), flops(model, one), timings, memory, device, torch.get_num_threads()
     )
@@ -170,14 +175,14 @@ def file_bytes(model: nn.Module) -> int:
 
 
 @checked
-def flops(model: nn.Module, inputs: Tensor) -> int:
+def flops(model: nn.Module, inputs: Inputs) -> int:
     """Count the floating-point operations of a forward pass with torch's counter.
 
     Matrix products, convolutions and attention are counted; element-wise operations, normalisation and pooling are not.
 
     Args:
         model: the network.
-        inputs: (N, ...) on the model's device.
+        inputs: (N, ...) on the model's device, or a mapping of such tensors by the names of the model's keywords.
 
     Returns:
         Operations; a multiply-add is 2.
@@ -213,14 +218,14 @@ def flop_counter() -> "FlopCounterMode":
 
 
 @checked
-def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: float = 1.0) -> Timing:
+def time_forward(model: nn.Module, inputs: Inputs, *, warm_up: int = 5, budget: float = 1.0) -> Timing:
     """Time forward passes of one batch, in eval mode and without gradients.
 
     At least 5 passes are timed and at most 1000.
 
     Args:
         model: the network.
-        inputs: (N, ...) on the model's device.
+        inputs: (N, ...) on the model's device, or a mapping of such tensors by the names of the model's keywords.
         warm_up: passes that are not timed.
         budget: seconds to spend.
 
@@ -246,11 +251,11 @@ def time_forward(model: nn.Module, inputs: Tensor, *, warm_up: int = 5, budget: 
             finish()
             seconds.append(max(time.perf_counter() - began, 1e-9))  # a coarse clock may stand still
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
-    return Timing(len(inputs), median, lower, upper, len(seconds))
+    return Timing(len(_tensors(inputs)[0]), median, lower, upper, len(seconds))
 
 
 @checked
-def peak_memory(model: nn.Module, inputs: Tensor) -> int:
+def peak_memory(model: nn.Module, inputs: Inputs) -> int:
     """Return the most bytes that a forward pass holds at once, besides weights and inputs.
 
     On CUDA it is the allocator's peak.  Elsewhere it is the sum of the tensors that torch's operations made and that
@@ -258,7 +263,7 @@ def peak_memory(model: nn.Module, inputs: Tensor) -> int:
 
     Args:
         model: the network.
-        inputs: (N, ...) on the model's device.
+        inputs: (N, ...) on the model's device, or a mapping of such tensors by the names of the model's keywords.
 
     Returns:
         Bytes.
@@ -268,14 +273,16 @@ def peak_memory(model: nn.Module, inputs: Tensor) -> int:
         24
     """
     with _answering(model):
-        if inputs.is_cuda:
-            torch.cuda.synchronize(inputs.device)
-            torch.cuda.reset_peak_memory_stats(inputs.device)
-            before = torch.cuda.memory_allocated(inputs.device)
+        tensors = _tensors(inputs)
+        place = tensors[0].device
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+            torch.cuda.reset_peak_memory_stats(place)
+            before = torch.cuda.memory_allocated(place)
             run_model(model, inputs)
-            torch.cuda.synchronize(inputs.device)
-            return int(torch.cuda.max_memory_allocated(inputs.device)) - before
-        known = [inputs, *model.parameters(), *model.buffers()]
+            torch.cuda.synchronize(place)
+            return int(torch.cuda.max_memory_allocated(place)) - before
+        known = [*tensors, *model.parameters(), *model.buffers()]
         watch = _Watch(known)
         with watch:
             run_model(model, inputs)
@@ -311,16 +318,31 @@ def _answering(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _finisher(inputs: Tensor) -> Callable[[], None]:
+def _finisher(inputs: Inputs) -> Callable[[], None]:
     """Return what waits until the device has done its work."""
-    if inputs.is_cuda:
-        return lambda: torch.cuda.synchronize(inputs.device)
-    return torch.mps.synchronize if inputs.device.type == "mps" else lambda: None
+    place = _tensors(inputs)[0].device
+    if place.type == "cuda":
+        return lambda: torch.cuda.synchronize(place)
+    return torch.mps.synchronize if place.type == "mps" else lambda: None
 
 
-def _batch(inputs: Tensor, size: int) -> Tensor:
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    """Return the tensors of inputs (N, ...); InputError where they have no samples, or not the same number."""
+    tensors = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    if not tensors or any(each.dim() == 0 for each in tensors) or len({len(each) for each in tensors}) != 1:
+        found = ", ".join(str(tuple(each.shape)) for each in tensors) or "none"
+        raise InputError(f"inputs: found shape {found}, expected (N, ...) with at least one sample")
+    if len(tensors[0]) == 0:
+        raise InputError(f"inputs: found shape {tuple(tensors[0].shape)}, expected (N, ...) with at least one sample")
+    return tensors
+
+
+def _batch(inputs: Inputs, size: int) -> Inputs:
     checks.at_least("batches", size, 1)
-    if inputs.dim() == 0 or len(inputs) == 0:
-        raise InputError(f"inputs: found shape {tuple(inputs.shape)}, expected (N, ...) with at least one sample")
-    repeats = -(-size // len(inputs))
-    return torch.cat([inputs] * repeats)[:size] if repeats > 1 else inputs[:size]
+    count = len(_tensors(inputs)[0])
+    places = torch.arange(size) % count
+
+    def of_size(tensor: Tensor) -> Tensor:
+        return tensor[places.to(tensor.device)] if size > count else tensor[:size]
+
+    return {name: of_size(each) for name, each in inputs.items()} if isinstance(inputs, Mapping) else of_size(inputs)

@@ -21,6 +21,7 @@ from limbeck.training import Result
 
 __all__ = ["LEARNING", "Compute", "forward_flops", "spent", "spent_by_peers"]
 
+_TEXTS = 16  # that the mean of the FLOPs is over, spread over the set
 LEARNING = 3
 """Forward passes that a sample costs the network that learns from it."""
 
@@ -50,10 +51,16 @@ class Compute:
 
 
 def forward_flops(model: nn.Module, samples: SampleSet) -> int:
-    """Return the FLOPs of a forward pass of one sample of a set."""
+    """Return the FLOPs of a forward pass of one sample of a set; of texts of several lengths, the mean over a few."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
-    return flops(model, one.to(device).inputs)
+    positions = [0]
+    if samples.max_length and samples.lanes is None:
+        positions = torch.linspace(0, len(samples) - 1, min(_TEXTS, len(samples))).long().tolist()
+    found = []
+    for position in positions:
+        one = samples.batch(torch.tensor([position]), augment=None, seed=0, view=0)
+        found.append(flops(model, one.to(device).inputs))
+    return round(sum(found) / len(found))
 
 
 def spent(

@@ -276,10 +276,8 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
 
 
 def _cost(model: nn.Module, run: FinishedRun) -> tuple[int | None, Timing | None]:
-    one = run.parts.test.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0).inputs
-    if not isinstance(one, Tensor):
-        return None, None
-    one = one.to(next((parameter.device for parameter in model.parameters()), one.device))
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    one = run.parts.test.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0).to(device).inputs
     return flops(model, one), time_forward(model, one, budget=_SECONDS_OF_TIMING)
 
 
