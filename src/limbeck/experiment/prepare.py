@@ -20,7 +20,7 @@ from limbeck.networks import check_network, evaluating
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
-from limbeck.tasks import Need
+from limbeck.tasks import TOKENS, Need
 from limbeck.teacher import Teacher
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel, graft
 from limbeck.teachers.answers import answers_of
@@ -200,7 +200,7 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
     What cannot run is refused here, before anything is trained or written.  splits: as for `prepare`.
     """
     parts = prepare(recipe, splits=splits)
-    if not recipe.teacher.single:
+    if not recipe.teacher.single and parts.train.task is not TOKENS:
         parts.train.task.require(
             Need.ONE_OF_SEVERAL,
             what="teacher.members: the mean of several networks is for",
@@ -435,7 +435,8 @@ def _try(
     where: str,
 ) -> None:
     """Compute the loss of a small augmented batch once, on a model that nothing else uses."""
-    positions = torch.arange(min(_TRIED, len(samples)))
+    first = len(samples) if samples.lanes is None else samples.lanes  # whose rows begin anew
+    positions = torch.arange(min(_TRIED, first))
     gathered = samples.gather(samples.needed(positions, training.augment, seed=0, view=1))
     try:
         check_precision(training.precision)
