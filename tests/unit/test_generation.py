@@ -19,6 +19,7 @@ from limbeck.generation import (
     sample,
     sentence_bleu,
 )
+from limbeck.tasks import TOKENS
 from limbeck.teachers import StoredTeacher
 from walk import over
 
@@ -310,6 +311,8 @@ def test_a_generated_batch_is_labelled_behind_its_prompt_and_no_stored_answer_fi
     assert made.inputs["input_ids"].tolist() == [[4, 5, 1, 2, 3, 0], [6, 7, 8, 2, 0, 0]]
     assert made.inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]
     assert made.labels.tolist() == [[-100, 1, 2, 3, -100, -100], [-100, -100, 2, -100, -100, -100]]
+    assert torch.equal(made.mask, made.labels != -100)
+    assert made.task is TOKENS
     assert made.to("cpu").extras["generated"] == {"by": "student", "step": 7, "temperature": 0.9}
     source = Batch.of({"input_ids": ids, "attention_mask": mask, "decoder_input_ids": torch.tensor([[8, 1], [8, 3]])})
     made = generated_batch(source, found, by="teacher")

@@ -10,7 +10,7 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.errors import InputError
 from limbeck.generation.generated import Generated, checked_inputs
-from limbeck.tasks import UNLABELLED
+from limbeck.tasks import TOKENS, UNLABELLED
 
 __all__ = ["generated_batch"]
 
@@ -35,7 +35,7 @@ def generated_batch(
 
     Returns:
         The batch with {input_ids, attention_mask} (N, P+L), padded on the right, or new decoder_input_ids (N, L); and
-        labels of the same shape.
+        labels and mask of the same shape.
 
     Raises:
         InputError: if there is more than one sequence for each sample.
@@ -67,8 +67,11 @@ def generated_batch(
         whole, there, answer = (each.gather(1, order) for each in (whole * there, there, answer))
         inputs = {"input_ids": whole, "attention_mask": there.to(ids.dtype if mask is None else mask.dtype)}
         labels = _shifted(whole.masked_fill(~answer, UNLABELLED))
+    mask = labels != UNLABELLED
     about = {"by": by, "step": step, "temperature": temperature}
-    return replace(batch, inputs=inputs, labels=labels, mask=None, extras={**batch.extras, "generated": about})
+    return replace(
+        batch, inputs=inputs, labels=labels, mask=mask, task=TOKENS, extras={**batch.extras, "generated": about}
+    )
 
 
 def _shifted(labels: Tensor) -> Tensor:
