@@ -16,9 +16,12 @@ from limbeck.data.interactions import interactions, synthetic_interactions
 from limbeck.data.lazy import LazySet
 from limbeck.data.loader import Loader
 from limbeck.data.npz import npz
+from limbeck.data.pair_set import PairSet
 from limbeck.data.randaugment import RandAugment
+from limbeck.data.restore import Restore
 from limbeck.data.selection import HeldOut, Selection
 from limbeck.data.sentences import sentences
+from limbeck.data.seq2seq import seq2seq
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.data.stream_set import TokenStream
 from limbeck.data.synthesis import Marginals, Munge, Synthesis, UniformValues
@@ -39,7 +42,9 @@ __all__ = [
     "Loader",
     "Marginals",
     "Munge",
+    "PairSet",
     "RandAugment",
+    "Restore",
     "SampleSet",
     "Selection",
     "Splits",
@@ -66,6 +71,7 @@ __all__ = [
     "ptb",
     "read_idx",
     "sentences",
+    "seq2seq",
     "synthetic",
     "synthetic_interactions",
     "synthetic_sentences",
@@ -100,6 +106,7 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "npz": npz,
         "ptb": ptb,
         "sentences": sentences,
+        "seq2seq": seq2seq,
         "synthetic": synthetic,
         "synthetic_interactions": synthetic_interactions,
         "synthetic_sentences": synthetic_sentences,
