@@ -88,6 +88,7 @@ for _verb in (
     "layers",
     "distill",
     "codistill",
+    "compress",
     "evaluate",
     "diagnose",
     "compare",

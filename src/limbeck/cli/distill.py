@@ -14,9 +14,14 @@ from limbeck.cli.streams import copied
 from limbeck.errors import command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
     from limbeck.config import Recipe
     from limbeck.experiment.outcome import Outcome
     from limbeck.experiment.prepare import Parts
+    from limbeck.results.compression import StageFigures
     from limbeck.runs import RunFolder
 
 __all__ = ["distill", "outcome_table", "run"]
@@ -110,6 +115,7 @@ def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, 
 def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
     """Print what failed, the models side by side, and what the distillation came to."""
     from limbeck.evaluation import figures_of
+    from limbeck.results.compression import stages_of
 
     examples = outcome.seeds[0].teacher.examples
     seeds = len(outcome.seeds)
@@ -131,11 +137,40 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
     columns = ["model", "parameters", "compute", f"test {figures.errors}", figures.accuracy]
     show(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
     show("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
+    if stages := stages_of(outcome):
+        show(_stage_table(stages, figures.errors, figures.pattern))
     for note in outcome.notes:
         show(note)
     show(f"{stands.said}.")
     if stands.share is not None:
         show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {figure(stands.share)}")
+
+
+def _stage_table(stages: "Sequence[StageFigures]", errors: str, pattern: str) -> "Table":
+    """Return what each network of a compression costs and answers."""
+    rows = [
+        [
+            each.label,
+            f"{each.parameters:,}",
+            f"{each.bytes / 1024:,.1f}",
+            f"{stages[0].bytes / each.bytes:.2f}",
+            f"{each.ideal_bytes / 1024:,.1f}",
+            f"{each.flops / 1e6:,.3g}",
+            f"{1000 * each.latency[1]:.3f} ({1000 * each.latency[0]:.3f} to {1000 * each.latency[2]:.3f})",
+            figure(each.errors, pattern),
+        ]
+        for each in stages
+    ]
+    columns = [
+        "compression",
+        "parameters",
+        "KiB on disk",
+        "times smaller",
+        "KiB, ideal code",
+        "MFLOPs",
+        "ms at batch 1",
+    ]
+    return table("Stages; milliseconds are the median and the quartiles", [*columns, f"test {errors}"], rows)
 
 
 def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:

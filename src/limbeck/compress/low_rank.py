@@ -1,7 +1,7 @@
 """Low rank: a layer's matrix W (m, n) as a product A·B of two smaller ones, from its singular value decomposition."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -120,6 +120,10 @@ class LowRank(Transform):
     def needs_statistics(self) -> bool:
         """Whether inputs are weighed."""
         return self.weight != "none"
+
+    def on_any_weights(self) -> "LowRank":
+        """Return rank 1 where the rank depends on the weights."""
+        return self if self.energy is None else replace(self, energy=None, rank=1)
 
     def change(self, model: nn.Module, statistics: Statistics | None, seed: int) -> tuple[nn.Module, Log]:
         """Factorise the selected layers."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -104,6 +104,10 @@ class Transform(ABC):
         record = {"kind": self.kind, "keys": plain_keys(self), "plan": dict(log.plan)}
         setattr(changed, RECORDS, [*records_of(model), record])
         return changed, log
+
+    def on_any_weights(self) -> Self:
+        """Return a transform that fits a network if this one can, whatever its weights are, for a rehearsal."""
+        return self
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Return the network that `apply` gives without statistics, as `Stage(before=...)` calls it."""

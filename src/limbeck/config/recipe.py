@@ -361,6 +361,8 @@ def _scheme(
 
     student: the keys of its model.
     """
+    if isinstance(keys.get("start"), str):
+        keys["start"] = str((base / path_of(keys["start"], "scheme.start")).absolute())
     name, section = of_kind(keys, schemes.kinds(), "scheme", key="name")
     written: Scheme = section.build()
     try:

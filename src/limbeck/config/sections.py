@@ -8,12 +8,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache, cached_property
+from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from limbeck import schedules, targets, tokenizers
+from limbeck import compress, schedules, targets, tokenizers
 from limbeck.checks import shown
+from limbeck.compress import Transform
 from limbeck.data import Synthesis, synthesis
 from limbeck.errors import InputError, RecipeError, one_of
 from limbeck.losses import Divergence, divergences
@@ -31,10 +33,11 @@ _FAMILIES: tuple[tuple[Any, _Kinds], ...] = (
     (Target, targets.kinds()),
     (Synthesis, synthesis.kinds()),
     (TokenizerKind, tokenizers.kinds()),
+    (Transform, compress.kinds()),
 )
 """Types whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind.
 
-A parameter may also be a `tuple[TYPE, ...]` of one of them, which a recipe writes as a list."""
+A parameter may also be a `tuple[TYPE, ...]` of one of them, or of a dataclass, which a recipe writes as a list."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -147,6 +150,8 @@ def _annotation(hint: Any) -> Any:
         return Any
     if _member(hint) is not None:
         return list[Any]
+    if (entry := _entry(hint)) is not None:
+        return list[_model(entry, frozenset())]  # type: ignore[misc]
     keys = _with_keys(hint)
     if keys is None:
         return hint
@@ -161,7 +166,8 @@ def _with_keys(hint: Any) -> Any:
 
 def _family(hint: Any) -> _Kinds | None:
     """Return the kinds that a parameter of a type, or of that type or None, may be; None where it is of no family."""
-    rest = tuple(each for each in get_args(hint) if each is not type(None))
+    union = get_origin(hint) in (Union, UnionType)
+    rest = tuple(each for each in get_args(hint) if each is not type(None)) if union else ()
     for family, kinds in _FAMILIES:
         if hint == family or (rest and Union[rest] == family):  # noqa: UP007 - of a tuple
             return kinds
@@ -173,6 +179,13 @@ def _member(hint: Any) -> Any:
     members = get_args(hint)
     of_a_family = get_origin(hint) is tuple and members[1:] == (...,) and _family(members[0]) is not None
     return members[0] if of_a_family else None
+
+
+def _entry(hint: Any) -> Any:
+    """Return the dataclass that a tuple has entries of; None for any other type."""
+    entries = get_args(hint)
+    several = get_origin(hint) is tuple and entries[1:] == (...,) and inspect.isclass(entries[0])
+    return entries[0] if several and is_dataclass(entries[0]) and _family(entries[0]) is None else None
 
 
 def _as_written(default: Any, kinds: _Kinds) -> Any:
@@ -201,6 +214,8 @@ def _resolved(function: Callable[..., Any], values: Mapping[str, Any], where: st
             resolved[name] = _resolved(hint, value, f"{where}.{name}")  # type: ignore[arg-type]
         elif kinds is not None and not _is_plain(value, hint):
             resolved[name] = _shortest(*of_kind(value, kinds, f"{where}.{name}"))
+        elif (entry := _entry(hint)) is not None:
+            resolved[name] = [_resolved(entry, each, f"{where}.{name}[{i}]") for i, each in enumerate(value)]
         elif (kinds := _family(_member(hint))) is not None:
             places = enumerate(value)
             resolved[name] = [_shortest(*of_kind(each, kinds, f"{where}.{name}[{i}]")) for i, each in places]
@@ -234,6 +249,8 @@ def of_kind(
 
 
 def _built(value: Any, hint: Any, where: str) -> Any:
+    if (entry := _entry(hint)) is not None:
+        return tuple(Section(entry, each, f"{where}[{i}]").build() for i, each in enumerate(value))
     if (keys := _with_keys(hint)) is not None and isinstance(value, Mapping) and _family(hint) is None:
         return Section(keys, value, where).build()
     if (member := _member(hint)) is not None:

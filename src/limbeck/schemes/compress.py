@@ -1,0 +1,282 @@
+"""Compression: a student is made smaller in stages, each a transform and a retraining with a teacher."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from limbeck import checks, methods
+from limbeck.arguments import checked_fields
+from limbeck.card import Card
+from limbeck.compress import Log, Statistics, Transform, rebuilt, settled
+from limbeck.data import SampleSet
+from limbeck.distiller import Distiller
+from limbeck.errors import InputError, LimbeckError
+from limbeck.evaluation import flops, parameters, time_forward
+from limbeck.export import exported_bytes, ideal_bytes
+from limbeck.objective import Objective
+from limbeck.randomness import derive_seed
+from limbeck.records import plain_values
+from limbeck.schemes.context import Builder, Context
+from limbeck.schemes.scheme import Planned, Scheme
+from limbeck.teacher import Teacher
+from limbeck.training import Training, load_weights
+from limbeck.training.weight_files import transforms_of
+
+__all__ = ["CARD", "Compress", "CompressionStage", "Retrain"]
+
+CARD = Card(
+    name="compress",
+    summary="a student made smaller in stages: low rank, sharing, pruning, fewer bits; each retrained with a teacher",
+    authors="Song Han, Huizi Mao, William J. Dally",
+    year=2016,
+    title="Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and Huffman Coding",
+    source="https://arxiv.org/abs/1510.00149",
+    formula="student → (transform → retraining by the recipe's method) for each stage",
+)
+
+_FIRST = "uncompressed"
+_MOST = 20  # stages
+_TRIED = 8  # samples that a rehearsal calibrates on
+_TIMED = 0.2  # seconds for the latency of a stage
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Retrain:
+    """How a network is trained after a transform.
+
+    epochs: 0 for no retraining.
+    learning_rate: None for a tenth of the recipe's, which is what pruning was published with.
+    teacher: "original" for the recipe's teacher, "before" for the student as it was before the first stage, "none" for
+        labels alone.  With a teacher the loss is that of the recipe's method.
+    """
+
+    epochs: int = 1
+    learning_rate: float | None = None
+    teacher: Literal["original", "before", "none"] = "original"
+
+    def __post_init__(self) -> None:
+        checks.at_least("epochs", self.epochs, 0)
+        if self.learning_rate is not None:
+            checks.positive("learning_rate", self.learning_rate)
+        checks.choice("teacher", self.teacher, ("original", "before", "none"))
+
+
+@checked_fields
+@dataclass(frozen=True)
+class CompressionStage:
+    """A transform, and the training after it."""
+
+    transform: Transform
+    retrain: Retrain = field(default_factory=Retrain)
+
+
+@dataclass(frozen=True)
+class Compress(Scheme):
+    """A student is trained by the recipe's method, or read from a file, and then made smaller stage by stage.
+
+    stages: in order.
+    start: a file of weights that the student begins with; None to train it by the recipe's method first.  `{seed}` in
+        its name stands for the student's seed.
+    calibration: samples of the training data that transforms see.
+    """
+
+    stages: tuple[CompressionStage, ...] = ()
+    start: str | None = None
+    calibration: int = 256
+
+    any_task: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise InputError(
+                "stages: found none, expected at least one, such as {transform: {kind: low_rank, rank: 0.25}}"
+            )
+        if len(self.stages) > _MOST:
+            raise InputError(f"stages: found {len(self.stages)}, expected at most {_MOST}")
+        checks.at_least("calibration", self.calibration, 1)
+
+    def roles(self) -> Mapping[str, str]:
+        """Return the student before the first stage, and each stage before and after its retraining."""
+        found = {_FIRST: "student, uncompressed"}
+        for number, stage in enumerate(self.stages, start=1):
+            kind, last = stage.transform.kind, number == len(self.stages)
+            if stage.retrain.epochs:
+                found[f"stage_{number}_before"] = f"stage {number}, {kind}, not retrained"
+            if not last:
+                found[f"stage_{number}"] = f"stage {number}, {kind}"
+        return found
+
+    def steps(self) -> list[tuple[str, int, str, bool]]:
+        """Return what is measured, in order: role, number of the stage (0 before all), kind, whether retrained."""
+        found = [(_FIRST, 0, "", False)]
+        for number, stage in enumerate(self.stages, start=1):
+            kind, retrained = stage.transform.kind, stage.retrain.epochs > 0
+            found += [(f"stage_{number}_before", number, kind, False)] if retrained else []
+            found.append((self._role(number), number, kind, retrained))
+        return found
+
+    def check(self, builder: Builder) -> str | None:
+        """Refuse a file that does not fit the student, a transform that cannot be applied, and teachers not read."""
+        for number, stage in enumerate(self.stages):
+            if stage.retrain.epochs and stage.retrain.teacher != "none" and not builder.needs_teacher:
+                return (
+                    f"stages[{number}].retrain.teacher: found {stage.retrain.teacher}, but the method "
+                    f"{builder.method_name} reads no teacher; set none, or the method kd"
+                )
+        where = "start"
+        try:
+            model = self._started(builder)
+            statistics = self._statistics(builder, _TRIED)
+            for number, stage in enumerate(self.stages):
+                where = f"stages[{number}].retrain"
+                self._training(builder.training, stage)
+                where = f"stages[{number}].transform"
+                transform = stage.transform if self.start else stage.transform.on_any_weights()
+                model, _ = transform.apply(model, statistics, builder.seed)
+                where = f"stages[{number}]: the model that the transform gives"
+                one = builder.parts.train.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
+                Statistics([one], builder.parts.train.task).visit(model, [], lambda *_: None)
+        except LimbeckError as error:
+            return f"{where}.{error}" if where.endswith("transform") else f"{where}: {error}"
+        return None
+
+    def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
+        """Return the first training and the retrainings, of the student before any stage."""
+        found = [] if self.start else [self.planned_as(_FIRST, "student, uncompressed", builder, teacher)]
+        for number, stage in enumerate(self.stages, start=1):
+            if stage.retrain.epochs:
+                taught = None if stage.retrain.teacher == "none" else teacher
+                distiller = Distiller(self._started(builder), taught, self._objective(builder, stage))
+                samples = self._samples(builder, stage)
+                training = self._training(builder.training, stage)
+                found.append(Planned(f"student, stage {number}", distiller, samples, training))
+        return found
+
+    def train(self, context: Context) -> dict[str, nn.Module]:
+        """Train the student, and make it smaller stage by stage."""
+        context.require(
+            [role for role, number, _, retrained in self.steps() if retrained or not (number or self.start)]
+        )
+        student = self._first(context)
+        models = {_FIRST: student}
+        statistics = self._statistics(context, self.calibration)
+        if any(stage.transform.needs_statistics for stage in self.stages):
+            context.note("calibration", statistics.index.tolist())
+        whole: Teacher | None = None
+        for number, stage in enumerate(self.stages, start=1):
+            role, name = self._role(number), f"stage {number}, {stage.transform.kind}"
+            smaller, log = stage.transform.apply(student, statistics, derive_seed(context.seed, f"stage {number}"))
+            context.note(f"stage_{number}", plain_values({"changed": log.changed, "kept": log.kept, **log.figures}))
+            context.say(_told(name, log, parameters(student), parameters(smaller)))
+            if not stage.retrain.epochs:
+                models[role] = student = context.keep(role, smaller)
+                continue
+            before = f"stage_{number}_before"
+            models[before] = context.keep(before, deepcopy(smaller))
+            teacher: Teacher | None = None
+            if stage.retrain.teacher == "original":
+                teacher = context.teacher()
+            elif stage.retrain.teacher == "before":
+                teacher = whole = context.teach(models[_FIRST], name=_FIRST) if whole is None else whole
+            distiller = Distiller(smaller, teacher, self._objective(context, stage))
+            training = self._training(context.training, stage)
+            student = context.fit(role, distiller, self._samples(context, stage), training=training).student
+            models[role] = student
+        return models
+
+    def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
+        """Return what each stage costs: parameters, bytes on disk, bytes of an ideal code, FLOPs and latency."""
+        one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0).inputs
+        found = []
+        for role, number, kind, retrained in self.steps():
+            model = settled(models[role])
+            found.append(
+                {
+                    "role": role,
+                    "stage": number,
+                    "transform": kind,
+                    "retrained": retrained,
+                    "parameters": parameters(models[role]),
+                    "bytes": exported_bytes(model),
+                    "ideal_bytes": ideal_bytes(model),
+                    "flops": flops(model, one),
+                    "latency": _latency(model, one),
+                }
+            )
+        return {"stages": plain_values(found)}
+
+    def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Say how much smaller the student is."""
+        first, last = figures[0]["stages"][0], figures[0]["stages"][-1]
+        lines = [
+            f"compression: {first['bytes']:,} to {last['bytes']:,} bytes on disk ({first['bytes'] / last['bytes']:.2f}"
+            f" times smaller), {first['parameters']:,} to {last['parameters']:,} parameters"
+        ]
+        if self.start is not None:
+            lines.append(
+                "compute: the student's weights are used as given, and what their training took is not counted"
+            )
+        return lines
+
+    def _role(self, number: int) -> str:
+        return "distilled" if number == len(self.stages) else f"stage_{number}"
+
+    def _started(self, builder: Builder) -> nn.Module:
+        """Return the student with the weights of `start`; as it is built without such."""
+        student = builder.student()
+        if self.start is None:
+            return student
+        path = Path(self.start.replace("{seed}", str(builder.seed)))
+        student = rebuilt(student, transforms_of(path))
+        load_weights(student, path)
+        return student
+
+    def _first(self, context: Context) -> nn.Module:
+        student = self._started(context)
+        if self.start is not None:
+            return context.keep(_FIRST, student)
+        distiller = Distiller(student, context.teacher(), context.objective())
+        return context.fit(_FIRST, distiller, context.parts.transfer).student
+
+    def _statistics(self, builder: Builder, count: int) -> Statistics:
+        return Statistics.of(builder.parts.train, count, seed=builder.seed)
+
+    def _objective(self, builder: Builder, stage: CompressionStage) -> Objective:
+        return methods.hard() if stage.retrain.teacher == "none" else builder.objective()
+
+    def _samples(self, builder: Builder, stage: CompressionStage) -> SampleSet:
+        return builder.parts.alone if stage.retrain.teacher == "none" else builder.parts.transfer
+
+    def _training(self, training: Training, stage: CompressionStage) -> Training:
+        """Return the settings of a retraining: the recipe's, with fewer epochs and a smaller rate."""
+        retrain = stage.retrain
+        rate = training.learning_rate / 10 if retrain.learning_rate is None else retrain.learning_rate
+        epochs = max(1, retrain.epochs)
+        share = epochs / training.epochs
+        return replace(
+            training,
+            epochs=epochs,
+            learning_rate=rate,
+            warmup=training.warmup * share,
+            milestones=tuple(each * share for each in training.milestones),
+        )
+
+
+def _told(name: str, log: Log, before: int, after: int) -> str:
+    """Return the line about a transform."""
+    figures = "".join(f", {key.replace('_', ' ')} {value:.4g}" for key, value in log.figures.items())
+    return (
+        f"{name}: {len(log.changed)} layers changed, {len(log.kept)} kept; {before:,} to {after:,} parameters{figures}"
+    )
+
+
+def _latency(model: nn.Module, inputs: Any) -> dict[str, float]:
+    """Return the seconds of an answer to one sample: the median and the quartiles."""
+    found = time_forward(model, inputs, budget=_TIMED)
+    return {"median": found.seconds, "lower": found.lower, "upper": found.upper}
