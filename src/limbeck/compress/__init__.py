@@ -57,6 +57,7 @@ from limbeck.compress.share import Share
 from limbeck.compress.statistics import Statistics, second_moment
 from limbeck.compress.streams import CodedSize, coded_size, read_codes, write_codes
 from limbeck.compress.transform import Log, Transform, records_of
+from limbeck.compress.units import Units
 from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "Statistics",
     "Stream",
     "Transform",
+    "Units",
     "activation_grid",
     "activation_range",
     "builder",
