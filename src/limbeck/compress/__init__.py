@@ -28,6 +28,7 @@ from limbeck.compress.factors import (
 from limbeck.compress.fold import Fold
 from limbeck.compress.gradients import first_step, learned_steps, movement, straight_through
 from limbeck.compress.huffman import Stream, code_lengths, decode, encode, entropy
+from limbeck.compress.kernels import with_torchao
 from limbeck.compress.low_rank import LowRank
 from limbeck.compress.prune import Prune
 from limbeck.compress.pruning import (
@@ -121,6 +122,7 @@ __all__ = [
     "unit_mask",
     "unpack",
     "weight_scales",
+    "with_torchao",
     "write_codes",
 ]
 
