@@ -173,11 +173,7 @@ class Distiller(nn.Module):
             self.objective.settle(legend)
         check_network("student", self.student)
         self._check_differentiable()
-        if self.objective.finds_layers:
-            networks = {"student": self.student}
-            if isinstance(self.teacher, ModelTeacher):
-                networks["teacher"] = self.teacher.model
-            self.objective.locate(networks)
+        self.locate()
         with evaluating(self.student), self._carrying_apart(), torch.no_grad():
             outputs = self._outputs(batch, self.objective.reads())
             for name, answer in outputs.items():
@@ -187,6 +183,14 @@ class Distiller(nn.Module):
             index, labels = samples or (batch.index, batch.labels)
             self.objective.build(outputs, Setup(index, labels, seed, lambda: self._passes(batches, batch)))
         return outputs
+
+    def locate(self) -> None:
+        """Let the terms that find their layers in the networks do so, as `build` does first of all."""
+        if self.objective.finds_layers:
+            networks = {"student": self.student}
+            if isinstance(self.teacher, ModelTeacher):
+                networks["teacher"] = self.teacher.model
+            self.objective.locate(networks)
 
     @torch.no_grad()
     def _passes(self, batches: Callable[[], Iterable[Batch]] | None, first: Batch) -> Iterator[dict[str, Outputs]]:

@@ -114,6 +114,11 @@ class ModelSpec:
         values = {} if self.section is None else self.section.values
         return self.checkpoint or values.get("folder") or values.get("hub") or None
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it has weights of its own before any training: of a checkpoint, a folder, or perhaps a factory."""
+        return self.checkpoint is not None or self.section is None or self.section.function.__name__ == "pretrained"
+
     def untrained(self) -> "ModelSpec":
         """Return the model without what its weights are read from."""
         section = self.section

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck import checks, data, schemes
+from limbeck.blocks import Match
 from limbeck.checks import shown
 from limbeck.config.methods import MethodSpec, read_method
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
@@ -40,6 +41,7 @@ class _StudentKeys(BaseModel):
     model: dict[str, Any]
     sees: dict[str, Any] | None = None
     graft: dict[str, Any] | None = None
+    copy_blocks: Literal["uniform", "top", "bottom"] | None = None
 
 
 class _ExpectKeys(BaseModel):
@@ -91,6 +93,8 @@ class Recipe:
     """A validated recipe; `keys` is the whole of it with every default, which repeats the run.
 
     networks: those that the scheme's own keys name, under `scheme.models`.
+    copy_blocks: which of the teacher's blocks the student begins with; None for none.
+    general: data without labels that the scheme's key `general` names; None where it names none.
     classes: those that the students serve, by name or number; None for all that the teacher knows.
     alone_budget: None where no student is trained alone for the compute of the distillation.
     search: grids, each of values by `key.path`; empty where nothing is searched.
@@ -103,6 +107,8 @@ class Recipe:
     teacher: TeacherSpec
     student: ModelSpec
     graft: Graft | None
+    copy_blocks: Match | None
+    general: Section | None
     classes: tuple[int | str, ...] | None
     method: MethodSpec
     scheme: Scheme
@@ -131,12 +137,14 @@ class Recipe:
         student, student_keys = _student(top["student"], base)
         graft, graft_keys = _graft(top["student"]["graft"])
         student_keys |= graft_keys
+        copy_blocks = top["student"]["copy_blocks"]
+        student_keys |= {} if copy_blocks is None else {"copy_blocks": copy_blocks}
         training, training_keys = read(Training, _with_views(top), "training")
         like_it = {key: value for key, value in student_keys["model"].items() if key not in ("checkpoint", "key")}
         teacher, teacher_keys = read_teacher(
             top["teacher"] or TeacherKeys(model=like_it, training=plain(training_keys)).model_dump(), base
         )
-        scheme, networks, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student_keys["model"])
+        scheme, networks, general, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student_keys["model"])
         budget, budget_keys = _alone_budget(top["alone_budget"])
         recipe = cls(
             name=top["name"],
@@ -146,6 +154,8 @@ class Recipe:
             teacher=teacher,
             student=student,
             graft=graft,
+            copy_blocks=copy_blocks,
+            general=general,
             classes=_classes(top["classes"]),
             method=read_method(top["method"], "method"),
             scheme=scheme,
@@ -176,6 +186,8 @@ class Recipe:
             raise RecipeError("teacher.select: found together with refit, which leaves no held-out part; leave out one")
         if graft is not None:
             _check_graft(teacher, scheme, scheme_keys["name"])
+        if copy_blocks is not None and not (scheme.takes_copy and teacher.network):
+            raise RecipeError("student.copy_blocks: expected scheme offline or hints and one network as the teacher")
         recipe.candidates()  # each of which is validated
         return recipe
 
@@ -305,17 +317,26 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, without: Seq
 def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Selection, Transfer, dict[str, Any]]:
     """Return where the data comes from, what of it is used, what of that is transferred, and the resolved keys."""
     transfer, transfer_keys = read(Transfer, keys.pop("transfer", {}), "data.transfer")
-    for key in _PLACES:
-        if isinstance(keys.get(key), str):
-            keys[key] = str((base / path_of(keys[key], f"data.{key}")).absolute())
-    tokenizer = keys.get("tokenizer")
-    if isinstance(tokenizer, Mapping) and isinstance(tokenizer.get("folder"), str):
-        folder = (base / path_of(tokenizer["folder"], "data.tokenizer.folder")).absolute()
-        keys["tokenizer"] = {**tokenizer, "folder": str(folder)}
+    keys = _placed(keys, base, "data")
     selection, selected = read(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
     kind, source = of_kind(keys, data.kinds(), "data")
     changed = {key: selected[key] for key, usual in _USED.items() if getattr(selection, key) != usual}
     return source, selection, transfer, {"kind": kind, **source.values, **changed, "transfer": transfer_keys}
+
+
+def _placed(keys: Any, base: Path, where: str) -> Any:
+    """Return the keys of data with the files and folders that they name in the recipe's folder."""
+    if not isinstance(keys, Mapping):
+        return keys
+    placed = dict(keys)
+    for key in _PLACES:
+        if isinstance(placed.get(key), str):
+            placed[key] = str((base / path_of(placed[key], f"{where}.{key}")).absolute())
+    tokenizer = placed.get("tokenizer")
+    if isinstance(tokenizer, Mapping) and isinstance(tokenizer.get("folder"), str):
+        folder = (base / path_of(tokenizer["folder"], f"{where}.tokenizer.folder")).absolute()
+        placed["tokenizer"] = {**tokenizer, "folder": str(folder)}
+    return placed
 
 
 def _student(keys: Mapping[str, Any], base: Path) -> tuple[ModelSpec, dict[str, Any]]:
@@ -356,8 +377,8 @@ def _with_views(top: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scheme(
     keys: dict[str, Any], base: Path, teacher: TeacherSpec, student: Mapping[str, Any]
-) -> tuple[Scheme, tuple[ModelSpec, ...], dict[str, Any]]:
-    """Return a scheme, the networks that its key `models` names, and its keys as the resolved recipe has them.
+) -> tuple[Scheme, tuple[ModelSpec, ...], Section | None, dict[str, Any]]:
+    """Return a scheme, the networks and data that its keys name, and its keys as the resolved recipe has them.
 
     student: the keys of its model.
     """
@@ -374,7 +395,12 @@ def _scheme(
     networks = tuple(read_model(dict(each), f"scheme.models[{number}]", base) for number, each in named)
     settled = {key: getattr(plan, key) for key in section.values if getattr(plan, key) is not getattr(written, key)}
     values = {"name": name, **section.values, **settled}
-    return plan, networks, values | ({"models": [each.keys() for each in networks]} if networks else {})
+    values |= {"models": [each.keys() for each in networks]} if networks else {}
+    stage = getattr(plan, "general", None)
+    if stage is None:
+        return plan, networks, None, values
+    kind, general = of_kind(_placed(stage["data"], base, "scheme.general.data"), data.kinds(), "scheme.general.data")
+    return plan, networks, general, values | {"general": {**stage, "data": {"kind": kind, **general.values}}}
 
 
 def _alone_budget(value: Any) -> tuple[AloneBudget | None, Any]:

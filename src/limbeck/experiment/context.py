@@ -15,6 +15,7 @@ from limbeck.errors import RunError
 from limbeck.experiment.cost import Compute, forward_flops, spent, spent_by_peers
 from limbeck.experiment.prepare import SeedBuilder, as_teacher
 from limbeck.experiment.teacher import TrainedTeacher, storable, wrap_teacher
+from limbeck.objective import Objective
 from limbeck.peers import Peer, fit_together
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
@@ -69,7 +70,7 @@ class SeedContext(SeedBuilder):
         return self.taught.model
 
     def lender(self) -> nn.Module:
-        """Return the recipe's trained teacher, whose classifier is grafted."""
+        """Return the recipe's trained teacher, of which the student is given a part."""
         return self.teacher_model
 
     @property
@@ -98,9 +99,17 @@ class SeedContext(SeedBuilder):
         self.count_answers("answers of teacher", self.teacher_model, self.parts.transfer)
         return self.shared[key]
 
-    def teacher(self) -> Teacher:
-        """Return the recipe's teacher of the transfer set; its answers are computed once wherever that is exact."""
-        return self._recipes_teacher
+    def teacher(self, objective: Objective | None = None) -> Teacher:
+        """Return the recipe's teacher of the transfer set; its answers are computed once wherever that is exact.
+
+        objective: what reads it, by default all of the recipe's method.
+        """
+        if objective is None or self.answering is not None or isinstance(self._recipes_teacher, StoredTeacher):
+            return self._recipes_teacher
+        teacher = wrap_teacher(self.recipe, self.teacher_model, self.parts, objective)
+        if isinstance(teacher, StoredTeacher):
+            self.count_answers("answers of teacher", self.teacher_model, self.parts.transfer)
+        return teacher
 
     def teach(self, model: nn.Module, *, name: str = "teacher") -> Teacher:
         """Make a trained network a teacher of the transfer set, as the recipe says of its own; its answers count."""

@@ -22,7 +22,7 @@ from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
 from limbeck.tasks import TOKENS, Need
 from limbeck.teacher import Teacher
-from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel, graft
+from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher, RestrictedModel, copy_blocks, graft
 from limbeck.teachers.answers import answers_of
 from limbeck.teachers.estimators import Fitted
 from limbeck.training import Training
@@ -59,6 +59,7 @@ class Parts:
     whole: the data as it was read, of which all of these are parts.
     taught: where the students serve some of the classes, the sets of all of them, which the teacher learns from.
     teacher_part: what of `train` the teacher learns from; None for all of it.
+    general: other samples without labels, which the scheme's key `general` names; None where it names none.
     """
 
     train: SampleSet
@@ -69,6 +70,7 @@ class Parts:
     taught: "Parts | None" = None
     whole: Splits | None = None
     teacher_part: SampleSet | None = None
+    general: SampleSet | None = None
 
     @property
     def of_teacher(self) -> "Parts":
@@ -131,7 +133,8 @@ def prepare(recipe: Recipe, *, refit: bool = False, splits: Splits | None = None
             taught_on = recipe.teacher.data.of(train, seed=0)
         except (DataError, InputError) as error:
             raise DataError(f"teacher.data.{error}") from None
-    parts = Parts(train, held_out, transfer, alone, splits.test, whole=splits, teacher_part=taught_on)
+    general = _general(recipe, train)
+    parts = Parts(train, held_out, transfer, alone, splits.test, whole=splits, teacher_part=taught_on, general=general)
     return parts if recipe.classes is None else _restricted(parts, recipe.classes, labels=recipe.transfer.labels)
 
 
@@ -169,6 +172,24 @@ def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
         raise DataError(f"data.transfer.synthetic: {error}") from None
 
 
+def _general(recipe: Recipe, train: SampleSet) -> SampleSet | None:
+    """Return the samples that the scheme's key `general` names, without labels and with the classes of the data."""
+    if recipe.general is None:
+        return None
+    where = "scheme.general.data"
+    try:
+        samples: SampleSet = recipe.general.build().train
+    except (DataError, InputError) as error:
+        raise DataError(f"{where}.{error}") from None
+    ours, theirs = train.tokenizer, samples.tokenizer
+    if (ours is None) != (theirs is None) or train.task.has_classes != samples.task.has_classes:
+        raise DataError(f"{where}: found samples of another kind than the data's; expected texts beside texts")
+    if ours is not None and theirs is not None:
+        ours.require_same(theirs, what=where, whose="the data")
+    labels = train.task.no_labels(samples.name, len(samples))
+    return replace(samples, labels=labels, classes=train.classes, class_names=train.class_names, task=train.task)
+
+
 def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> Parts:
     """Return the sets of students that serve some of the classes: their samples, labels being places among them."""
 
@@ -187,6 +208,7 @@ def _restricted(parts: Parts, classes: Sequence[int | str], *, labels: bool) -> 
             alone=alone,
             test=part(parts.test),
             taught=parts,
+            general=parts.general,
         )
     except InputError as error:
         raise RecipeError(str(error)) from None
@@ -282,6 +304,11 @@ class SeedBuilder:
         return "trained" if first.learns else "file"
 
     @property
+    def teacher_is_pretrained(self) -> bool:
+        """Whether the recipe's teacher is one network that has weights of its own before it is trained."""
+        return self.recipe.teacher.network and self.recipe.teacher.members[0].model.is_pretrained
+
+    @property
     def teacher_training(self) -> Training:
         """How the recipe's teacher is trained, or the first of several."""
         return self.recipe.teacher.training
@@ -317,7 +344,12 @@ class SeedBuilder:
         return network
 
     def grafted(self, student: nn.Module) -> nn.Module:
-        """Return the student with what the recipe grafts onto it of the teacher; itself where there is no graft."""
+        """Return the student with what the recipe gives it of the teacher; itself where it gives it nothing."""
+        if self.recipe.copy_blocks is not None:
+            try:
+                student = copy_blocks(student, self.lender(), self.recipe.copy_blocks)
+            except ModelError as error:
+                raise ModelError(f"student.copy_blocks: {error}") from None
         spec = self.recipe.graft
         if spec is None:
             return student
@@ -330,7 +362,7 @@ class SeedBuilder:
             raise ModelError(f"student.graft.{error}") from None
 
     def lender(self) -> nn.Module:
-        """Return the network whose classifier is grafted; before any training, one of the same shapes."""
+        """Return the network of which the student is given a part; before any training, one of the same shapes."""
         return self.teacher_network()
 
     def teacher_parameters(self) -> int | None:

@@ -22,6 +22,7 @@ from limbeck.experiment.prepare import (
     read_answers,
     seeded_build,
 )
+from limbeck.objective import Objective
 from limbeck.ranks import first_says
 from limbeck.runs import cache_folder
 from limbeck.tasks import TOKENS
@@ -126,27 +127,32 @@ def _selected(model: MeanOfModels, parts: Parts, rounds: int) -> list[float]:
     return selected_weights(answers, held_out.labels[known].cpu(), rounds=rounds)
 
 
-def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts) -> Teacher:
-    """Make a model the teacher of a recipe's transfer set; its answers are computed once wherever that is exact."""
+def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts, objective: Objective | None = None) -> Teacher:
+    """Make a model the teacher of a recipe's transfer set; its answers are computed once wherever that is exact.
+
+    objective: what reads it, by default the recipe's.
+    """
     teacher = as_teacher(recipe, model)
-    if asked_once(recipe, teacher, parts):
+    if asked_once(recipe, teacher, parts, objective):
         clean = recipe.teacher.view == "clean"
-        return store(teacher, parts.transfer, clean=clean, taps=recipe.inspected.taps("teacher"))
+        return store(teacher, parts.transfer, clean=clean, taps=(objective or recipe.inspected).taps("teacher"))
     return teacher
 
 
-def asked_once(recipe: Recipe, teacher: Teacher, parts: Parts) -> bool:
+def asked_once(recipe: Recipe, teacher: Teacher, parts: Parts, objective: Objective | None = None) -> bool:
     """Whether a recipe's teacher is asked once about each sample: that is exact, and its answers can be stored."""
     exact = recipe.teacher.view == "clean" or not recipe.training.augment.active
-    return recipe.teacher.store and exact and storable(recipe, teacher, parts.transfer)
+    return recipe.teacher.store and exact and storable(recipe, teacher, parts.transfer, objective)
 
 
-def storable(recipe: Recipe, teacher: Teacher, samples: SampleSet) -> bool:
-    """Whether what a recipe's method reads of its teacher can be stored: no network, and no features beyond memory.
+def storable(recipe: Recipe, teacher: Teacher, samples: SampleSet, objective: Objective | None = None) -> bool:
+    """Whether what an objective reads of its teacher can be stored: no network, and no features beyond memory.
 
     Neither are the logits of each token of a text, nor features of texts, whose lengths differ.
+    objective: by default the recipe's.
     """
-    taps = recipe.inspected.taps("teacher")
+    objective = objective or recipe.inspected
+    taps = objective.taps("teacher")
     if samples.task == TOKENS or (taps and samples.kept_dtype is None):
         return False
-    return not recipe.inspected.needs_network and (not taps or feature_bytes(teacher, samples, taps) <= feature_limit())
+    return not objective.needs_network and (not taps or feature_bytes(teacher, samples, taps) <= feature_limit())

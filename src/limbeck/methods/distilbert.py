@@ -83,7 +83,7 @@ def distilbert(
     """Build DistilBERT for a student and a teacher that are transformers; their blocks are found in the networks.
 
     The paper's labels are the words that a masked language model fills in, and its student begins with every second
-    block of the teacher (`student.blocks` in a recipe).  The weights are those of its published code.
+    block of the teacher (`student: {copy_blocks: uniform}` in a recipe).  The weights are those of its published code.
 
     Args:
         layers: pairs of blocks, {student's path: teacher's path}; None for the last of both.

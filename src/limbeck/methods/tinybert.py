@@ -192,7 +192,7 @@ class Attention(BlockTerm):
 
     def count(self, batch: Batch) -> Tensor | int:
         """Return how many pairs of real tokens count, or queries of which probabilities are compared."""
-        if self.of == "probabilities":
+        if self.of == "probabilities" or not self._pairs:
             return super().count(batch)
         mask = self._mask(batch)
         if mask is None:

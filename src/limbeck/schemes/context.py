@@ -40,6 +40,10 @@ class Sets(Protocol):
     def alone(self) -> SampleSet:
         """The labelled part of that, which the student alone learns from."""
 
+    @property
+    def general(self) -> SampleSet | None:
+        """The unlabelled set that the scheme's key `general` names; None where it names none."""
+
 
 class Builder(Protocol):
     """Builds the networks of one seed, and answers what a scheme asks of its recipe before anything is trained."""
@@ -77,6 +81,10 @@ class Builder(Protocol):
         """Where the recipe's teacher, or the first of several, comes from."""
 
     @property
+    def teacher_is_pretrained(self) -> bool:
+        """Whether the recipe's teacher is one network that has weights of its own before it is trained."""
+
+    @property
     def teacher_training(self) -> Training:
         """How the recipe's teacher is trained, or the first of several."""
 
@@ -100,7 +108,7 @@ class Builder(Protocol):
         """Build the network that the teacher, or the first of several, is; its weights are not the teacher's."""
 
     def grafted(self, student: nn.Module) -> nn.Module:
-        """Return the student with what the recipe grafts onto it of the teacher; itself where there is no graft."""
+        """Return the student with what the recipe gives it of the teacher (`graft`, `copy_blocks`); itself without."""
 
     def teacher_parameters(self) -> int | None:
         """Return how many parameters the teacher has; None where it is the mean of several models."""
@@ -128,8 +136,11 @@ class Context(Builder, Protocol):
     def teachers_along(self) -> Mapping[int, nn.Module]:
         """The teacher as it was after each of the epochs that the scheme's `along` names."""
 
-    def teacher(self) -> Teacher:
-        """Return the recipe's teacher of the transfer set."""
+    def teacher(self, objective: Objective | None = None) -> Teacher:
+        """Return the recipe's teacher of the transfer set.
+
+        objective: what reads it, by default all of the recipe's method; where it reads answers alone, they are stored.
+        """
 
     def teach(self, model: nn.Module, *, name: str = "teacher") -> Teacher:
         """Make a trained network a teacher of the transfer set; its answers count as compute."""

@@ -30,9 +30,10 @@ class Offline(Scheme):
     single: ClassVar[bool] = True
     any_task: ClassVar[bool] = True
     takes_graft: ClassVar[bool] = True
+    takes_copy: ClassVar[bool] = True
 
     def build(self, role: str, builder: Builder) -> nn.Module:
-        """Return the student, with what the recipe grafts onto it."""
+        """Return the student, with what the recipe gives it of the teacher."""
         return builder.grafted(builder.student())
 
     def distiller(self, context: Context) -> Distiller:

@@ -51,6 +51,7 @@ class Scheme(ABC):
     any_task: whether it can do with labels of any task; a scheme that reads a model's answers itself, as an ensemble of
         students does, takes them for logits of classes.
     takes_graft: whether its distilled student may have a part of the teacher grafted onto it (`student.graft`).
+    takes_copy: whether its distilled student may begin with blocks of the teacher (`student.copy_blocks`).
     """
 
     uses_teacher: ClassVar[bool] = True
@@ -58,6 +59,7 @@ class Scheme(ABC):
     single: ClassVar[bool] = False
     any_task: ClassVar[bool] = False
     takes_graft: ClassVar[bool] = False
+    takes_copy: ClassVar[bool] = False
 
     @property
     def along(self) -> Sequence[int]:

@@ -1,6 +1,7 @@
 """Teachers: anything that answers a batch with `Outputs`, without gradient, in eval."""
 
 from limbeck.teachers.arrays import ArrayTeacher
+from limbeck.teachers.copied import copy_blocks
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.graft import Graft, graft
 from limbeck.teachers.mean import MeanOfModels
@@ -18,6 +19,7 @@ __all__ = [
     "PredictTeacher",
     "RestrictedModel",
     "StoredTeacher",
+    "copy_blocks",
     "graft",
     "state_digest",
     "store",
