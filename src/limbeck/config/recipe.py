@@ -316,12 +316,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, without: Seq
 
 def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Selection, Transfer, dict[str, Any]]:
     """Return where the data comes from, what of it is used, what of that is transferred, and the resolved keys."""
-    transfer, transfer_keys = read(Transfer, keys.pop("transfer", {}), "data.transfer")
+    transfer, transfer_keys = read(Transfer, _transfer(keys.pop("transfer", {}), base), "data.transfer")
     keys = _placed(keys, base, "data")
     selection, selected = read(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
     kind, source = of_kind(keys, data.kinds(), "data")
     changed = {key: selected[key] for key, usual in _USED.items() if getattr(selection, key) != usual}
     return source, selection, transfer, {"kind": kind, **source.values, **changed, "transfer": transfer_keys}
+
+
+def _transfer(keys: Any, base: Path) -> Any:
+    """Return the keys of the transfer set with the files that its synthesis names in the recipe's folder."""
+    made = keys.get("synthetic") if isinstance(keys, Mapping) else None
+    if not isinstance(made, Mapping):
+        return keys
+    named = [key for key in ("vectors", "masked") if isinstance(made.get(key), str) and made[key]]
+    places = {key: str((base / path_of(made[key], f"data.transfer.synthetic.{key}")).absolute()) for key in named}
+    return {**keys, "synthetic": {**made, **places}}
 
 
 def _placed(keys: Any, base: Path, where: str) -> Any:

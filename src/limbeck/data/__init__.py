@@ -30,6 +30,7 @@ from limbeck.data.tables import bundled, table
 from limbeck.data.text import TextSet
 from limbeck.data.token_stream import ptb, token_stream
 from limbeck.data.transfer import Subset, Transfer
+from limbeck.data.word_replacement import WordReplacement
 
 __all__ = [
     "Augment",
@@ -55,6 +56,7 @@ __all__ = [
     "TokenStream",
     "Transfer",
     "UniformValues",
+    "WordReplacement",
     "bundled",
     "cifar10",
     "cifar100",

@@ -17,7 +17,7 @@ from limbeck.data.sets import SampleSet, TensorSet
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
 
-__all__ = ["Marginals", "Munge", "Synthesis", "UniformValues", "kinds", "munge", "nearest_neighbours"]
+__all__ = ["Attributes", "Marginals", "Munge", "Synthesis", "UniformValues", "kinds", "munge", "nearest_neighbours"]
 
 _BLOCK = 1024
 _MOST = 10_000
@@ -32,7 +32,6 @@ class Synthesis(ABC):
 
     Attributes:
         multiple: samples made for each sample of the set; 1 or more.
-        nominal: for sets that are not tables, the positions in a row whose numbers are categories.
 
     Raises:
         InputError: if a value is out of range.
@@ -47,10 +46,40 @@ class Synthesis(ABC):
     """The name that recipes use."""
 
     multiple: int = 10
-    nominal: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         checks.at_least("multiple", self.multiple, 1, at_most=_MOST)
+
+    @abstractmethod
+    def extended(self, samples: SampleSet, seed: int) -> SampleSet:
+        """Return a set of the samples, and after them those that are made, which have no label.
+
+        The new set is a root of its own.  Raises DataError for samples of another kind.
+        """
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Attributes(Synthesis):
+    """How rows of numbers and categories are made from those of a set.
+
+    Attributes:
+        multiple: samples made for each sample of the set; 1 or more.
+        nominal: for sets that are not tables, the positions in a row whose numbers are categories.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> from limbeck.data import Munge
+        >>> Munge(nominal=(2,)).nominal
+        (2,)
+    """
+
+    nominal: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for place in self.nominal:
             checks.at_least("nominal", place, 0)
 
@@ -87,7 +116,7 @@ class Synthesis(ABC):
 
 @checked_fields
 @dataclass(frozen=True)
-class Munge(Synthesis):
+class Munge(Attributes):
     """Let each sample and its nearest neighbour exchange attributes (MUNGE).
 
     Each round starts from the original samples.
@@ -132,7 +161,7 @@ class Munge(Synthesis):
 
 @checked_fields
 @dataclass(frozen=True)
-class Marginals(Synthesis):
+class Marginals(Attributes):
     """Draw each attribute of a new sample independently from those of the set.
 
     Attributes:
@@ -163,7 +192,7 @@ class Marginals(Synthesis):
 
 @checked_fields
 @dataclass(frozen=True)
-class UniformValues(Synthesis):
+class UniformValues(Attributes):
     """Draw each number of a new sample uniformly between its least and largest value in the set, and categories alike.
 
     Attributes:
@@ -202,7 +231,9 @@ class UniformValues(Synthesis):
 
 def kinds() -> dict[str, Any]:
     """Return the ways of making samples, by the name that a recipe gives them."""
-    return {made.kind: made for made in (Marginals, Munge, UniformValues)}
+    from limbeck.data.word_replacement import WordReplacement  # which is one of them, and of texts
+
+    return {made.kind: made for made in (Marginals, Munge, UniformValues, WordReplacement)}
 
 
 def nearest_neighbours(rows: Tensor, attributes: Sequence[Attribute]) -> Tensor:
