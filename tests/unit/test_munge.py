@@ -250,7 +250,7 @@ def test_uniform_attributes_fill_the_range():
 # ---------------------------------------------------------------------------------------------------------- as a set
 
 
-@pytest.mark.parametrize("kind", sorted(kinds()))
+@pytest.mark.parametrize("kind", sorted(set(kinds()) - {"word_replacement"}))  # which is of texts
 def test_a_set_is_extended_by_unlabelled_samples_and_keeps_its_own(kind):
     samples = samples_of(mean=[1.0] * 5, std=[2.0] * 5).subset(torch.arange(3, 40))
     longer = kinds()[kind](multiple=3).extended(samples, seed=0)

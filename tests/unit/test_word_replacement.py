@@ -31,7 +31,7 @@ NAMES = (
     ".",
     "x",
 )
-"""Word pieces; the vectors of film, movie and play are near each other, those of good and great, of un, real and bad."""
+"""Word pieces; the vectors of film, movie and play are near each other, those of good and great, and the rest."""
 VECTORS = torch.zeros(16, 3)
 VECTORS[4:7] = torch.tensor([[1, 0, 0], [0.9, 0.1, 0], [0.8, 0.3, 0]])
 VECTORS[7:9] = torch.tensor([[0, 1, 0], [0.1, 0.9, 0]])

@@ -222,13 +222,19 @@ def _as_given(model: nn.Module, samples: SampleSet) -> RehearsedModel:
     return RehearsedModel(
         role="teacher, as given",
         parameters=parameters(model),
-        inputs=tuple(batch.inputs.shape),
+        inputs=_shape(batch.inputs),
         outputs=tuple(logits.shape),
         bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         seconds_a_step=0.0,
         steps=0,
         runs=0,
     )
+
+
+def _shape(inputs: Any) -> tuple[int, ...]:
+    """Return the shape of a batch's inputs; of several by name that of the first, such as the token ids."""
+    first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+    return tuple(first.shape)
 
 
 def _longer(alone: RehearsedModel, seconds: float, at_most: float, seeds: int) -> RehearsedModel:
@@ -300,7 +306,7 @@ def _measured(
         RehearsedModel(
             role=role,
             parameters=parameters(model),
-            inputs=tuple(batch.inputs.shape),
+            inputs=_shape(batch.inputs),
             outputs=tuple(outputs.logits.shape),
             bytes=weights * (2 + states) + saved,
             seconds_a_step=seconds,
