@@ -17,7 +17,7 @@ from limbeck.methods import kd
 from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective, Setup
 from limbeck.outputs import Outputs, run_model
-from limbeck.targets import class_cosines
+from limbeck.targets.sim import CosineRows, cosines_of
 from limbeck.tasks import Task
 from limbeck.teacher import ClassVectors, Teacher, asked
 from limbeck.teachers import ModelTeacher
@@ -118,7 +118,7 @@ class Distiller(nn.Module):
         self.student = student
         self.objective = objective
         self._teacher: tuple[Teacher | None] = (teacher,)
-        self._cosines: Tensor | None = None
+        self._cosines: Tensor | CosineRows | None = None
         self.teacher_failed: Tensor | None = None
         self.step: int | None = None
         self.carry = Carry()
@@ -310,7 +310,7 @@ class Distiller(nn.Module):
             answer = replace(answer, weights=weights_of(self.student, paths, answer.logits.shape[-1], role="student"))
         return replace(answer, ask=ask)
 
-    def _class_cosines(self, teacher: Teacher, logits: Tensor) -> Tensor:
+    def _class_cosines(self, teacher: Teacher, logits: Tensor) -> Tensor | CosineRows:
         """Return the similarity of the teacher's classes, read from it once, where its logits are."""
         if self._cosines is None:
             if not isinstance(teacher, ClassVectors):
@@ -318,7 +318,7 @@ class Distiller(nn.Module):
                     f"teacher: a term reads the vectors of the classes in its last linear layer, and this one "
                     f"({type(teacher).__name__}) has none; use a network as the teacher, or use another target"
                 )
-            self._cosines = class_cosines(teacher.class_vectors(logits.shape[-1]))
+            self._cosines = cosines_of(teacher.class_vectors(logits.shape[-1]))
         self._cosines = self._cosines.to(logits.device)
         return self._cosines
 

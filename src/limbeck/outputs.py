@@ -42,7 +42,8 @@ class Outputs:
         heads: logits of further exits by name.
         state: recurrent hidden state, which the caller passes from batch to batch.
         members: the members' answers of an ensemble, otherwise None.
-        class_cosines: (K, K), similarity of the classes in the model's last layer, if the objective asks for it.
+        class_cosines: (K, K), similarity of the classes in the model's last layer, if the objective asks for it; for
+            more classes than a square is made of, an object with `rows(classes)`, (n,) to (n, K).
         inputs: (N, ...), what the model was called with, if the objective differentiates by it; it then requires a
             gradient.
         weights: parameters of the model by the name that a term gives them, if the objective reads any.
@@ -60,7 +61,7 @@ class Outputs:
     heads: dict[str, Tensor] = field(default_factory=dict)
     state: Any = None
     members: Members | None = None
-    class_cosines: Tensor | None = None
+    class_cosines: Any = None
     inputs: Tensor | None = None
     weights: dict[str, Tensor] = field(default_factory=dict)
     ask: Callable[[Any], "Outputs"] | None = None

@@ -10,7 +10,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError
 
-__all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "only_counted", "reduce"]
+__all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "counts_all", "only_counted", "reduce"]
 
 Reduction = Literal["none", "sum", "mean"]
 
@@ -48,7 +48,17 @@ def only_counted(logits: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return logits
     check_mask(mask, logits.shape[:-1])
+    if counts_all(mask):
+        return logits
     return torch.where(mask.unsqueeze(-1), logits, 0.0)
+
+
+def counts_all(mask: Tensor) -> bool:
+    """Return whether a mask is known to be True everywhere, so that rows of a large vocabulary need no copy.
+
+    On an accelerator it is not looked at, since that would wait for the device.
+    """
+    return mask.device.type == "cpu" and bool(mask.all())
 
 
 @checked

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from limbeck.arguments import checked, checked_fields
@@ -12,7 +11,7 @@ from limbeck.card import Card
 from limbeck.losses import Dense
 from limbeck.outputs import Outputs
 from limbeck.targets.softmax import PLAIN
-from limbeck.targets.target import Target, at_label, labels_of
+from limbeck.targets.target import Target, at_label, labels_of, uniform_without_label
 
 __all__ = ["CARD", "TrueClass", "true_class"]
 
@@ -44,6 +43,7 @@ def true_class(target: Dense, labels: Tensor) -> Dense:
         InputError: if shapes disagree or a label is out of range (on a GPU, a device-side assertion).
 
     Example:
+        >>> import torch
         >>> true_class(Dense(torch.tensor([[0.7, 0.2, 0.1]]).log()), torch.tensor([0])).log_probs.exp()
         tensor([[0.7000, 0.1500, 0.1500]])
 
@@ -55,7 +55,7 @@ def true_class(target: Dense, labels: Tensor) -> Dense:
     others = log_probs.scatter(-1, index, -math.inf).logsumexp(-1, keepdim=True)
     others = others - math.log(max(log_probs.shape[-1] - 1, 1))
     kept = others.expand(log_probs.shape).scatter(-1, index, log_probs.gather(-1, index))
-    return Dense(torch.where(labelled, kept, -math.log(log_probs.shape[-1])))
+    return Dense(uniform_without_label(kept, labelled))
 
 
 @checked_fields
@@ -69,6 +69,7 @@ class TrueClass(Target):
         of: the target that p̃_t is taken from.
 
     Example:
+        >>> import torch
         >>> batch = Batch.of(torch.zeros(1, 3), torch.tensor([0]))
         >>> teacher = Outputs(torch.tensor([[0.7, 0.2, 0.1]]).log())
         >>> TrueClass()(teacher, batch, temperature=1.0).log_probs.exp()

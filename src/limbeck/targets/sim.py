@@ -1,6 +1,7 @@
 """KD-sim: how like each other the teacher's last layer holds the classes, whatever the sample."""
 
-import math
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,9 @@ from limbeck.errors import InputError
 from limbeck.losses import Dense
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs
-from limbeck.targets.target import Target, at_label, labels_of
+from limbeck.targets.target import Target, at_label, labels_of, uniform_without_label
 
-__all__ = ["CARD", "SimilarClasses", "class_cosines", "similar_classes", "unit_rows"]
+__all__ = ["CARD", "CosineRows", "SimilarClasses", "class_cosines", "cosines_of", "similar_classes", "unit_rows"]
 
 CARD = Card(
     name="sim",
@@ -29,6 +30,8 @@ CARD = Card(
     source="https://arxiv.org/abs/2002.03532",
     formula="ρ = softmax_i(sign(c_ti)·|c_ti|^a/τ), c_ti = cos(w_t, w_i)",
 )
+
+_LARGEST_SQUARE = 2_000
 
 
 @checked
@@ -53,13 +56,49 @@ def class_cosines(vectors: Tensor) -> Tensor:
     Reference:
         Tang et al. (2020), arXiv:2002.03532.
     """
+    _check_vectors(vectors)
+    rows = unit_rows(exact(vectors.detach()))
+    cosines = (rows @ rows.T).clamp(-1.0, 1.0)
+    return cosines.fill_diagonal_(1.0).to(compute_dtype(vectors[:0]).dtype).to(vectors.device)
+
+
+class CosineRows:
+    """The cosines between classes that are too many for a square of them, computed for the classes that are asked for.
+
+    Args:
+        vectors: (K, d) floating point, one row a class.
+
+    Example:
+        >>> CosineRows(torch.tensor([[1.0, 0.0], [1.0, 1.0]])).rows(torch.tensor([1]))
+        tensor([[0.7071, 1.0000]])
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        _check_vectors(vectors)
+        self.unit = unit_rows(compute_dtype(vectors.detach()))
+
+    def rows(self, classes: Tensor) -> Tensor:
+        """Return the cosines (n, K) of classes (n,) int64 with all classes, in at least float32."""
+        cosines = (self.unit[classes] @ self.unit.T).clamp_(-1.0, 1.0)
+        return cosines.scatter_(1, classes.unsqueeze(1), 1.0)
+
+    def to(self, where: Tensor | torch.device) -> "CosineRows":
+        """Return the same on a device, or on the device and in the type of a tensor."""
+        other = copy(self)
+        other.unit = self.unit.to(where)
+        return other
+
+
+def cosines_of(vectors: Tensor) -> Tensor | CosineRows:
+    """Return the cosines between classes: all of them, or by rows where the square would be larger than 4 million."""
+    return class_cosines(vectors) if len(vectors) <= _LARGEST_SQUARE else CosineRows(vectors)
+
+
+def _check_vectors(vectors: Tensor) -> None:
     if vectors.ndim != 2 or not vectors.is_floating_point():
         raise InputError(f"class vectors: found {vectors.dtype} {tuple(vectors.shape)}, expected floating point (K, d)")
     if not bool(vectors.isfinite().all()):
         raise InputError("class vectors: found NaN or infinity, expected numbers; look at the teacher's last layer")
-    rows = unit_rows(exact(vectors.detach()))
-    cosines = (rows @ rows.T).clamp(-1.0, 1.0)
-    return cosines.fill_diagonal_(1.0).to(compute_dtype(vectors[:0]).dtype).to(vectors.device)
 
 
 def unit_rows(vectors: Tensor) -> Tensor:
@@ -99,10 +138,21 @@ def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: fl
     cosines = compute_dtype(cosines.detach())
     if cosines.ndim != 2 or cosines.shape[0] != cosines.shape[1]:
         raise InputError(f"cosines: found {tuple(cosines.shape)}, expected (K, K)")
-    index, labelled = at_label(labels, cosines[:1].expand(*labels.shape, -1))
-    rows = cosines[index.squeeze(-1)]
+    return _softmax_of_rows(lambda classes: cosines[classes], cosines.shape[0], labels, power, tau)
+
+
+def _softmax_of_rows(
+    rows_of: Callable[[Tensor], Tensor], classes: int, labels: Tensor, power: float, tau: float
+) -> Dense:
+    """Return the softmax of the powered cosines at the labels; each class in a batch is computed once.
+
+    rows_of: gives the cosines (n, K) of some classes (n,).
+    """
+    index, labelled = at_label(labels, torch.empty(1, device=labels.device).expand(*labels.shape, classes))
+    present, places = index.squeeze(-1).unique(return_inverse=True)
+    rows = rows_of(present)
     log_probs = F.log_softmax(rows.sign() * rows.abs().pow(power) / tau, dim=-1)
-    return Dense(torch.where(labelled, log_probs, -math.log(cosines.shape[0])))
+    return Dense(uniform_without_label(log_probs[places], labelled))
 
 
 @checked_fields
@@ -144,5 +194,7 @@ class SimilarClasses(Target):
     def __call__(self, outputs: Outputs, batch: Batch, temperature: float) -> Dense:
         if outputs.class_cosines is None:
             raise InputError("target sim: the outputs hold no class_cosines; a Distiller puts them there")
-        cosines = outputs.class_cosines.to(compute_dtype(outputs.logits[:0]))
-        return similar_classes(cosines, labels_of(batch, self.kind), self.power, self.tau)
+        cosines, labels = outputs.class_cosines.to(compute_dtype(outputs.logits[:0])), labels_of(batch, self.kind)
+        if isinstance(cosines, CosineRows):
+            return _softmax_of_rows(cosines.rows, len(cosines.unit), labels, self.power, self.tau)
+        return similar_classes(cosines, labels, self.power, self.tau)

@@ -15,10 +15,19 @@ from limbeck.arguments import checked_fields
 from limbeck.batch import UNLABELLED, Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses import Dense
-from limbeck.losses.reduction import check_labels, compute_dtype
+from limbeck.losses.reduction import check_labels, compute_dtype, counts_all
 from limbeck.outputs import Outputs
 
-__all__ = ["MeanOfTargets", "Target", "at_label", "labels_of", "normalised", "two_levels", "weighted_parts"]
+__all__ = [
+    "MeanOfTargets",
+    "Target",
+    "at_label",
+    "labels_of",
+    "normalised",
+    "two_levels",
+    "uniform_without_label",
+    "weighted_parts",
+]
 
 
 @checked_fields
@@ -186,4 +195,11 @@ def two_levels(labels: Tensor, classes: int, log_true: float, log_rest: float, d
     _check_range(labels, classes)
     log_probs = compute_dtype(torch.full((*labels.shape, classes), log_rest, dtype=dtype, device=labels.device))
     log_probs.scatter_(-1, labels.clamp_min(0).unsqueeze(-1), log_true)
-    return Dense(torch.where((labels != UNLABELLED).unsqueeze(-1), log_probs, -math.log(classes)))
+    return Dense(uniform_without_label(log_probs, (labels != UNLABELLED).unsqueeze(-1)))
+
+
+def uniform_without_label(log_probs: Tensor, labelled: Tensor) -> Tensor:
+    """Return rows (..., K) that are uniform where no label (..., 1) is known."""
+    if counts_all(labelled):
+        return log_probs
+    return torch.where(labelled, log_probs, -math.log(log_probs.shape[-1]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked
@@ -61,11 +62,22 @@ def top_k(target: Dense, k: int) -> Dense:
         raise InputError(f"k: found {k}, expected 1 to {classes}, the number of classes")
     if k == classes:
         return target
+    largest, kept = log_probs.topk(k, dim=-1, sorted=False)
+    tied = (log_probs >= largest.amin(-1, keepdim=True)).sum(-1) > k
+    rest = log_probs.scatter(-1, kept, -math.inf).logsumexp(-1, keepdim=True) - math.log(classes - k)
+    whole = rest.expand(log_probs.shape).scatter(-1, kept, largest)
+    if bool(tied.any()):  # topk says nothing of which of equal ones it takes
+        whole[tied] = _with_first_of_ties(log_probs[tied], k)
+    return Dense(whole)
+
+
+def _with_first_of_ties(log_probs: Tensor, k: int) -> Tensor:
+    """Return rows (n, K) cut to the k largest, the lower numbers first where some are equal."""
     least = log_probs.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, tied = log_probs > least, log_probs == least
     kept = above | (tied & (tied.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
-    rest = torch.where(kept, -math.inf, log_probs).logsumexp(-1, keepdim=True) - math.log(classes - k)
-    return Dense(torch.where(kept, log_probs, rest))
+    rest = torch.where(kept, -math.inf, log_probs).logsumexp(-1, keepdim=True)
+    return torch.where(kept, log_probs, rest - math.log(log_probs.shape[-1] - k))
 
 
 def share_of_classes(share: float, classes: int) -> int:
