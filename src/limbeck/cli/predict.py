@@ -4,7 +4,7 @@ import csv
 import io
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["predict"]
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".json")
+
 
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="a .csv or .npz file, a folder of images, or images")
+        list[Path],
+        typer.Argument(metavar="INPUT...", help="a .csv or .npz file, a text file, a folder of images, or images"),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="a .csv or .npz file to write; else CSV goes to stdout")
@@ -55,12 +58,18 @@ def predict(
     maps = Need.ONE_CLASS in model.task.meets and model.task.dims[-1] > 2
     if maps and (out is None or out.suffix == ".csv"):
         raise InputError(f"--out: found {out or 'stdout'}; expected an .npz file, because the answers are class maps")
-    own = load_recipe(run / "recipe.yaml").data.values.get("delimiter") or ","
+    recipe = load_recipe(run / "recipe.yaml").data.values
+    own = recipe.get("delimiter") or ","
     for option, value, ending in (("--key", key, ".npz"), ("--delimiter", delimiter, ".csv")):
-        if value is not None and _ending(inputs[0]) != ending:
+        texts = model.description.form and option == "--delimiter"
+        if value is not None and not texts and _ending(inputs[0]) != ending:
             raise InputError(f"{option}: found beside '{inputs[0]}'; expected it with a {ending} file alone")
     parted = own if delimiter is None else delimiter
-    names, predictions, probabilities = _answers(model, inputs, key, parted, batch_size)
+    if model.description.form:
+        batches = _texts(model, inputs, recipe, delimiter)
+    else:
+        batches = _batches(inputs, key, parted, batch_size)
+    names, predictions, probabilities = _answers(model, batches, batch_size)
     if out is not None and out.suffix == ".npz":
         _write_arrays(out, model, names, predictions, probabilities)
     else:
@@ -76,7 +85,7 @@ def predict(
 
 
 def _answers(
-    model: "TrainedModel", inputs: Sequence[Path], key: str | None, delimiter: str, batch_size: int
+    model: "TrainedModel", batches: Iterable[tuple[list[str], Any]], batch_size: int
 ) -> tuple[list[str], list[Any], "Tensor | None"]:
     """Return what each input is called, what is predicted, and the probabilities (None of a regression)."""
     import torch
@@ -88,15 +97,51 @@ def _answers(
     probabilities: list[Tensor] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
-        for called, batch in _batches(inputs, key, delimiter, batch_size):
+        for called, batch in batches:
             predicted, sure = model.answers(batch, batch_size)
-            names += texts(batch) if model.description.vocabulary else called
+            named = model.description.vocabulary and not model.description.form
+            names += texts(batch) if named else called
             predictions += list(predicted)
-            if sure is not None:
+            if sure is not None and model.description.form != "stream":  # of all tokens there are too many
                 probabilities.append(sure)
     for each in dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, DataWarning)):
         say(f"note: {each}")
     return names, predictions, torch.cat(probabilities) if probabilities else None
+
+
+def _texts(
+    model: "TrainedModel", inputs: Sequence[Path], recipe: Mapping[str, Any], delimiter: str | None
+) -> Iterator[tuple[list[str], Any]]:
+    """Yield the texts of a file with their numbers: the columns of a table, or the lines of any other file."""
+    from limbeck.data.text_files import decoded, lines_of, read_columns
+
+    if len(inputs) > 1:
+        raise InputError(f"INPUT: found {len(inputs)} files; expected one file of texts")
+    path, encoding = inputs[0], recipe.get("encoding") or "utf-8"
+    wanted = {"text": recipe.get("text") or "text"}
+    if model.description.form == "pairs":
+        wanted["pair"] = recipe.get("pair") or "pair"
+    if Path(path.name.removesuffix(".gz")).suffix.lower() not in _TABLES:
+        if len(wanted) > 1:
+            raise InputError(f"INPUT: found '{path}'; expected a {', '.join(_TABLES)} file with two columns of texts")
+        rows = [{"text": line} for line in lines_of(decoded(path, encoding)) if line.strip()]
+    else:
+        notes: list[str] = []
+        columns, _ = read_columns(
+            path, delimiter=delimiter, quoting=recipe.get("quoting"), encoding=encoding, notes=notes
+        )
+        for note in notes:
+            say(f"note: {note}")
+        for key, name in wanted.items():
+            if name not in columns:
+                raise DataError(f"{path}: there is no column '{name}' ({key}); {one_of(name, columns)}")
+        rows = [
+            dict(zip(wanted, row, strict=True))
+            for row in zip(*(columns[each] for each in wanted.values()), strict=True)
+        ]
+    if not rows:
+        raise DataError(f"{path}: found no text; expected at least one line")
+    yield [str(number) for number in range(1, len(rows) + 1)], rows
 
 
 def _batches(

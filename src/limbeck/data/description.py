@@ -20,9 +20,11 @@ from limbeck.data.names import listed
 from limbeck.data.pictures import opened, picture
 from limbeck.data.pooling import Pooling
 from limbeck.data.sets import SampleSet, TensorSet
+from limbeck.data.text_inputs import blank_texts, read_texts, text_samples
 from limbeck.data.vocabulary import named_inputs
 from limbeck.errors import DataError, InputError
 from limbeck.tasks import task_named
+from limbeck.tokenizers import Tokenizer
 
 __all__ = ["Description"]
 
@@ -48,6 +50,9 @@ class Description:
         columns: for a table, how each column becomes numbers; otherwise None.
         pooling: for images that are averaged over squares first, what they are before; otherwise None.
         vocabulary: the names that whole-number inputs are the numbers of, such as those of users; otherwise empty.
+        form: of texts, how they become inputs: "sentences", "pairs" or "stream"; otherwise empty.
+        max_length: of texts, the most tokens of a sample; otherwise 0.
+        tokenizer: of texts, by which they become tokens; otherwise None.
 
     Example:
         >>> from limbeck import data
@@ -68,6 +73,9 @@ class Description:
     columns: Columns | None
     pooling: Pooling | None = None
     vocabulary: tuple[str, ...] = ()
+    form: str = ""
+    max_length: int = 0
+    tokenizer: Tokenizer | None = None
 
     def __post_init__(self) -> None:
         if not self.input_shape or min(self.input_shape) < 1:
@@ -92,12 +100,15 @@ class Description:
             groups=samples.groups,
             group_names=samples.group_names,
             input_shape=samples.input_shape,
-            dtype=str(samples.kept_dtype).removeprefix("torch."),  # type: ignore[arg-type]
+            dtype="int64" if samples.form else str(samples.kept_dtype).removeprefix("torch."),  # type: ignore[arg-type]
             mean=mean,
             std=std,
             columns=samples.columns,
             pooling=samples.pooling,
             vocabulary=samples.vocabulary,
+            form=samples.form,
+            max_length=samples.max_length,
+            tokenizer=samples.tokenizer,
         )
 
     @property
@@ -106,12 +117,14 @@ class Description:
         before = self if self.pooling is None else self.pooling
         return before.input_shape, before.dtype
 
-    def samples(self, inputs: Tensor) -> TensorSet:
+    def samples(self, inputs: Any) -> SampleSet:
         """Return inputs as a set without labels, whose batches are scaled and normalised as in training.
 
         Args:
-            inputs: (n, *input_shape) of the type that samples are kept in, as `read` gives them.
+            inputs: (n, *input_shape) of the type that samples are kept in, or texts, as `read` gives them.
         """
+        if self.form:
+            return text_samples(self.blank(), inputs)
         dtype = getattr(torch, self.dtype)
         scale = normalisation(self.name, dtype, self.input_shape, self.mean, self.std)
         return TensorSet(
@@ -133,11 +146,25 @@ class Description:
             inputs=inputs,
         )
 
-    def blank(self) -> TensorSet:
+    def blank(self) -> SampleSet:
         """Return a set of two blank samples, by which a network can be built as it was for the set."""
+        if self.form and self.tokenizer is not None:
+            return blank_texts(
+                self.form,
+                self.tokenizer,
+                self.max_length,
+                name=self.name,
+                classes=self.classes,
+                class_names=self.class_names,
+                source="",
+                input_shape=self.input_shape,
+                groups=self.groups,
+                group_names=self.group_names,
+                task=task_named(self.task),
+            )
         return self.samples(torch.zeros(2, *self.input_shape, dtype=getattr(torch, self.dtype)))
 
-    def read(self, inputs: Any) -> tuple[Tensor, tuple[str, ...]]:
+    def read(self, inputs: Any) -> tuple[Any, tuple[str, ...]]:
         """Return raw inputs as samples are kept, and notes on what may have been meant otherwise.
 
         Args:
@@ -145,14 +172,17 @@ class Description:
                 columns' names, or, where all columns are numbers, an array (n, columns) in their order.  Of images: an
                 array of samples of the shape that `raw` names, or images of PIL or paths of image files, one or a list
                 of them; these are resized.  Of users: their names, or rows with a column `user` and, if need be, one
-                of items that are left out, `known`.  Of anything else: an array (n, *input_shape).
+                of items that are left out, `known`.  Of texts: a text or a list of them, pairs as a list of two texts
+                each, or rows with the columns `text` and `pair`.  Of anything else: an array (n, *input_shape).
 
         Returns:
-            The samples (n, *input_shape), pooled where the set's are, and one line for each note.
+            The samples (n, *input_shape), pooled where the set's are, or the texts; and one line for each note.
 
         Raises:
             DataError: a column is missing, or shape, type or numbers are others than the data set's.
         """
+        if self.form:
+            return read_texts(inputs, self.form), ()
         if self.vocabulary:
             return named_inputs(inputs, self.vocabulary), ()
         several = inputs if isinstance(inputs, list | tuple) and inputs else [inputs]

@@ -109,6 +109,11 @@ class SampleSet(ABC):
         return Legend(self.class_names, self.groups, labelled=self.labelled_count > 0, task=self.task)
 
     @property
+    def form(self) -> str:
+        """How texts become inputs: "sentences", "pairs" or "stream"; empty for sets that hold no texts."""
+        return ""
+
+    @property
     def lanes(self) -> int | None:
         """Of a stream of text: how many rows a batch has, each of which continues that of the batch before.
 

@@ -128,6 +128,11 @@ class TokenStream(SampleSet):
         return _cut(whole)
 
     @property
+    def form(self) -> str:
+        """A stream."""
+        return "stream"
+
+    @property
     def lanes(self) -> int:
         """The number of lanes, which is the number of samples in a batch."""
         return self.rows

@@ -200,6 +200,11 @@ class TextSet(SampleSet):
         )
 
     @property
+    def form(self) -> str:
+        """Whether samples are single texts ("sentences") or "pairs" of them."""
+        return "sentences" if self.types is None else "pairs"
+
+    @property
     def lengths(self) -> Tensor:
         """How many tokens each sample has: (n,) int64."""
         return self.rows.lengths[self.index]

@@ -20,6 +20,7 @@ OUTCOME, _DIGESTS = "outcome.json", "digests.json"
 _FILES = (
     "recipe.yaml",
     "signature.json",
+    "tokenizer/tokenizer.json",
     "*.safetensors",
     "*.metrics.jsonl",
     "*/*.safetensors",

@@ -1,5 +1,6 @@
 """A trained model of a finished run, ready to answer raw inputs where the run's data is not."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.data import Description
+from limbeck.data.text_inputs import context
 from limbeck.data.vocabulary import known_items
 from limbeck.devices import place
 from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
 from limbeck.evaluation import parameters, predict
-from limbeck.tasks import Task, task_named
+from limbeck.outputs import run_model
+from limbeck.tasks import TOKENS, Task, task_named
 from limbeck.teachers.answers import LookedUpAnswers
 
 __all__ = ["TrainedModel", "load"]
+
+_NEXT = 3  # tokens that a language model predicts for a text
 
 
 @checked
@@ -104,7 +109,8 @@ class TrainedModel:
 
         Returns:
             Logits (n, K); of task multilabel (n, C, 2), of dense (n, H, W, K), of ranking scores of the items (n, K),
-            -inf for those that a row names as `known`, of regression the numbers (n, D).
+            -inf for those that a row names as `known`, of regression the numbers (n, D).  Of a language model (n, V)
+            for the token that comes after each text, which follows a sentence end.
 
         Raises:
             DataError: the inputs are not as the data set had them.
@@ -113,8 +119,10 @@ class TrainedModel:
         samples, notes = self.description.read(inputs)
         for note in notes:
             warn(note, DataWarning)
+        if self.task == TOKENS:
+            return self._next_tokens([text for text, _ in samples])
         logits = predict(self.model, self.description.samples(samples), batch_size=batch_size).cpu()
-        if self.description.vocabulary:
+        if self.description.vocabulary and not self.description.form:
             for row, items in enumerate(known_items(inputs, self.class_names)):
                 logits[row, items] = -torch.inf
         return logits
@@ -145,7 +153,8 @@ class TrainedModel:
         Returns:
             A list with the name of each sample's class; of task multilabel a list with a tuple of names for each
             sample; of dense a tensor (n, H, W) int64 with numbers of classes; of ranking a list with a tuple of the
-            names of the first ten items for each user; of regression the numbers, (n,) or (n, D).
+            names of the first ten items for each user; of regression the numbers, (n,) or (n, D).  Of a language model
+            a list with a tuple of the names of the three likeliest next tokens for each text.
         """
         return self._named(self.logits(inputs, batch_size))
 
@@ -154,5 +163,27 @@ class TrainedModel:
         logits = self.logits(inputs, batch_size)
         return self._named(logits), self.task.probabilities(logits) if self.task.has_probabilities else None
 
+    def _next_tokens(self, texts: Sequence[str]) -> Tensor:
+        """Return logits (n, V) for the token that comes after each text."""
+        tokenizer = self.description.tokenizer
+        if self.description.form != "stream" or tokenizer is None:
+            raise ModelError(
+                f"predict: '{self.description.name}' has a label for each token of a {self.description.form or 'text'};"
+                " expected a language model of a stream. Use its network: model"
+            )
+        found = []
+        with torch.no_grad():
+            for text in texts:
+                ids = torch.tensor([context(tokenizer, text)], device=_device(self.model))
+                found.append(run_model(self.model, ids, task=TOKENS, role=self.role).logits[0, -1].cpu())
+        return torch.stack(found)
+
     def _named(self, logits: Tensor) -> Any:
+        if self.task == TOKENS:
+            first = logits.topk(min(_NEXT, logits.shape[1]), dim=1).indices
+            return [tuple(self.class_names[token] for token in row) for row in first.tolist()]
         return self.task.named(self.task.predictions(logits), self.class_names)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((each.device for each in model.parameters()), torch.device("cpu"))
