@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DataWarning",
+    "ExportError",
     "ForeignExitError",
     "InputError",
     "Interrupted",
@@ -120,6 +121,12 @@ class MemoryLimitError(LimbeckError, MemoryError):
 
 class ForeignExitError(LimbeckError):
     """Code that is not limbeck's, such as a factory's module, wanted to end the program in the middle of its work."""
+
+    exit_code = 1
+
+
+class ExportError(LimbeckError):
+    """An exported model cannot be read back, or answers otherwise than the model that was exported."""
 
     exit_code = 1
 

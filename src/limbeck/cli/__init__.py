@@ -92,6 +92,7 @@ for _verb in (
     "evaluate",
     "diagnose",
     "compare",
+    "export",
     "report",
     "reproduce",
     "env",

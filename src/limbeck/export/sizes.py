@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.arguments import checked
+from limbeck.compress import settled
 from limbeck.export.writing import stored
 from limbeck.networks import distinct
 
@@ -52,8 +53,6 @@ def ideal_bytes(model: nn.Module) -> int:
     Reference:
         Shannon (1948), "A Mathematical Theory of Communication".
     """
-    from limbeck.compress.settling import settled
-
     return sum(_ideal(tensor) for tensor in distinct(settled(model))[0].values())
 
 

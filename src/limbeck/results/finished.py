@@ -23,7 +23,7 @@ from limbeck.training import load_weights
 from limbeck.training.state import checked_history
 from limbeck.training.weight_files import transforms_of
 
-__all__ = ["FinishedRun"]
+__all__ = ["FinishedRun", "filled", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,7 @@ class FinishedRun:
 
     def teacher(self, seed: int) -> nn.Module:
         """Return the trained teacher of a student's seed."""
-        recipe = self.recipe.without_checkpoints()
-        model = build_teacher(recipe, self.signature.parts(), recipe.teacher.of(seed))
-        return _filled(model, self.weights("teacher", seed))
+        return filled(untrained(self.recipe, self.signature, "teacher", seed), self.weights("teacher", seed))
 
     @property
     def roles(self) -> list[str]:
@@ -129,18 +127,13 @@ class FinishedRun:
     def student(self, role: str, seed: int) -> nn.Module:
         """Return the trained model of a role that is not the teacher's: "alone", "distilled", the scheme's own."""
         scheme = self.recipe.scheme
-        builder = SeedBuilder(self.recipe.without_checkpoints(), self.signature.parts(), seed)
         if role == "member" and not self.recipe.teacher.single:
             return self.teacher(seed).members[0]  # type: ignore[index,return-value]
         if whole := scheme.part_of(role):
             return scheme.part(role, self.student(whole, seed))
-        if role in ("alone", "alone_budget"):
-            model = builder.student()
-        elif members := scheme.means(role):
+        if members := scheme.means(role):
             return MeanOfModels([self.student(member, seed) for member in members])
-        else:
-            model = scheme.build(role, builder)
-        return _filled(model, self.weights(role, seed))
+        return filled(untrained(self.recipe, self.signature, role, seed), self.weights(role, seed))
 
     def composed(self, role: str) -> bool:
         """Whether a role has no weights of its own: the mean of other roles, or a part of one."""
@@ -166,7 +159,16 @@ class FinishedRun:
             raise ValueError(str(error)) from None
 
 
-def _filled(model: nn.Module, weights: Path) -> nn.Module:
+def untrained(recipe: Recipe, signature: Signature, role: str, seed: int) -> nn.Module:
+    """Return the network of a role that has weights of its own, as it was before any training and any transform."""
+    plain, parts = recipe.without_checkpoints(), signature.parts()
+    if role == "teacher":
+        return build_teacher(plain, parts, recipe.teacher.of(seed))
+    builder = SeedBuilder(plain, parts, seed)
+    return builder.student() if role in ("alone", "alone_budget") else recipe.scheme.build(role, builder)
+
+
+def filled(model: nn.Module, weights: Path) -> nn.Module:
     """Return a network with the weights of a file, in the structure that the transforms named there gave it."""
     model = rebuilt(model, transforms_of(weights))
     load_weights(model, weights)

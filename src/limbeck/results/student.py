@@ -30,7 +30,7 @@ def load(
     """Load a trained model of a finished run; the run's data is not read.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or one that `limbeck export` made, which holds one model.
         role: "distilled", "alone", "teacher", or another role of the scheme.
         seed: of the training; by default the run's first.
         device: where the model answers.
@@ -47,8 +47,14 @@ def load(
         student = lb.load("runs/my-student/20261129-194210-f95905")
         student.predict(images)
     """
+    from limbeck.results.exported import is_exported, read_exported
     from limbeck.results.finished import FinishedRun  # pydantic and YAML are for runs alone
 
+    if is_exported(run):
+        network, signature, own, its = read_exported(run, trust=trust)
+        if (role, seed) not in ((own, None), (own, its), ("distilled", None)):
+            raise InputError(f"role: found '{role}', seed {seed}; '{run}' holds one model, '{own}' of seed {its}")
+        return TrainedModel(signature.students, network.to(place(device)).requires_grad_(False), own, its)
     finished = FinishedRun.read(run, trust=trust)
     if role not in finished.roles:
         raise InputError(f"role: found '{role}'; {one_of(role, finished.roles)}")
