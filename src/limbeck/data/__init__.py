@@ -28,6 +28,7 @@ from limbeck.data.synthesis import Marginals, Munge, Synthesis, UniformValues
 from limbeck.data.synthetic import synthetic
 from limbeck.data.tables import bundled, table
 from limbeck.data.text import TextSet
+from limbeck.data.token_rows import next_tokens
 from limbeck.data.token_stream import ptb, token_stream
 from limbeck.data.transfer import Subset, Transfer
 from limbeck.data.word_replacement import WordReplacement
@@ -69,6 +70,7 @@ __all__ = [
     "interactions",
     "kinds",
     "mnist",
+    "next_tokens",
     "npz",
     "ptb",
     "read_idx",

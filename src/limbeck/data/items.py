@@ -83,7 +83,7 @@ def _columns(where: str, item: Mapping[Any, Any]) -> tuple[Any, Any]:
             f"{where}: found the columns {', '.join(map(repr, inputs))}, expected the label under 'label' or 'labels';"
             f" rename {like[0]!r}, or remove it if it is not a label"
         )
-    whole = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    whole = next(iter(inputs.values())) if len(inputs) == 1 and "input_ids" not in inputs else inputs
     return whole, item[labels[0]] if labels else None
 
 

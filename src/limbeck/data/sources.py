@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.data.augment import Augment
@@ -26,11 +27,15 @@ from limbeck.data.items import (
 )
 from limbeck.data.loader import Batches, Loader, fetched, part_of
 from limbeck.data.sets import SampleSet
+from limbeck.data.token_rows import check_no_copies, is_ragged, of_tokens, padded_rows, token_labels
 from limbeck.errors import DataError, DataWarning, InputError, warn
 from limbeck.randomness import derive_seed, permutation
-from limbeck.tasks import CLASSIFICATION
+from limbeck.tasks import CLASSIFICATION, TOKENS, Task
 
-__all__ = ["DatasetSource", "Source", "batch_of", "joined_labels", "one_pass", "stacked"]
+__all__ = ["DatasetSource", "Source", "batch_of", "joined_labels", "one_pass", "sample_of", "stacked"]
+
+Label = int | Tensor | None
+"""Of a sample: the number of a class, one for each of its tokens (L,), or none."""
 
 _APART = 0x9E3779B97F4A7C15  # by which the seeds of neighbouring samples differ
 _TRIED = 4  # samples that are read twice, to see whether they are the same
@@ -39,14 +44,29 @@ _TRIED = 4  # samples that are read twice, to see whether they are the same
 class Source(ABC):
     """Samples of another library, of which limbeck knows what it has read.
 
-    name: what error lines call it.  classes: how many there are, once a model's answer has said so.
+    name: what error lines call it.  classes: how many there are, once a model's answer has said so.  task: that of the
+    first batch that is read, `TOKENS` where its rows have a label for each token.
     """
-
-    task = CLASSIFICATION
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.classes: int | None = None
+        self.task: Task = CLASSIFICATION
+        self._read_some = False
+
+    def note(self, where: str, inputs: Inputs, labels: Tensor | None) -> None:
+        """Note the task of a batch; DataError where it is not that of those before, or its labels are its inputs."""
+        if labels is None:
+            return
+        task = TOKENS if labels.dim() == 2 else CLASSIFICATION
+        if not self._read_some:
+            self.task, self._read_some = task, True
+            check_no_copies(self.name, inputs, labels)
+        if task is not self.task:
+            raise DataError(
+                f"{where}: found labels of shape {tuple(labels.shape)} behind others for each"
+                f" {'token' if self.task is TOKENS else 'sample'}; expected the same in all. Label all alike"
+            )
 
     @property
     @abstractmethod
@@ -80,10 +100,15 @@ class Source(ABC):
 
 def batch_of(source: Source, where: str, index: Tensor, epoch: int, inputs: Inputs, labels: Tensor | None) -> Batch:
     """Return a batch of what was read in an epoch; DataError for a label that no class has."""
+    mask = None
+    source.note(where, inputs, labels)
     if labels is not None:
         check_range(where, labels, source.classes)
+        mask = labels != UNLABELLED if source.task is TOKENS else None
     views = torch.full_like(index, epoch + 1)
-    return Batch(index=index, view=views, inputs=scaled(inputs), labels=labels, augmented=True)
+    return Batch(
+        index=index, view=views, inputs=scaled(inputs), labels=labels, mask=mask, augmented=True, task=source.task
+    )
 
 
 def one_pass(samples: SampleSet | Source, batch_size: int, *, clean_view: bool = False) -> Batches:
@@ -149,8 +174,9 @@ class DatasetSource(Source):
         digest = hashlib.sha256(f"dataset {self.size}".encode())
         for position in range(self.size):
             inputs, label = self._read_alike(position)
+            said = label.tolist() if isinstance(label, Tensor) else label
             for key, tensor in inputs.items() if isinstance(inputs, Mapping) else (("", inputs),):
-                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} {label}".encode())
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} {said}".encode())
                 digest.update(raw_bytes(tensor))
         return digest.hexdigest()
 
@@ -170,21 +196,20 @@ class DatasetSource(Source):
             for position, sample in zip(positions.tolist(), samples, strict=True):
                 check_sample(f"{self.name}: sample {position}", sample)
             raise
-        return batch, joined_labels(labels)
+        return batch, joined_labels(f"{self.name}: samples {positions[:3].tolist()}", labels)
 
     def _is_repeatable(self) -> bool:
         some = torch.linspace(0, self.size - 1, min(self.size, _TRIED)).long().tolist()
         return all(_equal(self._read_alike(each), self._read_alike(each)) for each in some)
 
-    def _read_alike(self, position: int) -> tuple[Inputs, int | None]:
+    def _read_alike(self, position: int) -> tuple[Inputs, Label]:
         with generators_kept():
             seed_generators(position)
             return self._read(position)
 
-    def _read(self, position: int) -> tuple[Inputs, int | None]:
+    def _read(self, position: int) -> tuple[Inputs, Label]:
         where = f"{self.name}: sample {position}"
-        inputs, label = parts_of(where, fetched_item(self.name, self.dataset.__getitem__, position))
-        return inputs_of(where, inputs), None if label is None else class_number(where, label)
+        return sample_of(where, fetched_item(self.name, self.dataset.__getitem__, position))
 
 
 class _DatasetBatches:
@@ -213,8 +238,19 @@ class _DatasetBatches:
             yield batch
 
 
+def sample_of(where: str, item: Any) -> tuple[Inputs, Label]:
+    """Return the inputs and the label of a sample: the number of a class, or one for each of its tokens."""
+    inputs, label = parts_of(where, item)
+    found = inputs_of(where, inputs)
+    if of_tokens(found, label):
+        return found, token_labels(where, label)
+    return found, None if label is None else class_number(where, label)
+
+
 def stacked(where: str, samples: Sequence[Inputs]) -> Inputs:
-    """Return samples as a batch; DataError where they are not alike."""
+    """Return samples as a batch, rows of tokens padded; DataError where they are not alike."""
+    if is_ragged(samples):
+        samples = padded_rows(samples)  # type: ignore[arg-type]
     first = samples[0]
     if isinstance(first, Mapping):
         if any(not isinstance(each, Mapping) or each.keys() != first.keys() for each in samples):
@@ -223,10 +259,21 @@ def stacked(where: str, samples: Sequence[Inputs]) -> Inputs:
     return _stack(where, samples)
 
 
-def joined_labels(labels: Sequence[int | None]) -> Tensor | None:
-    """Return the labels of samples as int64 (n,), `UNLABELLED` for one that has none; None where none has any."""
+def joined_labels(where: str, labels: Sequence[Label]) -> Tensor | None:
+    """Return the labels of samples as int64 (n,), or (n, L) of tokens; None where none has any.
+
+    `UNLABELLED` is that of a sample without one, and of padding.
+    """
     if all(label is None for label in labels):
         return None
+    rows = [label for label in labels if isinstance(label, Tensor)]
+    if rows and len(rows) < len(labels):
+        raise DataError(
+            f"{where}: found labels for each token of some samples and not of others; expected the same in all. Label"
+            " all alike"
+        )
+    if rows:
+        return pad_sequence(rows, batch_first=True, padding_value=UNLABELLED)
     return torch.tensor([UNLABELLED if label is None else label for label in labels])
 
 
@@ -240,9 +287,13 @@ def _stack(where: str, tensors: Sequence[Any]) -> Tensor:
     return torch.stack(list(tensors))
 
 
-def _equal(one: tuple[Inputs, int | None], other: tuple[Inputs, int | None]) -> bool:
-    def tensors(inputs: Inputs) -> list[Tensor]:
-        return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+def _equal(one: tuple[Inputs, Label], other: tuple[Inputs, Label]) -> bool:
+    def tensors(sample: tuple[Inputs, Label]) -> list[Tensor]:
+        inputs, label = sample
+        own = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+        return (
+            [*own, label] if isinstance(label, Tensor) else [*own, torch.tensor(UNLABELLED if label is None else label)]
+        )
 
-    pairs = zip(tensors(one[0]), tensors(other[0]), strict=True)
-    return one[1] == other[1] and all(torch.equal(first, second) for first, second in pairs)
+    pairs = zip(tensors(one), tensors(other), strict=True)
+    return all(torch.equal(first, second) for first, second in pairs)

@@ -10,8 +10,9 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.data.augment import Augment
 from limbeck.data.generators import generator_states, generators_kept, restore_generators, seed_generators
-from limbeck.data.items import Inputs, check_batch, class_number, class_numbers, inputs_of, parts_of
-from limbeck.data.sources import Source, batch_of, joined_labels, stacked
+from limbeck.data.items import Inputs, check_batch, class_numbers, inputs_of, parts_of
+from limbeck.data.sources import Source, batch_of, joined_labels, sample_of, stacked
+from limbeck.data.token_rows import of_tokens, token_labels
 from limbeck.errors import DataError, DataWarning, InputError, LimbeckError, lacks_memory, one_line, warn
 from limbeck.randomness import derive_seed
 
@@ -144,11 +145,11 @@ class _Chunks:
             samples, labels = [], []
             for item in items:
                 where = f"{self.name}: sample {number}"
-                inputs, label = parts_of(where, item)
-                samples.append(inputs_of(where, inputs))
-                labels.append(None if label is None else class_number(where, label))
+                inputs, label = sample_of(where, item)
+                samples.append(inputs)
+                labels.append(label)
                 number += 1
-            yield stacked(where, samples), joined_labels(labels)
+            yield stacked(where, samples), joined_labels(where, labels)
 
 
 class _LoaderBatches:
@@ -188,7 +189,10 @@ class _LoaderBatches:
             inputs = inputs_of(where, inputs)
             check_batch(where, inputs)
             size = _length(where, inputs)
-            numbers = None if labels is None else class_numbers(where, labels, size)
+            if of_tokens(inputs, labels):
+                numbers: Tensor | None = token_labels(where, labels)
+            else:
+                numbers = None if labels is None else class_numbers(where, labels, size)
             yield batch_of(self.source, where, torch.arange(count, count + size), epoch, inputs, numbers)
             count += size
         if number == 0 or (self._steps is not None and number != self._steps):

@@ -1,6 +1,7 @@
 """Metrics of a model on a set, whatever its task."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -18,11 +19,15 @@ from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, figures_of
 from limbeck.networks import at_once, check_network, evaluating
 from limbeck.outputs import run_model
-from limbeck.tasks import CLASSIFICATION, UNLABELLED, Task
+from limbeck.tasks import CLASSIFICATION, TOKENS, UNLABELLED, Task
 
 __all__ = ["Metrics", "answers", "evaluate", "measure", "predict"]
 
 _AT_ONCE = 1000  # samples that a model is asked about together
+_OF_TOKENS = (
+    "samples: found texts with a label for each token, whose logits are too many to be held; ask for their figures"
+    " (evaluate), or for one batch (run_model)"
+)
 
 
 @torch.no_grad()
@@ -51,16 +56,19 @@ def predict(
         torch.Size([20, 4])
     """
     if isinstance(samples, SampleSet) and samples.has_long_answers:
-        raise InputError(
-            "samples: found texts with a label for each token, whose logits are too many to be held; ask for their"
-            " figures (evaluate), or for one batch (run_model)"
-        )
+        raise InputError(_OF_TOKENS)
     if isinstance(getattr(samples, "sampler", None), RandomSampler):
         raise InputError(
             "samples: found a DataLoader that shuffles, expected an order that is known afterwards; give shuffle=False,"
             " or its dataset"
         )
-    return torch.cat([logits for logits, _ in answers(model, samples, batch_size, device)])
+    found: list[Tensor] = []
+    source = samples_of("samples", samples)
+    for logits, _ in answers(model, source, batch_size, device):
+        if source.task is TOKENS:
+            raise InputError(_OF_TOKENS)
+        found.append(logits)
+    return torch.cat(found)
 
 
 @checked
@@ -115,8 +123,10 @@ def evaluate(
     given, samples = samples, samples_of("samples", samples)
     if isinstance(samples, Source) and samples is not given:
         samples.warn_of_absent()
+    batches = answers(model, samples, batch_size, device)
+    first = [*islice(batches, 1)]  # the task of another library's data is that of what is read of it
     figures = figures_of(samples.task)
-    found = figures.measure_batches(_checked(answers(model, samples, batch_size, device), samples.task))
+    found = figures.measure_batches(_checked(chain(first, batches), samples.task))
     return figures.of_set(found, samples) if isinstance(samples, SampleSet) else found
 
 

@@ -19,12 +19,13 @@ from limbeck.data.foreign import samples_of
 from limbeck.data.loader import Batches
 from limbeck.data.sources import Source, one_pass
 from limbeck.distiller import Distiller, check_answer, require_gradient
-from limbeck.errors import InputError, ModelError
+from limbeck.errors import DataError, InputError, ModelError
 from limbeck.evaluation import evaluate
 from limbeck.networks import evaluating, networks_of, restore_modes, start_training
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
 from limbeck.randomness import derive_seed
+from limbeck.tasks import CLASSIFICATION
 from limbeck.teacher import Teacher, teacher_weights
 from limbeck.training.averaging import average_of
 from limbeck.training.batch_norm import check_batches
@@ -118,9 +119,10 @@ def fit(
     Args:
         model: the student, or a `Distiller` with its own teacher and objective.
         train_set: a `SampleSet`, a pair of arrays (inputs, labels), a map-style dataset of torch or of the library
-            `datasets`, or a `DataLoader`.  A dataset is read anew in each epoch; a loader's batches and their order are
-            used as they come, and a `DataWarning` says what is not exact then.  How many classes there are is what a
-            `SampleSet` says, and else what the student answers.
+            `datasets`, or a `DataLoader`.  Rows with `input_ids` of unlike lengths are padded; labels of their shape
+            are labels of tokens (`limbeck.data.next_tokens`).  A dataset is read anew in each epoch; a loader's batches
+            and their order are used as they come, and a `DataWarning` says what is not exact then.  How many classes
+            there are is what a `SampleSet` says, and else what the student answers.
         validation: measured after each epoch; in the same forms.
         teacher: a network, which is left as it is, or another `Teacher`.
         method: the objective, from `limbeck.methods`; `kd()` by default.
@@ -392,6 +394,12 @@ def _build(
     else:
         samples.classes = classes
         labelled = first.labels is not None
+        if task is CLASSIFICATION and logits.dim() == 3:
+            given = "no labels" if first.labels is None else "a label for each sample"
+            raise DataError(
+                f"{samples.name}: found {given}, and the student answers for each token; expected labels (N, L). Give"
+                f" next tokens with limbeck.data.next_tokens({samples.name}), and hard_weight=0 to teach without them"
+            )
     legend = Legend(tuple(map(str, range(classes))), labelled=labelled, task=task)
     for name, answer in build(legend=legend).items():
         found = task.classes(answer.logits)
