@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from limbeck import schedules
+from limbeck import data, schedules
 from limbeck.config import Recipe, apply_overrides, load_recipe, parse, read_yaml
 from limbeck.data import Augment, Transfer
 from limbeck.errors import InputError, ModelError
@@ -392,3 +392,8 @@ def test_a_model_that_cannot_be_built_is_named_before_any_training():
     assert refusal(vet, recipe, error=ModelError) == (
         "student.model.channels: 5 poolings need images of 32 pixels, found 8×8; give fewer channels"
     )
+
+
+def test_kinds_of_text_have_a_tokenizer_that_can_be_written():
+    for source in (data.ptb, data.synthetic_text, data.synthetic_sentences):
+        assert parse(source, {}, "data").values["tokenizer"] == "words"

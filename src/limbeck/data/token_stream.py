@@ -109,7 +109,7 @@ def token_stream(
 @checked
 def ptb(
     folder: str | None = None,
-    tokenizer: TokenizerKind = Words(unknown=False),  # noqa: B008 - a frozen value
+    tokenizer: TokenizerKind = Words(),  # noqa: B008 - a frozen value
     lanes: int = 20,
     length: int = 35,
     offset: Literal["fixed", "epoch"] = "fixed",
