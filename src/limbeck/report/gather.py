@@ -26,6 +26,7 @@ from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.experiment.outcome import FIXED_ROLES
 from limbeck.locks import exclusive
 from limbeck.results.finished import FinishedRun
+from limbeck.results.reading import ReadTexts, read_texts
 from limbeck.results.representations import LayerMaps, LayerSimilarity, attention_maps, compare_layers
 from limbeck.runs import RunFolder, read_manifest
 from limbeck.training.checkpoints import digest
@@ -126,6 +127,7 @@ class Gathered:
 
     standing: what may be claimed of the test figures.
     layers: that the method compares; None where it compares none.
+    texts: what the models say of test texts with a label for each token; None for other data.
     curves: by role and quantity ("train.soft", "validation.errors", "learning_rate").
     digests: SHA-256 of the files of weights, by role.
     notes: what had to be left out, and why.
@@ -137,6 +139,7 @@ class Gathered:
     answers: TestAnswers
     taught: Taught | None
     layers: ComparedLayers | None
+    texts: ReadTexts | None
     curves: Mapping[str, Mapping[str, Curve]]
     manifest: Mapping[str, Any]
     recipe: str
@@ -176,15 +179,17 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
     test, held_out = run.parts.test, run.parts.held_out
     if networks:
         _put_on_record(folder, notes)
-    some = _part(test)
+    long = test.has_long_answers
+    some = test if long else _part(test)
     if len(some) < len(test):
         notes.append(
             f"What the models answer is drawn for {len(some):,} of {len(test):,} test examples, spread evenly."
         )
-    logits = {role: [_answered(model, some) for model in models] for role, models in networks.items()}
+    asked = {} if long else networks
+    logits = {role: [_answered(model, some) for model in models] for role, models in asked.items()}
     fitted = {
         role: [_fitted(model, _part(held_out)) for model in models]
-        for role, models in networks.items()
+        for role, models in asked.items()
         if held_out is not None and test.task.has_probabilities
     }
     return Gathered(
@@ -192,8 +197,9 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         models=_models(run, networks),
         standing=run.outcome.standing(),
         answers=TestAnswers(labels=_rows(some), logits=logits, fitted=fitted, samples=some),
-        taught=_taught(run, networks["teacher"][0]) if "teacher" in networks else None,
-        layers=_layers(run, place, notes) if networks.keys() >= {"teacher", "alone", "distilled"} else None,
+        taught=_taught(run, asked["teacher"][0]) if "teacher" in asked else None,
+        layers=_layers(run, place, notes) if asked.keys() >= {"teacher", "alone", "distilled"} else None,
+        texts=read_texts({role: each[0] for role, each in networks.items()}, test, place) if long else None,
         curves={role: _curves(run, role, notes) for role in _shown(run)},
         manifest=_manifest(folder, notes),
         recipe=(folder / "recipe.yaml").read_text(encoding="utf-8"),

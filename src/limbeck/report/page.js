@@ -3,26 +3,29 @@
 (() => {
   const percent = (p) => (p >= 0.9995 ? "100 %" : p >= 0.0005 ? (100 * p).toFixed(1) + " %" : "<0.1 %");
 
-  const softmax = (logits, temperature) => {
+  // counts: of how many classes each logit is; their shares are of one class.
+  const softmax = (logits, temperature, counts) => {
     const highest = Math.max(...logits);
     const parts = logits.map((logit) => Math.exp((logit - highest) / temperature));
-    const total = parts.reduce((sum, part) => sum + part, 0);
+    const total = parts.reduce((sum, part, i) => sum + part * counts[i], 0);
     return parts.map((part) => part / total);
   };
 
-  const entropy = (shares) => shares.reduce((sum, p) => (p > 0 ? sum - p * Math.log(p) : sum), 0);
+  const entropy = (shares, counts) => shares.reduce((sum, p, i) => (p > 0 ? sum - counts[i] * p * Math.log(p) : sum), 0);
 
   const sigmoid = (logits, temperature) => logits.map((logit) => 1 / (1 + Math.exp(-logit / temperature)));
 
   // Classes share a whole, but where labels stand apart each is yes or no by itself.
   const show = (example, temperature, apart) => {
     const logits = JSON.parse(example.dataset.logits);
-    const shares = (apart ? sigmoid : softmax)(logits.concat(JSON.parse(example.dataset.rest)), temperature);
-    const nats = entropy(shares) + (apart ? entropy(shares.map((share) => 1 - share)) : 0);
+    const rest = JSON.parse(example.dataset.rest);
+    const counts = logits.map(() => 1).concat("counts" in example.dataset ? JSON.parse(example.dataset.counts) : rest.map(() => 1));
+    const shares = (apart ? sigmoid : softmax)(logits.concat(rest), temperature, counts);
+    const nats = entropy(shares, counts) + (apart ? entropy(shares.map((share) => 1 - share), counts) : 0);
     const said = [];
     example.querySelectorAll(".bar").forEach((bar, i) => {
       const others = bar.classList.contains("others");
-      const share = others ? shares.slice(logits.length).reduce((sum, p) => sum + p, 0) : shares[i];
+      const share = others ? shares.slice(logits.length).reduce((sum, p, j) => sum + p * counts[logits.length + j], 0) : shares[i];
       bar.dataset.probability = share;
       bar.querySelector(".fill").style.width = (100 * share).toFixed(2) + "%";
       bar.querySelector(".value").textContent = percent(share);

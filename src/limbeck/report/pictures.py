@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from limbeck.data import SampleSet
+from limbeck.data.text import TextSet
 from limbeck.losses import KL, soften
 from limbeck.report.gather import Gathered, Taught, TestAnswers
+from limbeck.results.reading import unsure_and_others
 
 __all__ = [
     "Disagreement",
+    "Sample",
     "disagreeing",
     "disagreements",
     "encoded",
@@ -23,6 +26,8 @@ __all__ = [
     "percent",
     "picture",
     "pictured",
+    "showable",
+    "shown",
     "taught",
     "temperatures",
 ]
@@ -39,6 +44,26 @@ def pictured(samples: SampleSet) -> bool:
         return False
     dtype = samples.kept_dtype
     return dtype == torch.uint8 or (dtype is not None and dtype.is_floating_point and len(shape) == 3)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An example as the page shows it: an image as a data URI, or a text; the other is empty."""
+
+    image: str = ""
+    text: str = ""
+
+
+def showable(samples: SampleSet) -> bool:
+    """Whether the samples can be shown, as pictures or as texts."""
+    return isinstance(samples, TextSet) or pictured(samples)
+
+
+def shown(samples: SampleSet, positions: Tensor) -> list[Sample]:
+    """Return the samples at positions (n,) as pictures, or as texts."""
+    if isinstance(samples, TextSet):
+        return [Sample(text=text) for text in samples.texts(positions.tolist())]
+    return [Sample(image=picture(image)) for image in samples.gather_one(positions)]
 
 
 def picture(sample: Tensor) -> str:
@@ -75,7 +100,7 @@ def encoded(pixels: Tensor, most: int | None = None) -> str:
 def taught(gathered: Gathered, temperature: float) -> dict[str, Any] | None:
     """Return what the teacher says of some training images, whose classes share a whole; see `explored`."""
     samples = gathered.run.parts.train
-    if gathered.taught is None or not pictured(samples):
+    if gathered.taught is None or not showable(samples):
         return None
     labels = samples.labels[gathered.taught.positions].tolist()
     truths = [([label], samples.class_names[label] if label >= 0 else "") for label in labels]
@@ -103,15 +128,14 @@ def explored(
     temperature, and the entropy in nats.  apart: whether each class has a probability of its own.
 
     {"classes": names, "temperatures": of the slider, "start": where it begins, "position": which of them that is,
-    "apart": as given, "examples": [{"image", "label", "true", "ids", "logits", "rest", ...}]}: `true` are its labels,
-    `ids` the classes with the highest `logits`, `rest` holds the others' logits.
+    "apart": as given, "examples": [{"image", "text", "label", "true", "ids", "logits", "rest", ...}]}: `true` are
+    its labels, `ids` the classes with the highest `logits`, `rest` holds the others' logits.
     """
     names = samples.class_names
-    numbers = chosen(soft(logits, 1.0)[1])
+    numbers = unsure_and_others(soft(logits, 1.0)[1])
     examples = []
-    for (number, unsure), image in zip(
-        numbers, samples.gather(told.positions[[number for number, _ in numbers]]), strict=True
-    ):
+    positions = told.positions[[number for number, _ in numbers]]
+    for (number, unsure), sample in zip(numbers, shown(samples, positions), strict=True):
         row = logits[number]
         order = row.argsort(descending=True, stable=True)
         ids = order[:_BARS].tolist()
@@ -122,7 +146,11 @@ def explored(
         true, label = truths[number]
         examples.append(
             {
-                "image": picture(image),
+                "image": sample.image,
+                "text": sample.text,
+                "who": "",
+                "names": None,
+                "counts": None,
                 "label": label,
                 "true": true,
                 "unsure": unsure,
@@ -140,18 +168,6 @@ def explored(
     start = min(steps, key=lambda step: abs(step - temperature))
     slider = {"temperatures": steps, "start": start, "position": steps.index(start)}
     return {**slider, "classes": list(names), "apart": apart, "examples": examples}
-
-
-def chosen(entropy: Tensor, count: int = 8) -> list[tuple[int, bool]]:
-    """Return which examples are shown, by their entropy (n,), and whether for it: the largest, and others spread out.
-
-    >>> chosen(torch.tensor([0.1, 0.9, 0.2, 0.3]), 2)
-    [(1, True), (3, False)]
-    """
-    order = entropy.argsort(descending=True, stable=True)
-    unsure = order[: count // 2].tolist()
-    others = order[torch.linspace(len(order) // 4, len(order) - 1, count - len(unsure)).long()].unique().tolist()
-    return [(number, True) for number in unsure] + [(number, False) for number in others if number not in unsure]
 
 
 def temperatures(own: float) -> list[float]:
@@ -179,7 +195,7 @@ def percent(share: float) -> str:
 class Disagreement:
     """A test example of which teacher and student say different things.  said: (who, class, probability)."""
 
-    image: str
+    shown: Sample
     label: str
     divergence: float
     said: tuple[tuple[str, str, float], ...]
@@ -202,7 +218,7 @@ def disagreeing(
     read: a model's answer to each image, from its rows.  answer, truth: in words, the answer with its probability.
     """
     answers = gathered.answers
-    if not answers.has("teacher", "distilled") or not pictured(answers.samples):
+    if not answers.has("teacher", "distilled") or not showable(answers.samples):
         return []
     samples, names = answers.samples, answers.samples.class_names
     teacher, distilled = answers.pairs("distilled")[0]
@@ -211,12 +227,12 @@ def disagreeing(
     by = {name: read(answers, rows) for name, rows in answers.first(gathered.chief).items()}
     return [
         Disagreement(
-            picture(image),
+            sample,
             truth(samples.labels[number], names),
             float(divergences[number]),
             tuple((who, *answer(rows[number], names)) for who, rows in by.items()),
         )
-        for number, image in zip(found.tolist(), samples.gather(found), strict=True)
+        for number, sample in zip(found.tolist(), shown(samples, found), strict=True)
     ]
 
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from limbeck.card import Card
-from limbeck.report import items, labels, numbers, panels, pictures, places, softness, story
+from limbeck.data.text import TextSet
+from limbeck.report import items, labels, numbers, panels, pictures, places, softness, story, texts
 from limbeck.report.charts import Chart, Plane
 from limbeck.report.gains import Gains, gains
 from limbeck.report.gather import Gathered, Model
 from limbeck.report.pictures import Disagreement
 from limbeck.report.places import Maps
-from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, RANKING, REGRESSION, Task
+from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, RANKING, REGRESSION, TOKENS, Task
 
 __all__ = ["Differences", "Given", "View", "view_of"]
 
@@ -45,6 +46,7 @@ class Differences:
     each: what an answer is for, in words.  faithful: agreement with the teacher and divergence from it, by student.
     said: the same of a regression.  pictures, maps: the examples of largest disagreement.  charts: each with its note.
     title, head, listed: a table of what goes wrong most, with its columns.  gains: by class.
+    passages: of texts, for each model its name, its mean loss and each token with its loss and shade.
     """
 
     each: str
@@ -57,9 +59,11 @@ class Differences:
     head: Sequence[str]
     listed: Sequence[Sequence[str]]
     gains: Gains | None
+    passages: Sequence[Sequence[tuple[str, float, Sequence[tuple[str, float, int]]]]] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.faithful or self.said or self.pictures or self.maps or self.charts or self.listed)
+        found = (self.faithful, self.said, self.pictures, self.maps, self.charts, self.listed, self.passages)
+        return any(map(bool, found))
 
 
 class View:
@@ -120,8 +124,9 @@ class View:
 
     def _softened(self, gathered: Gathered, *, shown: bool) -> str:
         if shown:
+            what = "texts" if isinstance(gathered.run.parts.train, TextSet) else "images"
             return (
-                f"{self.softened} These are training images, half of them the ones that the teacher is least sure of."
+                f"{self.softened} These are training {what}, half of them the ones that the teacher is least sure of."
             )
         if gathered.taught is None:
             return f"{self.softened} The training examples are not shown: the teacher's weights could not be read."
@@ -286,6 +291,44 @@ class _Numbers(View):
         return numbers.trusted(gathered)
 
 
+class _Tokens(View):
+    each = "tokens"
+
+    def given(self, gathered: Gathered, temperature: float, distils_at: str, target: Card | None) -> Given:
+        told, names = gathered.texts, {"teacher": "Teacher", "distilled": "Student distilled"}
+        if told is None or not gathered.run.recipe.scheme.uses_teacher:
+            return Given("", None, None, [])
+        explorer = texts.explored_texts(gathered.run.parts.test, told.places, names, temperature)
+        said = (
+            "At each place of a text the teacher gives a distribution over all tokens. Divided by a temperature, its"
+            " logits become softer targets: which other tokens would fit shows only when T rises. These are places of"
+            f" test texts, half of them the ones that the teacher is least sure of. {distils_at}"
+        )
+        charts = [(softness.softening(temperature, two_way=False), f"{_SIX}. The upright line follows the slider.")]
+        return Given(said, explorer, None, charts)
+
+    def differences(self, gathered: Gathered) -> Differences:
+        told = gathered.texts
+        models = [each for each in gathered.models if told is not None and told.passages]
+        passages = [] if told is None else [texts.shaded(passage, models) for passage in told.passages]
+        return Differences(
+            each=self.each,
+            faithful=[],
+            said=texts.nearness_said(gathered.models, told),
+            pictures=[],
+            maps=None,
+            charts=[],
+            title="",
+            head=(),
+            listed=(),
+            gains=None,
+            passages=passages,
+        )
+
+    def trusted(self, gathered: Gathered) -> list[tuple[Plane, str]]:
+        return []
+
+
 class _Items(View):
     each = "users"
 
@@ -315,6 +358,7 @@ _VIEWS: Mapping[str, View] = {
     BINARY.name: _TwoClasses(),
     MULTILABEL.name: _Labels(),
     DENSE.name: _Places(),
+    TOKENS.name: _Tokens(),
     RANKING.name: _Items(),
     REGRESSION.name: _Numbers(),
 }

@@ -109,10 +109,18 @@ def compare_layers(run: FinishedRun, samples: SampleSet, device: torch.device) -
             for role, student in features.items():
                 for own, other in layers.pairs:
                     sums = of_seed.setdefault(((own, other), role), _Sums())
-                    sums.add(student[own], teacher[other], batch.mask)
+                    sums.add(*_real(student[own], teacher[other], batch))
         for (pair, role), sums in of_seed.items():
             found[pair].setdefault(role, []).append(sums)
     return tuple(_similarity(pair, by_role, len(chosen)) for pair, by_role in found.items())
+
+
+def _real(student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return features of a batch and its mask; of padded texts the real tokens, one a row, without a mask."""
+    padding = batch.padding
+    if padding is None or student.dim() != 3 or teacher.dim() != 3:
+        return student, teacher, batch.mask if batch.mask is None or batch.mask.dim() == 1 else None
+    return student[padding], teacher[padding], None
 
 
 def _similarity(pair: tuple[str, str], found: Mapping[str, Sequence[_Sums]], examples: int) -> LayerSimilarity:
