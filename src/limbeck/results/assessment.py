@@ -343,11 +343,11 @@ def _compared(run: FinishedRun, right: Mapping[str, Tensor]) -> ClassComparison:
 def _costs(run: FinishedRun, device: torch.device, say: Callable[[str], None]) -> dict[str, Cost]:
     """Measure the cost of teacher and student."""
     train, seed = run.parts.train, run.seeds[0]
-    inputs = train.batch(torch.arange(min(_TIMED, len(train))), augment=None, seed=0, view=0).inputs
+    batch = train.batch(torch.arange(min(_TIMED, len(train))), augment=None, seed=0, view=0).to(device)
     costs = {}
     for role, model in (("teacher", run.teacher(seed)), ("student", run.student("distilled", seed))):
         say(f"measuring the cost of the {role}")
-        costs[role] = cost(model.to(device), inputs.to(device), batches=(1, _TIMED))
+        costs[role] = cost(model.to(device), batch.inputs, batches=(1, _TIMED))
     return costs
 
 
