@@ -396,4 +396,4 @@ def test_a_model_that_cannot_be_built_is_named_before_any_training():
 
 def test_kinds_of_text_have_a_tokenizer_that_can_be_written():
     for source in (data.ptb, data.synthetic_text, data.synthetic_sentences):
-        assert parse(source, {}, "data").values["tokenizer"] == "words"
+        assert parse(source, {}, "data").values["tokenizer"]["kind"] == "words"
