@@ -12,6 +12,7 @@ from limbeck.evaluation import measure, parameters, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher
+from limbeck.report import build
 from limbeck.results.compression import stages_of
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
@@ -66,6 +67,11 @@ def test_rank_pruning_and_fewer_bits_are_resumed_after_kills_and_read_back(
     weight = pruned.get_submodule("stage1.linear.b").weight
     assert int((weight == 0).sum()) == int(0.8 * weight.numel())
     assert set(outcome.decided[0]["stage_1"]["changed"]) == {"stage1.linear", "fc"}
+
+    page = build([path], files=False).read_text(encoding="utf-8")
+    assert "What did each stage of the compression cost?" in page
+    assert f"{stages[0].bytes / stages[-1].bytes:.2f} times smaller" in page
+    assert page.count("Stage 2, prune, not retrained") >= 2
 
     loaded = lb.load(path, "distilled")
     assert torch.equal(

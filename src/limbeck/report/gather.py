@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.compress import records_of
 from limbeck.data import SampleSet
 from limbeck.data.selection import evenly
 from limbeck.errors import LimbeckError
@@ -260,6 +261,8 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
         found = [seed.metrics[role] for seed in run.outcome.seeds if seed.seed in run.seeds_of(role)]
         label, weights = run.label(role), _weights(run, role)[0]
         of = role if role in run.recipe.scheme.roles() or role == "teacher" else "student"
+        if role in networks and records_of(networks[role][0]):  # of another structure than the student alone
+            of = role
         if of not in costs and role in networks:
             costs[of] = _cost(networks[role][0], run)
         operations, timing = costs.get(of, (None, None))

@@ -18,6 +18,7 @@ from limbeck.errors import InputError, RunError
 from limbeck.records import write_aside
 from limbeck.report import curves, figures, panels, pictures, story, svg
 from limbeck.report.charts import Chart, DotPlot, Heat, Matrix, Plane, short
+from limbeck.report.compression import compression_section
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
 from limbeck.report.gather import Gathered, gather
 from limbeck.report.layers import layers_section
@@ -159,6 +160,7 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "errors": panels.errors_chart(rows, gathered.figures),
         "figures": gathered.figures,
         "cost": panels.cost_plot([gathered]),
+        "compression": compression_section(gathered),
         "training": curves.training(gathered),
         "given": view.given(gathered, temperature, distils_at, target),
         "differs": view.differences(gathered),
@@ -197,6 +199,7 @@ def _overview(gathered: Gathered, number: int) -> list[str]:
 
 def _charts(section: dict[str, Any]) -> list[Chart]:
     found = [section["errors"], section["cost"], *section["training"]]
+    found += [section["compression"].chart] if section["compression"] else []
     for charts in (section["given"].charts, section["differs"].charts, section["trusted"]):
         found += [chart for chart, _ in charts]
     for more in (section["layers"], section["diagnosis"]):
