@@ -276,7 +276,17 @@ def _weights(keys: dict[str, Any], where: str) -> tuple[str | None, str | None]:
 
 
 def path_of(text: str, where: str) -> Path:
-    """Return the path that a recipe names, ~ expanded; RecipeError for what no file can be called."""
+    """Return the path that a recipe names; RecipeError for what no file can be called.
+
+    ~ and an environment variable in front, such as $LIMBECK_DATA/texts, are expanded.
+    """
+    if named := re.match(r"\$([A-Z][A-Z0-9_]*)(?=/|$)", text):
+        if not os.environ.get(named[1]):
+            raise RecipeError(
+                f"{where}: found {shown(text)}, but the variable {named[1]} is not set; set it to a folder"
+                f" (export {named[1]}=DIR)"
+            )
+        text = os.environ[named[1]] + text[named.end() :]
     try:
         path = Path(text).expanduser()
         longest = max((len(os.fsencode(part)) for part in path.parts), default=0)

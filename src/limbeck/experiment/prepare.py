@@ -186,6 +186,8 @@ def _general(recipe: Recipe, train: SampleSet) -> SampleSet | None:
         raise DataError(f"{where}: found samples of another kind than the data's; expected texts beside texts")
     if ours is not None and theirs is not None:
         ours.require_same(theirs, what=where, whose="the data")
+    most = getattr(recipe.scheme, "general", {}).get("first")
+    samples = samples if most is None else samples.subset(torch.arange(min(most, len(samples))))
     labels = train.task.no_labels(samples.name, len(samples))
     return replace(samples, labels=labels, classes=train.classes, class_names=train.class_names, task=train.task)
 

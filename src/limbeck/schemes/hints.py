@@ -43,11 +43,13 @@ class General:
     The teacher is the pretrained network as it was before it learned the task.
 
     epochs: of the stage.
+    first: use only the first samples, this many; None for all.
     learning_rate: of the stage; None for the recipe's.
     batch_size: of the stage; None for the recipe's.
     """
 
     epochs: int = 3
+    first: int | None = None
     learning_rate: float | None = None
     batch_size: int | None = None
 
@@ -55,8 +57,9 @@ class General:
         checks.at_least("epochs", self.epochs, 1)
         if self.learning_rate is not None:
             checks.positive("learning_rate", self.learning_rate)
-        if self.batch_size is not None:
-            checks.at_least("batch_size", self.batch_size, 1)
+        for name in ("first", "batch_size"):
+            if getattr(self, name) is not None:
+                checks.at_least(name, getattr(self, name), 1)
 
     @classmethod
     def of(cls, keys: dict[str, Any]) -> "General":
@@ -85,8 +88,8 @@ class Hints(Scheme):
     trainable: paths of the student's modules that the stage on layers trains, with all below them; by default those
         that the compared layers depend on.  The rest, and the statistics of its BatchNorms, stay as they are.
     learning_rate: of the stage on layers; None for the recipe's.
-    general: a stage before both, on other data: its `data`, as the recipe's own data is written, `epochs`,
-        `learning_rate` and `batch_size`; None for no such stage.
+    general: a stage before both, on other data: its `data`, as the recipe's own data is written, and what else
+        `General` takes; None for no such stage.
     """
 
     epochs: int = 30
