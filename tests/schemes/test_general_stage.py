@@ -119,6 +119,13 @@ def test_the_general_set_has_no_labels_and_its_teacher_is_not_trained_on_the_tas
     ]
 
 
+def test_a_teacher_that_does_no_better_than_chance_is_named_before_anything_is_trained(recipe):
+    given = {"model": recipe().keys["teacher"]["model"]}
+    notes = rehearse(recipe(teacher=given, validation=40)).notes
+    assert any("the teacher is right for" in note and "one answer for all of them" in note for note in notes)
+    assert not any("the teacher is right for" in note for note in rehearse(recipe()).notes)
+
+
 def test_a_student_begins_with_every_second_block_of_the_trained_teacher(recipe, carried_out):
     student = {**recipe().keys["student"], "copy_blocks": "uniform"}
     training = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-12, "optimizer": "sgd"}

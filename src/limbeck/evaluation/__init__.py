@@ -1,6 +1,7 @@
 """Evaluation: how good a model is, what it costs, and how sure one can be of it."""
 
 from limbeck.evaluation.assessment import Assessment, assess, assess_scores
+from limbeck.evaluation.attention import AttentionMap, compare_attention, token_attention
 from limbeck.evaluation.bias import fit_bias, with_bias
 from limbeck.evaluation.calibration import Reliability, Temperature, ece, fit_temperature, reliability
 from limbeck.evaluation.churn import Churn, churn
@@ -30,6 +31,7 @@ from limbeck.evaluation.typing import Keyboard, Typing, measure_typing, simulate
 
 __all__ = [
     "Assessment",
+    "AttentionMap",
     "Churn",
     "ClassGain",
     "Cost",
@@ -60,6 +62,7 @@ __all__ = [
     "brier",
     "churn",
     "class_gains",
+    "compare_attention",
     "confusion_matrix",
     "constant_accuracy",
     "cost",
@@ -100,6 +103,7 @@ __all__ = [
     "tail_gains",
     "time_forward",
     "time_word",
+    "token_attention",
     "top_k_accuracy",
     "value_range",
     "wilson",

@@ -1,6 +1,6 @@
 """Where the tokens of a sentence attend to: student and teacher side by side, block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from limbeck.data import SampleSet, TextSet
 from limbeck.errors import InputError, ModelError
 from limbeck.losses import attention_scores
 from limbeck.networks import evaluating
-from limbeck.outputs import run_model
+from limbeck.outputs import capture
 
 __all__ = ["AttentionMap", "compare_attention", "token_attention"]
 
@@ -69,6 +69,8 @@ def token_attention(model: nn.Module, inputs: Any, block: int) -> Tensor:
         Vaswani et al. (2017), "Attention Is All You Need", arXiv:1706.03762.
     """
     found = blocks_of(model)
+    if not isinstance(inputs, Mapping):
+        raise InputError("inputs: found no mapping; expected the model's keywords, such as input_ids")
     if not 1 <= block <= len(found):
         raise InputError(f"block: found {block}, expected 1 to {len(found)}, the blocks of the model")
     return _attention(model, found, inputs, [block])[0]
@@ -80,8 +82,8 @@ def _attention(model: nn.Module, found: Blocks, inputs: Any, numbers: Sequence[i
         raise ModelError("attention: the model rotates queries and keys by their positions behind their projections")
     places = [found.blocks[number - 1] for number in numbers]
     taps = {path: path for each in places for path in (each.query, each.key)}
-    with evaluating(model), torch.no_grad():
-        features = run_model(model, inputs, taps).features
+    with evaluating(model), torch.no_grad(), capture(model, taps) as features:
+        model(**inputs)
     maps = []
     for each in places:
         scores = attention_scores(features[each.query], features[each.key], found.heads)

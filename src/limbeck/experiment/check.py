@@ -9,18 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import methods, schemes
-from limbeck.batch import Batch
+from limbeck.batch import UNLABELLED, Batch
 from limbeck.card import Card
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
-from limbeck.evaluation import parameters
+from limbeck.evaluation import constant_accuracy, evaluate, parameters
 from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, check_weights, seeded_build, vet
 from limbeck.experiment.teacher import asked_once
 from limbeck.features import PairedLayers, paired_layers
 from limbeck.networks import evaluating
 from limbeck.objective import Loss
 from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.tasks import CLASSIFICATION
 from limbeck.teacher import ClassVectors, Teacher
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
@@ -34,6 +35,8 @@ _TIMED_STEPS, _SHARE = 5, 5
 _ANSWERED = 8  # samples that a given teacher answers
 _SHORT = 0.5  # seconds for all of them, which nobody waits for
 _NAMED = 2  # authors besides the first
+_JUDGED, _FEWEST_JUDGED = 200, 30
+"""Samples that a given teacher is judged by, and how few are too few."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         _card(schemes.card(schemes.name_of(recipe.scheme))),
         (*models, *taught),
         losses,
-        (*parts.notes, *_transforms(recipe), *_apart(recipe, tuple(layers))),
+        (*parts.notes, *_transforms(recipe), *_apart(recipe, tuple(layers)), *_at_chance(recipe, parts)),
         tuple(layers),
     )
 
@@ -211,6 +214,28 @@ def _teachers(recipe: Recipe, parts: Parts, times: int) -> list[RehearsedModel]:
         elif member.learns:
             distiller = Distiller(seeded_build(member.model, taught, 0, "teacher"), None, member.method.build())
             found.append(_time("teacher", distiller, taught, member.training, times * count)[0])
+    return found
+
+
+def _at_chance(recipe: Recipe, parts: Parts) -> list[str]:
+    """Return a line on each teacher that is used as it is given and does no better than one answer for everything."""
+    taught, found = parts.of_teacher, list[str]()
+    samples = taught.train if taught.held_out is None else taught.held_out
+    known = torch.where(samples.labels != UNLABELLED)[0] if samples.task == CLASSIFICATION else torch.zeros(0)
+    if len(known) < _FEWEST_JUDGED:
+        return []
+    some = samples.subset(known[torch.linspace(0, len(known) - 1, min(_JUDGED, len(known))).long()])
+    constant = constant_accuracy(some.labels, some.task)
+    beyond = constant + 1.645 * (constant * (1.0 - constant) / len(some)) ** 0.5
+    for member, _ in recipe.teacher.kinds():
+        if not member.given:
+            continue
+        accuracy = evaluate(seeded_build(member.model, taught.train, 0, "teacher"), some).accuracy
+        if accuracy <= beyond:
+            found.append(
+                f"{member.model.where}: the teacher is right for {accuracy:.0%} of {len(some)} labelled samples, and"
+                f" one answer for all of them for {constant:.0%}; give it a training, or name one that knows this task"
+            )
     return found
 
 

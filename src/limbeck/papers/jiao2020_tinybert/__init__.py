@@ -1,0 +1,1 @@
+"""The table of TinyBERT, and the figures that it alone has."""
