@@ -131,7 +131,11 @@ def bits(folder):
     ]
 
 
-@pytest.mark.parametrize("kind", ["long", "long with dropout"])
+def test_two_processes_train_a_language_model_on_a_stream_as_one_does(two, tmp_path):
+    assert agree(*two, "stream", processes.stream(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["long", "long with dropout", "stream"])
 def test_two_processes_go_on_bit_for_bit_from_where_they_were_broken(two, kind):
     folder, told = two
     assert bits(folder / f"{kind}, broken") == bits(folder / kind)

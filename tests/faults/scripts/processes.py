@@ -21,7 +21,7 @@ from torch import nn
 from limbeck import methods, schedules
 from limbeck.batch import UNLABELLED
 from limbeck.cli import main as command_line
-from limbeck.data import Augment, TensorSet
+from limbeck.data import Augment, TensorSet, synthetic_text
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted
 from limbeck.methods.dist import IntraClass
@@ -134,6 +134,33 @@ def train(kind: str, folder: Path, act: Callable[[int], None] = lambda step: Non
     )
 
 
+class Recurrent(nn.Module):
+    """An LSTM over token ids, whose state is carried along the lanes of a stream."""
+
+    def __init__(self, seed: int, tokens: int, width: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.embedding, self.lstm = nn.Embedding(tokens, width), nn.LSTM(width, width, batch_first=True)
+            self.output = nn.Linear(width, tokens)
+
+    def forward(self, ids: torch.Tensor, state: Any = None) -> Any:
+        hidden, state = self.lstm(self.embedding(ids), state)
+        return self.output(hidden), state
+
+
+STREAM = synthetic_text(lines=60, words=4, lanes=5, length=6, evaluation_lanes=2, test_lanes=2)
+
+
+def stream(folder: Path, act: Callable[[int], None] = lambda step: None) -> Result:
+    """Train a language model on a stream whose five lanes are shared out, each to one process in every step."""
+    held_out, tokens = STREAM.test, len(STREAM.train.vocabulary)
+    objective = Objective([HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Tripwire(act)])
+    distiller = Distiller(Recurrent(RANK, tokens, 6), ModelTeacher(Recurrent(9, tokens, 8)), objective)
+    settings = Training(epochs=2, learning_rate=0.5, accumulate=2, checkpoint_seconds=0.0)
+    return fit(distiller, STREAM.train, held_out, training=settings, folder=folder)
+
+
 def hint_alone(folder: Path) -> Result:
     """Train only what lies below the hint: the rest of the student has no gradient."""
     distiller = Distiller(network(RANK, 8), ModelTeacher(network(9, 6)), Objective([Hint(0.05)]))
@@ -198,6 +225,11 @@ def main(folder: Path) -> None:
     for kind in SETTINGS:
         tell(kind, train(kind, folder / kind))
     tell("hint alone", hint_alone(folder / "hint alone"))
+    tell("stream", stream(folder / "stream"))
+    try:  # in the middle of an epoch, in which both carry states
+        stream(folder / "stream, broken", crash_at(25))
+    except Crash:
+        tell("stream, broken", stream(folder / "stream, broken"))
 
     for kind in ("long", "long with dropout"):  # broken in both processes, then gone on with
         name = f"{kind}, broken"
