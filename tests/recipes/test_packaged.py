@@ -53,12 +53,19 @@ def shrunk(keys: Mapping[str, Any]) -> list[str]:
         overrides.append("teacher.estimator.n_estimators=3")
     for where, model in (("teacher", teacher.get("model", {})), ("student", keys["student"]["model"])):
         for layers in ("hidden", "channels"):
-            if layers in model:
+            if isinstance(model.get(layers), list):
                 overrides.append(f"{where}.model.{layers}={[8] * len(model[layers])}")
         small = SMALL_MODELS.get(model.get("kind"), {})
         overrides += [f"{where}.model.{key}={value}" for key, value in small.items()]
-    if not keys["data"]["transfer"]["only"]:
+    if not keys["data"]["transfer"]["only"] and keys["data"]["kind"] != "synthetic_text":
         overrides.append("data.transfer.fraction=0.1")
+    if stages := keys.get("scheme", {}).get("stages"):
+        for retrain in (each for stage in stages for each in (stage["retrain"], *stage["compared"]) if each["epochs"]):
+            retrain["epochs"] = 1
+        overrides.append(f"scheme.stages={json.dumps(stages)}")
+    if keys["data"]["kind"] == "synthetic_text":
+        overrides = [each for each in overrides if ".batch_size=" not in each]  # a batch has a row for each lane
+        overrides.append("data.lines=200")
     overrides += [f"scheme.{key}={value}" for key, value in SMALL.items() if key in keys.get("scheme", {})]
     return overrides
 

@@ -14,11 +14,12 @@ from limbeck.cli.streams import copied
 from limbeck.errors import command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
     from limbeck.config import Recipe
+    from limbeck.evaluation import Interval
     from limbeck.experiment.outcome import Outcome
     from limbeck.experiment.prepare import Parts
     from limbeck.results.compression import StageFigures
@@ -138,7 +139,7 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
     show(table(title, [*columns, *(name.replace("_", " ") for name in more)], rows))
     show("Compute: FLOPs of all trainings that led to a model, as a multiple of the student alone's.")
     if stages := stages_of(outcome):
-        show(_stage_table(stages, figures.errors, figures.pattern))
+        show(_stage_table(stages, stages_of(outcome, beside=True), figures.errors, figures.pattern))
     for note in outcome.notes:
         show(note)
     show(f"{stands.said}.")
@@ -146,31 +147,33 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
         show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {figure(stands.share)}")
 
 
-def _stage_table(stages: "Sequence[StageFigures]", errors: str, pattern: str) -> "Table":
-    """Return what each network of a compression costs and answers."""
-    rows = [
-        [
-            each.label,
-            f"{each.parameters:,}",
-            f"{each.bytes / 1024:,.1f}",
-            f"{stages[0].bytes / each.bytes:.2f}",
-            f"{each.ideal_bytes / 1024:,.1f}",
-            f"{each.flops / 1e6:,.3g}",
-            f"{1000 * each.latency[1]:.3f} ({1000 * each.latency[0]:.3f} to {1000 * each.latency[2]:.3f})",
-            figure(each.errors, pattern),
-        ]
-        for each in stages
-    ]
-    columns = [
-        "compression",
-        "parameters",
-        "KiB on disk",
-        "times smaller",
-        "KiB, ideal code",
-        "MFLOPs",
-        "ms at batch 1",
-    ]
-    return table("Stages; milliseconds are the median and the quartiles", [*columns, f"test {errors}"], rows)
+def _both(typing: "Mapping[str, Interval]", rate: str) -> str:
+    """Return a rate of a keyboard for all words, and for those that can be offered."""
+    return " / ".join(figure(typing.get(name), "{:.1f}") for name in (rate, f"known_{rate}"))
+
+
+def _stage_table(
+    stages: "Sequence[StageFigures]", beside: "Sequence[StageFigures]", errors: str, pattern: str
+) -> "Table":
+    """Return what each network of a compression costs and answers, below those that it is compared with."""
+    typing = stages[0].typing is not None
+    rows = []
+    for each in [*beside, *stages]:
+        lower, median, upper = (f"{1000 * seconds:.{2 if typing else 3}f}" for seconds in each.latency)
+        row = [each.label, f"{each.parameters:,}", f"{each.bytes / 1024:,.1f}"]
+        row.append(f"{stages[0].bytes / each.bytes:.2f}")
+        if not typing:
+            row += [f"{each.ideal_bytes / 1024:,.1f}", f"{each.flops / 1e6:,.3g}"]
+        row.append(f"{median} ({lower} to {upper})")
+        if each.typing is not None:
+            row += [_both(each.typing, rate) for rate in ("keystroke_savings", "word_prediction_rate")]
+        rows.append([*row, figure(each.errors, pattern)])
+    columns = ["compression", "parameters", "KiB on disk", "times smaller"]
+    columns += ["ms a word", "KS %", "WPR %"] if typing else ["KiB, ideal code", "MFLOPs", "ms at batch 1"]
+    title = "Stages; milliseconds are the median and the quartiles"
+    if typing:
+        title += "; KS and WPR of all words / of those that can be offered"
+    return table(title, [*columns, f"test {errors}"], rows)
 
 
 def misses(recipe: "Recipe", outcome: "Outcome") -> list[str]:

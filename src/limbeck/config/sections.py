@@ -139,6 +139,8 @@ def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseMode
             default = _as_written(default, kinds)
         elif is_dataclass(default) or callable(default) or type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
             default = _model(hints[name], frozenset())()
+        elif default == () and _entry(hints[name]) is not None:
+            default = []
         fields[name] = (_annotation(hints[name]), default)
     return create_model(getattr(function, "__name__", "section"), __config__=_STRICT, **fields)
 

@@ -27,7 +27,7 @@ from limbeck.evaluation.robustness import Robustness, fgsm, robustness, value_ra
 from limbeck.evaluation.scores import Scores, brier, confusion_matrix, per_class_accuracy, score, top_k_accuracy
 from limbeck.evaluation.standing import Standing, constant_accuracy, standing
 from limbeck.evaluation.tail import Tail, tail_gains
-from limbeck.evaluation.typing import Keyboard, Typing, measure_typing, simulate_typing
+from limbeck.evaluation.typing import Keyboard, Typing, measure_typing, require_words, simulate_typing
 
 __all__ = [
     "Assessment",
@@ -94,6 +94,7 @@ __all__ = [
     "predict",
     "recall_at_k",
     "reliability",
+    "require_words",
     "robustness",
     "score",
     "simulate_typing",

@@ -21,7 +21,7 @@ from limbeck.errors import DataError, InputError
 from limbeck.evaluation.metrics import answers
 from limbeck.tasks import TOKENS
 
-__all__ = ["Keyboard", "Typing", "measure_typing", "simulate_typing"]
+__all__ = ["Keyboard", "Typing", "measure_typing", "require_words", "simulate_typing"]
 
 _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 """A token that no key types, such as the end of a sentence."""
@@ -305,6 +305,31 @@ def simulate_typing(
 
 
 @checked
+def require_words(samples: SampleSet) -> None:
+    """Require samples whose tokens are words with names.
+
+    Args:
+        samples: of the task `tokens`.
+
+    Raises:
+        DataError: for other samples.
+
+    Example:
+        >>> from limbeck import data
+        >>> require_words(data.synthetic_text(lines=60).train)
+    """
+    mend = "use data of kind token_stream"
+    if samples.task is not TOKENS:
+        raise DataError(
+            f"samples: found the task {samples.task.name}, expected tokens of a text split into words; {mend}"
+        )
+    kind = "words" if samples.tokenizer is None else samples.tokenizer.kind
+    if not samples.vocabulary or kind != "words":
+        found = f"a tokenizer of kind {kind}" if samples.vocabulary else "tokens without names"
+        raise DataError(f"samples: found {found}, expected words; {mend} with tokenizer: words")
+
+
+@checked
 def measure_typing(
     model: nn.Module,
     samples: SampleSet,
@@ -337,15 +362,7 @@ def measure_typing(
     Reference:
         Yu, Kulkarni, Lee & Kim (2018), "On-Device Neural Language Model Based Word Prediction", COLING.
     """
-    mend = "use data of kind token_stream"
-    if samples.task is not TOKENS:
-        raise DataError(
-            f"samples: found the task {samples.task.name}, expected tokens of a text split into words; {mend}"
-        )
-    kind = getattr(samples.tokenizer, "kind", "words")
-    if not samples.vocabulary or kind != "words":
-        found = f"a tokenizer of kind {kind}" if samples.vocabulary else "tokens without names"
-        raise DataError(f"samples: found {found}, expected words; {mend} with tokenizer: words")
+    require_words(samples)
     keyboard = Keyboard(samples.vocabulary, offers=offers, never=never)
     typed = Typing(offers, 0, 0, 0, 0)
     for logits, labels in answers(model, samples, batch_size):

@@ -30,6 +30,8 @@ class StageFigures:
     role: its role in the run.  label: what a table calls it.  retrained: whether it was trained after its transform.
     bytes: on disk, as it is exported.  ideal_bytes: with an ideal code for each tensor.
     latency: seconds of an answer to one sample: lower quartile, median, upper quartile.
+    typing: of a keyboard that offers words, the shares of keys saved and of words offered before their first letter, in
+        percent: of the whole test text and of the words that can be offered; None where none was asked for.
     errors: the main figure of the task on the test set; accuracy: the share that is right.
     """
 
@@ -42,16 +44,19 @@ class StageFigures:
     ideal_bytes: int
     flops: int
     latency: tuple[float, float, float]
+    typing: Mapping[str, Interval] | None
     errors: Interval
     accuracy: Interval
 
 
-def stages_of(outcome: Outcome) -> list[StageFigures]:
+def stages_of(outcome: Outcome, *, beside: bool = False) -> list[StageFigures]:
     """Return what each network of a compression came to, in order; none for a run of another scheme.
 
     Sizes are those of the first seed, latencies the mean of all.
+    beside: of the networks that a keyboard's are compared with instead, the teacher and the student alone.
     """
-    by_seed = [found["stages"] for found in outcome.figures.values() if isinstance(found.get("stages"), list)]
+    key = "beside" if beside else "stages"
+    by_seed = [found[key] for found in outcome.figures.values() if isinstance(found.get(key), list)]
     if not by_seed or any(len(each) != len(by_seed[0]) for each in by_seed):
         return []
     found = []
@@ -72,6 +77,7 @@ def stages_of(outcome: Outcome) -> list[StageFigures]:
                 ideal_bytes=first["ideal_bytes"],
                 flops=first["flops"],
                 latency=(lower, median, upper),
+                typing=_typing([each[number].get("typing") for each in by_seed]),
                 errors=outcome.errors(role),
                 accuracy=outcome.accuracy(role),
             )
@@ -79,8 +85,17 @@ def stages_of(outcome: Outcome) -> list[StageFigures]:
     return found
 
 
+def _typing(by_seed: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Interval] | None:
+    """Return the rates of a keyboard over the seeds; None where they were not measured."""
+    known = [each for each in by_seed if each]
+    if len(known) < len(by_seed):
+        return None
+    rates = [key for key in known[0] if key.endswith(("savings", "rate"))]
+    return {key: t_interval([float(each[key]) for each in known]) for key in rates}
+
+
 def _label(outcome: Outcome, stage: Mapping[str, Any]) -> str:
-    if stage["role"] in FIXED_ROLES:
+    if stage["stage"] and stage["role"] in FIXED_ROLES:
         return f"stage {stage['stage']}, {stage['transform']}"
     return outcome.roles[stage["role"]].label
 

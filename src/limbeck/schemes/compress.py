@@ -16,7 +16,7 @@ from limbeck.compress import Log, Statistics, Transform, rebuilt, settled
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError
-from limbeck.evaluation import flops, parameters, time_forward
+from limbeck.evaluation import flops, measure_typing, parameters, require_words, time_forward, time_word
 from limbeck.export import exported_bytes, ideal_bytes
 from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
@@ -42,6 +42,7 @@ CARD = Card(
 _FIRST = "uncompressed"
 _MOST = 20  # stages
 _TRIED = 8  # samples that a rehearsal calibrates on
+_BESIDE = ("teacher", "member", "alone", "alone_budget")  # what a keyboard's networks are compared with
 _TIMED = 0.2  # seconds for the latency of a stage
 
 
@@ -70,10 +71,19 @@ class Retrain:
 @checked_fields
 @dataclass(frozen=True)
 class CompressionStage:
-    """A transform, and the training after it."""
+    """A transform, and the training after it.
+
+    compared: further trainings of the network that the transform gives, measured beside the one of `retrain`, with
+        which the next stage begins.
+    """
 
     transform: Transform
     retrain: Retrain = field(default_factory=Retrain)
+    compared: tuple[Retrain, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(not retrain.epochs for retrain in self.compared):
+            raise InputError("compared: found 0 epochs, expected at least 1; the network is measured untrained anyway")
 
 
 @dataclass(frozen=True)
@@ -84,11 +94,16 @@ class Compress(Scheme):
     start: a file of weights that the student begins with; None to train it by the recipe's method first.  `{seed}` in
         its name stands for the student's seed.
     calibration: samples of the training data that transforms see.
+    offers: n, for language models on words: the words that a keyboard offers; with 1 or more, the keys are counted that
+        the test text takes with each network, and its milliseconds are those of one word.
+    never: words that are not offered; in the Penn Treebank, `N` stands for a number.
     """
 
     stages: tuple[CompressionStage, ...] = ()
     start: str | None = None
     calibration: int = 256
+    offers: int = 0
+    never: tuple[str, ...] = ("N",)
 
     any_task: ClassVar[bool] = True
 
@@ -100,6 +115,7 @@ class Compress(Scheme):
         if len(self.stages) > _MOST:
             raise InputError(f"stages: found {len(self.stages)}, expected at most {_MOST}")
         checks.at_least("calibration", self.calibration, 1)
+        checks.at_least("offers", self.offers, 0)
 
     def roles(self) -> Mapping[str, str]:
         """Return the student before the first stage, and each stage before and after its retraining."""
@@ -108,6 +124,8 @@ class Compress(Scheme):
             kind, last = stage.transform.kind, number == len(self.stages)
             if stage.retrain.epochs:
                 found[f"stage_{number}_before"] = f"stage {number}, {kind}, not retrained"
+            for place, retrain in enumerate(stage.compared, start=1):
+                found[_compared(number, place)] = f"stage {number}, {kind}, {_described(retrain)}"
             if not last:
                 found[f"stage_{number}"] = f"stage {number}, {kind}"
         return found
@@ -118,24 +136,32 @@ class Compress(Scheme):
         for number, stage in enumerate(self.stages, start=1):
             kind, retrained = stage.transform.kind, stage.retrain.epochs > 0
             found += [(f"stage_{number}_before", number, kind, False)] if retrained else []
+            found += [(_compared(number, place), number, kind, True) for place in range(1, len(stage.compared) + 1)]
             found.append((self._role(number), number, kind, retrained))
         return found
 
     def check(self, builder: Builder) -> str | None:
         """Refuse a file that does not fit the student, a transform that cannot be applied, and teachers not read."""
         for number, stage in enumerate(self.stages):
-            if stage.retrain.epochs and stage.retrain.teacher != "none" and not builder.needs_teacher:
-                return (
-                    f"stages[{number}].retrain.teacher: found {stage.retrain.teacher}, but the method "
-                    f"{builder.method_name} reads no teacher; set none, or the method kd"
-                )
+            for key, retrain in _named_retrainings(stage):
+                if retrain.epochs and retrain.teacher != "none" and not builder.needs_teacher:
+                    return (
+                        f"stages[{number}].{key}.teacher: found {retrain.teacher}, but the method "
+                        f"{builder.method_name} reads no teacher; set none, or the method kd"
+                    )
+        if self.offers:
+            try:
+                require_words(builder.parts.train)
+            except LimbeckError as error:
+                return f"offers: found {self.offers}, but {str(error).removeprefix('samples: ')}; or leave offers out"
         where = "start"
         try:
             model = self._started(builder)
             statistics = self._statistics(builder, _TRIED)
             for number, stage in enumerate(self.stages):
-                where = f"stages[{number}].retrain"
-                self._training(builder.training, stage)
+                for key, retrain in _named_retrainings(stage):
+                    where = f"stages[{number}].{key}"
+                    self._training(builder.training, retrain)
                 where = f"stages[{number}].transform"
                 transform = stage.transform if self.start else stage.transform.on_any_weights()
                 model, _ = transform.apply(model, statistics, builder.seed)
@@ -150,13 +176,18 @@ class Compress(Scheme):
         """Return the first training and the retrainings, of the student before any stage."""
         found = [] if self.start else [self.planned_as(_FIRST, "student, uncompressed", builder, teacher)]
         for number, stage in enumerate(self.stages, start=1):
-            if stage.retrain.epochs:
-                taught = None if stage.retrain.teacher == "none" else teacher
-                distiller = Distiller(self._started(builder), taught, self._objective(builder, stage))
-                samples = self._samples(builder, stage)
-                training = self._training(builder.training, stage)
-                found.append(Planned(f"student, stage {number}", distiller, samples, training))
-        return found
+            for key, retrain in _named_retrainings(stage):
+                if retrain.epochs:
+                    taught = None if retrain.teacher == "none" else teacher
+                    distiller = Distiller(self._started(builder), taught, self._objective(builder, retrain))
+                    samples = self._samples(builder, retrain)
+                    training = self._training(builder.training, retrain)
+                    compared = key != "retrain"
+                    label = f"student, stage {number}" + (f", {_described(retrain)}" if compared else "")
+                    found.append(Planned(label, distiller, samples, training, compared=compared))
+        own = [each for each in found if not each.compared]
+        own = [*own[:-1], *(replace(last, label="student distilled") for last in own[-1:])]
+        return [*(each for each in found if each.compared), *own]
 
     def train(self, context: Context) -> dict[str, nn.Module]:
         """Train the student, and make it smaller stage by stage."""
@@ -168,48 +199,77 @@ class Compress(Scheme):
         statistics = self._statistics(context, self.calibration)
         if any(stage.transform.needs_statistics for stage in self.stages):
             context.note("calibration", statistics.index.tolist())
-        whole: Teacher | None = None
+        teachers: dict[str, Teacher] = {}
+        transformed: dict[int, nn.Module] = {}
         for number, stage in enumerate(self.stages, start=1):
             role, name = self._role(number), f"stage {number}, {stage.transform.kind}"
             smaller, log = stage.transform.apply(student, statistics, derive_seed(context.seed, f"stage {number}"))
             context.note(f"stage_{number}", plain_values({"changed": log.changed, "kept": log.kept, **log.figures}))
             context.say(_told(name, log, parameters(student), parameters(smaller)))
+            transformed[number] = deepcopy(smaller) if stage.compared else smaller
             if not stage.retrain.epochs:
                 models[role] = student = context.keep(role, smaller)
                 continue
             before = f"stage_{number}_before"
             models[before] = context.keep(before, deepcopy(smaller))
-            teacher: Teacher | None = None
-            if stage.retrain.teacher == "original":
-                teacher = context.teacher()
-            elif stage.retrain.teacher == "before":
-                teacher = whole = context.teach(models[_FIRST], name=_FIRST) if whole is None else whole
-            distiller = Distiller(smaller, teacher, self._objective(context, stage))
-            training = self._training(context.training, stage)
-            student = context.fit(role, distiller, self._samples(context, stage), training=training).student
-            models[role] = student
+            models[role] = student = self._retrained(context, role, smaller, stage.retrain, models[_FIRST], teachers)
+        for number, stage in enumerate(self.stages, start=1):
+            for place, retrain in enumerate(stage.compared, start=1):
+                role, student = _compared(number, place), deepcopy(transformed[number])
+                models[role] = self._retrained(context, role, student, retrain, models[_FIRST], teachers)
         return models
+
+    def _retrained(
+        self,
+        context: Context,
+        role: str,
+        student: nn.Module,
+        retrain: Retrain,
+        first: nn.Module,
+        teachers: dict[str, Teacher],
+    ) -> nn.Module:
+        """Train a network after a transform.  first: the student before any stage.  teachers: made before, by name."""
+        if retrain.teacher == "original":
+            teachers.setdefault("original", context.teacher())
+        elif retrain.teacher == "before" and "before" not in teachers:
+            teachers["before"] = context.teach(first, name=_FIRST)
+        distiller = Distiller(student, teachers.get(retrain.teacher), self._objective(context, retrain))
+        training = self._training(context.training, retrain)
+        return context.fit(role, distiller, self._samples(context, retrain), training=training).student
 
     def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
         """Return what each stage costs: parameters, bytes on disk, bytes of an ideal code, FLOPs and latency."""
+        found = {"stages": [self._measured(models[step[0]], step, samples) for step in self.steps()]}
+        if self.offers:
+            beside = [(role, 0, "", False) for role in _BESIDE if role in models]
+            found["beside"] = [self._measured(models[step[0]], step, samples) for step in beside]
+        return plain_values(found)  # type: ignore[no-any-return]
+
+    def _measured(self, network: nn.Module, step: tuple[str, int, str, bool], samples: SampleSet) -> dict[str, Any]:
+        """Return what a network costs, and the keys that the test text takes with it."""
         one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0).inputs
-        found = []
-        for role, number, kind, retrained in self.steps():
-            model = settled(models[role])
-            found.append(
-                {
-                    "role": role,
-                    "stage": number,
-                    "transform": kind,
-                    "retrained": retrained,
-                    "parameters": parameters(models[role]),
-                    "bytes": exported_bytes(model),
-                    "ideal_bytes": ideal_bytes(model),
-                    "flops": flops(model, one),
-                    "latency": _latency(model, one),
-                }
-            )
-        return {"stages": plain_values(found)}
+        model = settled(network)
+        return {
+            **dict(zip(("role", "stage", "transform", "retrained"), step, strict=True)),
+            "parameters": parameters(network),
+            "bytes": exported_bytes(model),
+            "ideal_bytes": ideal_bytes(model),
+            "flops": flops(model, one),
+            "latency": self._latency(model, one, samples),
+            **({"typing": self._typing(model, samples)} if self.offers else {}),
+        }
+
+    def _latency(self, model: nn.Module, inputs: Any, samples: SampleSet) -> dict[str, float]:
+        """Return the seconds of an answer to one sample, or of one word: the median and the quartiles."""
+        if self.offers:
+            found = time_word(model, samples.classes, offers=min(self.offers, samples.classes), budget=_TIMED)
+        else:
+            found = time_forward(model, inputs, budget=_TIMED)
+        return {"median": found.seconds, "lower": found.lower, "upper": found.upper}
+
+    def _typing(self, model: nn.Module, samples: SampleSet) -> dict[str, Any]:
+        """Return the keys that the text takes, and the rates."""
+        return measure_typing(model, samples, offers=self.offers, never=self.never).as_dict()
 
     def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Say how much smaller the student is."""
@@ -247,15 +307,14 @@ class Compress(Scheme):
     def _statistics(self, builder: Builder, count: int) -> Statistics:
         return Statistics.of(builder.parts.train, count, seed=builder.seed)
 
-    def _objective(self, builder: Builder, stage: CompressionStage) -> Objective:
-        return methods.hard() if stage.retrain.teacher == "none" else builder.objective()
+    def _objective(self, builder: Builder, retrain: Retrain) -> Objective:
+        return methods.hard() if retrain.teacher == "none" else builder.objective()
 
-    def _samples(self, builder: Builder, stage: CompressionStage) -> SampleSet:
-        return builder.parts.alone if stage.retrain.teacher == "none" else builder.parts.transfer
+    def _samples(self, builder: Builder, retrain: Retrain) -> SampleSet:
+        return builder.parts.alone if retrain.teacher == "none" else builder.parts.transfer
 
-    def _training(self, training: Training, stage: CompressionStage) -> Training:
+    def _training(self, training: Training, retrain: Retrain) -> Training:
         """Return the settings of a retraining: the recipe's, with fewer epochs and a smaller rate."""
-        retrain = stage.retrain
         rate = training.learning_rate / 10 if retrain.learning_rate is None else retrain.learning_rate
         epochs = max(1, retrain.epochs)
         share = epochs / training.epochs
@@ -276,7 +335,17 @@ def _told(name: str, log: Log, before: int, after: int) -> str:
     )
 
 
-def _latency(model: nn.Module, inputs: Any) -> dict[str, float]:
-    """Return the seconds of an answer to one sample: the median and the quartiles."""
-    found = time_forward(model, inputs, budget=_TIMED)
-    return {"median": found.seconds, "lower": found.lower, "upper": found.upper}
+def _compared(number: int, place: int) -> str:
+    """Return the role of a compared training of a stage."""
+    return f"stage_{number}_compared_{place}"
+
+
+def _described(retrain: Retrain) -> str:
+    """Return how a compared training is called in tables."""
+    by = {"original": "the teacher", "before": "the uncompressed student", "none": "labels"}[retrain.teacher]
+    return f"retrained by {by} for {retrain.epochs} epoch{'s' if retrain.epochs > 1 else ''}"
+
+
+def _named_retrainings(stage: CompressionStage) -> list[tuple[str, Retrain]]:
+    """Return a stage's trainings by their keys in a recipe."""
+    return [("retrain", stage.retrain), *((f"compared[{place}]", each) for place, each in enumerate(stage.compared))]
