@@ -26,7 +26,13 @@ __all__ = ["reproduce"]
 _FORMAT = 1
 """Of the figures that are kept; raised whenever a measure computes another value."""
 
-_FOLDERS = {"mnist": "mnist", "fashion_mnist": "fashion-mnist", "cifar10": "cifar-10", "cifar100": "cifar-100"}
+_FOLDERS = {
+    "ptb": "ptb",
+    "mnist": "mnist",
+    "fashion_mnist": "fashion-mnist",
+    "cifar10": "cifar-10",
+    "cifar100": "cifar-100",
+}
 _PLACES, _SAYING = ("folder", "path"), ("name", "summary", "expect", "trackers")
 """Keys of `data` and of a recipe that decide nothing."""
 

@@ -1,0 +1,1 @@
+"""The figures of the table on a keyboard's language model."""
