@@ -53,6 +53,8 @@ def shrunk(table: Table, row: Row) -> Row:
             settings.append((f"{where}.model.hidden", [8] * len(model["hidden"])))
         if model is not None and model.get("kind") == "resnet":
             settings += [(f"{where}.model.depth", 8), (f"{where}.model.widths", [4, 4, 4, 4])]
+        if model is not None and model.get("kind") == "cnn":
+            settings.append((f"{where}.model.channels", [8] * len(model["channels"])))
     members = keys["teacher"].get("members")
     if isinstance(members, int):
         settings.append(("teacher.members", min(members, 2)))

@@ -123,6 +123,19 @@ def test_a_student_may_begin_with_the_weights_of_a_file_and_need_no_retraining(t
     assert json.loads(json.dumps(outcome.as_dict()))["figures"]
 
 
+def test_a_student_may_begin_as_its_teacher(tiny, carried_out, refusal, tmp_path):
+    stages = [{"transform": {"kind": "prune", "skip": []}, "retrain": {"epochs": 0}}]
+    scheme = {"name": "compress", "start": "teacher", "stages": stages}
+    recipe = tiny(scheme=scheme, student=STUDENT, teacher={"model": STUDENT["model"]})
+    path, _ = carried_out(recipe)
+    given = trained_teacher(recipe, prepare(recipe), 0, cache=tmp_path / "cache").model
+    found = SeedBuilder(recipe, prepare(recipe), 0).student()
+    load_weights(found, path / "uncompressed-0" / "student.safetensors")
+    assert all(torch.equal(each, found.state_dict()[key]) for key, each in given.state_dict().items())
+    other = tiny(scheme=scheme, student=STUDENT, teacher={"model": {"kind": "mlp", "hidden": [17]}})
+    assert refusal(other).startswith("scheme.start: found teacher, but the teacher's layers are not the student's")
+
+
 def low_rank(**keys):
     return {"transform": {"kind": "low_rank", **keys}}
 

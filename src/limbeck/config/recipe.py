@@ -392,7 +392,7 @@ def _scheme(
 
     student: the keys of its model.
     """
-    if isinstance(keys.get("start"), str):
+    if isinstance(keys.get("start"), str) and keys["start"] != "teacher":  # which is no file
         keys["start"] = str((base / path_of(keys["start"], "scheme.start")).absolute())
     name, section = of_kind(keys, schemes.kinds(), "scheme", key="name")
     written: Scheme = section.build()

@@ -39,7 +39,7 @@ CARD = Card(
     formula="student → (transform → retraining by the recipe's method) for each stage",
 )
 
-_FIRST = "uncompressed"
+_FIRST, _TEACHER = "uncompressed", "teacher"
 _MOST = 20  # stages
 _TRIED = 8  # samples that a rehearsal calibrates on
 _BESIDE = ("teacher", "member", "alone", "alone_budget")  # what a keyboard's networks are compared with
@@ -91,8 +91,8 @@ class Compress(Scheme):
     """A student is trained by the recipe's method, or read from a file, and then made smaller stage by stage.
 
     stages: in order.
-    start: a file of weights that the student begins with; None to train it by the recipe's method first.  `{seed}` in
-        its name stands for the student's seed.
+    start: a file of weights that the student begins with, `{seed}` in its name stands for the student's seed; "teacher"
+        to begin as the recipe's teacher, a network like the student; None to train it by the recipe's method first.
     calibration: samples of the training data that transforms see.
     offers: n, for language models on words: the words that a keyboard offers; with 1 or more, the keys are counted that
         the test text takes with each network, and its milliseconds are those of one word.
@@ -163,7 +163,8 @@ class Compress(Scheme):
                     where = f"stages[{number}].{key}"
                     self._training(builder.training, retrain)
                 where = f"stages[{number}].transform"
-                transform = stage.transform if self.start else stage.transform.on_any_weights()
+                known = self.start not in (None, _TEACHER)
+                transform = stage.transform if known else stage.transform.on_any_weights()
                 model, _ = transform.apply(model, statistics, builder.seed)
                 where = f"stages[{number}]: the model that the transform gives"
                 one = builder.parts.train.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
@@ -278,7 +279,7 @@ class Compress(Scheme):
             f"compression: {first['bytes']:,} to {last['bytes']:,} bytes on disk ({first['bytes'] / last['bytes']:.2f}"
             f" times smaller), {first['parameters']:,} to {last['parameters']:,} parameters"
         ]
-        if self.start is not None:
+        if self.start not in (None, _TEACHER):
             lines.append(
                 "compute: the student's weights are used as given, and what their training took is not counted"
             )
@@ -292,6 +293,9 @@ class Compress(Scheme):
         student = builder.student()
         if self.start is None:
             return student
+        if self.start == _TEACHER:
+            _require_alike(builder, student)
+            return student
         path = Path(self.start.replace("{seed}", str(builder.seed)))
         student = rebuilt(student, transforms_of(path))
         load_weights(student, path)
@@ -299,6 +303,8 @@ class Compress(Scheme):
 
     def _first(self, context: Context) -> nn.Module:
         student = self._started(context)
+        if self.start == _TEACHER:
+            student.load_state_dict(context.teacher_model.state_dict())
         if self.start is not None:
             return context.keep(_FIRST, student)
         distiller = Distiller(student, context.teacher(), context.objective())
@@ -325,6 +331,15 @@ class Compress(Scheme):
             warmup=training.warmup * share,
             milestones=tuple(each * share for each in training.milestones),
         )
+
+
+def _require_alike(builder: Builder, student: nn.Module) -> None:
+    """Require a teacher that is one network with the student's weights by name and shape."""
+    if builder.teacher_source not in ("trained", "file") or builder.teachers != 1:
+        raise InputError(f"found {_TEACHER}, but the recipe's teacher is not one network; name a file of weights")
+    own = {name: each.shape for name, each in student.state_dict().items()}
+    if own != {name: each.shape for name, each in builder.teacher_network().state_dict().items()}:
+        raise InputError(f"found {_TEACHER}, but the teacher's layers are not the student's; give both the same model")
 
 
 def _told(name: str, log: Log, before: int, after: int) -> str:

@@ -1,0 +1,1 @@
+"""The table of deep compression, and the figures that it alone has."""
