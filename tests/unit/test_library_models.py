@@ -14,6 +14,7 @@ from limbeck import models
 from limbeck.config.networks import read_model
 from limbeck.errors import LimbeckError, ModelError, RecipeError
 from limbeck.outputs import run_model
+from limbeck.teachers import ModelTeacher
 from walk import over
 
 transformers = pytest.importorskip("transformers", reason="these models are of the Transformers library")
@@ -161,6 +162,24 @@ def test_a_new_head_is_drawn_from_the_generator_and_the_body_is_the_folders(save
     assert one.drawn_anew == ("classifier.bias", "classifier.weight")
     assert not torch.equal(drawn(1, new_head=True).classifier.weight, given.classifier.weight)
     assert given.drawn_anew == ()
+
+
+def test_a_teacher_is_known_by_the_files_of_its_folder_until_its_weights_change(saved, copied, monkeypatch):
+    first, again = (ModelTeacher(loaded(saved("bert"))) for _ in range(2))
+    known = first.fingerprint(), first.weights_digest()
+    with monkeypatch.context() as patch:
+        patch.setattr("limbeck.identity.networks.known_from_files", lambda _: None)
+        assert first.weights_digest() != known[1]  # of its tensors
+    assert (again.to("cpu").fingerprint(), again.weights_digest()) == known
+    assert ModelTeacher(loaded(copied("bert"))).fingerprint() == known[0]
+    assert ModelTeacher(loaded(saved("bert"), classes=5, new_head=True)).fingerprint() != known[0]
+    with torch.no_grad():
+        again.model.bert.embeddings.word_embeddings.weight[3, 3] += 1
+    assert again.fingerprint() != known[0]
+    assert again.weights_digest() != known[1]
+    twice = copy.deepcopy(again.model)
+    twice.load_state_dict(again.model.state_dict())
+    assert ModelTeacher(twice).weights_digest() != known[1]
 
 
 def refused(*args, **keys):

@@ -4,6 +4,7 @@ from limbeck.identity.content import content_digest, network_digests
 from limbeck.identity.modules import importing
 from limbeck.identity.networks import weights_digest
 from limbeck.identity.sources import code_identity, is_library, is_local
+from limbeck.identity.tensors import known_from_files, read_from_files
 
 __all__ = [
     "code_identity",
@@ -11,6 +12,8 @@ __all__ = [
     "importing",
     "is_library",
     "is_local",
+    "known_from_files",
     "network_digests",
+    "read_from_files",
     "weights_digest",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.identity import functions
-from limbeck.identity.tensors import tensor_digest
+from limbeck.identity.tensors import known_from_files, tensor_digest
 
 if TYPE_CHECKING:
     from limbeck.identity.content import Reader
@@ -107,10 +107,10 @@ def weights_digest(model: nn.Module) -> str:
     from limbeck.identity.content import Reader
 
     reader, digest = Reader("model"), hashlib.sha256()
-    state = [(re.sub(_PREFIXES, "", name), value) for name, value in model.state_dict().items()]
+    state = [(re.sub(_PREFIXES, "", name), value) for name, value in model.state_dict(keep_vars=True).items()]
     for name, value in sorted(state, key=lambda item: item[0]):
         sized = isinstance(value, Tensor) and not torch.nn.parameter.is_lazy(value)
-        if sized and not value.is_quantized and value.layout == torch.strided:
+        if sized and known_from_files(value) is None and not value.is_quantized and value.layout == torch.strided:
             with contextlib.suppress(RuntimeError, NotImplementedError, TypeError):
                 plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8)
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

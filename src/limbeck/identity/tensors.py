@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["tensor_digest"]
+__all__ = ["known_from_files", "read_from_files", "tensor_digest"]
+
+_FILES = "read_from_files"  # the attribute of a tensor that was read from files and is as it was read
 
 _COMPRESSED = {
     torch.sparse_csr: ("crow_indices", "col_indices"),
@@ -15,6 +17,27 @@ _COMPRESSED = {
     torch.sparse_csc: ("ccol_indices", "row_indices"),
     torch.sparse_bsc: ("ccol_indices", "row_indices"),
 }
+
+
+def read_from_files(tensor: Tensor, digest: str) -> None:
+    """Note that a tensor holds what files have, so that their digest stands for its values until it is changed.
+
+    A change through `.data` is not seen.
+    """
+    setattr(tensor, _FILES, (digest, tensor._version, tensor.data_ptr()))  # noqa: SLF001 - it has no public name
+
+
+def known_from_files(tensor: Tensor) -> str | None:
+    """Return the digest of the files that a tensor was read from, if it has not been changed or moved since.
+
+    >>> weights = torch.zeros(2)
+    >>> read_from_files(weights, "digest")
+    >>> known_from_files(weights), known_from_files(weights.add_(1))
+    ('digest', None)
+    """
+    found: tuple[str, int, int] | None = getattr(tensor, _FILES, None)
+    same = found is not None and found[1:] == (tensor._version, tensor.data_ptr())  # noqa: SLF001
+    return found[0] if found is not None and same else None
 
 
 def tensor_digest(value: Tensor, unread: Callable[[Any], Exception]) -> str:
@@ -27,6 +50,8 @@ def tensor_digest(value: Tensor, unread: Callable[[Any], Exception]) -> str:
     """
     if torch.nn.parameter.is_lazy(value):
         return f"tensor not initialised {value.dtype}"
+    if (known := known_from_files(value)) is not None:
+        return f"tensor {value.dtype} {tuple(value.shape)} {known}"
     value = value.detach()
     head = f"tensor {value.dtype}"
 

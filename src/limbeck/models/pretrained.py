@@ -1,5 +1,6 @@
 """Models of the Transformers library with the weights of a folder."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +11,13 @@ from torch import nn
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.errors import InputError, ModelError, lacks_memory, one_line
+from limbeck.identity import read_from_files
 from limbeck.models.layers import check_tokens
 from limbeck.models.layers.library import WORDS, automatic, built, configuration_of, read_configuration
 
 __all__ = ["pretrained"]
 
+_WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -193,5 +196,22 @@ def _loaded(place: Path, settings: Any, head: str, classes: int, *, new_head: bo
         model.load_state_dict({**model.state_dict(), **{name: drawn.state_dict()[name] for name in names}})
         fresh = sorted({*fresh, *names})
     model.drawn_anew = tuple(fresh)
+    for part in (model.config, *model.modules()):
+        if hasattr(part, "name_or_path"):
+            part.name_or_path = ""  # where the folder is decides no answer
+    files = _digest(place)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in fresh:
+            read_from_files(tensor, f"{files} {name}")
     loaded: nn.Module = model
     return loaded.train()
+
+
+def _digest(place: Path) -> str:
+    """Return the SHA-256 of a folder's configuration and weights, by which a teacher is known."""
+    digest = hashlib.sha256()
+    names = {"config.json", *(path.name for kind in _WEIGHTS for path in place.glob(kind))}
+    for name in sorted(names):
+        with (place / name).open("rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.carry import state_axis
 from limbeck.errors import InputError, ModelError, one_of
-from limbeck.identity import content_digest, weights_digest
+from limbeck.identity import content_digest, known_from_files, read_from_files, weights_digest
 from limbeck.losses.jacobian import vector_jacobian
 from limbeck.losses.reduction import compute_dtype
 from limbeck.networks import check_network, freeze, is_lazy
@@ -182,7 +182,11 @@ class ModelTeacher:
 
     def to(self, device: torch.device | str) -> "ModelTeacher":
         """Place the model on a device."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        known = [(tensor, digest) for tensor in tensors if (digest := known_from_files(tensor)) is not None]
         self.model.to(device)
+        for tensor, digest in known:
+            read_from_files(tensor, digest)
         return self
 
     def fingerprint(self) -> str:
