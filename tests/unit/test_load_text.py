@@ -13,6 +13,7 @@ from limbeck.data import Description
 from limbeck.data.text_inputs import read_texts
 from limbeck.errors import DataError, LimbeckError, RunError
 from limbeck.evaluation import predict
+from limbeck.experiment.prepare import vet
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.signature import read_signature, write_signature
@@ -104,6 +105,20 @@ def test_the_signature_has_the_fingerprint_and_the_tokenizer_lies_beside_it(stre
             FinishedRun.read(stream.folder)
     finally:
         inner.write_text(whole)
+
+
+def test_weights_of_another_tokenizer_are_refused_before_anything_is_trained(stream, tmp_path):
+    lstm = {"kind": "lstm_lm", "embedding": 4, "hidden": 4, "checkpoint": str(stream.folder / "teacher-0.safetensors")}
+    for where in ("teacher", "student"):
+        keys = {"student": {"model": {"kind": "lstm_lm", "embedding": 4, "hidden": 4}}} | {where: {"model": lstm}}
+        data = {"kind": "synthetic_text", "lines": 60, "words": 4, "lanes": 16, "seed": 1}
+        same = Recipe.parse({"name": "r", "data": {**data, "seed": 0}, **keys}, tmp_path)
+        assert vet(same).train.tokenizer == stream.parts.train.tokenizer
+        other = Recipe.parse({"name": "r", "data": data, **keys}, tmp_path)
+        with pytest.raises(
+            DataError, match=rf"^{where}.model: found tokenizer \w{{12}}; expected \w{{12}}, that of the data"
+        ):
+            vet(other)
 
 
 @over(

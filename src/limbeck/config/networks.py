@@ -119,6 +119,14 @@ class ModelSpec:
         """Whether it has weights of its own before any training: of a checkpoint, a folder, or perhaps a factory."""
         return self.checkpoint is not None or self.section is None or self.section.function.__name__ == "pretrained"
 
+    def tokenizer_folders(self) -> list[Path]:
+        """Return where the tokenizer may lie of the model's weights: in their folder, or in their run's."""
+        if self.checkpoint is not None:
+            place = (self.base / self.checkpoint).resolve()
+            return [place.parent / "tokenizer", place.parent.parent / "tokenizer"]
+        folder = {} if self.section is None else self.section.values
+        return [Path(folder["folder"])] if folder.get("folder") else []
+
     def untrained(self) -> "ModelSpec":
         """Return the model without what its weights are read from."""
         section = self.section

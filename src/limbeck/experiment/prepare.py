@@ -16,6 +16,7 @@ from limbeck.data.names import ambiguous
 from limbeck.distiller import Distiller, check_answer
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError, lacks_memory
 from limbeck.evaluation import parameters
+from limbeck.experiment.tokenizers import check_tokenizers
 from limbeck.networks import check_network, evaluating
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
@@ -231,6 +232,7 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
             mend="use one network as the teacher",
             error=RecipeError,
         )
+    check_tokenizers(recipe, parts.train)
     taught = parts.of_teacher.train
     members = list(zip(recipe.teacher.members, _networks(recipe, parts, 0), strict=True))
     for member, network in {id(member): (member, network) for member, network in members}.values():  # one of a kind

@@ -8,7 +8,10 @@ from typing import Any
 from limbeck.errors import DataError, InputError, one_line
 from limbeck.tokenizers.tokenizer import SpecialTokens, Tokenizer, library, names_of
 
-__all__ = ["read_files"]
+__all__ = ["TOKENIZER_FILES", "read_files"]
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+"""Files by which a folder is known to have a tokenizer."""
 
 _USUAL = {
     "pad": ("[PAD]", "<pad>", "<|pad|>"),
