@@ -126,7 +126,9 @@ class Batch:
                 [ True, False]])
         """
         given = self.inputs.get("attention_mask") if isinstance(self.inputs, Mapping) else None
-        return given.bool() if isinstance(given, Tensor) else None
+        if not isinstance(given, Tensor):
+            return None
+        return given.bool() if given.dim() == 2 else given.bool().diagonal(dim1=1, dim2=2)  # a real token sees itself
 
     @property
     def places(self) -> torch.Size:

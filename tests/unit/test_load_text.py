@@ -11,13 +11,14 @@ from limbeck.cli import app
 from limbeck.config import Recipe
 from limbeck.data import Description
 from limbeck.data.text_inputs import read_texts
-from limbeck.errors import DataError, LimbeckError, RunError
+from limbeck.errors import DataError, InputError, LimbeckError, RunError
 from limbeck.evaluation import predict
-from limbeck.experiment.prepare import vet
+from limbeck.experiment.prepare import Parts, vet
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.signature import read_signature, write_signature
 from limbeck.results.finished import FinishedRun
+from limbeck.results.student import TrainedModel
 from limbeck.runs import RunFolder
 from limbeck.tokenizers import Words
 from walk import over
@@ -80,6 +81,29 @@ def test_a_language_model_says_what_comes_next(stream, tmp_path):
     (tmp_path / "lines.txt").write_text("the\n\nthese not\n")
     output = CliRunner().invoke(app, ["predict", str(stream.folder), str(tmp_path / "lines.txt")]).output
     assert [line.count(";") for line in output.splitlines()] == [0, 2, 2]
+
+
+def test_models_that_write_are_asked_for_texts(tmp_path):
+    (tmp_path / "a.tsv").write_text("source\ttarget\n" + "".join(f"{n}\t{n}{n}\n" for n in range(30)))
+    (tmp_path / "b.jsonl").write_text("".join(f'{{"prompt": "say {n}", "response": "{n}"}}\n' for n in range(30)))
+    for splits, kind, keys in (
+        (lb.data.seq2seq(str(tmp_path / "a.tsv")), "seq2seq_lstm", {"width": 4}),
+        (lb.data.chat(str(tmp_path / "b.jsonl")), "transformer", {"layers": 1, "width": 8, "heads": 2, "causal": True}),
+    ):
+        train = splits.train
+        model = lb.models.builder(kind)(train.input_shape, train.classes, vocabulary=train.classes, **keys).eval()
+        folder = RunFolder.create(tmp_path, kind, "", ["test"])
+        write_signature(folder, Parts(train, None, train, train, splits.test))
+        found = read_signature(folder.path)
+        assert found.students == Description.of(train)
+        blank = found.parts().train.batch(torch.arange(2), augment=None, seed=0, view=0)
+        assert blank.inputs.keys() == train.gather(torch.arange(2)).keys()
+        student = TrainedModel(found.students, model, "distilled", 0)
+        assert [type(each) for each in student.predict(["3", "12", "4"], batch_size=2)] == [str, str, str]
+        with pytest.raises(
+            InputError, match="writes texts, one token after the other; expected a model with one answer"
+        ):
+            student.logits(["3"])
 
 
 def test_the_signature_has_the_fingerprint_and_the_tokenizer_lies_beside_it(stream, tmp_path):

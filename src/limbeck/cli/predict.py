@@ -118,7 +118,8 @@ def _texts(
     if len(inputs) > 1:
         raise InputError(f"INPUT: found {len(inputs)} files; expected one file of texts")
     path, encoding = inputs[0], recipe.get("encoding") or "utf-8"
-    wanted = {"text": recipe.get("text") or "text"}
+    named = {"seq2seq": "source", "chat": "prompt"}.get(model.description.form, "text")
+    wanted = {"text": recipe.get(named) or named}
     if model.description.form == "pairs":
         wanted["pair"] = recipe.get("pair") or "pair"
     if Path(path.name.removesuffix(".gz")).suffix.lower() not in _TABLES:
@@ -199,7 +200,8 @@ def _table(
     writer = csv.writer(text, lineterminator="\n")
     if probabilities is None and not isinstance(predictions[0], Tensor):
         writer.writerow(["input", "prediction"])
-        writer.writerows([name, ";".join(items)] for name, items in zip(names, predictions, strict=True))
+        joined = [each if isinstance(each, str) else ";".join(each) for each in predictions]
+        writer.writerows(zip(names, joined, strict=True))
         return text.getvalue()
     if probabilities is None:
         several = len(predictions) > 0 and predictions[0].dim() > 0

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from limbeck.data.augment import Augment
+from limbeck.data.chat import chat
+from limbeck.data.chat_set import ChatSet
 from limbeck.data.cifar import cifar10, cifar100
 from limbeck.data.columns import Column, Columns
 from limbeck.data.description import Description
@@ -35,6 +37,7 @@ from limbeck.data.word_replacement import WordReplacement
 
 __all__ = [
     "Augment",
+    "ChatSet",
     "Column",
     "Columns",
     "Description",
@@ -59,6 +62,7 @@ __all__ = [
     "UniformValues",
     "WordReplacement",
     "bundled",
+    "chat",
     "cifar10",
     "cifar100",
     "digits",
@@ -98,6 +102,7 @@ def kinds() -> dict[str, Callable[..., Splits]]:
     """
     return {
         "bundled": bundled,
+        "chat": chat,
         "cifar10": cifar10,
         "cifar100": cifar100,
         "digits": digits,

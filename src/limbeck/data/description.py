@@ -50,7 +50,7 @@ class Description:
         columns: for a table, how each column becomes numbers; otherwise None.
         pooling: for images that are averaged over squares first, what they are before; otherwise None.
         vocabulary: the names that whole-number inputs are the numbers of, such as those of users; otherwise empty.
-        form: of texts, how they become inputs: "sentences", "pairs" or "stream"; otherwise empty.
+        form: of texts, how they become inputs (`SampleSet.form`); otherwise empty.
         max_length: of texts, the most tokens of a sample; otherwise 0.
         tokenizer: of texts, by which they become tokens; otherwise None.
 

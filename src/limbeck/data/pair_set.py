@@ -141,6 +141,11 @@ class PairSet(SampleSet):
         )
 
     @property
+    def form(self) -> str:
+        """Sources with their targets."""
+        return "seq2seq"
+
+    @property
     def lengths(self) -> Tensor:
         """How many tokens each sample has, source and target together: (n,) int64."""
         return self.sources.lengths[self.index] + self.targets.lengths[self.index]

@@ -110,7 +110,7 @@ class SampleSet(ABC):
 
     @property
     def form(self) -> str:
-        """How texts become inputs: "sentences", "pairs" or "stream"; empty for sets that hold no texts."""
+        """How texts become inputs: "sentences", "pairs", "stream", "seq2seq" or "chat"; empty where there are none."""
         return ""
 
     @property

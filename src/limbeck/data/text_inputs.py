@@ -8,13 +8,19 @@ import torch
 
 from limbeck.checks import shown
 from limbeck.data.cells import is_blank
+from limbeck.data.chat_set import ChatSet
+from limbeck.data.chat_template import prompt_tokens
+from limbeck.data.pair_set import PairSet
 from limbeck.data.sets import SampleSet
 from limbeck.data.stream_set import TokenStream
 from limbeck.data.text import Ragged, TextSet
 from limbeck.errors import DataError
+from limbeck.tasks import UNLABELLED
 from limbeck.tokenizers import Tokenizer
 
-__all__ = ["blank_texts", "context", "read_texts", "text_samples"]
+__all__ = ["blank_texts", "context", "prompts", "read_texts", "text_samples"]
+
+_BLANK = ("", "")
 
 Texts = list[tuple[str, str | None]]
 """Texts, each with its second text or None."""
@@ -104,6 +110,11 @@ def blank_texts(form: str, tokenizer: Tokenizer, max_length: int, **fields: Any)
     if form == "stream":
         stream = TokenStream.of(torch.zeros(5, dtype=torch.int64), tokenizer=tokenizer, lanes=2, length=2)
         return replace(stream, **fields)
+    if form == "seq2seq":
+        return replace(PairSet.of(_BLANK, _BLANK, tokenizer=tokenizer), **fields)
+    if form == "chat":
+        rows, answers, labels = Ragged.of([[0, 0]] * 2), Ragged.of([[0, 1]] * 2), torch.tensor([[0, UNLABELLED]] * 2)
+        return ChatSet(**fields, index=torch.arange(2), labels=labels, rows=rows, answers=answers)
     rows, labels = Ragged.of([[0], [0]]), fields["task"].no_labels(fields["name"], 2)
     return TextSet(**fields, index=torch.arange(2), labels=labels, rows=rows, types=rows if form == "pairs" else None)
 
@@ -112,6 +123,24 @@ def _tokenizer(like: SampleSet) -> Tokenizer:
     if like.tokenizer is None:
         raise DataError(f"inputs: '{like.name}' has no tokenizer; expected one to encode texts")
     return like.tokenizer
+
+
+def prompts(like: SampleSet, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return what a model writes answers to, as its inputs: the sources of an encoder and decoder, or prompts.
+
+    like: a set of the form "seq2seq" or "chat", by which the texts are encoded.
+    """
+    tokenizer = _tokenizer(like)
+    if isinstance(like, PairSet):
+        made = PairSet.of(texts, [""] * len(texts), tokenizer=tokenizer, max_length=like.max_length)
+        inputs = made.gather(torch.arange(len(texts)))
+        if isinstance(inputs, torch.Tensor):
+            raise TypeError("pairs gather a mapping")
+        return inputs
+    rows = Ragged.of([prompt_tokens(tokenizer, [{"role": "user", "content": text}]) for text in texts])
+    pad = tokenizer.special.pad
+    ids, there = rows.padded(torch.arange(len(texts)), 0 if pad is None else pad)
+    return {"input_ids": ids, "attention_mask": there.long()}
 
 
 def context(tokenizer: Tokenizer, text: str) -> Sequence[int]:

@@ -9,17 +9,19 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked
 from limbeck.data import Description
-from limbeck.data.text_inputs import context
+from limbeck.data.text_inputs import context, prompts
 from limbeck.data.vocabulary import known_items
 from limbeck.devices import place
 from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
 from limbeck.evaluation import parameters, predict
+from limbeck.generation import greedy
 from limbeck.outputs import run_model
 from limbeck.tasks import TOKENS, Task, task_named
 from limbeck.teachers.answers import LookedUpAnswers
 
 __all__ = ["TrainedModel", "load"]
 
+_WRITING = ("seq2seq", "chat")
 _NEXT = 3  # tokens that a language model predicts for a text
 
 
@@ -160,22 +162,44 @@ class TrainedModel:
             A list with the name of each sample's class; of task multilabel a list with a tuple of names for each
             sample; of dense a tensor (n, H, W) int64 with numbers of classes; of ranking a list with a tuple of the
             names of the first ten items for each user; of regression the numbers, (n,) or (n, D).  Of a language model
-            a list with a tuple of the names of the three likeliest next tokens for each text.
+            a list with a tuple of the names of the three likeliest next tokens for each text; of chats, and of pairs of
+            a source and a target, a list with the text that the model writes, its likeliest token at each step.
         """
+        if self.description.form in _WRITING:
+            return self._written(self.description.read(inputs)[0], batch_size)
         return self._named(self.logits(inputs, batch_size))
 
     def answers(self, inputs: Any, batch_size: int = 256) -> tuple[Any, Tensor | None]:
         """Return what `predict` and `predict_proba` return, of one pass; None where there are no probabilities."""
+        if self.description.form in _WRITING:
+            return self.predict(inputs, batch_size), None
         logits = self.logits(inputs, batch_size)
         return self._named(logits), self.task.probabilities(logits) if self.task.has_probabilities else None
+
+    def _written(self, texts: Sequence[tuple[str, Any]], batch_size: int) -> list[str]:
+        """Return what the model writes for each text."""
+        like = self.description.blank()
+        tokenizer, found = self.description.tokenizer, []
+        if tokenizer is None:
+            raise InputError(f"predict: '{self.description.name}' has no tokenizer; expected one to write texts")
+        ends = [] if tokenizer.special.eos is None else [tokenizer.special.eos]
+        for start in range(0, len(texts), batch_size):
+            inputs = prompts(like, [text for text, _ in texts[start : start + batch_size]])
+            inputs = {name: each.to(_device(self.model)) for name, each in inputs.items()}
+            length = self.description.max_length
+            if self.description.form == "chat":
+                length = max(1, length - inputs["input_ids"].shape[1])
+            written = greedy(self.model, inputs, length=length, ends=ends).lists()
+            found += [tokenizer.decode([token for token in ids if token not in ends]) for ids in written]
+        return found
 
     def _next_tokens(self, texts: Sequence[str]) -> Tensor:
         """Return logits (n, V) for the token that comes after each text."""
         tokenizer = self.description.tokenizer
         if self.description.form != "stream" or tokenizer is None:
-            raise ModelError(
-                f"predict: '{self.description.name}' has a label for each token of a {self.description.form or 'text'};"
-                " expected a language model of a stream. Use its network: model"
+            raise InputError(
+                f"logits: '{self.description.name}' writes texts, one token after the other; expected a model with one"
+                " answer. Use predict, or its network: model"
             )
         found = []
         with torch.no_grad():

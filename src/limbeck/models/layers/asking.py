@@ -16,7 +16,8 @@ class Asking:
     """Makes the keywords that a model of the library is called with.
 
     No cache is kept unless one is asked for.  Token types go only to a model that has them.  Positions count the real
-    tokens of a row, so that padding on the left moves none; a model that counts them itself (RoBERTa) does.
+    tokens of a row, so that padding on the left moves none; a model that counts them itself (RoBERTa) does.  A mask
+    (N, L, L) of the places that each place sees becomes what is added to the scores, (N, 1, L, L).
     """
 
     def __init__(self, *, types: bool, positions: bool, cache: bool) -> None:
@@ -32,7 +33,7 @@ class Asking:
             cache="use_cache" in takes,
         )
 
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         given = dict(keywords)
         if args and isinstance(args[0], Tensor):
             given["input_ids"], args = args[0], args[1:]
@@ -41,6 +42,10 @@ class Asking:
         if self.cache:
             given.setdefault("use_cache", False)
         ids, mask = given.get("input_ids"), given.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 3:
+            dtype = next(model.parameters()).dtype
+            hidden = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            given["attention_mask"] = hidden.masked_fill(~mask.bool(), torch.finfo(dtype).min)[:, None]
         if not self.positions or given.get("position_ids") is not None:
             return args, given
         if isinstance(ids, Tensor) and isinstance(mask, Tensor) and mask.dim() == 2:
