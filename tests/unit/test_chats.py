@@ -28,11 +28,9 @@ def turns(*contents):
 
 
 CHATS = [
-    turns("who are you", "a cat"),
-    turns("why", "so it is", "no", "yes it is"),
-    turns("a b c d", "e"),
-    turns("no", "so"),
-]
+    turns("who are you", "a cat"), turns("why", "so it is", "no", "yes it is"), turns("a b c d", "e"),
+    turns("no", "so", "you", "it")[1:],
+]  # fmt: skip
 WORDS = Words().fit([message["content"] for chat in CHATS for message in chat])
 
 
@@ -118,8 +116,9 @@ def test_packing_changes_neither_loss_nor_gradient(kind):
     assert packed.labelled_count == samples.labelled_count
     batch = packed.batch(torch.arange(2), augment=None, seed=0, view=0)
     assert batch.inputs["position_ids"][0].tolist() == [*range(6), *range(10)]
-    assert batch.extras["chat"][1].tolist() == [2] * 6 + [3] * 3 + [-1] * 7
-    assert batch.padding.sum(1).tolist() == [16, 9]
+    assert batch.extras["chat"][1].tolist() == [2] * 6 + [3] * 5 + [-1] * 5
+    assert batch.labels[1, 5] == UNLABELLED  # the fourth chat begins with an answer, which does not follow the third
+    assert batch.padding.sum(1).tolist() == [16, 11]
     assert packed.source != samples.source
     model = network(samples, 1, kind)
     whole = loss_and_gradient(samples, model, [torch.arange(4)])

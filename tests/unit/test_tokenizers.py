@@ -1,6 +1,7 @@
 """Tokenizers: ids, special tokens, bytes and fingerprints of every kind, and one line for each fault."""
 
 import copy
+import json
 import sys
 
 import pytest
@@ -78,6 +79,11 @@ def test_a_tokenizer_of_transformers_is_read_and_frames_and_shortens_as_it_does(
     word_pieces(tmp_path / "bare", config=False)
     assert load_tokenizer(tmp_path / "bare") == own  # special tokens by their usual names
     assert load_tokenizer(tmp_path / "bare" / "tokenizer.json") == own
+    kept = json.loads((tmp_path / "bare" / "tokenizer.json").read_text())
+    kept["normalizer"]["lowercase"] = False
+    (tmp_path / "bare" / "tokenizer.json").write_text(json.dumps(kept))
+    assert load_tokenizer(tmp_path / "bare").names == own.names
+    assert load_tokenizer(tmp_path / "bare") != own  # the same tokens, split otherwise
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "vocab.txt").write_text("\n".join(own.names))
     (tmp_path / "old" / "tokenizer_config.json").write_text((tmp_path / "pieces/tokenizer_config.json").read_text())
