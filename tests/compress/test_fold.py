@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
-from limbeck.compress import Fold, LowRank, Share, rebuilt, records_of
+from limbeck.compress import Fold, LowRank, Quantize, Share, rebuilt, records_of
 from limbeck.errors import ModelError
 from limbeck.evaluation import flops, parameters
+from limbeck.export import exported_bytes
 from limbeck.models import lstm_lm, mlp
 from walk import over
 
@@ -98,3 +99,24 @@ def low_rank_everywhere():
 def test_a_model_that_cannot_be_folded_is_refused(model, message):
     with pytest.raises(ModelError, match=message):
         Fold().apply(model())
+
+
+def test_the_files_of_a_keyboards_model_have_the_papers_ratios():
+    words, width, rank, biases = 10_000, 200, 79, 10_000 + 8 * 200
+    model = lstm_lm((35,), words, vocabulary=words, embedding=width, hidden=width, layers=1, tied=False)
+    shared = Share(owner="decoder", others=("embedding",)).apply(model)[0]
+    low = LowRank(rank=rank, select=("embedding", "decoder")).apply(shared)[0]
+    half = Quantize(to="fp16", skip=()).apply(low)[0]
+    folded = Quantize(to="fp16", skip=()).apply(Fold().apply(low)[0])[0]
+
+    lstm = 8 * width**2
+    weights = [2 * words * width + lstm, words * width + lstm, rank * (words + width) + lstm]
+    mib = [4 * count / 2**20 for count in weights]
+    assert mib == pytest.approx([16.48, 8.85, 4.29], abs=0.005)
+    assert [mib[0] / mib[2], 2 * mib[0] / mib[2]] == pytest.approx([3.837, 7.67], abs=0.005)  # the paper: 3.835, 7.67
+
+    sizes = [exported_bytes(each) for each in (model, shared, low)]
+    for size, count in zip(sizes, weights, strict=True):
+        assert 0 <= size - 4 * (count + biases) < 4096  # the file's header
+    assert sizes[0] / exported_bytes(half) == pytest.approx(7.6, abs=0.03)
+    assert sizes[0] / exported_bytes(folded) > 8.2

@@ -12,6 +12,7 @@ from limbeck.evaluation import evaluate, measure_typing
 from limbeck.experiment.prepare import prepare
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.recipes import find
+from limbeck.report import build
 from limbeck.results.compression import stages_of
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
@@ -43,14 +44,20 @@ def chain(**more):
 
 
 @pytest.mark.slow
-def test_the_packaged_chain_is_resumed_anywhere(carried_out, killed_everywhere):
+def test_the_packaged_chain_is_resumed_anywhere_and_reported(carried_out, killed_everywhere):
     recipe = chain()
-    path, _ = carried_out(recipe)
+    path, outcome = carried_out(recipe)
     killed, trained = killed_everywhere(recipe)
     assert trained == [f"{role}-0" for role in ["alone", *TRAINED]]
     for role in ROLES:  # the order of a file's metadata may differ
         one, two = (load_file(place / f"{role}-0" / "student.safetensors") for place in (path, killed))
         assert all(torch.equal(one[name], two[name]) for name in one | two), role
+
+    keep_outcome(RunFolder(path), outcome)
+    page = build([path], files=False).read_text(encoding="utf-8")
+    assert "Milliseconds a word" in page
+    typing = stages_of(outcome)[-1].typing
+    assert f"{typing['keystroke_savings'].mean:.1f} / {typing['known_keystroke_savings'].mean:.1f}" in page
 
 
 def test_the_packaged_chain_is_measured_stage_by_stage(carried_out):
@@ -74,6 +81,8 @@ def test_the_packaged_chain_is_measured_stage_by_stage(carried_out):
         assert outcome.seeds[0].metrics[each.role].errors == pytest.approx(evaluate(model, test).errors)
         # the first of the three offers is the most likely token, but where that is the end of a line or a full stop
         assert 0 < each.typing["word_prediction_rate"].mean < each.typing["keystroke_savings"].mean
+
+    assert [each.role for each in stages if each.compared] == ["stage_2_compared_1"]
 
     bytes_ = {each.role: each.bytes for each in stages}
     assert bytes_["uncompressed"] > bytes_["stage_1"] > bytes_["stage_2"] > bytes_["stage_3"] > bytes_["distilled"]

@@ -1,10 +1,10 @@
 """The section on a compression: what each stage costs and answers, before and after its retraining."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from limbeck.evaluation import Figures
+from limbeck.evaluation import Figures, Interval
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.report.charts import Axis, Dot, Line, Plane, short, spanning
 from limbeck.report.gather import Gathered
@@ -18,7 +18,11 @@ _FOOTNOTE = (
     " tensor's values and a table of them; such a code saves disk and download, and at run time the network is as large"
     " as without it. Latency is the median of one sample's answer, with the quartiles, where the run was made."
 )
-_HEAD = ("Network", "Parameters", "On disk", "Times smaller", "With an ideal code", "FLOPs", "Milliseconds")
+_HEAD = ("Network", "Parameters", "On disk", "Times smaller", "With an ideal code", "FLOPs")
+_TYPING = (
+    " Milliseconds are those of one word. KS is the share of keys that the offered words save, and WPR that of words"
+    " offered before their first letter: of all words of the test text, and of those that can be offered."
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,12 @@ def compression_section(gathered: Gathered) -> CompressionSection | None:
         return None
     figures = gathered.figures
     alone = gathered.run.outcome.errors("alone").mean
-    rows = [_row(each, stages[0], figures) for each in stages]
-    head = (*_HEAD, f"Test {figures.errors}")
-    return CompressionSection(_said(stages, figures), _chart(stages, alone, figures), head, rows, _FOOTNOTE)
+    beside, typed = stages_of(gathered.run.outcome, beside=True), stages[0].typing is not None
+    rows = [_row(each, stages[0], figures) for each in [*beside, *stages]]
+    last = ("Milliseconds a word", "KS %", "WPR %") if typed else ("Milliseconds",)
+    head = (*_HEAD, *last, f"Test {figures.errors}")
+    footnote = _FOOTNOTE + (_TYPING if typed else "")
+    return CompressionSection(_said(stages, figures), _chart(stages, alone, figures), head, rows, footnote)
 
 
 def _row(stage: StageFigures, first: StageFigures, figures: Figures) -> list[str]:
@@ -57,8 +64,19 @@ def _row(stage: StageFigures, first: StageFigures, figures: Figures) -> list[str
         bytes_in_words(stage.ideal_bytes),
         short(float(stage.flops)),
         f"{median:.3g} ({low:.3g} to {high:.3g})",
+        *(
+            [_both(stage.typing, rate) for rate in ("keystroke_savings", "word_prediction_rate")]
+            if stage.typing
+            else []
+        ),
         stage.errors.written(figures.pattern),
     ]
+
+
+def _both(typing: Mapping[str, Interval], rate: str) -> str:
+    """Return a rate of a keyboard for all words, and for those that can be offered."""
+    known = typing.get(f"known_{rate}")
+    return " / ".join(each.written("{:.1f}") for each in (typing[rate], known) if each is not None)
 
 
 def _said(stages: Sequence[StageFigures], figures: Figures) -> str:
@@ -69,14 +87,16 @@ def _said(stages: Sequence[StageFigures], figures: Figures) -> str:
     was, now = (figures.pattern.format(each.errors.mean) for each in (first, last))
     said += f" Its test {figures.errors}: {was} before, {now} after."
     if last.retrained:
-        without = figures.pattern.format(stages[-2].errors.mean)
+        untrained = next(each for each in reversed(stages) if each.stage == last.stage and not each.retrained)
+        without = figures.pattern.format(untrained.errors.mean)
         said += f" Without retraining after the last stage: {without}."
     return said
 
 
 def _chart(stages: Sequence[StageFigures], alone: float, figures: Figures) -> Plane:
     """Draw bytes on disk against the main figure, each stage before and after its retraining."""
-    first = stages[0]
+    first, every = stages[0], stages
+    stages = [each for each in every if not each.compared]
     named = [(each, "Uncompressed" if not each.stage else f"Stage {each.stage}") for each in stages]
     skipped = {each.stage for each in stages if each.retrained}  # whose other network was not retrained
     dots = [
@@ -92,6 +112,10 @@ def _chart(stages: Sequence[StageFigures], alone: float, figures: Figures) -> Pl
     value = figures.pattern.format(alone)
     note = f"student alone: {value} {figures.errors}, {bytes_in_words(first.bytes)}"
     dots.append(Dot(first.bytes / 1024, alone, "alone", "Student alone", note))
+    for each in every:
+        if each.compared:
+            told = f"{each.label}: {each.errors.written(figures.pattern)} {figures.errors}"
+            dots.append(Dot(each.bytes / 1024, each.errors.mean, "alone", "", told))
     lines = []
     chain = [(each.bytes / 1024, each.errors.mean) for each in stages if each.retrained or each.stage not in skipped]
     lines.append(Line("retrained", "distilled", chain))
@@ -104,7 +128,7 @@ def _chart(stages: Sequence[StageFigures], alone: float, figures: Figures) -> Pl
         low, high = each.errors.ends
         if high > low:
             lines.append(Line("", "ink", [(each.bytes / 1024, low), (each.bytes / 1024, high)]))
-    ends = [end for each in stages for end in each.errors.ends]
+    ends = [end for each in every for end in each.errors.ends]
     x = spanning("KiB on disk (log scale)", [each.bytes / 1024 for each in stages], log=True)
     y = spanning(f"test {figures.errors} ({figures.better} is better)", [*ends, alone])
     y = Axis(y.label, max(0.0, y.low) if min(ends) >= 0 else y.low, y.high)

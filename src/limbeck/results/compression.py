@@ -28,6 +28,7 @@ class StageFigures:
     """What a network of a compression costs and answers: before the first stage, or of one stage.
 
     role: its role in the run.  label: what a table calls it.  retrained: whether it was trained after its transform.
+    compared: whether that training is only compared with the one that the next stage goes on from.
     bytes: on disk, as it is exported.  ideal_bytes: with an ideal code for each tensor.
     latency: seconds of an answer to one sample: lower quartile, median, upper quartile.
     typing: of a keyboard that offers words, the shares of keys saved and of words offered before their first letter, in
@@ -39,6 +40,7 @@ class StageFigures:
     label: str
     stage: int
     retrained: bool
+    compared: bool
     parameters: int
     bytes: int
     ideal_bytes: int
@@ -72,6 +74,7 @@ def stages_of(outcome: Outcome, *, beside: bool = False) -> list[StageFigures]:
                 label=_label(outcome, first),
                 stage=first["stage"],
                 retrained=first["retrained"],
+                compared=bool(first.get("compared", False)),
                 parameters=first["parameters"],
                 bytes=first["bytes"],
                 ideal_bytes=first["ideal_bytes"],

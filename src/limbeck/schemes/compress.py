@@ -43,6 +43,7 @@ _FIRST, _TEACHER = "uncompressed", "teacher"
 _MOST = 20  # stages
 _TRIED = 8  # samples that a rehearsal calibrates on
 _BESIDE = ("teacher", "member", "alone", "alone_budget")  # what a keyboard's networks are compared with
+_COMPARED = "_compared_"  # in the roles of trainings that are compared
 _TIMED = 0.2  # seconds for the latency of a stage
 
 
@@ -252,6 +253,7 @@ class Compress(Scheme):
         model = settled(network)
         return {
             **dict(zip(("role", "stage", "transform", "retrained"), step, strict=True)),
+            "compared": _COMPARED in step[0],
             "parameters": parameters(network),
             "bytes": exported_bytes(model),
             "ideal_bytes": ideal_bytes(model),
@@ -352,7 +354,7 @@ def _told(name: str, log: Log, before: int, after: int) -> str:
 
 def _compared(number: int, place: int) -> str:
     """Return the role of a compared training of a stage."""
-    return f"stage_{number}_compared_{place}"
+    return f"stage_{number}{_COMPARED}{place}"
 
 
 def _described(retrain: Retrain) -> str:
