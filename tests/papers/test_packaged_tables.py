@@ -37,8 +37,11 @@ def encoder(tmp_path_factory):
 every_table = pytest.mark.parametrize("name", tables())
 
 
-def shrunk(table: Table, row: Row) -> Row:
-    """The row with narrow networks, one epoch, few samples, and the first candidate of its search."""
+def shrunk(table: Table, row: Row, folder: Path) -> Row:
+    """The row with narrow networks, one epoch, few samples, and the first candidate of its search.
+
+    folder: for files of data.
+    """
     keys: dict[str, Any] = table.recipe(row, "reduced").keys
     grid = keys["search"][0] if isinstance(keys["search"], list) else keys["search"]
     settings: list[tuple[str, Any]] = [
@@ -73,6 +76,16 @@ def shrunk(table: Table, row: Row) -> Row:
     if keys["data"]["kind"] == "interactions":
         settings = [each for each in settings if each[0] not in ("data.first", "validation")]
         settings += [("data", {"kind": "synthetic_interactions", "users": 40, "items": 30, "each": 8})]
+    if keys["data"]["kind"] == "seq2seq":
+        file = folder / "lines.tsv"
+        words = ("dog", "cat", "sat", "red", "old", "up")
+        file.write_text(
+            "sentence\n" + "".join(f"{one} {two} {three}\n" for one in words for two in words for three in words)
+        )
+        settings = [each for each in settings if not each[0].startswith("data.")]
+        settings += [("data.path", str(file)), ("data.train", None), ("data.test", None), ("data.most", None)]
+        settings += [(f"{where}.model.width", 8) for where in ("teacher", "student")]
+        settings += [("scheme.later_epochs", 1)] if keys["scheme"]["name"] == "sequence" else []
     if keys["data"]["kind"] == "synthetic":
         settings += [("data.train", 300), ("data.test", 100)]
     if keys["data"]["transfer"]["first"] is not None:
@@ -139,11 +152,13 @@ def test_the_page_of_reproductions_shows_what_is_recorded(name, budget):
 
 @every_table
 @pytest.mark.slow
-def test_every_row_runs_when_it_is_shrunk(name, stripes):
+def test_every_row_runs_when_it_is_shrunk(name, stripes, tmp_path):
     table = load_table(name)
     if table.base["data"]["kind"] == "glue" and not (Path(os.environ["LIMBECK_DATA"]) / "glue").is_dir():
         pytest.skip("LIMBECK_DATA has no published sentences")
-    small = replace(table, rows=tuple(shrunk(table, row) for row in table.rows), seeds={"reduced": (0,), "full": (0,)})
+    small = replace(
+        table, rows=tuple(shrunk(table, row, tmp_path) for row in table.rows), seeds={"reduced": (0,), "full": (0,)}
+    )
     found = reproduce(small)
     for row in table.rows:
         assert list(found[row.name][0]) == [figure.name for figure in row.figures]

@@ -13,7 +13,6 @@ from limbeck.errors import CheckpointError, InputError
 from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.generation import beam_search, sentence_bleu, sequence_figures
 from limbeck.models import seq2seq_lstm
-from limbeck.runs import cache_folder
 from limbeck.schemes.sequence import nearest_to_gold
 from limbeck.training import fit, generated
 from limbeck.training.generated import BeamSettings, generate_or_read
@@ -56,7 +55,9 @@ def targets(samples):
     return [samples.targets.flat[a:b].tolist() for a, b in samples.targets.offsets.unfold(0, 2, 1)[samples.index]]
 
 
-def test_the_student_learns_from_what_the_teacher_finds_and_the_search_is_made_once(keys, carried_out, monkeypatch):
+def test_the_student_learns_from_what_the_teacher_finds_and_the_search_is_made_once(
+    keys, carried_out, tmp_path, monkeypatch
+):
     recipe = Recipe.parse(keys)
     path, outcome = carried_out(recipe)
     parts = prepare(recipe)
@@ -72,7 +73,7 @@ def test_the_student_learns_from_what_the_teacher_finds_and_the_search_is_made_o
     for name, weights in expected.state_dict().items():
         torch.testing.assert_close(student[name], weights, rtol=0, atol=1e-6)
     assert outcome.roles["distilled"].compute["answers"] > 0
-    manifests = [json.loads(each.read_text()) for each in (cache_folder() / "generated").glob("*/manifest.json")]
+    manifests = [json.loads(each.read_text()) for each in (tmp_path / "cache" / "generated").glob("*/manifest.json")]
     (own,) = (each for each in manifests if each["identity"]["data"] == parts.transfer.digest())
     assert own["identity"]["search"] == {"beam": 3, "length_penalty": 0.0, "length": 9}
     assert own["identity"]["tokenizer"] == parts.transfer.tokenizer.fingerprint
@@ -136,7 +137,9 @@ def test_an_interrupted_search_goes_on_where_it_was(keys, tmp_path, monkeypatch)
     monkeypatch.setattr(generated, "beam_search", beam_search)
     found = searched()
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
-    assert found == generate_or_read(model, samples, settings, root=tmp_path / "other")
+    inputs = samples.gather(torch.arange(len(samples)))
+    ends = [samples.tokenizer.special.eos]
+    assert found == beam_search(model, inputs, length=6, ends=ends, beam=2, best=2).lists()
     assert [line.split(" ")[4] for line in lines] == ["generating", "going"]
     assert searched() == found
     assert "found in" in lines[-1]

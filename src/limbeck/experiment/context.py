@@ -46,6 +46,7 @@ class SeedContext(SeedBuilder):
     keep_to: decisions made before, which this run makes again.
     answering: the recipe's teacher of the transfer set, where it was made before and answers others too.
     shared: the stored answers of the recipe's teacher, for the seeds that it teaches alike; one entry at most.
+    cache: where what can be made again is kept; None for `limbeck.runs.cache_folder()`.
     decided, costs, copied: filled while the scheme runs.
     """
 
@@ -58,6 +59,7 @@ class SeedContext(SeedBuilder):
     keep_to: Decisions | None = None
     answering: Teacher | None = None
     shared: dict[tuple[int, ...], StoredTeacher] = field(default_factory=dict)
+    cache: Path | None = None
     decided: Decisions = field(default_factory=Decisions)
     costs: dict[str, Compute] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)

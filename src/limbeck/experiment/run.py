@@ -161,7 +161,8 @@ class Experiment:
         self, recipe: Recipe, parts: Parts, seed: int, taught: TrainedTeacher | None, **more: Any
     ) -> SeedContext:
         """Return what a role of a seed is trained with."""
-        return SeedContext(recipe, parts, seed, self.folder, taught, self.watch, self.say, shared=self._answers, **more)
+        more |= {"shared": self._answers, "cache": self.cache}
+        return SeedContext(recipe, parts, seed, self.folder, taught, self.watch, self.say, **more)
 
     # -- choices -----------------------------------------------------------------------------------------------------
 

@@ -129,9 +129,8 @@ class Trials:
     def _context(self, candidate: Recipe, seed: int, name: str, watch: Observer) -> SeedContext:
         taught = self._teacher(candidate, seed, watch)
         answering = self._answering(candidate, taught) if candidate.scheme.uses_teacher else None
-        return SeedContext(
-            candidate, self.parts, seed, self.folder, taught, watch, self.say, trial=name, answering=answering
-        )
+        more: dict[str, Any] = {"trial": name, "answering": answering, "cache": self.cache}
+        return SeedContext(candidate, self.parts, seed, self.folder, taught, watch, self.say, **more)
 
     def _teacher(self, candidate: Recipe, seed: int, watch: Observer) -> TrainedTeacher:
         own = candidate.teacher.of(seed)

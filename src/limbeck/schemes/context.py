@@ -125,6 +125,10 @@ class Context(Builder, Protocol):
         """Prints a line for the user."""
 
     @property
+    def cache(self) -> Path | None:
+        """Where what can be made again is kept; None for `limbeck.runs.cache_folder()`."""
+
+    @property
     def held_out(self) -> SampleSet:
         """The held-out part; ValueError in a refit, which recalls what was decided."""
 

@@ -152,7 +152,9 @@ class Sequence(Scheme):
         for _ in range(self.beam):  # each beam is an answer of its own
             context.count_answers(f"targets of the {part}", teacher, samples)
         device = next((each.device for each in teacher.parameters()), torch.device("cpu"))
-        return generate_or_read(teacher, samples, self._settings, root=cache_folder(), device=device, say=context.say)
+        return generate_or_read(
+            teacher, samples, self._settings, root=context.cache or cache_folder(), device=device, say=context.say
+        )
 
     def _training(self, training: Training, number: int) -> Training:
         """Return the settings of a stage."""
