@@ -1,11 +1,15 @@
 """The report of texts: what it shows is what the models answered, and whatever a text says is escaped."""
 
+import base64
+import io
 import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from limbeck.batch import UNLABELLED
 from limbeck.carry import Carry
@@ -17,6 +21,7 @@ from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.outputs import run_model
 from limbeck.report import build
+from limbeck.report.attention import attention_pictures
 from limbeck.report.gather import gather
 from limbeck.report.texts import binned
 from limbeck.results.assessment import nearness
@@ -112,6 +117,20 @@ def test_the_pages_bins_give_the_probabilities_that_stand_beside_them(runs, tmp_
         mass = [math.exp(value / 3.0) for value in kept]
         others = sum(count * math.exp(value / 3.0) for value, count in zip(rest, counts, strict=True))
         assert shown == pytest.approx([each / (sum(mass) + others) for each in mass], rel=1e-3)
+
+
+def test_attention_is_drawn_of_both_networks(runs):
+    """Each picture has a pixel for each pair of tokens, brightest where the attention is greatest."""
+    gathered = gather(runs["sentences"])
+    assert len(gathered.attention) == 2
+    [(tokens, shown), _] = attention_pictures(gathered.attention)
+    first = gathered.attention[0]
+    assert tokens == " ".join(first.tokens)
+    assert [len(images) for _, images in shown.rows] == [2]
+    for uri, attention in zip(shown.rows[0][1], (first.teacher, first.student), strict=True):
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("L"), dtype=float)
+        assert image.shape == tuple(attention.shape)
+        assert image.flat[int(attention.argmax())] == image.max()
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compress import records_of
-from limbeck.data import SampleSet
+from limbeck.data import SampleSet, TextSet
 from limbeck.data.selection import evenly
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import (
@@ -22,10 +22,12 @@ from limbeck.evaluation import (
     predict,
     t_interval,
 )
+from limbeck.evaluation.attention import AttentionMap
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.experiment.outcome import FIXED_ROLES
 from limbeck.locks import exclusive
+from limbeck.results.attention import sentence_attention
 from limbeck.results.finished import FinishedRun
 from limbeck.results.reading import ReadTexts, read_texts
 from limbeck.results.representations import LayerMaps, LayerSimilarity, attention_maps, compare_layers
@@ -40,6 +42,7 @@ _OTHERS = ("other", "fourth", "fifth")
 _SECONDS_OF_TIMING = 0.2
 _ASKED = 2000  # training samples that the teacher is asked about
 _SHOWN = 4  # test examples whose attention maps are shown
+_SENTENCES, _SHORTEST, _LONGEST = 2, 6, 18  # test sentences whose attention is shown, and their tokens
 _MOST_LABELS = 500_000  # labels of a set, of several an example, that the models are asked about
 
 
@@ -129,6 +132,7 @@ class Gathered:
     standing: what may be claimed of the test figures.
     layers: that the method compares; None where it compares none.
     texts: what the models say of test texts with a label for each token; None for other data.
+    attention: of test sentences in the blocks of student and teacher, where both are transformers.
     curves: by role and quantity ("train.soft", "validation.errors", "learning_rate").
     digests: SHA-256 of the files of weights, by role.
     notes: what had to be left out, and why.
@@ -141,6 +145,7 @@ class Gathered:
     taught: Taught | None
     layers: ComparedLayers | None
     texts: ReadTexts | None
+    attention: tuple[AttentionMap, ...]
     curves: Mapping[str, Mapping[str, Curve]]
     manifest: Mapping[str, Any]
     recipe: str
@@ -200,6 +205,7 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
         answers=TestAnswers(labels=_rows(some), logits=logits, fitted=fitted, samples=some),
         taught=_taught(run, asked["teacher"][0]) if "teacher" in asked else None,
         layers=_layers(run, place, notes) if asked.keys() >= {"teacher", "alone", "distilled"} else None,
+        attention=_attention(run, place) if asked.keys() >= {"teacher", "distilled"} else (),
         texts=read_texts({role: each[0] for role, each in networks.items()}, test, place) if long else None,
         curves={role: _curves(run, role, notes) for role in _shown(run)},
         manifest=_manifest(folder, notes),
@@ -308,6 +314,16 @@ def _layers(run: FinishedRun, place: torch.device, notes: list[str]) -> Compared
         notes.append(f"The compared layers are left out: {error}")
         return None
     return ComparedLayers(similarities, shown, maps) if similarities else None
+
+
+def _attention(run: FinishedRun, place: torch.device) -> tuple[AttentionMap, ...]:
+    """Return the attention of student and teacher for a few test sentences; nothing of other data or networks."""
+    test = run.parts.test
+    if not isinstance(test, TextSet):
+        return ()
+    readable = ((test.lengths >= _SHORTEST) & (test.lengths <= _LONGEST)).nonzero().squeeze(1)
+    chosen = readable[evenly(len(readable), _SENTENCES)].tolist() if len(readable) else []
+    return sentence_attention(run, test, chosen, place) if chosen else ()
 
 
 def _networks(run: FinishedRun, notes: list[str]) -> dict[str, list[nn.Module]]:

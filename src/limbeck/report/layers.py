@@ -14,7 +14,7 @@ from limbeck.report.pictures import encoded, picture, pictured
 from limbeck.report.places import Maps
 from limbeck.results.representations import INITIAL, LayerMaps, LayerSimilarity
 
-__all__ = ["LayersSection", "layers_section"]
+__all__ = ["LayersSection", "ends_of_scale", "heat", "layers_section"]
 
 _STUDENTS = {
     INITIAL: ("Student before training", "other"),
@@ -124,13 +124,17 @@ def _pictures(samples: SampleSet, layer: LayerMaps) -> Maps:
     for number, image in enumerate(images):
         label = int(samples.labels[number]) if named else -1
         caption = f"Test example, labelled {named[label]}" if label >= 0 else "Test example"
-        rows.append((caption, (picture(image), *(_heat(each[number]) for each in layer.maps.values()))))
+        rows.append((caption, (picture(image), *(heat(each[number]) for each in layer.maps.values()))))
     heads = ("Input", *(_HEADS[role] for role in layer.maps))
-    ends = tuple("#" + "".join(f"{part:02x}" for part in _SCALE[end]) for end in (0, -1))
-    return Maps(heads, tuple(zip(("not active", "most active"), ends, strict=True)), rows)
+    return Maps(heads, tuple(zip(("not active", "most active"), ends_of_scale(), strict=True)), rows)
 
 
-def _heat(values: Tensor) -> str:
+def ends_of_scale() -> tuple[str, ...]:
+    """Return the colours of 0 and of 1 in a picture of `heat`."""
+    return tuple("#" + "".join(f"{part:02x}" for part in _SCALE[end]) for end in (0, -1))
+
+
+def heat(values: Tensor) -> str:
     """Return values (H, W) in [0, 1] as a PNG in a data URI, in colours that stand out from a light and a dark page."""
     scale = torch.tensor(_SCALE, dtype=torch.float32)
     at = values * (len(scale) - 1)

@@ -17,6 +17,7 @@ from limbeck.config.methods import method_sections
 from limbeck.errors import InputError, RunError
 from limbeck.records import write_aside
 from limbeck.report import curves, figures, panels, pictures, story, svg
+from limbeck.report.attention import attention_pictures
 from limbeck.report.charts import Chart, DotPlot, Heat, Matrix, Plane, short
 from limbeck.report.compression import compression_section
 from limbeck.report.diagnosis import DiagnosisSection, diagnosis_section
@@ -165,6 +166,7 @@ def section(gathered: Gathered, number: int) -> dict[str, Any]:
         "given": view.given(gathered, temperature, distils_at, target),
         "differs": view.differences(gathered),
         "layers": layers_section(gathered),
+        "attention": attention_pictures(gathered.attention),
         "trusted": view.trusted(gathered),
         "trust": view.trust,
         "diagnosis": _diagnosis(gathered),
