@@ -20,7 +20,7 @@ from limbeck.data.loader import Batches
 from limbeck.data.sources import Source, one_pass
 from limbeck.distiller import Distiller, check_answer, require_gradient
 from limbeck.errors import DataError, InputError, ModelError
-from limbeck.evaluation import evaluate
+from limbeck.evaluation import evaluate, figures_of
 from limbeck.networks import evaluating, networks_of, restore_modes, start_training
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
@@ -302,7 +302,8 @@ def steps(
         size = train_set.size if isinstance(train_set, Source) else len(train_set)
         in_all, together = training.epochs * loader.steps, min(training.batch_size, size or training.batch_size)
         look = undisturbed(watch)
-        pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step)
+        measured = figures_of(train_set.task).errors
+        pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step, measured=measured)
         for child in distiller.children():
             start_training(child)
         yield Moment.READY, run

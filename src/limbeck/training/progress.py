@@ -25,6 +25,7 @@ class Progress:
         samples_per_second: of all processes of the group.
         seconds_left: at that rate; None until it is known.
         epoch_ended: whether an epoch has just ended.
+        measured: what the task calls `metrics["errors"]`, such as the perplexity.
 
     Example:
         >>> Progress("student", step=5, steps=10, epoch=1, epochs=2).seconds_left is None
@@ -41,6 +42,7 @@ class Progress:
     samples_per_second: float = 0.0
     seconds_left: float | None = None
     epoch_ended: bool = False
+    measured: str = "errors"
 
 
 Observer = Callable[[Progress], None]
@@ -53,11 +55,14 @@ def ignore(progress: Progress) -> None:
 class Pace:
     """Makes looks at a training: how far it has come, and how fast from the moment on at which this is made.
 
-    steps, epochs: of the whole training.  samples: in a step.  done: steps that had been made before.
+    steps, epochs: of the whole training.  samples: in a step.  done: steps that had been made before.  measured: what
+    the task calls its main figure.
     """
 
-    def __init__(self, label: str, *, steps: int, epochs: int, samples: int, done: int) -> None:
-        self._label, self._steps, self._epochs = label, steps, epochs
+    def __init__(
+        self, label: str, *, steps: int, epochs: int, samples: int, done: int, measured: str = "errors"
+    ) -> None:
+        self._label, self._steps, self._epochs, self._measured = label, steps, epochs, measured
         self._samples, self._done = samples, done
         self._began = time.perf_counter()
 
@@ -79,8 +84,19 @@ class Pace:
             metrics,
             samples_per_second=speed * self._samples,
             seconds_left=(self._steps - step) / speed,
+            measured=self._measured,
         )
 
     def ended(self, step: int, epoch: int, losses: Mapping[str, float], metrics: Mapping[str, float]) -> Progress:
         """Return a look from the end of an epoch."""
-        return Progress(self._label, step, self._steps, epoch, self._epochs, losses, metrics, epoch_ended=True)
+        return Progress(
+            self._label,
+            step,
+            self._steps,
+            epoch,
+            self._epochs,
+            losses,
+            metrics,
+            epoch_ended=True,
+            measured=self._measured,
+        )
