@@ -130,11 +130,8 @@ def describe(progress: "Progress") -> str:
     pieces = [progress.label, f"epoch {progress.epoch}/{progress.epochs}"]
     if progress.metrics:
         errors = progress.metrics["errors"]
-        pieces.append(
-            f"held-out {progress.measured} {errors:.0f}"
-            if errors == round(errors)
-            else f"held-out {progress.measured} {errors:.4g}"
-        )
+        shown = f"{errors:.0f}" if errors == round(errors) else f"{errors:.4g}"
+        pieces.append(f"held-out {progress.measured} {shown}")
     if progress.seconds_left is not None:
         pieces.append(f"{duration(progress.seconds_left)} left")
     pieces.append(" ".join(f"{name} {value:.3g}" for name, value in progress.losses.items()))
