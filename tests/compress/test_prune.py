@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck.compress import rebuilt, records_of
+from limbeck.compress import Quantize, rebuilt, records_of
 from limbeck.compress.prune import Prune
 from limbeck.compress.settling import settled
 from limbeck.compress.weights import Movement, computed_by
@@ -89,6 +89,10 @@ def test_a_ramp_is_a_function_of_the_step_and_never_gives_back_a_weight():
         expected[0], *[expected[0]] * 2, *[expected[1]] * 3, *[expected[2]] * 2, *[expected[3]] * 4
     ]  # fmt: skip
     assert all((before <= after).all() for before, after in pairwise(seen))
+    ended = torch.cat([layer.weight.flatten() == 0 for layer in model if isinstance(layer, nn.Linear)])
+    again = train(Quantize(**EVERY).apply(model)[0]).student  # the ramp begins anew with this training
+    left_out = torch.cat([layer.weight.flatten() == 0 for layer in again if isinstance(layer, nn.Linear)])
+    assert left_out[ended].all()
 
 
 def test_a_resumed_training_keeps_its_masks_and_ends_with_the_same_weights(tmp_path, monkeypatch):

@@ -85,6 +85,16 @@ def test_the_codes_are_those_of_the_weights_and_take_a_byte_or_half_of_one():
         assert state["fc.parametrizations.weight.original"].nbytes == 160 * bits // 8
 
 
+def test_learned_steps_are_stored_with_their_lowest_code():
+    plain = nn.Sequential(nn.Linear(16, 4))
+    with torch.no_grad():
+        plain[0].weight[:, 0] = -50.0
+    model, _ = Quantize(to="int4", learned=True, skip=()).apply(plain)
+    small, inputs = settled(model), torch.randn(3, 16)
+    assert torch.equal(small(inputs), model(inputs))
+    assert int(quantisation.unpack(small.state_dict()["0.parametrizations.weight.original"], 64).min()) == -8
+
+
 def test_the_student_keeps_full_weights_while_it_learns_and_ranges_freeze():
     model, _ = Quantize(to="int8", activations="static", freeze=6, skip=()).apply(Everything(), Statistics.of(DATA, 32))
     seen = []

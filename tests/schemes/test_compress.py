@@ -164,6 +164,10 @@ def low_rank(**keys):
         ({"stages": [{**RANK, "retrain": {"teacher": "nobody"}}]}, "stages[0].retrain.teacher: found 'nobody'"),
         ({"stages": [RANK], "start": "absent.safetensors"}, "start: checkpoint: there is no file"),
         ({"stages": [RANK], "calibration": 0}, "calibration: found 0"),
+        (
+            {"stages": [{"transform": {"kind": "prune", "skip": [], "ramp_steps": 1000}, "retrain": {"epochs": 1}}]},
+            "stages[0].transform.ramp_steps: found 1000, but the retraining takes",
+        ),
     ],
 )
 def test_what_cannot_be_carried_out_is_one_line_before_anything_is_trained(tiny, refusal, scheme, expected):

@@ -28,7 +28,7 @@ from limbeck.compress.weights import (
 )
 from limbeck.errors import InputError
 
-__all__ = ["CARD", "Prune", "add_hook", "first_and_last", "hooks_of"]
+__all__ = ["CARD", "Prune", "Ramp", "add_hook", "first_and_last", "hooks_of"]
 
 CARD = Card(
     name="prune",
@@ -166,7 +166,7 @@ class Prune(Transform):
 class Ramp:
     """Draws masks anew before some of a training's steps, by what the weights then are.
 
-    places: of the weights, each tied one once.  What was left out stays so: it is 0, and no magnitude is smaller.
+    places: of the weights, each tied one once.  What was left out stays so, in a later training too.
     """
 
     places: tuple[Place, ...]
@@ -185,13 +185,13 @@ class Ramp:
             module = model.get_submodule(path)
             mask = computed_by(module, name)[0]
             if isinstance(mask, Movement):
-                mask.sparsity.fill_(now)
+                mask.sparsity.clamp_(min=now)  # a later training with this ramp begins where it ended
             elif isinstance(mask, Mask):
                 masked[f"{path}.{name}"] = mask, mask(weights_of_layer(module)[name])
         if masked:
             drawn = magnitude_masks({name: weight for name, (_, weight) in masked.items()}, now, scope=self.scope)
             for name, (mask, _) in masked.items():
-                mask.mask.copy_(drawn[name])
+                mask.mask.logical_and_(drawn[name])
 
 
 def add_hook(model: nn.Module, hook: Any) -> None:

@@ -13,6 +13,7 @@ from limbeck import checks, methods
 from limbeck.arguments import checked_fields
 from limbeck.card import Card
 from limbeck.compress import Log, Statistics, Transform, rebuilt, settled
+from limbeck.compress.prune import Ramp, hooks_of
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError
@@ -159,14 +160,22 @@ class Compress(Scheme):
         try:
             model = self._started(builder)
             statistics = self._statistics(builder, _TRIED)
+            followed = 0
             for number, stage in enumerate(self.stages):
+                lengths = []
                 for key, retrain in _named_retrainings(stage):
                     where = f"stages[{number}].{key}"
-                    self._training(builder.training, retrain)
+                    training = self._training(builder.training, retrain)
+                    samples = len(self._samples(builder, retrain))
+                    lengths += [training.epochs * -(-samples // training.batch_size)] if retrain.epochs else []
                 where = f"stages[{number}].transform"
                 known = self.start not in (None, _TEACHER)
                 transform = stage.transform if known else stage.transform.on_any_weights()
                 model, _ = transform.apply(model, statistics, builder.seed)
+                if lengths:
+                    ramps = [hook.steps for hook in hooks_of(model)[followed:] if isinstance(hook, Ramp)]
+                    followed = len(hooks_of(model))
+                    _require_steps(max(ramps, default=0), min(lengths))
                 where = f"stages[{number}]: the model that the transform gives"
                 one = builder.parts.train.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
                 Statistics([one], builder.parts.train.task).visit(model, [], lambda *_: None)
@@ -332,6 +341,14 @@ class Compress(Scheme):
             learning_rate=rate,
             warmup=training.warmup * share,
             milestones=tuple(each * share for each in training.milestones),
+        )
+
+
+def _require_steps(ramp: int, steps: int) -> None:
+    """Require a training that is as long as the ramp of the masks that it follows."""
+    if ramp > steps:
+        raise InputError(
+            f"ramp_steps: found {ramp}, but the retraining takes {steps} steps; lower it, or retrain for more epochs"
         )
 
 
