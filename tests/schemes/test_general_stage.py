@@ -7,8 +7,13 @@ from safetensors.torch import load_file, save_file
 from limbeck import models
 from limbeck.config import Recipe
 from limbeck.errors import LimbeckError
+from limbeck.evaluation import compare_attention
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.prepare import SeedBuilder, prepare, vet
+from limbeck.experiment.sealing import keep_outcome
+from limbeck.results.attention import sentence_attention
+from limbeck.results.finished import FinishedRun
+from limbeck.runs import RunFolder
 from limbeck.teachers import copy_blocks
 from walk import over
 
@@ -79,7 +84,7 @@ def moved(one, other):
 
 def test_stages_train_blocks_on_other_data_then_on_the_task_and_then_the_predictions(recipe, carried_out):
     found = recipe()
-    path, _ = carried_out(found)
+    path, outcome = carried_out(found)
     start = SeedBuilder(found, prepare(found), 0).student().state_dict()
     general, on_layers, distilled = (weights(path, unit) for unit in ("general", "on_layers", "distilled"))
     assert moved(general, start) == moved(on_layers, general) == {"embeddings", "layers"}
@@ -91,6 +96,14 @@ def test_stages_train_blocks_on_other_data_then_on_the_task_and_then_the_predict
         assert '"soft"' not in log
     assert '"soft"' in logs[2]
     assert '"hidden"' not in logs[2]
+    keep_outcome(RunFolder(path, []), outcome)
+    run = FinishedRun.read(path)
+    maps = sentence_attention(run, run.parts.test, [0, 1], torch.device("cpu"))
+    assert [(each.student_block, each.teacher_block) for each in maps] == [(1, 2), (2, 4)] * 2
+    for each in maps:
+        torch.testing.assert_close(each.teacher.sum(1), torch.ones(len(each.tokens)))
+    expected = compare_attention(run.student("distilled", 0), run.teacher(0), run.parts.test, [1])
+    assert torch.equal(maps[3].student, expected[1].student)
 
 
 @pytest.mark.slow

@@ -74,6 +74,11 @@ class Hidden(BlockTerm):
             return None
         return projections.linear(student.shape, teacher.shape) if self.projection == "each" or not number else None
 
+    def projection_text(self, number: int) -> str:
+        """Return what is learned, and that all pairs share it where they do."""
+        text = super().projection_text(0 if self.projection == "shared" else number)
+        return f"{text}, shared" if self.projection == "shared" and number else text
+
     def projected(self, student: Tensor, number: int) -> Tensor:
         return super().projected(student, 0 if self.projection == "shared" else number)
 
