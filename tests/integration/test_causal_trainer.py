@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from limbeck import methods
+from limbeck import methods, models
 from limbeck.batch import UNLABELLED
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
@@ -108,6 +108,27 @@ def test_shift_has_no_default_for_a_causal_head_and_false_leaves_labels_as_they_
     moved = {**given, "labels": F.pad(given["labels"][:, 1:], (0, 1), value=UNLABELLED)}
     unshifted = TrainerModel(Distiller(student, None, methods.hard()), shift=False)(**moved)["loss"]
     assert unshifted.item() == pytest.approx(student(**given).loss.item(), rel=1e-6)
+
+
+def test_labels_of_tokens_are_not_moved_and_their_loss_is_the_librarys_own():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=TOKENS, max_position_embeddings=16, num_labels=4, **sizes)
+    student, given = transformers.BertForTokenClassification(config).eval(), rows()
+    given["labels"] = torch.where(given["labels"] == UNLABELLED, UNLABELLED, given["labels"] % 4)
+    loss = TrainerModel(Distiller(student, None, methods.hard()))(**given)["loss"]
+    assert loss.item() == pytest.approx(student(**given).loss.item(), rel=1e-6)
+
+
+def test_a_decoder_of_limbeck_has_no_default_either_and_shifts_as_the_library_does():
+    student = models.transformer((LENGTH,), TOKENS, vocabulary=TOKENS, layers=1, width=16, heads=2, causal=True).eval()
+    with pytest.raises(InputError, match="shift: found none for the causal head of Transformer"):
+        TrainerModel(Distiller(student, None, methods.hard()))
+    given = rows()
+    logits = student(input_ids=given["input_ids"], attention_mask=given["attention_mask"])[:, :-1]
+    own = F.cross_entropy(logits.flatten(0, 1), given["labels"][:, 1:].flatten(), ignore_index=UNLABELLED)
+    loss = TrainerModel(Distiller(student, None, methods.hard()), shift=True)(**given)["loss"]
+    assert loss.item() == pytest.approx(own.item(), rel=1e-6)
 
 
 class Tagger(nn.Module):

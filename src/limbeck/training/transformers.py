@@ -222,7 +222,9 @@ def _is_encoder_decoder(student: nn.Module) -> bool:
 
 
 def _is_causal(student: nn.Module) -> bool:
-    """Return whether a student is a decoder of the Transformers library whose loss is that of the next token."""
+    """Return whether a student is a decoder, of limbeck or of the Transformers library, that answers next tokens."""
+    if getattr(_unwrapped(student), "causal", False) is True:
+        return True
     if "transformers" not in sys.modules or _is_encoder_decoder(student):
         return False
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
