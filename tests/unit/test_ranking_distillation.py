@@ -16,7 +16,7 @@ from limbeck.methods.ranking_distillation import RankingOrder, SampledItems, fre
 from limbeck.models import two_tower
 from limbeck.objective import Setup
 from limbeck.outputs import Outputs
-from limbeck.tasks import DENSE, MULTILABEL, RANKING
+from limbeck.tasks import DENSE, MULTILABEL, RANKING, TOKENS
 from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels
 from limbeck.training import fit
@@ -115,12 +115,13 @@ def test_sampled_items_are_drawn_for_each_item_to_be_found():
     assert [*methods.ranking_distillation(alpha=1.0).terms] == ["ranking"]
 
 
-def test_classes_of_each_place_are_ranked_too():
+@pytest.mark.parametrize("task", [DENSE, TOKENS], ids=lambda task: task.name)
+def test_classes_of_each_place_are_ranked_too(task):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 3, 4, 7, generator=generator, dtype=torch.float64)
     labels = torch.randint(7, (3, 4), generator=generator)
     labels[0, 1] = -100
-    batch = Batch.of(torch.zeros(3, 1), labels, task=DENSE, mask=torch.arange(4).expand(3, 4) < 3)
+    batch = Batch.of(torch.zeros(3, 1), labels, task=task, mask=torch.arange(4).expand(3, 4) < 3)
     outputs = {"student": Outputs(student), "teacher": Outputs(teacher)}
     order = built(RankingOrder(top=3, samples=0))
     expected = losses.ranking_distillation(
