@@ -24,6 +24,7 @@ from limbeck.compress import (
 from limbeck.compress.clusters import centroid_gradient, gap_bits, gap_cost, gaps, kmeans, places, sharing_rate
 from limbeck.compress.huffman import code_lengths, decode, encode, entropy
 from limbeck.errors import CheckpointError
+from limbeck.export import exported_bytes, ideal_bytes
 
 
 def test_kmeans_starts_evenly_and_keeps_centroids_for_outliers():
@@ -153,3 +154,14 @@ def test_a_stored_network_of_streams_answers_as_the_one_that_was_trained(tmp_pat
     again.load_state_dict(state)
     with pytest.raises(CheckpointError, match="wrong checksum"):
         again(inputs)
+
+
+def test_the_ideal_size_of_a_network_is_that_of_its_symbols_tables_and_other_tensors():
+    torch.manual_seed(0)
+    model, _ = Codes(bits=4).apply(Prune(sparsity=0.8, skip=()).apply(nn.Sequential(nn.Linear(200, 100)))[0])
+    shared = model[0].parametrizations.weight[0]
+    size = coded_size(shared.codes.long(), shared.mask, 4)
+    assert ideal_bytes(model) == -int(-size.ideal // 1) + 16 * 4 + 100 * 4  # centroids and biases in float32
+    assert size.ideal < size.huffman < exported_bytes(model)
+    kept = shared.codes[shared.mask].long()
+    assert size.ideal > entropy(torch.bincount(kept)) * len(kept) / 8

@@ -56,7 +56,7 @@ from limbeck.compress.quantize import Quantize
 from limbeck.compress.settling import settled
 from limbeck.compress.share import Share
 from limbeck.compress.statistics import Statistics, second_moment
-from limbeck.compress.streams import CodedSize, coded_size, read_codes, write_codes
+from limbeck.compress.streams import CodedSize, coded_size, ideal_stream_bytes, read_codes, write_codes
 from limbeck.compress.transform import Log, Transform, records_of
 from limbeck.compress.units import Units
 from limbeck.errors import CheckpointError, InputError, LimbeckError, one_of
@@ -94,6 +94,7 @@ __all__ = [
     "gap_bits",
     "gap_cost",
     "gaps",
+    "ideal_stream_bytes",
     "kinds",
     "kmeans",
     "learned_steps",

@@ -13,7 +13,7 @@ from limbeck.compress.clusters import Gaps, gap_bits, gaps, places
 from limbeck.compress.huffman import Stream, decode, encode, entropy
 from limbeck.errors import CheckpointError, InputError
 
-__all__ = ["Coded", "CodedSize", "coded_size", "read_codes", "write_codes"]
+__all__ = ["Coded", "CodedSize", "coded_size", "ideal_stream_bytes", "read_codes", "write_codes"]
 
 _HEAD = struct.Struct("<IBBIIhhI")
 """Checksum of the rest, bits of a distance and of a code, symbols in both streams, the only symbol of each if it has
@@ -93,21 +93,8 @@ def read_codes(stream: Tensor, count: int) -> tuple[Tensor, Tensor]:
         limbeck.errors.CheckpointError: stream: it is damaged (wrong checksum); ...
     """
     checks.at_least("count", count, 0)
-    if stream.dtype != torch.uint8 or stream.dim() != 1:
-        raise InputError(
-            f"stream: found {str(stream.dtype).removeprefix('torch.')} {tuple(stream.shape)}, expected uint8 (bytes,)"
-        )
-    whole = stream.cpu().numpy().tobytes()
-    if len(whole) < _HEAD.size or zlib.crc32(whole[4:]) != struct.unpack("<I", whole[:4])[0]:
-        raise CheckpointError("stream: it is damaged (wrong checksum); expected what was written. Export it again")
-    _, distance, bits, values, steps, value, step, size = _HEAD.unpack(whole[: _HEAD.size])
-    rest = torch.frombuffer(bytearray(whole[_HEAD.size :]), dtype=torch.uint8)
-    sizes = [2**bits, 2**distance + 1, size, len(rest) - 2**bits - 2**distance - 1 - size]
-    if min(sizes) < 0:
-        raise CheckpointError("stream: it is damaged (it ends too early); expected what was written. Export it again")
-    lengths, step_lengths, data, step_data = rest.split(sizes)
-    known = decode(Stream.of(data, lengths, values, value))
-    found = decode(Stream.of(step_data, step_lengths, steps, step))
+    values, steps, distance = _parts(stream)
+    known, found = decode(values), decode(steps)
     filler = found == _FILLER
     mask = places(torch.where(filler, 2**distance, found), filler, count)
     if int(mask.sum()) != len(known):
@@ -137,11 +124,53 @@ def coded_size(codes: Tensor, mask: Tensor, bits: int) -> CodedSize:
         >>> size.fixed, size.ideal < size.huffman < size.fixed
         (62.5, True)
     """
-    values, steps, distance = _streams(codes, mask, bits)
+    _, steps, distance = _streams(codes, mask, bits)
+    stream = write_codes(codes, mask, bits)
+    return CodedSize(steps.count * (bits + distance) / 8, len(stream), ideal_stream_bytes(stream))
+
+
+@checked
+def ideal_stream_bytes(stream: Tensor) -> float:
+    """Return what an ideal code of a stream's symbols takes: the entropy of both kinds, and the tables of the code.
+
+    Args:
+        stream: (bytes,) uint8, as `write_codes` gives it.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        CheckpointError: if the stream is damaged.
+
+    Example:
+        >>> ideal_stream_bytes(write_codes(torch.tensor([0, 1, 1, 0]), torch.ones(4) > 0, 1))
+        5.5
+
+    Reference:
+        Shannon (1948), "A Mathematical Theory of Communication".
+    """
+    values, steps, _ = _parts(stream)
     spread = [torch.bincount(decode(each), minlength=1) for each in (values, steps)]
     tables = values.lengths.numel() + steps.lengths.numel()
-    ideal = sum(entropy(counts) * int(counts.sum()) for counts in spread) / 8 + tables
-    return CodedSize(steps.count * (bits + distance) / 8, len(write_codes(codes, mask, bits)), ideal)
+    return sum(entropy(counts) * int(counts.sum()) for counts in spread) / 8 + tables
+
+
+def _parts(stream: Tensor) -> tuple[Stream, Stream, int]:
+    """Return the streams of codes and of distances that are written as one, and the bits of a distance."""
+    if stream.dtype != torch.uint8 or stream.dim() != 1:
+        raise InputError(
+            f"stream: found {str(stream.dtype).removeprefix('torch.')} {tuple(stream.shape)}, expected uint8 (bytes,)"
+        )
+    whole = stream.cpu().numpy().tobytes()
+    if len(whole) < _HEAD.size or zlib.crc32(whole[4:]) != struct.unpack("<I", whole[:4])[0]:
+        raise CheckpointError("stream: it is damaged (wrong checksum); expected what was written. Export it again")
+    _, distance, bits, values, steps, value, step, size = _HEAD.unpack(whole[: _HEAD.size])
+    rest = torch.frombuffer(bytearray(whole[_HEAD.size :]), dtype=torch.uint8)
+    sizes = [2**bits, 2**distance + 1, size, len(rest) - 2**bits - 2**distance - 1 - size]
+    if min(sizes) < 0:
+        raise CheckpointError("stream: it is damaged (it ends too early); expected what was written. Export it again")
+    lengths, step_lengths, data, step_data = rest.split(sizes)
+    return Stream.of(data, lengths, values, value), Stream.of(step_data, step_lengths, steps, step), distance
 
 
 def _streams(codes: Tensor, mask: Tensor, bits: int) -> tuple[Stream, Stream, int]:

@@ -1,10 +1,14 @@
 """How many bytes a network takes: on disk as it is exported, and with an ideal code for its numbers."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from limbeck.arguments import checked
-from limbeck.compress import settled
+from limbeck.compress import ideal_stream_bytes, settled
+from limbeck.compress.streams import Coded
+from limbeck.compress.weights import layers_of
 from limbeck.export.writing import stored
 from limbeck.networks import distinct
 
@@ -33,8 +37,9 @@ def ideal_bytes(model: nn.Module) -> int:
     """Return the bytes that an ideal code of a network's numbers takes, each tensor with a code of its own.
 
     Of each tensor it is the least of three: its numbers as they are; the entropy of its values and a table of them;
-    the entropy of which are 0, and the others as they are.  Tensors with few different values, as after quantisation
-    or sharing, and those with many zeros, as after pruning, take less than on disk.
+    the entropy of which are 0, and the others as they are.  Of a stream of codes it is the entropy of its symbols and
+    their tables.  Tensors with few different values, as after quantisation or sharing, and those with many zeros, as
+    after pruning, take less than on disk.
 
     Args:
         model: a network.
@@ -53,7 +58,17 @@ def ideal_bytes(model: nn.Module) -> int:
     Reference:
         Shannon (1948), "A Mathematical Theory of Communication".
     """
-    return sum(_ideal(tensor) for tensor in distinct(settled(model))[0].values())
+    small = settled(model)
+    streams = {
+        ".".join(filter(None, (path, "parametrizations", name, "original")))
+        for path, module in layers_of(small)
+        for name, chain in getattr(module, "parametrizations", {}).items()
+        if isinstance(chain[-1], Coded)
+    }
+    return sum(
+        math.ceil(ideal_stream_bytes(tensor)) if name in streams else _ideal(tensor)
+        for name, tensor in distinct(small)[0].items()
+    )
 
 
 def _ideal(tensor: Tensor) -> int:
