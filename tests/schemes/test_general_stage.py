@@ -132,6 +132,21 @@ def test_the_general_set_has_no_labels_and_its_teacher_is_not_trained_on_the_tas
     ]
 
 
+def test_a_path_may_begin_with_a_variable_and_a_part_of_the_general_set_is_enough(recipe, monkeypatch, tmp_path):
+    keys = recipe().keys["scheme"]
+    named = {**keys["general"]["data"], "path": "$TEXTS/plain.tsv"}
+    scheme = {**keys, "general": {**keys["general"], "data": named, "first": 7}}
+    monkeypatch.delenv("TEXTS", raising=False)
+    with pytest.raises(
+        LimbeckError, match=r"scheme.general.data.path: found '\$TEXTS/plain.tsv', but the variable TEXTS"
+    ):
+        recipe(scheme=scheme)
+    monkeypatch.setenv("TEXTS", str(tmp_path))
+    parts = prepare(recipe(scheme=scheme))
+    assert parts.general is not None
+    assert len(parts.general) == 7
+
+
 def test_a_teacher_that_does_no_better_than_chance_is_named_before_anything_is_trained(recipe):
     given = {"model": recipe().keys["teacher"]["model"]}
     notes = rehearse(recipe(teacher=given, validation=40)).notes
