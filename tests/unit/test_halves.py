@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from limbeck.data import HalfSet, Loader, TensorSet, half_and_half, with_dustbin
+from limbeck.data import HalfSet, Loader, TensorSet, TextSet, half_and_half, with_dustbin
 from limbeck.errors import DataError, InputError
+from limbeck.tokenizers import Words
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
@@ -93,3 +94,12 @@ def test_bad_sets_are_one_line():
     assert isinstance(half, HalfSet)
     with pytest.raises(InputError, match="take the subset before half_and_half"):
         half.subset(torch.tensor([0]))
+
+
+def test_half_of_an_epoch_of_texts_is_from_a_specialists_classes():
+    texts = ["a b", "c", "d e f", "g", "h"]
+    samples = TextSet.of(texts, torch.tensor([0, 1, 2, 2, 1]), tokenizer=Words().fit(texts))
+    half = half_and_half(samples, [0])
+    batch = next(iter(Loader(half, 2, seed=0).epoch(0)))
+    assert sorted(batch.labels.tolist()) == [0, 1]
+    assert batch.padding.sum(1).tolist() == [half.inner.lengths[index] for index in batch.index]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from limbeck.arguments import checked
-from limbeck.batch import UNLABELLED
+from limbeck.batch import UNLABELLED, Batch
+from limbeck.data.augment import Augment
 from limbeck.data.content import Inputs
 from limbeck.data.sets import SampleSet
 from limbeck.errors import DataError, InputError
@@ -142,6 +143,14 @@ class HalfSet(SampleSet):
     def gather(self, positions: Tensor) -> Inputs:
         """Return the stored samples at `positions` among all samples."""
         return self.inner.gather(positions)
+
+    def assemble(
+        self, gathered: Inputs, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
+    ) -> Batch:
+        """Return the batch of samples that `gather` gave; of texts as the set of all samples makes it."""
+        if isinstance(gathered, Tensor):
+            return super().assemble(gathered, positions, augment, seed, view, clean_view)
+        return self.inner.assemble(gathered, positions, augment, seed, view, clean_view)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the set with all its samples on `device`."""

@@ -81,9 +81,11 @@ class Frame:
 
     def around(self, first: list[int], second: list[int] | None) -> tuple[list[int], list[int]]:
         """Return the ids of texts within the frame, and the token types."""
-        parts = [self.before, first, self.between, second or [], self.after]
-        ids = [each for part in parts for each in part]
-        types = [kind for kind, part in zip(self.types, parts, strict=True) for _ in part]
+        parts = (self.before, first, self.between, second or (), self.after)
+        ids = [*self.before, *first, *self.between, *(second or ()), *self.after]
+        types: list[int] = []
+        for kind, part in zip(self.types, parts, strict=True):
+            types += [kind] * len(part)
         return ids, types
 
 
@@ -211,7 +213,7 @@ class Tokenizer:
         >>> words.framed(words.encode("a b c"), words.encode("d"), max_length=5)
         ([0, 1, 4, 3, 4], [0, 0, 0, 1, 1])
         """
-        frame = self.frame(pair=second is not None)
+        frame = self._frames[second is not None]
         first, other = list(first), None if second is None else list(second)
         if max_length is not None and len(first) + len(other or ()) + frame.size > max_length:
             if max_length <= frame.size:
