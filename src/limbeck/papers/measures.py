@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from limbeck.data import SampleSet
 from limbeck.errors import RecipeError, one_of
-from limbeck.evaluation import Metrics, fidelity, measure, parameters, predict
+from limbeck.evaluation import Metrics, evaluate, fidelity, measure, parameters, predict
 from limbeck.experiment.run import Experiment, Trained
 from limbeck.papers.table import Compared, FigureSpec, Part, Row, Table
 
@@ -173,6 +173,11 @@ def _ndcg(view: RowView, figure: FigureSpec) -> float:
     return float(_measured(view, figure).more["ndcg"])
 
 
+def _perplexity(view: RowView, figure: FigureSpec) -> float:
+    """Return exp of the mean loss of a language model's next token; its logits are not kept."""
+    return float(evaluate(view.model(figure.role), view.samples(figure.part)).errors)
+
+
 def _rmse(view: RowView, figure: FigureSpec) -> float:
     """Return the root of the mean square of what probabilities lack to the labels."""
     logits, labels = _answers(view, figure)
@@ -215,5 +220,6 @@ MEASURES: Mapping[str, Measure] = {
     "ndcg": _ndcg,
     "nll": _nll,
     "parameters": _parameters,
+    "perplexity": _perplexity,
     "rmse": _rmse,
 }
