@@ -182,7 +182,7 @@ def _nested(shape: Any, key: str, tensors: Mapping[str, Tensor], device: torch.d
     if shape is None:
         return None
     if isinstance(shape, int):
-        return tensors[f"{key}.{shape}"].to(device)
+        return tensors[f"{key}.{shape}"].to(device, copy=True)  # a file's memory is not aligned as that of an answer
     (kind, parts), *rest = shape.items()
     if rest or kind not in ("mapping", "tuple", "list"):
         raise ValueError(f"the nesting of '{key}' is damaged")

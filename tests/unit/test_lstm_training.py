@@ -71,7 +71,6 @@ def test_an_interrupted_training_carries_its_states_on_bit_for_bit(tmp_path):
         "rate_by_length": True,
         "no_decay": ("bias",),
         "weight_decay": 1e-3,
-        "keep": "best",
     }
     whole = trained(folder=tmp_path / "whole", **settings)
     a_step = whole.steps // 5
