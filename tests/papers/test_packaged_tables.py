@@ -53,7 +53,8 @@ def shrunk(table: Table, row: Row, folder: Path) -> Row:
     for where in ("teacher", "student"):
         model = keys[where].get("model")
         if model is not None and "hidden" in model:
-            settings.append((f"{where}.model.hidden", [8] * len(model["hidden"])))
+            wide = model["hidden"]
+            settings.append((f"{where}.model.hidden", 8 if isinstance(wide, int) else [8] * len(wide)))
         if model is not None and model.get("kind") == "resnet":
             settings += [(f"{where}.model.depth", 8), (f"{where}.model.widths", [4, 4, 4, 4])]
         if model is not None and model.get("kind") == "cnn":
@@ -86,6 +87,9 @@ def shrunk(table: Table, row: Row, folder: Path) -> Row:
         settings += [("data.path", str(file)), ("data.train", None), ("data.test", None), ("data.most", None)]
         settings += [(f"{where}.model.width", 8) for where in ("teacher", "student")]
         settings += [("scheme.later_epochs", 1)] if keys["scheme"]["name"] == "sequence" else []
+    if keys["data"]["kind"] == "ptb":
+        settings = [each for each in settings if each[0] not in ("data.first", "validation")]
+        settings += [("data", {"kind": "synthetic_text", "lines": 200, "words": 80, "lanes": 16}), ("validation", 0.2)]
     if keys["data"]["kind"] == "synthetic":
         settings += [("data.train", 300), ("data.test", 100)]
     if keys["data"]["transfer"]["first"] is not None:
