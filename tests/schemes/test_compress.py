@@ -23,7 +23,7 @@ from walk import over
 RANK = {"transform": {"kind": "low_rank", "rank": 0.25}, "retrain": {"epochs": 1, "teacher": "before"}}
 PRUNE = {"transform": {"kind": "prune", "sparsity": 0.8, "skip": ["*.a"]}, "retrain": {"epochs": 1}}
 INT8 = {"transform": {"kind": "quantize", "to": "int8", "skip": []}, "retrain": {"epochs": 1, "teacher": "none"}}
-CHAIN = {"name": "compress", "stages": [RANK, PRUNE, INT8]}
+CHAIN = {"name": "compress", "stages": [RANK, PRUNE, INT8], "models": [{"kind": "mlp", "hidden": [3]}]}
 ROLES = ["uncompressed", "stage_1_before", "stage_1", "stage_2_before", "stage_2", "stage_3_before", "distilled"]
 
 
@@ -40,14 +40,16 @@ def test_rank_pruning_and_fewer_bits_are_resumed_after_kills_and_read_back(
 ):
     recipe = tiny(scheme=CHAIN, student=STUDENT)
     path, outcome = carried_out(recipe)
-    assert list(outcome.roles) == ["teacher", "alone", *ROLES]
+    assert list(outcome.roles) == ["teacher", "alone", *ROLES[:-1], "smaller_1", "distilled"]
+    assert outcome.roles["smaller_1"].relative < 1  # it owes nothing to the stages
     keep_outcome(RunFolder(path), outcome)
     killed, trained = killed_everywhere(recipe)
-    assert trained == ["alone-0", "uncompressed-0", "stage_1-0", "stage_2-0", "distilled-0"]
+    assert trained == ["alone-0", "uncompressed-0", "stage_1-0", "stage_2-0", "distilled-0", "smaller_1-0"]
     same_weights(path, killed, [f"{role}-0" for role in ROLES])
 
     stages = stages_of(outcome)
-    assert [each.role for each in stages] == ROLES
+    assert [each.role for each in stages] == [*ROLES, "smaller_1"]
+    assert stages.pop().smaller
     assert [each.retrained for each in stages] == [False, False, True, False, True, False, True]
     assert all(
         later.ideal_bytes <= before.ideal_bytes for before, later in zip(stages[:-2:2], stages[2::2], strict=False)
@@ -56,7 +58,7 @@ def test_rank_pruning_and_fewer_bits_are_resumed_after_kills_and_read_back(
     assert stages[-1].latency[0] <= stages[-1].latency[1] <= stages[-1].latency[2]
 
     finished, test = FinishedRun.read(path), prepare(recipe).test
-    for role in ROLES:
+    for role in [*ROLES, "smaller_1"]:
         model = finished.model(role, 0)
         assert parameters(model) == outcome.roles[role].parameters
         found = measure(predict(model, test), test.labels)

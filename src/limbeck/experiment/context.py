@@ -47,7 +47,7 @@ class SeedContext(SeedBuilder):
     answering: the recipe's teacher of the transfer set, where it was made before and answers others too.
     shared: the stored answers of the recipe's teacher, for the seeds that it teaches alike; one entry at most.
     cache: where what can be made again is kept; None for `limbeck.runs.cache_folder()`.
-    decided, costs, copied: filled while the scheme runs.
+    decided, costs, copied, untaught: filled while the scheme runs; the last are units that no teacher took part in.
     """
 
     folder: RunFolder
@@ -63,6 +63,7 @@ class SeedContext(SeedBuilder):
     decided: Decisions = field(default_factory=Decisions)
     costs: dict[str, Compute] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
+    untaught: set[str] = field(default_factory=set)
 
     @property
     def teacher_model(self) -> nn.Module:
@@ -159,6 +160,8 @@ class SeedContext(SeedBuilder):
         held_out: what it is judged on, by default the held-out part; another is used only where there is one.
         """
         training = self.planned(unit, training or self.training)
+        if distiller.teacher is None:
+            self.untaught.add(unit)
         result = fit(
             distiller,
             samples,
@@ -273,8 +276,8 @@ class SeedContext(SeedBuilder):
     def compute(self, role: str) -> Compute:
         """Return what it took to have a role: all units up to the one of its name, and the teacher's training.
 
-        Units that come after the one that the scheme ends with are for comparison, and owe nothing to those before; a
-        role without a unit, a mean of others, owes to all.
+        Units that come after the one that the scheme ends with are for comparison, and owe nothing to those before, nor
+        to a teacher if none took part; a role without a unit, a mean of others, owes to all.
         """
         teachers = Compute()
         if self.recipe.scheme.uses_teacher and self.taught is not None:
@@ -285,7 +288,7 @@ class SeedContext(SeedBuilder):
             if unit == role:
                 break
             if unit == self.role and role in self.costs:
-                total = teachers
+                total = Compute() if role in self.untaught else teachers
         return total
 
     def _name(self, unit: str) -> str:

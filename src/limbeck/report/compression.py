@@ -41,17 +41,19 @@ class CompressionSection:
 
 def compression_section(gathered: Gathered) -> CompressionSection | None:
     """Return what to show of a compression; None for a run of another scheme."""
-    stages = stages_of(gathered.run.outcome)
+    every = stages_of(gathered.run.outcome)
+    stages = [each for each in every if not (each.smaller or each.compared)]
+    beside = [each for each in every if each.smaller or each.compared]
     if not stages:
         return None
     figures = gathered.figures
     alone = gathered.run.outcome.errors("alone").mean
-    beside, typed = stages_of(gathered.run.outcome, beside=True), stages[0].typing is not None
-    rows = [_row(each, stages[0], figures) for each in [*beside, *stages]]
+    typed = stages[0].typing is not None
+    rows = [_row(each, stages[0], figures) for each in [*stages_of(gathered.run.outcome, beside=True), *every]]
     last = ("Milliseconds a word", "KS %", "WPR %") if typed else ("Milliseconds",)
     head = (*_HEAD, *last, f"Test {figures.errors}")
     footnote = _FOOTNOTE + (_TYPING if typed else "")
-    return CompressionSection(_said(stages, figures), _chart(stages, alone, figures), head, rows, footnote)
+    return CompressionSection(_said(stages, figures), _chart(stages, beside, alone, figures), head, rows, footnote)
 
 
 def _row(stage: StageFigures, first: StageFigures, figures: Figures) -> list[str]:
@@ -93,10 +95,9 @@ def _said(stages: Sequence[StageFigures], figures: Figures) -> str:
     return said
 
 
-def _chart(stages: Sequence[StageFigures], alone: float, figures: Figures) -> Plane:
+def _chart(stages: Sequence[StageFigures], beside: Sequence[StageFigures], alone: float, figures: Figures) -> Plane:
     """Draw bytes on disk against the main figure, each stage before and after its retraining."""
-    first, every = stages[0], stages
-    stages = [each for each in every if not each.compared]
+    first, every = stages[0], [*stages, *beside]
     named = [(each, "Uncompressed" if not each.stage else f"Stage {each.stage}") for each in stages]
     skipped = {each.stage for each in stages if each.retrained}  # whose other network was not retrained
     dots = [
@@ -112,10 +113,10 @@ def _chart(stages: Sequence[StageFigures], alone: float, figures: Figures) -> Pl
     value = figures.pattern.format(alone)
     note = f"student alone: {value} {figures.errors}, {bytes_in_words(first.bytes)}"
     dots.append(Dot(first.bytes / 1024, alone, "alone", "Student alone", note))
-    for each in every:
-        if each.compared:
-            told = f"{each.label}: {each.errors.written(figures.pattern)} {figures.errors}"
-            dots.append(Dot(each.bytes / 1024, each.errors.mean, "alone", "", told))
+    for each in beside:
+        note = f"{each.label}: {each.errors.written(figures.pattern)} {figures.errors}, {bytes_in_words(each.bytes)}"
+        name, colour = (each.label[:1].upper() + each.label[1:], "alone") if each.smaller else ("", "other")
+        dots.append(Dot(each.bytes / 1024, each.errors.mean, colour, name, note))
     lines = []
     chain = [(each.bytes / 1024, each.errors.mean) for each in stages if each.retrained or each.stage not in skipped]
     lines.append(Line("retrained", "distilled", chain))
@@ -124,18 +125,18 @@ def _chart(stages: Sequence[StageFigures], alone: float, figures: Figures) -> Pl
             gain = [(each.bytes / 1024, each.errors.mean) for each in (before, after)]
             name = "not retrained" if len(lines) == 1 else ""
             lines.append(Line(name, "wrong", gain, dash="2 3"))
-    for each in stages:
+    for each in every:
         low, high = each.errors.ends
         if high > low:
             lines.append(Line("", "ink", [(each.bytes / 1024, low), (each.bytes / 1024, high)]))
     ends = [end for each in every for end in each.errors.ends]
-    x = spanning("KiB on disk (log scale)", [each.bytes / 1024 for each in stages], log=True)
+    x = spanning("KiB on disk (log scale)", [each.bytes / 1024 for each in every], log=True)
     y = spanning(f"test {figures.errors} ({figures.better} is better)", [*ends, alone])
     y = Axis(y.label, max(0.0, y.low) if min(ends) >= 0 else y.low, y.high)
     shown = "; ".join(
-        f"{each.label}, {figures.pattern.format(each.errors.mean)} at {bytes_in_words(each.bytes)}" for each in stages
+        f"{each.label}, {figures.pattern.format(each.errors.mean)} at {bytes_in_words(each.bytes)}" for each in every
     )
-    best = pareto([Point(each.label, -each.errors.mean, float(each.bytes)) for each in stages])
+    best = pareto([Point(each.label, -each.errors.mean, float(each.bytes)) for each in every])
     front = ", ".join(point.name for point in best)
-    alternative = f"Bytes on disk against test {figures.errors}: {shown}. No other stage beats: {front}."
+    alternative = f"Bytes on disk against test {figures.errors}: {shown}. No other network beats: {front}."
     return Plane("compression", "Size and what it costs", alternative, x, y, lines=lines, dots=dots)

@@ -25,7 +25,7 @@ _END = "-small"
 
 @dataclass(frozen=True)
 class StageFigures:
-    """What a network of a compression costs and answers: before the first stage, or of one stage.
+    """What a network of a compression costs and answers: before the first stage, of one stage, or to compare with.
 
     role: its role in the run.  label: what a table calls it.  retrained: whether it was trained after its transform.
     compared: whether that training is only compared with the one that the next stage goes on from.
@@ -49,6 +49,11 @@ class StageFigures:
     typing: Mapping[str, Interval] | None
     errors: Interval
     accuracy: Interval
+
+    @property
+    def smaller(self) -> bool:
+        """Whether it is a smaller network that was trained alone, to compare with."""
+        return self.role.startswith("smaller_")
 
 
 def stages_of(outcome: Outcome, *, beside: bool = False) -> list[StageFigures]:

@@ -99,6 +99,7 @@ class Compress(Scheme):
     offers: n, for language models on words: the words that a keyboard offers; with 1 or more, the keys are counted that
         the test text takes with each network, and its milliseconds are those of one word.
     never: words that are not offered; in the Penn Treebank, `N` stands for a number.
+    models: networks to compare with, such as one of as many bytes as the last stage; each is trained alone, on labels.
     """
 
     stages: tuple[CompressionStage, ...] = ()
@@ -106,6 +107,7 @@ class Compress(Scheme):
     calibration: int = 256
     offers: int = 0
     never: tuple[str, ...] = ("N",)
+    models: tuple[dict[str, Any], ...] = ()
 
     any_task: ClassVar[bool] = True
 
@@ -130,7 +132,17 @@ class Compress(Scheme):
                 found[_compared(number, place)] = f"stage {number}, {kind}, {_described(retrain)}"
             if not last:
                 found[f"stage_{number}"] = f"stage {number}, {kind}"
-        return found
+        several = len(self.models) > 1
+        return found | {role: f"smaller student{f' {n}' if several else ''}, alone" for n, role in self._smaller()}
+
+    def build(self, role: str, builder: Builder) -> nn.Module:
+        """Return the student before any transform, or a network to compare with."""
+        number = next((number for number, known in self._smaller() if known == role), 0)
+        return builder.model(number - 1, role) if number else builder.student()
+
+    def _smaller(self) -> list[tuple[int, str]]:
+        """Return the networks to compare with: number and role."""
+        return [(number, f"smaller_{number}") for number in range(1, len(self.models) + 1)]
 
     def steps(self) -> list[tuple[str, int, str, bool]]:
         """Return what is measured, in order: role, number of the stage (0 before all), kind, whether retrained."""
@@ -198,6 +210,9 @@ class Compress(Scheme):
                     found.append(Planned(label, distiller, samples, training, compared=compared))
         own = [each for each in found if not each.compared]
         own = [*own[:-1], *(replace(last, label="student distilled") for last in own[-1:])]
+        for _, role in self._smaller():
+            distiller = Distiller(self.build(role, builder), None, methods.hard())
+            found.append(Planned(self.roles()[role], distiller, builder.parts.alone, compared=True))
         return [*(each for each in found if each.compared), *own]
 
     def train(self, context: Context) -> dict[str, nn.Module]:
@@ -228,6 +243,9 @@ class Compress(Scheme):
             for place, retrain in enumerate(stage.compared, start=1):
                 role, student = _compared(number, place), deepcopy(transformed[number])
                 models[role] = self._retrained(context, role, student, retrain, models[_FIRST], teachers)
+        for _, role in self._smaller():
+            distiller = Distiller(self.build(role, context), None, methods.hard())
+            models[role] = context.fit(role, distiller, context.parts.alone).student
         return models
 
     def _retrained(
@@ -250,7 +268,8 @@ class Compress(Scheme):
 
     def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
         """Return what each stage costs: parameters, bytes on disk, bytes of an ideal code, FLOPs and latency."""
-        found = {"stages": [self._measured(models[step[0]], step, samples) for step in self.steps()]}
+        steps = [*self.steps(), *((role, 0, "", False) for _, role in self._smaller())]
+        found = {"stages": [self._measured(models[step[0]], step, samples) for step in steps]}
         if self.offers:
             beside = [(role, 0, "", False) for role in _BESIDE if role in models]
             found["beside"] = [self._measured(models[step[0]], step, samples) for step in beside]
@@ -285,7 +304,7 @@ class Compress(Scheme):
 
     def notes(self, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         """Say how much smaller the student is."""
-        first, last = figures[0]["stages"][0], figures[0]["stages"][-1]
+        first, last = (figures[0]["stages"][number] for number in (0, len(self.steps()) - 1))
         lines = [
             f"compression: {first['bytes']:,} to {last['bytes']:,} bytes on disk ({first['bytes'] / last['bytes']:.2f}"
             f" times smaller), {first['parameters']:,} to {last['parameters']:,} parameters"
