@@ -1,4 +1,4 @@
-"""The README and the page on Python do what they say: their Python runs, recipes, marked commands and links too."""
+"""The README and the pages on Python and compression do what they say: their Python runs, recipes, marked commands and links too."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from fuzzing import command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/python.md", "docs/text.md")
+PAGES = ("README.md", "docs/python.md", "docs/text.md", "docs/compress.md")
 BLOCK = re.compile(
     r"(?:^<!-- (?P<marker>[^\n]+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )

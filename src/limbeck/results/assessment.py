@@ -242,7 +242,7 @@ def assess_run(
         models=models,
         labels={role: run.label(role) for role in run.roles},
         test=_identity(parts.test),
-        parameters=run.outcome.parameters,
+        parameters={**run.outcome.parameters, "alone": run.parameters("alone")},
         cost=_costs(run, at, say) if with_cost else {},
         pooled=mcnemar(right["alone"], right["distilled"]) if right else None,
         difference=paired_difference(right["alone"], right["distilled"]) if right else None,

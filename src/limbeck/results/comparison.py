@@ -200,6 +200,7 @@ def _points(runs: Sequence[ComparedRun]) -> Iterable[Point]:
     for run in runs:
         for role in _FIXED:
             accuracy = run.figure(role, "accuracy")
-            size = run.evaluation.parameters["teacher" if role == "teacher" else "student"]
+            sizes = run.evaluation.parameters
+            size = sizes.get(role, sizes["student"])
             if accuracy is not None:
                 yield Point(f"{run.label}: {role}", accuracy.mean, float(size))
