@@ -1,4 +1,4 @@
-"""The README and the pages on Python and compression do what they say: their Python runs, recipes, marked commands and links too."""
+"""The README and the pages on Python and compression are right: their Python, recipes, marked commands and links."""
 
 import re
 import shlex
