@@ -15,6 +15,7 @@ from limbeck.compress.weights import Movement, computed_by
 from limbeck.errors import InputError, ModelError
 from limbeck.identity import network_digests
 from limbeck.training.loop import Moment, steps
+from limbeck.training.settings import Averaging, Mean
 
 GENERATOR = torch.Generator().manual_seed(0)
 DATA = lb.data.TensorSet.of(
@@ -29,7 +30,7 @@ def network(seed=0):
 
 
 def train(model, **settings):
-    return lb.fit(model, DATA, method=lb.methods.hard(), **{"epochs": 2, "batch_size": 16, **settings})
+    return lb.fit(model, DATA, DATA, method=lb.methods.hard(), **{"epochs": 2, "batch_size": 16, **settings})
 
 
 def zeros(model):
@@ -49,6 +50,7 @@ def same(one, other):
         {"momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
         {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
         {"averaging": 0.9},
+        {"averaging": Averaging(Mean(patience=1)), "momentum": 0.0},
         {"clip": 0.1, "accumulate": 2},
     ],
 )
@@ -101,7 +103,7 @@ def test_a_resumed_training_keeps_its_masks_and_ends_with_the_same_weights(tmp_p
 
     whole = train(made()).student
     distiller = lb.Distiller(made(), objective=lb.methods.hard())
-    going = steps(distiller, DATA, training=lb.Training(epochs=2, batch_size=16), folder=tmp_path)
+    going = steps(distiller, DATA, DATA, training=lb.Training(epochs=2, batch_size=16), folder=tmp_path)
     for moment, run in going:
         if moment is Moment.UPDATED and run.step == 7:
             run.save()

@@ -77,7 +77,8 @@ def select_layers(
     if not layers:
         able = [path for path, module in weighted.items() if complaint(module) is None]
         found = f"{list(select)}" + (f" without {list(skip)}" if skip else "")
-        expected = f"some of: {', '.join(able[:10])}" if able else "a model with such layers; this one has none"
+        already = next((f"'{path}': {why}" for path, why in kept.items() if "already" in why), "this one has none")
+        expected = f"some of: {', '.join(able[:10])}" if able else f"a model with such layers; {already}"
         raise InputError(f"select: found {found}, which leaves no layer that {kind} changes; expected {expected}")
     return Selected(layers, kept)
 

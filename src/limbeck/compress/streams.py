@@ -199,14 +199,18 @@ class Coded(nn.Module):
         super().__init__()
         self.shape = shape
         self.register_buffer("centroids", centroids.detach().clone())
-        self.known: tuple[tuple[int, int], Tensor, Tensor] | None = None
+        self.known: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
 
     def forward(self, stream: Tensor) -> Tensor:
-        key = (stream.data_ptr(), stream._version)  # noqa: SLF001 - it has no public name
+        key = tuple((each.data_ptr(), _version(each)) for each in (stream, self.centroids))
         if self.known is None or self.known[0] != key:
             codes, mask = read_codes(stream, torch.Size(self.shape).numel())
-            place = self.centroids.device
-            self.known = key, codes.reshape(self.shape).to(place), mask.reshape(self.shape).to(place)
-        _, codes, mask = self.known
-        weight = self.centroids[codes]
-        return torch.where(mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+            weight = torch.zeros(len(codes), dtype=self.centroids.dtype, device=self.centroids.device)
+            weight[mask] = self.centroids[codes[mask]]
+            self.known = key, weight.reshape(self.shape)
+        return self.known[1]
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place; one of inference mode does not count it."""
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - it has no public name
