@@ -55,4 +55,9 @@ def soften(logits: Tensor, temperature: float = 1.0) -> Dense:
         Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
     checks.positive("temperature", temperature)
-    return Dense(F.log_softmax(compute_dtype(logits.detach()) / temperature, dim=-1))
+    return Dense(F.log_softmax(scaled(compute_dtype(logits.detach()), temperature), dim=-1))
+
+
+def scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Return logits/T; at T = 1 the logits themselves, of which a large vocabulary makes a costly copy."""
+    return logits if temperature == 1 else logits / temperature

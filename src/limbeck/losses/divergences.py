@@ -18,7 +18,7 @@ from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, one_of
 from limbeck.losses import logspace
 from limbeck.losses.correlation import row_loss
-from limbeck.losses.dense import Dense
+from limbeck.losses.dense import Dense, scaled
 from limbeck.losses.reduction import compute_dtype
 
 __all__ = [
@@ -205,7 +205,7 @@ def kinds() -> Mapping[str, Callable[..., Divergence]]:
 def _scaled(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
     checks.positive("temperature", temperature)
     checks.shapes_match("student_logits", student_logits.shape, "the target", target.log_probs.shape)
-    return compute_dtype(student_logits) / temperature
+    return scaled(compute_dtype(student_logits), temperature)
 
 
 def _per_example(formula: logspace.Formula) -> Callable[[Tensor, Dense, float], Tensor]:

@@ -9,7 +9,7 @@ from limbeck.models.layers.mixture import MixtureOfExperts
 from limbeck.models.layers.partial_input import InputPart, PartialInput
 from limbeck.models.layers.rectified import Rectified
 from limbeck.models.layers.stochastic_depth import StochasticDepth, check_survival, survivals
-from limbeck.models.layers.tied_softmax import FactorisedEmbedding, TiedSoftmax, TokenEmbedding
+from limbeck.models.layers.tied_softmax import TiedSoftmax, TokenEmbedding
 from limbeck.models.layers.tokens import MeanOfTokens, check_tokens
 from limbeck.models.layers.transformed_input import InputTransform, TransformedInput
 from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
@@ -17,7 +17,6 @@ from limbeck.models.layers.unit_length import NormalisedLinear, UnitLength
 __all__ = [
     "DEEPEST",
     "ExitOf",
-    "FactorisedEmbedding",
     "GlobalAverage",
     "InputPart",
     "InputTransform",

@@ -73,7 +73,8 @@ def call_with_dropped_weights(layer: nn.Module, p: float, *inputs: object) -> ob
     """Call a recurrent layer with DropConnect on its hidden-to-hidden matrices: one mask for all time steps.
 
     Single weights W_hh are set to 0 with probability p and the others multiplied by 1/(1-p).  The gradient reaches the
-    layer's own weights, which stay as they are.  Outside of train mode nothing is dropped.
+    layer's own weights, which stay as they are.  Outside of train mode nothing is dropped, nor in a layer whose
+    hidden-to-hidden matrices are products of others.
 
     >>> layer = nn.LSTM(3, 4)
     >>> output, state = call_with_dropped_weights(layer, 0.5, torch.zeros(5, 2, 3))

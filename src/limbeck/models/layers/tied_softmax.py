@@ -1,4 +1,4 @@
-"""Vectors of tokens that are both looked up and multiplied with: one matrix, whole or as a product of two."""
+"""Vectors of tokens that are both looked up and multiplied with."""
 
 from typing import Protocol
 
@@ -6,13 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from limbeck.errors import InputError
-
-__all__ = ["FactorisedEmbedding", "TiedSoftmax", "TokenEmbedding", "TokenVectors"]
+__all__ = ["TiedSoftmax", "TokenEmbedding", "TokenVectors"]
 
 
 class TokenVectors(Protocol):
-    """What a tied softmax needs of an embedding, whatever it is made of."""
+    """What a tied softmax needs of an embedding, whatever it is made of: one matrix, or two of low rank."""
 
     @property
     def vectors(self) -> Tensor:
@@ -38,48 +36,6 @@ class TokenEmbedding(nn.Embedding):
     def scores(self, hidden: Tensor) -> Tensor:
         """Return E·h: (..., d) to (..., V)."""
         return functional.linear(hidden, self.weight)
-
-
-class FactorisedEmbedding(nn.Module):
-    """An embedding matrix E ≈ A·B of rank r: token x has the vector A[x]·B, and a tied softmax the scores A·(B·h).
-
-    Args:
-        tokens: A (V, r).
-        basis: B (r, d).
-
-    Raises:
-        InputError: if the shapes do not fit.
-
-    Example:
-        >>> embedding = FactorisedEmbedding(torch.randn(5, 2), torch.randn(2, 3))
-        >>> embedding(torch.tensor([[0, 4]])).shape, embedding.scores(torch.zeros(1, 2, 3)).shape
-        (torch.Size([1, 2, 3]), torch.Size([1, 2, 5]))
-    """
-
-    def __init__(self, tokens: Tensor, basis: Tensor) -> None:
-        super().__init__()
-        if tokens.ndim != 2 or basis.ndim != 2 or tokens.shape[1] != basis.shape[0]:
-            raise InputError(
-                f"tokens and basis: found {tuple(tokens.shape)} and {tuple(basis.shape)}, expected (V, r) and (r, d)"
-            )
-        self.tokens = nn.Parameter(tokens.detach().clone())
-        self.basis = nn.Parameter(basis.detach().clone())
-
-    @property
-    def vectors(self) -> Tensor:
-        """The matrix A·B (V, d)."""
-        return self.tokens @ self.basis
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return functional.embedding(ids, self.tokens) @ self.basis
-
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Return A·(B·h): (..., d) to (..., V)."""
-        return functional.linear(functional.linear(hidden, self.basis), self.tokens)
-
-    def extra_repr(self) -> str:
-        """Return the sizes, which are no module's."""
-        return f"{self.tokens.shape[0]}, {self.basis.shape[1]}, rank={self.tokens.shape[1]}"
 
 
 class TiedSoftmax(nn.Module):
