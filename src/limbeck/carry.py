@@ -112,13 +112,13 @@ class Carry:
         Args:
             name: of the model.
             batch: that it answered; without lanes nothing is kept.
-            state: of the model, batch axis `axis`; None for a model without one.
+            state: of the model, batch axis `axis`; None for a model without one, which continues any lanes.
             axis: the batch axis.
 
         Raises:
             ModelError: if the state does not have a row for each of the batch.
         """
-        if batch.lanes is None or state is None:
+        if batch.lanes is None:
             return
         for each in _leaves(state):
             if each.dim() <= axis or each.shape[axis] != len(batch):

@@ -1,5 +1,6 @@
 """Recurrent state from batch to batch: two chunks are one, rows that begin anew forget, other lanes are refused."""
 
+import copy
 import json
 
 import pytest
@@ -128,6 +129,21 @@ def test_what_is_kept_comes_back_from_a_checkpoint():
     torch.testing.assert_close(back, state)
     with pytest.raises((ValueError, KeyError)):
         other.restore({}, carry.structure(), "cpu")
+
+
+def test_a_model_without_state_answers_the_chunks_of_a_stream_one_by_one_and_after_a_checkpoint():
+    model = lb.models.transformer((5,), 7, vocabulary=7, layers=1, width=8, heads=2, causal=True).double().eval()
+    distiller = Distiller(model, ModelTeacher(copy.deepcopy(model)), lb.methods.kd())
+    alone = Distiller(model, objective=lb.methods.hard()).eval()
+    batches = [*stream_batches(IDS, lanes=2, length=5)]
+    assert not all(bool(batch.lanes.fresh.all()) for batch in batches)
+    for batch in batches:
+        found = distiller.eval()(batch).parts["hard"].sum
+        again = Carry()
+        again.restore(distiller.carry.tensors(), json.loads(json.dumps(distiller.carry.structure())), "cpu")
+        distiller.carry = again
+        batch.lanes = None
+        torch.testing.assert_close(found, alone(batch).parts["hard"].sum)
 
 
 def test_mean_of_models_carries_its_members_states():

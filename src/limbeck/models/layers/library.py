@@ -73,8 +73,9 @@ def configuration_of(keys: Mapping[str, Any], where: str, **further: Any) -> Any
         said = one_of(name, known) if isinstance(name, str) else "expected one such as bert, distilbert, gpt2 or llama"
         raise ModelError(f"{where}.model_type: found {checks.shown(name)}; {said}")
     try:
-        default = transformers.AutoConfig.for_model(name)
-        config = transformers.AutoConfig.for_model(name, **{**further, **own})
+        with _quiet():
+            default = transformers.AutoConfig.for_model(name)
+            config = transformers.AutoConfig.for_model(name, **{**further, **own})
     except Exception as error:
         if lacks_memory(error):
             raise
