@@ -43,6 +43,7 @@ _SELECTION = "tests/unit/test_selection.py"
 _PAPERS = "tests/papers/test_table.py tests/papers/test_runner.py tests/papers/test_recorded.py"
 _GIVEN, _WEIGHTS = "tests/unit/test_given_teachers.py", "tests/unit/test_weights_of_others.py"
 _FEATURES, _METHODS_ON_LAYERS = "tests/unit/test_feature_losses.py", "tests/unit/test_feature_methods.py"
+_LOW_RANK, _COMPRESS = "tests/compress/test_low_rank.py", _SCHEMES + "compress.py"
 _ESTIMATES = "tests/unit/test_intervals.py tests/unit/test_paired.py"
 
 NAMED = [
@@ -705,6 +706,111 @@ OWN = [
         "torch.zeros_like(parameter)",
         "torch.ones_like(parameter)",
         _TRAINING,
+    ),
+    Mutant(
+        "compression: factors of which only the left one has the root of σ",
+        "compress/factors.py",
+        "return left * root, root[:, None] * right",
+        "return left * values, right",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: signs of factors as the machine gives them",
+        "compress/factors.py",
+        "return (left * signs)[:, :rank], values[:rank], (signs[:, None] * right)[:rank]",
+        "return left[:, :rank], values[:rank], right[:rank]",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: frequencies weigh rows without their root",
+        "compress/factors.py",
+        "root = (given / given.mean()).sqrt()[:, None]",
+        "root = (given / given.mean())[:, None]",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: inputs weigh the wrong side",
+        "compress/factors.py",
+        "_decomposed(weights @ root, rank)",
+        "_decomposed(weights @ inverse, rank)",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: a rank at its bound is accepted",
+        "compress/low_rank.py",
+        "if rank >= bound:",
+        "if rank > 2 * bound:",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: a tied matrix gets factors of its own at each place",
+        "compress/low_rank.py",
+        "if first is not new:",
+        "if False:",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: a transform changes the given network",
+        "compress/transform.py",
+        "self.change(deepcopy(model), statistics, seed)",
+        "self.change(model, statistics, seed)",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: padding counts as an input",
+        "compress/statistics.py",
+        "given = given[padding]",
+        "given = given[padding | True]",
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: an LSTM's two biases become one of them",
+        "compress/low_rank.py",
+        'getattr(old, f"bias_ih_l{layer}").double() + getattr(old, f"bias_hh_l{layer}").double()',
+        'getattr(old, f"bias_ih_l{layer}").double()',
+        _LOW_RANK,
+    ),
+    Mutant(
+        "compression: the owner's weights lose",
+        "compress/share.py",
+        "register_parameter(name, model.get_parameter(first))",
+        "register_parameter(name, nn.Parameter(model.get_parameter(first) * 1))",
+        "tests/compress/test_share.py",
+    ),
+    Mutant(
+        "compression: the teacher of `before` is the recipe's",
+        "schemes/compress.py",
+        'teachers["before"] = context.teach(first, name=_FIRST)',
+        'teachers["before"] = context.teacher()',
+        _COMPRESS,
+    ),
+    Mutant(
+        "compression: the network before retraining is kept after it",
+        "schemes/compress.py",
+        "models[before] = context.keep(before, deepcopy(smaller))",
+        "models[before] = context.keep(before, smaller)",
+        _COMPRESS,
+    ),
+    Mutant(
+        "compression: bytes of masks beside the weights",
+        "export/writing.py",
+        "small = settled(model)",
+        "small = model",
+        "tests/cli/test_compress.py " + _COMPRESS,
+    ),
+    Mutant(
+        "compression: an export that answers otherwise is kept",
+        "results/exported.py",
+        "if not found.largest <= tolerance:",
+        "if found.largest < 0:",
+        "tests/cli/test_compress.py",
+    ),
+    Mutant(
+        "compression: a file of weights forgets its transforms",
+        "networks.py",
+        "{RECORDS: json.dumps(records, sort_keys=True)} if records else {}",
+        "{}",
+        "tests/compress/test_transforms.py",
     ),
 ]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch
 from limbeck.compress import (
     LowRank,
     Statistics,
@@ -295,6 +296,28 @@ def test_calibration_samples_are_named_by_their_place_and_leave_the_model_as_it_
     assert [len(each) for each in rows] == [5, 5, 5, 1]
     assert model.training
     assert float(model[1].num_batches_tracked) == 0
+
+
+class Padded(nn.Module):
+    """Reads rows of numbers of which some are padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, values, attention_mask):
+        return self.layer(values).mean(1)
+
+
+def test_padding_is_not_seen():
+    model, values = Padded(), drawn(5, 6, 3).float()
+    real = torch.arange(6) < torch.tensor([1, 6, 3, 2, 4])[:, None]
+    batch = Batch.of({"values": values, "attention_mask": real.long()}, torch.zeros(5, dtype=torch.int64))
+    (found,) = Statistics([batch]).kept(model, ["layer"])["layer"]
+    assert torch.equal(found, values[real])
+    other = Batch.of({"values": values.masked_fill(~real[..., None], 9.0), "attention_mask": real.long()}, batch.labels)
+    small = [LowRank(rank=1, weight="input").apply(model, Statistics([each]))[0] for each in (batch, other)]
+    assert torch.equal(small[0].layer.weight, small[1].layer.weight)
 
 
 # ------------------------------------------------------------------------------------------------------------ refused
