@@ -309,6 +309,8 @@ class Compress(Scheme):
             f"compression: {first['bytes']:,} to {last['bytes']:,} bytes on disk ({first['bytes'] / last['bytes']:.2f}"
             f" times smaller), {first['parameters']:,} to {last['parameters']:,} parameters"
         ]
+        if any(stage.compared for stage in self.stages):
+            lines.append("compute: of compared trainings, what led to the network that they begin with is not counted")
         if self.start not in (None, _TEACHER):
             lines.append(
                 "compute: the student's weights are used as given, and what their training took is not counted"
