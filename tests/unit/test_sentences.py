@@ -13,8 +13,8 @@ from limbeck.config import Recipe
 from limbeck.data import Augment, Loader, TextSet
 from limbeck.data.text import Ragged, bucketed, rounded_width
 from limbeck.distiller import Distiller
-from limbeck.errors import DataError, InputError, RecipeError
-from limbeck.experiment.prepare import prepare
+from limbeck.errors import DataError, InputError, ModelError, RecipeError
+from limbeck.experiment.prepare import prepare, vet
 from limbeck.teachers import ModelTeacher
 from limbeck.tokenizers import Words
 from walk import over
@@ -272,6 +272,10 @@ def test_a_recipe_takes_the_validation_part_of_the_data(tmp_path):
             RecipeError, match=f"^{key}: found beside data with a validation part of its own .2 samples"
         ):
             prepare(recipe.with_values({key: value}))
+    for source_of, model in (("synthetic_sentences", "transformer"), ("synthetic_text", "lstm_lm")):
+        wrong = {**keys, "data": {"kind": source_of, "lines": 60}, "student": {"model": {"kind": "mlp"}}}
+        with pytest.raises(ModelError, match=rf"^teacher: cannot take inputs of shape .*; its inputs are .*{model}$"):
+            vet(Recipe.parse(wrong, tmp_path))
     folder = Recipe.parse({**keys, "data": {**source, "tokenizer": {"folder": "encoder"}}}, tmp_path)
     assert folder.keys["data"]["tokenizer"] == {"kind": "folder", "folder": str(tmp_path / "encoder")}
     with pytest.raises(

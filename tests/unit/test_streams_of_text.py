@@ -133,7 +133,7 @@ def test_a_set_of_a_stream_is_a_set():
     samples.require_repeatable()
     with pytest.raises(DataError, match=r"^augment: found random views"):
         samples.batch(torch.arange(4), augment=Augment(noise=0.1), seed=0, view=1)
-    with pytest.raises(DataError, match="here and there"):
+    with pytest.raises(InputError, match=r"^first: found 3 samples of a stream, expected tokens; use most"):
         Selection(first=3).apply(Splits(samples, samples, "small"))
 
 

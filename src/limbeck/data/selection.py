@@ -63,6 +63,10 @@ class Selection:
             train, test = (part.only_classes(numbers).relabelled(numbers) for part in (train, test))
             validation = validation and validation.only_classes(numbers).relabelled(numbers)
         if self.first is not None:
+            if train.lanes is not None:
+                raise InputError(
+                    f"first: found {self.first:,} samples of a stream, expected tokens; use most, the number of tokens"
+                )
             if self.first > len(train):
                 raise InputError(f"first: found {self.first:,}, expected at most {len(train):,} training samples")
             train = train.subset(torch.arange(self.first))

@@ -500,15 +500,20 @@ def _answering(role: str, samples: SampleSet) -> Iterator[None]:
             raise ModelError(str(error) if str(error).startswith(named) else f"{role}: {error}") from None
         shape = tuple(samples.input_shape)
         line = (str(raised).splitlines() or [""])[0]
-        tokens = samples.kept_dtype == torch.int64
-        mend = (
-            "inputs are int64, which are token ids; save pixels as uint8 and other numbers as float32"
-            if tokens
-            else "change the model's keys"
-        )
         raise ModelError(
-            f"{named}: cannot take inputs of shape {shape} ({type(raised).__name__}: {line}); {mend}"
+            f"{named}: cannot take inputs of shape {shape} ({type(raised).__name__}: {line}); {_mend(samples)}"
         ) from raised
+
+
+def _mend(samples: SampleSet) -> str:
+    """Return what to do about a model that cannot take a set's samples."""
+    if samples.form == "stream":
+        return "its inputs are token ids; use a language model, such as lstm_lm"
+    if samples.form:
+        return "its inputs are texts; use a model with the keywords input_ids and attention_mask, such as transformer"
+    if samples.kept_dtype == torch.int64:
+        return "inputs are int64, which are token ids; save pixels as uint8 and other numbers as float32"
+    return "change the model's keys"
 
 
 def _positions(root: SampleSet, part: SampleSet) -> torch.Tensor:
