@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.compress import settled
+from limbeck.models.layers import merged
 from limbeck.networks import distinct, file_metadata
 from limbeck.records import sealed
 from limbeck.training.checkpoints import sync, write_json
@@ -23,7 +24,8 @@ def stored(model: nn.Module) -> bytes:
     """Return the content of a network's file of weights.
 
     Each tensor is written once, under one name; further names of tied ones, and what gave the network its structure,
-    stand in the metadata.  Masks are folded into the weights, and rounded weights are whole numbers with their scales.
+    stand in the metadata.  Adapters and masks are folded into the weights, and rounded weights are whole numbers with
+    their scales.
 
     >>> len(stored(nn.Linear(3, 4))) > 64
     True
@@ -31,7 +33,7 @@ def stored(model: nn.Module) -> bytes:
     from safetensors.torch import save
 
     check_savable(model)
-    small = settled(model)
+    small = settled(merged(model))
     tensors, aliases = distinct(small)
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return save(plain, {**file_metadata(small, aliases), "format": "pt"})

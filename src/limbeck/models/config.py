@@ -26,6 +26,7 @@ def config(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     attention: Literal["eager", "sdpa"] = "sdpa",
     disable_dropout: bool = False,
+    lora: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a model of the Transformers library with fresh weights.
 
@@ -46,6 +47,8 @@ def config(
         dtype: of weights and activations.
         attention: "eager" computes attention probabilities as tensors, "sdpa" is fused and faster.
         disable_dropout: set every chance of dropout to 0.
+        lora: train low-rank adapters and the head alone, through PEFT: `rank` (8), `alpha` (16) and `targets`, the
+            names of linear layers ([query, value]).  None to train all weights.
 
     Returns:
         A network from the keywords `input_ids`, `attention_mask` and so on.
@@ -81,4 +84,5 @@ def config(
         longest=longest,
         pooling=pooling,
         disable_dropout=disable_dropout,
+        lora=lora,
     )

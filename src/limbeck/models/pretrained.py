@@ -35,6 +35,7 @@ def pretrained(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     attention: Literal["eager", "sdpa"] = "sdpa",
     disable_dropout: bool = False,
+    lora: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a model of the Transformers library with the weights of a folder.
@@ -57,6 +58,8 @@ def pretrained(
         dtype: of weights and activations.
         attention: "eager" computes attention probabilities as tensors, "sdpa" is fused and faster.
         disable_dropout: set every chance of dropout to 0.
+        lora: train low-rank adapters and the head alone, through PEFT: `rank` (8), `alpha` (16) and `targets`, the
+            names of linear layers ([query, value]).  None to train all weights.
         config: the content of the folder's config.json, by which a finished run builds the network without the folder;
             the weights are then fresh.  It is filled in where a recipe is read.
 
@@ -106,6 +109,7 @@ def pretrained(
         longest=longest,
         pooling=pooling,
         disable_dropout=disable_dropout,
+        lora=lora,
     )
 
 

@@ -19,6 +19,7 @@ from limbeck.data import SampleSet
 from limbeck.errors import ExportError, InputError, ModelError, RunError, one_line, one_of
 from limbeck.experiment.signature import SIGNATURE, Signature, read_signature
 from limbeck.export import CONFIG, WEIGHTS, write_folder
+from limbeck.models.layers import merged
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
 from limbeck.records import plain_values, unsealed
@@ -121,7 +122,7 @@ def read_exported(folder: Path, *, trust: bool = False) -> tuple[nn.Module, Sign
     if not trust:
         require_trust(recipe, folder)
     signature = read_signature(folder)
-    model = filled(untrained(recipe, signature, role, seed), folder / WEIGHTS)
+    model = filled(merged(untrained(recipe, signature, role, seed)), folder / WEIGHTS)
     return model.eval(), signature, role, seed
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from limbeck.arguments import checked_fields
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
+from limbeck.identity import known_from_files
 from limbeck.networks import fill, tensors_of
 from limbeck.ranks import first_does, held_by_first, same_in_all
 from limbeck.records import as_json
@@ -162,7 +163,7 @@ class Run:
             raise ValueError("a checkpoint is written into a folder")
         optimizer_tensors, optimizer_state = checkpoints.optimizer_tensors(self.optimizer)
         tensors = {
-            **{f"model.{name}": tensor for name, tensor in tensors_of(self.distiller).items()},
+            **{f"model.{name}": tensor for name, tensor in _own_tensors(self.distiller).items()},
             **optimizer_tensors,
             **{f"best.{name}": tensor for name, tensor in self.best.items()},
             **{f"generator.{name}": tensor for name, tensor in generators.items()},
@@ -227,7 +228,7 @@ class Run:
         if any(tensor.is_complex() for tensor in tensors.values()):
             raise ValueError("a tensor is complex")
         model = _under(tensors, "model.")
-        if missing := tensors_of(self.distiller).keys() - model.keys():
+        if missing := _own_tensors(self.distiller).keys() - model.keys():
             raise ValueError(f"it has no {min(missing)}")
         fill(self.distiller, model)
         checkpoints.restore_optimizer(self.optimizer, tensors, state["optimizer"])
@@ -242,8 +243,9 @@ class Run:
         self.loss_sums.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
         self.distiller.carry.restore(_under(tensors, "carry."), state.get("carry", {}), self.accelerator.device)
         self.best = _under(tensors, "best.")
-        own = tensors_of(self.distiller.student)
-        for kept in (self.best, {} if self.average is None else self.average.state):
+        student = self.distiller.student
+        averaged = {} if self.average is None else self.average.state
+        for kept, own in ((self.best, _own_tensors(student)), (averaged, tensors_of(student))):
             if kept and {name: tensor.shape for name, tensor in kept.items()} != {
                 name: tensor.shape for name, tensor in own.items()
             }:
@@ -284,7 +286,7 @@ class Run:
             self.best_score, self.best_epoch, self.stale = score, self.epoch, 0
             if keep_best:
                 with self.kept_weights():
-                    own = tensors_of(self.distiller.student)
+                    own = _own_tensors(self.distiller.student)
                     self.best = {name: tensor.detach().clone() for name, tensor in own.items()}
         else:
             self.stale += 1
@@ -466,6 +468,17 @@ def _is_figure(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
+def _own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's tensors without frozen ones that are as they were read from files."""
+    state = network.state_dict(keep_vars=True)
+    base = {name for name, each in state.items() if _is_as_read(each)}
+    return {name: each for name, each in tensors_of(network).items() if name not in base}
+
+
+def _is_as_read(value: Any) -> bool:
+    return isinstance(value, nn.Parameter) and not value.requires_grad and known_from_files(value) is not None
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """What several of the networks are made of."""
 
+from limbeck.models.layers.adapters import merged
 from limbeck.models.layers.convolution import activated, convolution, he_normal, normal, normalised, shuffled
 from limbeck.models.layers.exits import DEEPEST, ExitOf, WithExits
 from limbeck.models.layers.images import GlobalAverage, check_images
@@ -39,6 +40,7 @@ __all__ = [
     "check_tokens",
     "convolution",
     "he_normal",
+    "merged",
     "normal",
     "normalised",
     "read_configuration",

@@ -11,6 +11,7 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.errors import LimbeckError, ModelError, lacks_memory, one_line, one_of
+from limbeck.models.layers.adapters import adapted
 from limbeck.models.layers.asking import Asking, Cutting, LastToken, Pooling, counts_positions_itself
 
 __all__ = ["HEADS", "WORDS", "automatic", "built", "check_library", "configuration_of", "read_configuration"]
@@ -97,6 +98,7 @@ def built(
     longest: int,
     pooling: str,
     disable_dropout: bool,
+    lora: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Return a model that `make` makes of a configuration, with what limbeck does before and after its forward.
 
@@ -136,6 +138,8 @@ def built(
         for part in model.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
+    if lora is not None:
+        adapted(model, lora, f"{model.base_model_prefix}." if head != "none" else "")
     model.register_forward_pre_hook(Asking.of(model), with_kwargs=True)
     if head == "classification" and hasattr(model, "score"):
         config.pad_token_id = config.pad_token_id or 0  # without one the library refuses several sentences
