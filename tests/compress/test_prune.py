@@ -197,3 +197,16 @@ def test_a_network_with_masks_can_be_copied_and_loaded():
     again = rebuilt(network(1), records_of(model))
     again.load_state_dict(model.state_dict())
     assert torch.equal(copy.deepcopy(again)(DATA.inputs), model(DATA.inputs))
+
+
+def test_weights_with_a_parametrisation_of_their_own_are_left_alone():
+    model = network()
+    nn.utils.parametrizations.weight_norm(model[0])
+    pruned, log = Prune(sparsity=0.5, skip=()).apply(model)
+    assert log.kept["0"] == "prune does not change a ParametrizedLinear"
+    assert list(log.changed) == ["2", "4"]
+    assert torch.equal(settled(pruned)(DATA.inputs), pruned(DATA.inputs))
+    lstm = nn.LSTM(4, 4)
+    nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+    with pytest.raises(ModelError, match="'weight_hh_l0' of a LSTM is computed by a parametrisation of its own"):
+        Prune(skip=()).apply(nn.Sequential(lstm))

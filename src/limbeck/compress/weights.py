@@ -213,6 +213,8 @@ _FOLLOW = 0.01
 
 def quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Round the first input of a layer by its own `input_grid`; a forward pre-hook."""
+    if not inputs:
+        raise ModelError("activations: found a layer that is called by keywords, expected its input first; skip it")
     return (layer.input_grid(inputs[0]), *inputs[1:])  # type: ignore[operator]
 
 
@@ -282,8 +284,14 @@ def weights_of_layer(module: nn.Module, least: int = 2) -> dict[str, Tensor]:
         name: each for name, each in module.named_parameters(recurse=False) if each.dim() >= least
     }
     for name, chain in getattr(module, "parametrizations", {}).items():
-        own[name] = chain.original
+        if _is_own(chain):
+            own[name] = chain.original
     return own
+
+
+def _is_own(chain: nn.Module) -> bool:
+    """Return whether a weight is computed by modules of this package alone, and not by a user's."""
+    return all(type(each).__module__.startswith("limbeck.compress.") for each in chain.children())
 
 
 def computed_by(module: nn.Module, name: str) -> list[nn.Module]:
@@ -328,7 +336,14 @@ def _set(module: nn.Module, name: str, tensor: Tensor, computations: Sequence[nn
     What torch changes when it registers or removes a parametrisation is the class of a layer, which copies of the layer
     have too; so all of them are registered anew, which makes a class of this layer's own.
     """
-    chains = {other: (chain.original, list(chain)) for other, chain in getattr(module, "parametrizations", {}).items()}
+    present = getattr(module, "parametrizations", {})
+    foreign = [other for other, chain in present.items() if not _is_own(chain)]
+    if foreign:
+        raise ModelError(
+            f"layers: '{foreign[0]}' of a {type(module).__bases__[0].__name__} is computed by a parametrisation of its"
+            " own; remove that (torch.nn.utils.parametrize.remove_parametrizations), or skip the layer"
+        )
+    chains = {other: (chain.original, list(chain)) for other, chain in present.items()}
     if chains:
         module.__class__ = type(module).__bases__[0]
         del module.parametrizations
