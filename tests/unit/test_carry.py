@@ -13,6 +13,8 @@ from limbeck.carry import Carry
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Outputs, run_model
+from limbeck.peers.distiller import Others
+from limbeck.schemes.mean_teacher import MeanTeacherDistiller
 from limbeck.teachers import EnsembleTeacher, MeanOfModels, ModelTeacher
 from small_text import SmallLanguageModel, stream_batch, stream_batches
 
@@ -25,6 +27,19 @@ def losses(distiller: Distiller, length: int) -> list[float]:
     with torch.no_grad():
         parts = [distiller(batch).parts for batch in stream_batches(IDS, lanes=2, length=length)]
     return [sum(float(part[name].sum) for part in parts) for name in parts[0]]
+
+
+def test_a_mean_teacher_continues_the_stream_too():
+    """Without an average yet it is the student, whose loss it then repeats."""
+    distiller = MeanTeacherDistiller(SmallLanguageModel(), lb.methods.kd(temperature=1.0))
+    assert losses(distiller, 5)[1] == pytest.approx(0.0, abs=1e-12)
+    assert losses(distiller, 5) == pytest.approx(losses(distiller, 20), abs=1e-12)
+
+
+def test_peers_refuse_a_stream():
+    distiller = Distiller(SmallLanguageModel(), Others([SmallLanguageModel()]), lb.methods.kd())
+    with pytest.raises(InputError, match=r"^peers: found a stream of text"):
+        losses(distiller, 5)
 
 
 def teachers() -> list[lb.Teacher]:

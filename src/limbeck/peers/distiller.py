@@ -104,6 +104,11 @@ class Others:
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
         """Return the answers of those who are present; while nobody is, of all as they began."""
         refuse_taps(taps, "peers", "logits in common", "use kd, for example")
+        if batch.lanes is not None:
+            raise InputError(
+                "peers: found a stream of text, along which the other peers would have states of their own; expected"
+                " sentences. Use the scheme offline, or data of kind sentences"
+            )
         if self.present != self._asked[0]:
             speaking = [member for member, here in zip(self._members, self.present, strict=True) if here]
             self._asked = (list(self.present), EnsembleTeacher(speaking or self._members))

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from limbeck import checks, schedules
 from limbeck.batch import Batch
 from limbeck.card import Card
+from limbeck.carry import state_axis
 from limbeck.distiller import Average, Distiller
 from limbeck.errors import InputError
 from limbeck.networks import evaluating
@@ -45,12 +46,18 @@ class AverageTeacher:
         self.view = view
         self.average: Average | None = None
 
+    @property
+    def state_axis(self) -> int:
+        """The batch axis of the student's recurrent state."""
+        return state_axis(self._student[0])
+
     @torch.no_grad()
-    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        """Return the outputs, with the features that `taps` name."""
+    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None, state: Any = None) -> Outputs:
+        """Return the outputs, with the features that `taps` name, continued from a recurrent state if there is one."""
         student, inputs = self._student[0], batch.inputs if self.view is None else batch.views[self.view]
         with evaluating(student):
-            return run_model(_Under(student, self.average), inputs, taps, task=batch.task).detach()
+            answer = run_model(_Under(student, self.average), inputs, taps, task=batch.task, state=state)
+        return answer.detach()
 
     def to(self, device: torch.device | str) -> "AverageTeacher":
         """Return the teacher; its weights are where the student's are."""
