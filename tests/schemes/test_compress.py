@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import limbeck as lb
-from limbeck.compress import LowRank, records_of
+from limbeck.compress import LowRank, names, records_of
 from limbeck.distiller import Distiller
 from limbeck.evaluation import measure, parameters, predict
 from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.report import build
+from limbeck.report.story import bytes_in_words
 from limbeck.results.compression import stages_of
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
@@ -74,6 +75,7 @@ def test_rank_pruning_and_fewer_bits_are_resumed_after_kills_and_read_back(
     assert "What did each stage of the compression cost?" in page
     assert f"{stages[0].bytes / stages[-1].bytes:.2f} times smaller" in page
     assert page.count("Stage 2, prune, not retrained") >= 2
+    assert page.count(f">{bytes_in_words(stages[-1].bytes)}<") >= 2  # among all models and among the stages
 
     loaded = lb.load(path, "distilled")
     assert torch.equal(
@@ -195,6 +197,17 @@ def test_a_rank_by_energy_is_not_refused_for_weights_that_are_not_trained_yet(ti
     stages = [{"transform": {"kind": "low_rank", "energy": 0.999}}]
     recipe = tiny(scheme={"name": "compress", "stages": stages}, student=STUDENT)
     assert recipe.scheme.check(SeedBuilder(recipe, prepare(recipe), 0)) is None
+
+
+@over("kind", names())
+def test_every_transform_can_be_written_in_a_recipe_and_is_written_out(tiny, kind):
+    needed = {"low_rank": {"rank": 2}, "share": {"owner": "fc", "others": ["stage1.linear"]}}.get(kind, {})
+    stages = [{"transform": {"kind": kind, **needed}}]
+    recipe = tiny(scheme={"name": "compress", "stages": stages}, student=STUDENT)
+    written = recipe.keys["scheme"]["stages"][0]["transform"]
+    again = tiny(scheme=recipe.keys["scheme"], student=STUDENT)
+    assert again.scheme == recipe.scheme
+    assert (written if isinstance(written, str) else written["kind"]) == kind
 
 
 def test_a_rank_can_be_searched_on_the_held_out_part(tiny):

@@ -30,6 +30,9 @@ def compress(
         str, typer.Option(help="low rank: what weighs the error: none, input, or frequency (of tokens)")
     ] = "none",
     prune: Annotated[float | None, typer.Option(help="the share of the weights that is left out, such as 0.8")] = None,
+    units: Annotated[
+        float | None, typer.Option(help="the share of whole rows and channels that is left out, such as 0.5")
+    ] = None,
     codes: Annotated[int | None, typer.Option(help="bits of a layer's shared values, such as 6")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8, int4, fp16 or bf16")] = None,
     stage: Annotated[
@@ -58,7 +61,7 @@ def compress(
 ) -> None:
     """Make the student of a finished run smaller, stage by stage, and retrain it with its teacher after each.
 
-    Stages are carried out in the order low rank, pruning, shared values, fewer bits, and then those of --stage.  The
+    The order of stages is low rank, pruning, whole units, shared values, fewer bits, and then those of --stage.  The
     new run is like any other: resume, evaluate, report and compress it again.
     """
     from limbeck.cli.distill import outcome_table
@@ -83,6 +86,8 @@ def compress(
         raise InputError(f"--weight: found {weight} without --rank or --energy; add one of them")
     if prune is not None:
         stages.append({"transform": {"kind": "prune", "sparsity": prune, **left}, "retrain": retrain})
+    if units is not None:
+        stages.append({"transform": {"kind": "units", "sparsity": units, **left}, "retrain": retrain})
     if codes is not None:
         stages.append({"transform": {"kind": "codes", "bits": codes, **left}, "retrain": retrain})
     if quantize is not None:

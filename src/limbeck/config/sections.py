@@ -138,7 +138,8 @@ def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseMode
         elif (kinds := _family(hints[name])) is not None:
             default = _as_written(default, kinds)
         elif is_dataclass(default) or callable(default) or type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
-            default = _model(hints[name], frozenset())()
+            mapping = get_origin(hints[name]) is Mapping
+            default = {} if mapping else _model(hints[name], frozenset())()
         elif default == () and _entry(hints[name]) is not None:
             default = []
         fields[name] = (_annotation(hints[name]), default)

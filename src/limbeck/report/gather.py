@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress import records_of
+from limbeck.compress import records_of, settled
 from limbeck.data import SampleSet, TextSet
 from limbeck.data.selection import evenly
 from limbeck.errors import LimbeckError
@@ -26,6 +26,7 @@ from limbeck.evaluation.attention import AttentionMap
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.experiment.outcome import FIXED_ROLES
+from limbeck.export import exported_bytes
 from limbeck.locks import exclusive
 from limbeck.results.attention import sentence_attention
 from limbeck.results.finished import FinishedRun
@@ -51,7 +52,8 @@ class Model:
     """One of the models of a run, over its seeds.
 
     colour: a name of the page's palette.
-    bytes: of its weights on disk.  flops: of a forward pass of one sample.  timing: of such a pass, on this machine.
+    bytes: of its weights on disk; of one that was made smaller, as it is exported.
+    flops: of a forward pass of one sample.  timing: of such a pass, on this machine.
     compute: FLOPs of all trainings that led to it, as a multiple of the student alone's.
     """
 
@@ -267,10 +269,13 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
         found = [seed.metrics[role] for seed in run.outcome.seeds if seed.seed in run.seeds_of(role)]
         label, weights = run.label(role), _weights(run, role)[0]
         of = role if role in run.recipe.scheme.roles() or role == "teacher" else "student"
-        if role in networks and records_of(networks[role][0]):  # of another structure than the student alone
-            of = role
-        if of not in costs and role in networks:
-            costs[of] = _cost(networks[role][0], run)
+        size = weights.stat().st_size if weights.is_file() else None
+        network = networks[role][0] if role in networks else None
+        if network is not None and records_of(network):  # of another structure than the student alone
+            of, network = role, settled(network)
+            size = exported_bytes(network)
+        if of not in costs and network is not None:
+            costs[of] = _cost(network, run)
         operations, timing = costs.get(of, (None, None))
         models.append(
             Model(
@@ -281,7 +286,7 @@ def _models(run: FinishedRun, networks: Mapping[str, Sequence[nn.Module]]) -> tu
                 accuracy=t_interval([metrics.accuracy for metrics in found]),
                 nll=t_interval([metrics.nll for metrics in found]),
                 parameters=run.parameters(role),
-                bytes=weights.stat().st_size if weights.is_file() else None,
+                bytes=size,
                 flops=operations,
                 timing=timing,
                 compute=run.outcome.roles[role].relative,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import UNLABELLED
+from limbeck.compress import records_of, settled
 from limbeck.data import SampleSet
 from limbeck.devices import place
 from limbeck.errors import LimbeckError, command
@@ -347,6 +348,7 @@ def _costs(run: FinishedRun, device: torch.device, say: Callable[[str], None]) -
     costs = {}
     for role, model in (("teacher", run.teacher(seed)), ("student", run.student("distilled", seed))):
         say(f"measuring the cost of the {role}")
+        model = settled(model) if records_of(model) else model  # in the form in which it is used
         costs[role] = cost(model.to(device), batch.inputs, batches=(1, _TIMED))
     return costs
 
