@@ -81,7 +81,7 @@ class Statistics:
         paths: of modules.  The input is the layer's first argument, without the places of padding where the batch says
         which these are; a layer that is called several times is seen each time.  The network runs in eval mode.
         """
-        device = next((each.device for each in model.parameters()), torch.device("cpu"))
+        device = next((each.device for each in model.state_dict().values()), torch.device("cpu"))
         with evaluating(model), torch.no_grad():
             for batch in self.batches:
                 batch = batch.to(device)

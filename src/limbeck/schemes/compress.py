@@ -277,8 +277,9 @@ class Compress(Scheme):
 
     def _measured(self, network: nn.Module, step: tuple[str, int, str, bool], samples: SampleSet) -> dict[str, Any]:
         """Return what a network costs, and the keys that the test text takes with it."""
-        one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0).inputs
         model = settled(network)
+        device = next((each.device for each in model.state_dict().values()), torch.device("cpu"))
+        one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0).to(device).inputs
         return {
             **dict(zip(("role", "stage", "transform", "retrained"), step, strict=True)),
             "compared": _COMPARED in step[0],
