@@ -19,6 +19,7 @@ from limbeck.generation import (
     sample,
     sentence_bleu,
 )
+from limbeck.models import builder
 from limbeck.tasks import TOKENS
 from limbeck.teachers import StoredTeacher
 from walk import over
@@ -197,12 +198,27 @@ def test_the_inverse_of_the_cumulative_sum():
     assert inverse_cdf(ten, torch.tensor([1 - 2**-53], dtype=torch.float64)).tolist() == [9]
 
 
-@over("model", [Net(), Recurrent(), WithoutState(Recurrent())])
+def house_model(kind, **keys):
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        model = builder(kind)((16,), 7, vocabulary=7, **keys).double()
+    for weights in model.parameters():
+        weights.data.mul_(3)
+    return model
+
+
+HOUSE = [
+    house_model("lstm_lm", embedding=8, hidden=8),
+    house_model("transformer", layers=1, width=16, heads=2, positions=16, causal=True),
+]
+
+
+@over("model", [Net(), Recurrent(), WithoutState(Recurrent()), *HOUSE])
 def test_batches_order_and_padding_change_no_token(model):
     prompts = [[4], [1, 6, 3, 0, 2], [5, 5], [0, 1, 2, 3, 4]]
     index = torch.tensor([40, 10, 30, 20])
     settings = {"length": 8, "ends": [3], "seed": 7, "temperature": 1.5}
-    named = isinstance(model, Net)
+    named = not isinstance(model, Recurrent | WithoutState)
 
     def padded(rows, left):
         width = max(len(prompts[row]) for row in rows)
