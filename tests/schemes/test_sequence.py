@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.errors import CheckpointError, InputError
+from limbeck.evaluation import evaluate
 from limbeck.experiment.prepare import SeedBuilder, prepare
 from limbeck.generation import beam_search, sentence_bleu, sequence_figures
 from limbeck.models import seq2seq_lstm
@@ -101,6 +102,11 @@ def test_stages_follow_each_other(keys, carried_out):
     lines = [(path / f"{unit}-0" / "metrics.jsonl").read_text().splitlines() for unit in UNITS]
     assert [len(each) for each in lines] == [2, 1, 1]
     weights = [load_file(path / f"{unit}-0" / "student.safetensors") for unit in UNITS]
+    samples = prepare(in_stages(keys)).test
+    model = network(samples, width=6)
+    for unit, state in zip(UNITS, weights, strict=True):  # each role is measured as it was at the end of its stage
+        model.load_state_dict(state)
+        assert outcome.seeds[0].metrics[unit].nll == pytest.approx(evaluate(model, samples).nll, abs=1e-6)
     for one, other in itertools.pairwise(weights):
         assert 0 < max(float((one[name] - other[name]).abs().max()) for name in one) < 0.05
 

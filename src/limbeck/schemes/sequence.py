@@ -1,5 +1,6 @@
 """Sequence-level distillation: the student learns from the sequences that the teacher generates."""
 
+import copy
 from collections import abc
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -145,7 +146,8 @@ class Sequence(Scheme):
                 training=self._training(context.training, number),
                 held_out=None if held_out is None or judged is None else _targets(held_out, judged, stage),
             )
-            student = models[unit] = result.student
+            models[unit] = result.student
+            student = copy.deepcopy(result.student)  # the next stage trains in place
         return models
 
     def figures(self, models: abc.Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
