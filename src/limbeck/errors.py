@@ -4,6 +4,7 @@ Every error that a user can cause derives from `LimbeckError`; the command line 
 `exit_code`.  Anything else that escapes is a defect of limbeck.
 """
 
+import logging
 import os
 import shlex
 import sys
@@ -38,6 +39,7 @@ __all__ = [
     "one_line",
     "one_of",
     "plain",
+    "silenced",
     "warn",
 ]
 
@@ -266,6 +268,19 @@ def one_of(name: str, valid: Iterable[str]) -> str:
     listed = sorted(valid)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     return f"one of: {', '.join(listed[:_LISTED])}{more}"
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keep back what libraries log and warn of inside the scope, such as an optional part that cannot be imported."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

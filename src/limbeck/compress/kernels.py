@@ -1,9 +1,5 @@
 """Linear layers with int8 weights, run by torchao's kernels where that library is installed."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +9,7 @@ from torch import nn
 from limbeck.arguments import checked
 from limbeck.compress.settling import settled
 from limbeck.compress.weights import Packed, computed_by, layers_of, replace
-from limbeck.errors import InputError
+from limbeck.errors import InputError, silenced
 
 __all__ = ["with_torchao"]
 
@@ -65,19 +61,7 @@ def _library() -> Any:
     """Return torchao's tensor of int8 weights, without what the library says when it is imported."""
     if find_spec("torchao") is None:
         raise InputError("torchao: found no such package; expected it for these kernels. pip install 'limbeck[export]'")
-    with _silenced():
+    with silenced():
         from torchao.quantization import Int8Tensor
 
     return Int8Tensor
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -445,8 +445,11 @@ def seeded_build(spec: ModelSpec, samples: SampleSet, seed: int, role: str) -> n
 
 
 def check_weights(model: nn.Module, spec: ModelSpec) -> None:
-    """Require a network that teaches as it is to have no weights that were drawn at random; ModelError otherwise."""
-    if drawn := getattr(model, "drawn_anew", ()):
+    """Require a network that teaches as it is to have no weights that were drawn at random; ModelError otherwise.
+
+    Those that a folder of the Transformers library lacks may be in a checkpoint, which has all of them.
+    """
+    if spec.checkpoint is None and (drawn := getattr(model, "drawn_anew", ())):
         raise ModelError(
             f"{spec.where}: found no weights '{drawn[0]}' in '{spec.weights_from}', so that its head is random;"
             " expected a head that was trained. Give the teacher training, or a folder with such a head"

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from limbeck import checks
-from limbeck.errors import LimbeckError, ModelError, lacks_memory, one_line, one_of
+from limbeck.errors import LimbeckError, ModelError, lacks_memory, one_line, one_of, silenced
 from limbeck.models.layers.adapters import adapted
 from limbeck.models.layers.asking import Asking, Cutting, LastToken, Pooling, counts_positions_itself
 
@@ -175,7 +175,10 @@ def _without_dropout(config: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's progress bars and reports back; what is wrong with a folder is said in one line."""
+    """Keep the library's progress bars and reports back; what is wrong with a folder is said in one line.
+
+    It imports torchao where that is installed, which then says which of its parts this machine cannot run.
+    """
     from transformers import utils
 
     logging: Any = utils.logging
@@ -183,7 +186,8 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        yield
+        with silenced():
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
