@@ -4,15 +4,18 @@ import copy
 import json
 import shutil
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from limbeck import models
-from limbeck.config.networks import read_model
+from limbeck.config.networks import ModelSpec, read_model
 from limbeck.errors import LimbeckError, ModelError, RecipeError
+from limbeck.experiment.prepare import check_weights
 from limbeck.outputs import run_model
 from limbeck.teachers import ModelTeacher
 from walk import over
@@ -269,3 +272,13 @@ def test_without_the_library_and_without_a_network_one_line_says_so(monkeypatch,
     place = saved("bert")
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert refused(place) == "kind: pretrained needs the Transformers library; pip install 'limbeck[text]'"
+
+
+def test_a_checkpoint_has_the_weights_that_a_folder_lacks():
+    """As the teacher of a finished run, whose head was drawn and then trained, has when the run is compressed."""
+    model = nn.Linear(2, 2)
+    model.drawn_anew = ("classifier.bias",)
+    spec = ModelSpec("teacher.model", factory="a:b", checkpoint="teacher-0.safetensors")
+    check_weights(model, spec)
+    with pytest.raises(ModelError, match=r"^teacher\.model: found no weights 'classifier.bias'"):
+        check_weights(model, replace(spec, checkpoint=None))
