@@ -249,7 +249,7 @@ class Vectors(ModelTeacher):
 
 
 GIVEN = {"class_subset": {"classes": (3, 1)}, "kd_rel": {"groups": (0, 0, 1, 2)}}
-ON_LOGITS = [name for name in methods.names() if name not in ON_LAYERS]
+ON_LOGITS = [name for name in methods.names() if name not in {*ON_LAYERS, "activation_regularization"}]
 CONFIGURED = {name: methods.builder(name)(**GIVEN.get(name, {})) for name in ON_LOGITS}
 CONFIGURED |= {
     "hard, smoothed": methods.hard(label_smoothing=0.1),

@@ -20,6 +20,7 @@ __all__ = ["sequence_figures", "word_matches"]
 _AT_ONCE = 256
 
 
+@checked
 def word_matches(found: str, target: str) -> int:
     """Return how many words two texts share in the same order: the length of their longest common subsequence.
 
