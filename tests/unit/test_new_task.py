@@ -24,7 +24,7 @@ WORDS = 7
 class Tokens(Task):
     """The next word at each place of a text."""
 
-    name = "tokens"
+    name = "next_words"
     labels = "the next word at each place"
     shape = "(n, length)"
     dims = (2,)
@@ -57,7 +57,7 @@ class TokenFigures(Figures):
 
 @pytest.fixture
 def samples(monkeypatch):
-    monkeypatch.setattr(figures_module, "FIGURES", {**figures_module.FIGURES, "tokens": TokenFigures()})
+    monkeypatch.setattr(figures_module, "FIGURES", {**figures_module.FIGURES, "next_words": TokenFigures()})
     texts = torch.randint(WORDS, (30, 6), generator=torch.manual_seed(0))
     labels = (texts + 1) % WORDS
     labels[0, 0] = UNLABELLED
@@ -85,7 +85,7 @@ def test_a_new_task_is_distilled_and_measured_batch_by_batch(samples):
 
 
 def test_a_new_task_is_refused_shown_and_named_by_what_it_says_of_itself(samples):
-    with pytest.raises(InputError, match=r"^classes: samples are chosen by one label an example, .* \(task tokens\)"):
+    with pytest.raises(InputError, match=r"^classes: samples are chosen by one label .* \(task next_words\)"):
         samples.without_classes([1])
     assert type(view_of(samples.task)) is View
     figures = figures_of(samples.task)
@@ -99,7 +99,7 @@ def test_a_new_task_is_refused_shown_and_named_by_what_it_says_of_itself(samples
 
 def test_a_task_without_figures_is_refused_in_one_line(samples, monkeypatch):
     monkeypatch.setattr(figures_module, "FIGURES", {})
-    with pytest.raises(InputError, match=r"^task tokens: it has no figures; add a class"):
+    with pytest.raises(InputError, match=r"^task next_words: it has no figures; add a class"):
         evaluate(network(4, 1), replace(samples))
 
 

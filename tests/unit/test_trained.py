@@ -86,6 +86,12 @@ OTHER = {  # what is changed, and the key that says so
     "training.patience": lambda: setting(patience=2),
     "training.keep": lambda: setting(keep="best"),
     "training.augment": lambda: setting(augment=Augment(shift=1)),
+    "training.rates": lambda: setting(rates={"*": 0.5}),
+    "training.warmup_share": lambda: setting(warmup_share=0.1),
+    "training.betas": lambda: setting(optimizer="adamw", betas=(0.8, 0.9)),
+    "training.eps": lambda: setting(optimizer="adamw", eps=1e-6),
+    "training.no_decay": lambda: setting(weight_decay=0.1, no_decay=("bias",)),
+    "training.rate_by_length": lambda: setting(rate_by_length=True),
 }
 SAME = {
     "accumulate": lambda: setting(accumulate=2),

@@ -243,7 +243,7 @@ def of_kind(
     if key not in keys and len(keys) == 1 and next(iter(keys)) in kinds:  # {folder: PATH}: a kind by its only key
         keys = {key: next(iter(keys)), **keys}
     if key not in keys:
-        raise RecipeError(f"{where}.{key}: is missing; one of: {', '.join(sorted(kinds))}")
+        raise RecipeError(f"{where}.{key}: is missing; {one_of('', kinds)}")
     kind = keys.pop(key)
     if not isinstance(kind, str) or kind not in kinds:
         place = f"{where}.{key}" if isinstance(value, Mapping) else where

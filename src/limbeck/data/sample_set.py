@@ -127,6 +127,7 @@ class SampleSet(ABC):
     def digest(self) -> str:
         """Return the SHA-256 of all that a training sees of the set: content, choice and order, labels, normalisation.
 
+        >>> from limbeck.data import TensorSet
         >>> samples = TensorSet.of(torch.zeros(3, 2), torch.tensor([2, 0, 2]))
         >>> samples.digest() == samples.subset(torch.tensor([1, 0, 2])).digest()
         False
@@ -162,6 +163,7 @@ class SampleSet(ABC):
     def class_counts(self) -> list[int]:
         """Return how many labelled samples each class has.
 
+        >>> from limbeck.data import TensorSet
         >>> TensorSet.of(torch.zeros(3, 2), torch.tensor([2, 0, 2])).class_counts()
         [1, 0, 2]
         """
@@ -302,6 +304,7 @@ class SampleSet(ABC):
         share: in (0, 1].  With one seed, a smaller share is part of a larger one.  Unlabelled samples count as one
         class, and so do all samples where they have not one label each.
 
+        >>> from limbeck.data import TensorSet
         >>> samples = TensorSet.of(torch.zeros(8, 2), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
         >>> samples.fraction(0.5, seed=0).labels
         tensor([0, 0, 1, 1])
@@ -336,6 +339,7 @@ class SampleSet(ABC):
         classes: by number or name, each once, in the order of the model's outputs.  A sample of another class is left
         without a label (`only_classes` leaves it out).  Raises InputError for none, or one that the set has not.
 
+        >>> from limbeck.data import TensorSet
         >>> samples = TensorSet.of(torch.zeros(4, 2), torch.tensor([0, 1, 2, 1]), class_names=["cat", "dog", "eel"])
         >>> part = samples.relabelled(["eel", "dog"])
         >>> part.labels, part.class_names
@@ -359,6 +363,7 @@ class SampleSet(ABC):
         stratify: hold out the share of each class instead of the whole; a class with one sample stays in the rest.
         Raises InputError when either part would be empty.
 
+        >>> from limbeck.data import TensorSet
         >>> rest, held_out = TensorSet.of(torch.zeros(10, 2)).split(3, seed=0)
         >>> len(rest), len(held_out)
         (7, 3)

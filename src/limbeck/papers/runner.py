@@ -136,8 +136,10 @@ class _Run:
             key = next((key for key in _PLACES if key in recipe.data.values), None)
             if self.folder is not None and key is not None:
                 kind, own = recipe.keys["data"]["kind"], recipe.data.values[key]
-                parts = Path(own).parts  # a file or folder of the table's may lie in one of several sets
-                names = (Path(*parts[-2:]), parts[-1]) if key == "path" else (_FOLDERS.get(kind, ""),)
+                names: tuple[Path | str, ...] = (_FOLDERS.get(kind, ""),)
+                if key == "path":  # a file or folder of the table's may lie in one of several sets
+                    parts = Path(own).parts
+                    names = (Path(*parts[-2:]), parts[-1])
                 within = [self.folder / name for name in names]
                 place = next((each for each in within if each.exists()), self.folder)
                 recipe = recipe.with_values({f"data.{key}": str(place.absolute())})
