@@ -1,10 +1,13 @@
-"""The card of a method or a target: where it comes from and what it computes, for recipes, docs and reports."""
+"""The card of a method or a target, for recipes, docs and reports; and the files of a package that has one each."""
 
+import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from limbeck.arguments import checked_fields
 
-__all__ = ["Card"]
+__all__ = ["Card", "files_of"]
 
 
 @checked_fields
@@ -37,3 +40,18 @@ class Card:
     title: str
     source: str
     formula: str
+
+
+def files_of(package: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the modules and packages in a package, by its `__path__`; its folder is read once.
+
+    >>> import limbeck.methods
+    >>> "kd" in files_of(limbeck.methods.__path__)
+    True
+    """
+    return _files_of(tuple(package))
+
+
+@cache
+def _files_of(package: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(module.name for module in pkgutil.iter_modules(package))

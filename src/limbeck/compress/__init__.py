@@ -5,7 +5,6 @@ of a compressed network again from what its file of weights says.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.arguments import checked
-from limbeck.card import Card
+from limbeck.card import Card, files_of
 from limbeck.checks import shown
 from limbeck.compress.clusters import centroid_gradient, gap_bits, gap_cost, gaps, kmeans, places, sharing_rate
 from limbeck.compress.codes import Codes
@@ -138,7 +137,7 @@ def names() -> list[str]:
         >>> "low_rank" in names()
         True
     """
-    return [module.name for module in pkgutil.iter_modules(__path__) if hasattr(_load(module.name), "CARD")]
+    return [name for name in files_of(__path__) if hasattr(_load(name), "CARD")]
 
 
 @checked

@@ -5,11 +5,10 @@ another with a target and defaults of its own is a row of `presets.CARDS` and a 
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 
 from limbeck.arguments import checked
-from limbeck.card import Card
+from limbeck.card import Card, files_of
 from limbeck.errors import InputError, one_of
 from limbeck.methods.activation_boundary import activation_boundary
 from limbeck.methods.activation_regularization import activation_regularization
@@ -133,7 +132,7 @@ def names() -> list[str]:
         >>> {"kd", "kd_topk"} <= set(names())
         True
     """
-    files = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "presets")
+    files = (name for name in files_of(__path__) if name != "presets")
     return sorted([*files, *CARDS])
 
 

@@ -26,7 +26,6 @@ The networks of the CIFAR tables of the distillation literature can be called by
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
@@ -34,6 +33,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.arguments import checked
+from limbeck.card import files_of
 from limbeck.errors import ModelError, one_of
 from limbeck.models.cnn import cnn
 from limbeck.models.config import config
@@ -111,7 +111,7 @@ def kinds() -> Mapping[str, Callable[..., nn.Module]]:
     >>> kinds()["mlp"] is mlp
     True
     """
-    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg]
+    files = [name for name in files_of(__path__) if name != "layers"]
     return {name: getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in files}
 
 

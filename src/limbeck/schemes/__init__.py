@@ -4,10 +4,9 @@ A scheme's parameters are the recipe's keys under `scheme`.  What it works with 
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 
-from limbeck.card import Card
+from limbeck.card import Card, files_of
 from limbeck.errors import InputError, one_of
 from limbeck.schemes.scheme import Scheme
 
@@ -20,7 +19,7 @@ def names() -> list[str]:
     >>> "offline" in names()
     True
     """
-    return [module.name for module in pkgutil.iter_modules(__path__) if hasattr(_load(module.name), "CARD")]
+    return [name for name in files_of(__path__) if hasattr(_load(name), "CARD")]
 
 
 def builder(name: str) -> Callable[..., Scheme]:

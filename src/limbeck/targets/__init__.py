@@ -7,12 +7,11 @@ example.  Targets compose: some are made of others (`of`, `parts`).
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from types import ModuleType
 
 from limbeck.arguments import checked
-from limbeck.card import Card
+from limbeck.card import Card, files_of
 from limbeck.errors import InputError, one_of
 from limbeck.targets.decision import Decision
 from limbeck.targets.dkpp import Permuted, permute
@@ -76,7 +75,7 @@ def names() -> list[str]:
         >>> "topk" in names()
         True
     """
-    return [module.name for module in pkgutil.iter_modules(__path__) if module.name != "target"]
+    return [name for name in files_of(__path__) if name != "target"]
 
 
 @checked
