@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from fuzzing import command
+from limbeck import data, methods
+from limbeck.config.sections import of_kind
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,9 +65,13 @@ def test_marked_commands_run_on_the_files_shown(tmp_path: Path, monkeypatch: pyt
 
 
 def test_recipe_is_short_and_plain_yaml() -> None:
-    (recipe,) = [block for block in blocks() if block.language == "yaml"]
+    recipe, of_texts = [block for block in blocks() if block.language == "yaml"]
     assert len(recipe.text.splitlines()) <= 20
     assert yaml.safe_load(recipe.text)["method"]["name"] == "kd"
+    keys = yaml.safe_load(of_texts.text)
+    kind, _ = of_kind(keys["data"], data.kinds(), "data")
+    assert kind == "sentences"
+    assert keys["method"]["name"] in methods.names()
 
 
 @pytest.mark.parametrize("name", ["demo", "test"])
