@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limbeck.evaluation import Metrics, constant_accuracy, standing
-from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION
+from limbeck.tasks import BINARY, CLASSIFICATION, DENSE, MULTILABEL, REGRESSION, TOKENS
 from walk import over
 
 SIZE = 1000
@@ -137,9 +137,12 @@ def test_the_headline(teacher, alone, distilled, said, share):
         assert found.share.half_width is None
 
 
-@pytest.mark.parametrize("task", [DENSE, REGRESSION])
+@pytest.mark.parametrize("task", [DENSE, TOKENS, REGRESSION])
 def test_where_errors_are_no_counts_of_examples_fewer_than_three_seeds_tell_no_gap(task):
-    assert judged([100], [300], [200], constant=0.0, task=task).share is None
+    few = judged([100], [300], [200], constant=0.0, task=task)
+    assert few.share is None
+    assert few.said.startswith("Whether the teacher is better than the student alone")
+    assert few.said.endswith("cannot be told from one seed")
     assert judged([100] * 3, [300, 310, 320], [200, 210, 220], constant=0.0, task=task).share is not None
 
 

@@ -112,6 +112,14 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
     if not teaches:
         second = _AGAINST[gain].format("the student alone")
         return Standing((), None, f"The recipe's reference network teaches nobody; the distilled student {second}")
+    if gap == 0 and len(alone) < _ENOUGH and not figures.by_example:
+        seeds = "one seed" if len(alone) == 1 else "these seeds"
+        return Standing(
+            (),
+            None,
+            f"Whether the teacher is better than the student alone, and what distillation gained, cannot be told from"
+            f" {seeds}",
+        )
     if gap <= 0:
         first = "The teacher is worse" if gap < 0 else "The teacher is not better by more than chance"
         second = _AGAINST[gain].format("it" if gain == 0 else "the student alone")
