@@ -16,6 +16,7 @@ from limbeck.errors import ModelError
 __all__ = [
     "ALIASES",
     "RECORDS",
+    "TOGETHER",
     "at_once",
     "canonical_path",
     "check_network",
@@ -36,6 +37,9 @@ __all__ = [
 
 ALIASES = "alias"
 """The key of a safetensors file's metadata that lists the further names of tied tensors."""
+
+TOGETHER = "limbeck"
+"""The key of a safetensors file's metadata that has both, `ALIASES` and `RECORDS`, by their keys."""
 
 RECORDS = "compressed_by"
 """The attribute of a network, and the key of its file's metadata, that lists what made it smaller, in order."""
@@ -250,13 +254,14 @@ def distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 def file_metadata(model: nn.Module, aliases: Mapping[str, str]) -> dict[str, str]:
     """Return what the safetensors file of a model says besides its tensors.
 
-    It is the further names of tied tensors, and the list of transforms that gave the model its structure.  Each is one
-    key, for a header has no order.
+    It is the further names of tied tensors, and the list of transforms that gave the model its structure.  All is in
+    one entry, since safetensors writes several in an order that differs from file to file.
     """
     records = getattr(model, RECORDS, None)
-    return ({ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else {}) | (
-        {RECORDS: json.dumps(records, sort_keys=True)} if records else {}
-    )
+    found = ({ALIASES: dict(aliases)} if aliases else {}) | ({RECORDS: records} if records else {})
+    if len(found) > 1:
+        return {TOGETHER: json.dumps(found, sort_keys=True)}
+    return {name: json.dumps(each, sort_keys=True) for name, each in found.items()}
 
 
 def tied(state: Mapping[str, Tensor]) -> Iterable[list[str]]:

@@ -1,5 +1,7 @@
 """A compressed network is trained in a stage, stored with its structure, and read where no plan is known."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from limbeck.data import TensorSet
 from limbeck.errors import CheckpointError, InputError, RunError
 from limbeck.evaluation.cost import file_bytes
 from limbeck.identity import network_digests
+from limbeck.models import lstm_lm
 from limbeck.training import Stage, Training, fit_stages, load_weights, save_weights
 from limbeck.training.weight_files import transforms_of
 
@@ -64,3 +67,22 @@ def test_a_file_of_weights_says_what_structure_it_is_of(tmp_path):
     with pytest.raises(CheckpointError, match="another architecture"):
         load_weights(student_of(), path)
     assert network_digests(small, "student") != network_digests(smaller, "student")
+
+
+def test_a_file_with_ties_and_transforms_is_the_same_each_time(tmp_path):
+    """Both are in its metadata, whose order safetensors draws at random; and both are read back."""
+    model = lstm_lm((4,), classes=20, vocabulary=20, embedding=12, hidden=12, layers=1)
+    small, _ = LowRank(rank=2, select=("embedding",)).apply(model)
+    small.again = small.decoder
+    written = set()
+    for number in range(8):
+        save_weights(small, tmp_path / f"{number}.safetensors")
+        written.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(written) == 1
+    assert transforms_of(tmp_path / "0.safetensors") == records_of(small)
+    other = deepcopy(small)
+    with torch.no_grad():
+        for weights in other.parameters():
+            weights.zero_()
+    load_weights(other, tmp_path / "0.safetensors")
+    assert all(torch.equal(one, two) for one, two in zip(small.parameters(), other.parameters(), strict=True))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from limbeck.checks import shown
 from limbeck.errors import CheckpointError, lacks_memory, one_line, one_of
-from limbeck.networks import ALIASES, RECORDS
+from limbeck.networks import ALIASES, RECORDS, TOGETHER
 from limbeck.training.checkpoints import load_tensors
 
 __all__ = ["listed", "read_weights", "transforms_of", "with_aliases"]
@@ -215,6 +215,9 @@ def _metadata(path: Path, key: str, absent: str) -> Any:
     """Return an entry of a safetensors file's metadata, which is JSON; None where that is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get(key, absent))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+            entries = file.metadata() or {}
+        if TOGETHER in entries:
+            return json.loads(entries[TOGETHER]).get(key, json.loads(absent))
+        return json.loads(entries.get(key, absent))
+    except (SafetensorError, OSError, ValueError, RecursionError, AttributeError):
         return None
