@@ -52,7 +52,7 @@ DEVICE_NAMES = ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE")
 _MEETING = 120.0
 """Seconds in which all processes must have come."""
 _COLLECTIVE = timedelta(minutes=30)
-_GRACE = 3.0
+_GRACE = 15.0
 """Seconds that a process that has failed gives the others to end with it."""
 
 _counted = {"meetings": 0, "calls": 0, "depth": 0}
