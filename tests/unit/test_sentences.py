@@ -11,7 +11,7 @@ from torch import nn
 from limbeck import data, methods
 from limbeck.config import Recipe
 from limbeck.data import Augment, Loader, TextSet
-from limbeck.data.text import Ragged, bucketed, rounded_width
+from limbeck.data.ragged import Ragged, bucketed, rounded_width
 from limbeck.distiller import Distiller
 from limbeck.errors import DataError, InputError, ModelError, RecipeError
 from limbeck.experiment.prepare import prepare, vet

@@ -49,7 +49,7 @@ def vectors(tmp_path):
 def sentences(rows=ROWS, pairs=False):
     """Return sentences that are given by their pieces."""
     texts = TextSet.of(["film"] * len(rows), torch.arange(len(rows)) % 2, tokenizer=PIECES, max_length=12)
-    from limbeck.data.text import Ragged
+    from limbeck.data.ragged import Ragged
 
     types = Ragged.of([[0] * 3 + [1] * (len(row) - 3) for row in rows]) if pairs else None
     return dataclasses.replace(texts, rows=Ragged.of(rows), types=types)

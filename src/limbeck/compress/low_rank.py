@@ -299,7 +299,7 @@ def _groups(layers: Mapping[str, nn.Module], *, first: type[nn.Module]) -> dict[
 
 
 def _require_all_owners(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Require that whoever shares a selected matrix is selected too."""
+    """Require that all layers that share a selected matrix are selected."""
     for path, module in layers.items():
         for name, parameter in module._parameters.items():  # noqa: SLF001
             if parameter is None or parameter.dim() < 2:

@@ -14,10 +14,8 @@ from limbeck.batch import Batch
 from limbeck.data.augment import Augment
 from limbeck.data.chat_template import Message, chat_tokens
 from limbeck.data.content import Inputs
-from limbeck.data.sets import SampleSet
-from limbeck.data.text import Ragged, bucketed, refuse_views, rounded_width
-from limbeck.errors import DataError, InputError
-from limbeck.randomness import permutation
+from limbeck.data.ragged import Ragged, RaggedSet
+from limbeck.errors import DataError
 from limbeck.tasks import TOKENS, UNLABELLED
 from limbeck.tokenizers import Tokenizer
 
@@ -25,7 +23,7 @@ __all__ = ["ChatSet"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ChatSet(SampleSet):
+class ChatSet(RaggedSet):
     """Chats for a causal language model, whose task is the next token of the answers (`tokens`).
 
     A batch's inputs are {"input_ids", "attention_mask"} (N, L) int64; labels are the tokens one place further, -100
@@ -37,7 +35,6 @@ class ChatSet(SampleSet):
         rows: the token ids of the root set.
         answers: 1 for each token that belongs to an answer, otherwise 0.
         chats: of packed chats the number of the chat of each token; otherwise None.
-        bucket: how many batches are sorted by length together; 0 for none.
 
     Example:
         >>> from limbeck.tokenizers import Words
@@ -51,7 +48,6 @@ class ChatSet(SampleSet):
     rows: Ragged
     answers: Ragged
     chats: Ragged | None = None
-    bucket: int = 0
 
     @classmethod
     @checked
@@ -150,7 +146,7 @@ class ChatSet(SampleSet):
                 part.append(own)
         rows, answers, chats = map(Ragged.of, parts)
         return self._made(  # type: ignore[return-value]
-            rows, answers, chats, self._own_tokenizer, self.max_length, self.bucket, self.name
+            rows, answers, chats, self.own_tokenizer, self.max_length, self.bucket, self.name
         )
 
     def counted(self, rows: Tensor, width: int) -> Tensor:
@@ -172,26 +168,11 @@ class ChatSet(SampleSet):
         """How many tokens each sample has: (n,) int64."""
         return self.rows.lengths[self.index]
 
-    def digest(self) -> str:
-        """Return the SHA-256 of all that a training sees of the set."""
-        return hashlib.sha256(f"{super().digest()} {self.bucket}".encode()).hexdigest()
-
-    def require_repeatable(self) -> None:
-        """Require nothing: the tokens are in memory."""
-
-    def order(self, seed: int, epoch: int, batch_size: int = 1) -> Tensor:
-        """Return the positions of an epoch's samples (len,): a function of (seed, epoch), with buckets of batches."""
-        order = permutation(seed, "order", epoch, len(self))
-        if not self.bucket:
-            return order
-        return bucketed(order, self.lengths.cpu(), seed, epoch, batch_size, self.bucket)
-
     def gather(self, positions: Tensor) -> Inputs:
         """Return the tokens at `positions` within this set, padded: a mapping of (N, L) int64."""
         rows = self.index.index_select(0, positions)
-        width = rounded_width(int(self.rows.lengths[rows].max()) if len(rows) else 1, self.max_length)
-        pad = self._own_tokenizer.special.pad
-        ids, there = self.rows.padded(rows, 0 if pad is None else pad, width)
+        ids, there = self.padded(self.rows, rows)
+        width = ids.shape[1]
         if self.chats is None:
             return {"input_ids": ids, "attention_mask": there.long()}
         chat = self.chats.padded(rows, -1, width)[0]
@@ -206,43 +187,24 @@ class ChatSet(SampleSet):
         self, gathered: Inputs, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
     ) -> Batch:
         """Return the batch of samples that `gather` gave; DataError if random views are asked for."""
-        refuse_views(self.name, augment)
         if isinstance(gathered, Tensor):
             raise TypeError("chats gather a mapping")
         index = self.index.index_select(0, positions)
         width = gathered["input_ids"].shape[1]
-        labels = self.labels.index_select(0, positions)
-        labels = torch.nn.functional.pad(labels, (0, max(0, width - labels.shape[1])), value=UNLABELLED)[:, :width]
-        return Batch(
-            index=index,
-            view=torch.zeros_like(index),
-            inputs=gathered,
-            labels=labels,
+        return self.batch_of(
+            gathered,
+            positions,
+            augment,
+            clean_view=clean_view,
             mask=self.counted(index, width),
-            views={"clean": gathered} if clean_view else {},
-            source=self.source,
-            task=self.task,
-            extras={} if self.chats is None else {"chat": self.chats.padded(index, -1, width)[0]},
+            extras=None if self.chats is None else {"chat": self.chats.padded(index, -1, width)[0]},
         )
-
-    def needed(self, positions: Tensor, augment: Augment | None, seed: int, view: int) -> Tensor:
-        """Return the positions themselves; DataError if random views are asked for."""
-        refuse_views(self.name, augment)
-        return positions
 
     def to(self, device: torch.device | str) -> Self:
         """Return the set with all its tensors on `device`."""
         chats = None if self.chats is None else self.chats.to(device)
         return replace(super().to(device), rows=self.rows.to(device), answers=self.answers.to(device), chats=chats)
 
-    @property
-    def _own_tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise InputError(f"{self.name}: found no tokenizer; expected that which made its tokens")
-        return self.tokenizer
-
     def texts(self, positions: Sequence[int]) -> list[str]:
         """Return the samples at some positions as text, special tokens left out."""
-        rows = self.index[torch.as_tensor(positions, dtype=torch.int64)]
-        ids, there = self.rows.padded(rows, 0)
-        return [self._own_tokenizer.decode(row[own].tolist()) for row, own in zip(ids, there, strict=True)]
+        return self.written(self.rows, positions)

@@ -13,10 +13,8 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.data.augment import Augment
 from limbeck.data.content import Inputs
-from limbeck.data.sets import SampleSet
-from limbeck.data.text import Ragged, bucketed, refuse_views, rounded_width
+from limbeck.data.ragged import Ragged, RaggedSet
 from limbeck.errors import DataError, InputError
-from limbeck.randomness import permutation
 from limbeck.tasks import TOKENS, UNLABELLED
 from limbeck.tokenizers import Tokenizer
 
@@ -24,7 +22,7 @@ __all__ = ["PairSet"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class PairSet(SampleSet):
+class PairSet(RaggedSet):
     """Pairs of a source and a target for an encoder and decoder, whose task is the next token of the target.
 
     A batch's inputs are {"input_ids", "attention_mask"} (N, S) of the sources and "decoder_input_ids" (N, L), a token
@@ -36,7 +34,6 @@ class PairSet(SampleSet):
         targets: the token ids of its targets, each with the token that ends it.
         begin: the id that begins a target: of the token for it, or else of the one that ends it.
         max_target: the largest number of tokens of a target.
-        bucket: how many batches are sorted by length together, so that a batch has little padding; 0 for none.
 
     Example:
         >>> from limbeck.tokenizers import Characters
@@ -51,7 +48,6 @@ class PairSet(SampleSet):
     targets: Ragged
     begin: int
     max_target: int
-    bucket: int = 0
 
     @classmethod
     @checked
@@ -150,76 +146,31 @@ class PairSet(SampleSet):
         """How many tokens each sample has, source and target together: (n,) int64."""
         return self.sources.lengths[self.index] + self.targets.lengths[self.index]
 
-    def digest(self) -> str:
-        """Return the SHA-256 of all that a training sees of the set."""
-        return hashlib.sha256(f"{super().digest()} {self.bucket}".encode()).hexdigest()
-
-    def require_repeatable(self) -> None:
-        """Require nothing: the tokens are in memory."""
-
-    def order(self, seed: int, epoch: int, batch_size: int = 1) -> Tensor:
-        """Return the positions of an epoch's samples (len,): a function of (seed, epoch), with buckets of batches."""
-        order = permutation(seed, "order", epoch, len(self))
-        if not self.bucket:
-            return order
-        return bucketed(order, self.lengths.cpu(), seed, epoch, batch_size, self.bucket)
-
     def gather(self, positions: Tensor) -> Inputs:
         """Return the tokens at `positions` within this set, padded: a mapping of (N, S) and (N, L) int64."""
         rows = self.index.index_select(0, positions)
-        ids, there = self._padded(self.sources, rows)
-        target, real = self._padded(self.targets, rows)
+        ids, there = self.padded(self.sources, rows)
+        target, real = self.padded(self.targets, rows)
         begin = torch.full_like(target[:, :1], self.begin)
-        decoder = torch.cat([begin, target[:, :-1]], 1).masked_fill_(~real, self._fill)
+        decoder = torch.cat([begin, target[:, :-1]], 1).masked_fill_(~real, self.fill)
         return {"input_ids": ids, "attention_mask": there.long(), "decoder_input_ids": decoder}
-
-    def _padded(self, side: Ragged, rows: Tensor) -> tuple[Tensor, Tensor]:
-        longest = int(side.lengths[rows].max()) if len(rows) else 1
-        return side.padded(rows, self._fill, rounded_width(longest, self.max_length))
 
     def assemble(
         self, gathered: Inputs, positions: Tensor, augment: Augment | None, seed: int, view: int, clean_view: bool
     ) -> Batch:
         """Return the batch of samples that `gather` gave; DataError if random views are asked for."""
-        refuse_views(self.name, augment)
         if isinstance(gathered, Tensor):
             raise TypeError("pairs gather a mapping")
-        index = self.index.index_select(0, positions)
         width = gathered["decoder_input_ids"].shape[1]
-        labels = self.labels.index_select(0, positions)
-        labels = torch.nn.functional.pad(labels, (0, max(0, width - labels.shape[1])), value=UNLABELLED)[:, :width]
-        return Batch(
-            index=index,
-            view=torch.zeros_like(index),
-            inputs=gathered,
-            labels=labels,
-            mask=torch.arange(width, device=index.device) < self.targets.lengths[index][:, None],
-            views={"clean": gathered} if clean_view else {},
-            source=self.source,
-            task=self.task,
-        )
-
-    def needed(self, positions: Tensor, augment: Augment | None, seed: int, view: int) -> Tensor:
-        """Return the positions themselves; DataError if random views are asked for."""
-        refuse_views(self.name, augment)
-        return positions
+        lengths = self.targets.lengths[self.index.index_select(0, positions)]
+        mask = torch.arange(width, device=lengths.device) < lengths[:, None]
+        return self.batch_of(gathered, positions, augment, clean_view=clean_view, mask=mask)
 
     def to(self, device: torch.device | str) -> Self:
         """Return the set with all its tensors on `device`."""
         return replace(super().to(device), sources=self.sources.to(device), targets=self.targets.to(device))
 
-    @property
-    def _fill(self) -> int:
-        tokenizer = self.tokenizer
-        return 0 if tokenizer is None or tokenizer.special.pad is None else tokenizer.special.pad
-
     def texts(self, positions: Sequence[int]) -> list[tuple[str, str]]:
         """Return the samples at some positions as text, source and target, special tokens left out."""
-        rows = self.index[torch.as_tensor(positions, dtype=torch.int64)]
-        if self.tokenizer is None:
-            raise InputError(f"{self.name}: found no tokenizer; expected one to write tokens as text")
-        sides = []
-        for side in (self.sources, self.targets):
-            ids, there = side.padded(rows, 0)
-            sides.append([self.tokenizer.decode(row[own].tolist()) for row, own in zip(ids, there, strict=True)])
+        sides = (self.written(side, positions) for side in (self.sources, self.targets))
         return list(zip(*sides, strict=True))

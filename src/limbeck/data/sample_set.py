@@ -326,7 +326,7 @@ class SampleSet(ABC):
 
     @checked
     def class_numbers(self, classes: Sequence[int | str]) -> tuple[int, ...]:
-        """Return the numbers of classes that are given by number or name; InputError for a name that there is not."""
+        """Return the numbers of classes that are given by number or name; InputError for an unknown name."""
         for name in classes:
             if isinstance(name, str) and name not in self.class_names:
                 raise InputError(f"classes: '{self.name}' has no class {name!r}; {one_of(name, self.class_names)}")

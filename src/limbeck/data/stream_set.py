@@ -12,8 +12,8 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch, Lanes
 from limbeck.data.augment import Augment
 from limbeck.data.content import Inputs, raw_bytes
+from limbeck.data.ragged import refuse_views
 from limbeck.data.sets import SampleSet
-from limbeck.data.text import refuse_views
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import normal, uniform
 from limbeck.tasks import TOKENS, UNLABELLED

@@ -11,9 +11,10 @@ from limbeck.data.cells import is_blank
 from limbeck.data.chat_set import ChatSet
 from limbeck.data.chat_template import prompt_tokens
 from limbeck.data.pair_set import PairSet
+from limbeck.data.ragged import Ragged
 from limbeck.data.sets import SampleSet
 from limbeck.data.stream_set import TokenStream
-from limbeck.data.text import Ragged, TextSet
+from limbeck.data.text import TextSet
 from limbeck.errors import DataError
 from limbeck.tasks import UNLABELLED
 from limbeck.tokenizers import Tokenizer

@@ -12,9 +12,10 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked_fields
 from limbeck.data.content import check_fits
+from limbeck.data.ragged import Ragged
 from limbeck.data.sets import SampleSet
 from limbeck.data.synthesis import Synthesis
-from limbeck.data.text import Ragged, TextSet
+from limbeck.data.text import TextSet
 from limbeck.errors import DataError, InputError, one_line
 from limbeck.losses.maps import unit
 from limbeck.randomness import uniform

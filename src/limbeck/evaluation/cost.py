@@ -197,7 +197,7 @@ def flops(model: nn.Module, inputs: Inputs) -> int:
 
 
 def flop_counter() -> "FlopCounterMode":
-    """Return torch's counter, a context, which is told of fused attention on a CPU and of fused recurrent layers."""
+    """Return torch's counter, a context, extended by fused attention on a CPU and by fused recurrent layers."""
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

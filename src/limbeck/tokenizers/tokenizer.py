@@ -227,7 +227,7 @@ class Tokenizer:
 
         special: whether tokens with a meaning of their own are written by their names; the end of a line then is a line
         break for words and characters.
-        Raises InputError for an id that there is not.
+        Raises InputError for an unknown id.
         """
         numbers = ids.tolist() if isinstance(ids, Tensor) else [int(each) for each in ids]
         for number in numbers:
