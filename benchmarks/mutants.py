@@ -278,8 +278,8 @@ OWN = [
     Mutant(
         "training: the learning rate is a step ahead",
         "training/loop.py",
-        '["lr"] = rate(run.step)',
-        '["lr"] = rate(run.step + 1)',
+        "set_rate(raw_optimizer, rate(run.step) * share)",
+        "set_rate(raw_optimizer, rate(run.step + 1) * share)",
         _TRAINING,
     ),
     Mutant(
@@ -326,7 +326,7 @@ OWN = [
     ),
     Mutant(
         "training: the average forgets its ramp",
-        "training/optimizers.py",
+        "training/averaging.py",
         "decay = min(self.decay, (1 + self.updates) / (10 + self.updates))",
         "decay = self.decay",
         _TRAINING,
@@ -383,7 +383,7 @@ OWN = [
     Mutant(
         "given teachers: random weights teach",
         "config/teachers.py",
-        "if spec.factory is None and spec.checkpoint is None:",
+        "if spec.factory is None and spec.weights_from is None:",
         "if not spec:",
         _GIVEN,
     ),
@@ -410,14 +410,14 @@ OWN = [
     ),
     Mutant(
         "tasks: each label of a multi-label example counts as an example",
-        "tasks.py",
+        "tasks/classes.py",
         "return places.any(-1).sum()",
         "return places.sum()",
         "tests/unit/test_tasks.py",
     ),
     Mutant(
         "tasks: the wrong places of a dense task are taken for independent examples",
-        "evaluation/figures.py",
+        "evaluation/summed.py",
         '    errors = "wrong places"\n    by_example = False\n',
         '    errors = "wrong places"\n',
         "tests/unit/test_standing.py tests/unit/test_report_tasks.py",
@@ -452,14 +452,14 @@ OWN = [
     ),
     Mutant(
         "data: an other view is the student's own",
-        "data/sets.py",
+        "data/sample_set.py",
         'seed=derive_seed(seed, "other view")',
         "seed=seed",
         _SELECTION,
     ),
     Mutant(
         "data: a teacher learns from all samples, whatever its part",
-        "experiment/prepare.py",
+        "experiment/parts.py",
         "return parts if parts.teacher_part is None else replace(parts, train=parts.teacher_part)",
         "return parts",
         _SELECTION,
@@ -508,7 +508,7 @@ OWN = [
     ),
     Mutant(
         "data: wrong labels are in the held-out part as well",
-        "experiment/prepare.py",
+        "experiment/parts.py",
         "train = recipe.selection.noisy(train)",
         "train, held_out = (None if part is None else recipe.selection.noisy(part) for part in (train, held_out))",
         _SELECTION,
@@ -635,15 +635,15 @@ OWN = [
     Mutant(
         "hints: the first stage trains the whole student",
         "schemes/hints.py",
-        "part = self.trainable or _reached(student, first, samples)",
+        "part = self.trainable or _reached(distiller.student, distiller.objective, samples)",
         "part = self.trainable or None",
         _SCHEMES + "hints.py",
     ),
     Mutant(
         "hints: the first stage has the length of the second",
         "schemes/hints.py",
-        "training=self._first(context.training)",
-        "training=context.training",
+        "samples, self._first(context.training), context)",
+        "samples, context.training, context)",
         _SCHEMES + "hints.py",
     ),
     Mutant(
@@ -793,7 +793,7 @@ OWN = [
     ),
     Mutant(
         "compression: bytes of masks beside the weights",
-        "export/writing.py",
+        "export/sizes.py",
         "small = settled(model)",
         "small = model",
         "tests/cli/test_compress.py " + _COMPRESS,
@@ -808,7 +808,7 @@ OWN = [
     Mutant(
         "compression: a file of weights forgets its transforms",
         "networks.py",
-        "{RECORDS: json.dumps(records, sort_keys=True)} if records else {}",
+        "({RECORDS: records} if records else {})",
         "{}",
         "tests/compress/test_transforms.py",
     ),

@@ -22,7 +22,7 @@ from limbeck.diagnosis.signs import Signs, read_signs
 from limbeck.diagnosis.students import StudentTrainer
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, one_of
-from limbeck.experiment.prepare import initial_weights
+from limbeck.experiment.building import initial_weights
 from limbeck.models import mlp
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs, Tap

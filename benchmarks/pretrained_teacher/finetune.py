@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import limbeck as lb
 from limbeck.config import load_recipe
 from limbeck.data import SampleSet
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.training import load_weights, save_weights
 
 _FIXED = 15  # blocks of the body that are never trained

@@ -16,7 +16,8 @@ import torch
 
 from limbeck.config import load_recipe
 from limbeck.evaluation import evaluate
-from limbeck.experiment.prepare import build_student, build_teacher, prepare
+from limbeck.experiment.building import build_student, build_teacher
+from limbeck.experiment.parts import prepare
 from limbeck.training import load_weights
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.config import Recipe
 from limbeck.diagnosis.recipes import subject_of_recipe
 from limbeck.errors import CheckpointError, RunError
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.own import require_own
 

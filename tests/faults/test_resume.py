@@ -15,7 +15,7 @@ from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted, LimbeckError, RunError
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.objective import Objective
 from limbeck.teachers import ModelTeacher, store

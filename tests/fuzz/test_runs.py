@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 import limbeck as lb
 from fuzzing import HOSTILE, answered, arrays, cases, command, mutated, noisy, safetensors_bytes, small
 from limbeck.config import Recipe, load_recipe
-from limbeck.experiment.prepare import build_student, prepare, seeded_build
+from limbeck.experiment.building import build_student, seeded_build
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import wrap_teacher

@@ -11,7 +11,8 @@ from fuzzing import answered, cases, mutated
 from limbeck.config import load_recipe
 from limbeck.data import Munge
 from limbeck.errors import InputError
-from limbeck.experiment.prepare import Parts, vet
+from limbeck.experiment.parts import Parts
+from limbeck.experiment.vetting import vet
 
 BASE: dict[str, Any] = {
     "name": "tables",

@@ -10,7 +10,8 @@ from fuzzing import TEXTS, answered, cases, mutated
 from limbeck import data
 from limbeck.config import load_recipe
 from limbeck.data import Splits
-from limbeck.experiment.prepare import Parts, vet
+from limbeck.experiment.parts import Parts
+from limbeck.experiment.vetting import vet
 from limbeck.tokenizers import BytePairs, Characters, Tokenizer, Words, load_tokenizer
 
 SIGNS = [

@@ -10,8 +10,8 @@ from limbeck.config import Recipe
 from limbeck.errors import LimbeckError
 from limbeck.experiment import context
 from limbeck.experiment.outcome import Outcome
-from limbeck.experiment.prepare import vet
 from limbeck.experiment.run import distill
+from limbeck.experiment.vetting import vet
 from limbeck.runs import RunFolder
 from limbeck.training import fit
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RecipeError
-from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.models import builder
 from limbeck.schemes.assistants import Assistants, between

@@ -8,7 +8,8 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError, RunError
 from limbeck.evaluation import measure, predict
-from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.run import distill
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.randomness import derive_seed

@@ -10,7 +10,8 @@ from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, fit_bias, predict
-from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.signature import Signature
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.results.finished import FinishedRun

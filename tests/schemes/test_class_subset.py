@@ -7,9 +7,10 @@ from limbeck.config import Recipe
 from limbeck.errors import DataError, RecipeError
 from limbeck.evaluation import evaluate
 from limbeck.experiment.check import rehearse
-from limbeck.experiment.prepare import prepare, vet
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher, wrap_teacher
+from limbeck.experiment.vetting import vet
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder
 

@@ -9,7 +9,8 @@ import limbeck as lb
 from limbeck.compress import LowRank, names, records_of
 from limbeck.distiller import Distiller
 from limbeck.evaluation import measure, parameters, predict
-from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.report import build

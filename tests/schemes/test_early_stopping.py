@@ -14,7 +14,8 @@ from limbeck import methods
 from limbeck.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, RecipeError, RunError
-from limbeck.experiment.prepare import build_student, prepare, seeded_build
+from limbeck.experiment.building import build_student, seeded_build
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.teacher import trained_teacher, wrap_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import Objective

@@ -8,7 +8,7 @@ from limbeck.config import Recipe
 from limbeck.errors import RecipeError
 from limbeck.evaluation import measure, predict
 from limbeck.experiment.check import rehearse
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher, wrap_teacher
 from limbeck.report.gather import gather

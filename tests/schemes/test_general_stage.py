@@ -8,9 +8,11 @@ from limbeck import models
 from limbeck.config import Recipe
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import compare_attention
+from limbeck.experiment.building import SeedBuilder
 from limbeck.experiment.check import rehearse
-from limbeck.experiment.prepare import SeedBuilder, prepare, vet
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.sealing import keep_outcome
+from limbeck.experiment.vetting import vet
 from limbeck.results.attention import sentence_attention
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder

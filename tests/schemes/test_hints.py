@@ -6,7 +6,9 @@ from safetensors.torch import load_file
 
 from limbeck import methods
 from limbeck.errors import LimbeckError
-from limbeck.experiment.prepare import SeedBuilder, prepare, vet
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
+from limbeck.experiment.vetting import vet
 from limbeck.models import resnet, vit
 from limbeck.schemes.hints import Hints, _reached
 from limbeck.training import Training

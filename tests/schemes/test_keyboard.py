@@ -11,7 +11,7 @@ from limbeck import Distiller, methods
 from limbeck.config import Recipe, read_yaml
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import evaluate, measure_typing
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.recipes import find
 from limbeck.report import build

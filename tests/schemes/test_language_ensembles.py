@@ -6,7 +6,7 @@ import torch
 from limbeck import Distiller, methods
 from limbeck.carry import Carry
 from limbeck.config import Recipe
-from limbeck.experiment.prepare import vet
+from limbeck.experiment.vetting import vet
 from limbeck.targets import softened
 from limbeck.teacher import asked
 from limbeck.teachers import EnsembleTeacher, ModelTeacher

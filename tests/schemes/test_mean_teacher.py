@@ -13,7 +13,7 @@ from limbeck import methods
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import Loader, TensorSet
 from limbeck.errors import InputError, RecipeError
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.features import FeatureTerm
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import Objective
@@ -151,7 +151,7 @@ def test_a_recipe_keeps_the_average_as_its_student(tiny, carried_out, killed_eve
     steps = math.ceil(len(parts.transfer) / 128)
     method = methods.kd(temperature=1.0, hard_weight=1.0, soft_weight=1.0)
     method.terms["soft"].weight = lambda step: 2.0 * math.exp(-5 * max(0.0, 1 - step / steps) ** 2)
-    from limbeck.experiment.prepare import build_student
+    from limbeck.experiment.building import build_student
 
     student = build_student(recipe, parts, 0)
     fit(

@@ -12,7 +12,7 @@ from limbeck import methods
 from limbeck.batch import UNLABELLED, Batch
 from limbeck.data import TensorSet, Transfer
 from limbeck.errors import DataError, InputError, RecipeError
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import Objective

@@ -12,7 +12,7 @@ from limbeck.batch import UNLABELLED, Batch
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError, RecipeError
 from limbeck.evaluation import early_exit, early_exit_curve, measure, predict
-from limbeck.experiment.prepare import prepare
+from limbeck.experiment.parts import prepare
 from limbeck.losses import cross_entropy, kl
 from limbeck.models import cnn, mlp
 from limbeck.models.layers import DEEPEST, ExitOf, WithExits
@@ -201,7 +201,7 @@ def test_a_recipe_measures_every_exit_and_reads_them_back(tiny, tmp_path, killed
 
 def test_the_network_starts_as_the_student_alone_does(tiny):
     recipe = tiny(scheme=SCHEME, student=STUDENT, method=HARD)
-    from limbeck.experiment.prepare import SeedBuilder
+    from limbeck.experiment.building import SeedBuilder
 
     builder = SeedBuilder(recipe, prepare(recipe), 0)
     one, two, alone = (

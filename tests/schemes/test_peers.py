@@ -8,7 +8,8 @@ from limbeck import schemes
 from limbeck.config import Recipe
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.signature import Signature
 from limbeck.peers import own_part
 from limbeck.randomness import derive_seed

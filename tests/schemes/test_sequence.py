@@ -11,7 +11,8 @@ from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.errors import CheckpointError, InputError
 from limbeck.evaluation import evaluate
-from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
 from limbeck.generation import beam_search, sentence_bleu, sequence_figures
 from limbeck.models import seq2seq_lstm
 from limbeck.schemes.sequence import nearest_to_gold

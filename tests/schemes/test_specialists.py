@@ -14,7 +14,8 @@ from limbeck.data import TensorSet, half_and_half
 from limbeck.distiller import Distiller
 from limbeck.errors import RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.prepare import SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.signature import Signature
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.methods import hard

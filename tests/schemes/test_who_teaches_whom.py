@@ -13,7 +13,8 @@ from limbeck.data import TensorSet
 from limbeck.distiller import Distiller
 from limbeck.evaluation import early_exit, evaluate, predict, robustness, value_range
 from limbeck.experiment import context
-from limbeck.experiment.prepare import build_student, prepare
+from limbeck.experiment.building import build_student
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.losses import cross_entropy, kl
 from limbeck.models import mlp

@@ -14,9 +14,9 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet, bundled, digits
 from limbeck.errors import CheckpointError, DataError, LimbeckError, ModelError, RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.prepare import vet
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
+from limbeck.experiment.vetting import vet
 from limbeck.randomness import fingerprints
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder

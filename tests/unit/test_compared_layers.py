@@ -9,7 +9,7 @@ import torch
 import limbeck as lb
 from limbeck.config import Recipe
 from limbeck.evaluation import MinibatchCKA, attention_map, sparsity_difference
-from limbeck.experiment.prepare import build_student
+from limbeck.experiment.building import build_student
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.layers import Layers

@@ -14,7 +14,7 @@ from limbeck import data, schedules
 from limbeck.config import Recipe, apply_overrides, load_recipe, parse, read_yaml
 from limbeck.data import Augment, Transfer
 from limbeck.errors import InputError, ModelError
-from limbeck.experiment.prepare import vet
+from limbeck.experiment.vetting import vet
 from limbeck.schedules import Schedule
 from limbeck.training import Training
 from small_recipe import base, refusal

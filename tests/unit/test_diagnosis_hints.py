@@ -17,7 +17,7 @@ from limbeck.diagnosis.inputs import DiagnosisInput, ask
 from limbeck.diagnosis.searching import CANDIDATES, Setting, search_settings, settled
 from limbeck.diagnosis.students import StudentTrainer
 from limbeck.errors import NonFiniteLossError
-from limbeck.experiment.prepare import initial_weights
+from limbeck.experiment.building import initial_weights
 from limbeck.records import plain_values
 from limbeck.teachers import ModelTeacher
 from limbeck.training import Training

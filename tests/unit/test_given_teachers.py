@@ -11,9 +11,10 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet
 from limbeck.errors import ModelError, RecipeError, RunError
 from limbeck.evaluation import evaluate, measure
+from limbeck.experiment.building import as_teacher, build_student
 from limbeck.experiment.check import rehearse
 from limbeck.experiment.cost import forward_flops
-from limbeck.experiment.prepare import as_teacher, build_student, prepare
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.teacher import trained_teacher, wrap_teacher

@@ -15,7 +15,7 @@ from torch import nn
 from limbeck import models
 from limbeck.config.networks import ModelSpec, read_model
 from limbeck.errors import LimbeckError, ModelError, RecipeError
-from limbeck.experiment.prepare import check_weights
+from limbeck.experiment.building import check_weights
 from limbeck.outputs import run_model
 from limbeck.teachers import ModelTeacher
 from walk import over

@@ -12,7 +12,7 @@ from limbeck.config import Recipe
 from limbeck.data import Description, TensorSet
 from limbeck.errors import DataError, DataWarning, InputError, LimbeckError, ModelError, RunError
 from limbeck.evaluation import predict
-from limbeck.experiment.prepare import Parts
+from limbeck.experiment.parts import Parts
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.signature import read_signature, write_signature

@@ -13,10 +13,11 @@ from limbeck.data import Description
 from limbeck.data.text_inputs import read_texts
 from limbeck.errors import DataError, InputError, LimbeckError, RunError
 from limbeck.evaluation import predict
-from limbeck.experiment.prepare import Parts, vet
+from limbeck.experiment.parts import Parts
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
 from limbeck.experiment.signature import read_signature, write_signature
+from limbeck.experiment.vetting import vet
 from limbeck.results.finished import FinishedRun
 from limbeck.results.student import TrainedModel
 from limbeck.runs import RunFolder

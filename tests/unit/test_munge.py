@@ -16,8 +16,8 @@ from limbeck.data.columns import Attribute, Column, Columns
 from limbeck.data.synthesis import kinds, munge, nearest_neighbours
 from limbeck.errors import DataError, InputError, LimbeckError, RecipeError
 from limbeck.experiment.check import rehearse
-from limbeck.experiment.prepare import vet
 from limbeck.experiment.run import distill
+from limbeck.experiment.vetting import vet
 from limbeck.randomness import normal, uniform
 from limbeck.runs import RunFolder
 from limbeck.tasks import REGRESSION

@@ -10,7 +10,7 @@ import torch
 from limbeck.config import Recipe
 from limbeck.data import LazySet, TensorSet, npz, table
 from limbeck.errors import DataError, DataWarning, ModelError
-from limbeck.experiment.prepare import vet
+from limbeck.experiment.vetting import vet
 from walk import over
 
 LABELS = np.arange(60) % 3

@@ -9,9 +9,10 @@ from limbeck.config import Recipe
 from limbeck.data import TensorSet, bundled, digits
 from limbeck.errors import InputError, LimbeckError, RecipeError
 from limbeck.evaluation import evaluate, predict
-from limbeck.experiment.prepare import SeedBuilder, vet
+from limbeck.experiment.building import SeedBuilder
 from limbeck.experiment.run import distill
 from limbeck.experiment.sealing import keep_outcome
+from limbeck.experiment.vetting import vet
 from limbeck.models.layers import InputPart, PartialInput
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import RunFolder

@@ -20,8 +20,9 @@ from limbeck.evaluation import evaluate, predict
 from limbeck.experiment import context, run, trials
 from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.outcome import ordered
-from limbeck.experiment.prepare import prepare, vet
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.run import distill
+from limbeck.experiment.vetting import vet
 from limbeck.objective import Objective
 from limbeck.report.gather import gather
 from limbeck.results.assessment import assess_run

@@ -7,7 +7,8 @@ from limbeck.config import Recipe
 from limbeck.data import Augment, HeldOut, Selection, Splits, Subset, TensorSet
 from limbeck.errors import LimbeckError, RecipeError
 from limbeck.evaluation import predict
-from limbeck.experiment.prepare import as_teacher, build_teacher, prepare
+from limbeck.experiment.building import as_teacher, build_teacher
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.run import Experiment
 from limbeck.runs import RunFolder
 from limbeck.teachers import MeanOfModels, ModelTeacher

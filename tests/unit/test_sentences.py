@@ -14,7 +14,8 @@ from limbeck.data import Augment, Loader, TextSet
 from limbeck.data.ragged import Ragged, bucketed, rounded_width
 from limbeck.distiller import Distiller
 from limbeck.errors import DataError, InputError, ModelError, RecipeError
-from limbeck.experiment.prepare import prepare, vet
+from limbeck.experiment.parts import prepare
+from limbeck.experiment.vetting import vet
 from limbeck.teachers import ModelTeacher
 from limbeck.tokenizers import Words
 from walk import over

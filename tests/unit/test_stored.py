@@ -15,7 +15,8 @@ from limbeck.config import Recipe
 from limbeck.data import Augment, LazySet, Loader, TensorSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, MemoryLimitError
-from limbeck.experiment.prepare import as_teacher, build_teacher, prepare
+from limbeck.experiment.building import as_teacher, build_teacher
+from limbeck.experiment.parts import prepare
 from limbeck.experiment.teacher import wrap_teacher
 from limbeck.features import FeatureTerm
 from limbeck.objective import Objective

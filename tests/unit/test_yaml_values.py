@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from limbeck.config import Recipe, apply_overrides, load_recipe, read_yaml
 from limbeck.config.reading import written
 from limbeck.errors import RecipeError
-from limbeck.experiment.prepare import vet
+from limbeck.experiment.vetting import vet
 from small_recipe import base, refusal
 from walk import over
 

@@ -40,7 +40,7 @@ def codistill(
     """
     from limbeck.config import load_recipe
     from limbeck.experiment.groups import GroupSettings, codistill, peers_of, seed_of
-    from limbeck.experiment.prepare import vet
+    from limbeck.experiment.vetting import vet
     from limbeck.ranks import is_first
 
     loaded = load_recipe(resolve(recipe), overrides or [])

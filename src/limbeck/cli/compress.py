@@ -67,7 +67,7 @@ def compress(
     from limbeck.cli.distill import outcome_table
     from limbeck.cli.distill import run as carry_out
     from limbeck.cli.report import reported
-    from limbeck.experiment.prepare import vet
+    from limbeck.experiment.vetting import vet
     from limbeck.results.compression import compressed_recipe, keep_what_was_trained
     from limbeck.results.finished import FinishedRun
     from limbeck.runs import RunFolder

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from limbeck.config import Recipe
     from limbeck.evaluation import Interval
     from limbeck.experiment.outcome import Outcome
-    from limbeck.experiment.prepare import Parts
+    from limbeck.experiment.parts import Parts
     from limbeck.results.compression import StageFigures
     from limbeck.runs import RunFolder
 
@@ -44,7 +44,7 @@ def distill(
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.errors import RunError
-    from limbeck.experiment.prepare import vet
+    from limbeck.experiment.vetting import vet
     from limbeck.ranks import is_first
     from limbeck.runs import group_of, made_by
 

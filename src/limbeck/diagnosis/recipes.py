@@ -11,8 +11,10 @@ from limbeck import schedules
 from limbeck.config import Recipe
 from limbeck.diagnosis.inputs import DiagnosisInput, require_one_label
 from limbeck.errors import RecipeError
-from limbeck.experiment.prepare import Parts, as_teacher, build_student, prepare, seeded_build, vet
+from limbeck.experiment.building import as_teacher, build_student, seeded_build
+from limbeck.experiment.parts import Parts, prepare
 from limbeck.experiment.teacher import trained_teacher
+from limbeck.experiment.vetting import vet
 from limbeck.results.finished import FinishedRun
 from limbeck.schemes.offline import Offline
 from limbeck.terms import HardLabels, SoftTargets

@@ -15,8 +15,10 @@ from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
 from limbeck.evaluation import constant_accuracy, evaluate, parameters
-from limbeck.experiment.prepare import Parts, SeedBuilder, as_teacher, build_teacher, check_weights, seeded_build, vet
+from limbeck.experiment.building import SeedBuilder, as_teacher, build_teacher, check_weights, seeded_build
+from limbeck.experiment.parts import Parts
 from limbeck.experiment.teacher import asked_once
+from limbeck.experiment.vetting import vet
 from limbeck.features import PairedLayers, paired_layers
 from limbeck.networks import evaluating
 from limbeck.objective import Loss

@@ -12,8 +12,8 @@ from torch import nn
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import RunError
+from limbeck.experiment.building import SeedBuilder, as_teacher
 from limbeck.experiment.cost import Compute, forward_flops, spent, spent_by_peers
-from limbeck.experiment.prepare import SeedBuilder, as_teacher
 from limbeck.experiment.teacher import TrainedTeacher, storable, wrap_teacher
 from limbeck.objective import Objective
 from limbeck.peers import Peer, fit_together

@@ -9,7 +9,8 @@ from limbeck import checks
 from limbeck.config import Recipe
 from limbeck.errors import InputError, Interrupted, LimbeckError, RecipeError, RunError
 from limbeck.evaluation import Metrics, evaluate
-from limbeck.experiment.prepare import Parts, SeedBuilder, prepare
+from limbeck.experiment.building import SeedBuilder
+from limbeck.experiment.parts import Parts, prepare
 from limbeck.experiment.sameness import same_as_before
 from limbeck.peers import Exchange, fit_group
 from limbeck.ranks import first_does, is_first

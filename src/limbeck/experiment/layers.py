@@ -14,7 +14,8 @@ from torch.nn.modules import pooling
 from limbeck.batch import Batch
 from limbeck.config import Recipe
 from limbeck.data import SampleSet
-from limbeck.experiment.prepare import as_teacher, build_student, build_teacher, prepare
+from limbeck.experiment.building import as_teacher, build_student, build_teacher
+from limbeck.experiment.parts import prepare
 from limbeck.networks import canonical_path, evaluating
 from limbeck.outputs import run_model
 from limbeck.teachers.restricted import RestrictedModel

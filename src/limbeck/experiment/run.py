@@ -15,6 +15,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError, RunError
 from limbeck.evaluation import constant_accuracy, evaluate
 from limbeck.evaluation import parameters as count
+from limbeck.experiment.building import SeedBuilder
 from limbeck.experiment.context import Decisions, SeedContext
 from limbeck.experiment.cost import LEARNING, Compute, forward_flops
 from limbeck.experiment.outcome import (
@@ -27,12 +28,13 @@ from limbeck.experiment.outcome import (
     ordered,
     teacher_file,
 )
-from limbeck.experiment.prepare import Parts, SeedBuilder, prepare, vet
+from limbeck.experiment.parts import Parts, prepare
 from limbeck.experiment.sameness import same_as_before
 from limbeck.experiment.sealing import data_of
 from limbeck.experiment.signature import write_signature
 from limbeck.experiment.teacher import TrainedTeacher, trained_teacher
 from limbeck.experiment.trials import Trials
+from limbeck.experiment.vetting import vet
 from limbeck.ranks import first_says
 from limbeck.runs import RunFolder
 from limbeck.teachers import MeanOfModels, StoredTeacher, state_digest

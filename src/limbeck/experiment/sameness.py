@@ -5,7 +5,7 @@ from typing import Any
 from limbeck import checks
 from limbeck.config import Recipe
 from limbeck.errors import RunError
-from limbeck.experiment.prepare import Parts
+from limbeck.experiment.parts import Parts
 from limbeck.locks import exclusive
 from limbeck.ranks import first_does
 from limbeck.runs import RunFolder

@@ -9,7 +9,7 @@ from typing import Any
 
 from limbeck.errors import RunError, command, one_line
 from limbeck.experiment.outcome import Outcome
-from limbeck.experiment.prepare import Parts
+from limbeck.experiment.parts import Parts
 from limbeck.records import as_json, plain_values, read_as, sealed, unsealed
 from limbeck.runs import RunFolder, read_manifest
 from limbeck.training.checkpoints import digest

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from limbeck.data import Description
 from limbeck.errors import DataError, InputError, RunError, command, one_line
-from limbeck.experiment.prepare import Parts
+from limbeck.experiment.parts import Parts
 from limbeck.records import sealed, unsealed
 from limbeck.runs import RunFolder
 from limbeck.tokenizers import Tokenizer

@@ -12,16 +12,9 @@ from limbeck.config import MemberSpec, Recipe
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.evaluation import predict
+from limbeck.experiment.building import as_teacher, assembled, check_weights, estimator_of, read_answers, seeded_build
 from limbeck.experiment.cost import Compute, spent
-from limbeck.experiment.prepare import (
-    Parts,
-    as_teacher,
-    assembled,
-    check_weights,
-    estimator_of,
-    read_answers,
-    seeded_build,
-)
+from limbeck.experiment.parts import Parts
 from limbeck.objective import Objective
 from limbeck.ranks import first_says
 from limbeck.runs import cache_folder

@@ -9,9 +9,10 @@ from limbeck.config import Recipe
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import evaluate
 from limbeck.experiment.context import SeedContext
-from limbeck.experiment.prepare import Parts, vet
+from limbeck.experiment.parts import Parts
 from limbeck.experiment.sameness import same_as_before
 from limbeck.experiment.teacher import TrainedTeacher, trained_teacher, wrap_teacher
+from limbeck.experiment.vetting import vet
 from limbeck.runs import RunFolder
 from limbeck.teacher import Teacher
 from limbeck.teachers import StoredTeacher

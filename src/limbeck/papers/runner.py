@@ -10,8 +10,8 @@ from typing import Any
 from limbeck.config import Recipe
 from limbeck.data import Splits
 from limbeck.errors import RecipeError, command
-from limbeck.experiment.prepare import vet
 from limbeck.experiment.run import Experiment, Trained
+from limbeck.experiment.vetting import vet
 from limbeck.locks import exclusive
 from limbeck.own import require_own
 from limbeck.papers.measures import RowView

@@ -10,8 +10,8 @@ from limbeck.compress import rebuilt
 from limbeck.config import Recipe
 from limbeck.errors import CheckpointError, InputError, RunError, one_of
 from limbeck.evaluation import Interval, t_interval
+from limbeck.experiment.building import SeedBuilder
 from limbeck.experiment.outcome import FIXED_ROLES, Outcome
-from limbeck.experiment.prepare import SeedBuilder
 from limbeck.results.finished import FinishedRun
 from limbeck.runs import environment, read_manifest
 from limbeck.training import load_weights

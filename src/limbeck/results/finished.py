@@ -12,8 +12,9 @@ from limbeck import checks
 from limbeck.compress import rebuilt
 from limbeck.config import Recipe, load_recipe
 from limbeck.errors import DataError, RunError
+from limbeck.experiment.building import SeedBuilder, build_teacher
 from limbeck.experiment.outcome import Outcome, ordered, teacher_file, teacher_history
-from limbeck.experiment.prepare import Parts, SeedBuilder, build_teacher, prepare
+from limbeck.experiment.parts import Parts, prepare
 from limbeck.experiment.sealing import OUTCOME, data_of, files_of, read_outcome, require_same
 from limbeck.experiment.signature import Signature, read_signature
 from limbeck.results.trust import require_trust

@@ -19,7 +19,7 @@ from limbeck.evaluation import (
     sparsity_difference,
     t_interval,
 )
-from limbeck.experiment.prepare import SeedBuilder, as_teacher
+from limbeck.experiment.building import SeedBuilder, as_teacher
 from limbeck.features import FeatureTerm
 from limbeck.layers import Layers
 from limbeck.networks import evaluating

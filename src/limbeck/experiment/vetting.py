@@ -1,0 +1,109 @@
+"""A recipe tried before anything runs: each of its models answers some samples under its objective."""
+
+import torch
+from torch import nn
+
+from limbeck import schemes
+from limbeck.config import Recipe
+from limbeck.data import Loader, SampleSet, Splits
+from limbeck.distiller import Distiller
+from limbeck.errors import InputError, LimbeckError, RecipeError
+from limbeck.experiment.building import (
+    SeedBuilder,
+    answering,
+    as_teacher,
+    assembled,
+    estimator_of,
+    read_answers,
+    teacher_networks,
+)
+from limbeck.experiment.parts import Parts, prepare
+from limbeck.experiment.tokenizers import check_tokenizers
+from limbeck.objective import Objective
+from limbeck.tasks import TOKENS, Need
+from limbeck.teacher import Teacher
+from limbeck.training import Training
+from limbeck.training.batch_norm import check_batches
+from limbeck.training.engine import check_precision
+
+__all__ = ["vet"]
+
+_TRIED = 8  # samples that each model answers before anything is trained
+
+
+def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
+    """Return a recipe's sets after each of its models has answered some of them under its objective.
+
+    What cannot run is refused here, before anything is trained or written.  splits: as for `prepare`.
+    """
+    parts = prepare(recipe, splits=splits)
+    if not recipe.teacher.single and parts.train.task is not TOKENS:
+        parts.train.task.require(
+            Need.ONE_OF_SEVERAL,
+            what="teacher.members: the mean of several networks is for",
+            mend="use one network as the teacher",
+            error=RecipeError,
+        )
+    check_tokenizers(recipe, parts.train)
+    taught = parts.of_teacher.train
+    members = list(zip(recipe.teacher.members, teacher_networks(recipe, parts, 0), strict=True))
+    for member, network in {id(member): (member, network) for member, network in members}.values():  # one of a kind
+        if member.estimator and (complaint := estimator_of(network).complaint(taught)):
+            raise RecipeError(f"{member.model.where}: {member.model.keys()['kind']} {complaint}")
+        if member.arrays:
+            read_answers(network, parts)
+        if member.learns:
+            _try("teacher", network, None, member.method.inspected, taught, member.training, "teacher.training")
+    teacher = assembled(recipe, [parts.serving(network) for _, network in members])
+    for candidate in recipe.candidates():
+        _settle(candidate.inspected, parts.transfer)
+        builder = SeedBuilder(candidate, parts, recipe.seeds[0])
+        student = builder.grafted(builder.student())
+        taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
+        _try("student", student, taught_by, candidate.inspected, parts.transfer, candidate.training, "training")
+        if candidate.scheme.single:
+            batches = Loader(parts.transfer, candidate.training.batch_size, seed=0)
+            candidate.inspected.require_active(candidate.training.epochs * batches.steps)
+        if not candidate.scheme.any_task:
+            parts.train.task.require(
+                Need.ONE_OF_SEVERAL,
+                what=f"scheme.name: '{schemes.name_of(candidate.scheme)}' is for",
+                mend="use offline",
+                error=RecipeError,
+            )
+        if complaint := candidate.scheme.check(builder):
+            raise RecipeError(f"scheme.{complaint}")
+    return parts
+
+
+def _settle(objective: Objective, samples: SampleSet) -> None:
+    """Require that the method can do with what the labels of its set mean."""
+    try:
+        objective.settle(samples.legend)
+    except InputError as error:
+        raise RecipeError(f"method: {error}") from None
+
+
+def _try(
+    role: str,
+    model: nn.Module,
+    teacher: Teacher | None,
+    objective: Objective,
+    samples: SampleSet,
+    training: Training,
+    where: str,
+) -> None:
+    """Compute the loss of a small augmented batch once, on a model that nothing else uses."""
+    first = len(samples) if samples.lanes is None else samples.lanes  # whose rows begin anew
+    positions = torch.arange(min(_TRIED, first))
+    gathered = samples.gather(samples.needed(positions, training.augment, seed=0, view=1))
+    try:
+        check_precision(training.precision)
+        check_batches(model, samples, training)
+        batch = samples.assemble(gathered, positions, training.augment, seed=0, view=1, clean_view=True)
+    except LimbeckError as error:
+        raise type(error)(f"{where}.{error}") from None
+    distiller = Distiller(model, teacher, objective)
+    with torch.random.fork_rng(), answering(role, samples):
+        distiller.build(batch, legend=samples.legend)
+        distiller(batch, 0)
