@@ -8,7 +8,7 @@ from torch import nn
 
 from limbeck import checks
 from limbeck.arguments import checked
-from limbeck.errors import ModelError, one_of
+from limbeck.errors import InputError, ModelError, one_of
 from limbeck.features import FeatureTerm
 from limbeck.layers import LayerPairs, Layers
 from limbeck.networks import canonical_path
@@ -209,6 +209,10 @@ class BlockTerm(FeatureTerm):
     ) -> None:
         super().__init__(name, weight, None)
         checks.choice("match", match, ("uniform", "top", "bottom"))
+        if layers is not None and match != "uniform":
+            raise InputError(
+                f"match: found '{match}' beside layers, which say the pairs themselves; leave one of them out"
+            )
         self.match: Match = match
         self.given = None if layers is None else Layers.of(layers)
 

@@ -23,6 +23,7 @@ from limbeck.compress import (
 )
 from limbeck.compress.clusters import centroid_gradient, gap_bits, gap_cost, gaps, kmeans, places, sharing_rate
 from limbeck.compress.huffman import code_lengths, decode, encode, entropy
+from limbeck.compress.weights import Shared
 from limbeck.errors import CheckpointError
 from limbeck.export import exported_bytes, ideal_bytes
 
@@ -54,7 +55,7 @@ def test_examples_of_the_specification():
     assert found.filler.tolist() == [False, False, True, False]
     assert gap_cost(0.08, 5) / 5 - 1 == pytest.approx(0.0745, abs=5e-5)
     assert [gap_cost(0.08, bits) for bits in (4, 5, 8)] == pytest.approx([5.43, 5.37, 8.00], abs=5e-3)
-    assert gap_bits(0.08) == 5
+    assert gap_bits(0.08, 21_414) == 5
     assert code_lengths(torch.tensor([8, 4, 2, 1, 1])).tolist() == [1, 2, 3, 4, 4]
     assert entropy(torch.tensor([8, 4, 2, 1, 1])) == 1.875
 
@@ -165,3 +166,30 @@ def test_the_ideal_size_of_a_network_is_that_of_its_symbols_tables_and_other_ten
     assert size.ideal < size.huffman < exported_bytes(model)
     kept = shared.codes[shared.mask].long()
     assert size.ideal > entropy(torch.bincount(kept)) * len(kept) / 8
+
+
+def test_one_weight_of_many_can_be_written():
+    """Its distance is longer than any that a header of two signed bytes would hold."""
+    mask = torch.zeros(100_000, dtype=torch.bool)
+    mask[40_000] = True
+    stream = write_codes(mask.long() * 5, mask, 4)
+    codes, back = read_codes(stream, 100_000)
+    assert torch.equal(back, mask)
+    assert int(codes[40_000]) == 5
+    assert len(stream) < 500
+
+
+@pytest.mark.parametrize(("weights", "kept"), [(100_000, 21), (1_000_000, 965), (266_610, 21_414)])
+def test_the_bits_of_a_distance_count_the_table_of_its_code(weights, kept):
+    sizes = {bits: gap_cost(kept / weights, bits) * kept / 8 + 2**bits for bits in range(1, 16)}
+    assert gap_bits(kept / weights, kept) == min(sizes, key=sizes.get)
+
+
+def test_centroids_have_the_gradient_that_the_formula_gives():
+    torch.manual_seed(0)
+    codes, mask = torch.randint(4, (5, 6)), torch.rand(5, 6) < 0.7
+    centroids, gradient = torch.randn(4, requires_grad=True), torch.randn(5, 6)
+    (Shared(codes, mask, 2)(centroids) * gradient).sum().backward()
+    expected = torch.stack([gradient[mask & (codes == code)].sum() for code in range(4)])
+    torch.testing.assert_close(centroids.grad, expected)
+    torch.testing.assert_close(centroid_gradient((gradient * mask).flatten(), codes.flatten(), 4), expected)

@@ -383,3 +383,31 @@ def test_the_bound_is_where_two_factors_take_less():
         most = Spectrum(torch.empty(0), m, n).most
         assert most * (m + n) < m * n <= (most + 1) * (m + n)
         assert most < rank_bound(m, n)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_low_rank_lstm_tells_torch_whether_it_trains(monkeypatch, training):
+    """On a GPU its backward pass is refused otherwise."""
+    told = []
+    original = torch.lstm
+    monkeypatch.setattr(torch, "lstm", lambda *given: told.append(given[6]) or original(*given))
+    layer = LowRankLSTM(nn.LSTM(6, 6, batch_first=True), [(2, 2)]).train(training)
+    layer(torch.randn(4, 5, 6))
+    assert told == [training]
+
+
+@pytest.mark.parametrize(
+    ("weight", "model"),
+    [("frequency", nn.Sequential(nn.Linear(12, 12))), ("input", nn.Sequential(nn.Embedding(12, 12)))],
+)
+def test_a_weight_that_weighs_nothing_is_refused(weight, model):
+    inputs = torch.randint(12, (8, 3)) if weight == "input" else torch.randn(8, 12)
+    data = TensorSet.of(inputs, torch.arange(8) % 2)
+    with pytest.raises(InputError, match=f"^weight: found {weight}, which weighs the errors of"):
+        LowRank(rank=2, weight=weight).apply(model, Statistics.of(data, 8))
+
+
+def test_all_the_energy_is_the_rank_and_no_rounding():
+    torch.manual_seed(0)
+    matrix = torch.randn(10, 3, dtype=torch.float64) @ torch.randn(3, 20, dtype=torch.float64)
+    assert rank_of_energy(spectrum(matrix), 1.0) == 3

@@ -177,7 +177,9 @@ def test_first_and_last_layer_norms_and_biases_stay_by_default_and_the_log_says_
 
 def test_dropout_before_a_pruned_layer_is_scaled():
     model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 8), nn.Linear(8, 3))
-    assert Prune(sparsity=0.75, scale_dropout=True).apply(model)[0][1].p == 0.25
+    pruned = Prune(sparsity=0.75, scale_dropout=True).apply(model)[0]
+    assert (model[1].p, pruned[1].p) == (0.5, 0.25)
+    assert rebuilt(copy.deepcopy(model), records_of(pruned))[1].p == 0.25  # as a checkpoint is read
 
 
 def test_keys_that_do_not_go_together_are_refused():
@@ -185,6 +187,7 @@ def test_keys_that_do_not_go_together_are_refused():
         ({"sparsity": 1.0}, "sparsity: found 1.0"),
         ({"pattern": "2:4", "sparsity": 0.8}, "pattern: found 2:4, expected sparsity 0.5"),
         ({"by": "movement"}, "by: found movement, expected scope: layer and a ramp"),
+        ({"scale_dropout": True, "ramp_steps": 5}, "scale_dropout: found beside ramp_steps"),
     ]:
         with pytest.raises(InputError, match=line):
             Prune(**keys)

@@ -6,7 +6,12 @@ from torch import nn
 
 import limbeck as lb
 from limbeck.compress import Codes, Prune, Quantize, Statistics, quantisation, rebuilt, records_of, settled
+from limbeck.compress import quantize as quantize_module
+from limbeck.compress.weights import InputGrid
+from limbeck.data import TensorSet
 from limbeck.errors import InputError
+
+DATA_OF_FOUR = TensorSet.of(torch.randn(16, 4, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3)
 
 GENERATOR = torch.Generator().manual_seed(0)
 DATA = lb.data.TensorSet.of(
@@ -181,3 +186,77 @@ def test_keys_that_do_not_go_together_are_refused():
             Quantize(**keys)
     with pytest.raises(InputError, match="expected Statistics of training data"):
         Quantize(activations="static", skip=()).apply(Everything())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_static_range_follows_inputs_of_every_type(dtype):
+    grid = InputGrid(8, dynamic=False, maps=False, low=-1.0, high=1.0).train()
+    grid(torch.tensor([[-3.0, 3.0]], dtype=dtype))
+    assert (float(grid.low), float(grid.high)) == pytest.approx((-1.02, 1.02))
+
+
+def test_static_ranges_can_be_retrained_in_mixed_precision():
+    model = nn.Sequential(nn.Linear(4, 3))
+    small = Quantize(activations="static", skip=()).apply(model, Statistics.of(DATA_OF_FOUR, 8))[0].train()
+    with torch.autocast("cpu", torch.bfloat16):
+        small(torch.randn(2, 4)).sum().backward()
+
+
+@pytest.mark.parametrize(("by", "follows"), [("minmax", True), ("percentile", False), ("mse", False)])
+def test_training_moves_the_range_of_least_and_largest_alone(by, follows):
+    """What a percentile or an error chose would be undone by one large value."""
+    model = (
+        Quantize(activations="static", by=by, skip=(), freeze=1)
+        .apply(nn.Sequential(nn.Linear(4, 3)), Statistics.of(DATA_OF_FOUR, 8))[0]
+        .train()
+    )
+    before = float(model[0].input_grid.high)
+    for hook in model.before_step:
+        hook(model, 0)
+    model(torch.full((2, 4), 100.0))
+    assert (float(model[0].input_grid.high) != before) is follows
+    for hook in model.before_step:
+        hook(model, 1)
+    frozen = float(model[0].input_grid.high)
+    model(torch.full((2, 4), 100.0))
+    assert float(model[0].input_grid.high) == frozen
+
+
+def test_calibration_comes_by_every_feature(monkeypatch):
+    """A sample of the values with a stride that divides the features would see some features alone."""
+    monkeypatch.setattr(quantize_module, "_MOST_VALUES", 8)
+    inputs = torch.full((16, 4), 0.1)
+    inputs[:, 3] = 8.0
+    inputs[0] = 0.0
+    seen = []
+    monkeypatch.setattr(
+        quantize_module, "activation_range", lambda values, by: seen.append(values) or (values.amin(), values.amax())
+    )
+    data = TensorSet.of(inputs, torch.arange(16) % 3)
+    Quantize(activations="static", skip=()).apply(nn.Sequential(nn.Linear(4, 3)), Statistics.of(data, 16))
+    values = torch.cat(seen)[:-2]  # without the ends, which are added
+    assert (values == 8.0).any()
+    assert (values == 0.1).any()
+
+
+def test_each_row_begins_with_a_step_of_its_own():
+    """Of its weights that are not 0: with the step of the whole layer a small row is rounded to 0."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 3, bias=False)
+    with torch.no_grad():
+        layer.weight[1] *= 0.01
+        layer.weight[2, 6:] = 0.0
+    small = Quantize(to="int4", group=0, learned=True, skip=()).apply(nn.Sequential(layer))[0]
+    rows = small[0].weight.detach()
+    steps = next(each for name, each in small.named_parameters() if "original" not in name).detach()
+    means = [float(row[row != 0].abs().mean()) for row in layer.weight.detach()]
+    assert steps.flatten().tolist() == pytest.approx([2 * mean / 7**0.5 for mean in means], rel=1e-6)
+    assert (rows[1] != 0).any()
+
+
+@pytest.mark.parametrize(("to", "dtype"), [("fp16", torch.float64), ("bf16", torch.bfloat16), ("fp16", torch.float32)])
+def test_sixteen_bits_answer_in_the_networks_own_type(to, dtype):
+    model = nn.Sequential(nn.Linear(4, 3)).to(dtype)
+    small = Quantize(to=to).apply(model)[0].eval()
+    inputs = torch.randn(2, 4, dtype=dtype)
+    assert torch.equal(settled(small)(inputs), small(inputs))

@@ -200,6 +200,13 @@ def test_margins_and_cosines_are_those_of_loops():
     expected = ((parts[0] - parts[1]) - (parts[2] - parts[3])) ** 2
     torch.testing.assert_close(losses.margin_mse(*parts), expected.mean())
     torch.testing.assert_close(losses.margin_mse(*parts, reduction="none"), expected)
+    assert float(losses.margin_mse(parts[0], parts[1], parts[0], parts[1])) == 0.0
+    own = [each.clone().requires_grad_() for each in parts]
+    losses.margin_mse(*own, reduction="sum").backward()
+    slope = 2 * ((parts[0] - parts[1]) - (parts[2] - parts[3]))
+    torch.testing.assert_close(own[0].grad, slope)
+    torch.testing.assert_close(own[1].grad, -slope)
+    assert all(each.grad is None or not each.grad.any() for each in own[2:])
 
 
 def test_principal_axes_are_the_singular_vectors_and_keep_the_most():

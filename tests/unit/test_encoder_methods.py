@@ -292,3 +292,19 @@ def test_means_over_heads_and_minilm_take_other_numbers_of_heads():
         loss, gradient = value_and_gradient(built(name, teacher=encoder(8, 4, 2, heads=4)), batch())
         assert torch.isfinite(loss.total)
         assert torch.isfinite(gradient).all()
+
+
+def test_a_student_of_length_1_can_reach_the_reduced_teacher():
+    """Its target has length 1 too, so that the loss has a zero."""
+    term = next(iter(built("embedding, pca").objective.terms.values()))
+    torch.manual_seed(0)
+    teacher = F.normalize(torch.randn(6, 8, dtype=torch.float64), dim=1)
+    reduced = F.normalize((teacher - term.mean) @ term.axes_of_teacher.T, dim=1)
+    assert float(term.compare(reduced, teacher, 0).abs().max()) < 1e-12
+
+
+def test_keys_of_blocks_that_would_be_ignored_are_refused():
+    with pytest.raises(InputError, match=r"^match: found 'top' beside layers"):
+        methods.tinybert(layers={"layers.0": "layers.1"}, match="top")
+    with pytest.raises(InputError, match=r"^centre: found 'rows', which is for scores"):
+        methods.tinybert(attention="probabilities", centre="rows")

@@ -188,6 +188,13 @@ def test_frequencies_of_samples_are_the_distribution():
     torch.testing.assert_close(found.log_probs, own)
 
 
+def test_the_colder_the_sampling_the_nearer_it_is_to_greedy():
+    model = random_table(vocabulary=5, seed=3).eval()
+    prompt = torch.zeros(50, 1, dtype=torch.int64)
+    cold = sample(model, prompt, length=4, temperature=1e-3, seed=1)
+    assert torch.equal(cold.tokens, greedy(model, prompt, length=4).tokens)
+
+
 def test_the_inverse_of_the_cumulative_sum():
     logits = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64).log().expand(5, 3)
     numbers = torch.tensor([0.0, 0.2, 0.49, 0.51, 1 - 2**-24], dtype=torch.float64)

@@ -23,7 +23,7 @@ __all__ = [
     "sharing_rate",
 ]
 
-_MOST_BITS = 16
+_MOST_BITS = 15
 
 
 class Clusters(NamedTuple):
@@ -251,20 +251,22 @@ def gap_cost(density: float, bits: int) -> float:
 
 
 @checked
-def gap_bits(density: float) -> int:
-    """Return the bits of a distance with the least expected cost of a position.
+def gap_bits(density: float, kept: int) -> int:
+    """Return the bits d of a distance with the least expected bytes of all positions and of the code's table, 2^d + 1.
 
     Args:
         density: p, the share that is kept, in (0, 1].
+        kept: how many weights are kept, 1 or above.
 
     Returns:
-        From 1 to 16.
+        From 1 to 15.
 
     Raises:
-        InputError: if the density is out of range.
+        InputError: if a value is out of range.
 
     Example:
-        >>> gap_bits(0.08)
-        5
+        >>> gap_bits(0.08, 21_414), gap_bits(0.0002, 21)
+        (5, 8)
     """
-    return min(range(1, _MOST_BITS + 1), key=lambda bits: gap_cost(density, bits))
+    checks.at_least("kept", kept, 1)
+    return min(range(1, _MOST_BITS + 1), key=lambda bits: gap_cost(density, bits) * kept / 8 + 2**bits)

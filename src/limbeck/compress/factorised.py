@@ -187,7 +187,9 @@ class LowRankLSTM(nn.Module):
         if inputs.shape[0] * inputs.shape[1] > self.ranks[layer][1]:
             weights = [self.input_a[layer], left @ right]
             weights += [] if bias is None else [bias, torch.zeros_like(bias)]
-            output, hidden, cell = torch.lstm(narrow, state, weights, bias is not None, 1, 0.0, False, False, True)
+            output, hidden, cell = torch.lstm(
+                narrow, state, weights, bias is not None, 1, 0.0, self.training, False, True
+            )
             return output, (hidden, cell)
         hidden, cell = state[0][0], state[1][0]
         outputs = []

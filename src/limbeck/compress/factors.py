@@ -227,7 +227,7 @@ def rank_of_energy(values: Tensor, energy: float) -> int:
     if not float(squares.sum()):
         return 1
     rest = squares.flip(0).cumsum(0).flip(0)  # what the ranks below each leave out, summed from the smallest on
-    allowed = (1 - energy) * float(rest[0])
+    allowed = max(1 - energy, 1e-24) * float(rest[0])  # what is below is rounding of the singular values
     return int((rest > allowed * (1 + 1e-12)).sum().clamp(min=1))
 
 

@@ -118,15 +118,18 @@ class _LearnedStep(torch.autograd.Function):
 
 
 @checked
-def first_step(weight: Tensor, *, highest: int) -> Tensor:
-    """Compute 2·mean|w|/√Q_P, from which a learned step starts; 1 where all weights are 0.
+def first_step(weight: Tensor, *, highest: int, each: bool = False) -> Tensor:
+    """Compute 2·mean|w|/√Q_P over the weights that are not 0, from which a learned step starts; 1 where all are 0.
+
+    Weights that are 0, such as pruned ones, are on any grid and say nothing of its step.
 
     Args:
         weight: w, of any shape.
         highest: Q_P, 1 or above.
+        each: whether each last axis has a step of its own.
 
     Returns:
-        A scalar.
+        A scalar, or (...) of weights (..., n) with `each`.
 
     Raises:
         InputError: if `highest` is out of range, or a weight is not finite.
@@ -140,7 +143,8 @@ def first_step(weight: Tensor, *, highest: int) -> Tensor:
     """
     checks.at_least("highest", highest, 1)
     check_weight("weight", weight)
-    start = 2 * weight.detach().abs().mean() / highest**0.5
+    sizes = weight.detach().abs() if each else weight.detach().abs().flatten()
+    start = 2 * sizes.sum(-1) / (sizes != 0).sum(-1).clamp_min(1) / highest**0.5
     return torch.where(start > 0, start, torch.ones_like(start))
 
 

@@ -145,6 +145,9 @@ class LowRank(Transform):
         }
         before = {path: module for path, module in chosen.layers.items() if path in plan}
         told = {path: _told(before[path], plan[path]) for path in plan}
+        if self.weight != "none":
+            weighed = {part.path for part in parts if weighing[part.key].weighs}
+            told |= {path: f"{line}, unweighted" for path, line in told.items() if groups[path] not in weighed}
         changed = self.restructure(model, {"ranks": plan})
         for path in dict.fromkeys(groups[path] for path in plan):
             _fill(changed.get_submodule(path), before[path], path, factors)
@@ -201,6 +204,12 @@ class LowRank(Transform):
                 weighing[part.key] = _Weighing(part.matrix, moment=found)
             else:
                 weighing[part.key] = _Weighing(part.matrix)
+        if not any(each.weighs for each in weighing.values()):
+            weighs = "embeddings" if self.weight == "frequency" else "linear layers, convolutions and LSTMs"
+            raise InputError(
+                f"weight: found {self.weight}, which weighs the errors of {weighs}, and none is selected; expected"
+                " one. Select one, or leave weight out"
+            )
         return weighing
 
     def _ranks(
@@ -247,6 +256,11 @@ class _Weighing:
     matrix: Tensor
     moment: Tensor | None = None
     shares: Tensor | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the error is weighed."""
+        return self.moment is not None or self.shares is not None
 
     def values(self) -> Tensor:
         """Return the singular values of what is decomposed."""

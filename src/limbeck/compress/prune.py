@@ -97,6 +97,11 @@ class Prune(Transform):
         checks.at_least("every", self.every, 1)
         if self.pattern == "2:4" and (self.ramp_steps or self.by == "movement" or self.sparsity != 0.5):
             raise InputError("pattern: found 2:4, expected sparsity 0.5 at once and by magnitude; leave the other keys")
+        if self.scale_dropout and self.ramp_steps:
+            raise InputError(
+                "scale_dropout: found beside ramp_steps, along which the share of weights that are left changes; leave"
+                " one of them out"
+            )
         if self.by == "movement" and (not self.ramp_steps or self.scope == "global"):
             raise InputError("by: found movement, expected scope: layer and a ramp, such as ramp_steps: 1000")
         check_globs(self.select, self.skip or ())
@@ -118,17 +123,21 @@ class Prune(Transform):
         if self.ramp_steps:
             self._follow(model, [group[0] for group in groups])
         changed: dict[str, str] = {}
+        dropout: dict[str, float] = {}
         for place, mask in zip(weights, masks.values(), strict=True):
             left_out = _left_out(model, place)
             changed[place[0]] = ", ".join(filter(None, [changed.get(place[0]), self._told(model, place, left_out)]))
             if self.scale_dropout:
-                _scale_dropout(model, place[0], mask)
+                dropout |= _scaled_dropout(model, place[0], mask)
         zeros = sum(_left_out(model, place) for place in weights)
         total = sum(weight.numel() for weight in weights.values())
-        return model, Log(changed, chosen.kept, {"layers": list(chosen.layers)}, {"sparsity": zeros / total})
+        plan = {"layers": list(chosen.layers), **({"dropout": dropout} if dropout else {})}
+        _set_dropout(model, dropout)
+        return model, Log(changed, chosen.kept, plan, {"sparsity": zeros / total})
 
     def restructure(self, model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
         """Put masks on the planned layers; a network that is stored for use has none."""
+        _set_dropout(model, plan.get("dropout", {}))
         if plan.get("settled"):
             return model
         groups = places_of(model, plan["layers"])
@@ -237,12 +246,18 @@ def _left_out(model: nn.Module, place: Place) -> int:
     return int((~mask.mask).sum()) if isinstance(mask, Mask) else 0
 
 
-def _scale_dropout(model: nn.Module, path: str, mask: Tensor) -> None:
-    """Scale the dropout that stands right before a layer in a sequence."""
+def _scaled_dropout(model: nn.Module, path: str, mask: Tensor) -> dict[str, float]:
+    """Return the path and new rate of the dropout that stands right before a layer in a sequence, if there is one."""
     parent, _, name = path.rpartition(".")
     sequence = model.get_submodule(parent)
     children = list(sequence.named_children())
     number = next((number for number, (own, _) in enumerate(children) if own == name), 0)
-    before = children[number - 1][1] if number and isinstance(sequence, nn.Sequential) else None
-    if isinstance(before, nn.Dropout):
-        before.p = dropout_after_pruning(before.p, int(mask.sum()), mask.numel())
+    own, before = children[number - 1] if number and isinstance(sequence, nn.Sequential) else ("", None)
+    if not isinstance(before, nn.Dropout):
+        return {}
+    return {f"{parent}.{own}".removeprefix("."): dropout_after_pruning(before.p, int(mask.sum()), mask.numel())}
+
+
+def _set_dropout(model: nn.Module, rates: Mapping[str, float]) -> None:
+    for path, rate in rates.items():
+        model.get_submodule(path).p = float(rate)  # type: ignore[assignment]

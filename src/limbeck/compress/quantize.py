@@ -1,5 +1,6 @@
 """Quantisation: weights, and inputs of layers, in numbers of 16, 8 or 4 bits, at once or while the network retrains."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from limbeck.arguments import checked_fields
 from limbeck.card import Card
 from limbeck.compress.gradients import first_step
 from limbeck.compress.prune import LAYERS, add_hook, skipped
-from limbeck.compress.quantisation import Grid, activation_range
+from limbeck.compress.quantisation import Grid, activation_range, grouped
 from limbeck.compress.selection import check_globs, select_layers
 from limbeck.compress.statistics import Statistics
 from limbeck.compress.transform import Log, Transform
@@ -69,7 +70,8 @@ class Quantize(Transform):
             with int4.
         activations: "none", "dynamic" (a range for each token, or sample of maps, as it comes) or "static" (a range
             from calibration samples); of linear and convolutional layers, in 8 bits.
-        by: how a static range is chosen: "minmax", "percentile" or "mse".
+        by: how a static range is chosen: "minmax", which follows the batches of a retraining, "percentile" or "mse",
+            which stay.
         learned: whether the steps of the weights' grids are learned.
         freeze: training steps after which ranges and the statistics of BatchNorms no longer change; None for never.
         select: paths or patterns of layers.
@@ -161,7 +163,8 @@ class Quantize(Transform):
                 codes = torch.zeros_like(weight, dtype=torch.int8)
                 store_grid(model, group, Grid(codes, weight.new_ones(len(weight), groups), self._group), _BITS[self.to])
             else:
-                store_half(model, group, weight.to(torch.float16 if self.to == "fp16" else torch.bfloat16))
+                half = weight.to(torch.float16 if self.to == "fp16" else torch.bfloat16)
+                store_half(model, group, half, weight.dtype)
         self._watch(model, plan["layers"], {})
         return model
 
@@ -171,9 +174,8 @@ class Quantize(Transform):
         bits = _BITS[self.to]
         if not self.learned:
             return Rounded(bits, self._group)
-        rounded = Rounded(bits, self._group).grid(weight).scales
-        start = first_step(weight, highest=2 ** (bits - 1) - 1)
-        return LearnedSteps(torch.full_like(rounded, float(start)), bits, self._group)
+        start = first_step(grouped(weight, self._group), highest=2 ** (bits - 1) - 1, each=True)
+        return LearnedSteps(start, bits, self._group)
 
     def _watch(self, model: nn.Module, paths: list[str], ranges: Mapping[str, tuple[float, float]]) -> None:
         """Round the inputs of layers too, and fix what is fixed after some steps."""
@@ -186,6 +188,7 @@ class Quantize(Transform):
                     module.input_grid = InputGrid(
                         8, dynamic=self.activations == "dynamic", maps=maps, low=low, high=high
                     )
+                    module.input_grid.observing = self.by == "minmax"  # other ranges are those of the calibration
                     module.register_forward_pre_hook(quantize_input)
         if self.freeze is not None:
             add_hook(model, Freeze(self.freeze))
@@ -202,6 +205,8 @@ class Quantize(Transform):
                 flat = given.detach().flatten()
                 ends = torch.stack([flat.amin(), flat.amax()])  # which no sample of the values may miss
                 step = max(1, -(-flat.numel() // _MOST_VALUES))
+                while math.gcd(step, given.shape[-1]) > 1:  # so that it comes by every feature
+                    step += 1
                 seen.setdefault(path, []).extend([flat[::step], ends] if step > 1 else [flat])
 
         statistics.visit(model, paths, see)
@@ -235,7 +240,7 @@ class Freeze:
     def __call__(self, model: nn.Module, step: int) -> None:
         for module in model.modules():
             if isinstance(module, InputGrid):
-                module.observing = step < self.step
+                module.observing = module.observing and step < self.step
             elif isinstance(module, _BatchNorm) and step >= self.step:
                 module.eval()
 

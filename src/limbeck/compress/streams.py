@@ -15,9 +15,9 @@ from limbeck.errors import CheckpointError, InputError
 
 __all__ = ["Coded", "CodedSize", "coded_size", "ideal_stream_bytes", "read_codes", "write_codes"]
 
-_HEAD = struct.Struct("<IBBIIhhI")
-"""Checksum of the rest, bits of a distance and of a code, symbols in both streams, the only symbol of each if it has
-but one, bytes of the stream of codes."""
+_HEAD = struct.Struct("<IBBIIHHI")
+"""Checksum of the rest, bits of a distance and of a code, symbols in both streams, the only symbol of each plus 1 if it
+has but one, else 0, bytes of the stream of codes."""
 _FILLER = 0
 """The symbol of a distance of 2^d that leads to no weight."""
 
@@ -65,7 +65,7 @@ def write_codes(codes: Tensor, mask: Tensor, bits: int) -> Tensor:
     """
     values, steps, distance = _streams(codes, mask, bits)
     rest = b"".join(each.numpy().tobytes() for each in (values.lengths, steps.lengths, values.data, steps.data))
-    numbers = (distance, bits, values.count, steps.count, values.symbol, steps.symbol, values.data.numel())
+    numbers = (distance, bits, values.count, steps.count, values.symbol + 1, steps.symbol + 1, values.data.numel())
     head = _HEAD.pack(0, *numbers)[4:]
     whole = struct.pack("<I", zlib.crc32(head + rest)) + head + rest
     return torch.frombuffer(bytearray(whole), dtype=torch.uint8)
@@ -170,7 +170,7 @@ def _parts(stream: Tensor) -> tuple[Stream, Stream, int]:
     if min(sizes) < 0:
         raise CheckpointError("stream: it is damaged (it ends too early); expected what was written. Export it again")
     lengths, step_lengths, data, step_data = rest.split(sizes)
-    return Stream.of(data, lengths, values, value), Stream.of(step_data, step_lengths, steps, step), distance
+    return Stream.of(data, lengths, values, value - 1), Stream.of(step_data, step_lengths, steps, step - 1), distance
 
 
 def _streams(codes: Tensor, mask: Tensor, bits: int) -> tuple[Stream, Stream, int]:
@@ -180,7 +180,7 @@ def _streams(codes: Tensor, mask: Tensor, bits: int) -> tuple[Stream, Stream, in
     if mask.dtype != torch.bool:
         raise InputError(f"mask: found {str(mask.dtype).removeprefix('torch.')}, expected bool")
     kept = int(mask.sum())
-    distance = gap_bits(kept / mask.numel()) if kept else 1
+    distance = gap_bits(kept / mask.numel(), kept) if kept else 1
     found: Gaps = gaps(mask, distance)
     symbols = torch.where(found.filler, _FILLER, found.distances)
     return encode(codes[mask].flatten(), 2**bits), encode(symbols, 2**distance + 1), distance

@@ -200,8 +200,8 @@ class InputGrid(nn.Module):
         else:
             if self.training and self.observing:
                 with torch.no_grad():
-                    self.low.lerp_(values.amin(), _FOLLOW)
-                    self.high.lerp_(values.amax(), _FOLLOW)
+                    self.low.lerp_(values.amin().to(self.low), _FOLLOW)
+                    self.high.lerp_(values.amax().to(self.high), _FOLLOW)
             low, high = self.low.clone(), self.high.clone()
         scale, zero = activation_grid(low, high, self.bits)
         return straight_through(values, scale, zero, lowest=0, highest=2**self.bits - 1)
@@ -238,10 +238,14 @@ class Packed(nn.Module):
 
 
 class PackedHalf(nn.Module):
-    """A weight that is stored in 16 bits and used in float32."""
+    """A weight that is stored in 16 bits and used in the network's own type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
 
     def forward(self, half: Tensor) -> Tensor:
-        return half.float()
+        return half.to(self.dtype)
 
 
 # -- putting them into a network -------------------------------------------------------------------------------------
@@ -397,7 +401,7 @@ def settle(model: nn.Module, places: Sequence[Place]) -> None:
         for computation in chain[:-1]:
             weight = computation(weight)
         if isinstance(last, Half):
-            store_half(model, places, last.in_16bit(weight))
+            store_half(model, places, last.in_16bit(weight), weight.dtype)
         elif isinstance(last, Rounded | LearnedSteps):
             store_grid(model, places, last.grid(weight), last.bits)
         else:
@@ -407,10 +411,10 @@ def settle(model: nn.Module, places: Sequence[Place]) -> None:
             )
 
 
-def store_half(model: nn.Module, places: Sequence[Place], half: Tensor) -> None:
-    """Put a weight of 16 bits, used in float32, in a weight's places."""
+def store_half(model: nn.Module, places: Sequence[Place], half: Tensor, dtype: torch.dtype) -> None:
+    """Put a weight of 16 bits, used in a type, in a weight's places."""
     replace(model, places, half)
-    put(model, places, PackedHalf())
+    put(model, places, PackedHalf(dtype))
 
 
 def store_codes(

@@ -17,7 +17,7 @@ from limbeck.losses import cross_entropy, positives_log_loss
 from limbeck.losses.reduction import compute_dtype
 from limbeck.tasks import DENSE, FIRST_ITEMS, RANKING, TOKENS
 
-__all__ = ["ItemFigures", "PlaceFigures", "Places", "TokenFigures"]
+__all__ = ["ItemFigures", "PlaceFigures", "Places", "TokenFigures", "perplexity"]
 
 _FIRST_TOKENS = 3
 

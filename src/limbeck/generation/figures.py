@@ -1,6 +1,5 @@
 """How well a model generates the targets of a set."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from limbeck.arguments import checked
 from limbeck.data import SampleSet
 from limbeck.errors import InputError
 from limbeck.evaluation import evaluate
+from limbeck.evaluation.summed import perplexity
 from limbeck.generation.beam import beam_search
 from limbeck.tasks import TOKENS, UNLABELLED
 
@@ -102,7 +102,7 @@ def sequence_figures(
         }
         for beam, total in sums.items()
     }
-    return {"perplexity": math.exp(float(evaluate(model, samples).nll)), **figures}
+    return {"perplexity": perplexity(float(evaluate(model, samples).nll)), **figures}
 
 
 def _text(samples: SampleSet, row: Sequence[int]) -> str:

@@ -147,6 +147,7 @@ class SentenceVectors(_Pooled):
     def compare(self, student: Tensor, teacher: Tensor, number: int) -> Tensor:
         if self.compared == "pca":
             teacher = (teacher - self.mean.to(teacher)) @ self.axes_of_teacher.to(teacher).T
+            teacher = unit(teacher) if self.normalise else teacher  # else no student of length 1 could reach it
         return losses.hint(self.projected(student, number), teacher, reduction="none")
 
 

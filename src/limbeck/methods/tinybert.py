@@ -11,7 +11,7 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.blocks import Blocks, BlockTerm, Match
 from limbeck.card import Card
-from limbeck.errors import ModelError
+from limbeck.errors import InputError, ModelError
 from limbeck.layers import LayerPairs
 from limbeck.losses import CROSS_ENTROPY
 from limbeck.objective import Objective, Term
@@ -171,6 +171,8 @@ class Attention(BlockTerm):
         checks.choice("attention", of, ("scores", "probabilities"))
         checks.choice("heads", heads, ("equal", "mean"))
         checks.choice("centre", centre, ("none", "rows"))
+        if of == "probabilities" and centre != "none":
+            raise InputError("centre: found 'rows', which is for scores, beside attention: probabilities; leave it out")
         self.of, self.heads = of, heads
         self.centre: Literal["none", "rows"] = centre
         self._heads = (1, 1)
