@@ -141,6 +141,23 @@ def test_a_student_may_begin_as_its_teacher(tiny, carried_out, refusal, tmp_path
     assert refusal(other).startswith("scheme.start: found teacher, but the teacher's layers are not the student's")
 
 
+def ramped(steps, epochs, **keys):
+    transform = {"kind": "prune", "sparsity": 0.97, "skip": [], "ramp_steps": steps, "every": 3, **keys}
+    return {"transform": transform, "retrain": {"epochs": epochs}}
+
+
+@over("settings", [{"keep": "best"}, {"keep": "best", "patience": 1}])
+def test_a_ramp_is_followed_to_its_end_whatever_the_epochs_before_were_worth(tiny, carried_out, settings):
+    training = {"epochs": 2, "batch_size": 128, **settings}
+    stages = [ramped(22, epochs=0, select=["stage1"]), ramped(3, epochs=6, select=["fc"])]  # both in one training
+    recipe = tiny(scheme={"name": "compress", "stages": stages}, student=STUDENT, training=training)
+    path, outcome = carried_out(recipe)
+    keep_outcome(RunFolder(path), outcome)
+    model = FinishedRun.read(path).model("distilled", 0)
+    weights = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert [int((weight == 0).sum()) for weight in weights] == [int(0.97 * weight.numel()) for weight in weights]
+
+
 def low_rank(**keys):
     return {"transform": {"kind": "low_rank", **keys}}
 
@@ -170,8 +187,24 @@ def low_rank(**keys):
         ({"stages": [RANK], "start": "absent.safetensors"}, "start: checkpoint: there is no file"),
         ({"stages": [RANK], "calibration": 0}, "calibration: found 0"),
         (
-            {"stages": [{"transform": {"kind": "prune", "skip": [], "ramp_steps": 1000}, "retrain": {"epochs": 1}}]},
-            "stages[0].transform.ramp_steps: found 1000, but the retraining takes",
+            {"stages": [ramped(8, epochs=2)]},
+            "stages[0].transform.ramp_steps: found 8, but the retraining takes 8 steps",
+        ),
+        (
+            {"stages": [ramped(1, epochs=0)]},
+            "stages[0].retrain.epochs: found 0, but ramp_steps 1 leaves weights out while the network is trained",
+        ),
+        (
+            {"stages": [ramped(1, epochs=0), {"transform": {"kind": "codes", "skip": []}}]},
+            "stages[0].retrain.epochs: found 0, but ramp_steps 1 leaves weights out",
+        ),
+        (
+            {"stages": [ramped(8, epochs=0), ramped(1, epochs=2)]},
+            "stages[1].transform.ramp_steps: found 8, but the retraining takes 8 steps; expected fewer",
+        ),
+        (
+            {"stages": [{**ramped(8, epochs=5), "compared": [{"epochs": 2}]}]},
+            "stages[0].transform.ramp_steps: found 8, but the retraining takes 8 steps; expected fewer",
         ),
     ],
 )

@@ -16,10 +16,8 @@ from limbeck.compress.selection import check_globs, select_layers
 from limbeck.compress.statistics import Statistics
 from limbeck.compress.transform import Log, Transform
 from limbeck.compress.weights import (
-    Mask,
-    Movement,
     Shared,
-    computed_by,
+    is_rounded,
     named,
     places_of,
     put,
@@ -121,7 +119,4 @@ class Codes(Transform):
 def _complaint(module: nn.Module) -> str | None:
     if not isinstance(module, LAYERS) or not weights_of_layer(module):
         return f"codes does not change a {type(module).__name__}"
-    for name in weights_of_layer(module):
-        if any(not isinstance(each, Mask | Movement) for each in computed_by(module, name)):
-            return "its weight is quantised or shared already"
-    return None
+    return "its weight is quantised or shared already" if is_rounded(module) else None

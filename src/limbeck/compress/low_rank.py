@@ -24,6 +24,7 @@ from limbeck.compress.factors import (
 from limbeck.compress.selection import check_globs, owners, replace_module, select_layers
 from limbeck.compress.statistics import Statistics, second_moment
 from limbeck.compress.transform import Log, Transform
+from limbeck.compress.weights import computed_complaint
 from limbeck.errors import InputError, ModelError
 
 __all__ = ["CARD", "LowRank"]
@@ -283,6 +284,8 @@ class _Weighing:
 
 def _complaint(module: nn.Module) -> str | None:
     """Return why a layer cannot be factorised; None where it can."""
+    if complaint := computed_complaint(module, "low_rank"):
+        return complaint
     if isinstance(module, nn.Linear):
         return None
     if isinstance(module, nn.Conv2d):

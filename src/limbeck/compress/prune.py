@@ -20,6 +20,7 @@ from limbeck.compress.weights import (
     Place,
     computed_by,
     fold,
+    is_rounded,
     layers_of,
     named,
     places_of,
@@ -58,7 +59,8 @@ class Prune(Transform):
         scope: "layer" for each layer's own threshold, "global" for one over all selected layers.
         pattern: "any" weight, or "2:4": two of four neighbours along the input.
         by: "magnitude", or "movement", whose scores are learned from the loss along a ramp.
-        ramp_steps: training steps n until the sparsity is reached; 0 to prune at once.
+        ramp_steps: training steps n until the sparsity is reached, fewer than the training has; 0 to prune at once.
+            In a recipe, the retraining then keeps its last weights and has no patience.
         every: steps between two drawings of the masks along the ramp.
         scale_dropout: whether the dropout in front of a pruned linear layer becomes p·√(kept/all).
         select: paths or patterns of layers.
@@ -234,10 +236,7 @@ def complaint(module: nn.Module) -> str | None:
     """Return why a layer cannot be pruned; None where it can."""
     if not isinstance(module, LAYERS) or not weights_of_layer(module):
         return f"prune does not change a {type(module).__name__}"
-    for name in weights_of_layer(module):
-        if any(not isinstance(each, Mask | Movement) for each in computed_by(module, name)):
-            return "its weight is quantised or shared already; prune first"
-    return None
+    return "its weight is quantised or shared already; prune first" if is_rounded(module) else None
 
 
 def _left_out(model: nn.Module, place: Place) -> int:

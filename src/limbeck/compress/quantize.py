@@ -22,11 +22,10 @@ from limbeck.compress.weights import (
     Half,
     InputGrid,
     LearnedSteps,
-    Mask,
-    Movement,
     Rounded,
     computed_by,
     fold,
+    is_rounded,
     places_of,
     put,
     quantize_input,
@@ -215,13 +214,9 @@ class Quantize(Transform):
 
     def _complaint(self, module: nn.Module) -> str | None:
         able = isinstance(module, LAYERS) if self.to in _BITS else not _is_norm(module)
-        weights = weights_of_layer(module, self._least)
-        if not able or not weights:
+        if not able or not weights_of_layer(module, self._least):
             return f"quantize does not change a {type(module).__name__}"
-        for name in weights:
-            if any(not isinstance(each, Mask | Movement) for each in computed_by(module, name)):
-                return "its weight is quantised or shared already"
-        return None
+        return "its weight is quantised or shared already" if is_rounded(module, self._least) else None
 
     def _told(self, module: nn.Module) -> str:
         name = type(module).__name__.removeprefix("Parametrized")

@@ -14,6 +14,7 @@ from limbeck.card import Card
 from limbeck.compress.selection import replace_module
 from limbeck.compress.statistics import Statistics
 from limbeck.compress.transform import Log, Transform
+from limbeck.compress.weights import computed_complaint
 from limbeck.errors import InputError, ModelError, one_of
 
 __all__ = ["CARD", "Share"]
@@ -172,6 +173,8 @@ def _found(model: nn.Module, path: str, key: str) -> nn.Module | nn.Parameter:
     """Return the module or parameter of a path; ModelError for none."""
     modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path in modules:
+        if complaint := computed_complaint(modules[path], "share"):
+            raise ModelError(f"{key}: '{path}': {complaint}")
         return modules[path]
     parameters: dict[str, nn.Parameter] = dict(model.named_parameters(remove_duplicate=False))
     if path in parameters:

@@ -75,6 +75,9 @@ class Transform(ABC):
         """The name of the transform in a recipe: that of its file."""
         return type(self).__module__.rpartition(".")[2]
 
+    ramp_steps: int = 0
+    """Training steps that it takes until the network is as small as it says."""
+
     @property
     def needs_statistics(self) -> bool:
         """Whether `apply` reads the inputs of layers."""

@@ -15,6 +15,7 @@ from limbeck.compress.pruning import unit_mask
 from limbeck.compress.selection import check_globs, matches, owners, select_layers
 from limbeck.compress.statistics import Statistics
 from limbeck.compress.transform import Log, Transform
+from limbeck.compress.weights import computed_complaint
 from limbeck.errors import InputError, ModelError, one_of
 
 __all__ = ["CARD", "Units"]
@@ -168,8 +169,8 @@ class _Reach:
 def _complaint(model: nn.Module, module: nn.Module) -> str | None:
     if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return f"units does not change a {type(module).__name__}"
-    if hasattr(module, "parametrizations"):
-        return "its weight is masked, quantised or shared already; leave out units first"
+    if complaint := computed_complaint(module, "units"):
+        return complaint
     if getattr(module, "groups", 1) != 1:
         return "units does not change a grouped convolution"
     if len(owners(model, module.weight)) > 1:

@@ -40,7 +40,9 @@ __all__ = [
     "Rounded",
     "Shared",
     "computed_by",
+    "computed_complaint",
     "fold",
+    "is_rounded",
     "layers_of",
     "named",
     "places_of",
@@ -302,6 +304,19 @@ def computed_by(module: nn.Module, name: str) -> list[nn.Module]:
     """Return what computes a layer's weight, in order; nothing where it is plain."""
     chains = getattr(module, "parametrizations", {})
     return list(chains[name]) if name in chains else []
+
+
+def is_rounded(module: nn.Module, least: int = 2) -> bool:
+    """Return whether some of a layer's weights of `least` axes or more are computed by more than masks."""
+    names = weights_of_layer(module, least)
+    return any(not isinstance(each, Mask | Movement) for name in names for each in computed_by(module, name))
+
+
+def computed_complaint(module: nn.Module, kind: str) -> str | None:
+    """Return why a transform that builds layers anew cannot do so; None where no weight is computed."""
+    if hasattr(module, "parametrizations"):
+        return f"its weight is masked, quantised or shared already; put {kind} before that"
+    return None
 
 
 def named(place: Place) -> str:

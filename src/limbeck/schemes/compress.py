@@ -13,8 +13,7 @@ from limbeck import checks, methods
 from limbeck.arguments import checked_fields
 from limbeck.card import Card
 from limbeck.compress import Log, Statistics, Transform, rebuilt, settled
-from limbeck.compress.prune import Ramp, hooks_of
-from limbeck.data import SampleSet
+from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError
 from limbeck.evaluation import flops, measure_typing, parameters, require_words, time_forward, time_word
@@ -118,6 +117,13 @@ class Compress(Scheme):
             )
         if len(self.stages) > _MOST:
             raise InputError(f"stages: found {len(self.stages)}, expected at most {_MOST}")
+        for number, (stage, following) in enumerate(zip(self.stages, (*self.stages[1:], None), strict=True)):
+            ramp = stage.transform.ramp_steps
+            if ramp and not stage.retrain.epochs and (following is None or not following.transform.ramp_steps):
+                raise InputError(
+                    f"stages[{number}].retrain.epochs: found 0, but ramp_steps {ramp} leaves weights out while the"
+                    " network is trained; retrain it, or leave ramp_steps out"
+                )
         checks.at_least("calibration", self.calibration, 1)
         checks.at_least("offers", self.offers, 0)
 
@@ -172,22 +178,18 @@ class Compress(Scheme):
         try:
             model = self._started(builder)
             statistics = self._statistics(builder, _TRIED)
-            followed = 0
             for number, stage in enumerate(self.stages):
-                lengths = []
                 for key, retrain in _named_retrainings(stage):
                     where = f"stages[{number}].{key}"
-                    training = self._training(builder.training, retrain)
-                    samples = len(self._samples(builder, retrain))
-                    lengths += [training.epochs * -(-samples // training.batch_size)] if retrain.epochs else []
+                    training = self._training(builder.training, number, retrain)
+                    loader = Loader(self._samples(builder, retrain), training.batch_size, seed=0)
+                    where = f"stages[{number}].transform"
+                    if retrain.epochs:
+                        _require_steps(self._ramp(number), retrain.epochs * loader.steps)
                 where = f"stages[{number}].transform"
                 known = self.start not in (None, _TEACHER)
                 transform = stage.transform if known else stage.transform.on_any_weights()
                 model, _ = transform.apply(model, statistics, builder.seed)
-                if lengths:
-                    ramps = [hook.steps for hook in hooks_of(model)[followed:] if isinstance(hook, Ramp)]
-                    followed = len(hooks_of(model))
-                    _require_steps(max(ramps, default=0), min(lengths))
                 where = f"stages[{number}]: the model that the transform gives"
                 one = builder.parts.train.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
                 Statistics([one], builder.parts.train.task).visit(model, [], lambda *_: None)
@@ -198,15 +200,15 @@ class Compress(Scheme):
     def planned(self, builder: Builder, teacher: Teacher) -> list[Planned]:
         """Return the first training and the retrainings, of the student before any stage."""
         found = [] if self.start else [self.planned_as(_FIRST, "student, uncompressed", builder, teacher)]
-        for number, stage in enumerate(self.stages, start=1):
+        for number, stage in enumerate(self.stages):
             for key, retrain in _named_retrainings(stage):
                 if retrain.epochs:
                     taught = None if retrain.teacher == "none" else teacher
                     distiller = Distiller(self._started(builder), taught, self._objective(builder, retrain))
                     samples = self._samples(builder, retrain)
-                    training = self._training(builder.training, retrain)
+                    training = self._training(builder.training, number, retrain)
                     compared = key != "retrain"
-                    label = f"student, stage {number}" + (f", {_described(retrain)}" if compared else "")
+                    label = f"student, stage {number + 1}" + (f", {_described(retrain)}" if compared else "")
                     found.append(Planned(label, distiller, samples, training, compared=compared))
         own = [each for each in found if not each.compared]
         own = [*own[:-1], *(replace(last, label="student distilled") for last in own[-1:])]
@@ -238,11 +240,13 @@ class Compress(Scheme):
                 continue
             before = f"stage_{number}_before"
             models[before] = context.keep(before, deepcopy(smaller))
-            models[role] = student = self._retrained(context, role, smaller, stage.retrain, models[_FIRST], teachers)
+            models[role] = student = self._retrained(
+                context, role, smaller, number, stage.retrain, models[_FIRST], teachers
+            )
         for number, stage in enumerate(self.stages, start=1):
             for place, retrain in enumerate(stage.compared, start=1):
                 role, student = _compared(number, place), deepcopy(transformed[number])
-                models[role] = self._retrained(context, role, student, retrain, models[_FIRST], teachers)
+                models[role] = self._retrained(context, role, student, number, retrain, models[_FIRST], teachers)
         for _, role in self._smaller():
             distiller = Distiller(self.build(role, context), None, methods.hard())
             models[role] = context.fit(role, distiller, context.parts.alone).student
@@ -253,17 +257,21 @@ class Compress(Scheme):
         context: Context,
         role: str,
         student: nn.Module,
+        number: int,
         retrain: Retrain,
         first: nn.Module,
         teachers: dict[str, Teacher],
     ) -> nn.Module:
-        """Train a network after a transform.  first: the student before any stage.  teachers: made before, by name."""
+        """Train a network after a transform.
+
+        number: of its stage, from 1.  first: the student before any stage.  teachers: made before, by name.
+        """
         if retrain.teacher == "original":
             teachers.setdefault("original", context.teacher())
         elif retrain.teacher == "before" and "before" not in teachers:
             teachers["before"] = context.teach(first, name=_FIRST)
         distiller = Distiller(student, teachers.get(retrain.teacher), self._objective(context, retrain))
-        training = self._training(context.training, retrain)
+        training = self._training(context.training, number - 1, retrain)
         return context.fit(role, distiller, self._samples(context, retrain), training=training).student
 
     def figures(self, models: Mapping[str, nn.Module], samples: SampleSet, builder: Builder) -> dict[str, Any]:
@@ -352,25 +360,28 @@ class Compress(Scheme):
     def _samples(self, builder: Builder, retrain: Retrain) -> SampleSet:
         return builder.parts.alone if retrain.teacher == "none" else builder.parts.transfer
 
-    def _training(self, training: Training, retrain: Retrain) -> Training:
-        """Return the settings of a retraining: the recipe's, with fewer epochs and a smaller rate."""
-        rate = training.learning_rate / 10 if retrain.learning_rate is None else retrain.learning_rate
-        epochs = max(1, retrain.epochs)
-        share = epochs / training.epochs
-        return replace(
-            training,
-            epochs=epochs,
-            learning_rate=rate,
-            warmup=training.warmup * share,
-            milestones=tuple(each * share for each in training.milestones),
-        )
+    def _training(self, training: Training, number: int, retrain: Retrain) -> Training:
+        """Return the settings of a retraining of a stage, from 0: the recipe's, with fewer epochs and a smaller rate.
+
+        Along a ramp, the weights before its end have too few zeros, and so the last ones are kept.
+        """
+        found = training.continued(max(1, retrain.epochs), retrain.learning_rate)
+        return replace(found, keep="last", patience=None) if self._ramp(number) else found
+
+    def _ramp(self, number: int) -> int:
+        """Return the steps of the ramps that a stage's training follows, those of untrained stages before it too."""
+        steps = self.stages[number].transform.ramp_steps
+        if steps and number and not self.stages[number - 1].retrain.epochs:
+            return max(steps, self._ramp(number - 1))
+        return steps
 
 
 def _require_steps(ramp: int, steps: int) -> None:
-    """Require a training that is as long as the ramp of the masks that it follows."""
-    if ramp > steps:
+    """Require a training that has a step left when the ramp has ended: masks are drawn before a step."""
+    if ramp and ramp >= steps:
         raise InputError(
-            f"ramp_steps: found {ramp}, but the retraining takes {steps} steps; lower it, or retrain for more epochs"
+            f"ramp_steps: found {ramp}, but the retraining takes {steps} steps; expected fewer. Lower it, or retrain"
+            " for more epochs"
         )
 
 

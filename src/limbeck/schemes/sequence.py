@@ -2,7 +2,7 @@
 
 import copy
 from collections import abc
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar, Literal
 
@@ -74,7 +74,7 @@ class Sequence(Scheme):
     beam: K.  length_penalty: a of ((5 + length)/6)^a, by which log-probabilities are divided; 0 for none.
     length: the largest number of generated tokens; None for that of the set's longest text.
     later_epochs, later_rate: epochs and learning rate of the stages after the first; the rate is a tenth of the
-        recipe's by default.
+        recipe's by default.  Warmup and milestones keep their share of the epochs.
     """
 
     stages: tuple[Stage, ...] = ("best",)
@@ -188,8 +188,7 @@ class Sequence(Scheme):
         """Return the settings of a stage."""
         if number == 0:
             return training
-        rate = training.learning_rate / 10 if self.later_rate is None else self.later_rate
-        return replace(training, epochs=self.later_epochs, learning_rate=rate)
+        return training.continued(self.later_epochs, self.later_rate)
 
 
 def _targets(samples: Any, found: Candidates, stage: Stage) -> SampleSet:

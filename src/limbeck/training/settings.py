@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from limbeck import checks
@@ -163,6 +163,24 @@ class Training:
             if name not in known:
                 raise InputError(f"{name}: found no such setting of Training; {one_of(name, known)}")
         return cls(**settings)
+
+    def continued(self, epochs: int, learning_rate: float | None = None) -> "Training":
+        """Return the settings of a training that follows: warmup and milestones keep their share of all epochs.
+
+        learning_rate: None for a tenth of this one.
+
+        >>> later = Training(epochs=30, warmup=3, learning_rate=0.1).continued(10)
+        >>> later.epochs, later.warmup, later.learning_rate
+        (10, 1.0, 0.01)
+        """
+        share = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            learning_rate=self.learning_rate / 10 if learning_rate is None else learning_rate,
+            warmup=self.warmup * share,
+            milestones=tuple(milestone * share for milestone in self.milestones),
+        )
 
     def __post_init__(self) -> None:
         for key, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0)):
