@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, LimbeckError, ModelError, lacks_memory, one_line, one_of
 from limbeck.networks import canonical_path
+from limbeck.sparse import Answer
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "run_model"]
@@ -50,6 +51,8 @@ class Outputs:
         ask: calls the model again on other inputs, if it can answer any.
         vjp: the teacher's vector-Jacobian product (`ModelTeacher.vjp`) for this batch, if it has one.
         padding: (N, L) bool, which places of a distiller's batch are real; None where all are (`Batch.padding`).
+        sparse: of stored answers that are cut to few classes, these; `logits` is then NaN throughout, and only terms
+            with `takes_sparse` may read the answer.
 
     Example:
         >>> Outputs(torch.zeros(2, 3)).logits.shape
@@ -67,6 +70,13 @@ class Outputs:
     ask: Callable[[Any], "Outputs"] | None = None
     vjp: Callable[..., Tensor] | None = None
     padding: Tensor | None = None
+    sparse: Answer | None = None
+
+    @classmethod
+    def cut(cls, answer: Answer) -> "Outputs":
+        """Return an answer that is cut to few classes, beside NaN for logits, which take no memory."""
+        logits = torch.full((), torch.nan, device=answer.ids.device)
+        return cls(logits.expand(answer.shape), sparse=answer)
 
     def transformed(self, transform: Callable[[Tensor], Tensor]) -> "Outputs":
         """Return the same outputs with transformed logits, each member's of an ensemble too."""
