@@ -124,7 +124,7 @@ def test_counts_are_copied_and_nothing_is_shared_with_the_model():
 
 @over("averaging", [Averaging(), Averaging(Mean(2))])
 def test_a_mean_without_validation_is_refused(averaging):
-    with pytest.raises(InputError, match="averaging: mean begins when validation stops to improve"):
+    with pytest.raises(InputError, match="averaging: found mean, which begins when validation stops to improve"):
         train(averaging=averaging)
 
 

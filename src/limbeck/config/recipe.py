@@ -139,10 +139,12 @@ class Recipe:
         student_keys |= graft_keys
         copy_blocks = top["student"]["copy_blocks"]
         student_keys |= {} if copy_blocks is None else {"copy_blocks": copy_blocks}
-        training, training_keys = read(Training, _with_views(top), "training")
+        lanes = source.values.get("lanes")
+        usual = {"batch_size": lanes} if lanes and lanes > 0 else {}  # a lane of a stream is a row of every batch
+        training, training_keys = read(Training, {**usual, **_with_views(top)}, "training")
         like_it = {key: value for key, value in student_keys["model"].items() if key not in ("checkpoint", "key")}
         teacher, teacher_keys = read_teacher(
-            top["teacher"] or TeacherKeys(model=like_it, training=plain(training_keys)).model_dump(), base
+            top["teacher"] or TeacherKeys(model=like_it, training=plain(training_keys)).model_dump(), base, usual
         )
         scheme, networks, general, scheme_keys = _scheme(dict(top["scheme"]), base, teacher, student_keys["model"])
         budget, budget_keys = _alone_budget(top["alone_budget"])

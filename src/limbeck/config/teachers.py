@@ -156,13 +156,19 @@ class TeacherSpec:
         return [own, *(derive_seed(own, "member", number) for number in range(1, len(self.members)))]
 
 
-def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict[str, Any]]:
-    """Return the teacher that a recipe's validated keys name, and the keys as the resolved recipe has them."""
+def read_teacher(
+    keys: Mapping[str, Any], base: Path, usual: Mapping[str, Any] | None = None
+) -> tuple[TeacherSpec, dict[str, Any]]:
+    """Return the teacher that a recipe's validated keys name, and the keys as the resolved recipe has them.
+
+    usual: settings of a training where its own keys name no others.
+    """
+    usual = usual or {}
     members = keys["members"]
     if isinstance(members, list):
         if beside := next((key for key in _ONE if keys[key] is not None), None):
             raise RecipeError(f"teacher.members: found a list of networks together with {beside}; give one of them")
-        specs = tuple(_listed(each, number, keys, base) for number, each in enumerate(members))
+        specs = tuple(_listed(each, number, keys, base, usual) for number, each in enumerate(members))
         if not specs:
             raise RecipeError("teacher.members: found an empty list, expected at least one network")
     else:
@@ -170,7 +176,7 @@ def read_teacher(keys: Mapping[str, Any], base: Path) -> tuple[TeacherSpec, dict
             raise RecipeError(
                 "teacher.model: is missing; add it, or an estimator, or arrays, or a list of networks under members"
             )
-        specs = (_member(keys, keys["training"], keys["method"], "teacher", base),) * _count(members)
+        specs = (_member(keys, keys["training"], keys["method"], "teacher", base, usual),) * _count(members)
     weights = keys["weights"]
     if weights is not None:
         try:
@@ -225,21 +231,23 @@ def _count(members: Any) -> int:
     return members
 
 
-def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path) -> MemberSpec:
+def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path, usual: Mapping[str, Any]) -> MemberSpec:
     where = f"teacher.members[{number}]"
     own = validate(_MemberKeys, member, where)
     if own["estimator"] is not None or own["arrays"] is not None:
-        return _member(own, own["training"] or {}, own["method"] or _HARD, where, base)
+        return _member(own, own["training"] or {}, own["method"] or _HARD, where, base, usual)
     own["input"] = keys["input"] if own["input"] is None else own["input"]
     read_from_file = isinstance(own["model"], dict) and own["model"].get("checkpoint") is not None
     training = own["training"]
     if training is None:  # of a network whose weights are read, the training of the others is not
         training = {} if read_from_file else keys["training"]
     method = own["method"] or (_HARD if training == _GIVEN else keys["method"])
-    return _member(own, training, method, where, base)
+    return _member(own, training, method, where, base, usual)
 
 
-def _member(keys: Mapping[str, Any], training: Any, method: Any, where: str, base: Path) -> MemberSpec:
+def _member(
+    keys: Mapping[str, Any], training: Any, method: Any, where: str, base: Path, usual: Mapping[str, Any]
+) -> MemberSpec:
     given = [key for key in _ONE if keys[key] is not None]
     if len(given) > 1:
         raise RecipeError(f"{where}.{given[1]}: found together with {given[0]}; give one of them")
@@ -256,7 +264,7 @@ def _member(keys: Mapping[str, Any], training: Any, method: Any, where: str, bas
         return _as_given(spec, model_keys, method if training == _GIVEN else _HARD, where)
     if not isinstance(training, Mapping):
         raise RecipeError(f"{where}.training: found {shown(training)}, expected keys and their values, or none")
-    trained, training_keys = read(Training, dict(training), f"{where}.training")
+    trained, training_keys = read(Training, {**usual, **training}, f"{where}.training")
     taught = read_method(method, f"{where}.method")
     if "teacher" in taught.inspected.reads():
         raise RecipeError(f"{where}.method.name: '{taught.name}' needs a teacher; use hard")

@@ -23,8 +23,11 @@ from limbeck.objective import Objective
 from limbeck.tasks import TOKENS, Need
 from limbeck.teacher import Teacher
 from limbeck.training import Training
+from limbeck.training.averaging import check_average
 from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import check_precision
+from limbeck.training.loop import in_lanes
+from limbeck.training.optimizers import make_optimizer, share_of_length
 
 __all__ = ["vet"]
 
@@ -53,14 +56,17 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
         if member.arrays:
             read_answers(network, parts)
         if member.learns:
-            _try("teacher", network, None, member.method.inspected, taught, member.training, "teacher.training")
+            validated = _validated(recipe, parts.of_teacher)
+            objective, training = member.method.inspected, member.training
+            _try("teacher", network, None, objective, taught, training, "teacher.training", validated=validated)
     teacher = assembled(recipe, [parts.serving(network) for _, network in members])
     for candidate in recipe.candidates():
         _settle(candidate.inspected, parts.transfer)
         builder = SeedBuilder(candidate, parts, recipe.seeds[0])
         student = builder.grafted(builder.student())
         taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
-        _try("student", student, taught_by, candidate.inspected, parts.transfer, candidate.training, "training")
+        validated, objective, training = _validated(candidate, parts), candidate.inspected, candidate.training
+        _try("student", student, taught_by, objective, parts.transfer, training, "training", validated=validated)
         if candidate.scheme.single:
             batches = Loader(parts.transfer, candidate.training.batch_size, seed=0)
             candidate.inspected.require_active(candidate.training.epochs * batches.steps)
@@ -84,6 +90,11 @@ def _settle(objective: Objective, samples: SampleSet) -> None:
         raise RecipeError(f"method: {error}") from None
 
 
+def _validated(recipe: Recipe, parts: Parts) -> bool:
+    """Return whether every training of a recipe has a validation set."""
+    return parts.held_out is not None and not recipe.refit
+
+
 def _try(
     role: str,
     model: nn.Module,
@@ -92,18 +103,31 @@ def _try(
     samples: SampleSet,
     training: Training,
     where: str,
+    *,
+    validated: bool,
 ) -> None:
-    """Compute the loss of a small augmented batch once, on a model that nothing else uses."""
+    """Compute the loss of a small augmented batch once, on a model that nothing else uses.
+
+    where: the training's place in the recipe.  validated: whether it has a validation set.
+    """
     first = len(samples) if samples.lanes is None else samples.lanes  # whose rows begin anew
     positions = torch.arange(min(_TRIED, first))
     gathered = samples.gather(samples.needed(positions, training.augment, seed=0, view=1))
     try:
         check_precision(training.precision)
+        check_average(training, validated=validated)
+        training = in_lanes(samples, training, given=True)
         check_batches(model, samples, training)
         batch = samples.assemble(gathered, positions, training.augment, seed=0, view=1, clean_view=True)
+        if training.rate_by_length:
+            share_of_length(samples, batch)
     except LimbeckError as error:
         raise type(error)(f"{where}.{error}") from None
     distiller = Distiller(model, teacher, objective)
     with torch.random.fork_rng(), answering(role, samples):
         distiller.build(batch, legend=samples.legend)
         distiller(batch, 0)
+    try:
+        make_optimizer(distiller, training)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None

@@ -45,7 +45,7 @@ class General:
     epochs: of the stage.
     first: use only the first samples, this many; None for all.
     learning_rate: of the stage; None for the recipe's.
-    batch_size: of the stage; None for the recipe's.
+    batch_size: of the stage; None for the recipe's, or for the lanes of a stream.
     """
 
     epochs: int = 3
@@ -118,7 +118,7 @@ class Hints(Scheme):
             return "general: needs a teacher that begins pretrained, such as kind: pretrained; leave general out"
         try:
             self._first(builder.training)
-            self._before(builder.training)
+            self._before(builder.training, builder.parts.general)
             check_part(builder.student(), self.trainable or None, where="trainable")
         except LimbeckError as error:
             return str(error)
@@ -135,7 +135,7 @@ class Hints(Scheme):
         stages = []
         if builder.parts.general is not None:
             distiller = Distiller(builder.student(), self._pretrained(builder), _split(builder.objective())[0])
-            training = self._before(builder.training)
+            training = self._before(builder.training, builder.parts.general)
             stages.append(Planned("student, general", distiller, builder.parts.general, training))
         return [
             *stages,
@@ -156,7 +156,8 @@ class Hints(Scheme):
         if general is not None:
             before, _ = _split(context.objective())
             distiller = Distiller(student, self._pretrained(context), before)
-            student = self._on_layers("general", distiller, general, self._before(context.training), context)
+            training = self._before(context.training, general)
+            student = self._on_layers("general", distiller, general, training, context)
         first, second = _split(context.objective())
         distiller = Distiller(student, context.teacher(), first)
         student = self._on_layers("on_layers", distiller, samples, self._first(context.training), context)
@@ -181,12 +182,13 @@ class Hints(Scheme):
         """Return the settings of the stage on layers."""
         return _stage(training, self.epochs, self.learning_rate, None, "epochs: the first stage")
 
-    def _before(self, training: Training) -> Training:
-        """Return the settings of the general stage."""
-        if self.general is None:
+    def _before(self, training: Training, samples: SampleSet | None) -> Training:
+        """Return the settings of the general stage, on other samples."""
+        if self.general is None or samples is None:
             return training
         stage = General.of(self.general)
-        return _stage(training, stage.epochs, stage.learning_rate, stage.batch_size, "general: the general stage")
+        size = samples.lanes if stage.batch_size is None else stage.batch_size
+        return _stage(training, stage.epochs, stage.learning_rate, size, "general: the general stage")
 
 
 def _stage(training: Training, epochs: int, rate: float | None, batch_size: int | None, what: str) -> Training:

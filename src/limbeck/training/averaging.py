@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.errors import InputError
 from limbeck.networks import fill, tensors_of
 from limbeck.training.settings import Averaging, Training
 
-__all__ = ["MeanOfWeights", "WeightAverage", "average_of", "improves_no_more"]
+__all__ = ["MeanOfWeights", "WeightAverage", "average_of", "check_average", "improves_no_more"]
 
 
 def average_of(model: nn.Module, training: Training) -> "WeightAverage | MeanOfWeights | None":
@@ -20,6 +21,15 @@ def average_of(model: nn.Module, training: Training) -> "WeightAverage | MeanOfW
     if isinstance(training.averaging, Averaging):
         return MeanOfWeights(training.averaging.mean.patience)
     return WeightAverage(model, training.averaging)
+
+
+def check_average(training: Training, *, validated: bool) -> None:
+    """Require that an average which begins when validation stops to improve is validated; InputError otherwise."""
+    if isinstance(training.averaging, Averaging) and not validated:
+        raise InputError(
+            "averaging: found mean, which begins when validation stops to improve, and no validation set; hold a part"
+            " out, or leave averaging out"
+        )
 
 
 @checked

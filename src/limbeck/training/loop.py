@@ -1,6 +1,6 @@
 """The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from enum import Enum
@@ -24,10 +24,11 @@ from limbeck.evaluation import evaluate, figures_of
 from limbeck.networks import evaluating, networks_of, restore_modes, start_training
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
+from limbeck.profiling import counted, part, timed
 from limbeck.randomness import derive_seed
 from limbeck.tasks import CLASSIFICATION
 from limbeck.teacher import Teacher, teacher_weights
-from limbeck.training.averaging import average_of
+from limbeck.training.averaging import average_of, check_average
 from limbeck.training.batch_norm import check_batches
 from limbeck.training.engine import (
     check_alone,
@@ -56,11 +57,11 @@ from limbeck.training.optimizers import (
     share_of_length,
 )
 from limbeck.training.progress import Observer, Pace, ignore
-from limbeck.training.settings import Averaging, Training
+from limbeck.training.settings import Training
 from limbeck.training.state import Result, Run, held
 from limbeck.training.weights import check_savable
 
-__all__ = ["Moment", "Turns", "batches_of", "fit", "steps"]
+__all__ = ["Moment", "Turns", "batches_of", "fit", "in_lanes", "steps"]
 
 
 class Moment(Enum):
@@ -92,6 +93,7 @@ def batches_of(train_set: SampleSet | Source, training: Training, order: int) ->
         augment=training.augment,
         clean_view=True,
         workers=training.workers,
+        views=training.views,
     )
 
 
@@ -167,6 +169,8 @@ def fit(
     if isinstance(validation, Source):
         validation.warn_of_absent()
     training = training or Training.named(settings)
+    if isinstance(train_set, SampleSet):
+        training = in_lanes(train_set, training, given="batch_size" in settings)
     turns = steps(
         distiller,
         train_set,
@@ -212,11 +216,15 @@ def _for_source(source: Source, given: Training | None, settings: Mapping[str, A
     return replace(training, batch_size=source.batch_size(asked, usual))
 
 
-def _in_lanes(samples: SampleSet, training: Training) -> Training:
-    """Return the settings of a training on a set, whose batches have its lanes where it is a stream."""
+def in_lanes(samples: SampleSet, training: Training, *, given: bool = False) -> Training:
+    """Return the settings of a training on a set, whose batches have its lanes where it is a stream.
+
+    given: whether batch_size was given, so that its default too is a number of lanes.
+    Raises InputError where batch_size is another number.
+    """
     if samples.lanes is None or training.batch_size == samples.lanes:
         return training
-    if training.batch_size != Training.batch_size:
+    if given or training.batch_size != Training.batch_size:
         raise InputError(
             f"batch_size: found {training.batch_size}, but '{samples.name}' is a stream in {samples.lanes} lanes, each"
             " a row of every batch; leave batch_size out, or change the lanes of the data"
@@ -250,14 +258,10 @@ def steps(
     """
     seed = checks.seed(seed)
     order = None if order == seed else order
-    training = _in_lanes(train_set, training) if isinstance(train_set, SampleSet) else training
+    training = in_lanes(train_set, training) if isinstance(train_set, SampleSet) else training
     if not torch.is_grad_enabled():
         raise InputError("fit: found gradients switched off; call it outside torch.no_grad and torch.inference_mode")
-    if isinstance(training.averaging, Averaging) and validation is None:
-        raise InputError(
-            "averaging: mean begins when validation stops to improve, and there is no validation set; hold a part out,"
-            " or leave it out"
-        )
+    check_average(training, validated=validation is not None)
     check_alone()
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
@@ -313,32 +317,37 @@ def steps(
                 loader.epoch(run.epoch, start=run.batch, rank=rank * parts + part, world=world * parts)
                 for part in range(parts)
             ]
-            for drawn in zip(*shares, strict=True):
-                share = share_of_length(train_set, drawn[0]) if training.rate_by_length else 1.0
+            for micros in timed("data", label, _placed(shares, accelerator.device, training.memory_format)):
+                share = share_of_length(train_set, micros[0]) if training.rate_by_length else 1.0
                 set_rate(raw_optimizer, rate(run.step) * share)
-                micros = [placed(micro, accelerator.device, training.memory_format) for micro in drawn]
                 counts = global_counts(accelerator, distiller.objective, micros)
                 for part, micro in enumerate(micros):
                     last = part == parts - 1
                     with nullcontext() if last else accelerator.no_sync(module):
-                        loss = module(micro, run.step, counts)
-                        require_gradient(loss)
-                        accelerator.backward(loss.total * world if world > 1 else loss.total)
+                        with part("loss", label):  # apart from the networks, which are parts within it
+                            loss = module(micro, run.step, counts)
+                            require_gradient(loss)
+                        with part("backward", label):
+                            accelerator.backward(loss.total * world if world > 1 else loss.total)
                     loss_sums.add(run.step, loss)
                 make_dense(raw_optimizer)
                 yield Moment.COMPUTED, run
-                if training.clip is not None:
-                    accelerator.clip_grad_norm_(module.parameters(), training.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                if training.max_norm is not None:
-                    constrain_norms(distiller.student, training.max_norm)
-                if average is not None:
-                    average.update(distiller.student)
+                with part("optimizer", label):
+                    if training.clip is not None:
+                        accelerator.clip_grad_norm_(module.parameters(), training.clip)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                with part("other", label):
+                    if training.max_norm is not None:
+                        constrain_norms(distiller.student, training.max_norm)
+                    if average is not None:
+                        average.update(distiller.student)
                 run.step += 1
                 run.batch += 1
+                counted(label)
                 if loss_sums.full:
-                    loss_sums.read(run.last_good)
+                    with part("other", label):
+                        loss_sums.read(run.last_good)
                     look(pace.look(run.step, run.epoch + 1, loss_sums.means(), run.metrics))
                 yield Moment.UPDATED, run
 
@@ -359,6 +368,12 @@ def steps(
         if teacher_weights(distiller.teacher) != before:
             raise ModelError("teacher: its weights changed during training; give the student its own modules")
         return run.finish(keep_best=training.keep == "best", seconds=pace.seconds)
+
+
+def _placed(shares: Sequence[Iterator[Batch]], device: torch.device, memory_format: str) -> Iterator[list[Batch]]:
+    """Yield the parts of each step's batch, on the device."""
+    for drawn in zip(*shares, strict=True):
+        yield [placed(micro, device, memory_format) for micro in drawn]
 
 
 def _patience_is_over(training: Training, run: Run) -> bool:
