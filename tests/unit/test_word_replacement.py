@@ -1,6 +1,7 @@
 """Sentences made by replacing words: which words, by what, and of what each copy is a function."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +184,55 @@ def test_other_samples_and_other_vectors_are_refused(vectors, tmp_path):
     save_file({"embeddings.word_embeddings.weight": VECTORS[:4]}, tmp_path / "model.safetensors")
     with pytest.raises(DataError, match="vectors of 4 tokens; expected 16"):
         WordReplacement(vectors=vectors).extended(sentences(), 0)
+
+
+def masked(folder, **keys):
+    """Save an untrained masked language model of the word pieces."""
+    transformers = pytest.importorskip("transformers")
+    usual = {"vocab_size": len(NAMES), "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**{**usual, "hidden_size": 8, **keys})
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@over("key", ["vectors", "masked"])
+def test_a_folder_of_another_tokenizer_is_refused(key, vectors, tmp_path):
+    places = {"vectors": vectors, "masked": masked(tmp_path / "masked")}
+    settings = WordReplacement(**places, multiple=1)
+    folder = Path(places[key])
+    PIECES.save(folder)
+    assert settings.extended(sentences(), 0)
+    Tokenizer("words", (*NAMES[:-1], "y"), SpecialTokens(pad=0, cls=1, sep=2, mask=3)).save(folder)
+    with pytest.raises(DataError, match=rf"^{key}: '.*': found tokenizer .*; expected .*, that of the data"):
+        settings.extended(sentences(), 0)
+
+
+@over(
+    "keys, line",
+    [
+        ({"vocab_size": 9}, "has 9 rows of embeddings; expected 16, the tokens of the data"),
+        ({"max_position_embeddings": 5}, "has 5 positions, and the longest sentence has 6 tokens; .* max_length to 5"),
+    ],
+)
+def test_a_masked_language_model_that_is_too_small_is_refused_in_one_line(keys, line, vectors, tmp_path):
+    settings = WordReplacement(vectors=vectors, masked=masked(tmp_path / "masked", **keys))
+    with pytest.raises(DataError, match=line) as caught:
+        settings.extended(sentences(), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_positions_of_a_model_that_counts_from_its_padding_are_those_it_can_use(vectors, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    for positions in (7, 8):
+        config = transformers.RobertaConfig(
+            vocab_size=len(NAMES), max_position_embeddings=positions, pad_token_id=1, **small
+        )
+        transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path / "masked")
+        settings = WordReplacement(vectors=vectors, masked=str(tmp_path / "masked"), multiple=1)
+        if positions == 8:
+            assert settings.extended(sentences(), 0)
+        else:
+            with pytest.raises(DataError, match="has 5 positions, and the longest sentence has 6 tokens"):
+                settings.extended(sentences(), 0)

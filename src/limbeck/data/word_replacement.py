@@ -19,7 +19,7 @@ from limbeck.data.text import TextSet
 from limbeck.errors import DataError, InputError, one_line
 from limbeck.losses.maps import unit
 from limbeck.randomness import uniform
-from limbeck.tokenizers import Tokenizer
+from limbeck.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 __all__ = ["WordReplacement", "Words", "similar_words", "word_vectors"]
 
@@ -87,10 +87,17 @@ class WordReplacement(Synthesis):
     def extended(self, samples: SampleSet, seed: int) -> TextSet:
         """Return a set of the sentences, and after them those that are made, which have no label.
 
-        The new set is a root of its own.  Raises DataError for samples that are no texts.
+        The new set is a root of its own.
+
+        Raises:
+            DataError: if the samples are no texts, or a folder is of another tokenizer, or too small for the texts.
         """
         if not isinstance(samples, TextSet) or samples.tokenizer is None:
             raise DataError(f"'{samples.name}' holds no sentences; word_replacement needs kind: sentences")
+        for key, place in (("vectors", self.vectors), ("masked", self.masked)):
+            folder = Path(place).expanduser()
+            if place and any((folder / name).is_file() for name in TOKENIZER_FILES):
+                samples.tokenizer.require_same(load_tokenizer(folder), what=f"{key}: '{place}'", whose="the data")
         check_fits("multiple", 8 * (1 + self.multiple) * int(samples.lengths.sum()))
         rows = [row.tolist() for row in _rows(samples.rows, samples.index)]
         types = None if samples.types is None else [row.tolist() for row in _rows(samples.types, samples.index)]
@@ -278,6 +285,7 @@ def _filled_in(
         model: Any = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:  # noqa: BLE001 - whatever the library raises of a folder
         raise DataError(f"masked: '{folder}' cannot be read ({one_line(error)}); name a model's folder") from None
+    _check_size(folder, model, len(words.texts), max(map(len, rows), default=0))
     whole = torch.tensor(words.whole)
     for start in range(0, len(places), _MASKED_BATCH):
         block = places[start : start + _MASKED_BATCH]
@@ -289,6 +297,27 @@ def _filled_in(
         logits[torch.arange(len(block)), own] = -torch.inf
         for each in logits[:, whole].topk(min(count, len(whole))).indices:
             yield whole[each].tolist()
+
+
+def _check_size(folder: str, model: Any, tokens: int, longest: int) -> None:
+    """Require a masked language model with a row for each token, and a position for each of the longest sentence."""
+    rows = len(model.get_input_embeddings().weight)
+    if rows < tokens:
+        raise DataError(
+            f"masked: '{folder}' has {rows:,} rows of embeddings; expected {tokens:,}, the tokens of the data. Name a"
+            " model with the data's tokenizer"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None:
+        return
+    table = next((each for name, each in model.named_modules() if name.endswith("position_embeddings")), None)
+    padding = getattr(table, "padding_idx", None)
+    usable = positions if padding is None else positions - padding - 1  # RoBERTa counts from there
+    if usable < longest:
+        raise DataError(
+            f"masked: '{folder}' has {usable:,} positions, and the longest sentence has {longest:,} tokens; expected no"
+            f" longer ones. Set the data's max_length to {usable}"
+        )
 
 
 def _replaced(
