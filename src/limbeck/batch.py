@@ -87,6 +87,8 @@ class Batch:
         mix: what the samples were mixed with; None without mixing.  `index` and `labels` are the sample's own.  Stored
             answers do not exist for such a batch.
         lanes: for a stream of text, the lanes that the rows continue; otherwise None.
+        augmentation: which augmentation and seed the random views are drawn with (`Augment.identity`); empty without
+            augmentation.
 
     Example:
         >>> batch = Batch.of(torch.zeros(4, 3), torch.tensor([0, 1, 2, UNLABELLED]))
@@ -106,6 +108,7 @@ class Batch:
     task: Task = CLASSIFICATION
     mix: Mix | None = None
     lanes: Lanes | None = None
+    augmentation: str = ""
 
     HOW_MADE = "limbeck.Batch.of(inputs, labels) makes one"
 

@@ -1,6 +1,7 @@
 """Augmentation as a pure function of (seed, view, sample index), drawn and applied for a whole batch at once."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from limbeck.arguments import checked_fields
 from limbeck.data import colours, mixing
 from limbeck.data.randaugment import RandAugment
 from limbeck.errors import DataError, InputError
+from limbeck.identity import content_digest
 from limbeck.randomness import normal, uniform
 
 __all__ = ["Augment"]
@@ -117,6 +119,14 @@ class Augment:
         """Whether any view has pixels in other places than the sample."""
         return bool(self.shift or self.pad_crop or self.flip or self.randaugment.n)
 
+    def identity(self, seed: int) -> str:
+        """Return a digest of the augmentation and its seed, which with view and index decide a random view.
+
+        >>> Augment(noise=0.1).identity(0) == Augment(noise=0.1).identity(0) != Augment(noise=0.1).identity(1)
+        True
+        """
+        return _identity(self, seed)
+
     def apply(self, inputs: Tensor, *, seed: int, view: Tensor, index: Tensor) -> Tensor:
         """Return the given view of each sample, not yet mixed with another's; the inputs stay as they are.
 
@@ -186,6 +196,11 @@ class Augment:
                     f"augment.{pixels[0]}: pixels lie in [{float(low):.4g}, {float(high):.4g}], expected [0, 1];"
                     " normalise in the set instead, or leave out the colours"
                 )
+
+
+@lru_cache(maxsize=64)
+def _identity(augment: Augment, seed: int) -> str:
+    return content_digest(["augmentation", augment, seed], "augment", "use limbeck.data.Augment")
 
 
 def _crop(inputs: Tensor, corner: Tensor, reach: int) -> Tensor:

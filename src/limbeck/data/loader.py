@@ -47,6 +47,8 @@ class Loader:
         clean_view: add the unaugmented samples to each batch as `views["clean"]`.
         drop_last: omit the last batch of an epoch if it is smaller than the others.
         workers: processes that fetch the samples of a `LazySet`; other sets are in memory and need none.
+        views: how many random views each sample has: epoch e shows view 1 + e mod views.  None for a new view in every
+            epoch.
 
     Raises:
         InputError: if a value is out of range.
@@ -70,9 +72,12 @@ class Loader:
         clean_view: bool = False,
         drop_last: bool = False,
         workers: int = 0,
+        views: int | None = None,
     ) -> None:
         checks.at_least("batch_size", batch_size, 1)
         checks.at_least("workers", workers, 0)
+        if views is not None:
+            checks.at_least("views", views, 1)
         if drop_last and batch_size > len(samples):
             raise InputError(
                 f"batch_size: {batch_size} is more than the {len(samples)} samples of '{samples.name}', "
@@ -86,6 +91,7 @@ class Loader:
         self.clean_view = clean_view
         self.drop_last = drop_last
         self.workers = workers
+        self.views = views
 
     @property
     def steps(self) -> int:
@@ -98,7 +104,7 @@ class Loader:
 
         The ranks' parts of a batch are contiguous and their sizes differ by at most one.  A rank that has no part gets
         one sample with a mask that is False, so that every rank takes every step.  Samples are augmented with
-        view = epoch + 1.
+        view = epoch + 1, or 1 + epoch mod `views`.
         """
         checks.at_least("epoch", epoch, 0)
         checks.at_least("start", start, 0)
@@ -116,7 +122,8 @@ class Loader:
         order = samples.order(self.seed, epoch, self.batch_size) if shuffled else torch.arange(len(samples))
         chunks = order.split(self.batch_size)[start : self.steps]
         parts = [part_of(chunk, rank, world) for chunk in chunks]
-        view = epoch + 1 if self.augment is not None and self.augment.active else 0
+        number = epoch if self.views is None else epoch % self.views
+        view = number + 1 if self.augment is not None and self.augment.active else 0
         device = samples.index.device
         needed = [positions for positions, _ in parts]
         if view and self.augment is not None and self.augment.mixes:

@@ -271,6 +271,7 @@ class SampleSet(ABC):
             augmented=augmented,
             task=self.task,
             mix=mix,
+            augmentation=augment.identity(seed) if augment is not None and augmented else "",
         )
 
     def _normalised(self, inputs: Tensor) -> Tensor:

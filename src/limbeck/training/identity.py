@@ -47,6 +47,8 @@ def identity_of(
     Raises InputError where something of them cannot be read.
     """
     settings = {key: value for key, value in asdict(training).items() if key not in _UNDECIDING}
+    if training.views is None:  # as before there was such a setting
+        settings.pop("views")
     mend = "keep it out of what is trained, or train without a folder"
     content = {
         **{f"training.{key}": value for key, value in settings.items()},

@@ -106,6 +106,8 @@ class Training:
         keep: the "last" weights or the "best" ones.  Fewer errors are better; of equally many, the smaller loss.
             Without a validation set every epoch is better.
         augment: random views of the samples, a function of (seed, view, sample).
+        views: how many random views each sample has, which the epochs show in turn; None for a new view in every epoch.
+            Stored answers of a teacher to so many views serve any number of epochs.
         workers: processes that read sets which do not fit in memory; sets of tensors need none.
         checkpoint_seconds: between checkpoints, written at the end of a step.
 
@@ -147,6 +149,7 @@ class Training:
     patience: int | None = None
     keep: Literal["last", "best"] = "last"
     augment: Augment = field(default_factory=Augment)
+    views: int | None = None
     workers: int = 0
     checkpoint_seconds: float = 30.0
 
@@ -191,6 +194,13 @@ class Training:
             raise InputError(f"accumulate: found {self.accumulate} parts of {self.batch_size} samples; expected fewer")
         if self.patience is not None:
             checks.at_least("patience", self.patience, 1)
+        if self.views is not None:
+            checks.at_least("views", self.views, 1)
+            if not self.augment.active:
+                raise InputError(
+                    f"views: found {self.views} without augment, so that no view differs from the sample; expected"
+                    " none. Leave views out, or add augment"
+                )
         for key in ("learning_rate", "decay", "eps"):
             checks.positive(key, getattr(self, key))
         for key in ("momentum", "weight_decay", "warmup", "warmup_share", "checkpoint_seconds"):
