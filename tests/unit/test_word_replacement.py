@@ -206,6 +206,7 @@ def test_a_folder_of_another_tokenizer_is_refused(key, vectors, tmp_path):
     Tokenizer("words", (*NAMES[:-1], "y"), SpecialTokens(pad=0, cls=1, sep=2, mask=3)).save(folder)
     with pytest.raises(DataError, match=rf"^{key}: '.*': found tokenizer .*; expected .*, that of the data"):
         settings.extended(sentences(), 0)
+    PIECES.save(folder)
 
 
 @over(
