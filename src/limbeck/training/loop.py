@@ -92,6 +92,7 @@ def batches_of(train_set: SampleSet | Source, training: Training, order: int) ->
         augment=training.augment,
         clean_view=True,
         workers=training.workers,
+        views=training.views,
     )
 
 
