@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation import evaluate
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
+    from limbeck.profiling import Profile
     from limbeck.results.student import TrainedModel, load
     from limbeck.teacher import Teacher
     from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, PredictTeacher, StoredTeacher, store
@@ -51,6 +52,7 @@ __all__ = [
     "Outputs",
     "Part",
     "PredictTeacher",
+    "Profile",
     "Progress",
     "Result",
     "Stage",
@@ -92,6 +94,7 @@ _HOMES = {
     "evaluation": ("evaluate",),
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
+    "profiling": ("Profile",),
     "results.student": ("TrainedModel", "load"),
     "teacher": ("Teacher",),
     "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "PredictTeacher", "StoredTeacher", "store"),

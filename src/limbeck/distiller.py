@@ -17,6 +17,7 @@ from limbeck.methods import kd
 from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective, Setup
 from limbeck.outputs import Outputs, run_model
+from limbeck.profiling import timing
 from limbeck.targets.sim import CosineRows, cosines_of
 from limbeck.tasks import Task
 from limbeck.teacher import ClassVectors, Teacher, asked
@@ -256,12 +257,14 @@ class Distiller(nn.Module):
         return loss
 
     def _outputs(self, batch: Batch, models: frozenset[str]) -> dict[str, Outputs]:
-        outputs = {"student": self._ask_student(batch)}
+        with timing("student"):
+            outputs = {"student": self._ask_student(batch)}
         if "teacher" in models:
             if self.teacher is None:
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")
             taps = self.objective.taps("teacher")
-            answer = asked(self.teacher, batch, taps, self.carry)
+            with timing("teacher"):
+                answer = asked(self.teacher, batch, taps, self.carry)
             failed = _fails(
                 answer.logits, batch.mask
             ).any()  # on its device: read when a loss was not finite, and only then

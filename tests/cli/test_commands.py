@@ -184,6 +184,21 @@ def test_check_as_json_has_every_figure(limbeck, recipe):
 # -------------------------------------------------------------------------------------------------------------- distill
 
 
+def test_distill_tells_where_the_time_went(limbeck, recipe, tmp_path):
+    answer = limbeck("distill", recipe, "seeds=[0]", "--profile", "--no-report", "--quiet")
+    assert "Time of the training steps made in this call" in answer.out
+    assert all(name in answer.out for name in ("data %", "teacher %", "student %", "loss %", "optimizer %"))
+    folder = only_run(tmp_path / "runs")
+    kept = json.loads((folder / "profile.json").read_text())
+    assert set(kept) == {"teacher", "student (seed 0)", "distilled (seed 0)"} or len(kept) == 3
+    assert all(sum(row["percent"].values()) == pytest.approx(100) for row in kept.values())
+
+    again = limbeck("distill", recipe, "seeds=[0]", "--profile", "--resume", folder, "--no-report", "--json")
+    assert json.loads(again.out)["profile"] == {}
+    assert json.loads((folder / "profile.json").read_text()) == kept
+    assert "profile" not in json.loads(limbeck("distill", recipe, "seeds=[0]", "--json", "--no-report").out)
+
+
 def test_distill_as_json_obeys_the_overrides(limbeck, recipe, tmp_path):
     answer = limbeck(
         "distill", recipe, "seeds=[3]", "method.temperature=2", "training.learning_rate=1e-1", "--json", "--no-report"

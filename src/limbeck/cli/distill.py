@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from limbeck.evaluation import Interval
     from limbeck.experiment.outcome import Outcome
     from limbeck.experiment.parts import Parts
+    from limbeck.profiling import Profile
     from limbeck.results.compression import StageFigures
     from limbeck.runs import RunFolder
 
-__all__ = ["distill", "outcome_table", "run"]
+__all__ = ["distill", "outcome_table", "profile_table", "run"]
 
 _MISSED = 3
 
@@ -39,12 +41,14 @@ def distill(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="tell where the time of training steps goes")] = False,
 ) -> None:
     """Train the teacher (or reuse it), the student alone and the student distilled; print them side by side."""
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.errors import RunError
     from limbeck.experiment.vetting import vet
+    from limbeck.profiling import Profile
     from limbeck.ranks import is_first
     from limbeck.runs import group_of, made_by
 
@@ -58,16 +62,22 @@ def distill(
             )
         if (group := group_of(resume)) is not None:
             raise RunError(f"resume: '{resume}' is a run of group {group} alone; resume it with limbeck codistill")
-    outcome = run(loaded, folder, parts=parts, quiet=quiet or not is_first())
+    with Profile() if profile else nullcontext() as measured:
+        outcome = run(loaded, folder, parts=parts, quiet=quiet or not is_first())
     if not is_first():
         if misses(loaded, outcome):
             raise typer.Exit(_MISSED)
         return
+    if measured is not None and measured.steps:
+        folder.write_json("profile.json", measured.as_dict())
     if as_json:
-        show_json({"run": str(folder.path), **outcome.as_dict()})
+        timed = {} if measured is None else {"profile": measured.as_dict()}
+        show_json({"run": str(folder.path), **outcome.as_dict(), **timed})
     else:
         with copied():
             outcome_table(loaded, outcome)
+        if measured is not None:
+            show(profile_table(measured) if measured.steps else "Profile: every training was finished before.")
     missed = misses(loaded, outcome)
     for line in missed:
         say(f"missed: {line}")
@@ -145,6 +155,18 @@ def outcome_table(recipe: "Recipe", outcome: "Outcome") -> None:
     show(f"{stands.said}.")
     if stands.share is not None:
         show(f"Share of the gap closed, (alone - distilled)/(alone - teacher): {figure(stands.share)}")
+
+
+def profile_table(profile: "Profile") -> "Table":
+    """Return where the time of the steps of each training went: percent of a step, by part."""
+    from limbeck.profiling import PARTS
+
+    rows = [
+        [label, f"{row['steps']:,}", f"{row['ms_a_step']:.2f}", *(f"{row['percent'][name]:.1f}" for name in PARTS)]
+        for label, row in profile.as_dict().items()
+    ]
+    columns = ["training", "steps", "ms a step", *(f"{name} %" for name in PARTS)]
+    return table("Time of the training steps made in this call", columns, rows)
 
 
 def _both(typing: "Mapping[str, Interval]", rate: str) -> str:

@@ -1,6 +1,6 @@
 """The one training loop.  It knows batches, a distiller that turns one into a loss, and nothing of any method."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from enum import Enum
@@ -24,6 +24,7 @@ from limbeck.evaluation import evaluate, figures_of
 from limbeck.networks import evaluating, networks_of, restore_modes, start_training
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
+from limbeck.profiling import counted, timed, timing
 from limbeck.randomness import derive_seed
 from limbeck.tasks import CLASSIFICATION
 from limbeck.teacher import Teacher, teacher_weights
@@ -316,32 +317,37 @@ def steps(
                 loader.epoch(run.epoch, start=run.batch, rank=rank * parts + part, world=world * parts)
                 for part in range(parts)
             ]
-            for drawn in zip(*shares, strict=True):
-                share = share_of_length(train_set, drawn[0]) if training.rate_by_length else 1.0
+            for micros in timed("data", label, _placed(shares, accelerator.device, training.memory_format)):
+                share = share_of_length(train_set, micros[0]) if training.rate_by_length else 1.0
                 set_rate(raw_optimizer, rate(run.step) * share)
-                micros = [placed(micro, accelerator.device, training.memory_format) for micro in drawn]
                 counts = global_counts(accelerator, distiller.objective, micros)
                 for part, micro in enumerate(micros):
                     last = part == parts - 1
                     with nullcontext() if last else accelerator.no_sync(module):
-                        loss = module(micro, run.step, counts)
-                        require_gradient(loss)
-                        accelerator.backward(loss.total * world if world > 1 else loss.total)
+                        with timing("loss", label):  # apart from the networks, which are parts within it
+                            loss = module(micro, run.step, counts)
+                            require_gradient(loss)
+                        with timing("backward", label):
+                            accelerator.backward(loss.total * world if world > 1 else loss.total)
                     loss_sums.add(run.step, loss)
                 make_dense(raw_optimizer)
                 yield Moment.COMPUTED, run
-                if training.clip is not None:
-                    accelerator.clip_grad_norm_(module.parameters(), training.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                if training.max_norm is not None:
-                    constrain_norms(distiller.student, training.max_norm)
-                if average is not None:
-                    average.update(distiller.student)
+                with timing("optimizer", label):
+                    if training.clip is not None:
+                        accelerator.clip_grad_norm_(module.parameters(), training.clip)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                with timing("other", label):
+                    if training.max_norm is not None:
+                        constrain_norms(distiller.student, training.max_norm)
+                    if average is not None:
+                        average.update(distiller.student)
                 run.step += 1
                 run.batch += 1
+                counted(label)
                 if loss_sums.full:
-                    loss_sums.read(run.last_good)
+                    with timing("other", label):
+                        loss_sums.read(run.last_good)
                     look(pace.look(run.step, run.epoch + 1, loss_sums.means(), run.metrics))
                 yield Moment.UPDATED, run
 
@@ -362,6 +368,12 @@ def steps(
         if teacher_weights(distiller.teacher) != before:
             raise ModelError("teacher: its weights changed during training; give the student its own modules")
         return run.finish(keep_best=training.keep == "best", seconds=pace.seconds)
+
+
+def _placed(shares: Sequence[Iterator[Batch]], device: torch.device, memory_format: str) -> Iterator[list[Batch]]:
+    """Yield the parts of each step's batch, on the device."""
+    for drawn in zip(*shares, strict=True):
+        yield [placed(micro, device, memory_format) for micro in drawn]
 
 
 def _patience_is_over(training: Training, run: Run) -> bool:
