@@ -133,6 +133,13 @@ def _shifted(model):
         ),
         (["--rank", "x"], "--rank: found 'x', expected a whole number such as 16, or a share"),
         (["--rank", "2.5"], r"scheme.stages\[0\].transform.rank: found 2.5"),
+        (["--epochs", 2], "--epochs: found without a stage that it is for; add one such as --prune 0.8"),
+        (["--stage", "{transform: {kind: prune}}", "--learning-rate", 0.1], "--learning-rate: found without a stage"),
+        (["--stage", "{transform: {kind: prune}}", "--teacher", "none"], "--teacher: found without a stage"),
+        (["--stage", "{transform: {kind: prune}}", "--skip", "fc"], "--skip: found without a stage"),
+        (["--quantize", "fp16", "--epochs", 2], "--epochs: found with --quantize fp16 or bf16 alone, which retrains"),
+        (["--quantize", "bf16", "--teacher", "original"], "--teacher: found with --quantize fp16 or bf16 alone"),
+        (["--prune", 0.5, "--epochs", 0, "--teacher", "none"], "--teacher: found with --epochs 0, which retrains"),
         (["--weight", "input"], "--weight: found input without --rank or --energy"),
         (["--prune", "1.5"], r"scheme.stages\[0\].transform.sparsity: found 1.5"),
         (["--quantize", "int7"], r"scheme.stages\[0\].transform.to: found 'int7'"),
@@ -150,6 +157,38 @@ def test_what_cannot_be_compressed_is_one_line_and_leaves_no_run(run_once, limbe
     (line,) = answer.err.splitlines()
     assert re.search(expected, line), line
     assert not (tmp_path / "runs" / "plain-small").exists()
+
+
+def test_options_that_a_stage_uses_are_taken_beside_sixteen_bits(run, limbeck, tmp_path):
+    arguments = ("--prune", 0.5, "--quantize", "fp16", "--epochs", 1, "--teacher", "none", "--skip", "fc")
+    assert limbeck("compress", run, *arguments, "--no-report", "--quiet").code == 0
+    (new,) = (tmp_path / "runs" / "plain-small").iterdir()
+    first, last = yaml.safe_load((new / "recipe.yaml").read_text())["scheme"]["stages"]
+    assert (first["retrain"]["epochs"], first["retrain"]["teacher"], last["retrain"]["epochs"]) == (1, "none", 0)
+    assert first["transform"]["skip"] == last["transform"]["skip"] == ["fc"]
+
+
+def test_a_copy_that_fails_is_trained_again_and_one_that_is_interrupted_leaves_no_run(
+    run, limbeck, tmp_path, monkeypatch
+):
+    arguments = ("compress", run, "--prune", 0.5, "--skip", "fc", "--no-report", "--quiet")
+
+    def broken(source, target):
+        target.mkdir()
+        (target / "half").write_text("half")
+        raise failure
+
+    monkeypatch.setattr("limbeck.results.compression.shutil.copytree", broken)
+    failure = KeyboardInterrupt()
+    answer = limbeck(*arguments)
+    assert answer.code == 130, answer.err
+    assert not list((tmp_path / "runs" / "plain-small").iterdir())
+    failure = OSError(28, "No space left on device")
+    assert limbeck(*arguments).code == 0
+    (new,) = (tmp_path / "runs" / "plain-small").iterdir()
+    assert sorted(each.name for each in new.glob("*alone*")) == ["alone-0"]
+    weights = [load_file(each / "alone-0" / "student.safetensors") for each in (run, new)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """limbeck compress: a finished student made smaller and retrained with its teacher."""
 
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,11 @@ def compress(
         float | None, typer.Option(help="of each retraining; a tenth of the run's by default")
     ] = None,
     teacher: Annotated[
-        str, typer.Option(help="of the retraining: original, before (the student as it was), or none (labels alone)")
-    ] = "original",
+        str | None,
+        typer.Option(
+            help="of each retraining: original (the default), before (the student as it was), or none (labels alone)"
+        ),
+    ] = None,
     skip: Annotated[list[str] | None, typer.Option(help="paths or patterns of layers that stay as they are")] = None,
     role: Annotated[str, typer.Option(help="which student of the run")] = "distilled",
     runs: Annotated[Path, typer.Option(help="parent of the new run folder")] = Path("runs"),
@@ -72,9 +76,18 @@ def compress(
     from limbeck.results.finished import FinishedRun
     from limbeck.runs import RunFolder
 
+    retrained = any(each is not None for each in (rank, energy, prune, units, codes)) or (
+        quantize is not None and quantize not in _SIXTEEN
+    )
+    _require_use(
+        retrained=retrained,
+        transformed=retrained or quantize is not None,
+        epochs=epochs,
+        given={"--epochs": epochs, "--learning-rate": learning_rate, "--teacher": teacher, "--skip": skip},
+    )
     finished = FinishedRun.read(run, trust=trust, data=data)
     planned = max(1, round(finished.recipe.training.epochs / 10)) if epochs is None else epochs
-    retrain = {"epochs": planned, "teacher": teacher}
+    retrain = {"epochs": planned, "teacher": "original" if teacher is None else teacher}
     retrain |= {} if learning_rate is None else {"learning_rate": learning_rate}
     left = {} if skip is None else {"skip": skip}
     stages: list[Mapping[str, Any]] = []
@@ -101,7 +114,11 @@ def compress(
     recipe = compressed_recipe(finished, stages, role=role)
     parts = vet(recipe)
     folder = RunFolder.create(runs, recipe.name, recipe.to_yaml(), sys.argv)
-    keep_what_was_trained(finished, recipe, folder.path)
+    try:
+        keep_what_was_trained(finished, recipe, folder.path)
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     outcome = carry_out(recipe, folder, parts=parts, quiet=quiet)
     if as_json:
         show_json({"run": str(folder.path), **outcome.as_dict()})
@@ -111,6 +128,26 @@ def compress(
     made = reported(folder) if page else ""
     following = command("limbeck", "export", folder.path, "--to", "safetensors")
     say(f"run folder: {folder.path} · next: {following}{made}")
+
+
+def _require_use(*, retrained: bool, transformed: bool, epochs: int | None, given: Mapping[str, Any]) -> None:
+    """Refuse options that no stage of this command would use.
+
+    retrained: whether an option names a stage with a retraining.  transformed: whether one names any stage.
+    """
+    named = [name for name, value in given.items() if value is not None]
+    for name in named:
+        if not transformed:
+            raise InputError(
+                f"{name}: found without a stage that it is for; add one such as --prune 0.8, or write it into --stage"
+            )
+        if name != "--skip" and not retrained:
+            raise InputError(
+                f"{name}: found with --quantize {' or '.join(_SIXTEEN)} alone, which retrains nothing; leave it out, or"
+                " add a stage such as --prune 0.8"
+            )
+        if epochs == 0 and name in ("--learning-rate", "--teacher"):
+            raise InputError(f"{name}: found with --epochs 0, which retrains nothing; leave one of them out")
 
 
 def _rank(text: str) -> int | float:

@@ -160,7 +160,8 @@ def _require_student(finished: FinishedRun, role: str) -> None:
 def keep_what_was_trained(finished: FinishedRun, recipe: Recipe, folder: Path) -> None:
     """Copy the student alone of a run into the new run's folder, where its training would be the same.
 
-    A search or a refit trains it in another way, and so may other versions of the packages; then it is trained again.
+    A search or a refit trains it in another way, and so may other versions of the packages; then it is trained again,
+    and so it is where the copy fails.
     """
     old = finished.recipe
     try:
@@ -173,6 +174,10 @@ def keep_what_was_trained(finished: FinishedRun, recipe: Recipe, folder: Path) -
         source, copy = finished.folder / f"alone-{seed}", folder / f"alone-{seed}"
         if (source / "result.json").is_file() and not copy.exists():
             aside = copy.with_name(f".{copy.name}.tmp")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(source, aside)
-            aside.replace(copy)
+            try:
+                shutil.copytree(source, aside)
+                aside.replace(copy)
+            except OSError:
+                continue
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
