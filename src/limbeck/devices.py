@@ -5,7 +5,7 @@ from torch import Tensor
 
 from limbeck.errors import InputError
 
-__all__ = ["exact", "has_float64", "place"]
+__all__ = ["exact", "has_float64", "on_accelerator", "place"]
 
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -17,6 +17,17 @@ def has_float64(device: torch.device) -> bool:
     (True, False)
     """
     return device.type not in _WITHOUT_FLOAT64
+
+
+def on_accelerator(tensor: Tensor) -> bool:
+    """Return whether the host would have to wait for a device to look at a tensor's values.
+
+    Checks of values that are made in every step are made on the CPU alone.
+
+    >>> on_accelerator(torch.zeros(3))
+    False
+    """
+    return tensor.is_cuda or tensor.device.type != "cpu"
 
 
 def exact(tensor: Tensor) -> Tensor:

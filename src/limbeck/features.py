@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck import ranks
 from limbeck.batch import Batch
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError, ModelError
 from limbeck.layers import LayerPairs, Layers
 from limbeck.losses.reduction import compute_dtype, reduce
@@ -178,7 +179,7 @@ class FeatureTerm(Term):
             self._refuse_padded(students, teachers)
         mask = None if given is None else self._counted(given)
         students, teachers = ([self._only(each, given) for each in every] for every in (students, teachers))
-        empty = not len(batch) or (mask is not None and not bool(mask.any()))
+        empty = not len(batch) or (mask is not None and not on_accelerator(mask) and not bool(mask.any()))
         if empty and not self.relates_examples:  # what gathers rows does so in every process, or the others wait
             return self._nothing(students)
         return self.total(students, teachers, mask, outputs, batch, step)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from limbeck.teachers import graft
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.training import Training, fit
 from small_features import ON_LAYERS
+from waits import WouldWaitError, no_waiting
 from walk import over
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -405,3 +407,46 @@ def test_a_training_is_resumed_bit_for_bit_and_leaves_the_objective_behind(name,
     for key, tensor in resumed.state_dict().items():
         assert torch.equal(tensor, expected[key]), key
     assert set(load_file(tmp_path / "run" / "student.safetensors")) == set(whole.student.state_dict())
+
+
+WAITS = {
+    "bss": "as many samples are moved as both networks get right",
+    "crd": "its banks are checked, and classes are drawn from one by one",
+    "kd_rel": "the groups of the classes lie on the host",
+    "ranking_distillation": "users have unlike numbers of items",
+}
+"""Methods that read something back in every step, and what."""
+DROPS_ROWS = {"correlation_congruence", "darkrank", "dist", "fsp", "pkt", "rkd", "similarity_preserving"}
+"""Methods on the relations of examples: those that a mask excludes are dropped, and the host must know how many."""
+
+
+@every_case
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_no_step_waits_for_the_device(name, nets, masked, monkeypatch):
+    """Between the batch's arrival on a device and the optimizer's update nothing is read back from it."""
+    student, teacher = pair_of(name, nets, torch.float32)
+    distiller = Distiller(student, teacher, objective_of(name, nets))
+    batch = batch_of(name, nets, dtype=torch.float32, masked=masked)
+    distiller.build(batch)
+    distiller.train()
+    distiller(batch, 0).total.backward()  # what is made once, from the first batch, may be looked at
+    waits = name in WAITS or (masked and name in DROPS_ROWS)
+    with pytest.raises(WouldWaitError) if waits else nullcontext(), no_waiting(monkeypatch):
+        distiller(batch, 1).total.backward()
+
+
+@every_case
+def test_what_is_not_looked_at_on_a_device_gives_the_same_loss(name, nets, monkeypatch):
+    student, teacher = pair_of(name, nets, torch.float32)
+    distiller = Distiller(student, teacher, objective_of(name, nets))
+    batches = [batch_of(name, nets, dtype=torch.float32, masked=masked) for masked in (False, True)]
+    batches.append(batch_of(name, nets, dtype=torch.float32, masked=True))
+    batches[-1].mask = torch.zeros_like(batches[-1].mask)
+    distiller.build(batches[0])
+    distiller.train()
+    for batch in batches:
+        expected = copy.deepcopy(distiller)(batch, 0)
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+            found = copy.deepcopy(distiller)(batch, 0)
+        torch.testing.assert_close(found.total, expected.total, rtol=1e-6, atol=1e-7)

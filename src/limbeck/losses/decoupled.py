@@ -8,6 +8,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import UNLABELLED
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
 from limbeck.losses import logspace
 from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, only_counted, reduce
@@ -111,8 +112,10 @@ def _labelled(labels: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         check_mask(mask, labels.shape)
         labelled = labelled & mask
+    if on_accelerator(labels):  # to look at them would wait for the device
+        return labelled
     known = labels[labelled]
-    if not labels.is_cuda and known.numel() and not 0 <= int(known.min()) <= int(known.max()) < logits.shape[-1]:
+    if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < logits.shape[-1]:
         raise InputError(
             f"labels: found {int(known.min())} to {int(known.max())}, expected 0 to {logits.shape[-1] - 1} "
             f"for logits of {logits.shape[-1]} classes (or {UNLABELLED})"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
 
 __all__ = ["Reduction", "check_labels", "check_mask", "compute_dtype", "counts_all", "only_counted", "reduce"]
@@ -58,7 +59,7 @@ def counts_all(mask: Tensor) -> bool:
 
     On an accelerator it is not looked at, since that would wait for the device.
     """
-    return mask.device.type == "cpu" and bool(mask.all())
+    return not on_accelerator(mask) and bool(mask.all())
 
 
 @checked

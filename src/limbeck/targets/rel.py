@@ -67,12 +67,12 @@ def related_classes(
         Tang et al. (2020), "Understanding and Improving Knowledge Distillation" (KD-rel), arXiv:2002.03532.
     """
     checks.shares("masses", masses, count=3)
-    groups = torch.as_tensor(groups, device=labels.device)
+    groups = torch.as_tensor(groups)
     if groups.ndim != 1 or groups.dtype != torch.int64 or len(groups) < 2:
         raise InputError(f"groups: found {groups.dtype} {tuple(groups.shape)}, expected the group of each class, (K,)")
     classes, dtype = len(groups), compute_dtype(torch.empty(0, dtype=dtype)).dtype
-    index, labelled = at_label(labels, groups.expand(*labels.shape, -1))
-    _, group, sizes = groups.unique(return_inverse=True, return_counts=True)
+    _, group, sizes = (each.to(labels.device) for each in groups.unique(return_inverse=True, return_counts=True))
+    index, labelled = at_label(labels, group.expand(*labels.shape, -1))
     siblings = exact(sizes[group]) - 1
     rest = classes - 1 - siblings
     true, near, far = (mass / math.fsum(masses) for mass in masses)

@@ -12,7 +12,7 @@ from limbeck import checks
 from limbeck.arguments import checked, checked_fields
 from limbeck.batch import Batch
 from limbeck.card import Card
-from limbeck.devices import exact
+from limbeck.devices import exact, on_accelerator
 from limbeck.errors import InputError
 from limbeck.losses import Dense
 from limbeck.losses.reduction import compute_dtype
@@ -144,12 +144,16 @@ def similar_classes(cosines: Tensor, labels: Tensor, power: float = 0.3, tau: fl
 def _softmax_of_rows(
     rows_of: Callable[[Tensor], Tensor], classes: int, labels: Tensor, power: float, tau: float
 ) -> Dense:
-    """Return the softmax of the powered cosines at the labels; each class in a batch is computed once.
+    """Return the softmax of the powered cosines at the labels; on the CPU each class in a batch is computed once.
 
     rows_of: gives the cosines (n, K) of some classes (n,).
     """
     index, labelled = at_label(labels, torch.empty(1, device=labels.device).expand(*labels.shape, classes))
-    present, places = index.squeeze(-1).unique(return_inverse=True)
+    asked = index.squeeze(-1)
+    if on_accelerator(asked):  # how many classes there are in the batch, the host would have to wait for
+        present, places = asked.flatten(), torch.arange(asked.numel(), device=asked.device).view(asked.shape)
+    else:
+        present, places = asked.unique(return_inverse=True)
     rows = rows_of(present)
     log_probs = F.log_softmax(rows.sign() * rows.abs().pow(power) / tau, dim=-1)
     return Dense(uniform_without_label(log_probs[places], labelled))

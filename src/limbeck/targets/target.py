@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck import checks
 from limbeck.arguments import checked_fields
 from limbeck.batch import UNLABELLED, Batch, Legend
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
 from limbeck.losses import Dense
 from limbeck.losses.reduction import check_labels, compute_dtype, counts_all
@@ -146,8 +147,11 @@ def labels_of(batch: Batch, kind: str) -> Tensor:
 
 
 def normalised(scores: Tensor, nothing_left: str) -> Dense:
-    """Return scores (..., K) as log-probabilities; InputError with `nothing_left` where all of a row are -inf."""
-    if bool(torch.isneginf(scores).all(-1).any()):
+    """Return scores (..., K) as log-probabilities; InputError with `nothing_left` where all of a row are -inf.
+
+    On an accelerator they are not looked at, since that would wait for the device: such a row is NaN.
+    """
+    if not on_accelerator(scores) and bool(torch.isneginf(scores).all(-1).any()):
         raise InputError(nothing_left)
     return Dense(F.log_softmax(scores, dim=-1))
 
@@ -179,7 +183,7 @@ def at_label(labels: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_range(labels: Tensor, classes: int) -> None:
-    if labels.device.type != "cpu":
+    if on_accelerator(labels):
         return
     if bool(((labels >= classes) | ((labels < 0) & (labels != UNLABELLED))).any()):
         known = labels[labels != UNLABELLED]

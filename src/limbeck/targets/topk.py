@@ -11,6 +11,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.card import Card
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
 from limbeck.losses import Dense
 from limbeck.outputs import Outputs
@@ -66,7 +67,10 @@ def top_k(target: Dense, k: int) -> Dense:
     tied = (log_probs >= largest.amin(-1, keepdim=True)).sum(-1) > k
     rest = log_probs.scatter(-1, kept, -math.inf).logsumexp(-1, keepdim=True) - math.log(classes - k)
     whole = rest.expand(log_probs.shape).scatter(-1, kept, largest)
-    if bool(tied.any()):  # topk says nothing of which of equal ones it takes
+    # topk says nothing of which of equal ones it takes
+    if on_accelerator(whole):  # to look for ties would wait for the device
+        whole = torch.where(tied.unsqueeze(-1), _with_first_of_ties(log_probs, k), whole)
+    elif bool(tied.any()):
         whole[tied] = _with_first_of_ties(log_probs[tied], k)
     return Dense(whole)
 

@@ -108,8 +108,8 @@ def global_counts(
         return None
     counts = [objective.counts(micro) for micro in micros]
     names = list(counts[0])
-    local = torch.tensor([[int(count[name]) for name in names] for count in counts], device=accelerator.device).sum(0)
-    return dict(zip(names, sum_over_ranks(accelerator, local), strict=True))
+    sums = [torch.as_tensor(sum(count[name] for count in counts), device=accelerator.device) for name in names]
+    return dict(zip(names, sum_over_ranks(accelerator, torch.stack(sums)), strict=True))
 
 
 def keep_own_buffers(distiller: Distiller) -> None:
