@@ -139,16 +139,35 @@ def test_files_of_prompts_and_of_messages_become_chats(tmp_path):
     splits = data.chat(written(tmp_path / "a.jsonl", *pairs, {"messages": turns("say x", "it is x")}), max_length=16)
     assert (len(splits.train), len(splits.test)) == (9, 1)
     assert splits.train.max_length == 16
+    written(tmp_path / "b.jsonl", *[{"prompt": f"ask {n}", "response": f"it is {n}"} for n in range(10)])
+    written(tmp_path / "c.jsonl", *[{"prompt": f"tell {n}", "response": f"it is {n}"} for n in range(10)])
     whole = data.chat(
-        str(tmp_path), train="a.jsonl", test="a.jsonl", validation="a.jsonl", max_length=16, pack=True, bucket=1
+        str(tmp_path), train="a.jsonl", test="b.jsonl", validation="c.jsonl", max_length=16, pack=True, bucket=1
     )
     assert len(whole.train) == 5
     assert len(whole.test) == len(whole.validation) == 10
     assert whole.notes == (f"{tmp_path}: 10 training chats are packed into 5 rows of 16",)
     assert sorted(whole.train.order(0, 0, 2).tolist()) == list(range(5))
-    given = data.chat(str(tmp_path), train="a.jsonl", test="a.jsonl", template=TEMPLATE)
+    given = data.chat(str(tmp_path), train="a.jsonl", test="b.jsonl", template=TEMPLATE)
     assert given.train.tokenizer.template == TEMPLATE
     assert given.train.texts([0])[0].startswith("<unk> <unk> say 0")
+
+
+def test_no_chat_is_in_two_parts(tmp_path):
+    same = [{"prompt": "say 1", "response": "it is  1"}, {"messages": turns("say 2", "it is 2")}]
+    written(tmp_path / "a.jsonl", *[{"prompt": f"say {n}", "response": f"it is {n}"} for n in range(5)])
+    written(tmp_path / "b.jsonl", same[0], {"prompt": "say 3", "response": "another"})
+    written(tmp_path / "c.jsonl", *same, {"prompt": "say 7", "response": "it is 7"})
+    splits = data.chat(str(tmp_path), train="a.jsonl", test="b.jsonl", validation="c.jsonl")
+    assert [text.partition(" it")[0] for text in splits.train.texts(range(3))] == ["say 0", "say 3", "say 4"]
+    assert (len(splits.validation), len(splits.test)) == (2, 2)
+    assert [note.removeprefix(f"{tmp_path}: ") for note in splits.notes] == [
+        "1 validation chats are also in the test part; left out of validation",
+        "1 training chats are also in the test part; left out of training",
+        "1 training chats are also in the validation part; left out of training",
+    ]
+    with pytest.raises(DataError, match="found every training chat in the test or validation part too"):
+        data.chat(str(tmp_path), train="a.jsonl", test="a.jsonl")
 
 
 @over(

@@ -179,6 +179,15 @@ def test_parts_in_files_of_their_own_and_what_is_also_in_another_part(tmp_path):
         "1 training samples are also in the test part; left out of training",
         "1 training samples are also in the validation part; left out of training",
     ]
+    (tmp_path / "d.tsv").write_text("text\tlabel\nfive\t2\ntwo  words\t10\nsix\t10\n")
+    judged = data.sentences(str(tmp_path), train="a.tsv", test="b.tsv", validation="d.tsv")
+    assert judged.validation.labels.tolist() == [0, 1]
+    assert judged.notes == (
+        f"{tmp_path}: 1 validation samples are also in the test part; left out of validation",
+        f"{tmp_path}: 1 training samples are also in the test part; left out of training",
+    )
+    with pytest.raises(DataError, match="found every validation sample in the test part too; expected others"):
+        data.sentences(str(tmp_path), train="a.tsv", test="d.tsv", validation="d.tsv")
     kept = data.Selection(only_classes=("10", "2")).apply(splits)
     assert kept.validation.class_names == ("10", "2")
     assert kept.validation.labels.tolist() == [1, 1]
@@ -222,7 +231,7 @@ def test_faults_between_files_are_one_line(tmp_path):
     (tmp_path / "b.tsv").write_text("text\tlabel\nthree\tz\n")
     with pytest.raises(DataError, match="class 'z' does not occur in the training part; expected all classes there"):
         data.sentences(str(tmp_path), train="a.tsv", test="b.tsv")
-    with pytest.raises(DataError, match="every training sample is also in the test or validation part"):
+    with pytest.raises(DataError, match="found every training sample in the test or validation part too"):
         data.sentences(str(tmp_path), train="a.tsv", test="a.tsv")
     with pytest.raises(DataError, match="is a folder; expected a file, or the name of one in it as train"):
         data.sentences(str(tmp_path))

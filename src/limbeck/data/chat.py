@@ -5,16 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from limbeck.arguments import checked
 from limbeck.checks import shown
 from limbeck.data.chat_set import ChatSet
 from limbeck.data.chat_template import Message
+from limbeck.data.parting import apart, held_out
 from limbeck.data.sets import Splits
 from limbeck.data.text_files import objects_of
 from limbeck.errors import DataError, InputError
-from limbeck.randomness import permutation
 from limbeck.tokenizers import TokenizerKind, Words
 
 __all__ = ["chat"]
@@ -42,7 +40,8 @@ def chat(
 
     A line is {"prompt": text, "response": text}, or {"messages": [{"role": ..., "content": ...}, ...]}, where answers
     have the role "assistant".  The tokenizer's chat template writes the messages; without one they stand one behind the
-    other, each answer with an end token.
+    other, each answer with an end token.  A training chat that is also in the test or validation part is left out,
+    and so is a validation chat that is also in the test part, which notes say.
 
     Args:
         path: the file of JSON lines, or the folder of several.
@@ -70,7 +69,7 @@ def chat(
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "chats.jsonl"
-        ...     _ = path.write_text('{"prompt": "who", "response": "me"}\n' * 10)
+        ...     _ = path.write_text("".join(f'{{"prompt": "who", "response": "{n}"}}\n' for n in range(10)))
         ...     data = chat(str(path))
         >>> len(data.train), data.train.labelled_count
         (9, 18)
@@ -87,7 +86,10 @@ def chat(
     files |= {name: folder / each for name, each in (("validation", validation), ("test", test)) if each is not None}
     parts = {name: _chats(file, encoding) for name, file in files.items()}
     if test is None:
-        parts["train"], parts["test"] = _held_out(parts["train"], test_share, seed)
+        parts["train"], parts["test"] = held_out(parts["train"], test_share, seed, "chats")
+    notes = list[str]()
+    kept = apart(str(place), {name: list(map(_key, chats)) for name, chats in parts.items()}, notes, "chats")
+    parts = {name: [chats[row] for row in kept[name]] for name, chats in parts.items()}
     made = tokenizer.fit(message["content"] for each in parts["train"] for message in each)
     if template is not None:
         made = replace(made, template=template)
@@ -98,7 +100,6 @@ def chat(
     if max_length is None:
         longest = max(each.max_length for each in sets.values())
         sets = {name: replace(each, max_length=longest, input_shape=(longest,)) for name, each in sets.items()}
-    notes = []
     if pack:
         before, sets["train"] = len(sets["train"]), sets["train"].packed()
         notes.append(f"{place}: {before:,} training chats are packed into {len(sets['train']):,} rows of {max_length}")
@@ -106,16 +107,9 @@ def chat(
     return splits.noting(notes, warn=False)
 
 
-def _held_out(chats: _Chats, share: float, seed: int) -> tuple[_Chats, _Chats]:
-    count = round(share * len(chats)) if 0 < share < 1 else 0
-    if not 0 < count < len(chats):
-        raise InputError(f"test_share: found {share!r} of {len(chats)} chats; expected a share in (0, 1) of several")
-    held = torch.zeros(len(chats), dtype=torch.bool)
-    held[permutation(seed, "held out chats", 0, len(chats))[:count]] = True
-    return (
-        [each for each, out in zip(chats, held.tolist(), strict=True) if not out],
-        [each for each, out in zip(chats, held.tolist(), strict=True) if out],
-    )
+def _key(chat: list[Message]) -> tuple[tuple[str, str], ...]:
+    """Return what equal chats have in common: roles and words."""
+    return tuple((message["role"], " ".join(message["content"].split())) for message in chat)
 
 
 def _chats(path: Path, encoding: str) -> _Chats:

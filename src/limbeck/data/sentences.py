@@ -1,6 +1,6 @@
 """Sentences, or pairs of them, with a label each: from files of one's own, and in the forms of published sets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.data.cells import is_blank
 from limbeck.data.names import look_alike
+from limbeck.data.parting import apart
 from limbeck.data.sets import Splits, TensorSet
 from limbeck.data.tables import classes_of, numbers_of
 from limbeck.data.text import TextSet
@@ -58,7 +59,7 @@ def sentences(
 
     A file is .tsv, .csv or .jsonl, also packed (.gz); of others, tabs part the columns.  Classes that are words are in
     sorted order.  The tokenizer is made of the training part alone.  A training sentence that is also in the test or
-    validation part is left out, which a note says.
+    validation part is left out, and so is a validation sentence that is also in the test part, which a note says.
 
     Args:
         path: the file, or the folder of several.
@@ -190,7 +191,9 @@ def sentence_splits(
     keys = list(map(same, texts))
     if pairs is not None:
         keys = [f"{key}\t{same(other)}" for key, other in zip(keys, pairs, strict=True)]
-    places["train"] = _apart(name, places, keys, notes)
+    own_keys = {part: [keys[row] for row in rows.tolist()] for part, rows in places.items()}
+    kept = apart(name, own_keys, notes, "samples")
+    places = {part: rows[torch.tensor(kept[part])] for part, rows in places.items()}
     own = places["train"].tolist()
     made = tokenizer.fit(each[row] for each in (texts, pairs) if each is not None for row in own)
     whole = TextSet.of(
@@ -207,21 +210,3 @@ def sentence_splits(
     sets = {part: replace(whole.subset(rows), name=f"{name}/{part}") for part, rows in places.items()}
     splits = Splits(sets["train"], sets["test"], name, validation=sets.get("validation"))
     return splits.noting(notes, warn=False)
-
-
-def _apart(name: str, places: dict[str, torch.Tensor], keys: Sequence[str], notes: list[str]) -> torch.Tensor:
-    """Return the training rows that are in no other part, and note how many others there were."""
-    kept = places["train"].tolist()
-    for part in ("test", "validation"):
-        if part in places:
-            there = {keys[row] for row in places[part].tolist()}
-            left = [row for row in kept if keys[row] not in there]
-            if len(left) < len(kept):
-                notes.append(
-                    f"{name}: {len(kept) - len(left):,} training samples are also in the {part} part; left out of"
-                    " training"
-                )
-            kept = left
-    if not kept:
-        raise DataError(f"{name}: every training sample is also in the test or validation part; expected others")
-    return torch.tensor(kept)

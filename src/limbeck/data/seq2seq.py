@@ -1,6 +1,5 @@
 """Pairs of texts for an encoder and decoder: from files of one's own."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.data.cells import is_blank
 from limbeck.data.pair_set import PairSet
+from limbeck.data.parting import apart, held_out
 from limbeck.data.restore import Restore
 from limbeck.data.sets import Splits
 from limbeck.data.text_files import Quoting, read_columns
@@ -45,8 +45,8 @@ def seq2seq(
     r"""Return the pairs of a source and a target in a file; the task is `tokens`, the next token of the target.
 
     A file is .tsv, .csv or .jsonl, also packed (.gz); of others, tabs part the columns.  The tokenizer is made of both
-    sides of the training part.  A pair that occurs twice counts once, and a training pair whose target is also in the
-    test or validation part is left out, which notes say.
+    sides of the training part.  A pair that occurs twice counts once.  A training pair whose target is also in the test
+    or validation part is left out, and so is a validation pair whose target is in the test part, which notes say.
 
     Args:
         path: the file, or the folder of several.
@@ -122,10 +122,10 @@ def seq2seq(
     files |= {name: folder / each for name, each in (("validation", validation), ("test", test)) if each is not None}
     parts = {name: part(file) for name, file in files.items()}
     if test is None:
-        parts["train"], parts["test"] = _held_out(parts["train"], test_share, seed)
-    for name in ("validation", "test"):
-        if name in parts:
-            parts["train"] = _apart(str(place), parts["train"], parts[name], name, notes)
+        parts["train"], parts["test"] = held_out(parts["train"], test_share, seed, "pairs")
+    targets = {name: [pair[1] for pair in pairs] for name, pairs in parts.items()}
+    kept = apart(str(place), targets, notes, "pairs")
+    parts = {name: [pairs[row] for row in kept[name]] for name, pairs in parts.items()}
     if most is not None:
         order = permutation(derive_seed(seed, "most"), "pairs", 0, len(parts["train"]))[:most].sort().values
         parts["train"] = [parts["train"][row] for row in order.tolist()]
@@ -149,24 +149,4 @@ def _once(name: str, pairs: _Pairs, notes: list[str]) -> _Pairs:
     kept = list(dict.fromkeys(pairs))
     if len(kept) < len(pairs):
         notes.append(f"{name}: {len(pairs) - len(kept):,} pairs occur before; left out")
-    return kept
-
-
-def _held_out(pairs: _Pairs, share: float, seed: int) -> tuple[_Pairs, _Pairs]:
-    if not 0 < share < 1 or not 0 < round(share * len(pairs)) < len(pairs):
-        raise InputError(f"test_share: found {share!r} of {len(pairs)} pairs; expected a share in (0, 1) of several")
-    held = set(permutation(seed, "held out pairs", 0, len(pairs))[: round(share * len(pairs))].tolist())
-    return tuple([pair for row, pair in enumerate(pairs) if (row in held) is test] for test in (False, True))  # type: ignore[return-value]
-
-
-def _apart(name: str, pairs: _Pairs, others: Sequence[tuple[str, str]], part: str, notes: list[str]) -> _Pairs:
-    """Return the training pairs whose target is in no other part, and note how many others there were."""
-    there = {target for _, target in others}
-    kept = [pair for pair in pairs if pair[1] not in there]
-    if len(kept) < len(pairs):
-        notes.append(
-            f"{name}: {len(pairs) - len(kept):,} training pairs are also in the {part} part; left out of training"
-        )
-    if not kept:
-        raise DataError(f"{name}: every training pair is also in the {part} part; expected others")
     return kept

@@ -1,0 +1,66 @@
+"""Parts of a set of texts: a share that is held out for testing, and no sample in two parts."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from limbeck.errors import DataError, InputError
+from limbeck.randomness import permutation
+
+__all__ = ["apart", "held_out"]
+
+_Row = TypeVar("_Row")
+_JUDGED_BY = {"validation": ("test",), "train": ("test", "validation")}
+_WORDS = {"train": "training", "validation": "validation"}
+
+
+def held_out(rows: Sequence[_Row], share: float, seed: int, what: str) -> tuple[list[_Row], list[_Row]]:
+    """Return rows without a share of them, and that share, drawn by the seed; both keep their order.
+
+    what: the rows are called, such as "pairs".
+    Raises InputError for a share that leaves one of the two empty.
+
+    >>> held_out("abcd", 0.25, 0, "letters")
+    (['a', 'c', 'd'], ['b'])
+    """
+    if not 0 < share < 1 or not 0 < round(share * len(rows)) < len(rows):
+        raise InputError(f"test_share: found {share!r} of {len(rows)} {what}; expected a share in (0, 1) of several")
+    drawn = set(permutation(seed, f"held out {what}", 0, len(rows))[: round(share * len(rows))].tolist())
+    rest = [row for number, row in enumerate(rows) if number not in drawn]
+    return rest, [row for number, row in enumerate(rows) if number in drawn]
+
+
+def apart(name: str, keys: Mapping[str, Sequence[Hashable]], notes: list[str], what: str) -> dict[str, list[int]]:
+    """Return the places of the samples that each part keeps, so that no sample is in two parts.
+
+    A training sample that is also in the test or validation part is left out, and so is a validation sample that is
+    also in the test part; a note says how many there were.
+
+    keys: of each part ("train", "test", "validation"), what equal samples have in common.
+    what: the samples are called, such as "pairs".
+    Raises DataError where a part is left empty.
+
+    >>> notes = []
+    >>> apart("films", {"train": "abca", "validation": "cd", "test": "a"}, notes, "films")
+    {'train': [1], 'validation': [0, 1], 'test': [0]}
+    >>> notes[0]
+    'films: 2 training films are also in the test part; left out of training'
+    """
+    kept = {part: list(range(len(own))) for part, own in keys.items()}
+    for part, others in _JUDGED_BY.items():
+        if part not in keys:
+            continue
+        for other in others:
+            there = set(keys.get(other, ()))
+            left = [place for place in kept[part] if keys[part][place] not in there]
+            if len(left) < len(kept[part]):
+                notes.append(
+                    f"{name}: {len(kept[part]) - len(left):,} {_WORDS[part]} {what} are also in the {other} part; left"
+                    f" out of {_WORDS[part]}"
+                )
+            kept[part] = left
+        if not kept[part]:
+            raise DataError(
+                f"{name}: found every {_WORDS[part]} {what.removesuffix('s')} in the {' or '.join(others)} part too;"
+                " expected others"
+            )
+    return kept
