@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck import (
+        cache,
         compress,
         data,
         errors,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         training,
     )
     from limbeck.batch import UNLABELLED, Batch
+    from limbeck.cache import CachedTeacher
     from limbeck.distiller import Distiller
     from limbeck.errors import LimbeckError
     from limbeck.evaluation import evaluate
@@ -43,6 +45,7 @@ __all__ = [
     "UNLABELLED",
     "ArrayTeacher",
     "Batch",
+    "CachedTeacher",
     "Distiller",
     "EnsembleTeacher",
     "LimbeckError",
@@ -62,6 +65,7 @@ __all__ = [
     "Term",
     "TrainedModel",
     "Training",
+    "cache",
     "capture",
     "compress",
     "data",
@@ -89,6 +93,7 @@ __all__ = [
 
 _HOMES = {
     "batch": ("UNLABELLED", "Batch"),
+    "cache": ("CachedTeacher",),
     "distiller": ("Distiller",),
     "errors": ("LimbeckError",),
     "evaluation": ("evaluate",),

@@ -3,25 +3,32 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
+from limbeck import checks
 from limbeck.arguments import checked
 from limbeck.batch import Batch
-from limbeck.data import Loader, SampleSet
+from limbeck.cache import AnyEncoding, CachedTeacher, Order, build_store, encoding_of
+from limbeck.data import Augment, Loader, SampleSet
 from limbeck.data.content import memory_bytes, raw_bytes
 from limbeck.data.foreign import samples_of
 from limbeck.data.sources import Source
 from limbeck.errors import InputError, MemoryLimitError, ModelError
 from limbeck.networks import at_once, canonical_path
 from limbeck.outputs import Members, Outputs, Tap
+from limbeck.randomness import derive_seed
 from limbeck.teacher import ClassVectors, Teacher
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.teachers.rows import Rows
 
 __all__ = ["StoredTeacher", "feature_bytes", "feature_limit", "store"]
+
+Encoding = Literal["dense", "topk", "sampled"] | AnyEncoding
+"""How answers are stored on disk."""
 
 _AT_ONCE = 1024  # samples that a teacher is asked about together
 
@@ -142,6 +149,36 @@ class StoredTeacher:
         return digest.hexdigest()
 
 
+@overload
+def store(
+    teacher: Teacher | nn.Module,
+    samples: Any,
+    *,
+    batch_size: int | None = ...,
+    device: torch.device | str = ...,
+    clean: bool = ...,
+    taps: Mapping[str, str | Tap] | None = ...,
+    path: None = ...,
+) -> StoredTeacher: ...
+
+
+@overload
+def store(
+    teacher: Teacher | nn.Module,
+    samples: Any,
+    *,
+    batch_size: int | None = ...,
+    device: torch.device | str = ...,
+    clean: bool = ...,
+    taps: Mapping[str, str | Tap] | None = ...,
+    path: str | Path,
+    encoding: Encoding = ...,
+    augment: Augment | None = ...,
+    views: int = ...,
+    seed: int = ...,
+) -> CachedTeacher: ...
+
+
 @checked
 def store(
     teacher: Teacher | nn.Module,
@@ -151,11 +188,21 @@ def store(
     device: torch.device | str = "cpu",
     clean: bool = False,
     taps: Mapping[str, str | Tap] | None = None,
-) -> StoredTeacher:
-    """Ask a teacher once about every sample, unaugmented, and return a teacher that looks the answers up.
+    path: str | Path | None = None,
+    encoding: Encoding = "dense",
+    augment: Augment | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> StoredTeacher | CachedTeacher:
+    """Ask a teacher once about every sample, and return a teacher that looks the answers up.
 
-    For an ensemble, the members' answers are stored; for a network with a linear last layer, its class vectors.
-    Features are stored if they fit into a quarter of the machine's memory: vectors do, the maps of a large set may not.
+    Without `path` the answers are held in memory.  For an ensemble, the members' answers are stored; for a network with
+    a linear last layer, its class vectors.  Features are stored if they fit into a quarter of the machine's memory:
+    vectors do, the maps of a large set may not.
+
+    With `path` they are written to a folder, in shards that are read from disk; the answers to the tokens of texts can
+    be stored too.  A call that was killed is repeated and builds what is missing, several processes may make the same
+    call at once, and a call with more views adds these (`docs/stores.md`).
 
     Args:
         teacher: a network, which stays unchanged, or another `Teacher`.
@@ -164,6 +211,12 @@ def store(
         device: where the teacher answers.
         clean: use the answers for augmented samples too; the teacher then sees the clean view.
         taps: {name: path of a module, or a `Tap`}, the features to store, as for `limbeck.capture`.
+        path: a folder for the answers.
+        encoding: how they are stored there: "dense", "topk", "sampled", or one of the classes of `limbeck.cache` with
+            its settings.
+        augment: the random views to store; None for the samples as they are.
+        views: how many random views of each sample.  View 1 is that of a training's first epoch.
+        seed: of the training whose views these are (`fit(seed=..., order=...)`: the order, where one is given).
 
     Returns:
         The stored answers.
@@ -172,6 +225,7 @@ def store(
         InputError: if the samples are a dataset or loader, which gives samples no identity to look answers up by.
         DataError: if the samples differ each time they are fetched.
         MemoryLimitError: if the features are too large to be stored.
+        CheckpointError: if the folder holds answers of another teacher or to other samples, or is damaged.
 
     Example:
         >>> import limbeck as lb
@@ -188,10 +242,33 @@ def store(
             "samples: found a dataset or a loader, expected samples with an identity; give"
             " limbeck.data.LazySet.of(dataset) to both store and fit"
         )
+    if path is not None:
+        if isinstance(encoding, str):
+            encoding = encoding_of(encoding, {})
+        numbers = tuple(range(1, views + 1)) if augment is not None and augment.active else (0,)
+        checks.at_least("views", views, 1)
+        order = Order(
+            samples,
+            encoding,
+            augment=augment if numbers != (0,) else None,
+            seed=derive_seed(checks.seed(seed), "data"),
+            views=numbers,
+            clean=clean,
+            taps=taps,
+            batch_size=batch_size,
+            device=device,
+        )
+        return build_store(teacher, Path(path).expanduser(), order)
+    if encoding != "dense" or augment is not None:
+        raise InputError(
+            f"{'augment' if augment is not None else 'encoding'}: answers in memory are dense and to unaugmented"
+            " samples; name a folder (path)"
+        )
     if samples.has_long_answers:
         raise InputError(
             f"samples: found '{samples.name}', whose answers are logits of {samples.classes:,} tokens at each place;"
-            " expected one answer a sample. Ask the teacher for every batch (store: false)"
+            " expected one answer a sample. Store them on disk (path), or ask the teacher for every batch"
+            " (store: false)"
         )
     teacher.to(device)
     samples = samples.to(device)
