@@ -1,5 +1,6 @@
 """Recurrent state that is carried from batch to batch along the lanes of a stream of text."""
 
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
@@ -35,7 +36,8 @@ def map_state(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(state, Mapping):
         return {name: map_state(each, function) for name, each in state.items()}
     if isinstance(state, tuple | list):
-        return type(state)(map_state(each, function) for each in state)
+        parts = [map_state(each, function) for each in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
     if state is None:
         return None
     raise ModelError(
@@ -173,8 +175,10 @@ def _numbered(state: Any, numbers: Iterator[int]) -> Any:
         return next(numbers)
     if isinstance(state, Mapping):
         return {"mapping": {name: _numbered(each, numbers) for name, each in state.items()}}
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return {"named": [[name, _numbered(each, numbers)] for name, each in zip(state._fields, state, strict=True)]}
     if isinstance(state, tuple | list):
-        return {type(state).__name__: [_numbered(each, numbers) for each in state]}
+        return {"tuple" if isinstance(state, tuple) else "list": [_numbered(each, numbers) for each in state]}
     return None
 
 
@@ -184,10 +188,13 @@ def _nested(shape: Any, key: str, tensors: Mapping[str, Tensor], device: torch.d
     if isinstance(shape, int):
         return tensors[f"{key}.{shape}"].to(device, copy=True)  # a file's memory is not aligned as that of an answer
     (kind, parts), *rest = shape.items()
-    if rest or kind not in ("mapping", "tuple", "list"):
+    if rest or kind not in ("mapping", "named", "tuple", "list"):
         raise ValueError(f"the nesting of '{key}' is damaged")
     if kind == "mapping":
         return {name: _nested(each, key, tensors, device) for name, each in parts.items()}
+    if kind == "named":
+        values = [_nested(each, key, tensors, device) for _, each in parts]
+        return namedtuple("State", [str(name) for name, _ in parts])(*values)
     made = [_nested(each, key, tensors, device) for each in parts]
     return tuple(made) if kind == "tuple" else made
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 import limbeck as lb
 from limbeck.batch import Lanes
-from limbeck.carry import Carry
+from limbeck.carry import Carry, map_state
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, ModelError
 from limbeck.outputs import Outputs, run_model
@@ -144,6 +145,27 @@ def test_what_is_kept_comes_back_from_a_checkpoint():
     torch.testing.assert_close(back, state)
     with pytest.raises((ValueError, KeyError)):
         other.restore({}, carry.structure(), "cpu")
+
+
+class Memory(NamedTuple):
+    h: torch.Tensor
+    c: tuple[torch.Tensor | None, ...]
+
+
+def test_a_state_with_named_fields_keeps_them_in_batches_and_checkpoints():
+    doubled = map_state(Memory(torch.ones(1, 2), (torch.ones(1, 2), None)), lambda each: 2 * each)
+    assert isinstance(doubled, Memory)
+    assert doubled.c[1] is None
+    batch = next(stream_batches(IDS, lanes=2, length=4))
+    carry, other = Carry(), Carry()
+    carry.keep("teacher", batch, doubled)
+    other.restore(carry.tensors(), json.loads(json.dumps(carry.structure(), sort_keys=True)), "cpu")
+    batch.lanes = Lanes(torch.arange(2), torch.tensor([False, True]))
+    for each in (carry, other):
+        back = each.state("teacher", batch)
+        assert back.h.tolist() == back.c[0].tolist() == [[2.0, 0.0]]
+        h, c = back
+        assert (h is back.h, c is back.c) == (True, True)
 
 
 def test_a_model_without_state_answers_the_chunks_of_a_stream_one_by_one_and_after_a_checkpoint():

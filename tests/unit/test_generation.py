@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from limbeck.generation import (
     sample,
     sentence_bleu,
 )
+from limbeck.generation.decoders import decoder_of
 from limbeck.models import builder
+from limbeck.outputs import Outputs
 from limbeck.tasks import TOKENS
 from limbeck.teachers import StoredTeacher
 from walk import over
@@ -403,3 +406,36 @@ def test_mistakes_are_one_line():
         greedy(nn.Sequential(nn.Embedding(5, 4), nn.Flatten()), prompt, length=2)
     with pytest.raises(ModelError, match="model: its forward raised IndexError"):
         greedy(model, torch.tensor([[99]]), length=2)
+
+
+class Memory(NamedTuple):
+    h: torch.Tensor
+    c: torch.Tensor
+
+
+class NamedRecurrent(nn.Module):
+    """A language model whose state has named fields, batch axis first."""
+
+    state_axis = 0
+
+    def forward(self, ids, state=None):
+        h, c = (torch.zeros(len(ids), 1), torch.zeros(len(ids))) if state is None else (state.h, state.c)
+        sums = h + ids.cumsum(1)
+        logits = -(torch.arange(7.0) - (sums[..., None] * 3 + 1) % 7).abs()
+        return Outputs(logits, state=Memory(sums[:, -1:], c + ids.shape[1]))
+
+
+def test_the_rows_of_a_state_are_along_the_models_own_axis_and_fields_stay_named():
+    decoder = decoder_of(NamedRecurrent())
+    logits, state = decoder.start(torch.tensor([[1, 2], [3, 0]]))
+    chosen = decoder.select(state, torch.tensor([1, 1, 0]))
+    assert isinstance(chosen, Memory)
+    assert chosen.h.flatten().tolist() == [3.0, 3.0, 3.0]
+    assert chosen.c.tolist() == [2.0] * 3
+    again, _ = decoder.step(torch.tensor([0, 1, 2]), chosen)
+    assert again.argmax(-1).tolist() == [3, 6, 2]
+    assert logits.shape == (2, 7)
+    assert beam_search(NamedRecurrent(), torch.tensor([[1, 2]]), ends=[END], beam=2, length=3)
+    NamedRecurrent.state_axis = -1
+    with pytest.raises(ModelError, match="state_axis: found -1; expected the batch axis"):
+        decoder.select(state, torch.tensor([0]))

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from limbeck.carry import map_state, state_axis
 from limbeck.errors import InputError, ModelError, lacks_memory, one_line
 
-__all__ = ["Decoder", "decoder_of", "rows_of_state"]
+__all__ = ["Decoder", "decoder_of"]
 
 
 class Decoder(Protocol):
@@ -30,19 +31,9 @@ class Decoder(Protocol):
         """Return the state of some rows (M,), which may repeat."""
 
 
-def rows_of_state(state: Any, rows: Tensor, axis: int) -> Any:
-    """Return the rows of a state, any nesting of tuples, lists and mappings of tensors.
-
-    >>> rows_of_state((torch.tensor([[1, 2, 3]]), None), torch.tensor([2, 2]), axis=1)
-    (tensor([[3, 3]]), None)
-    """
-    if isinstance(state, Tensor):
-        return state.index_select(axis, rows)
-    if isinstance(state, Mapping):
-        return {name: rows_of_state(each, rows, axis) for name, each in state.items()}
-    if isinstance(state, tuple | list):
-        return type(state)(rows_of_state(each, rows, axis) for each in state)
-    return state
+def _rows(state: Any, rows: Tensor, axis: int) -> Any:
+    """Return the rows of a state."""
+    return map_state(state, lambda each: each.index_select(axis, rows))
 
 
 def decoder_of(model: nn.Module) -> Decoder:
@@ -78,7 +69,7 @@ class _StepByStep:
         return logits, state
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        return rows_of_state(state, rows, getattr(self.model, "state_axis", 1))
+        return _rows(state, rows, state_axis(self.model))
 
 
 class _Recurrent:
@@ -94,7 +85,7 @@ class _Recurrent:
         return self._ask(tokens[:, None], state)
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        return rows_of_state(state, rows, getattr(self.model, "state_axis", 1))
+        return _rows(state, rows, state_axis(self.model))
 
     def _ask(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
         more: dict[str, Any] = {} if state is None else {"state": state}
@@ -141,7 +132,7 @@ class _Whole:
         return self._ask({**state, name: torch.cat([state[name], tokens[:, None]], 1)})
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        return rows_of_state(state, rows, 0)
+        return _rows(state, rows, 0)
 
     def _ask(self, state: Any) -> tuple[Tensor, Any]:
         answer = _call(self.model, state) if isinstance(state, Mapping) else _call(self.model, {}, state)
