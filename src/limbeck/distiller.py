@@ -37,21 +37,24 @@ def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
         )
 
 
-def check_numbers(name: str, logits: Tensor, mask: Tensor | None) -> None:
-    """Require logits (..., K) without a NaN or +inf where the mask counts; -inf rules a class out and is a value."""
-    places = _fails(logits, mask)
+def check_numbers(name: str, answer: Outputs, mask: Tensor | None) -> None:
+    """Require an answer without a NaN or +inf where the mask counts; a logit of -inf rules a class out."""
+    places = _fails(answer, mask)
     wrong = int(places.flatten(1).any(1).sum()) if places.dim() > 1 else int(places.sum())
     if wrong:
         raise NonFiniteAnswerError(
-            f"{name}: answers NaN or +inf for {wrong} of {len(logits)} samples of the first batch, before any training;"
+            f"{name}: answers NaN or +inf for {wrong} of {len(places)} samples of the first batch, before any training;"
             " check its weights, and the scale of its inputs"
         )
 
 
-def _fails(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Return at which places (...) logits (..., K) are NaN or +inf and the mask counts: bool."""
-    highest = logits.detach().amax(-1)  # one pass; a NaN is the highest of all
-    places = highest.isnan() | highest.isposinf()
+def _fails(answer: Outputs, mask: Tensor | None) -> Tensor:
+    """Return at which places (...) an answer's logits (..., K) are NaN or +inf and the mask counts: bool."""
+    if answer.sparse is not None:
+        places = answer.sparse.failed()
+    else:
+        highest = answer.logits.detach().amax(-1)  # one pass; a NaN is the highest of all
+        places = highest.isnan() | highest.isposinf()
     return places & mask if mask is not None and mask.shape == places.shape else places
 
 
@@ -180,7 +183,7 @@ class Distiller(nn.Module):
             for name, answer in outputs.items():
                 if classes is not None and self.objective.shares_classes(name):
                     check_answer(name, answer.logits, classes, batch.task)
-                check_numbers(name, answer.logits, batch.mask)
+                check_numbers(name, answer, batch.mask)
             index, labels = samples or (batch.index, batch.labels)
             self.objective.build(outputs, Setup(index, labels, seed, lambda: self._passes(batches, batch)))
         return outputs
@@ -265,9 +268,7 @@ class Distiller(nn.Module):
             taps = self.objective.taps("teacher")
             with timing("teacher"):
                 answer = asked(self.teacher, batch, taps, self.carry)
-            failed = _fails(
-                answer.logits, batch.mask
-            ).any()  # on its device: read when a loss was not finite, and only then
+            failed = _fails(answer, batch.mask).any()  # on its device: read when a loss was not finite, and only then
             self.teacher_failed = failed if self.teacher_failed is None else self.teacher_failed | failed
             if self.objective.reads_class_cosines:
                 answer = replace(answer, class_cosines=self._class_cosines(self.teacher, answer.logits))

@@ -115,6 +115,7 @@ class Term(nn.Module):
         differentiates_twice: whether it differentiates another gradient of the student, as one by a layer.
         differentiates_teacher: whether it needs `ask` and `vjp` of the teacher's outputs, which only a network has.
         finds_layers: whether it finds its layers in the networks (`locate`), so that the teacher is to be one.
+        takes_sparse: which answers that are cut to few classes it can learn from, of "topk" and "sampled".
 
     A term can have state that is no parameter, registered as a buffer: it is saved in checkpoints and resumed, and each
     process keeps its own.
@@ -138,6 +139,7 @@ class Term(nn.Module):
     differentiates_twice: bool = False
     differentiates_teacher: bool = False
     finds_layers: bool = False
+    takes_sparse: frozenset[str] = frozenset()
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
         super().__init__()
@@ -192,7 +194,18 @@ class Term(nn.Module):
                 f"term '{self.name}': it needs samples of one class each, the batch has mixed ones; leave mixup and"
                 " cutmix out, or learn from the teacher's whole distribution"
             )
+        self.check_sparse(outputs)
         return self.sum(outputs, batch, step), self.count(batch)
+
+    def check_sparse(self, outputs: Mapping[str, Outputs]) -> None:
+        """Raise InputError for an answer that is cut to few classes in a way that the term cannot learn from."""
+        for name in self.reads:
+            answer = outputs[name].sparse if name in outputs else None
+            if answer is not None and answer.kind not in self.takes_sparse:
+                raise InputError(
+                    f"term '{self.name}': found {answer.kind} answers of the {name}, expected dense ones; store them"
+                    " with encoding: dense, or ask the teacher for every batch (store: false)"
+                )
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         """Return the sum of the term over what `count` counts: a scalar with gradient.
@@ -230,6 +243,7 @@ class TermAround(Term):
         self.differentiates_twice = term.differentiates_twice
         self.differentiates_teacher = term.differentiates_teacher
         self.finds_layers = term.finds_layers
+        self.takes_sparse = term.takes_sparse
 
     def extra_repr(self) -> str:
         """Return nothing: the inner term's settings follow it."""
@@ -382,6 +396,7 @@ class Objective(nn.Module):
     def build(self, outputs: Mapping[str, Outputs], setup: Setup) -> None:
         """Let every term create what depends on models and data."""
         for term in self._terms():
+            term.check_sparse(outputs)
             term.build(outputs, setup)
 
     def counts(self, batch: Batch) -> dict[str, Tensor | int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,10 +40,19 @@ class TopKAnswer:
     rest: Mapping[float, Tensor]
     classes: int
 
+    kind: ClassVar[str] = "topk"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that dense logits would have: (..., K)."""
         return (*self.ids.shape[:-1], self.classes)
+
+    def failed(self) -> Tensor:
+        """Return where (...) the answer has NaN or +inf: bool."""
+        found = self.logits.amax(-1)
+        for rest in self.rest.values():
+            found = torch.maximum(found, rest.to(found.dtype))
+        return found.isnan() | found.isposinf()
 
     def at(self, temperature: float) -> tuple[Tensor, Tensor]:
         """Return log-probabilities (..., k) at a temperature, and the logarithm of the mass (...) of all other classes.
@@ -88,10 +98,16 @@ class SampledAnswer:
     entropy: Tensor
     classes: int
 
+    kind: ClassVar[str] = "sampled"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that dense logits would have: (..., K)."""
         return (*self.ids.shape[:-1], self.classes)
+
+    def failed(self) -> Tensor:
+        """Return where (...) the answer has NaN or +inf: bool."""
+        return ~self.entropy.isfinite()
 
     def require(self, temperature: float) -> None:
         """Raise InputError for another temperature than that of the draws."""

@@ -16,6 +16,8 @@ from limbeck.losses import (
     Dense,
     Divergence,
     Reduction,
+    Sampled,
+    TopK,
     cross_entropy,
     logit_matching,
     positives_log_loss,
@@ -23,10 +25,11 @@ from limbeck.losses import (
     squared_error,
 )
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype, only_counted
+from limbeck.losses.sparse import sparse_target
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
 from limbeck.schedules import Schedule
-from limbeck.targets import PLAIN, Target, smooth_labels
+from limbeck.targets import PLAIN, Softmax, Target, smooth_labels
 from limbeck.tasks import RANKING, Need, Task
 
 __all__ = [
@@ -198,6 +201,14 @@ class SoftTargets(Term):
         return frozenset({"teacher"} if self.target.changes_classes else ())
 
     @property
+    def takes_sparse(self) -> frozenset[str]:  # type: ignore[override]
+        """What the divergence takes, where the target is the teacher's own distribution."""
+        if type(self) is not SoftTargets or not isinstance(self.target, Softmax) or self.transform is not None:
+            return frozenset()
+        kinds = {"topk": self.divergence.topk, "sampled": self.divergence.sampled}
+        return frozenset(kind for kind, value in kinds.items() if value is not None)
+
+    @property
     def reads_class_cosines(self) -> bool:  # type: ignore[override]
         """Whether the target is made of the similarity of the classes."""
         return self.target.reads_class_cosines
@@ -233,8 +244,11 @@ class SoftTargets(Term):
         student = self._compared(outputs["student"], counted)
         reads_teacher = self.target.reads_teacher
         answers = self._compared(outputs["teacher"], counted) if reads_teacher else student.detach()
+        if answers.sparse is not None:
+            _check_shapes(student.logits, "teacher", answers.logits.shape, batch)
+            return self._summed(student.logits, sparse_target(answers.sparse, temperature), counted, temperature)
         target = self.target(answers, batch, temperature)
-        _check_shapes(student.logits, "teacher" if reads_teacher else "target", target.log_probs, batch)
+        _check_shapes(student.logits, "teacher" if reads_teacher else "target", target.log_probs.shape, batch)
         return self.compare(student.logits, target, batch, counted, temperature)
 
     def _compared(self, outputs: Outputs, counted: Tensor | None) -> Outputs:
@@ -246,6 +260,11 @@ class SoftTargets(Term):
         self, logits: Tensor, target: Dense, batch: Batch, counted: Tensor | None, temperature: float
     ) -> Tensor:
         """Return the loss of the student's logits (..., K), summed over what is counted; None counts all."""
+        return self._summed(logits, target, counted, temperature)
+
+    def _summed(
+        self, logits: Tensor, target: Dense | TopK | Sampled, counted: Tensor | None, temperature: float
+    ) -> Tensor:
         per_example = self.divergence.per_example(logits, target, temperature)
         return self.divergence.factor(temperature) * reduce(per_example, counted, "sum")
 
@@ -284,7 +303,7 @@ class LogitMatching(Term):
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         student, teacher = outputs["student"].logits, outputs["teacher"].logits
-        _check_shapes(student, "teacher", teacher, batch)
+        _check_shapes(student, "teacher", teacher.shape, batch)
         return logit_matching(student, teacher, zero_mean=self.zero_mean, mask=batch.mask, reduction="sum")
 
 
@@ -333,7 +352,7 @@ def counted_outputs(outputs: Outputs, counted: Tensor | None) -> Outputs:
         >>> counted_outputs(outputs, torch.tensor([True, False])).logits.sum(-1)
         tensor([3., 0.])
     """
-    if counted is None or outputs.logits.shape[:-1] != counted.shape:
+    if counted is None or outputs.sparse is not None or outputs.logits.shape[:-1] != counted.shape:
         return outputs
     members = outputs.members
     if members is not None:
@@ -413,11 +432,11 @@ def require_classes(task: Task, what: str, *, alone: bool = False) -> None:
         task.require(Need.ONE_CLASS, what=what, mend="use kd")
 
 
-def _check_shapes(student: Tensor, name: str, other: Tensor, batch: Batch) -> None:
+def _check_shapes(student: Tensor, name: str, other: torch.Size, batch: Batch) -> None:
     """Require that the student agrees with what it is compared to, and with what the batch counts."""
-    if student.shape != other.shape:
+    if student.shape != other:
         raise ModelError(
-            f"logits: student {tuple(student.shape)}, {name} {tuple(other.shape)}; give both models the same classes"
+            f"logits: student {tuple(student.shape)}, {name} {tuple(other)}; give both models the same classes"
         )
     if student.shape[:-1] != batch.places:
         raise InputError(

@@ -13,7 +13,7 @@ from walk import over
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 CLASSES = 5
 
-NO_LOSSES = {"Dense", "Divergence", "Reduction", "Standardise"}
+NO_LOSSES = {"Dense", "Divergence", "Reduction", "Sampled", "Standardise", "TopK"}
 """Types."""
 HELPERS = {
     "attention_scores",

@@ -65,6 +65,7 @@ from limbeck.losses.relations import (
     rkd_angle,
     rkd_distance,
 )
+from limbeck.losses.sparse import Sampled, TopK
 from limbeck.losses.standardisation import Standardise, standardise
 from limbeck.losses.support import boundary_samples
 from limbeck.losses.transformed import wttm
@@ -78,7 +79,9 @@ __all__ = [
     "Dense",
     "Divergence",
     "Reduction",
+    "Sampled",
     "Standardise",
+    "TopK",
     "activation_boundary",
     "attention_kl",
     "attention_mse",

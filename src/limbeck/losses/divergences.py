@@ -9,8 +9,10 @@ declares undoes it, which keeps the balance with the hard labels when T changes 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck import checks
@@ -20,6 +22,7 @@ from limbeck.losses import logspace
 from limbeck.losses.correlation import row_loss
 from limbeck.losses.dense import Dense, scaled
 from limbeck.losses.reduction import compute_dtype
+from limbeck.losses.sparse import Sampled, TopK, buckets, check_ids
 
 __all__ = [
     "CROSS_ENTROPY",
@@ -43,10 +46,13 @@ class Divergence:
     Attributes:
         name: the name with its parameters; two different divergences have different names.
         per_example: function (student_logits (..., K), target, temperature) -> (...), in nats where it has a unit,
-            without the factor.  The target is a constant.
+            without the factor.  The target is a constant: `Dense`, or one that `topk` or `sampled` allows.
         factor: function of the temperature.  A distillation loss multiplies the divergence by it once (T² for KL), so
             that gradients keep their size when the temperature changes.
         least_classes: the smallest number of classes for which the divergence is informative.
+        topk: what its value with a `TopK` target is: "lower bound" of the dense one, or None if it refuses one.
+        sampled: what its value and gradient with a `Sampled` target are: "unbiased" estimates of the dense ones, or
+            None if it refuses one.
 
     Raises:
         InputError: if a field has the wrong type.
@@ -64,9 +70,11 @@ class Divergence:
     HOW_MADE: ClassVar[str] = "use one such as losses.divergence('js', beta=0.5)"
 
     name: str
-    per_example: Callable[[Tensor, Dense, float], Tensor] = field(repr=False)
+    per_example: Callable[[Tensor, Any, float], Tensor] = field(repr=False)
     factor: Callable[[float], float] = field(repr=False)
     least_classes: int = field(default=1, repr=False)
+    topk: Literal["lower bound"] | None = field(default=None, repr=False)
+    sampled: Literal["unbiased"] | None = field(default=None, repr=False)
 
 
 @checked
@@ -97,7 +105,7 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
     """
     _open_unit_interval("beta", beta, "at 0 and 1 the divergence is 0; their limits are kl and reverse_kl")
 
-    return Divergence(f"js(beta={beta!r})", _per_example(logspace.js(beta)), _square)
+    return _of_masses(f"js(beta={beta!r})", logspace.js(beta), _square)
 
 
 @checked
@@ -131,7 +139,7 @@ def skewed(skew: float = 0.1) -> Divergence:
         )
 
     formula = logspace.skewed_kl(skew) if skew else logspace.kl
-    return Divergence(f"skewed_kl(skew={skew!r})", _per_example(formula), _square)
+    return _of_masses(f"skewed_kl(skew={skew!r})", formula, _square)
 
 
 @checked
@@ -156,7 +164,9 @@ def correlation(tau_squared: bool = False) -> Divergence:
         Huang et al. (2022), "Knowledge Distillation from A Stronger Teacher", arXiv:2205.10536.
     """
 
-    def per_example(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
+    def per_example(student_logits: Tensor, target: Dense | TopK | Sampled, temperature: float) -> Tensor:
+        if not isinstance(target, Dense):
+            raise _not_taken(name, target)
         return row_loss(_scaled(student_logits, target, temperature), target.log_probs)
 
     name = f"correlation(tau_squared={tau_squared!r})"
@@ -202,17 +212,44 @@ def kinds() -> Mapping[str, Callable[..., Divergence]]:
     return _KINDS
 
 
-def _scaled(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
+def _scaled(student_logits: Tensor, target: Dense | TopK | Sampled, temperature: float) -> Tensor:
     checks.positive("temperature", temperature)
-    checks.shapes_match("student_logits", student_logits.shape, "the target", target.log_probs.shape)
+    if isinstance(target, Dense):
+        checks.shapes_match("student_logits", student_logits.shape, "the target", target.log_probs.shape)
+    else:
+        leading = student_logits.shape[:-1]
+        checks.shapes_match("student_logits without the class axis", leading, "the target", target.places)
     return scaled(compute_dtype(student_logits), temperature)
 
 
-def _per_example(formula: logspace.Formula) -> Callable[[Tensor, Dense, float], Tensor]:
-    def per_example(student_logits: Tensor, target: Dense, temperature: float) -> Tensor:
-        return logspace.rows(_scaled(student_logits, target, temperature), target.log_probs, formula)
+def _of_masses(
+    name: str, formula: logspace.Formula, factor: Callable[[float], float], *, entropies: int | None = None
+) -> Divergence:
+    """Return a divergence that compares the masses of classes one by one, so that classes can be merged.
 
-    return per_example
+    entropies: of one that is a cross-entropy less so many entropies of the target, 0 or 1; None for others.
+    """
+
+    def per_example(student_logits: Tensor, target: Dense | TopK | Sampled, temperature: float) -> Tensor:
+        own = _scaled(student_logits, target, temperature)
+        if isinstance(target, Dense):
+            return logspace.rows(own, target.log_probs, formula)
+        if isinstance(target, TopK):
+            log_probs = torch.cat([target.log_probs, target.log_tail.unsqueeze(-1)], -1)
+            return logspace.rows(buckets(own, target.ids), log_probs.to(own.dtype), formula)
+        if entropies is None:
+            raise _not_taken(name, target)
+        check_ids(target.ids, own.shape[-1], repeated=True)
+        drawn = F.log_softmax(own, -1).gather(-1, target.ids).mean(-1)
+        return -drawn - entropies * target.entropy.to(own.dtype)
+
+    return Divergence(name, per_example, factor, topk="lower bound", sampled=None if entropies is None else "unbiased")
+
+
+def _not_taken(name: str, target: object) -> InputError:
+    kind = "a top-k target" if isinstance(target, TopK) else "a sampled target"
+    mend = "use kl or cross_entropy" if isinstance(target, Sampled) else "use kl, js, reverse_kl or total_variation"
+    return InputError(f"divergence {name}: found {kind}, expected dense probabilities; {mend}, or a dense teacher")
 
 
 def _square(temperature: float) -> float:
@@ -233,16 +270,16 @@ def _open_unit_interval(name: str, value: float, reason: str) -> None:
         raise InputError(f"{name}: found {value!r}, expected a number above 0 and below 1; {reason}")
 
 
-KL = Divergence("kl", _per_example(logspace.kl), _square)
+KL = _of_masses("kl", logspace.kl, _square, entropies=1)
 """KL(p̃ ‖ q̃) = Σ p̃ (log p̃ - log q̃): 0 exactly when student and target agree."""
 
-CROSS_ENTROPY = Divergence("cross_entropy", _per_example(logspace.cross_entropy), _square)
+CROSS_ENTROPY = _of_masses("cross_entropy", logspace.cross_entropy, _square, entropies=0)
 """H(p̃, q̃) = -Σ p̃ log q̃ = H(p̃) + KL(p̃ ‖ q̃): the same gradients as KL, another value."""
 
-REVERSE_KL = Divergence("reverse_kl", _per_example(logspace.reverse_kl), _square)
+REVERSE_KL = _of_masses("reverse_kl", logspace.reverse_kl, _square)
 """KL(q̃ ‖ p̃) = Σ q̃ (log q̃ - log p̃): infinite where the student gives a class what the target gives exactly 0."""
 
-TOTAL_VARIATION = Divergence("total_variation", _per_example(logspace.total_variation), _linear)
+TOTAL_VARIATION = _of_masses("total_variation", logspace.total_variation, _linear)
 """½·Σ |p̃ - q̃|, in [0, 1]."""
 
 _KINDS: Mapping[str, Callable[..., Divergence]] = {
