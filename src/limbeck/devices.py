@@ -1,11 +1,13 @@
 """What a device can compute, and which one a name is."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 from limbeck.errors import InputError
 
-__all__ = ["exact", "has_float64", "on_accelerator", "place"]
+__all__ = ["exact", "has_float64", "on_accelerator", "place", "without_autocast_on_cpu"]
 
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -39,6 +41,16 @@ def exact(tensor: Tensor) -> Tensor:
     torch.float64
     """
     return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
+
+
+def without_autocast_on_cpu() -> AbstractContextManager[None]:
+    """Return a scope without autocast on the CPU, for modules that not every processor runs in bf16: LSTMs.
+
+    >>> with torch.autocast("cpu", torch.bfloat16), without_autocast_on_cpu():
+    ...     torch.nn.LSTM(3, 4)(torch.zeros(2, 3))[0].dtype
+    torch.float32
+    """
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
 def place(device: str | None) -> torch.device:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.arguments import checked, checked_fields
+from limbeck.devices import without_autocast_on_cpu
 from limbeck.errors import InputError, ModelError
 from limbeck.models.layers import LockedDropout, RowDropout, TiedSoftmax, TokenEmbedding, check_tokens
 from limbeck.models.layers.locked_dropout import call_with_dropped_weights, check_dropout
@@ -115,7 +116,8 @@ class LstmLanguageModel(nn.Module):
             if number:
                 hidden = self.between(hidden)
             given = () if state is None else (state[number],)
-            answer: Any = call_with_dropped_weights(layer, self.weight_drop, hidden, *given)
+            with without_autocast_on_cpu():
+                answer: Any = call_with_dropped_weights(layer, self.weight_drop, hidden, *given)
             hidden = answer[0]
             after.append(answer[1])
         hidden = self.output(hidden)

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.devices import without_autocast_on_cpu
 from limbeck.errors import ModelError
 
 __all__ = ["Seq2SeqLSTM", "seq2seq_lstm"]
@@ -18,7 +19,8 @@ class _Encoder(nn.LSTM):
 
     def forward(self, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # type: ignore[override]
         packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, state = super().forward(packed)
+        with without_autocast_on_cpu():
+            outputs, state = super().forward(packed)
         return pad_packed_sequence(outputs, batch_first=True, total_length=embedded.shape[1])[0], state
 
 
@@ -82,7 +84,9 @@ class Seq2SeqLSTM(nn.Module):
 
     def _decode(self, tokens: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         embedded = self.dropout(self.target_embedding(tokens))
-        outputs, (hidden, cell) = self.decoder(embedded, (state["hidden"].contiguous(), state["cell"].contiguous()))
+        before = (state["hidden"].contiguous(), state["cell"].contiguous())
+        with without_autocast_on_cpu():
+            outputs, (hidden, cell) = self.decoder(embedded, before)
         scores = outputs @ state["keys"].permute(1, 2, 0)
         attention = scores.masked_fill(~state["seen"].T[:, None], -torch.inf).softmax(-1)
         context = attention @ state["memory"].transpose(0, 1)
