@@ -87,7 +87,7 @@ def copy(
 
 
 def file_of(name: str) -> Path:
-    """Return the file of a packaged recipe; RecipeError for a name that is none, or that is of a table."""
+    """Return the file of a packaged recipe; RecipeError if there is none of that name, or it names a table."""
     from limbeck.papers import tables
     from limbeck.recipes import find, names
 

@@ -95,8 +95,8 @@ class Comparison:
 def find_runs(named: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Return the run folders that are named, and a line for each that was passed over as unfinished.
 
-    named: folders of runs, folders of folders of runs, or globs.  RunError for a name that leads to no run, and for an
-    unfinished run that is named itself.
+    named: folders of runs, folders of folders of runs, or globs.
+    Raises RunError if a name matches no run, or names an unfinished one.
     """
     found: dict[Path, Path] = {}
     passed: list[str] = []

@@ -376,7 +376,7 @@ def shortened(first: int, second: int | None, most: int) -> tuple[int, int]:
 
 
 def names_of(document: str) -> tuple[str, ...]:
-    """Return the names of a document's tokens by id; an id that no token has is named `<unused N>`."""
+    """Return the names of a document's tokens by id; an id without a token is named `<unused N>`."""
     names = {number: name for name, number in library().Tokenizer.from_str(document).get_vocab(True).items()}
     return tuple(names.get(number, f"<unused {number}>") for number in range(max(names) + 1))
 

@@ -155,7 +155,7 @@ class Training:
 
     @classmethod
     def named(cls, settings: Mapping[str, Any]) -> "Training":
-        """Return the settings of these names; InputError for a name that none has.
+        """Return the settings of these names; InputError if there is no setting of a name.
 
         >>> Training.named({"lr": 0.1})
         Traceback (most recent call last):
