@@ -201,8 +201,12 @@ class TopKEncoding:
     def decode(
         self, values: Mapping[str, Tensor], classes: int, members: Mapping[str, Any] | None, ahead: int
     ) -> Outputs:
+        return Outputs.cut(self.answer(values, classes))
+
+    def answer(self, values: Mapping[str, Tensor], classes: int) -> TopKAnswer:
+        """Return the answer that the fields of some places hold."""
         rest = {temperature: values["rest"][..., at] for at, temperature in enumerate(self.temperatures)}
-        return Outputs.cut(TopKAnswer(values["ids"], values["logits"], rest, classes))
+        return TopKAnswer(values["ids"], values["logits"], rest, classes)
 
 
 @checked_fields
@@ -220,8 +224,8 @@ class SampledEncoding:
         InputError: if a value is out of range.
 
     Example:
-        >>> Layout.of(SampledEncoding().fields(128_256, (), 0)).stride
-        38
+        >>> SampledEncoding().fields(128_256, (), 0)
+        [('ids', 'uint24', (12,)), ('entropy', 'float16', ())]
 
     Reference:
         Anshumann et al. (2025), "Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs", arXiv:2503.16870.

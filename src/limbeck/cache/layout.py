@@ -64,7 +64,7 @@ class Layout:
             rows = np.ascontiguousarray(rows)
             words = np.ndarray((len(rows), prod(field.shape)), "<u4", rows, field.offset, (self.stride, 3))
             return (words & 0xFFFFFF).astype(np.int64).reshape(len(rows), *field.shape)
-        block = np.ascontiguousarray(rows[:, field.offset : field.offset + field.bytes])
+        block = np.array(rows[:, field.offset : field.offset + field.bytes], order="C")  # a copy, and so aligned
         return unpacked(block, field.type).reshape(len(rows), *field.shape)
 
 

@@ -21,6 +21,7 @@ from limbeck.cache.format import (
     read_header,
     refused,
     shard_is_there,
+    shard_name,
 )
 from limbeck.cache.layout import Layout
 from limbeck.errors import InputError, ModelError
@@ -156,6 +157,19 @@ class Store:
                 found[here] = self.shard(int(one), int(shard))[numbers[here] - begin]
         return found
 
+    def values(self, view: Tensor, sample: Tensor, row: Tensor) -> dict[str, Tensor]:
+        """Return the fields of rows, as for `rows`; CheckpointError where no answer can have such values."""
+        rows, found = self.rows(view, sample, row), {}
+        for field in self.header.row.fields:
+            values = torch.from_numpy(self.header.row.unpack(rows, field.name))
+            wrong = values >= self.header.classes if field.name == "ids" else values.isnan()
+            if bool(wrong.any()):
+                at = int(wrong.flatten(1).any(1).nonzero()[0])
+                where = shard_name(int(view[at]), int(sample[at]) // self.header.shard_samples)
+                raise refused(self.folder / where, f"is damaged (impossible values of '{field.name}')")
+            found[field.name] = values
+        return found
+
 
 class CachedTeacher:
     """A teacher's answers, read from a store on disk that `limbeck.store(..., path=...)` or `limbeck cache build` made.
@@ -210,11 +224,7 @@ class CachedTeacher:
                 f" {max(self.views)})"
             )
         sample = store.positions(index, turn)
-        if header.places:
-            values = self._by_place(batch, sample, view)
-        else:
-            rows = store.rows(view, sample, sample)
-            values = {each.name: torch.from_numpy(header.row.unpack(rows, each.name)) for each in header.row.fields}
+        values = self._by_place(batch, sample, view) if header.places else store.values(view, sample, sample)
         values = {name: value.to(self.device) for name, value in values.items()}
         answer = store.encoding.decode(values, header.classes, header.members, 2 if header.places else 1)
         features = {name: values[f"feature:{feature_name(tap)}"] for name, tap in (taps or {}).items()}
@@ -236,10 +246,10 @@ class CachedTeacher:
                 " for this set, with the lanes, lengths and roles that it is trained with"
             )
         owner = sample[:, None].expand_as(row)[there]
-        rows = store.rows(view[:, None].expand_as(row)[there], owner, (store.offsets[sample][:, None] + row)[there])
+        held = store.values(view[:, None].expand_as(row)[there], owner, (store.offsets[sample][:, None] + row)[there])
         values = {}
         for each in header.row.fields:
-            found = torch.from_numpy(header.row.unpack(rows, each.name))
+            found = held[each.name]
             if bool(there.all()):
                 values[each.name] = found.reshape(*mask.shape, *each.shape)
                 continue

@@ -84,6 +84,7 @@ for _verb in (
     "demo",
     "packaged",
     "predict",
+    "cache",
     "check",
     "layers",
     "distill",

@@ -12,6 +12,7 @@ from limbeck.checks import shown
 from limbeck.config.methods import MethodSpec, read_method
 from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
 from limbeck.config.sections import read, validate
+from limbeck.config.stores import StoreSpec, read_store
 from limbeck.data import Subset
 from limbeck.errors import InputError, RecipeError
 from limbeck.models.layers import InputTransform
@@ -39,6 +40,8 @@ class TeacherKeys(BaseModel):
         each time the one that helps most on the held-out part (`limbeck.teachers.mean.selected_weights`).
     data: what of the training samples the teacher learns from (`limbeck.data.Subset`); all by default.
     view: what the teacher sees of a sample: the student's view, the clean sample, or another view.
+    store: whether answers are computed once, in memory, where that is exact; or how they are stored on disk
+        (`limbeck.config.stores`).
     last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
     """
 
@@ -56,7 +59,7 @@ class TeacherKeys(BaseModel):
     data: dict[str, Any] | None = None
     seed: int | None = Field(default=0, ge=0, lt=2**63)
     view: Literal["same", "clean", "other"] = "same"
-    store: bool = True
+    store: bool | dict[str, Any] = True
     last_linear: str | None = None
 
 
@@ -103,6 +106,7 @@ class TeacherSpec:
     """The teacher as a recipe names it.  seed None: each student seed has a teacher of the same seed.
 
     members: the networks that teach; of several it is the mean of their distributions that does.
+    store: whether answers are computed once, in memory, or how they are stored on disk.
     data: what of the training samples the teacher learns from; None for all.
     last_linear: the layer whose rows are the vectors of the classes; None for the one that is found.
     """
@@ -113,7 +117,7 @@ class TeacherSpec:
     select: int | None
     seed: int | None
     view: Literal["same", "clean", "other"]
-    store: bool
+    store: bool | StoreSpec
     data: Subset | None = None
     last_linear: str | None = None
 
@@ -194,6 +198,7 @@ def read_teacher(
     view: Literal["same", "clean", "other"] = keys["view"]
     if any(member.arrays for member in specs):
         view = "clean"  # what was answered are the samples as they are
+    store, store_keys = read_store(keys["store"], base)
     teacher = TeacherSpec(
         members=specs,
         mean=keys["mean"],
@@ -201,7 +206,7 @@ def read_teacher(
         select=keys["select"],
         seed=keys["seed"],
         view=view,
-        store=keys["store"],
+        store=store,
         data=part,
         last_linear=keys["last_linear"],
     )
@@ -218,7 +223,7 @@ def read_teacher(
         own["data"] = part_keys
     if keys["last_linear"] is not None:
         own["last_linear"] = keys["last_linear"]
-    return teacher, {**own, "seed": keys["seed"], "view": view, "store": keys["store"]}
+    return teacher, {**own, "seed": keys["seed"], "view": view, "store": store_keys}
 
 
 def _count(members: Any) -> int:

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from torch import nn
 
+from limbeck.cache import CachedTeacher
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import RunError
 from limbeck.experiment.building import SeedBuilder, as_teacher
 from limbeck.experiment.cost import Compute, forward_flops, spent, spent_by_peers
+from limbeck.experiment.stores import STORED
 from limbeck.experiment.teacher import TrainedTeacher, storable, wrap_teacher
 from limbeck.objective import Objective
 from limbeck.peers import Peer, fit_together
@@ -94,9 +96,9 @@ class SeedContext(SeedBuilder):
             return self.answering
         key = (id(self.recipe), id(self.parts), id(self.taught))
         if key not in self.shared:
-            teacher = wrap_teacher(self.recipe, self.teacher_model, self.parts)
+            teacher = wrap_teacher(self.recipe, self.teacher_model, self.parts, self.seed)
             if not isinstance(teacher, StoredTeacher):
-                return teacher
+                return self._counted(teacher, self.teacher_model, "teacher")
             self.shared.clear()
             self.shared[key] = teacher
         self.count_answers("answers of teacher", self.teacher_model, self.parts.transfer)
@@ -107,27 +109,29 @@ class SeedContext(SeedBuilder):
 
         objective: what reads it, by default all of the recipe's method.
         """
-        if objective is None or self.answering is not None or isinstance(self._recipes_teacher, StoredTeacher):
+        if objective is None or self.answering is not None or isinstance(self._recipes_teacher, STORED):
             return self._recipes_teacher
-        teacher = wrap_teacher(self.recipe, self.teacher_model, self.parts, objective)
-        if isinstance(teacher, StoredTeacher):
-            self.count_answers("answers of teacher", self.teacher_model, self.parts.transfer)
-        return teacher
+        teacher = wrap_teacher(self.recipe, self.teacher_model, self.parts, self.seed, objective)
+        return self._counted(teacher, self.teacher_model, "teacher")
 
     def teach(self, model: nn.Module, *, name: str = "teacher") -> Teacher:
         """Make a trained network a teacher of the transfer set, as the recipe says of its own; its answers count."""
-        teacher = wrap_teacher(self.recipe, model, self.parts)
-        if isinstance(teacher, StoredTeacher):
-            self.count_answers(f"answers of {name}", model, self.parts.transfer)
+        return self._counted(wrap_teacher(self.recipe, model, self.parts, self.seed, own=False), model, name)
+
+    def _counted(self, teacher: Teacher, model: nn.Module, name: str) -> Teacher:
+        """Return a teacher of the transfer set; answers that were computed beforehand count."""
+        if isinstance(teacher, STORED):
+            times = len(teacher.views) if isinstance(teacher, CachedTeacher) else 1
+            self.count_answers(f"answers of {name}", model, self.parts.transfer, times)
         return teacher
 
     def forward_flops(self, model: nn.Module) -> int:
         """Return the FLOPs of a network's answer to one sample."""
         return forward_flops(model, self.parts.train)
 
-    def count_answers(self, name: str, model: nn.Module, samples: SampleSet) -> None:
-        """Count that a network answered each sample of a set once."""
-        self._count(name, Compute(answers=float(forward_flops(model, samples) * len(samples))))
+    def count_answers(self, name: str, model: nn.Module, samples: SampleSet, times: int = 1) -> None:
+        """Count that a network answered each sample of a set so many times."""
+        self._count(name, Compute(answers=float(forward_flops(model, samples) * len(samples) * times)))
 
     def judge(self, model: nn.Module) -> Teacher:
         """Make a trained network a teacher that answers for the held-out part."""

@@ -9,12 +9,14 @@ from torch import nn
 
 from limbeck.batch import UNLABELLED
 from limbeck.config import MemberSpec, Recipe
+from limbeck.config.stores import StoreSpec
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.evaluation import predict
 from limbeck.experiment.building import as_teacher, assembled, check_weights, estimator_of, read_answers, seeded_build
 from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.parts import Parts
+from limbeck.experiment.stores import stored_on_disk
 from limbeck.objective import Objective
 from limbeck.ranks import first_says
 from limbeck.runs import cache_folder
@@ -120,12 +122,23 @@ def _selected(model: MeanOfModels, parts: Parts, rounds: int) -> list[float]:
     return selected_weights(answers, held_out.labels[known].cpu(), rounds=rounds)
 
 
-def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts, objective: Objective | None = None) -> Teacher:
+def wrap_teacher(
+    recipe: Recipe,
+    model: nn.Module,
+    parts: Parts,
+    seed: int,
+    objective: Objective | None = None,
+    *,
+    own: bool = True,
+) -> Teacher:
     """Make a model the teacher of a recipe's transfer set; its answers are computed once wherever that is exact.
 
-    objective: what reads it, by default the recipe's.
+    seed: of the student, whose random views a store on disk is of.  objective: what reads it, by default the recipe's.
+    own: whether the model is the recipe's own teacher, and not another one that its scheme made.
     """
     teacher = as_teacher(recipe, model)
+    if isinstance(recipe.teacher.store, StoreSpec):
+        return stored_on_disk(recipe, teacher, parts, seed, objective, own=own)
     if asked_once(recipe, teacher, parts, objective):
         clean = recipe.teacher.view == "clean"
         return store(teacher, parts.transfer, clean=clean, taps=(objective or recipe.inspected).taps("teacher"))
@@ -134,6 +147,8 @@ def wrap_teacher(recipe: Recipe, model: nn.Module, parts: Parts, objective: Obje
 
 def asked_once(recipe: Recipe, teacher: Teacher, parts: Parts, objective: Objective | None = None) -> bool:
     """Whether a recipe's teacher is asked once about each sample: that is exact, and its answers can be stored."""
+    if isinstance(recipe.teacher.store, StoreSpec):
+        return True
     exact = recipe.teacher.view == "clean" or not recipe.training.augment.active
     return recipe.teacher.store and exact and storable(recipe, teacher, parts.transfer, objective)
 

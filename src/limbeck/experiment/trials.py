@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import Recipe
+from limbeck.config.stores import StoreSpec
 from limbeck.errors import NonFiniteLossError
 from limbeck.evaluation import evaluate
 from limbeck.experiment.context import SeedContext
 from limbeck.experiment.parts import Parts
 from limbeck.experiment.sameness import same_as_before
+from limbeck.experiment.stores import STORED
 from limbeck.experiment.teacher import TrainedTeacher, trained_teacher, wrap_teacher
 from limbeck.experiment.vetting import vet
 from limbeck.runs import RunFolder
 from limbeck.teacher import Teacher
-from limbeck.teachers import StoredTeacher
 from limbeck.training import Observer, attempt_many
 from limbeck.training.progress import ignore
 from limbeck.training.together import SHARED
@@ -123,13 +124,13 @@ class Trials:
         """Return what decides the batches of a candidate's only training; None where sharing them gains nothing."""
         if not candidate.scheme.single or not candidate.scheme.uses_teacher:
             return None
-        if isinstance(self._answering(candidate, self._teacher(candidate, seed, watch)), StoredTeacher):
+        if isinstance(self._answering(candidate, self._teacher(candidate, seed, watch), seed), STORED):
             return None
         return tuple(getattr(candidate.training, key) for key in SHARED)
 
     def _context(self, candidate: Recipe, seed: int, name: str, watch: Observer) -> SeedContext:
         taught = self._teacher(candidate, seed, watch)
-        answering = self._answering(candidate, taught) if candidate.scheme.uses_teacher else None
+        answering = self._answering(candidate, taught, seed) if candidate.scheme.uses_teacher else None
         more: dict[str, Any] = {"trial": name, "answering": answering, "cache": self.cache}
         return SeedContext(candidate, self.parts, seed, self.folder, taught, watch, self.say, **more)
 
@@ -139,10 +140,12 @@ class Trials:
             self.taught[own] = trained_teacher(candidate, self.parts, own, watch=watch, say=self.say, cache=self.cache)
         return self.taught[own]
 
-    def _answering(self, candidate: Recipe, taught: TrainedTeacher) -> Teacher:
+    def _answering(self, candidate: Recipe, taught: TrainedTeacher, seed: int) -> Teacher:
         """Return the teacher of all candidates that are alike in what it is asked; its answers are computed once."""
         taps = tuple(sorted(candidate.inspected.taps("teacher")))
         key = (id(taught), candidate.training.augment, taps, candidate.inspected.needs_network)
+        if isinstance(candidate.teacher.store, StoreSpec):
+            return wrap_teacher(candidate, taught.model, self.parts, seed)
         if key not in self._answers:
-            self._answers[key] = wrap_teacher(candidate, taught.model, self.parts)
+            self._answers[key] = wrap_teacher(candidate, taught.model, self.parts, seed)
         return self._answers[key]

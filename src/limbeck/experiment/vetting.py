@@ -18,6 +18,7 @@ from limbeck.experiment.building import (
     teacher_networks,
 )
 from limbeck.experiment.parts import Parts, prepare
+from limbeck.experiment.stores import require_storable
 from limbeck.experiment.tokenizers import check_tokenizers
 from limbeck.objective import Objective
 from limbeck.tasks import TOKENS, Need
@@ -62,6 +63,7 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
     teacher = assembled(recipe, [parts.serving(network) for _, network in members])
     for candidate in recipe.candidates():
         _settle(candidate.inspected, parts.transfer)
+        require_storable(candidate, parts.transfer)
         builder = SeedBuilder(candidate, parts, recipe.seeds[0])
         student = builder.grafted(builder.student())
         taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
