@@ -154,7 +154,7 @@ def mnist(data: str | None, count: int) -> Problem:
     return Problem(samples, lambda: lb.models.mlp((1, 28, 28), 10, hidden=(800, 800)), teacher, 256)
 
 
-def cnn(data: str | None, count: int) -> Problem:
+def cnn(_data: str | None, count: int) -> Problem:
     """Images as large as CIFAR's, and two small convolutional networks."""
     torch.manual_seed(1)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)

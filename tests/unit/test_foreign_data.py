@@ -9,15 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 import limbeck as lb
 from limbeck.errors import DataError, DataWarning, InputError, ModelError, RunError
 from limbeck.teachers import state_digest
+from small_rows import GENERATOR, INPUTS, LABELS, Rows, noisy
 
-GENERATOR = torch.Generator().manual_seed(0)
-INPUTS, LABELS = torch.randn(30, 3, generator=GENERATOR), torch.randint(4, (30,), generator=GENERATOR)
-LABELS[0] = 3
 SET = lb.data.TensorSet.of(INPUTS, LABELS)
 
 
@@ -27,19 +25,6 @@ def network(seed=1, outputs=4):
 
 
 TEACHER = network(2)
-
-
-class Rows(Dataset):
-    """A map-style dataset of what a function makes of a position."""
-
-    def __init__(self, function=lambda position: (INPUTS[position], int(LABELS[position])), size=30):
-        self.function, self.size = function, size
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, position):
-        return self.function(position)
 
 
 class Stream(IterableDataset):
@@ -194,11 +179,6 @@ def test_stages_take_plain_networks_and_arrays():
 
 
 # ----------------------------------------------------------------------------------------------- what random draws give
-
-
-def noisy(position):
-    noise = torch.randn(3) + float(np.random.rand()) + random.random()  # noqa: NPY002 - as transforms of others draw
-    return INPUTS[position] + 0.1 * noise, int(LABELS[position])
 
 
 def test_a_dataset_is_read_anew_in_each_epoch_and_alike_in_each_training():

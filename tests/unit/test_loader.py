@@ -1,6 +1,11 @@
 """The loader: steps, order, ranks, resuming, views, and worker processes."""
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +13,8 @@ import torch
 
 from limbeck.data import Augment, LazySet, Loader, TensorSet
 from limbeck.errors import DataError, InputError
+from small_rows import INPUTS, Rows, ends_its_process, plain, whose
 from walk import over
-
-# Python 3.12 warns of any fork in a process with threads; torch's workers fork by default.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
 def tensors(size: int = 23) -> TensorSet:
@@ -135,20 +138,18 @@ def test_epochs_that_do_not_exist_are_refused_at_once(options):
         loader.epoch(**{"epoch": 0, **options})
 
 
-@pytest.mark.parametrize("options", [{}, {"start": 2}, {"rank": 1, "world": 2}])
-def test_worker_processes_change_nothing(options):
+def test_worker_processes_change_nothing():
     inputs = torch.randint(0, 256, (14, 1, 5, 5), dtype=torch.uint8)
     rows = [(image, index % 2) for index, image in enumerate(inputs)]
     samples = LazySet.of(rows).subset(torch.arange(13))
     make = {"seed": 1, "augment": Augment(shift=1), "clean_view": True}
-    alone = list(Loader(samples, 3, **make).epoch(1, **options))
-    helped = list(Loader(samples, 3, workers=2, **make).epoch(1, **options))
-    assert len(alone) == len(helped)
-    for one, two in zip(alone, helped, strict=True):
-        assert torch.equal(one.inputs, two.inputs)
-        assert torch.equal(one.views["clean"], two.views["clean"])
-        assert torch.equal(one.labels, two.labels)
-        assert torch.equal(one.index, two.index)
+    alone, helped = Loader(samples, 3, **make), Loader(samples, 3, workers=1, **make)
+    for options in ({}, {"start": 2}, {"rank": 1, "world": 2}):
+        for one, two in zip(alone.epoch(1, **options), helped.epoch(1, **options), strict=True):
+            assert torch.equal(one.inputs, two.inputs)
+            assert torch.equal(one.views["clean"], two.views["clean"])
+            assert torch.equal(one.labels, two.labels)
+            assert torch.equal(one.index, two.index)
 
 
 def test_an_error_in_a_worker_process_stays_one_line():
@@ -161,3 +162,64 @@ def test_an_error_in_a_worker_process_stays_one_line():
 
 def test_a_set_in_memory_needs_no_workers():
     assert indices(Loader(tensors(), 5, seed=0, workers=4)) == indices(Loader(tensors(), 5, seed=0))
+
+
+def read_by(loader, epochs=1, take=None):
+    """Return the rows (position, process, started) that the batches of epochs have."""
+    rows = []
+    for epoch in range(epochs):
+        for number, batch in enumerate(loader.epoch(epoch)):
+            rows.append(batch.inputs.long())
+            if number == take:
+                break
+    return torch.cat(rows)
+
+
+def lazy(function=whose, size=12):
+    return LazySet.of(Rows(function, size), torch.zeros(size, dtype=torch.int64), source="rows")
+
+
+def test_worker_processes_are_started_once_and_never_forked():
+    loader = Loader(lazy(), 3, seed=0, workers=2)
+    rows = read_by(loader, epochs=2)
+    assert len(rows) == 24
+    assert bool(rows[:, 2].all())
+    assert os.getpid() not in rows[:, 1]
+    assert len(rows[:, 1].unique()) == 2
+
+
+def test_an_epoch_that_is_left_early_spoils_no_later_one():
+    alone, helped = (Loader(lazy(), 3, seed=0, workers=workers) for workers in (0, 1))
+    read_by(helped, take=0)
+    both = [helped.epoch(1), helped.epoch(2, start=1)]  # two at a time
+    for epoch, start in ((1, 0), (2, 1)):
+        found = [batch.index.tolist() for batch in both[epoch - 1]]
+        assert found == [batch.index.tolist() for batch in alone.epoch(epoch, start=start)]
+
+
+def test_a_dataset_that_cannot_be_sent_is_named_and_so_is_a_process_that_ends():
+    with pytest.raises(InputError, match="cannot be sent to another process"):
+        list(Loader(lazy(lambda position: (INPUTS[position], 0), 3), 3, seed=0, workers=1).epoch(0))
+    samples = replace(lazy(plain, 3), fetch=Rows(ends_its_process).__getitem__)
+    with pytest.raises(InputError, match="a worker process ended before it answered") as caught:
+        list(Loader(samples, 3, seed=0, workers=1).epoch(0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_script_that_trains_when_it_is_imported_is_told_of_the_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, limbeck as lb\nfrom small_rows import Rows\n"
+        "lb.fit(torch.nn.Linear(3, 4), Rows(), method=lb.methods.hard(), epochs=1, workers=1, batch_size=8)\n"
+    )
+    support = Path(__file__).parents[1] / "support"
+    ended = subprocess.run(
+        [sys.executable, script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(support)},
+    )
+    assert ended.returncode == 1
+    assert "call fit under if __name__ == '__main__':" in ended.stderr.splitlines()[-1]

@@ -1,14 +1,11 @@
 """From a set to batches: the order, the share of each rank and where to resume, all functions of (seed, epoch)."""
 
-import pickle
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from limbeck import checks
 from limbeck.arguments import checked
@@ -17,11 +14,10 @@ from limbeck.data.augment import Augment
 from limbeck.data.content import Inputs
 from limbeck.data.lazy import LazySet
 from limbeck.data.sets import SampleSet
-from limbeck.errors import InputError, LimbeckError, one_line
+from limbeck.data.workers import Workers
+from limbeck.errors import InputError
 
-__all__ = ["Batches", "Loader", "fetched", "part_of"]
-
-_Fetched = TypeVar("_Fetched")
+__all__ = ["Batches", "Loader", "part_of"]
 
 
 class Batches(Protocol):
@@ -91,6 +87,7 @@ class Loader:
         self.clean_view = clean_view
         self.drop_last = drop_last
         self.workers = workers
+        self._readers = Workers(samples.to("cpu").gather, workers) if isinstance(samples, LazySet) else None
         self.views = views
 
     @property
@@ -128,13 +125,29 @@ class Loader:
         needed = [positions for positions, _ in parts]
         if view and self.augment is not None and self.augment.mixes:
             needed = [samples.needed(here.to(device), self.augment, self.seed, view).cpu() for here in needed]
-        with closing(_gathered(samples, needed, self.workers)) as gathered:
+        with closing(self._gathered(samples, needed)) as gathered:
             for (positions, present), fetched_ones in zip(parts, gathered, strict=True):
                 here = positions.to(device)
                 batch = samples.assemble(fetched_ones, here, self.augment, self.seed, view, self.clean_view)
                 if not present:
                     batch.mask = torch.zeros(batch.places, dtype=torch.bool, device=device)
                 yield batch
+
+    def _gathered(self, samples: SampleSet, parts: list[Tensor]) -> Generator[Inputs]:
+        """Yield the stored samples of each part, in order, read ahead by worker processes where there are any."""
+        device = samples.index.device
+        if self.workers and self._readers is not None:
+            for answer in self._readers.fetch(parts):
+                yield _placed(answer, device)
+            return
+        for positions in parts:
+            yield samples.gather(positions.to(device))
+
+
+def _placed(answer: Inputs, device: torch.device) -> Inputs:
+    if isinstance(answer, Tensor):
+        return answer.to(device, non_blocking=True)
+    return {name: each.to(device, non_blocking=True) for name, each in answer.items()}
 
 
 def part_of(chunk: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
@@ -143,72 +156,3 @@ def part_of(chunk: Tensor, rank: int, world: int) -> tuple[Tensor, bool]:
     first = rank * least + min(rank, more)
     part = chunk[first : first + least + (rank < more)]
     return (part, True) if len(part) else (chunk[:1], False)
-
-
-def _gathered(samples: SampleSet, parts: list[Tensor], workers: int) -> Generator[Inputs]:
-    """Yield the stored samples of each part, in order, fetched ahead by worker processes where that can help."""
-    device = samples.index.device
-    if isinstance(samples, LazySet) and workers:
-        for answer in fetched(samples.to("cpu").gather, parts, workers):
-            yield (
-                answer.to(device) if isinstance(answer, Tensor) else {k: each.to(device) for k, each in answer.items()}
-            )
-        return
-    yield from fetched(lambda positions: samples.gather(positions.to(device)), parts, 0)
-
-
-def _placed(answer: Inputs, device: torch.device) -> Inputs:
-    if isinstance(answer, Tensor):
-        return answer.to(device)
-    return {name: each.to(device) for name, each in answer.items()}
-
-
-def fetched(gather: Callable[[Tensor], _Fetched], parts: Sequence[Tensor], workers: int) -> Generator[_Fetched]:
-    """Yield what `gather` gives for each part, in order, fetched ahead by worker processes where there are any."""
-    if not (workers and parts):
-        for positions in parts:
-            yield gather(positions)
-        return
-    sampler: Any = parts
-    answers: DataLoader[Any] = DataLoader(
-        _Remote(gather),
-        sampler=sampler,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # else it takes a number from the framework's, and dropout would depend on workers
-    )
-    for answer in _begun(answers, workers):
-        if isinstance(answer, LimbeckError):
-            raise answer
-        yield answer
-
-
-def _begun(answers: "DataLoader[Any]", workers: int) -> Iterator[Any]:
-    """Return the answers of workers that have begun; InputError where a set cannot be sent to them."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's longer word on the same
-            return iter(answers)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"workers: found {workers}, but the set's function or dataset cannot be sent to another process "
-            f"({one_line(error)}); define it at the top level of a module, or set workers=0"
-        ) from error
-
-
-class _Remote(Dataset[Any], Generic[_Fetched]):
-    """A set as worker processes see it; errors travel back as values, since torch turns raised ones into tracebacks."""
-
-    def __init__(self, gather: Callable[[Tensor], _Fetched]) -> None:
-        self.gather = gather
-
-    def __getitem__(self, positions: Tensor) -> _Fetched | LimbeckError:
-        try:
-            return self.gather(positions)
-        except LimbeckError as error:
-            return error
-
-
-def _as_it_is(value: Any) -> Any:
-    return value

@@ -3,7 +3,6 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -25,9 +24,10 @@ from limbeck.data.items import (
     parts_of,
     scaled,
 )
-from limbeck.data.loader import Batches, Loader, fetched, part_of
+from limbeck.data.loader import Batches, Loader, part_of
 from limbeck.data.sets import SampleSet
 from limbeck.data.token_rows import check_no_copies, is_ragged, of_tokens, padded_rows, token_labels
+from limbeck.data.workers import Workers
 from limbeck.errors import DataError, DataWarning, InputError, warn
 from limbeck.randomness import derive_seed, permutation
 from limbeck.tasks import CLASSIFICATION, TOKENS, Task
@@ -217,7 +217,7 @@ class _DatasetBatches:
 
     def __init__(self, source: DatasetSource, batch_size: int, seed: int, shuffle: bool, workers: int) -> None:
         self.source, self.batch_size, self.seed, self.shuffle = source, batch_size, seed, shuffle
-        self.workers = workers
+        self._readers = Workers(source.gather, workers)
 
     @property
     def steps(self) -> int:
@@ -229,8 +229,8 @@ class _DatasetBatches:
         size = self.source.size
         order = permutation(self.seed, "order", epoch, size) if self.shuffle else torch.arange(size)
         parts = [part_of(chunk, rank, world) for chunk in order.split(self.batch_size)[start:]]
-        gather = partial(self.source.gather, seed=derive_seed(self.seed, "samples", epoch))
-        answers = fetched(gather, [positions for positions, _ in parts], self.workers)
+        seed = derive_seed(self.seed, "samples", epoch)
+        answers = self._readers.fetch([positions for positions, _ in parts], seed)
         for (positions, present), (inputs, labels) in zip(parts, answers, strict=True):
             batch = batch_of(self.source, self.source.name, positions, epoch, inputs, labels)
             if not present:
