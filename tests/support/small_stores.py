@@ -61,4 +61,6 @@ def built(folder, order=None, net=None):
 
 def digests(folder):
     """Return the SHA-256 of each file of a store by its name."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir()) if path.is_file()
+    }

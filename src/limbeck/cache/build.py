@@ -180,6 +180,8 @@ def _claimed(path: Path) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
+    except Timeout:
+        raise
     except (OSError, NotImplementedError):
         yield
         return
