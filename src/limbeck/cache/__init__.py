@@ -1,6 +1,6 @@
 """Stores: a teacher's answers on disk, dense, cut to the largest classes, or drawn; built once and read by many."""
 
-from limbeck.cache.build import Order, build_store
+from limbeck.cache.build import build_store
 from limbeck.cache.encodings import (
     ENCODINGS,
     AnyEncoding,
@@ -10,6 +10,7 @@ from limbeck.cache.encodings import (
     encoding_of,
     keys_of,
 )
+from limbeck.cache.plan import Order
 from limbeck.cache.reader import CachedTeacher, Store
 
 __all__ = [

@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,99 +12,27 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from limbeck.batch import Batch
-from limbeck.cache.encodings import AnyEncoding, DenseEncoding, RowNames, keys_of
+from limbeck.cache.encodings import RowNames, keys_of
 from limbeck.cache.format import (
-    FORMAT,
-    VERSION,
     Header,
-    Key,
-    array_bytes,
-    first_difference,
-    read_header,
-    refused,
     shard_is_there,
     sweep,
-    write_array,
-    write_header,
     write_shard,
 )
-from limbeck.cache.layout import Layout
-from limbeck.cache.reader import CachedTeacher, feature_name, layout_of
+from limbeck.cache.plan import Order, key_of, meet, planned, refuse_unstorable, rows_of_shards
+from limbeck.cache.reader import CachedTeacher, feature_name
 from limbeck.carry import Carry
-from limbeck.data import Augment, SampleSet
+from limbeck.data import SampleSet
 from limbeck.errors import InputError, ModelError, RunError
-from limbeck.identity import content_digest
 from limbeck.locks import Waiting
-from limbeck.outputs import Outputs, Tap
-from limbeck.records import plain_values
+from limbeck.outputs import Outputs
 from limbeck.tasks import TOKENS
 from limbeck.teacher import Carrying, ClassVectors, Teacher, asked
 
-__all__ = ["Order", "build_store", "input_digest", "key_of", "refuse_unstorable", "stored_rows"]
+__all__ = ["ask", "build_store", "stored_rows"]
 
 _AT_ONCE, _LOGITS = 1024, 2**26
-_SHARD_BYTES = 2**26
-_LEAST_SHARDS, _MOST_SHARDS, _LEAST_SAMPLES = 8, 256, 256
 _CLAIMS = ".claims"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is asked of a teacher.
-
-    augment, seed: of the random views, the seed being that of the `Loader`; None for unaugmented samples.
-    views: their numbers.  clean: the answers to unaugmented samples are for augmented batches too.
-    taps: {name: place} of the features.
-    """
-
-    samples: SampleSet
-    encoding: AnyEncoding
-    augment: Augment | None = None
-    seed: int = 0
-    views: tuple[int, ...] = (0,)
-    clean: bool = False
-    taps: Mapping[str, str | Tap] | None = None
-    batch_size: int | None = None
-    device: torch.device | str = "cpu"
-    shard_samples: int | None = None
-
-    @property
-    def augmentation(self) -> str:
-        """The identity of the random views; empty for unaugmented samples."""
-        return self.augment.identity(self.seed) if self.augment is not None and self.views != (0,) else ""
-
-
-def input_digest(samples: SampleSet) -> str:
-    """Return a digest of how a set's content becomes inputs: its normalisation and form."""
-    content = [samples.mean, samples.std, samples.input_shape, samples.max_length, samples.form, str(samples.task)]
-    return content_digest(content, "samples")
-
-
-def key_of(teacher: Teacher, order: Order) -> Key:
-    """Return whose answers to what an order asks for."""
-    samples = order.samples
-    return Key(
-        teacher=teacher.fingerprint(),
-        source=samples.source,
-        input=input_digest(samples),
-        augmentation=order.augmentation,
-        clean=order.clean,
-        lanes=samples.lanes,
-    )
-
-
-def refuse_unstorable(samples: SampleSet, augment: Augment | None) -> None:
-    """Raise InputError for samples whose answers cannot be stored: mixed ones, and streams that are cut anew."""
-    if augment is not None and augment.mixes:
-        raise InputError(
-            "augment: found mixup or cutmix, whose samples have no stored answers; ask the teacher for every batch"
-            " (store: false), or leave them out"
-        )
-    if getattr(samples, "moving", False) or getattr(samples, "varying", False):
-        raise InputError(
-            f"samples: '{samples.name}' is cut anew in each epoch (moving or varying), and answers are stored for one"
-            " cut; leave both out, or ask the teacher for every batch (store: false)"
-        )
 
 
 def build_store(
@@ -130,8 +57,8 @@ def build_store(
         folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     header, arrays, recurrent = _plan(teacher, order)
-    _meet(folder, header, arrays)
-    spans = _spans(header, arrays)
+    meet(folder, header, arrays)
+    spans = rows_of_shards(header, arrays)
     wanted = [(view, shard) for view in order.views for shard in range(header.shards)]
     missing = [each for each in wanted if not shard_is_there(folder, *each, spans[each[1]], header)]
     progress(len(wanted) - len(missing), len(wanted))
@@ -330,64 +257,18 @@ def _plan(teacher: Teacher, order: Order) -> tuple[Header, dict[str, np.ndarray[
             f"encoding: found {keys_of(order.encoding)['kind']} for answers that are numbers and no distribution;"
             " expected dense"
         )
-    count = 0 if answer.members is None else len(answer.members.weights)
     features = {feature_name(tap): tuple(answer.features[name].shape[1:]) for name, tap in (order.taps or {}).items()}
-    row = layout_of(order.encoding, classes, shape, count, features)
-    arrays = {"index": samples.index.cpu().numpy().astype(np.int64)}
-    if places:
-        arrays["first"], arrays["offsets"] = _counted_places(samples)
     vectors = None if places else _class_vectors(teacher, classes)
-    if vectors is not None:
-        arrays["class_vectors"] = vectors.float().cpu().numpy()
-    rows = int(arrays["offsets"][-1]) if places else len(samples)
-    dense = isinstance(order.encoding, DenseEncoding) and answer.members is not None
-    members = answer.members
-    header = Header(
-        format=FORMAT,
-        version=VERSION,
-        key=key_of(teacher, order),
-        encoding=keys_of(order.encoding),
-        task=str(samples.task),
+    header, arrays = planned(
+        order,
+        key_of(teacher, order),
         classes=classes,
         shape=shape,
-        places=places,
-        samples=len(samples),
-        rows=rows,
-        shard_samples=_shard_samples(order, rows, row),
-        row=row,
-        arrays={name: array_bytes(values, name)[0] for name, values in arrays.items()},
-        members={"weights": list(members.weights), "mean": members.mean} if dense and members is not None else None,
+        members=answer.members,
         features=features,
+        class_vectors=None if vectors is None else vectors.float().cpu().numpy(),
     )
     return header, arrays, recurrent
-
-
-def _shard_samples(order: Order, rows: int, row: Layout) -> int:
-    """Return how many samples a shard has: few enough to lose little at a kill, many enough for few files."""
-    samples, lanes = len(order.samples), order.samples.lanes or 1
-    if order.shard_samples is not None:
-        size = order.shard_samples
-    else:
-        shards = min(max(_LEAST_SHARDS, rows * row.stride // _SHARD_BYTES), _MOST_SHARDS)
-        size = max(-(-samples // shards), _LEAST_SAMPLES if lanes == 1 else lanes)
-    return min(-(-size // lanes) * lanes, samples)
-
-
-def _counted_places(samples: SampleSet) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the first counted place of each sample of texts, (n,), and where its rows begin, (n + 1,)."""
-    firsts, lengths = [], []
-    for positions in torch.arange(len(samples)).split(samples.lanes or _AT_ONCE):
-        mask = samples.batch(positions, augment=None, seed=0, view=0).mask
-        if mask is None or mask.dim() != 2:
-            raise InputError(f"samples: '{samples.name}' has no mask of its tokens; expected a set of texts")
-        mask = mask.cpu()
-        any_there = mask.any(1)
-        first = torch.where(any_there, mask.int().argmax(1), 0)
-        last = torch.where(any_there, mask.shape[1] - mask.flip(1).int().argmax(1), 0)
-        firsts.append(first)
-        lengths.append(last - first)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(lengths).cumsum(0)])
-    return torch.cat(firsts).long().numpy(), offsets.numpy()
 
 
 def _class_vectors(teacher: Teacher, classes: int) -> Tensor | None:
@@ -397,32 +278,6 @@ def _class_vectors(teacher: Teacher, classes: int) -> Tensor | None:
         return teacher.class_vectors(classes).detach()
     except ModelError:
         return None
-
-
-def _meet(folder: Path, header: Header, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write a store's header, or find the same one there; CheckpointError for another."""
-    path = folder / "header.json"
-    if not path.is_symlink() and not path.exists():
-        if any(folder.glob("shard-*.bin")) and not path.exists():  # another builder may have come in between
-            raise refused(path, "is missing, but there are shards", "delete the folder, or name another one")
-        for name, values in arrays.items():
-            write_array(folder, name, array_bytes(values, name)[1])
-        write_header(folder, header)
-    found = read_header(folder)
-    if (told := first_difference(_plain(found), _plain(header))) is not None:
-        raise refused(folder, f"holds answers to something else: {told}", "name another folder, or delete this one")
-
-
-def _plain(header: Header) -> Any:
-    return plain_values(asdict(header))
-
-
-def _spans(header: Header, arrays: Mapping[str, np.ndarray[Any, Any]]) -> list[int]:
-    """Return how many rows each shard has."""
-    begins = [min(shard * header.shard_samples, header.samples) for shard in range(header.shards + 1)]
-    if header.places:
-        begins = [int(arrays["offsets"][begin]) for begin in begins]
-    return [last - first for first, last in pairwise(begins)]
 
 
 def _batch_size(order: Order) -> int:

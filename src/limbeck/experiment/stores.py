@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from limbeck.cache import CachedTeacher, Order, build_store, keys_of
-from limbeck.cache.build import key_of, refuse_unstorable
+from limbeck.cache.plan import key_of, refuse_unstorable
 from limbeck.cache.reader import feature_name
 from limbeck.config import Recipe
 from limbeck.config.stores import StoreSpec

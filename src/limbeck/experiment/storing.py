@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from limbeck.cache import CachedTeacher, Order, Store
-from limbeck.cache.build import build_store, input_digest
+from limbeck.cache.build import build_store
+from limbeck.cache.plan import input_digest
 from limbeck.cache.verify import Verified, verify_store
 from limbeck.config import Recipe
 from limbeck.errors import CheckpointError, RecipeError
