@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +13,8 @@ from limbeck import checks, randomness, schedules
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
+from limbeck.losses.fused import Part as LogitPart
+from limbeck.losses.fused import fused_from, joint
 from limbeck.outputs import Outputs, Tap
 from limbeck.schedules import Schedule
 
@@ -189,13 +191,17 @@ class Term(nn.Module):
 
     def forward(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> tuple[Tensor, Tensor | int]:
         """Return the term's sum over the batch and its count; InputError for mixed samples, unless it takes them."""
+        self.check_samples(outputs, batch)
+        return self.sum(outputs, batch, step), self.count(batch)
+
+    def check_samples(self, outputs: Mapping[str, Outputs], batch: Batch) -> None:
+        """Raise InputError for mixed samples, unless the term takes them, and for answers that it cannot learn from."""
         if batch.mix is not None and not self.takes_mixed:
             raise InputError(
                 f"term '{self.name}': it needs samples of one class each, the batch has mixed ones; leave mixup and"
                 " cutmix out, or learn from the teacher's whole distribution"
             )
         self.check_sparse(outputs)
-        return self.sum(outputs, batch, step), self.count(batch)
 
     def check_sparse(self, outputs: Mapping[str, Outputs]) -> None:
         """Raise InputError for an answer that is cut to few classes in a way that the term cannot learn from."""
@@ -206,6 +212,13 @@ class Term(nn.Module):
                     f"term '{self.name}': found {answer.kind} answers of the {name}, expected dense ones; store them"
                     " with encoding: dense, or ask the teacher for every batch (store: false)"
                 )
+
+    def on_logits(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> LogitPart | None:
+        """Return what the term compares the student's logits with, if its sum can be computed together with others'.
+
+        Its `sum` is then coefficient 1 times this part.  None for a term that reads anything else.
+        """
+        return None
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         """Return the sum of the term over what `count` counts: a scalar with gradient.
@@ -416,19 +429,35 @@ class Objective(nn.Module):
         counts: by term, the counts over the whole optimizer step where this batch is one share of it (gradient
         accumulation, ranks); by default the batch's own.
         """
-        total: Tensor | None = None
-        parts = {}
+        logits = outputs["student"].logits
+        totals, parts, together = list[Tensor](), dict[str, Part](), dict[str, LogitPart]()
         for term, weight in self.active(step):
-            value, own = term(outputs, batch, step)
+            on_logits = term.on_logits(outputs, batch, step) if self._in_one_pass(logits) else None
+            if on_logits is None:
+                value, own = term(outputs, batch, step)
+            else:
+                term.check_samples(outputs, batch)
+                value, own = logits.new_zeros(()), term.count(batch)  # the value follows, of all together
             if counts is not None and term.name not in counts:
                 raise InputError(f"counts: term '{term.name}' is missing; give what Objective.counts returns, added up")
             count = own if counts is None else counts[term.name]
-            share = value * (weight / max(count, 1)) if isinstance(count, int) else value * weight / count.clamp_min(1)
-            total = share if total is None else total + share
+            if on_logits is not None:
+                divisor = max(count, 1) if isinstance(count, int) else count.clamp_min(1)
+                together[term.name] = replace(on_logits, coefficient=weight / divisor)
+            elif isinstance(count, int):
+                totals.append(value * (weight / max(count, 1)))
+            else:
+                totals.append(value * weight / count.clamp_min(1))
             parts[term.name] = Part(value.detach(), own, weight)
-        if total is None:
-            total = outputs["student"].logits[:0].sum()
-        return Loss(total, parts)
+        if together:
+            joined, sums = joint(logits, list(together.values()))
+            totals.append(joined)
+            parts |= {name: replace(parts[name], sum=value) for name, value in zip(together, sums, strict=True)}
+        return Loss(sum(totals[1:], totals[0]) if totals else logits[:0].sum(), parts)
+
+    def _in_one_pass(self, logits: Tensor) -> bool:
+        """Return whether the terms that compare the student's logits alone are computed together."""
+        return fused_from(logits) and not self.differentiates_twice
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from limbeck.losses import (
     reduce,
     squared_error,
 )
+from limbeck.losses.fused import Hard, Part, Soft
 from limbeck.losses.reduction import check_labels, check_mask, compute_dtype, only_counted
 from limbeck.losses.sparse import sparse_target
 from limbeck.objective import Objective, Term
@@ -103,6 +104,12 @@ class HardLabels(Term):
 
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch)
+
+    def on_logits(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Part | None:
+        plain = type(self) is HardLabels and not self.label_smoothing and batch.mix is None
+        if not plain or batch.labels is None or batch.task.loss != "cross_entropy":
+            return None
+        return Hard(batch.labels, mask=batch.mask)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         logits = outputs["student"].logits
@@ -234,6 +241,16 @@ class SoftTargets(Term):
 
     def count(self, batch: Batch) -> Tensor | int:
         return count_labelled(batch) if self.needs_labels else super().count(batch)
+
+    def on_logits(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Part | None:
+        of_teacher = type(self) is SoftTargets and isinstance(self.target, Softmax) and self.transform is None
+        if not of_teacher or outputs["teacher"].members is not None or self.divergence.formula is None:
+            return None
+        require_classes(batch.task, f"term '{self.name}' compares distributions over")
+        teacher, temperature = outputs["teacher"], schedules.at(self.temperature, step)
+        _check_shapes(outputs["student"].logits, "teacher", teacher.logits.shape, batch)
+        target = teacher.logits if teacher.sparse is None else sparse_target(teacher.sparse, temperature)
+        return Soft(target, temperature, self.divergence, mask=batch.mask)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         require_classes(batch.task, f"term '{self.name}' compares distributions over")

@@ -48,6 +48,7 @@ from limbeck.losses.encoders import (
     relation_kl,
 )
 from limbeck.losses.factors import factor_transfer
+from limbeck.losses.fused.linear import fused_linear_kd
 from limbeck.losses.gaussian import vid
 from limbeck.losses.gram import fsp, fsp_matrix, ickd, nst, similarity_preserving
 from limbeck.losses.hints import hint
@@ -108,6 +109,7 @@ __all__ = [
     "factor_transfer",
     "fsp",
     "fsp_matrix",
+    "fused_linear_kd",
     "grad_cam",
     "hcl",
     "hidden_cosine",

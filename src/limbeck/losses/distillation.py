@@ -1,5 +1,7 @@
 """The losses one writes in a training loop: on hard labels, on soft targets, on both, and on the logits themselves."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,8 @@ from limbeck.losses.divergences import (
     jensen_shannon,
     skewed,
 )
+from limbeck.losses.fused.one_pass import Backend, fused_from, joint
+from limbeck.losses.fused.parts import Hard, Part, Soft
 from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, only_counted, reduce
 from limbeck.losses.weights import kd_weights
 
@@ -83,6 +87,7 @@ def soft_cross_entropy(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute H(p̃, q̃) = -Σ p̃ log q̃, with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
@@ -94,6 +99,7 @@ def soft_cross_entropy(
         temperature: T > 0.
         mask: (...) bool, False for padding.
         reduction: "mean" over the counted examples, "sum", or "none".
+        backend: as for `kd`; "none" is always computed plainly.
 
     Returns:
         Nats: a scalar, or (...) with ``reduction="none"``.
@@ -108,7 +114,7 @@ def soft_cross_entropy(
     Reference:
         Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
-    return _divergence(CROSS_ENTROPY, student_logits, teacher_logits, temperature, mask, reduction)
+    return _divergence(CROSS_ENTROPY, student_logits, teacher_logits, temperature, mask, reduction, backend)
 
 
 @checked
@@ -119,6 +125,7 @@ def kl(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute KL(p̃ ‖ q̃), with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
@@ -130,6 +137,7 @@ def kl(
         temperature: T > 0.
         mask: (...) bool, False for padding.
         reduction: "mean" over the counted examples, "sum", or "none".
+        backend: as for `kd`; "none" is always computed plainly.
 
     Returns:
         Nats: a scalar, or (...) with ``reduction="none"``.
@@ -145,7 +153,7 @@ def kl(
     Reference:
         Hinton, Vinyals & Dean (2015), arXiv:1503.02531.
     """
-    return _divergence(KL, student_logits, teacher_logits, temperature, mask, reduction)
+    return _divergence(KL, student_logits, teacher_logits, temperature, mask, reduction, backend)
 
 
 @checked
@@ -156,6 +164,7 @@ def reverse_kl(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute KL(q̃ ‖ p̃), with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
@@ -167,6 +176,7 @@ def reverse_kl(
         temperature: T > 0.
         mask: (...) bool, False for padding.
         reduction: "mean" over the counted examples, "sum", or "none".
+        backend: as for `kd`; "none" is always computed plainly.
 
     Returns:
         Nats: a scalar, or (...) with ``reduction="none"``; infinite where a class is -inf for the teacher alone.
@@ -181,7 +191,7 @@ def reverse_kl(
     Reference:
         Gu et al. (2024), "MiniLLM: Knowledge Distillation of Large Language Models", arXiv:2306.08543.
     """
-    return _divergence(REVERSE_KL, student_logits, teacher_logits, temperature, mask, reduction)
+    return _divergence(REVERSE_KL, student_logits, teacher_logits, temperature, mask, reduction, backend)
 
 
 @checked
@@ -193,6 +203,7 @@ def js(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute JSD_β = β·KL(p̃ ‖ m) + (1-β)·KL(q̃ ‖ m), where m = β·p̃ + (1-β)·q̃.
 
@@ -205,6 +216,7 @@ def js(
         temperature: T > 0.
         mask: (...) bool, False for padding.
         reduction: "mean" over the counted examples, "sum", or "none".
+        backend: as for `kd`; "none" is always computed plainly.
 
     Returns:
         Nats: a scalar, or (...) with ``reduction="none"``.
@@ -219,7 +231,7 @@ def js(
     Reference:
         Agarwal et al. (2024), arXiv:2306.13649.
     """
-    return _divergence(jensen_shannon(beta), student_logits, teacher_logits, temperature, mask, reduction)
+    return _divergence(jensen_shannon(beta), student_logits, teacher_logits, temperature, mask, reduction, backend)
 
 
 @checked
@@ -231,6 +243,7 @@ def skewed_kl(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute KL(p̃ ‖ a·p̃ + (1-a)·q̃), where a is `skew`.
 
@@ -243,6 +256,7 @@ def skewed_kl(
         temperature: T > 0.
         mask: (...) bool, False for padding.
         reduction: "mean" over the counted examples, "sum", or "none".
+        backend: as for `kd`; "none" is always computed plainly.
 
     Returns:
         Nats, at most log(1/a): a scalar, or (...) with ``reduction="none"``.
@@ -257,7 +271,7 @@ def skewed_kl(
     Reference:
         Lee (1999), "Measures of Distributional Similarity"; Ko et al. (2024), arXiv:2402.03898.
     """
-    return _divergence(skewed(skew), student_logits, teacher_logits, temperature, mask, reduction)
+    return _divergence(skewed(skew), student_logits, teacher_logits, temperature, mask, reduction, backend)
 
 
 @checked
@@ -268,6 +282,7 @@ def total_variation(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute ½·Σ |p̃ - q̃|, with p̃ = softmax(teacher/T) and q̃ = softmax(student/T).
 
@@ -279,6 +294,7 @@ def total_variation(
         temperature: T > 0.
         mask: (...) bool, False for padding.
         reduction: "mean" over the counted examples, "sum", or "none".
+        backend: as for `kd`; "none" is always computed plainly.
 
     Returns:
         A number in [0, 1], or (...) with ``reduction="none"``.
@@ -293,7 +309,7 @@ def total_variation(
     Reference:
         Wen et al. (2023), "f-Divergence Minimization for Sequence-Level Knowledge Distillation", arXiv:2307.15190.
     """
-    return _divergence(TOTAL_VARIATION, student_logits, teacher_logits, temperature, mask, reduction)
+    return _divergence(TOTAL_VARIATION, student_logits, teacher_logits, temperature, mask, reduction, backend)
 
 
 @checked
@@ -307,6 +323,7 @@ def kd(
     hard_weight: float | None = None,
     soft_weight: float | None = None,
     mask: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute hard_weight·H(y, q) + soft_weight·T²·KL(p̃ ‖ q̃), the distillation loss with the factor T².
 
@@ -322,6 +339,9 @@ def kd(
         hard_weight: weight of the hard term, instead of `alpha`; not negative.
         soft_weight: weight of the soft term, instead of `alpha`; not negative.
         mask: (...) bool, False for padding.
+        backend: "auto" computes value and gradient of large logits in one pass (see `losses.fused.joint`), which has no
+            second derivative, and smaller ones by the plain formulas; "plain" always these; "eager", "compile" or
+            "triton" one pass by that back end.
 
     Returns:
         A scalar in nats.
@@ -341,11 +361,24 @@ def kd(
     """
     hard_weight, soft_weight = kd_weights(alpha, hard_weight, soft_weight)
     checks.positive("temperature", temperature)
+    if soft_weight == 0 and labels is None:
+        raise InputError(
+            "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
+        )
+    if fused_from(student_logits, backend):
+        if mask is not None:
+            check_mask(mask, student_logits.shape[:-1])
+        parts: list[Part] = []
+        if labels is not None and hard_weight:
+            check_labels(labels, student_logits.shape[:-1])
+            labelled = labels != UNLABELLED if mask is None else (labels != UNLABELLED) & mask
+            parts.append(Hard(labels, hard_weight / labelled.sum().clamp_min(1), mask))
+        if soft_weight:
+            coefficient = soft_weight / _counted(student_logits, mask)
+            parts.append(Soft(teacher_logits, temperature, KL, coefficient, mask))
+        return joint(student_logits, parts, backend=backend)[0]
     if soft_weight == 0:
-        if labels is None:
-            raise InputError(
-                "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
-            )
+        assert labels is not None
         return hard_weight * cross_entropy(student_logits, labels, mask=mask)
     soft = kl(student_logits, teacher_logits, temperature=temperature, mask=mask)
     soft = soft_weight * KL.factor(temperature) * soft
@@ -407,7 +440,19 @@ def _divergence(
     temperature: float,
     mask: Tensor | None,
     reduction: Reduction,
+    backend: Backend,
 ) -> Tensor:
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
+    if reduction != "none" and fused_from(student_logits, backend):
+        coefficient = 1.0 / divergence.factor(temperature)
+        part = Soft(teacher_logits, temperature, divergence, coefficient, mask)
+        if reduction == "mean":
+            part = replace(part, coefficient=coefficient / _counted(student_logits, mask))
+        return joint(student_logits, [part], backend=backend)[0]
     target = soften(teacher_logits, temperature)
     return reduce(divergence.per_example(student_logits, target, temperature), mask, reduction)
+
+
+def _counted(logits: Tensor, mask: Tensor | None) -> Tensor | int:
+    """Return how many rows of logits (..., K) a mask counts, 1 at least."""
+    return max(logits.shape[:-1].numel(), 1) if mask is None else mask.sum().clamp_min(1)

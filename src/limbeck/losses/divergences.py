@@ -50,9 +50,9 @@ class Divergence:
         factor: function of the temperature.  A distillation loss multiplies the divergence by it once (T² for KL), so
             that gradients keep their size when the temperature changes.
         least_classes: the smallest number of classes for which the divergence is informative.
-        topk: what its value with a `TopK` target is: "lower bound" of the dense one, or None if it refuses one.
-        sampled: what its value and gradient with a `Sampled` target are: "unbiased" estimates of the dense ones, or
-            None if it refuses one.
+        formula: of one that compares the masses of classes one by one, what computes it; None for others.
+        share: its parameter β or a.
+        entropies: of one that is a cross-entropy less so many entropies of the target, 0 or 1; None for others.
 
     Raises:
         InputError: if a field has the wrong type.
@@ -73,8 +73,32 @@ class Divergence:
     per_example: Callable[[Tensor, Any, float], Tensor] = field(repr=False)
     factor: Callable[[float], float] = field(repr=False)
     least_classes: int = field(default=1, repr=False)
-    topk: Literal["lower bound"] | None = field(default=None, repr=False)
-    sampled: Literal["unbiased"] | None = field(default=None, repr=False)
+    formula: logspace.Formula | None = field(default=None, repr=False)
+    share: float = field(default=0.0, repr=False)
+    entropies: int | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """The name without parameters."""
+        return self.name.partition("(")[0]
+
+    @property
+    def topk(self) -> Literal["lower bound"] | None:
+        """What its value with a `TopK` target is, beside the dense one; None if it refuses such a target.
+
+        >>> KL.topk, correlation().topk
+        ('lower bound', None)
+        """
+        return None if self.formula is None else "lower bound"
+
+    @property
+    def sampled(self) -> Literal["unbiased"] | None:
+        """What its value and gradient with a `Sampled` target are; None if it refuses such a target.
+
+        >>> KL.sampled, REVERSE_KL.sampled
+        ('unbiased', None)
+        """
+        return None if self.entropies is None else "unbiased"
 
 
 @checked
@@ -105,7 +129,7 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
     """
     _open_unit_interval("beta", beta, "at 0 and 1 the divergence is 0; their limits are kl and reverse_kl")
 
-    return _of_masses(f"js(beta={beta!r})", logspace.js(beta), _square)
+    return _of_masses(f"js(beta={beta!r})", logspace.js(beta), _square, share=beta)
 
 
 @checked
@@ -139,7 +163,7 @@ def skewed(skew: float = 0.1) -> Divergence:
         )
 
     formula = logspace.skewed_kl(skew) if skew else logspace.kl
-    return _of_masses(f"skewed_kl(skew={skew!r})", formula, _square)
+    return _of_masses(f"skewed_kl(skew={skew!r})", formula, _square, share=skew)
 
 
 @checked
@@ -223,12 +247,14 @@ def _scaled(student_logits: Tensor, target: Dense | TopK | Sampled, temperature:
 
 
 def _of_masses(
-    name: str, formula: logspace.Formula, factor: Callable[[float], float], *, entropies: int | None = None
+    name: str,
+    formula: logspace.Formula,
+    factor: Callable[[float], float],
+    *,
+    share: float = 0.0,
+    entropies: int | None = None,
 ) -> Divergence:
-    """Return a divergence that compares the masses of classes one by one, so that classes can be merged.
-
-    entropies: of one that is a cross-entropy less so many entropies of the target, 0 or 1; None for others.
-    """
+    """Return a divergence that compares the masses of classes one by one, so that classes can be merged."""
 
     def per_example(student_logits: Tensor, target: Dense | TopK | Sampled, temperature: float) -> Tensor:
         own = _scaled(student_logits, target, temperature)
@@ -243,7 +269,7 @@ def _of_masses(
         drawn = F.log_softmax(own, -1).gather(-1, target.ids).mean(-1)
         return -drawn - entropies * target.entropy.to(own.dtype)
 
-    return Divergence(name, per_example, factor, topk="lower bound", sampled=None if entropies is None else "unbiased")
+    return Divergence(name, per_example, factor, formula=formula, share=share, entropies=entropies)
 
 
 def _not_taken(name: str, target: object) -> InputError:

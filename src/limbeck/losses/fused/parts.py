@@ -1,0 +1,105 @@
+"""The parts of a loss on logits: what each compares the student with, and what it counts."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from limbeck import checks
+from limbeck.batch import UNLABELLED
+from limbeck.errors import InputError
+from limbeck.losses.divergences import KL, Divergence
+from limbeck.losses.reduction import check_labels, check_mask
+from limbeck.losses.sparse import Sampled, TopK, check_ids
+
+__all__ = ["Hard", "Part", "Soft"]
+
+
+@dataclass(frozen=True)
+class Hard:
+    """Cross-entropy on labels, times a coefficient.
+
+    labels: (...) int64, `UNLABELLED` for none.  coefficient: a number, or a scalar tensor.  mask: (...) bool.
+    """
+
+    labels: Tensor
+    coefficient: float | Tensor = 1.0
+    mask: Tensor | None = None
+
+    def flat(self, leading: tuple[int, ...], classes: int) -> "Hard":
+        """Return it for logits (n, K), its mask including which places are labelled; InputError for what is wrong."""
+        check_labels(self.labels, leading)
+        counted = self.labels != UNLABELLED
+        if self.mask is not None:
+            check_mask(self.mask, leading)
+            counted = counted & self.mask
+        if self.labels.device.type == "cpu" and bool(counted.any()):
+            low, high = map(int, torch.aminmax(self.labels[counted]))
+            if low < 0 or high >= classes:
+                raise InputError(
+                    f"labels: found {low} to {high}, expected 0 to {classes - 1} for logits of {classes} classes (or"
+                    f" {UNLABELLED})"
+                )
+        return replace(self, labels=torch.where(counted, self.labels, 0).reshape(-1), mask=_told(counted))
+
+    def rows(self, where: slice | Tensor) -> "Hard":
+        """Return the part of some rows of a flat one."""
+        return replace(self, labels=self.labels[where], mask=None if self.mask is None else self.mask[where])
+
+
+@dataclass(frozen=True)
+class Soft:
+    """A divergence between a target and the student at a temperature, times its factor and a coefficient.
+
+    target: the teacher's logits (..., K), or a `TopK` or `Sampled` target at this temperature.
+    coefficient: a number, or a scalar tensor.  mask: (...) bool.
+    """
+
+    target: Tensor | TopK | Sampled
+    temperature: float = 1.0
+    divergence: Divergence = KL
+    coefficient: float | Tensor = 1.0
+    mask: Tensor | None = None
+
+    @property
+    def factor(self) -> float:
+        """What the divergence is multiplied by at its temperature."""
+        return self.divergence.factor(self.temperature)
+
+    def flat(self, leading: tuple[int, ...], classes: int) -> "Soft":
+        """Return it for logits (n, K); InputError for what is wrong."""
+        checks.positive("temperature", self.temperature)
+        target = self.target
+        if isinstance(target, Tensor):
+            checks.shapes_match("student_logits", (*leading, classes), "teacher_logits", target.shape)
+            flat: Tensor | TopK | Sampled = target.detach().reshape(-1, classes)
+        else:
+            checks.shapes_match("student_logits without the class axis", leading, "the target", target.places)
+            check_ids(target.ids, classes, repeated=isinstance(target, Sampled))
+            ids = target.ids.reshape(-1, target.ids.shape[-1])
+            if isinstance(target, TopK):
+                flat = TopK(ids, target.log_probs.reshape(ids.shape), target.log_tail.reshape(-1))
+            else:
+                flat = Sampled(ids, target.entropy.reshape(-1))
+        if self.mask is not None:
+            check_mask(self.mask, leading)
+        return replace(self, target=flat, mask=None if self.mask is None else _told(self.mask))
+
+    def rows(self, where: slice | Tensor) -> "Soft":
+        """Return the part of some rows of a flat one."""
+        target = self.target
+        if isinstance(target, Tensor):
+            some: Tensor | TopK | Sampled = target[where]
+        elif isinstance(target, TopK):
+            some = TopK(target.ids[where], target.log_probs[where], target.log_tail[where])
+        else:
+            some = Sampled(target.ids[where], target.entropy[where])
+        return replace(self, target=some, mask=None if self.mask is None else self.mask[where])
+
+
+Part = Hard | Soft
+
+
+def _told(mask: Tensor) -> Tensor | None:
+    """Return a flat mask; None on the CPU where it counts all."""
+    return None if mask.device.type == "cpu" and bool(mask.all()) else mask.reshape(-1)
