@@ -17,6 +17,7 @@ from limbeck.data.images import image_folder
 from limbeck.data.interactions import interactions, synthetic_interactions
 from limbeck.data.lazy import LazySet
 from limbeck.data.loader import Loader
+from limbeck.data.mapped import MappedSet, mapped
 from limbeck.data.npz import npz
 from limbeck.data.pair_set import PairSet
 from limbeck.data.randaugment import RandAugment
@@ -25,6 +26,7 @@ from limbeck.data.selection import HeldOut, Selection
 from limbeck.data.sentences import sentences
 from limbeck.data.seq2seq import seq2seq
 from limbeck.data.sets import SampleSet, Splits, TensorSet
+from limbeck.data.shards import shards
 from limbeck.data.stream_set import TokenStream
 from limbeck.data.synthesis import Marginals, Munge, Synthesis, UniformValues
 from limbeck.data.synthetic import synthetic
@@ -45,6 +47,7 @@ __all__ = [
     "HeldOut",
     "LazySet",
     "Loader",
+    "MappedSet",
     "Marginals",
     "Munge",
     "PairSet",
@@ -73,6 +76,7 @@ __all__ = [
     "image_folder",
     "interactions",
     "kinds",
+    "mapped",
     "mnist",
     "next_tokens",
     "npz",
@@ -80,6 +84,7 @@ __all__ = [
     "read_idx",
     "sentences",
     "seq2seq",
+    "shards",
     "synthetic",
     "synthetic_interactions",
     "synthetic_sentences",
@@ -111,11 +116,13 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "idx": idx,
         "images": image_folder,
         "interactions": interactions,
+        "mapped": mapped,
         "mnist": mnist,
         "npz": npz,
         "ptb": ptb,
         "sentences": sentences,
         "seq2seq": seq2seq,
+        "shards": shards,
         "synthetic": synthetic,
         "synthetic_interactions": synthetic_interactions,
         "synthetic_sentences": synthetic_sentences,

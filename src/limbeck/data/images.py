@@ -19,7 +19,7 @@ from limbeck.data.pictures import LONGEST_SIDE, picture
 from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.errors import DataError, InputError, nearest
 
-__all__ = ["ENDINGS", "image_folder", "images_below"]
+__all__ = ["ENDINGS", "check_size", "image_folder", "images_below"]
 
 ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 _OTHER_ENDINGS = frozenset(
@@ -69,14 +69,7 @@ def image_folder(
         >>> data.kinds()["images"] is data.image_folder
         True
     """
-    if len(size) != 2:
-        raise InputError(f"size: found {size!r}, expected (height, width)")
-    for name, pixels in zip(("height", "width"), size, strict=True):
-        checks.at_least(f"size: {name}", pixels, 1)
-    if max(size) > LONGEST_SIDE or size[0] * size[1] > _MOST_RESIZED:
-        raise InputError(
-            f"size: found {tuple(size)}, expected at most {_MOST_RESIZED:,} pixels, and {LONGEST_SIDE:,} a side"
-        )
+    check_size(size)
     checks.at_least("limit_bytes", limit_bytes, 0)
     place = Path(folder).expanduser()
     if not place.is_dir():
@@ -108,6 +101,18 @@ def image_folder(
         splits = Splits(train, test, place.name)
     left.doubts += look_alike(f"{place}: class", classes)
     return splits.noting(left.doubts, warn=True).noting(left.notes, warn=False)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Require a size (H, W) in pixels that an image can be resized to; InputError otherwise."""
+    if len(size) != 2:
+        raise InputError(f"size: found {size!r}, expected (height, width)")
+    for name, pixels in zip(("height", "width"), size, strict=True):
+        checks.at_least(f"size: {name}", pixels, 1)
+    if max(size) > LONGEST_SIDE or size[0] * size[1] > _MOST_RESIZED:
+        raise InputError(
+            f"size: found {tuple(size)}, expected at most {_MOST_RESIZED:,} pixels, and {LONGEST_SIDE:,} a side"
+        )
 
 
 def images_below(folder: Path) -> list[Path]:

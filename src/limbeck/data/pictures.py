@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,18 +23,19 @@ _ORIENTATION = 0x0112
 _PAPER = (255, 255, 255, 255)
 
 
-def picture(path: Path, size: tuple[int, int], grey: bool) -> tuple[Tensor, int]:
+def picture(path: Path, size: tuple[int, int], grey: bool, content: bytes | None = None) -> tuple[Tensor, int]:
     """Read one image as uint8 (C, H, W), resized to (H, W), and count its frames, of which the first is read.
 
     It is turned as its EXIF orientation says, and laid on white where it is transparent; colour profiles are not
-    applied.  Raises DataError naming the file, when it is damaged, too large, or of more than 8 bits a channel in grey.
+    applied.  content: of the file, where it lies within another; `path` then names it.
+    Raises DataError naming the file, when it is damaged, too large, or of more than 8 bits a channel in grey.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PIL about palettes and metadata; what is damaged raises
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path if content is None else BytesIO(content), formats=_FORMATS) as image:
                 _check(path, image)
                 frames = int(getattr(image, "n_frames", 1))
                 pixels = _fitted(image, size, grey)
