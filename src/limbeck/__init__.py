@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         training,
     )
     from limbeck.batch import UNLABELLED, Batch
-    from limbeck.cache import CachedTeacher
+    from limbeck.cache import CachedTeacher, import_answers
     from limbeck.distiller import Distiller
     from limbeck.errors import LimbeckError
     from limbeck.evaluation import evaluate
@@ -76,6 +76,7 @@ __all__ = [
     "fit_many",
     "fit_stages",
     "generation",
+    "import_answers",
     "load",
     "losses",
     "methods",
@@ -93,7 +94,7 @@ __all__ = [
 
 _HOMES = {
     "batch": ("UNLABELLED", "Batch"),
-    "cache": ("CachedTeacher",),
+    "cache": ("CachedTeacher", "import_answers"),
     "distiller": ("Distiller",),
     "errors": ("LimbeckError",),
     "evaluation": ("evaluate",),

@@ -116,3 +116,19 @@ def test_verify_names_the_first_sample_that_the_teacher_answers_otherwise(limbec
     answer = limbeck("cache", "verify", "mine", "recipe.yaml", "--samples", "1000", "-q")
     assert answer.code == 1
     assert f"answers sample {int(store.index[3])} at view 2 otherwise than the teacher" in answer.err
+
+
+def test_answers_made_elsewhere_are_stored(limbeck, here):
+    import numpy as np
+
+    from limbeck.config import load_recipe
+    from limbeck.experiment.parts import prepare
+
+    count = len(prepare(load_recipe(here / "recipe.yaml"), refit=False).transfer)
+    np.savez(
+        here / "answers.npz", ids=np.tile([[0, 1]], (count, 1)), log_probs=np.log(np.tile([[0.5, 0.25]], (count, 1)))
+    )
+    answer = limbeck("cache", "import", "answers.npz", "recipe.yaml", "--path", "mine", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)[0]["encoding"]["temperatures"] == [1.0]
+    limbeck("cache", "import", "answers.npz", "recipe.yaml", "data.transfer.fraction=0.5").refused("expected one each")

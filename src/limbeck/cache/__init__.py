@@ -10,6 +10,7 @@ from limbeck.cache.encodings import (
     encoding_of,
     keys_of,
 )
+from limbeck.cache.imports import import_answers
 from limbeck.cache.plan import Order
 from limbeck.cache.reader import CachedTeacher, Store
 
@@ -24,5 +25,6 @@ __all__ = [
     "TopKEncoding",
     "build_store",
     "encoding_of",
+    "import_answers",
     "keys_of",
 ]

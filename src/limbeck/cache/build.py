@@ -29,7 +29,7 @@ from limbeck.outputs import Outputs
 from limbeck.tasks import TOKENS
 from limbeck.teacher import Carrying, ClassVectors, Teacher, asked
 
-__all__ = ["ask", "build_store", "stored_rows"]
+__all__ = ["ask", "build_store", "stored_rows", "write_rows"]
 
 _AT_ONCE, _LOGITS = 1024, 2**26
 _CLAIMS = ".claims"
@@ -69,6 +69,27 @@ def build_store(
     else:
         _share(builder, missing, lambda left: progress(len(wanted) - left, len(wanted)))
     return CachedTeacher(folder, views=order.views)
+
+
+def write_rows(
+    folder: Path,
+    header: Header,
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    rows: np.ndarray[Any, Any],
+    views: tuple[int, ...],
+) -> CachedTeacher:
+    """Write a store of rows (R, stride) uint8 that are there already, as far as it is missing; return its teacher."""
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    meet(folder, header, arrays)
+    first = 0
+    for shard, count in enumerate(rows_of_shards(header, arrays)):
+        for view in views:
+            if not shard_is_there(folder, view, shard, count, header):
+                write_shard(folder, view, shard, rows[first : first + count], header)
+        first += count
+    return CachedTeacher(folder, views=views)
 
 
 def _share(builder: "_Builder", missing: Sequence[tuple[int, int]], told: Callable[[int], None]) -> None:

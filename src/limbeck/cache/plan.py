@@ -32,7 +32,16 @@ from limbeck.records import plain_values
 from limbeck.tasks import TOKENS
 from limbeck.teacher import Teacher
 
-__all__ = ["Order", "input_digest", "key_of", "meet", "planned", "refuse_unstorable", "rows_of_shards"]
+__all__ = [
+    "Order",
+    "counted_places",
+    "input_digest",
+    "key_of",
+    "meet",
+    "planned",
+    "refuse_unstorable",
+    "rows_of_shards",
+]
 
 _AT_ONCE = 1024
 _SHARD_BYTES = 2**26
@@ -117,7 +126,7 @@ def planned(
     row = layout_of(order.encoding, classes, shape, count, shapes)
     arrays = {"index": samples.index.cpu().numpy().astype(np.int64)}
     if places:
-        arrays["first"], arrays["offsets"] = _counted_places(samples)
+        arrays["first"], arrays["offsets"] = counted_places(samples)
     if class_vectors is not None:
         arrays["class_vectors"] = class_vectors
     rows = int(arrays["offsets"][-1]) if places else len(samples)
@@ -153,7 +162,7 @@ def _shard_samples(order: Order, rows: int, row: Layout) -> int:
     return min(-(-size // lanes) * lanes, samples)
 
 
-def _counted_places(samples: SampleSet) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def counted_places(samples: SampleSet) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the first counted place of each sample of texts, (n,), and where its rows begin, (n + 1,)."""
     firsts, lengths = [], []
     for positions in torch.arange(len(samples)).split(samples.lanes or _AT_ONCE):

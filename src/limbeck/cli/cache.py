@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from limbeck.cache import Store
     from limbeck.config import Recipe
 
-__all__ = ["build", "info", "verify"]
+__all__ = ["build", "import_", "info", "verify"]
 
 cache = typer.Typer(help="Store a teacher's answers on disk: build, describe and verify them.", rich_markup_mode=None)
 app.add_typer(cache, name="cache")
@@ -61,6 +61,27 @@ def build(
         show(*map(_table, described))
     verified = command("limbeck", "cache", "verify", built[0].folder, recipe, *(overrides or []))
     say(f"store: {built[0].folder} · next: {verified}")
+
+
+@cache.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="answers that were made elsewhere: .npz, .parquet or .jsonl")],
+    recipe: Annotated[Path, _RECIPE],
+    overrides: Annotated[list[str] | None, _OVERRIDES] = None,
+    path: Annotated[Path, typer.Option(help="the folder of the store")] = Path("store"),
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+) -> None:
+    """Store answers to a recipe's samples that were made elsewhere, such as log-probabilities of a served model."""
+    from limbeck.cache import import_answers
+    from limbeck.config import load_recipe
+    from limbeck.experiment.parts import prepare
+
+    loaded = load_recipe(resolve(recipe), overrides or [])
+    samples = prepare(loaded, refit=loaded.refit).transfer
+    clean = loaded.teacher.view == "clean"
+    found = _described(import_answers(file, samples, path, clean=clean).store)
+    show_json([found]) if as_json else show(_table(found))
+    say(f"store: {path} · next: limbeck.CachedTeacher({str(path)!r}) is a teacher for limbeck.fit")
 
 
 @cache.command()
