@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from limbeck.data.arrow import ParquetSet, parquet, saved_dataset
 from limbeck.data.augment import Augment
 from limbeck.data.chat import chat
 from limbeck.data.chat_set import ChatSet
@@ -51,6 +52,7 @@ __all__ = [
     "Marginals",
     "Munge",
     "PairSet",
+    "ParquetSet",
     "RandAugment",
     "Restore",
     "SampleSet",
@@ -80,8 +82,10 @@ __all__ = [
     "mnist",
     "next_tokens",
     "npz",
+    "parquet",
     "ptb",
     "read_idx",
+    "saved_dataset",
     "sentences",
     "seq2seq",
     "shards",
@@ -119,7 +123,9 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "mapped": mapped,
         "mnist": mnist,
         "npz": npz,
+        "parquet": parquet,
         "ptb": ptb,
+        "saved_dataset": saved_dataset,
         "sentences": sentences,
         "seq2seq": seq2seq,
         "shards": shards,
