@@ -106,8 +106,8 @@ def import_answers(
     count = len(next(iter(values.values())))
     if header.rows != count:
         raise DataError(
-            f"{file}: {count:,} answers for the {header.rows:,}"
-            f" {'counted tokens' if header.places else 'samples'} of '{samples.name}'; expected one each, in their order"
+            f"{file}: {count:,} answers for the {header.rows:,} {'counted tokens' if header.places else 'samples'} of"
+            f" '{samples.name}'; expected one each, in their order"
         )
     return write_rows(Path(path).expanduser(), header, arrays, header.row.pack(values), order.views)
 

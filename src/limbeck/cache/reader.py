@@ -35,6 +35,8 @@ _TURN = 2**32  # by which the views of a sample that a set repeats differ (`limb
 _MOST_MAPPED = 256
 _MOST_INDEX = 2**40
 
+_Whole = np.ndarray[Any, np.dtype[np.int64]]
+
 
 class Store:
     """The files of a store, opened and checked.
@@ -49,20 +51,19 @@ class Store:
         self.header = read_header(folder)
         self.encoding = _encoding(folder, self.header)
         arrays = {name: read_array(folder, name, self.header) for name in self.header.arrays}
-        self.index = torch.from_numpy(arrays["index"].astype(np.int64))
+        self.index: _Whole = arrays["index"].astype(np.int64)
         count = self.header.samples
         ones = np.arange(count + 1, dtype=np.int64)
-        self.offsets = torch.from_numpy(arrays["offsets"].astype(np.int64) if self.header.places else ones)
-        self.first = (
-            torch.from_numpy(arrays["first"].astype(np.int64)) if self.header.places else torch.zeros(count).long()
-        )
+        self.offsets: _Whole = arrays["offsets"].astype(np.int64) if self.header.places else ones
+        self.first: _Whole = arrays["first"].astype(np.int64) if self.header.places else np.zeros(count, np.int64)
         self.class_vectors = torch.from_numpy(arrays["class_vectors"].copy()) if "class_vectors" in arrays else None
         self._require_arrays()
-        self.turn = turns_of(self.index)
-        turns = int(self.turn.max()) + 1
-        number = self.index * turns + self.turn
-        self._sorted, self._order = number.sort()
-        self._turns = turns
+        turn = turns_of(torch.from_numpy(self.index)).numpy()
+        self._turns = int(turn.max()) + 1
+        number = self.index * self._turns + turn
+        self._direct = np.array_equal(number, np.arange(count))
+        self._order = np.argsort(number, kind="stable")
+        self._sorted = number[self._order]
         self._mapped: OrderedDict[tuple[int, int], np.ndarray[Any, Any]] = OrderedDict()
         self._known_whole: set[tuple[int, int]] = set()
 
@@ -73,7 +74,7 @@ class Store:
         if not self.header.places:
             return
         offsets = self.offsets
-        if int(offsets[0]) or int(offsets[-1]) != self.header.rows or bool((offsets.diff() < 0).any()):
+        if int(offsets[0]) or int(offsets[-1]) != self.header.rows or bool((np.diff(offsets) < 0).any()):
             raise refused(self.folder / "offsets.bin", damaged)
         if int(self.first.min()) < 0 or int(self.first.max()) > _MOST_INDEX:
             raise refused(self.folder / "first.bin", damaged)
@@ -132,42 +133,47 @@ class Store:
         self._mapped.move_to_end(key)
         return self._mapped[key]
 
-    def positions(self, index: Tensor, turn: Tensor) -> Tensor:
+    def positions(self, index: _Whole, turn: _Whole) -> _Whole:
         """Return the place in the store of each sample, (N,); InputError for one that it does not hold."""
-        number = index * self._turns + turn.clamp_max(self._turns)
-        place = torch.searchsorted(self._sorted, number).clamp_max(len(self._sorted) - 1)
-        unknown = (self._sorted[place] != number) | (turn >= self._turns)
-        if bool(unknown.any()):
+        number = index * self._turns + np.minimum(turn, self._turns)
+        if self._direct:
+            place, unknown = number, (number < 0) | (number >= len(self._order)) | (turn > 0)
+        else:
+            found = np.minimum(np.searchsorted(self._sorted, number), len(self._sorted) - 1)
+            place, unknown = self._order[found], (self._sorted[found] != number) | (turn >= self._turns)
+        if unknown.any():
             raise InputError(
                 f"stored teacher: '{self.folder}' holds no answer to {int(unknown.sum())} of the batch's {len(index)}"
                 f" samples, the first at index {int(index[unknown][0])}; store the answers for the whole set"
             )
-        return self._order[place]
+        return place
 
-    def rows(self, view: Tensor, sample: Tensor, row: Tensor) -> np.ndarray[Any, Any]:
+    def rows(self, view: _Whole, sample: _Whole, row: _Whole) -> np.ndarray[Any, Any]:
         """Return rows (R, stride) uint8 of views; sample: the position of the sample that each row (R,) belongs to."""
+        shards = sample // self.header.shard_samples
+        if len(row) and view[0] == view.min() == view.max() and shards.min() == shards.max():
+            begin, _ = self.span(int(shards[0]))
+            return self.shard(int(view[0]), int(shards[0]))[row - begin]
         found = np.empty((len(row), self.header.row.stride), dtype=np.uint8)
-        shards = (sample // self.header.shard_samples).numpy()
-        views, numbers = view.numpy(), row.numpy()
-        for one in np.unique(views):
-            of_view = np.flatnonzero(views == one)
+        for one in np.unique(view):
+            of_view = np.flatnonzero(view == one)
             for shard in np.unique(shards[of_view]):
                 here = of_view[shards[of_view] == shard]
                 begin, _ = self.span(int(shard))
-                found[here] = self.shard(int(one), int(shard))[numbers[here] - begin]
+                found[here] = self.shard(int(one), int(shard))[row[here] - begin]
         return found
 
-    def values(self, view: Tensor, sample: Tensor, row: Tensor) -> dict[str, Tensor]:
+    def values(self, view: _Whole, sample: _Whole, row: _Whole) -> dict[str, Tensor]:
         """Return the fields of rows, as for `rows`; CheckpointError where no answer can have such values."""
         rows, found = self.rows(view, sample, row), {}
         for field in self.header.row.fields:
-            values = torch.from_numpy(self.header.row.unpack(rows, field.name))
-            wrong = values >= self.header.classes if field.name == "ids" else values.isnan()
-            if bool(wrong.any()):
-                at = int(wrong.flatten(1).any(1).nonzero()[0])
+            values, whole = self.header.row.unpack(rows, field.name), field.name == "ids"
+            if values.size and (values.max() >= self.header.classes if whole else np.isnan(values.min())):
+                wrong = values >= self.header.classes if whole else np.isnan(values)
+                at = int(np.flatnonzero(wrong.reshape(len(row), -1).any(1))[0])
                 where = shard_name(int(view[at]), int(sample[at]) // self.header.shard_samples)
                 raise refused(self.folder / where, f"is damaged (impossible values of '{field.name}')")
-            found[field.name] = values
+            found[field.name] = torch.from_numpy(values)
         return found
 
 
@@ -212,17 +218,17 @@ class CachedTeacher:
         """Return the stored answers to a batch, and the stored features that `taps` names."""
         self._require(batch, taps)
         header, store = self.store.header, self.store
-        index, views = batch.index.cpu(), batch.view.cpu()
-        turn, view = views // _TURN, views % _TURN
+        index, views = batch.index.cpu().numpy(), batch.view.cpu().numpy()
+        turn, view = np.divmod(views, _TURN)
         if not batch.augmented or header.key.clean:
-            turn, view = torch.zeros_like(index), torch.zeros_like(index)
-        unknown = ~torch.isin(view, torch.tensor(self.views))
-        if bool(unknown.any()):
-            raise InputError(
-                f"stored teacher: the batch shows view {int(view[unknown][0])}, and '{store.folder}' was opened with"
-                f" {_listed(self.views)}; store further views, or let the training repeat these (views:"
-                f" {max(self.views)})"
-            )
+            turn, view = np.zeros_like(index), np.zeros_like(index)
+        for one in np.unique(view).tolist():
+            if one not in self.views:
+                raise InputError(
+                    f"stored teacher: the batch shows view {one}, and '{store.folder}' was opened with"
+                    f" {_listed(self.views)}; store further views, or let the training repeat these (views:"
+                    f" {max(self.views)})"
+                )
         sample = store.positions(index, turn)
         values = self._by_place(batch, sample, view) if header.places else store.values(view, sample, sample)
         values = {name: value.to(self.device) for name, value in values.items()}
@@ -230,33 +236,32 @@ class CachedTeacher:
         features = {name: values[f"feature:{feature_name(tap)}"] for name, tap in (taps or {}).items()}
         return replace(answer, features=features)
 
-    def _by_place(self, batch: Batch, sample: Tensor, view: Tensor) -> dict[str, Tensor]:
+    def _by_place(self, batch: Batch, sample: _Whole, view: _Whole) -> dict[str, Tensor]:
         """Return the fields of all places (N, L, ...) of a batch of texts; of those that are not counted, 0."""
         header, store = self.store.header, self.store
         if batch.mask is None or batch.mask.dim() != 2:
             raise InputError("stored teacher: the batch has no mask (N, L) of its tokens; give one of the stored set")
-        mask = batch.mask.cpu()
-        place = torch.arange(mask.shape[1])
-        row = place - store.first[sample][:, None]
-        length = (store.offsets[sample + 1] - store.offsets[sample])[:, None]
-        there = (row >= 0) & (row < length)
-        if bool((mask & ~there).any()):
+        mask = batch.mask.cpu().numpy()
+        row = np.arange(mask.shape[1]) - store.first[sample][:, None]
+        there = (row >= 0) & (row < (store.offsets[sample + 1] - store.offsets[sample])[:, None])
+        if (mask & ~there).any():
             raise InputError(
                 f"stored teacher: the batch counts tokens that '{store.folder}' holds no answer to; store the answers"
                 " for this set, with the lanes, lengths and roles that it is trained with"
             )
-        owner = sample[:, None].expand_as(row)[there]
-        held = store.values(view[:, None].expand_as(row)[there], owner, (store.offsets[sample][:, None] + row)[there])
+        lengths, whole = there.sum(1), bool(there.all())
+        rows = (store.offsets[sample][:, None] + row)[there]
+        held = store.values(np.repeat(view, lengths), np.repeat(sample, lengths), rows)
         values = {}
         for each in header.row.fields:
             found = held[each.name]
-            if bool(there.all()):
+            if whole:
                 values[each.name] = found.reshape(*mask.shape, *each.shape)
                 continue
             values[each.name] = found.new_zeros((*mask.shape, *each.shape))
             if each.name == "ids" and isinstance(store.encoding, TopKEncoding):  # each class once, there too
                 values[each.name] += torch.arange(each.shape[-1])
-            values[each.name][there] = found
+            values[each.name][torch.from_numpy(there)] = found
         return values
 
     def _require(self, batch: Batch, taps: Mapping[str, str | Tap] | None) -> None:

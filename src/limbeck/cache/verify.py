@@ -56,14 +56,14 @@ def verify_store(teacher: Teacher, store: Store, order: Order, *, samples: int =
     header = store.header
     if (told := first_difference(asdict(header.key), asdict(key_of(teacher, order)), "key")) is not None:
         raise refused(store.folder, f"holds answers to something else: {told}", "name its recipe, or build another one")
-    if not np.array_equal(store.index.numpy(), order.samples.index.cpu().numpy()):
+    if not np.array_equal(store.index, order.samples.index.cpu().numpy()):
         raise refused(store.folder, "holds answers to other samples of the set", "name its recipe")
     views = tuple(sorted({*store.views(), *order.views}))
     for view in views:
         store.check(view)
     chosen = permutation(seed, "verify", 0, len(views) * header.samples)[:samples].sort().values
     exact, moved = 0, order.samples.to(order.device)
-    arrays = {"first": store.first.numpy(), "offsets": store.offsets.numpy()}
+    arrays = {"first": store.first, "offsets": store.offsets}
     for number, view in enumerate(views):
         here = chosen[(chosen >= number * header.samples) & (chosen < (number + 1) * header.samples)]
         positions = here - number * header.samples
@@ -99,15 +99,14 @@ def _parts(
 
 def _compared(store: Store, fresh: np.ndarray[Any, Any], asked: Tensor, wanted: Tensor, view: int) -> int:
     """Return how many samples are stored bit for bit as they are answered; StoreMismatchError for a wrong one."""
-    lengths = store.offsets[asked + 1] - store.offsets[asked]
-    begins = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    positions = asked.cpu().numpy()
+    begins = np.concatenate([[0], np.cumsum(store.offsets[positions + 1] - store.offsets[positions])])
     exact = 0
     for position in wanted.tolist():
         at = int((asked == position).nonzero()[0])
         first, last = int(store.offsets[position]), int(store.offsets[position + 1])
-        rows = torch.arange(first, last)
-        owner = torch.full_like(rows, position)
-        place = (torch.full_like(rows, view), owner, rows)
+        rows = np.arange(first, last)
+        place = (np.full_like(rows, view), np.full_like(rows, position), rows)
         kept = store.rows(*place)
         again = fresh[int(begins[at]) : int(begins[at + 1])]
         if np.array_equal(kept, again):
