@@ -18,7 +18,9 @@ from limbeck.evaluation import Interval, t_interval
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-PAGES = tuple(DOCS / f"{name}.md" for name in ("architecture", "diagnosis", "methods", "reproductions", "schemes"))
+PAGES = tuple(
+    DOCS / f"{name}.md" for name in ("architecture", "diagnosis", "methods", "reproductions", "schemes", "stores")
+)
 
 
 def results(name: str) -> Any:
@@ -199,6 +201,18 @@ def costs() -> str:
     )
 
 
+def stores() -> str:
+    """Return how large stores are and how fast they are read."""
+    head = ["classes", "encoding", "bytes a row", "of dense fp32", "read in order, rows/s", "at random, rows/s"]
+    body = []
+    for each in results("stores"):
+        rates = each["read_rows_a_second"]
+        share = f"{100 * each['share_of_dense']:.3g} %"
+        cells = [f"{each['classes']:,}", each["encoding"], f"{each['bytes_a_row']:,}", share]
+        body.append([*cells, f"{rates['in order']:,.0f}", f"{rates['at random']:,.0f}"])
+    return rows(head, body, texts=2)
+
+
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "feature_costs": costs,
     "codistillation": codistillation,
@@ -206,6 +220,7 @@ BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "mnist_rescaling": rescaling,
     "pretrained_teacher": pretrained_teacher,
     "speed": speed,
+    "stores": stores,
     "hard_conditions": hard_conditions,
     "hard_conditions_search": hard_settings,
 }
