@@ -16,6 +16,9 @@ from limbeck.cache import CachedTeacher, TopKEncoding
 from limbeck.errors import CheckpointError
 from small_stores import SPARSE, built, digests, language_model, order_of, samples_of, stream_of
 
+# Python 3.12 warns of any fork in a process with threads; these children only build and end.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 ORDER = order_of(samples_of(40), SPARSE[0], shard_samples=8)
 STREAM = stream_of(61)
 RECURRENT = order_of(STREAM, TopKEncoding(k=2), augment=None, shard_samples=3)
