@@ -17,7 +17,7 @@ from limbeck.errors import InputError, Interrupted, LimbeckError, RunError, plai
 
 __all__ = ["app", "main"]
 
-_TOGETHER = ("distill", "codistill")  # verbs that several processes carry out together
+_TOGETHER = ("cache", "distill", "codistill")  # verbs that several processes carry out together
 _ANYWHERE = ("env", "recipes")  # verbs that train nothing, and need not know of other processes
 
 

@@ -38,10 +38,13 @@ def build(
 ) -> None:
     """Store the answers of a recipe's teacher to its samples.
 
-    What is there is kept, so that a build that was killed is repeated, and several may run at once.
+    What is there is kept, so that a build that was killed is repeated, and several may run at once: the same command in
+    several places, or torchrun with --no-python.
     """
     from limbeck.experiment.storing import build_stores
+    from limbeck.ranks import is_first
 
+    quiet = quiet or not is_first()
     given: dict[str, Any] = {"dtype": dtype, "k": k, "draws": draws, "views": views}
     given["path"] = None if path is None else str(path.absolute())
     loaded = _loaded(recipe, overrides, encoding, {key: value for key, value in given.items() if value is not None})
@@ -54,6 +57,8 @@ def build(
 
     with watching(quiet=quiet) as watch:
         built = build_stores(loaded, watch=watch, say=lambda line: None if quiet else say(line), progress=progress)
+    if not is_first():
+        return
     described = [_described(each.teacher.store) for each in built]
     if as_json:
         show_json(described)
