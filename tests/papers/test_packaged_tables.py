@@ -56,7 +56,7 @@ def shrunk(table: Table, row: Row, folder: Path) -> Row:
             wide = model["hidden"]
             settings.append((f"{where}.model.hidden", 8 if isinstance(wide, int) else [8] * len(wide)))
         if model is not None and model.get("kind") == "resnet":
-            settings += [(f"{where}.model.depth", 8), (f"{where}.model.widths", [4, 4, 4, 4])]
+            settings += [(f"{where}.model.depth", 8), (f"{where}.model.widths", [8, 8, 8, 8])]
         if model is not None and model.get("kind") == "cnn":
             settings.append((f"{where}.model.channels", [8] * len(model["channels"])))
     members = keys["teacher"].get("members")

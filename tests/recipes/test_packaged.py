@@ -24,7 +24,7 @@ from small_pictures import small_published
 
 FOLDERS = sorted(path.parent for path in Path(recipes.__file__).parent.glob("*/recipe.yaml"))
 PUBLISHED = {"mnist", "fashion_mnist"}
-SMALL_MODELS = {"resnet": {"depth": 8, "widths": [4, 4, 4, 4]}}
+SMALL_MODELS = {"resnet": {"depth": 8, "widths": [8, 8, 8, 8]}}
 
 SMALL = {"teacher_epochs": [], "epochs": 1, "confidence": 0.0, "models": [], "training": "{epochs: 1, batch_size: 256}"}
 """Keys of schemes as they suit trainings of one epoch."""
