@@ -27,7 +27,8 @@ DIVERGENCES = [
     divergence("skewed_kl", skew=0.1),
     divergence("total_variation"),
 ]
-BACKENDS = ["eager", pytest.param("compile", marks=pytest.mark.slow)]
+COMPILED = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of torch about itself
+BACKENDS = ["eager", pytest.param("compile", marks=COMPILED)]
 by_name = {"ids": lambda each: getattr(each, "name", str(each))}
 
 
@@ -435,6 +436,7 @@ assert_near((wanted[0], gradient), wanted, 5e-3)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_the_kernel_in_tritons_interpreter(tmp_path):
     source = Path(__file__).read_text(encoding="utf-8")
