@@ -30,6 +30,7 @@ from limbeck.tasks import CLASSIFICATION
 from limbeck.teacher import Teacher, teacher_weights
 from limbeck.training.averaging import average_of, check_average
 from limbeck.training.batch_norm import check_batches
+from limbeck.training.compiled import check_compile, compiled, step_begins
 from limbeck.training.engine import (
     check_alone,
     engine,
@@ -289,6 +290,7 @@ def steps(
         before = teacher_weights(distiller.teacher)
         if known and distiller.teacher is not None:
             known["teacher"] = distiller.teacher.fingerprint()  # of a lazy one, once it has its weights
+        check_compile(distiller, training, accelerator.device)
         if folder is not None:
             check_savable(distiller.student, "student")
         check_batches(distiller.student, train_set, training, world, first)
@@ -296,6 +298,7 @@ def steps(
         if training.max_norm is not None:
             constrained_weights(distiller.student)
         keep_own_buffers(distiller)
+        scope.enter_context(compiled(distiller, training))
         module, prepared = accelerator.prepare(distiller, raw_optimizer)
         optimizer = stepper(accelerator, prepared, raw_optimizer)
         average = average_of(distiller.student, training)
@@ -321,6 +324,7 @@ def steps(
                 share = share_of_length(train_set, micros[0]) if training.rate_by_length else 1.0
                 set_rate(raw_optimizer, rate(run.step) * share)
                 counts = global_counts(accelerator, distiller.objective, micros)
+                step_begins(training)
                 for part, micro in enumerate(micros):
                     last = part == parts - 1
                     with nullcontext() if last else accelerator.no_sync(module):

@@ -99,6 +99,8 @@ class Training:
         precision: "fp32", or autocast to "bf16" or "fp16"; losses are computed in float32.
         memory_format: of images and convolutions: "contiguous", or "channels_last", which can be faster and rounds sums
             in another order.  The student is returned as contiguous.
+        compile: run student and teacher with torch.compile; "graphs" records CUDA graphs of them as well, on a CUDA
+            device.  Results are those without it to rounding.  Not with methods that read features of the student.
         averaging: decay of an exponential moving average of the weights, which is then evaluated and kept; or
             `Averaging()`, in a recipe `{mean: {patience: 5}}`, for the uniform mean from when validation stops to
             improve; None for none.
@@ -145,6 +147,7 @@ class Training:
     max_norm: float | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    compile: bool | Literal["graphs"] = False
     averaging: float | Averaging | None = None
     patience: int | None = None
     keep: Literal["last", "best"] = "last"
@@ -219,6 +222,8 @@ class Training:
         for key, allowed in _CHOICES.items():
             if getattr(self, key) not in allowed:
                 raise InputError(f"{key}: found {getattr(self, key)!r}; {one_of(getattr(self, key), allowed)}")
+        if self.compile not in (False, True, "graphs"):
+            raise InputError(f"compile: found {self.compile!r}; expected true, false or graphs")
         for key, share in (
             ("momentum", self.momentum),
             ("betas", max(self.betas)),
