@@ -126,7 +126,7 @@ def wrap_teacher(
     recipe: Recipe,
     model: nn.Module,
     parts: Parts,
-    seed: int,
+    seed: int = 0,
     objective: Objective | None = None,
     *,
     own: bool = True,
