@@ -75,6 +75,7 @@ def test_seeds_have_stores_of_their_own_where_their_views_differ(limbeck, here):
         (["teacher.store={views: 1}"], "teacher.store.views: found 1, but the training shows 2; expected at least 2"),
         (["teacher.store={views: 3}", "training.augment={}"], "expected none. Leave views out"),
         (["training.augment={mixup: 1.0}"], "found mixup or cutmix"),
+        (["scheme={name: born_again}"], "scheme born_again has several trainings"),
         (["method.temperature={kind: linear, start: 4.0, end: 1.0, steps: 4}"], "is a schedule"),
         (["teacher.store={encoding: topk, k: 0}"], "teacher.store.k"),
         (["teacher.store={encoding: topk, temperatures: [0.0]}"], "teacher.store.temperatures: found 0"),

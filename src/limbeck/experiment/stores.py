@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from limbeck import schemes
 from limbeck.cache import CachedTeacher, Order, build_store, keys_of
 from limbeck.cache.plan import key_of, refuse_unstorable
 from limbeck.cache.reader import feature_name
@@ -72,8 +73,15 @@ def order_of(recipe: Recipe, samples: SampleSet, seed: int, objective: Objective
 
 def require_storable(recipe: Recipe, samples: SampleSet) -> None:
     """Raise RecipeError if the recipe stores its teacher on disk in a way that its method or data does not allow."""
-    if isinstance(recipe.teacher.store, StoreSpec) and "teacher" in recipe.inspected.reads():
-        order_of(recipe, samples, recipe.seeds[0])
+    if not isinstance(recipe.teacher.store, StoreSpec) or "teacher" not in recipe.inspected.reads():
+        return
+    order = order_of(recipe, samples, recipe.seeds[0])
+    if order.augment is not None and not recipe.scheme.single:
+        raise RecipeError(
+            f"teacher.store: the scheme {schemes.name_of(recipe.scheme)} has several trainings, which show views of"
+            " their own; expected one training, or answers to the samples as they are. Set teacher.view: clean, leave"
+            " augment out, or set store: false"
+        )
 
 
 def folder_of_store(
