@@ -234,6 +234,7 @@ def main() -> None:
         rows = summary(found)
         print(markdown(name, found, rows), flush=True)
         content[name] = {"ratios": rows, "seconds": found, "load": {"before": before, "after": os.getloadavg()}}
+    content["options"] = {"rounds": options.rounds, "share": options.share}
     content["machine"] = {
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
