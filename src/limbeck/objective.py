@@ -14,7 +14,8 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses.fused import Part as LogitPart
-from limbeck.losses.fused import fused_from, joint
+from limbeck.losses.fused import in_one_pass
+from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs, Tap
 from limbeck.schedules import Schedule
 
@@ -430,34 +431,54 @@ class Objective(nn.Module):
         accumulation, ranks); by default the batch's own.
         """
         logits = outputs["student"].logits
-        totals, parts, together = list[Tensor](), dict[str, Part](), dict[str, LogitPart]()
-        for term, weight in self.active(step):
-            on_logits = term.on_logits(outputs, batch, step) if self._in_one_pass(logits) else None
-            if on_logits is None:
-                value, own = term(outputs, batch, step)
-            else:
-                term.check_samples(outputs, batch)
-                value, own = logits.new_zeros(()), term.count(batch)  # the value follows, of all together
-            if counts is not None and term.name not in counts:
-                raise InputError(f"counts: term '{term.name}' is missing; give what Objective.counts returns, added up")
-            count = own if counts is None else counts[term.name]
-            if on_logits is not None:
-                divisor = max(count, 1) if isinstance(count, int) else count.clamp_min(1)
-                together[term.name] = replace(on_logits, coefficient=weight / divisor)
-            elif isinstance(count, int):
+        active = self.active(step)
+        counted = {term.name: self._count(term, batch, counts) for term, _ in active}
+        together = self._on_logits(active, outputs, batch, step, counted)
+        found = in_one_pass(logits, list(together.values())) if together else None
+        sums = {} if found is None else dict(zip(together, found[1], strict=True))
+        totals, parts = list[Tensor]() if found is None else [found[0]], dict[str, Part]()
+        for term, weight in active:
+            own, count = counted[term.name]
+            if term.name in sums:
+                parts[term.name] = Part(sums[term.name], own, weight)
+                continue
+            value, _ = term(outputs, batch, step)
+            if isinstance(count, int):
                 totals.append(value * (weight / max(count, 1)))
             else:
                 totals.append(value * weight / count.clamp_min(1))
             parts[term.name] = Part(value.detach(), own, weight)
-        if together:
-            joined, sums = joint(logits, list(together.values()))
-            totals.append(joined)
-            parts |= {name: replace(parts[name], sum=value) for name, value in zip(together, sums, strict=True)}
         return Loss(sum(totals[1:], totals[0]) if totals else logits[:0].sum(), parts)
 
-    def _in_one_pass(self, logits: Tensor) -> bool:
-        """Return whether the terms that compare the student's logits alone are computed together."""
-        return fused_from(logits) and not self.differentiates_twice
+    @staticmethod
+    def _count(
+        term: Term, batch: Batch, counts: Mapping[str, Tensor | int] | None
+    ) -> tuple[Tensor | int, Tensor | int]:
+        """Return how many a term counts in a batch, and by what its sum is divided."""
+        own = term.count(batch)
+        if counts is not None and term.name not in counts:
+            raise InputError(f"counts: term '{term.name}' is missing; give what Objective.counts returns, added up")
+        return own, own if counts is None else counts[term.name]
+
+    def _on_logits(
+        self,
+        active: Sequence[tuple[Term, float]],
+        outputs: Mapping[str, Outputs],
+        batch: Batch,
+        step: int | None,
+        counted: Mapping[str, tuple[Tensor | int, Tensor | int]],
+    ) -> dict[str, LogitPart]:
+        """Return the terms that compare the student's logits alone, to be computed together."""
+        found = dict[str, LogitPart]()
+        for term, weight in () if self.differentiates_twice else active:
+            part = term.on_logits(outputs, batch, step)
+            if part is not None:
+                term.check_samples(outputs, batch)
+                count = counted[term.name][1]
+                dtype = compute_dtype(outputs["student"].logits[:0]).dtype
+                divisor = max(count, 1) if isinstance(count, int) else count.clamp_min(1).to(dtype)
+                found[term.name] = replace(part, coefficient=weight / divisor)
+        return found
 
     def _terms(self) -> list[Term]:
         return list(self.terms.values())  # type: ignore[arg-type]

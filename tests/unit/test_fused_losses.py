@@ -14,7 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from limbeck import Batch, Distiller, losses, methods
 from limbeck.errors import InputError
 from limbeck.losses import KL, REVERSE_KL, Dense, Sampled, TopK, correlation, divergence, soften
-from limbeck.losses.fused import Hard, Soft, fused_from, joint
+from limbeck.losses.fused import Hard, Soft, joint
+from limbeck.losses.fused.small import FewCalls
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.terms import HardLabels, SoftTargets
@@ -201,7 +202,6 @@ def test_one_tensor_of_the_size_of_the_logits_is_saved():
     sizes = []
     with saved_tensors_hooks(lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor):
         losses.kd(z, v, labels).backward()
-    assert fused_from(z)
     assert [size for size in sizes if size >= z.numel()] == [z.numel()]
 
 
@@ -295,7 +295,7 @@ def test_kd_weighs_and_averages_as_its_plain_twin():
 
 
 def objective_case(monkeypatch, size: int) -> tuple[dict[str, Outputs], Batch]:
-    monkeypatch.setattr("limbeck.losses.fused.one_pass._FROM", size)
+    monkeypatch.setattr("limbeck.losses.fused.one_pass.ONE_PASS_FROM", size)
     case = Case()
     batch = Batch.of(torch.zeros(24, 2), case.labels)
     batch.mask = case.mask
@@ -328,7 +328,7 @@ def test_terms_of_their_own_stay_as_they_are(monkeypatch):
     for name in ("dkd", "dist", "label_smoothing", "wttm"):
         term_wise = methods.builder(name)()
         with monkeypatch.context() as context:
-            context.setattr("limbeck.losses.fused.one_pass._FROM", 2**30)
+            context.setattr("limbeck.losses.fused.one_pass.ONE_PASS_FROM", 2**30)
             wanted = term_wise(outputs, batch, 0).total
         torch.testing.assert_close(term_wise(outputs, batch, 0).total, wanted)
 
@@ -344,7 +344,7 @@ def test_objectives_that_differentiate_twice_compute_plainly(monkeypatch):
 def test_a_training_is_the_same_in_one_pass(monkeypatch):
     weights = []
     for size in (2**30, 1):
-        monkeypatch.setattr("limbeck.losses.fused.one_pass._FROM", size)
+        monkeypatch.setattr("limbeck.losses.fused.one_pass.ONE_PASS_FROM", size)
         torch.manual_seed(0)
         student, teacher = nn.Linear(6, 40), nn.Linear(6, 40)
         distiller = Distiller(student, teacher, methods.kd())
@@ -453,3 +453,69 @@ def test_without_triton_it_is_refused_in_words(monkeypatch):
     monkeypatch.setattr("limbeck.losses.fused.available.has_triton", lambda: False)
     with pytest.raises(InputError, match="backend: found 'triton', but Triton is not installed"):
         losses.kl(torch.zeros(2, 3), torch.zeros(2, 3), backend="triton")
+
+
+# -- small logits -----------------------------------------------------------------------------------------------------
+
+
+def small_case(**settings) -> Case:
+    case = Case(**settings)
+    case.labels.clamp_min_(0)
+    return case
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("settings", [{"alpha": 0.3}, {"soft_weight": 1.5}, {"hard_weight": 0.5}], **by_name)
+def test_few_calls_give_the_plain_loss(temperature, dtype, settings):
+    case = small_case(dtype=dtype)
+    found, wanted = ([], [])
+    for backend, into, z in (("auto", found, case.z), ("plain", wanted, case.z.double())):
+        own = z.clone().requires_grad_()
+        loss = losses.kd(own, case.v.to(own.dtype), case.labels, temperature=temperature, backend=backend, **settings)
+        (3.0 * loss).backward()
+        into += [loss.detach(), own.grad]
+    assert found[0].dtype == dtype
+    assert_near((found[0], found[1]), (wanted[0], wanted[1]), 3e-6 if dtype == torch.float32 else 1e-12)
+
+
+def test_few_calls_are_what_a_small_loss_takes(monkeypatch):
+    calls = []
+    monkeypatch.setattr(FewCalls, "apply", lambda logits, parts: calls.append(parts) or _real(logits, parts))
+    _real = FewCalls.__base__.apply.__func__.__get__(FewCalls)
+    case = small_case()
+    losses.kd(case.z, case.v, case.labels)
+    methods.kd()({"student": Outputs(case.z), "teacher": Outputs(case.v)}, Batch.of(torch.zeros(24, 2), case.labels))
+    assert len(calls) == 2
+    case.labels[0] = -100
+    losses.kd(case.z, case.v, case.labels)
+    losses.kd(case.z, case.v, case.labels.clamp_min(0), mask=case.mask)
+    losses.kd(case.z, case.v, case.labels.clamp_min(0), backend="plain")
+    assert len(calls) == 2
+
+
+def test_a_small_loss_has_a_second_derivative():
+    case = small_case(dtype=torch.float64)
+    own = case.z.clone().requires_grad_()
+
+    def loss(logits):
+        return losses.kd(logits, case.v, case.labels, temperature=2.0, alpha=0.4)
+
+    few_rows = own[:3, :4]
+    case.v, case.labels = case.v[:3, :4], case.labels[:3] % 4
+    assert torch.autograd.gradcheck(loss, (few_rows.detach().clone().requires_grad_(),))
+    assert torch.autograd.gradgradcheck(loss, (few_rows.detach().clone().requires_grad_(),))
+
+
+def test_small_logits_with_classes_that_are_ruled_out_are_computed_plainly():
+    case = small_case()
+    case.labels.clamp_max_(50)
+    case.z[:, 55:] = case.v[:, 55:] = -torch.inf
+    found = []
+    for backend in ("auto", "plain"):
+        own = case.z.clone().requires_grad_()
+        loss = losses.kd(own, case.v, case.labels, backend=backend)
+        loss.backward()
+        found.append((loss.detach(), own.grad))
+    assert bool(found[0][0].isfinite())
+    torch.testing.assert_close(found[0], found[1])

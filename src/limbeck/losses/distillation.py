@@ -1,7 +1,5 @@
 """The losses one writes in a training loop: on hard labels, on soft targets, on both, and on the logits themselves."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +18,7 @@ from limbeck.losses.divergences import (
     jensen_shannon,
     skewed,
 )
-from limbeck.losses.fused.one_pass import Backend, fused_from, joint
+from limbeck.losses.fused.one_pass import ONE_PASS_FROM, Backend, in_one_pass
 from limbeck.losses.fused.parts import Hard, Part, Soft
 from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, only_counted, reduce
 from limbeck.losses.weights import kd_weights
@@ -365,18 +363,13 @@ def kd(
         raise InputError(
             "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
         )
-    if fused_from(student_logits, backend):
-        if mask is not None:
-            check_mask(mask, student_logits.shape[:-1])
-        parts: list[Part] = []
-        if labels is not None and hard_weight:
-            check_labels(labels, student_logits.shape[:-1])
-            labelled = labels != UNLABELLED if mask is None else (labels != UNLABELLED) & mask
-            parts.append(Hard(labels, hard_weight / labelled.sum().clamp_min(1), mask))
-        if soft_weight:
-            coefficient = soft_weight / _counted(student_logits, mask)
-            parts.append(Soft(teacher_logits, temperature, KL, coefficient, mask))
-        return joint(student_logits, parts, backend=backend)[0]
+    parts: list[Part] = []
+    if labels is not None and hard_weight:
+        parts.append(Hard(labels, hard_weight, mask, mean=True))
+    if soft_weight:
+        parts.append(Soft(teacher_logits, temperature, KL, soft_weight, mask, mean=True))
+    if (found := in_one_pass(student_logits, parts, backend)) is not None:
+        return found[0]
     if soft_weight == 0:
         assert labels is not None
         return hard_weight * cross_entropy(student_logits, labels, mask=mask)
@@ -443,16 +436,10 @@ def _divergence(
     backend: Backend,
 ) -> Tensor:
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    if reduction != "none" and fused_from(student_logits, backend):
+    if reduction != "none" and (backend != "auto" or student_logits.numel() >= ONE_PASS_FROM):
         coefficient = 1.0 / divergence.factor(temperature)
-        part = Soft(teacher_logits, temperature, divergence, coefficient, mask)
-        if reduction == "mean":
-            part = replace(part, coefficient=coefficient / _counted(student_logits, mask))
-        return joint(student_logits, [part], backend=backend)[0]
+        part = Soft(teacher_logits, temperature, divergence, coefficient, mask, mean=reduction == "mean")
+        if (found := in_one_pass(student_logits, [part], backend)) is not None:
+            return found[0]
     target = soften(teacher_logits, temperature)
     return reduce(divergence.per_example(student_logits, target, temperature), mask, reduction)
-
-
-def _counted(logits: Tensor, mask: Tensor | None) -> Tensor | int:
-    """Return how many rows of logits (..., K) a mask counts, 1 at least."""
-    return max(logits.shape[:-1].numel(), 1) if mask is None else mask.sum().clamp_min(1)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked
-from limbeck.batch import UNLABELLED
 from limbeck.errors import InputError
 from limbeck.losses.divergences import KL, Divergence
 from limbeck.losses.fused.parts import Hard, Part, Soft
 from limbeck.losses.fused.tiles import tiled
+from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.sparse import Sampled, TopK
 from limbeck.losses.weights import kd_weights
 
@@ -105,6 +105,7 @@ def fused_linear_kd(
     """
     hard_weight, soft_weight = kd_weights(alpha, hard_weight, soft_weight)
     own = _head("student", student)
+    dtype = compute_dtype(own.hidden[:0], "hidden").dtype
     leading, classes = own.hidden.shape[:-1], len(own.weight)
     other = teacher if isinstance(teacher, TopK | Sampled) else _head("teacher", teacher)
     if isinstance(other, Head):
@@ -118,13 +119,11 @@ def fused_linear_kd(
         raise InputError(f"divergence {divergence.name}: cannot be computed in chunks; use losses.kd on whole logits")
     parts: list[Part] = []
     if labels is not None and hard_weight:
-        counted = labels != UNLABELLED if mask is None else (labels != UNLABELLED) & mask
-        parts.append(Hard(labels, hard_weight / counted.sum().clamp_min(1), mask).flat(tuple(leading), classes))
+        parts.append(Hard(labels, hard_weight, mask, mean=True).flat(tuple(leading), classes, dtype))
     if soft_weight:
-        count = leading.numel() if mask is None else mask.sum().clamp_min(1)
         target = own.hidden.new_zeros(()).expand(*leading, classes) if isinstance(other, Head) else other
-        coefficient = soft_weight / (max(count, 1) if isinstance(count, int) else count)
-        parts.append(Soft(target, temperature, divergence, coefficient, mask).flat(tuple(leading), classes))
+        soft = Soft(target, temperature, divergence, soft_weight, mask, mean=True)
+        parts.append(soft.flat(tuple(leading), classes, dtype))
     flat = other.flat("teacher") if isinstance(other, Head) else None
     rows = max(1, _CHUNK // classes) if chunk is None else chunk
     checks.at_least("chunk", rows, 1)

@@ -1,29 +1,47 @@
 """One autograd function for all parts of a loss that read the same logits, and the choice of what computes it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError, one_of
 from limbeck.losses.fused.compiled import compiled
 from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.fused.small import FewCalls, few
 from limbeck.losses.fused.tiles import tiled
 from limbeck.losses.reduction import compute_dtype
 
-__all__ = ["Backend", "fused_from", "joint", "usable"]
+__all__ = ["ONE_PASS_FROM", "Backend", "in_one_pass", "joint", "usable"]
 
 Backend = Literal["auto", "plain", "eager", "compile", "triton"]
 """What computes a loss on logits: "plain" the formulas of `limbeck.losses`, the others in one pass."""
 
-_FROM = 2**16
+ONE_PASS_FROM = 2**16
 """Elements from which one pass is faster than the plain formulas: below, calls cost more than memory."""
 
 
-def fused_from(logits: Tensor, backend: Backend = "auto") -> bool:
-    """Return whether logits are computed in one pass: where they are large, or a back end is named."""
-    return backend != "plain" and (backend != "auto" or logits.numel() >= _FROM)
+def in_one_pass(logits: Tensor, parts: Sequence[Part], backend: Backend = "auto") -> tuple[Tensor, list[Tensor]] | None:
+    """Return what `joint` returns, where that is faster than the plain formulas or asked for; otherwise None.
+
+    Of small logits that is KL or cross-entropy beside hard labels, where every row counts.
+    """
+    if backend == "plain":
+        return None
+    if backend == "auto" and logits.numel() < ONE_PASS_FROM:
+        found = few(logits, parts)
+        if found is None:
+            return None
+        total, *sums = FewCalls.apply(logits, found)  # type: ignore[no-untyped-call]
+        if not math.isfinite(float(total.detach())):  # of classes that are ruled out
+            return None
+        order = [part for part in found[::-1] if part is not None]
+        soft_first = {type(part): value for part, value in zip(order, sums, strict=True)}
+        return total, [soft_first[type(part)] for part in parts]
+    return joint(logits, parts, backend=backend)
 
 
 def usable(part: Part) -> bool:
@@ -62,9 +80,9 @@ def joint(logits: Tensor, parts: Sequence[Part], *, backend: Backend = "auto") -
         Hinton, Vinyals & Dean (2015), arXiv:1503.02531; Hsu et al. (2024), "Liger Kernel", arXiv:2410.10989, for the
         gradient that is made in the forward pass.
     """
-    compute_dtype(logits[:0])
+    dtype = compute_dtype(logits[:0]).dtype
     leading, classes = tuple(logits.shape[:-1]), logits.shape[-1]
-    flat = [part.flat(leading, classes) for part in parts]
+    flat = [part.flat(leading, classes, dtype) for part in parts]
     refused = next((part for part in flat if isinstance(part, Soft) and not usable(part)), None)
     if refused is not None:
         raise InputError(f"divergence {refused.divergence.name}: cannot be computed in one pass; use backend='plain'")
@@ -120,6 +138,6 @@ class _Joint(torch.autograd.Function):
                 " backend='plain'"
             )
         (gradient,) = ctx.saved_tensors
-        if by_total.device.type == "cpu" and float(by_total) == 1.0:
+        if not on_accelerator(by_total) and float(by_total) == 1.0:
             return gradient, None, None
         return gradient * by_total.to(gradient.dtype), None, None

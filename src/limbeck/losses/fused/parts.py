@@ -1,5 +1,6 @@
 """The parts of a loss on logits: what each compares the student with, and what it counts."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.batch import UNLABELLED
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
 from limbeck.losses.divergences import KL, Divergence
 from limbeck.losses.reduction import check_labels, check_mask
@@ -20,27 +22,35 @@ class Hard:
     """Cross-entropy on labels, times a coefficient.
 
     labels: (...) int64, `UNLABELLED` for none.  coefficient: a number, or a scalar tensor.  mask: (...) bool.
+    mean: whether the coefficient is divided by how many count.
     """
 
     labels: Tensor
     coefficient: float | Tensor = 1.0
     mask: Tensor | None = None
+    mean: bool = False
 
-    def flat(self, leading: tuple[int, ...], classes: int) -> "Hard":
-        """Return it for logits (n, K), its mask including which places are labelled; InputError for what is wrong."""
+    def flat(self, leading: tuple[int, ...], classes: int, dtype: torch.dtype) -> "Hard":
+        """Return it for logits (n, K), its mask including which places are labelled; InputError for what is wrong.
+
+        dtype: that the loss is computed in.
+        """
         check_labels(self.labels, leading)
         counted = self.labels != UNLABELLED
         if self.mask is not None:
             check_mask(self.mask, leading)
             counted = counted & self.mask
-        if self.labels.device.type == "cpu" and bool(counted.any()):
+        if not on_accelerator(self.labels) and bool(counted.any()):
             low, high = map(int, torch.aminmax(self.labels[counted]))
             if low < 0 or high >= classes:
                 raise InputError(
                     f"labels: found {low} to {high}, expected 0 to {classes - 1} for logits of {classes} classes (or"
                     f" {UNLABELLED})"
                 )
-        return replace(self, labels=torch.where(counted, self.labels, 0).reshape(-1), mask=_told(counted))
+        labels, coefficient = torch.where(counted, self.labels, 0).reshape(-1), self.coefficient
+        if self.mean:
+            coefficient = coefficient / counted.sum().clamp_min(1).to(dtype)
+        return Hard(labels, coefficient, _told(counted))
 
     def rows(self, where: slice | Tensor) -> "Hard":
         """Return the part of some rows of a flat one."""
@@ -52,7 +62,8 @@ class Soft:
     """A divergence between a target and the student at a temperature, times its factor and a coefficient.
 
     target: the teacher's logits (..., K), or a `TopK` or `Sampled` target at this temperature.
-    coefficient: a number, or a scalar tensor.  mask: (...) bool.
+    coefficient: a number, or a scalar tensor.  mask: (...) bool.  mean: whether the coefficient is divided by how many
+    count.
     """
 
     target: Tensor | TopK | Sampled
@@ -60,13 +71,14 @@ class Soft:
     divergence: Divergence = KL
     coefficient: float | Tensor = 1.0
     mask: Tensor | None = None
+    mean: bool = False
 
     @property
     def factor(self) -> float:
         """What the divergence is multiplied by at its temperature."""
         return self.divergence.factor(self.temperature)
 
-    def flat(self, leading: tuple[int, ...], classes: int) -> "Soft":
+    def flat(self, leading: tuple[int, ...], classes: int, dtype: torch.dtype) -> "Soft":
         """Return it for logits (n, K); InputError for what is wrong."""
         checks.positive("temperature", self.temperature)
         target = self.target
@@ -81,9 +93,15 @@ class Soft:
                 flat = TopK(ids, target.log_probs.reshape(ids.shape), target.log_tail.reshape(-1))
             else:
                 flat = Sampled(ids, target.entropy.reshape(-1))
-        if self.mask is not None:
-            check_mask(self.mask, leading)
-        return replace(self, target=flat, mask=None if self.mask is None else _told(self.mask))
+        coefficient, mask = self.coefficient, self.mask
+        if mask is not None:
+            check_mask(mask, leading)
+        if self.mean:
+            coefficient = coefficient / (
+                max(math.prod(leading), 1) if mask is None else mask.sum().clamp_min(1).to(dtype)
+            )
+        mask = None if mask is None else _told(mask)
+        return Soft(flat, self.temperature, self.divergence, coefficient, mask)
 
     def rows(self, where: slice | Tensor) -> "Soft":
         """Return the part of some rows of a flat one."""
@@ -102,4 +120,4 @@ Part = Hard | Soft
 
 def _told(mask: Tensor) -> Tensor | None:
     """Return a flat mask; None on the CPU where it counts all."""
-    return None if mask.device.type == "cpu" and bool(mask.all()) else mask.reshape(-1)
+    return None if not on_accelerator(mask) and bool(mask.all()) else mask.reshape(-1)

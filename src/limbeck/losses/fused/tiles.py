@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from limbeck.devices import on_accelerator
 from limbeck.losses.dense import soften
 from limbeck.losses.fused.parts import Hard, Part, Soft
 from limbeck.losses.sparse import Sampled, TopK
@@ -73,7 +74,7 @@ def _softened(logits: Tensor, temperature: float, scaled: Tensor, probs: Tensor)
 
 def _finite(value: Tensor) -> bool:
     """Return whether all values (n,) are finite; on an accelerator they are not looked at."""
-    return value.device.type != "cpu" or math.isfinite(float(value.sum()))
+    return on_accelerator(value) or math.isfinite(float(value.sum()))
 
 
 class _Tile:
@@ -93,7 +94,7 @@ class _Tile:
     def add(self, part: Part) -> Tensor:
         """Return a part's values, and add its gradient."""
         counted = part.mask
-        if counted is not None and self.own.device.type == "cpu":
+        if counted is not None and not on_accelerator(self.own):
             if not bool(counted.any()):
                 return self.own.new_zeros(len(self.own))
             if bool(counted.all()):

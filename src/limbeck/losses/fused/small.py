@@ -1,0 +1,132 @@
+"""The loss of `kd` on small logits in as few calls as it takes: there, calls cost more than arithmetic."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck.devices import on_accelerator
+from limbeck.losses.fused.parts import Hard, Part, Soft
+
+__all__ = ["Few", "few"]
+
+
+class Few(NamedTuple):
+    """Hard labels and one target by KL or cross-entropy, where every row counts."""
+
+    hard: Hard | None
+    soft: Soft | None
+
+
+def few(logits: Tensor, parts: Sequence[Part]) -> Few | None:
+    """Return the parts of a loss on small logits (n, K) that few calls compute; None for any others.
+
+    Labels are looked at, so that logits on an accelerator have none.
+
+    >>> labels = torch.tensor([0, 2])
+    >>> few(torch.zeros(2, 3), [Hard(labels)]) is None, few(torch.zeros(2, 3), [Hard(labels - 100)]) is None
+    (False, True)
+    """
+    if logits.dim() != 2 or logits.dtype not in (torch.float32, torch.float64) or on_accelerator(logits):
+        return None
+    hard = [part for part in parts if isinstance(part, Hard)]
+    soft = [part for part in parts if isinstance(part, Soft)]
+    if not parts or len(hard) > 1 or len(soft) > 1 or any(part.mask is not None for part in parts) or not len(logits):
+        return None
+    for each in soft:
+        target = each.target
+        if not isinstance(target, Tensor) or target.shape != logits.shape or target.dtype != logits.dtype:
+            return None
+        if each.divergence.kind not in ("kl", "cross_entropy"):
+            return None
+    for part in hard:
+        labels = part.labels
+        if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
+            return None
+        low, high = torch.aminmax(labels)
+        if int(low) < 0 or int(high) >= logits.shape[1]:
+            return None
+    return Few(_meant(hard[0], logits) if hard else None, _meant(soft[0], logits) if soft else None)
+
+
+_P = TypeVar("_P", Hard, Soft)
+
+
+def _meant(part: _P, logits: Tensor) -> _P:
+    """Return a part with its coefficient divided by how many count, if it is a mean."""
+    return replace(part, coefficient=part.coefficient / len(logits), mean=False) if part.mean else part
+
+
+class FewCalls(torch.autograd.Function):
+    """Value and gradient of such a loss; the sums of soft targets and of labels follow the total."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, parts: Few) -> tuple[Tensor, ...]:
+        own, wanted = logits.detach(), ctx.needs_input_grad[0]
+        total, slope, sums = own.new_zeros(()), None, list[Tensor]()
+        with torch.autocast("cpu", enabled=False):
+            if parts.soft is not None:
+                value, slope = _soft(own, parts.soft, wanted)
+                sums.append(value)
+                total = value * parts.soft.coefficient
+            if parts.hard is not None:
+                value, by_label = _hard(own, parts.hard, wanted)
+                sums.append(value)
+                total = total + value * parts.hard.coefficient
+                if by_label is not None:
+                    slope = by_label if slope is None else slope.add_(by_label)
+        ctx.mark_non_differentiable(*sums)
+        ctx.parts = parts
+        if slope is not None:
+            ctx.save_for_backward(logits, slope)
+        return (total, *sums)
+
+    @staticmethod
+    def backward(ctx: Any, by_total: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        logits, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # of a second derivative: the slope as a function of the logits
+            slope = _slope(logits, ctx.parts)
+        elif float(by_total) == 1.0:
+            return slope, None
+        return slope * by_total, None
+
+
+def _soft(own: Tensor, part: Soft, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    assert isinstance(part.target, Tensor)
+    scale = 1.0 / part.temperature
+    log_q = F.log_softmax(own * scale, -1)
+    log_p = F.log_softmax(part.target.detach() * scale, -1)
+    p = log_p.exp()
+    if part.divergence.entropies:
+        value = torch.dot(p.view(-1), log_p.sub_(log_q).view(-1))
+    else:
+        value = torch.dot(p.view(-1), log_q.view(-1)).neg_()
+    value = value * part.factor
+    return value, log_q.exp_().sub_(p).mul_(part.coefficient * (part.factor * scale)) if wanted else None
+
+
+def _hard(own: Tensor, part: Hard, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    log_q = F.log_softmax(own, -1)
+    value = F.nll_loss(log_q, part.labels, reduction="sum")
+    if not wanted:
+        return value, None
+    labels = part.labels.unsqueeze(1)
+    slope = log_q.exp_().scatter_add_(1, labels, log_q.new_full((), -1.0).expand(labels.shape))
+    return value, slope.mul_(part.coefficient)
+
+
+def _slope(logits: Tensor, parts: Few) -> Tensor:
+    """Return the derivative of the total by the logits, which can be differentiated again."""
+    slope = torch.zeros_like(logits)
+    if parts.soft is not None:
+        assert isinstance(parts.soft.target, Tensor)
+        temperature = parts.soft.temperature
+        p = (parts.soft.target.detach() / temperature).softmax(-1)
+        slope = ((logits / temperature).softmax(-1) - p) * (parts.soft.coefficient * parts.soft.factor / temperature)
+    if parts.hard is not None:
+        label = F.one_hot(parts.hard.labels, logits.shape[1]).to(logits.dtype)
+        slope = slope + (logits.softmax(-1) - label) * parts.hard.coefficient
+    return slope
