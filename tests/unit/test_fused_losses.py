@@ -519,3 +519,29 @@ def test_small_logits_with_classes_that_are_ruled_out_are_computed_plainly():
         found.append((loss.detach(), own.grad))
     assert bool(found[0][0].isfinite())
     torch.testing.assert_close(found[0], found[1])
+
+
+def test_few_calls_give_each_part_its_own_sum():
+    case = small_case()
+    outputs = {"student": Outputs(case.z), "teacher": Outputs(case.v)}
+    found = methods.kd()(outputs, Batch.of(torch.zeros(24, 2), case.labels)).parts
+    torch.testing.assert_close(found["hard"].sum, losses.cross_entropy(case.z, case.labels, reduction="sum"))
+    soft = losses.kl(case.z, case.v, temperature=4.0, reduction="sum", backend="plain")
+    torch.testing.assert_close(found["soft"].sum, 16.0 * soft)
+
+
+@pytest.mark.parametrize("given", DIVERGENCES, **by_name)
+def test_a_rest_without_mass_is_computed_plainly(given):
+    """All classes are kept, or the student gives the others less than float32 can hold."""
+    case = Case()
+    case.mask[:] = True
+    case.z[::2, 30:] -= 300.0
+    case.labels.clamp_max_(20)
+    wide = soften(case.v.double(), 1.0)
+    for ids in (torch.arange(61).expand(24, 61), torch.arange(30).expand(24, 30)):
+        log_probs = wide.log_probs.gather(-1, ids)
+        tail = wide.log_probs.scatter(-1, ids, -torch.inf).logsumexp(-1)
+        exact = TopK(ids, log_probs, tail)
+        found = case.fused(given, TopK(ids, log_probs.float(), tail.float()), 1.0)
+        assert bool(found[1].isfinite().all())
+        assert_near(found, case.plain(given, exact, 1.0), 2e-5)
