@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,15 +22,19 @@ from limbeck.locks import Waiting, exclusive
 __all__ = [
     "DEVICE_NAMES",
     "Launch",
+    "Lost",
     "all_rows",
     "all_there",
     "end_together",
     "first_does",
     "first_says",
+    "heed_launcher",
     "held_by_first",
     "is_first",
     "join",
     "launched",
+    "leave",
+    "own_rank",
     "plain_environment",
     "same_in_all",
     "world_size",
@@ -56,6 +61,7 @@ _GRACE = 15.0
 """Seconds that a process that has failed gives the others to end with it."""
 
 _counted = {"meetings": 0, "calls": 0, "depth": 0}
+_ending = {"begun": False, "hurried": False}
 
 
 # ----------------------------------------------------------------------------------------------------------- who is who
@@ -64,6 +70,11 @@ _counted = {"meetings": 0, "calls": 0, "depth": 0}
 def world_size() -> int:
     """Return how many processes train together; 1 without `torch.distributed`."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def own_rank() -> int:
+    """Return the number of this process among those that train together, from 0."""
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
 def is_first() -> bool:
@@ -274,7 +285,7 @@ def first_does(work: Callable[[], _T]) -> _T:
     with all_there():
         while not store.check([key]):
             if (end := _end_of(0)) is not None:
-                raise _Lost(end["line"], end["code"])
+                raise Lost(end["line"], end["code"])
             waiting.pause()
         told = json.loads(store.get(key))
     if "line" in told:
@@ -301,7 +312,23 @@ def held_by_first(path: Path, *, wait: bool, busy: str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------- the end
 
 
-class _Lost(RunError):
+def heed_launcher() -> None:
+    """End with a line at SIGTERM, which a launcher sends to all other processes once one has ended.
+
+    For the command line.  It is an error like others, and while this process ends already, the end of its waiting.
+    """
+    if world_size() == 1 or threading.current_thread() is not threading.main_thread():
+        return
+
+    def receive(number: int, _frame: Any) -> None:
+        if not _ending["begun"]:
+            raise Interrupted(f"interrupted by {signal.Signals(number).name}", number)
+        _ending["hurried"] = True
+
+    signal.signal(signal.SIGTERM, receive)
+
+
+class Lost(RunError):
     """Another process has ended, so that this one cannot go on."""
 
     def __init__(self, line: str, code: int = RunError.exit_code) -> None:
@@ -318,9 +345,22 @@ def all_there() -> Iterator[None]:
         lost = isinstance(error, distributed.DistError) or "gloo" in str(error) or "Connection closed" in str(error)
         if world_size() == 1 or not lost or isinstance(error, LimbeckError):
             raise
-        raise _Lost(
+        _ending["begun"] = True
+        raise Lost(
             "processes: another process of this training has ended; see what it said, and start all of them again"
         ) from None
+
+
+def leave() -> None:
+    """End well: the first process, which may hold the store that all of them read, stays until the others have left."""
+    if world_size() == 1:
+        return
+    _ending["begun"] = True
+    waiting, names = Waiting(None), [f"limbeck/left/{rank}" for rank in range(world_size())]
+    with suppress(RuntimeError):  # the store went with the first process
+        _store().set(names[own_rank()], "")
+        while is_first() and not _store().check(names) and waiting.seconds < _GRACE and not _ending["hurried"]:
+            waiting.pause()
 
 
 def end_together(error: LimbeckError, say: Callable[[str], None]) -> int:
@@ -332,7 +372,8 @@ def end_together(error: LimbeckError, say: Callable[[str], None]) -> int:
     if world_size() == 1:
         say(line)
         return code
-    own, lost = distributed.get_rank(), isinstance(error, _Lost)
+    _ending["begun"] = True
+    own, lost = distributed.get_rank(), isinstance(error, Lost)
     others = [rank for rank in range(world_size()) if rank != own]
     try:
         _store().set(f"limbeck/end/{own}", json.dumps({"line": line, "code": code, "lost": lost}))
@@ -345,7 +386,8 @@ def end_together(error: LimbeckError, say: Callable[[str], None]) -> int:
     if lost and first_to_fail is not None:
         rank, end = first_to_fail
         line, code = f"process {rank}: {end['line']}", end["code"]
-    if (own == 0 and lost) or (own != 0 and 0 not in ends and not lost):
+    silent = own != 0 and 0 not in ends  # the first has not said it, and does so no more
+    if (own == 0 and lost) or (silent and (not lost or own == 1)):
         say(line if own == 0 else f"process {own}: {line}")
     return code
 
@@ -355,7 +397,7 @@ def _ends(ranks: list[int]) -> dict[int, Any]:
     waiting = Waiting(None)
     while True:
         ends = {rank: end for rank in ranks if (end := _end_of(rank)) is not None}
-        if len(ends) == len(ranks) or waiting.seconds > _GRACE:
+        if len(ends) == len(ranks) or waiting.seconds > _GRACE or _ending["hurried"]:
             return ends
         waiting.pause()
 
@@ -379,20 +421,26 @@ def _as_first(error: str, line: str, code: int) -> LimbeckError:
     kind = getattr(errors, error, None)
     if isinstance(kind, type) and issubclass(kind, LimbeckError):
         return kind(line)
-    return _Lost(f"processes: the first one has ended ({error}: {line})", code)
+    return Lost(f"processes: the first one has ended ({error}: {line})", code)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def same_in_all(module: nn.Module) -> None:
+def same_in_all(module: nn.Module, *, parameters: bool = True) -> None:
     """Give a module in all processes the first one's parameters and buffers.
 
     Statistics of batches, which each process has of its own part, are the only ones that can differ.
+    parameters: False for the buffers alone.
     """
-    if world_size() > 1:
-        for tensor in (*module.parameters(), *module.buffers()):
-            distributed.broadcast(tensor.detach(), 0)
+    if world_size() == 1:
+        return
+    for tensor in (*(module.parameters() if parameters else ()), *module.buffers()):
+        own = tensor.detach()
+        whole = own.contiguous()  # in another memory format there is no broadcast
+        distributed.broadcast(whole, 0)
+        if whole is not own and whole.data_ptr() != own.data_ptr():
+            own.copy_(whole)
 
 
 def all_rows(rows: Tensor) -> Tensor:
@@ -406,6 +454,8 @@ def all_rows(rows: Tensor) -> Tensor:
     world = world_size()
     if world == 1:
         return rows
+    if distributed.get_backend() == "nccl" and not rows.is_cuda:
+        return all_rows(rows.cuda()).to(rows.device)
     size = torch.tensor([len(rows)], device=rows.device)
     sizes = [torch.empty_like(size) for _ in range(world)]
     distributed.all_gather(sizes, size)

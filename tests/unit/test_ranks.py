@@ -204,7 +204,7 @@ ENDS = {
 def test_of_two_that_end_one_says_why_and_both_exit_alike(together, case):
     """None: what a process finds whose partner is gone."""
     found, *expected = ENDS[case]
-    lost = ranks._Lost("processes: another one has ended")
+    lost = ranks.Lost("processes: another one has ended")
     for rank in (0, 1) if found[1] is None or found[0] is not None else (1, 0):
         said = []
         together(rank)

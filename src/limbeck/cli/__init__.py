@@ -70,7 +70,7 @@ def _meet(verb: str | None) -> None:
     if verb in _ANYWHERE or {"RANK", "WORLD_SIZE", "LOCAL_RANK"}.isdisjoint(os.environ):
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each process warns of what limbeck does on purpose
-    from limbeck.ranks import join, launched
+    from limbeck.ranks import heed_launcher, join, launched
 
     if (launch := launched()) is not None and verb not in _TOGETHER:
         raise InputError(
@@ -78,6 +78,7 @@ def _meet(verb: str | None) -> None:
             "WORLD_SIZE and LOCAL_RANK"
         )
     join()
+    heed_launcher()
 
 
 for _verb in (
@@ -116,6 +117,12 @@ def _said(error: LimbeckError) -> int:
     return code
 
 
+def _leave() -> None:
+    ranks = sys.modules.get("limbeck.ranks")
+    if ranks is not None:
+        ranks.leave()
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends with one line and its exit code, never with a traceback."""
     with steady():
@@ -135,6 +142,7 @@ def _ended() -> int:
     try:
         app(prog_name="limbeck")
     except SystemExit as end:
+        _leave()
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except LimbeckError as error:
         return _said(error)

@@ -49,9 +49,14 @@ def recorded(folder: "RunFolder", *, log: bool = True) -> Iterator[None]:
             if log:
                 folder.log(line)
 
+    from limbeck.ranks import Lost
+
     try:
         with as_errors():
             yield
+    except Lost as error:
+        note(f"stopped: {error}")
+        raise Lost(f"{error}; go on: {folder.again}", error.exit_code) from None
     except (Interrupted, KeyboardInterrupt) as error:
         note(f"stopped: {str(error) or 'interrupted'}")
         number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT

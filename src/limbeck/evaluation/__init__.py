@@ -11,7 +11,7 @@ from limbeck.evaluation.fidelity import Fidelity, Nearness, fidelity
 from limbeck.evaluation.figures import Figure, Figures, figures_of
 from limbeck.evaluation.intervals import Interval, gap_closed, t_interval
 from limbeck.evaluation.latency import time_word
-from limbeck.evaluation.metrics import Metrics, evaluate, measure, predict
+from limbeck.evaluation.metrics import Metrics, evaluate, evaluate_together, measure, predict
 from limbeck.evaluation.paired import ClassGain, McNemar, class_gains, mcnemar, paired_difference
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.ranking import item_ranks, mean_reciprocal_rank, ndcg_at_k, recall_at_k
@@ -70,6 +70,7 @@ __all__ = [
     "early_exit_curve",
     "ece",
     "evaluate",
+    "evaluate_together",
     "fgsm",
     "fidelity",
     "figures_of",

@@ -134,10 +134,18 @@ class Figures(ABC):
     def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
         """Measure all of a set at once: logits as `predict` gives them, labels as the set has them."""
 
-    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
-        """Measure a set from the logits and labels of its batches; this keeps them all, a sum need not."""
-        logits, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+    def part(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Return what a batch contributes, (rows, ...) each, for `total`; here all of it, where a sum can be less."""
+        return logits, labels
+
+    def total(self, parts: Iterable[tuple[Tensor, ...]]) -> Metrics:
+        """Measure a set from what each of its batches contributes, in their order; `part` and this belong together."""
+        logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         return self.measure(logits, labels)
+
+    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
+        """Measure a set from the logits and labels of its batches."""
+        return self.total(self.part(logits, labels) for logits, labels in batches)
 
     def of_set(self, metrics: Metrics, samples: SampleSet) -> Metrics:
         """Return the figures with those that only the set tells, beside its labels."""

@@ -10,18 +10,21 @@ from torch.utils.data import RandomSampler
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.batch import Batch
 from limbeck.carry import Carry, state_axis
 from limbeck.data import SampleSet
 from limbeck.data.foreign import samples_of
+from limbeck.data.loader import Batches, part_of
 from limbeck.data.sources import Source, one_pass
 from limbeck.devices import has_float64
 from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, figures_of
 from limbeck.networks import at_once, check_network, evaluating
 from limbeck.outputs import run_model
+from limbeck.ranks import all_rows, all_there, own_rank, same_in_all, world_size
 from limbeck.tasks import CLASSIFICATION, TOKENS, UNLABELLED, Task
 
-__all__ = ["Metrics", "answers", "evaluate", "measure", "predict"]
+__all__ = ["Metrics", "answers", "evaluate", "evaluate_together", "measure", "predict"]
 
 _AT_ONCE = 1000  # samples that a model is asked about together
 _OF_TOKENS = (
@@ -143,21 +146,64 @@ def _checked(batches: Iterable[tuple[Tensor, Tensor]], task: Task) -> Iterator[t
         yield logits, labels
 
 
+def evaluate_together(model: nn.Module, samples: SampleSet | Source) -> Metrics:
+    """Measure a model as `evaluate` does, each of the processes that train together answering a part of the batches.
+
+    Every process must call it, and each gets the figures of the whole set.  They are those of one process bit for bit,
+    since whole batches are divided; those of a stream to rounding, since its lanes are.  The buffers of the network are
+    the first process's: batch statistics of the others are of their own part of the data.
+    """
+    world = world_size()
+    if world == 1 or not isinstance(samples, SampleSet):
+        return evaluate(model, samples)
+    figures = figures_of(samples.task)
+    with torch.no_grad(), all_there():
+        same_in_all(model, parameters=False)
+        loader = one_pass(samples.to(_device(model)), at_once(model, _AT_ONCE))
+        batches, counts = _part_of(loader, samples.lanes, own_rank(), world)
+        found = _checked(_answered(model, batches, _device(model)), samples.task)
+        columns = zip(*(figures.part(logits, labels) for logits, labels in found), strict=True)
+        own = [torch.cat(column) for column in columns]
+        parts = tuple(all_rows(rows if counts else rows[:0]) for rows in own)
+    return figures.of_set(figures.total([parts]), samples)
+
+
+def _part_of(loader: Batches, lanes: int | None, rank: int, world: int) -> tuple[Iterator[Batch], bool]:
+    """Return the batches that a process answers, and whether they count; without any it answers one that does not.
+
+    They are a run of whole batches; of a stream some lanes of each, whose states the process carries.
+    """
+    if lanes is not None:
+        return loader.epoch(0, rank=rank, world=world), rank < lanes
+    own, counts = part_of(torch.arange(loader.steps), rank, world)
+    return islice(loader.epoch(0, start=int(own[0])), len(own)), counts
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 @torch.no_grad()
 def answers(
     model: nn.Module, data: Any, batch_size: int | None = None, device: torch.device | str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a model's logits and the labels, batch by batch, as `predict` puts the former together."""
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = _device(model) if device is None else device
     samples = samples_of("samples", data)
     if isinstance(samples, Source):
         batch_size = samples.batch_size(batch_size, _AT_ONCE)
     check_network("model", model)
+    samples = samples.to(device)
+    loader = one_pass(samples, at_once(model, _AT_ONCE) if batch_size is None else batch_size)
+    yield from _answered(model, loader.epoch(0), device)
+
+
+def _answered(
+    model: nn.Module, batches: Iterable[Batch], device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor]]:
     carry, axis = Carry(), state_axis(model)
     with evaluating(model):
-        samples = samples.to(device)
-        for batch in one_pass(samples, at_once(model, _AT_ONCE) if batch_size is None else batch_size).epoch(0):
+        for batch in batches:
             batch = batch.to(device)
             labels = torch.full_like(batch.index, UNLABELLED) if batch.labels is None else batch.labels
             answer = run_model(model, batch.inputs, task=batch.task, state=carry.state("model", batch, axis))

@@ -36,8 +36,16 @@ class PlaceFigures(Figures):
     def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
         return Places.of(logits, labels).metrics()
 
-    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
-        first, *rest = (Places.of(logits, labels) for logits, labels in batches)
+    def part(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        found = Places.of(logits, labels)
+        return found.confusion[None], torch.tensor([found.nll], dtype=torch.float64)
+
+    def total(self, parts: Iterable[tuple[Tensor, ...]]) -> Metrics:
+        first, *rest = (
+            Places(confusion, nll)
+            for confusions, nlls in parts
+            for confusion, nll in zip(confusions, nlls.tolist(), strict=True)
+        )
         return sum(rest, start=first).metrics()
 
 
@@ -58,16 +66,20 @@ class ItemFigures(Figures):
     def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
         return self.measure_batches([(logits, labels)])
 
-    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
+    def part(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        positives, known = self.task.positives(labels), self.task.known(labels)
+        items = RankedItems.of(logits, positives, known)
+        hits = (items.found(FIRST_ITEMS).any(1)).sum().double()
+        nll = positives_log_loss(logits, positives, known=known, reduction="sum").double()
+        figures = (items.recall(FIRST_ITEMS), items.reciprocal_ranks(), items.ndcg(FIRST_ITEMS))
+        sums = [torch.tensor(float(len(items.ranks))), hits, nll, *(each.sum() for each in figures)]
+        return (torch.stack([each.double().cpu() for each in sums])[None],)
+
+    def total(self, parts: Iterable[tuple[Tensor, ...]]) -> Metrics:
         totals = torch.zeros(6, dtype=torch.float64)
-        for logits, labels in batches:
-            positives, known = self.task.positives(labels), self.task.known(labels)
-            items = RankedItems.of(logits, positives, known)
-            hits = (items.found(FIRST_ITEMS).any(1)).sum().double()
-            nll = positives_log_loss(logits, positives, known=known, reduction="sum").double()
-            figures = (items.recall(FIRST_ITEMS), items.reciprocal_ranks(), items.ndcg(FIRST_ITEMS))
-            sums = [torch.tensor(float(len(items.ranks))), hits, nll, *(each.sum() for each in figures)]
-            totals += torch.stack([each.double().cpu() for each in sums])
+        for (rows,) in parts:
+            for row in rows:
+                totals += row
         examples = int(totals[0])
         if not examples:
             raise DataError(NO_LABELS)
@@ -126,23 +138,27 @@ class TokenFigures(Figures):
     def measure(self, logits: Tensor, labels: Tensor) -> Metrics:
         return self.measure_batches([(logits, labels)])
 
-    def measure_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Metrics:
-        tokens, nll, sums = 0, 0.0, torch.zeros(2, dtype=torch.float64)
-        for logits, labels in batches:
-            known = (labels != UNLABELLED).to(logits.device)
-            rows, classes = logits[known], labels.to(logits.device)[known]
-            if not len(rows):
-                continue
-            each = cross_entropy(compute_dtype(rows), classes, reduction="none").double()
-            ranks = _ranks(rows, classes)
-            tokens, nll = tokens + len(rows), nll + float(each.sum())
-            sums += torch.stack([(ranks == 0).sum(), (ranks < _FIRST_TOKENS).sum()]).double().cpu()
+    def part(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        known = (labels != UNLABELLED).to(logits.device)
+        rows, classes = logits[known], labels.to(logits.device)[known]
+        if not len(rows):
+            return (torch.zeros(1, 4, dtype=torch.float64),)
+        nll = cross_entropy(compute_dtype(rows), classes, reduction="none").double().sum()
+        ranks = _ranks(rows, classes)
+        sums = [nll, (ranks == 0).sum(), (ranks < _FIRST_TOKENS).sum()]
+        return (torch.stack([known.sum().double(), *(each.double() for each in sums)]).cpu()[None],)
+
+    def total(self, parts: Iterable[tuple[Tensor, ...]]) -> Metrics:
+        sums = torch.zeros(4, dtype=torch.float64)
+        for (rows,) in parts:
+            for row in rows:
+                sums += row
+        tokens, nll, right, top = int(sums[0]), *sums[1:].tolist()
         if not tokens:
             raise DataError(NO_LABELS)
         if math.isnan(nll):
             raise InputError(NO_NUMBERS.format("logits"))
-        right, top = (sums / tokens).tolist()
-        return Metrics(tokens, perplexity(nll / tokens), right, nll / tokens, {"top3": top})
+        return Metrics(tokens, perplexity(nll / tokens), right / tokens, nll / tokens, {"top3": top / tokens})
 
     def of_set(self, metrics: Metrics, samples: SampleSet) -> Metrics:
         """Return the figures with bits per byte, where the set's tokenizer knows the bytes of its tokens."""

@@ -13,7 +13,7 @@ from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError, RunError
-from limbeck.evaluation import constant_accuracy, evaluate
+from limbeck.evaluation import constant_accuracy, evaluate_together
 from limbeck.evaluation import parameters as count
 from limbeck.experiment.building import SeedBuilder
 from limbeck.experiment.context import Decisions, SeedContext
@@ -230,7 +230,7 @@ class Experiment:
             except NonFiniteLossError as error:
                 yield name, error
                 continue
-            yield name, evaluate(model, self.choosing.held_out).as_dict()
+            yield name, evaluate_together(model, self.choosing.held_out).as_dict()
 
     def _longer(self) -> Recipe:
         """Return the recipe with as many epochs of the student alone as the distillation's compute pays for."""
@@ -318,7 +318,7 @@ def _distill(run: Experiment) -> Outcome:
     models = seeds[run.first].models
     return Outcome(
         seeds=tuple(
-            SeedOutcome(seed, {role: evaluate(found.models[role], run.final.test) for role in roles})
+            SeedOutcome(seed, {role: evaluate_together(found.models[role], run.final.test) for role in roles})
             for seed, found in seeds.items()
         ),
         roles=_roles(recipe, list(seeds.values())),

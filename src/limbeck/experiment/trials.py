@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.config import Recipe
 from limbeck.config.stores import StoreSpec
 from limbeck.errors import NonFiniteLossError
-from limbeck.evaluation import evaluate
+from limbeck.evaluation import evaluate_together
 from limbeck.experiment.context import SeedContext
 from limbeck.experiment.parts import Parts
 from limbeck.experiment.sameness import same_as_before
@@ -57,7 +57,7 @@ class Trials:
         """
         context = self._context(candidate, seed, name, watch)
         model = candidate.scheme.train(context)[context.role]
-        return evaluate(model, context.held_out).as_dict()
+        return evaluate_together(model, context.held_out).as_dict()
 
     def attempt_together(
         self,
@@ -86,7 +86,9 @@ class Trials:
             drops_out=drops_out,
         )
         return {
-            name: outcome if isinstance(outcome, Exception) else evaluate(outcome.student, context.held_out).as_dict()
+            name: outcome
+            if isinstance(outcome, Exception)
+            else evaluate_together(outcome.student, context.held_out).as_dict()
             for (name, context), outcome in zip(contexts.items(), outcomes, strict=True)
         }
 

@@ -20,7 +20,7 @@ from limbeck.data.loader import Batches
 from limbeck.data.sources import Source, one_pass
 from limbeck.distiller import Distiller, check_answer, require_gradient
 from limbeck.errors import DataError, InputError, ModelError
-from limbeck.evaluation import evaluate, figures_of
+from limbeck.evaluation import evaluate_together, figures_of
 from limbeck.networks import evaluating, networks_of, restore_modes, start_training
 from limbeck.objective import Objective
 from limbeck.outputs import run_model
@@ -433,4 +433,4 @@ def _validated(run: Run, distiller: Distiller, samples: SampleSet | Source, batc
     """Return the metrics and the distiller's own measures of the weights that would be kept."""
     with run.kept_weights():
         own = distiller.measure(one_pass(samples, batch_size, clean_view=True).epoch(0))
-        return run.agree({**evaluate(distiller.student, samples).as_dict(), **own})
+        return run.agree({**evaluate_together(distiller.student, samples).as_dict(), **own})
