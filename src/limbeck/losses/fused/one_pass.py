@@ -11,6 +11,7 @@ from limbeck.devices import on_accelerator
 from limbeck.errors import InputError, one_of
 from limbeck.losses.fused.compiled import compiled
 from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.fused.room import room_like
 from limbeck.losses.fused.small import FewCalls, few
 from limbeck.losses.fused.tiles import tiled
 from limbeck.losses.reduction import compute_dtype
@@ -38,9 +39,9 @@ def in_one_pass(logits: Tensor, parts: Sequence[Part], backend: Backend = "auto"
         total, *sums = FewCalls.apply(logits, found)  # type: ignore[no-untyped-call]
         if not math.isfinite(float(total.detach())):  # of classes that are ruled out
             return None
-        order = [part for part in found[::-1] if part is not None]
-        soft_first = {type(part): value for part, value in zip(order, sums, strict=True)}
-        return total, [soft_first[type(part)] for part in parts]
+        if isinstance(parts[0], Hard):  # sums of soft targets come first
+            sums.reverse()
+        return total, sums
     return joint(logits, parts, backend=backend)
 
 
@@ -120,7 +121,7 @@ class _Joint(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, parts: Sequence[Part], compute: _Compute) -> tuple[Tensor, ...]:
         wanted = ctx.needs_input_grad[0]
         rows = logits.detach().reshape(-1, logits.shape[-1])
-        gradient = torch.empty_like(rows, memory_format=torch.contiguous_format) if wanted else None
+        gradient = room_like(rows) if wanted else None
         with torch.autocast(logits.device.type, enabled=False):
             values = compute(rows, parts, gradient)
         sums = [value.sum() for value in values]

@@ -1,24 +1,25 @@
 """The loss of `kd` on small logits in as few calls as it takes: there, calls cost more than arithmetic."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.devices import on_accelerator
+from limbeck.devices import on_accelerator, without_autocast_on_cpu
 from limbeck.losses.fused.parts import Hard, Part, Soft
 
 __all__ = ["Few", "few"]
 
 
 class Few(NamedTuple):
-    """Hard labels and one target by KL or cross-entropy, where every row counts."""
+    """Hard labels and one target by KL or cross-entropy, where every row counts, and the coefficients of their sums."""
 
     hard: Hard | None
     soft: Soft | None
+    by_hard: float | Tensor
+    by_soft: float | Tensor
 
 
 def few(logits: Tensor, parts: Sequence[Part]) -> Few | None:
@@ -34,7 +35,13 @@ def few(logits: Tensor, parts: Sequence[Part]) -> Few | None:
         return None
     hard = [part for part in parts if isinstance(part, Hard)]
     soft = [part for part in parts if isinstance(part, Soft)]
-    if not parts or len(hard) > 1 or len(soft) > 1 or any(part.mask is not None for part in parts) or not len(logits):
+    if (
+        not parts
+        or len(hard) > 1
+        or len(soft) > 1
+        or any(part.mask is not None for part in parts)
+        or not logits.shape[0]
+    ):
         return None
     for each in soft:
         target = each.target
@@ -49,15 +56,12 @@ def few(logits: Tensor, parts: Sequence[Part]) -> Few | None:
         low, high = torch.aminmax(labels)
         if int(low) < 0 or int(high) >= logits.shape[1]:
             return None
-    return Few(_meant(hard[0], logits) if hard else None, _meant(soft[0], logits) if soft else None)
+    by_hard, by_soft = (_coefficient(each[0], logits) if each else 0.0 for each in (hard, soft))
+    return Few(hard[0] if hard else None, soft[0] if soft else None, by_hard, by_soft)
 
 
-_P = TypeVar("_P", Hard, Soft)
-
-
-def _meant(part: _P, logits: Tensor) -> _P:
-    """Return a part with its coefficient divided by how many count, if it is a mean."""
-    return replace(part, coefficient=part.coefficient / len(logits), mean=False) if part.mean else part
+def _coefficient(part: Part, logits: Tensor) -> float | Tensor:
+    return part.coefficient / logits.shape[0] if part.mean else part.coefficient
 
 
 class FewCalls(torch.autograd.Function):
@@ -66,18 +70,19 @@ class FewCalls(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, parts: Few) -> tuple[Tensor, ...]:
         own, wanted = logits.detach(), ctx.needs_input_grad[0]
-        total, slope, sums = own.new_zeros(()), None, list[Tensor]()
-        with torch.autocast("cpu", enabled=False):
+        total, slope, sums = None, None, list[Tensor]()
+        with without_autocast_on_cpu():
             if parts.soft is not None:
-                value, slope = _soft(own, parts.soft, wanted)
+                value, slope = _soft(own, parts.soft, parts.by_soft, wanted)
                 sums.append(value)
-                total = value * parts.soft.coefficient
+                total = value * parts.by_soft
             if parts.hard is not None:
                 value, by_label = _hard(own, parts.hard, wanted)
                 sums.append(value)
-                total = total + value * parts.hard.coefficient
+                total = value * parts.by_hard if total is None else torch.add(total, value * parts.by_hard)
                 if by_label is not None:
-                    slope = by_label if slope is None else slope.add_(by_label)
+                    slope = by_label.mul_(parts.by_hard) if slope is None else _added(slope, by_label, parts.by_hard)
+        assert total is not None
         ctx.mark_non_differentiable(*sums)
         ctx.parts = parts
         if slope is not None:
@@ -94,7 +99,13 @@ class FewCalls(torch.autograd.Function):
         return slope * by_total, None
 
 
-def _soft(own: Tensor, part: Soft, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def _added(slope: Tensor, by_label: Tensor, coefficient: float | Tensor) -> Tensor:
+    if isinstance(coefficient, Tensor):
+        return slope.add_(by_label.mul_(coefficient))
+    return slope.add_(by_label, alpha=coefficient)
+
+
+def _soft(own: Tensor, part: Soft, coefficient: float | Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
     assert isinstance(part.target, Tensor)
     scale = 1.0 / part.temperature
     log_q = F.log_softmax(own * scale, -1)
@@ -105,7 +116,7 @@ def _soft(own: Tensor, part: Soft, wanted: bool) -> tuple[Tensor, Tensor | None]
     else:
         value = torch.dot(p.view(-1), log_q.view(-1)).neg_()
     value = value * part.factor
-    return value, log_q.exp_().sub_(p).mul_(part.coefficient * (part.factor * scale)) if wanted else None
+    return value, log_q.exp_().sub_(p).mul_(coefficient * (part.factor * scale)) if wanted else None
 
 
 def _hard(own: Tensor, part: Hard, wanted: bool) -> tuple[Tensor, Tensor | None]:
@@ -115,7 +126,7 @@ def _hard(own: Tensor, part: Hard, wanted: bool) -> tuple[Tensor, Tensor | None]
         return value, None
     labels = part.labels.unsqueeze(1)
     slope = log_q.exp_().scatter_add_(1, labels, log_q.new_full((), -1.0).expand(labels.shape))
-    return value, slope.mul_(part.coefficient)
+    return value, slope
 
 
 def _slope(logits: Tensor, parts: Few) -> Tensor:
@@ -125,8 +136,8 @@ def _slope(logits: Tensor, parts: Few) -> Tensor:
         assert isinstance(parts.soft.target, Tensor)
         temperature = parts.soft.temperature
         p = (parts.soft.target.detach() / temperature).softmax(-1)
-        slope = ((logits / temperature).softmax(-1) - p) * (parts.soft.coefficient * parts.soft.factor / temperature)
+        slope = ((logits / temperature).softmax(-1) - p) * (parts.by_soft * parts.soft.factor / temperature)
     if parts.hard is not None:
         label = F.one_hot(parts.hard.labels, logits.shape[1]).to(logits.dtype)
-        slope = slope + (logits.softmax(-1) - label) * parts.hard.coefficient
+        slope = slope + (logits.softmax(-1) - label) * parts.by_hard
     return slope

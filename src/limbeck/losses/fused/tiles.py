@@ -17,8 +17,11 @@ __all__ = ["tiled"]
 _TILE = 2**18
 """Elements of a tile on a processor: of two or three in turn, which its outer cache holds."""
 _TILE_ELSEWHERE = 2**26
-_SQUARINGS = {2.0: 1, 4.0: 2, 8.0: 3}
-"""Temperatures at which exp(z) is exp(z/T) squared so many times, which costs less than an exponential."""
+_SQUARINGS = {2.0: 1, 4.0: 2}
+"""Temperatures at which q is q̃ squared so many times, but for its normaliser, which costs less than an exponential.
+
+The largest q̃ of K classes is 1/K or more, so that its power is far from what float32 cannot hold.
+"""
 
 
 def tiled(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> list[Tensor]:
@@ -55,12 +58,10 @@ def tiled(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> lis
 
 
 class _Softened(NamedTuple):
-    """Logits divided by a temperature, their softmax, the largest of both, and the logarithm of its normaliser."""
+    """Logits divided by a temperature, their softmax, and the logarithm of its normaliser."""
 
     scaled: Tensor
     probs: Tensor
-    highest: Tensor
-    largest: Tensor
     normaliser: Tensor
 
 
@@ -68,8 +69,7 @@ def _softened(logits: Tensor, temperature: float, scaled: Tensor, probs: Tensor)
     """Fill two tiles of memory with logits/T and their softmax."""
     scaled = logits if temperature == 1 else torch.mul(logits, 1.0 / temperature, out=scaled)
     torch.softmax(scaled, -1, out=probs)
-    highest, largest = scaled.amax(-1), probs.amax(-1)
-    return _Softened(scaled, probs, highest, largest, highest - largest.log())
+    return _Softened(scaled, probs, scaled.amax(-1) - probs.amax(-1).log())
 
 
 def _finite(value: Tensor) -> bool:
@@ -108,6 +108,8 @@ class _Tile:
             scale = part.coefficient
             if isinstance(part, Soft):
                 scale = scale * (part.factor / part.temperature)
+            if isinstance(scale, Tensor) and not on_accelerator(scale):
+                scale = float(scale)
             if isinstance(scale, Tensor):
                 slope = slope.mul_(scale)
                 scale = 1.0
@@ -126,11 +128,11 @@ class _Tile:
         at = self._at
         of_label = self.own.gather(-1, labels).squeeze(-1)
         if at is not None and at[0] in _SQUARINGS:
-            q = torch.mul(at[1].probs, at[1].largest.reciprocal().unsqueeze(-1), out=self.free)
-            for _ in range(_SQUARINGS[at[0]]):
+            q = torch.square(at[1].probs, out=self.free)
+            for _ in range(_SQUARINGS[at[0]] - 1):
                 q.square_()
             total = q.sum(-1)
-            normaliser = at[1].highest * at[0] + total.log()
+            normaliser = at[1].normaliser * at[0] + total.log()
             slope = q.div_(total.unsqueeze(-1))
         elif at is not None and at[0] == 1.0:
             normaliser, slope = at[1].normaliser, self.free.copy_(at[1].probs)
@@ -149,6 +151,7 @@ class _Tile:
         elif isinstance(part.target, TopK):
             value, slope = self._topk(part, part.target)
         else:
+            assert isinstance(part.target, Sampled)
             value, slope = self._sampled(part, part.target)
         if not _finite(value):
             wrong = ~value.isfinite()
