@@ -1,7 +1,7 @@
 """The distiller: student, teacher and objective as one module whose forward takes a batch and returns a loss."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
 from limbeck.methods import kd
 from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective, Setup
-from limbeck.outputs import Outputs, run_model
+from limbeck.outputs import Outputs, last_linear, run_model
 from limbeck.profiling import timing
 from limbeck.targets.sim import CosineRows, cosines_of
 from limbeck.tasks import Task
@@ -52,6 +52,8 @@ def _fails(answer: Outputs, mask: Tensor | None) -> Tensor:
     """Return at which places (...) an answer's logits (..., K) are NaN or +inf and the mask counts: bool."""
     if answer.sparse is not None:
         places = answer.sparse.failed()
+    elif answer.head is not None:
+        places = answer.head.failed()
     else:
         highest = answer.logits.detach().amax(-1)  # one pass; a NaN is the highest of all
         places = highest.isnan() | highest.isposinf()
@@ -89,6 +91,9 @@ class Distiller(nn.Module):
             has further choices (another view, a transform) and freezes it.
         objective: what is minimised, from `limbeck.methods`; `kd()` by default.  Without a teacher it may read the
             student alone.
+        chunked_head: run networks without their last linear layer, and compute the loss of its logits in chunks, so
+            that a step holds no logits.  Both networks end in one linear layer, and all terms that read logits can be
+            computed so (`Term.on_logits`).
 
     Raises:
         InputError: if there is no teacher and the objective reads one, or there is no objective either.
@@ -105,7 +110,12 @@ class Distiller(nn.Module):
 
     @checked
     def __init__(
-        self, student: nn.Module, teacher: Teacher | nn.Module | None = None, objective: Objective | None = None
+        self,
+        student: nn.Module,
+        teacher: Teacher | nn.Module | None = None,
+        objective: Objective | None = None,
+        *,
+        chunked_head: bool = False,
     ) -> None:
         super().__init__()
         if teacher is None and objective is None:
@@ -121,6 +131,8 @@ class Distiller(nn.Module):
         _check_apart(student, teacher)
         self.student = student
         self.objective = objective
+        self.chunked_head = chunked_head
+        self._last = dict[str, str]()
         self._teacher: tuple[Teacher | None] = (teacher,)
         self._cosines: Tensor | CosineRows | None = None
         self.teacher_failed: Tensor | None = None
@@ -140,6 +152,15 @@ class Distiller(nn.Module):
             yield
         finally:
             self._teacher = before
+
+    @contextmanager
+    def in_chunks(self, wanted: bool = True) -> Iterator[None]:
+        """Take `chunked_head` as true inside the scope, if `wanted`; otherwise leave it as it is."""
+        before, self.chunked_head = self.chunked_head, self.chunked_head or wanted
+        try:
+            yield
+        finally:
+            self.chunked_head = before
 
     def prepare(self, device: torch.device | str) -> "Distiller":
         """Place student, terms and teacher on a device."""
@@ -186,6 +207,8 @@ class Distiller(nn.Module):
                 check_numbers(name, answer, batch.mask)
             index, labels = samples or (batch.index, batch.labels)
             self.objective.build(outputs, Setup(index, labels, seed, lambda: self._passes(batches, batch)))
+            if self.chunked_head:
+                self.objective.require_parts(outputs, batch)
         return outputs
 
     def locate(self) -> None:
@@ -266,7 +289,7 @@ class Distiller(nn.Module):
             if self.teacher is None:
                 raise InputError("teacher: found None, but the objective reads a teacher; give one")
             taps = self.objective.taps("teacher")
-            with timing("teacher"):
+            with timing("teacher"), self._teacher_without_product(batch):
                 answer = asked(self.teacher, batch, taps, self.carry)
             failed = _fails(answer, batch.mask).any()  # on its device: read when a loss was not finite, and only then
             self.teacher_failed = failed if self.teacher_failed is None else self.teacher_failed | failed
@@ -278,6 +301,24 @@ class Distiller(nn.Module):
         if batch.padding is not None:
             outputs = {name: replace(answer, padding=batch.padding) for name, answer in outputs.items()}
         return outputs
+
+    def _teacher_without_product(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return a scope in which a teacher that is a network answers with its head, where that is asked for."""
+        teacher = getattr(self.teacher, "teacher", self.teacher)  # one that several students share holds it
+        if not self.chunked_head or not isinstance(teacher, ModelTeacher):
+            return nullcontext()
+        if "teacher" not in self._last:
+            self._last["teacher"] = teacher.last_layer(batch)
+        return teacher.without(self._last["teacher"])
+
+    def _student_without_product(self, batch: Batch) -> str | None:
+        """Return the path of the student's last layer where it is not to be computed."""
+        if not self.chunked_head:
+            return None
+        if "student" not in self._last:
+            with evaluating(self.student):
+                self._last["student"] = last_linear(self.student, batch.inputs, task=batch.task, role="student")
+        return self._last["student"]
 
     def _with_network(self, teacher: ModelTeacher, answer: Outputs, batch: Batch) -> Outputs:
         """Return a teacher's answer with what only a network has."""
@@ -306,7 +347,8 @@ class Distiller(nn.Module):
 
         axis = state_axis(self.student)
         state = self.carry.state("student", batch, axis)
-        answer = run_model(self.student, inputs, taps, task=batch.task, role="student", state=state)
+        last = self._student_without_product(batch)
+        answer = run_model(self.student, inputs, taps, task=batch.task, role="student", state=state, last=last)
         self.carry.keep("student", batch, answer.state, axis)
         if self.objective.differentiates_inputs:
             answer = replace(answer, inputs=inputs)

@@ -97,6 +97,7 @@ class FeatureTerm(Term):
     reads = frozenset({"student", "teacher"})
     any_classes = frozenset({"teacher"})
     takes_mixed = True
+    reads_logits = False
     axes: ClassVar[frozenset[int]] = frozenset(_AXES)
     same_axes: ClassVar[bool] = True
     per_token: ClassVar[bool] = False

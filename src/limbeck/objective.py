@@ -14,7 +14,7 @@ from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.errors import InputError
 from limbeck.losses.fused import Part as LogitPart
-from limbeck.losses.fused import in_one_pass
+from limbeck.losses.fused import in_one_pass, joint_of_head
 from limbeck.losses.reduction import compute_dtype
 from limbeck.outputs import Outputs, Tap
 from limbeck.schedules import Schedule
@@ -118,6 +118,8 @@ class Term(nn.Module):
         differentiates_twice: whether it differentiates another gradient of the student, as one by a layer.
         differentiates_teacher: whether it needs `ask` and `vjp` of the teacher's outputs, which only a network has.
         finds_layers: whether it finds its layers in the networks (`locate`), so that the teacher is to be one.
+        reads_logits: whether it reads logits of the student or a teacher beyond their shape.  One that does without
+            `on_logits` cannot be computed where no logits are made (`Outputs.head`).
         takes_sparse: which answers that are cut to few classes it can learn from, of "topk" and "sampled".
 
     A term can have state that is no parameter, registered as a buffer: it is saved in checkpoints and resumed, and each
@@ -142,6 +144,7 @@ class Term(nn.Module):
     differentiates_twice: bool = False
     differentiates_teacher: bool = False
     finds_layers: bool = False
+    reads_logits: bool = True
     takes_sparse: frozenset[str] = frozenset()
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
@@ -257,6 +260,7 @@ class TermAround(Term):
         self.differentiates_twice = term.differentiates_twice
         self.differentiates_teacher = term.differentiates_teacher
         self.finds_layers = term.finds_layers
+        self.reads_logits = term.reads_logits
         self.takes_sparse = term.takes_sparse
 
     def extra_repr(self) -> str:
@@ -430,11 +434,16 @@ class Objective(nn.Module):
         counts: by term, the counts over the whole optimizer step where this batch is one share of it (gradient
         accumulation, ranks); by default the batch's own.
         """
-        logits = outputs["student"].logits
+        logits, head = outputs["student"].logits, outputs["student"].head
         active = self.active(step)
         counted = {term.name: self._count(term, batch, counts) for term, _ in active}
         together = self._on_logits(active, outputs, batch, step, counted)
-        found = in_one_pass(logits, list(together.values())) if together else None
+        found = None
+        if head is not None:
+            self._require_together([term for term, _ in active], together)
+        if together:
+            of_logits = list(together.values())
+            found = in_one_pass(logits, of_logits) if head is None else joint_of_head(head, of_logits)
         sums = {} if found is None else dict(zip(together, found[1], strict=True))
         totals, parts = list[Tensor]() if found is None else [found[0]], dict[str, Part]()
         for term, weight in active:
@@ -448,7 +457,24 @@ class Objective(nn.Module):
             else:
                 totals.append(value * weight / count.clamp_min(1))
             parts[term.name] = Part(value.detach(), own, weight)
-        return Loss(sum(totals[1:], totals[0]) if totals else logits[:0].sum(), parts)
+        nothing = logits[:0].sum() if head is None else head.hidden[:0].sum()
+        return Loss(sum(totals[1:], totals[0]) if totals else nothing, parts)
+
+    def require_parts(self, outputs: Mapping[str, Outputs], batch: Batch) -> None:
+        """Require terms that can be computed without whole logits, as seen at a first batch; InputError otherwise."""
+        terms = [(term, 1.0) for term in self._terms()]
+        counted = {term.name: self._count(term, batch, None) for term in self._terms()}
+        self._require_together(self._terms(), self._on_logits(terms, outputs, batch, 0, counted))
+
+    @staticmethod
+    def _require_together(terms: Sequence[Term], together: Mapping[str, LogitPart]) -> None:
+        for term in terms:
+            if term.reads_logits and term.name not in together:
+                raise InputError(
+                    f"chunked_head: found term '{term.name}', which reads whole logits; expected terms on logits that"
+                    " are sums over places, such as hard labels without smoothing and the teacher's softened logits."
+                    " Leave chunked_head out, or leave out the term"
+                )
 
     @staticmethod
     def _count(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, LimbeckError, ModelError, lacks_memory, one_line, one_of
+from limbeck.head import Head, head_behind, head_of, without_product
 from limbeck.networks import canonical_path
 from limbeck.sparse import Answer
 from limbeck.tasks import CLASSIFICATION, Task
 
-__all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "run_model"]
+__all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "last_linear", "run_model"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Outputs:
         padding: (N, L) bool, which places of a distiller's batch are real; None where all are (`Batch.padding`).
         sparse: of stored answers that are cut to few classes, these; `logits` is then NaN throughout, and only terms
             with `takes_sparse` may read the answer.
+        head: of a model that ran without its last linear layer, what that layer would multiply; `logits` is then NaN
+            throughout, without memory, and only terms with `on_logits` may read the answer.
 
     Example:
         >>> Outputs(torch.zeros(2, 3)).logits.shape
@@ -71,6 +74,7 @@ class Outputs:
     vjp: Callable[..., Tensor] | None = None
     padding: Tensor | None = None
     sparse: Answer | None = None
+    head: Head | None = None
 
     @classmethod
     def cut(cls, answer: Answer) -> "Outputs":
@@ -92,6 +96,7 @@ class Outputs:
             features={name: value.detach() for name, value in self.features.items()},
             heads={name: value.detach() for name, value in self.heads.items()},
             members=None if self.members is None else replace(self.members, logits=self.members.logits.detach()),
+            head=None if self.head is None else self.head.detach(),
         )
 
 
@@ -259,6 +264,7 @@ def run_model(
     task: Task = CLASSIFICATION,
     role: str = "model",
     state: Any = None,
+    last: str | None = None,
 ) -> Outputs:
     """Call `model` on `inputs` and return `Outputs`, whatever common form the model answers in.
 
@@ -266,9 +272,14 @@ def run_model(
     in its own type: floating-point inputs become what its parameters are (float64, bfloat16).
     task: how its logits, and those of its exits, are read: their class axis is last afterwards.  role: its name in
     error lines.  state: recurrent state to continue with, the model's second argument (`state=` where it takes
-    keywords); None to begin anew, without that argument.
+    keywords); None to begin anew, without that argument.  last: path of the last linear layer (`last_linear`), which is
+    then not computed: the answer has a `head`, and placeholders for logits.
     Raises ModelError where the model raises, or answers with anything else.
     """
+    if last is not None:
+        with without_product(model.get_submodule(last)):
+            answer = run_model(model, inputs, taps, task=task, role=role, state=state)
+        return _with_head(answer, last, role)
     if not taps:
         return _read(_as_outputs(model, _call(model, inputs, role, state), {}, role), task)
     with capture(model, taps) as features:
@@ -284,6 +295,62 @@ def run_model(
                 " say); set inplace=False there, or read a copy: Tap(path, torch.clone)"
             )
     return _read(_as_outputs(model, answer, features, role), task)
+
+
+def _with_head(answer: Outputs, last: str, role: str) -> Outputs:
+    """Return an answer with the head of its placeholder; ModelError where it is none, or a feature is one."""
+    for name, value in answer.features.items():
+        if head_behind(value) is not None:
+            raise ModelError(
+                f"chunked_head: found feature '{name}' of the {role}, which is what its last layer '{last}' gives;"
+                " expected features of other layers. Leave chunked_head out, or tap another layer"
+            )
+    head = head_behind(answer.logits)
+    if head is None:
+        raise _not_linear(role, f"something that follows '{last}'")
+    return replace(answer, head=head)
+
+
+def _not_linear(role: str, found: str) -> ModelError:
+    return ModelError(
+        f"chunked_head: found {found} as the last step of the {role}; expected one linear layer, whose product is the"
+        " answer as it is. Leave chunked_head out"
+    )
+
+
+def last_linear(model: nn.Module, inputs: Any, *, task: Task = CLASSIFICATION, role: str = "model") -> str:
+    """Return the path of the linear layer whose output is the model's answer, found by calling it on a few samples.
+
+    Raises ModelError where the last step is anything else.
+
+    >>> last_linear(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.zeros(2, 3))
+    '2'
+    """
+    few = {name: _few(value) for name, value in inputs.items()} if isinstance(inputs, Mapping) else _few(inputs)
+    made: list[tuple[str, Any]] = []
+    linear = {path: each for path, each in model.named_modules() if head_of(each) is not None}
+    handles = [
+        each.register_forward_hook(lambda _, __, output, path=path: made.append((path, output)))
+        for path, each in linear.items()
+    ]
+    try:
+        with torch.no_grad():
+            answer = run_model(model, few, task=task, role=role).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: str | None = next((path for path, output in reversed(made) if output is answer), None)
+    if found is None:  # a library's model may still change the type of its logits
+        asked = (getattr(each, "get_output_embeddings", None) for each in model.modules())
+        named = [layer for layer in (each() for each in asked if callable(each)) if layer is not None]
+        found = next((path for path, each in linear.items() if any(each is layer for layer in named)), None)
+    if found is None:
+        raise _not_linear(role, "no linear layer" if not made else f"something that follows '{made[-1][0]}'")
+    return found
+
+
+def _few(value: Any) -> Any:
+    return value[:2] if isinstance(value, Tensor) and value.dim() else value
 
 
 def _read(outputs: Outputs, task: Task) -> Outputs:

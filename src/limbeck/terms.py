@@ -107,9 +107,14 @@ class HardLabels(Term):
 
     def on_logits(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Part | None:
         plain = type(self) is HardLabels and not self.label_smoothing and batch.mix is None
-        if not plain or batch.labels is None or batch.task.loss != "cross_entropy":
+        if not plain or batch.task.loss != "cross_entropy":
             return None
-        return Hard(batch.labels, mask=batch.mask)
+        labels, logits = batch.labels, outputs["student"]
+        if labels is None:
+            if logits.head is None:
+                return None
+            labels = torch.full(logits.logits.shape[:-1], UNLABELLED, device=logits.logits.device)
+        return Hard(labels, mask=batch.mask)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:
         logits = outputs["student"].logits
@@ -249,7 +254,8 @@ class SoftTargets(Term):
         require_classes(batch.task, f"term '{self.name}' compares distributions over")
         teacher, temperature = outputs["teacher"], schedules.at(self.temperature, step)
         _check_shapes(outputs["student"].logits, "teacher", teacher.logits.shape, batch)
-        target = teacher.logits if teacher.sparse is None else sparse_target(teacher.sparse, temperature)
+        whole = teacher.logits if teacher.head is None else teacher.head
+        target = whole if teacher.sparse is None else sparse_target(teacher.sparse, temperature)
         return Soft(target, temperature, self.divergence, mask=batch.mask)
 
     def sum(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Tensor:

@@ -282,7 +282,7 @@ def _time(
     role: str, distiller: Distiller, samples: SampleSet, training: Training, runs: int
 ) -> tuple[RehearsedModel, dict[str, float]]:
     """Train a few steps on one batch, with networks that nothing else uses, in the precision asked for, and measure."""
-    with enough_memory(role, distiller, training):
+    with enough_memory(role, distiller, training), distiller.in_chunks(training.chunked_head):
         return _measured(role, distiller, samples, training, runs)
 
 

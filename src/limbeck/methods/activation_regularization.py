@@ -34,6 +34,8 @@ class _OnSequence(Term):
     side: of the dropout module where they are read.
     """
 
+    reads_logits = False
+
     def __init__(self, name: str, weight: Schedule, layer: str, side: str) -> None:
         super().__init__(name, weight)
         self.taps = {"student": {name: Tap(layer, side=side)}}  # type: ignore[arg-type]

@@ -38,6 +38,7 @@ _WEIGHTS = {"student": _LAST, "teacher": _LAST}
 class ClassAttention(FeatureTerm):
     """Mean (CAM_S - CAM_T)² over classes and positions, of the maps before the pooling and the last linear layers."""
 
+    reads_logits = True
     axes = frozenset({4})
     any_classes = frozenset()
     reads_weights = _WEIGHTS

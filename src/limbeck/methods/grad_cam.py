@@ -35,6 +35,7 @@ CARD = Card(
 class GradientMaps(FeatureTerm):
     """Mean |M_S - M_T| over the positions of gradient-weighted maps; the gradient itself is learned too."""
 
+    reads_logits = True
     axes = frozenset({4})
     any_classes = frozenset()
     differentiates_twice = True

@@ -38,6 +38,7 @@ _WEIGHTS = {"teacher": _LAST}
 class SoftmaxRegression(FeatureTerm):
     """Mean (r(f) - g)² + mean (W_T·r(f) + b_T - v)² per example, v the teacher's logits."""
 
+    reads_logits = True
     axes = frozenset({2})
     reads_weights = _WEIGHTS
 

@@ -16,7 +16,7 @@ from limbeck.identity import content_digest, known_from_files, read_from_files, 
 from limbeck.losses.jacobian import vector_jacobian
 from limbeck.losses.reduction import compute_dtype
 from limbeck.networks import check_network, freeze, is_lazy
-from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.outputs import Outputs, Tap, last_linear, run_model
 from limbeck.teachers.class_vectors import class_vectors, weights_of
 from limbeck.teachers.mean import MeanOfModels
 
@@ -73,6 +73,7 @@ class ModelTeacher:
         self.view = view
         self.taps = dict(taps or {})
         self.last_linear = last_linear
+        self._without: str | None = None
 
     @property
     def state_axis(self) -> int:
@@ -85,14 +86,30 @@ class ModelTeacher:
 
         state: recurrent state to continue with; None to begin anew.
         """
-        taps = {**self.taps, **(taps or {})}
+        taps, last = {**self.taps, **(taps or {})}, self._without
         with self._answering():
-            answer = run_model(self.model, self._seen(batch), taps, task=batch.task, role="teacher", state=state)
+            answer = run_model(
+                self.model, self._seen(batch), taps, task=batch.task, role="teacher", state=state, last=last
+            )
         answer = _at_least_float32(answer.detach())
         if self._lazy:
             self.froze += freeze(self.model) if self.frozen else []
             self._lazy = is_lazy(self.model)
         return answer
+
+    def last_layer(self, batch: Batch) -> str:
+        """Return the path of the linear layer whose output is the answer; ModelError where the last step is another."""
+        with self._answering():
+            return last_linear(self.model, self._seen(batch), task=batch.task, role="teacher")
+
+    @contextmanager
+    def without(self, layer: str) -> Iterator[None]:
+        """Answer with the `head` of its last layer, of this path, in place of logits inside the scope."""
+        self._without = layer
+        try:
+            yield
+        finally:
+            self._without = None
 
     def _seen(self, batch: Batch) -> Any:
         """Return what the model is called with for a batch."""

@@ -47,7 +47,11 @@ def identity_of(
     Raises InputError where something of them cannot be read.
     """
     settings = {key: value for key, value in asdict(training).items() if key not in _UNDECIDING}
-    for key, usual in (("views", None), ("compile", False)):  # as before there was such a setting
+    for key, usual in (
+        ("views", None),
+        ("compile", False),
+        ("chunked_head", False),
+    ):  # as before there was such a setting
         if settings[key] == usual:
             settings.pop(key)
     mend = "keep it out of what is trained, or train without a folder"

@@ -283,6 +283,7 @@ def steps(
         held(folder),
     ):
         scope.enter_context(laid_out(distiller.student, training.memory_format))
+        scope.enter_context(distiller.in_chunks(training.chunked_head))
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
         distiller.objective.require_active(training.epochs * loader.steps)
         _build(distiller, first, train_set, training, seed, classes_known=classes_known)

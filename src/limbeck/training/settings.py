@@ -101,6 +101,9 @@ class Training:
             in another order.  The student is returned as contiguous.
         compile: run student and teacher with torch.compile; "graphs" records CUDA graphs of them as well, on a CUDA
             device.  Results are those without it to rounding.  Not with methods that read features of the student.
+        chunked_head: run student and teacher without their last linear layer, and compute the loss of its logits in
+            chunks: a step holds no logits, and the results are those without it to rounding.  For networks that end in
+            one linear layer, and terms that are sums over places.
         averaging: decay of an exponential moving average of the weights, which is then evaluated and kept; or
             `Averaging()`, in a recipe `{mean: {patience: 5}}`, for the uniform mean from when validation stops to
             improve; None for none.
@@ -148,6 +151,7 @@ class Training:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     compile: bool | Literal["graphs"] = False
+    chunked_head: bool = False
     averaging: float | Averaging | None = None
     patience: int | None = None
     keep: Literal["last", "best"] = "last"
@@ -224,6 +228,10 @@ class Training:
                 raise InputError(f"{key}: found {getattr(self, key)!r}; {one_of(getattr(self, key), allowed)}")
         if self.compile not in (False, True, "graphs"):
             raise InputError(f"compile: found {self.compile!r}; expected true, false or graphs")
+        if self.compile and self.chunked_head:
+            raise InputError(
+                "chunked_head: found together with compile, which it is not built for; leave one of them out"
+            )
         for key, share in (
             ("momentum", self.momentum),
             ("betas", max(self.betas)),

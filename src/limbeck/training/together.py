@@ -21,7 +21,17 @@ __all__ = ["SHARED", "attempt_many", "fit_many"]
 
 _Value = TypeVar("_Value")
 
-SHARED = ("batch_size", "accumulate", "precision", "memory_format", "compile", "augment", "views", "workers")
+SHARED = (
+    "batch_size",
+    "accumulate",
+    "precision",
+    "memory_format",
+    "compile",
+    "chunked_head",
+    "augment",
+    "views",
+    "workers",
+)
 """The settings that decide the batches and how the teacher sees them; all else may differ from student to student."""
 
 
@@ -51,7 +61,7 @@ def fit_many(
         train_set: training samples.
         validation: measured after each epoch.
         training: the settings, one for all or one for each.  They may not differ in batch_size, accumulate, precision,
-            memory_format, compile, augment, views or workers.
+            memory_format, compile, chunked_head, augment, views or workers.
         seed: one for all or one for each.
         order: the seed of order and augmentation, which all share; by default the first distiller's seed.
         folders: one for each distiller, as in `fit`.

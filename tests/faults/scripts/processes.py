@@ -109,6 +109,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "unlabelled": 5,
         "layers": True,
     },  # whose projection each process draws, and rows are gathered
+    "chunked head": {"size": 33, "accumulate": 2, "unlabelled": 12, "chunked_head": True},
     "batch norm": {"size": 46, "norm": True},
     "long": {"size": 46, "batch_size": 4, "epochs": 3},
     "long with dropout": {"size": 46, "batch_size": 4, "epochs": 3, "dropout": 0.3},
@@ -120,7 +121,8 @@ def train(kind: str, folder: Path, act: Callable[[int], None] = lambda step: Non
     given = {"size": 46, "unlabelled": 0, "dropout": 0.0, "hint": None, "dist": False, "norm": False}
     given |= {"layers": False} | SETTINGS[kind]
     size, unlabelled, dropout, hint, norm = map(given.pop, ("size", "unlabelled", "dropout", "hint", "norm"))
-    terms = [HardLabels(0.5), SoftTargets(0.5, temperature=2.0), Tripwire(act)] + ([Hint(hint)] if hint else [])
+    terms = [HardLabels(0.5), SoftTargets(0.5, temperature=2.0)] + ([Hint(hint)] if hint else [])
+    terms += [] if given.get("chunked_head") else [Tripwire(act)]  # it reads logits
     terms += [IntraClass(0.7, temperature=2.0)] if given.pop("dist") else []
     objective = Objective(terms)
     if given.pop("layers"):

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
+from limbeck.head import Head
 from limbeck.losses.divergences import KL, Divergence
 from limbeck.losses.fused.parts import Hard, Part, Soft
 from limbeck.losses.fused.tiles import tiled
@@ -17,39 +19,50 @@ from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.sparse import Sampled, TopK
 from limbeck.losses.weights import kd_weights
 
-__all__ = ["Head", "fused_linear_kd"]
+__all__ = ["fused_linear_kd", "joint_of_head"]
 
 _CHUNK = 2**24
 """Logits of a chunk: 64 MB in float32."""
 
 
-class Head(NamedTuple):
-    """What a model's logits are made of: hidden (..., d), weight (K, d) and bias (K,) or None.
+def joint_of_head(head: Head, parts: Sequence[Part], *, chunk: int | None = None) -> tuple[Tensor, list[Tensor]]:
+    """Return what `joint` returns for the logits that a head makes, without holding them.
 
-    >>> Head(torch.zeros(2, 3), torch.zeros(5, 3)).logits(slice(0, 2)).shape
-    torch.Size([2, 5])
+    Rows are taken in chunks.  The logits of a chunk are made in the type of the hidden states, their gradient takes
+    their place, and what it gives for hidden, weight and bias is added up at once, in the forward pass.
+
+    Args:
+        head: hidden (..., d), weight (K, d), bias (K,) or None.
+        parts: what the logits are compared with; a target may be a teacher's `Head`.
+        chunk: rows of a chunk; by default as many as have 16 million logits.
+
+    Returns:
+        A scalar with gradient, and a scalar for each part.
+
+    Raises:
+        InputError: as `joint`.
+
+    Example:
+        >>> from limbeck.losses.fused import Hard, Soft, joint
+        >>> head, teacher = Head(torch.randn(8, 3), torch.randn(10, 3)), Head(torch.randn(8, 4), torch.randn(10, 4))
+        >>> hard = Hard(torch.randint(10, (8,)), 0.1 / 8)
+        >>> total, sums = joint_of_head(head, [hard, Soft(teacher, 4.0, coefficient=0.9 / 8)])
+        >>> whole = [hard, Soft(teacher.logits(slice(None)), 4.0, coefficient=0.9 / 8)]
+        >>> torch.isclose(total, joint(head.logits(slice(None)), whole)[0])
+        tensor(True)
     """
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None = None
-
-    def flat(self, name: str) -> "Head":
-        """Return it with hidden (n, d); InputError where the shapes disagree."""
-        hidden, weight, bias = self
-        if weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
+    dtype = compute_dtype(head.hidden[:0], "hidden").dtype
+    hidden, weight, bias = head.flat("student")
+    flat = [part.flat(tuple(head.hidden.shape[:-1]), len(weight), dtype) for part in parts]
+    for part in flat:
+        if isinstance(part, Soft) and part.divergence.formula is None:
             raise InputError(
-                f"{name}: found hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}, expected (..., d) and"
-                " (K, d)"
+                f"divergence {part.divergence.name}: cannot be computed in chunks; use losses.kd on whole logits"
             )
-        if bias is not None:
-            checks.shapes_match(f"{name}'s bias", bias.shape, "the weight's rows", weight.shape[:1])
-        return Head(hidden.reshape(-1, hidden.shape[-1]), weight, bias)
-
-    def logits(self, where: slice) -> Tensor:
-        """Return the logits (n, K) of some rows of a flat one."""
-        product = self.hidden[where] @ self.weight.T
-        return product if self.bias is None else product.add_(self.bias)
+    rows = max(1, _CHUNK // len(weight)) if chunk is None else chunk
+    checks.at_least("chunk", rows, 1)
+    total, *sums = _OfHead.apply(hidden, weight, bias, flat, rows, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return total, sums
 
 
 @checked
@@ -105,31 +118,17 @@ def fused_linear_kd(
     """
     hard_weight, soft_weight = kd_weights(alpha, hard_weight, soft_weight)
     own = _head("student", student)
-    dtype = compute_dtype(own.hidden[:0], "hidden").dtype
-    leading, classes = own.hidden.shape[:-1], len(own.weight)
     other = teacher if isinstance(teacher, TopK | Sampled) else _head("teacher", teacher)
-    if isinstance(other, Head):
-        found = (*other.hidden.shape[:-1], len(other.weight))
-        checks.shapes_match("student's logits", (*leading, classes), "teacher's logits", found)
     if labels is None and soft_weight == 0:
         raise InputError(
             "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
         )
-    if divergence.formula is None:
-        raise InputError(f"divergence {divergence.name}: cannot be computed in chunks; use losses.kd on whole logits")
     parts: list[Part] = []
     if labels is not None and hard_weight:
-        parts.append(Hard(labels, hard_weight, mask, mean=True).flat(tuple(leading), classes, dtype))
+        parts.append(Hard(labels, hard_weight, mask, mean=True))
     if soft_weight:
-        target = own.hidden.new_zeros(()).expand(*leading, classes) if isinstance(other, Head) else other
-        soft = Soft(target, temperature, divergence, soft_weight, mask, mean=True)
-        parts.append(soft.flat(tuple(leading), classes, dtype))
-    flat = other.flat("teacher") if isinstance(other, Head) else None
-    rows = max(1, _CHUNK // classes) if chunk is None else chunk
-    checks.at_least("chunk", rows, 1)
-    hidden, weight, bias = own.flat("student")
-    result: Tensor = _Linear.apply(hidden, weight, bias, flat, parts, rows)  # type: ignore[no-untyped-call]
-    return result
+        parts.append(Soft(other, temperature, divergence, soft_weight, mask, mean=True))
+    return joint_of_head(own, parts, chunk=chunk)[0]
 
 
 def _head(name: Literal["student", "teacher"], given: Sequence[Tensor]) -> Head:
@@ -137,66 +136,79 @@ def _head(name: Literal["student", "teacher"], given: Sequence[Tensor]) -> Head:
         raise InputError(f"{name}: found {len(given)} tensors, expected hidden, weight and perhaps bias")
     head = Head(*given)
     head.flat(name)
-    return head if name == "student" else Head(*(None if each is None else each.detach() for each in head))  # type: ignore[arg-type]
+    return head
 
 
-class _Linear(torch.autograd.Function):
+class _OfHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        teacher: Head | None,
         parts: Sequence[Part],
         rows: int,
-    ) -> Tensor:
-        own = Head(hidden.detach(), weight.detach(), None if bias is None else bias.detach())
-        by_hidden, by_weight, by_bias = ctx.needs_input_grad[:3]
+        differentiable: bool,
+    ) -> tuple[Tensor, ...]:
+        own = Head(hidden, weight, bias).detach()
+        wanted = [each and differentiable for each in ctx.needs_input_grad[:3]]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        gradients: list[Tensor | None] = [
-            torch.empty_like(own.hidden) if by_hidden else None,
-            torch.zeros_like(own.weight, dtype=wide) if by_weight else None,
-            torch.zeros_like(weight[:, 0], dtype=wide) if by_bias else None,
-        ]
-        total = torch.zeros((), dtype=wide, device=hidden.device)
+        narrow = wide if hidden.dtype == torch.float16 else hidden.dtype  # of gradients, which fp16 would flush to 0
+        by_hidden = torch.empty_like(own.hidden, dtype=narrow) if wanted[0] else None
+        by_weight = torch.zeros_like(own.weight, dtype=wide) if wanted[1] else None
+        by_bias = torch.zeros(len(weight), dtype=wide, device=weight.device) if wanted[2] else None
+        sums = [torch.zeros((), dtype=wide, device=hidden.device) for _ in parts]
         with torch.autocast(hidden.device.type, enabled=False):
+            factors = own.weight.to(narrow) if by_hidden is not None else None
+            own = own._replace(weight=own.weight.to(hidden.dtype))
             for start in range(0, len(own.hidden), rows):
                 where = slice(start, min(start + rows, len(own.hidden)))
-                logits = own.logits(where)
-                chunk = [_with_teacher(part, teacher, where) for part in parts]
-                slope = logits if any(each is not None for each in gradients) else None
-                values = tiled(logits, chunk, slope)
-                total = sum((part.coefficient * value.sum() for part, value in zip(chunk, values, strict=True)), total)
+                logits = own.logits(where).to(narrow)
+                slope = logits if any(wanted) else None
+                values = tiled(logits, _of_rows(parts, where), slope)
+                for total, value in zip(sums, values, strict=True):
+                    total += value.sum()
                 if slope is None:
                     continue
-                if gradients[0] is not None:
-                    torch.mm(slope, own.weight, out=gradients[0][where])
-                if gradients[1] is not None:
-                    gradients[1].add_(slope.T @ own.hidden[where])
-                if gradients[2] is not None:
-                    gradients[2].add_(slope.sum(0))
-        like = (hidden, weight, bias)
-        kept = [
-            None if each is None or of is None else each.to(of.dtype) for each, of in zip(gradients, like, strict=True)
-        ]
-        ctx.save_for_backward(*kept)
-        return total
+                if by_hidden is not None and factors is not None:
+                    torch.mm(slope, factors, out=by_hidden[where])
+                if by_weight is not None:
+                    some = own.hidden[where].to(narrow)
+                    by_weight.addmm_(slope.T, some) if narrow == wide else by_weight.add_(slope.T @ some)
+                if by_bias is not None:
+                    by_bias.add_(slope.sum(0, dtype=wide))
+        ctx.save_for_backward(by_hidden, by_weight, by_bias)
+        ctx.types = [None if each is None else each.dtype for each in (hidden, weight, bias)]
+        ctx.mark_non_differentiable(*sums)
+        total = sum((part.coefficient * value for part, value in zip(parts, sums, strict=True)), hidden.new_zeros(()))
+        return (total.to(wide), *sums)
 
     @staticmethod
-    def backward(ctx: Any, by_total: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise InputError(
                 "fused_linear_kd: found a second derivative, but its gradient is made in the forward pass and has none;"
                 " use losses.kd on whole logits with backend='plain'"
             )
-        found = [None if each is None else each * by_total.to(each.dtype) for each in ctx.saved_tensors]
+        as_they_are = not on_accelerator(by_total) and float(by_total) == 1.0
+        found = [
+            None if each is None else (each if as_they_are else each * by_total.to(each.dtype)).to(dtype)
+            for each, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
+        ]
         return (*found, None, None, None)
 
 
-def _with_teacher(part: Part, teacher: Head | None, where: slice) -> Part:
-    """Return a part of some rows, the teacher's logits of these rows made if it is given by its last layer."""
-    some = part.rows(where)
-    if teacher is None or not isinstance(some, Soft):
-        return some
-    return replace(some, target=teacher.logits(where))
+def _of_rows(parts: Sequence[Part], where: slice) -> list[Part]:
+    """Return the parts of some rows; a teacher's logits that several compare with are made once."""
+    made: dict[tuple[int, int], Tensor] = {}
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, Soft) and isinstance(part.target, Head):
+            known = (part.target.hidden.data_ptr(), part.target.weight.data_ptr())
+            if known not in made:
+                made[known] = part.target.logits(where)
+            some: Part = replace(part, target=made[known], mask=None if part.mask is None else part.mask[where])
+        else:
+            some = part.rows(where)
+        found.append(some)
+    return found

@@ -10,6 +10,7 @@ from limbeck import checks
 from limbeck.batch import UNLABELLED
 from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
+from limbeck.head import Head
 from limbeck.losses.divergences import KL, Divergence
 from limbeck.losses.reduction import check_labels, check_mask
 from limbeck.losses.sparse import Sampled, TopK, check_ids
@@ -61,12 +62,13 @@ class Hard:
 class Soft:
     """A divergence between a target and the student at a temperature, times its factor and a coefficient.
 
-    target: the teacher's logits (..., K), or a `TopK` or `Sampled` target at this temperature.
+    target: the teacher's logits (..., K), the `Head` that they are made of, or a `TopK` or `Sampled` target at this
+    temperature.
     coefficient: a number, or a scalar tensor.  mask: (...) bool.  mean: whether the coefficient is divided by how many
     count.
     """
 
-    target: Tensor | TopK | Sampled
+    target: Tensor | Head | TopK | Sampled
     temperature: float = 1.0
     divergence: Divergence = KL
     coefficient: float | Tensor = 1.0
@@ -84,7 +86,10 @@ class Soft:
         target = self.target
         if isinstance(target, Tensor):
             checks.shapes_match("student_logits", (*leading, classes), "teacher_logits", target.shape)
-            flat: Tensor | TopK | Sampled = target.detach().reshape(-1, classes)
+            flat: Tensor | Head | TopK | Sampled = target.detach().reshape(-1, classes)
+        elif isinstance(target, Head):
+            checks.shapes_match("student's logits", (*leading, classes), "teacher's logits", target.shape)
+            flat = target.detach().flat("teacher")
         else:
             checks.shapes_match("student_logits without the class axis", leading, "the target", target.places)
             check_ids(target.ids, classes, repeated=isinstance(target, Sampled))
@@ -104,10 +109,12 @@ class Soft:
         return Soft(flat, self.temperature, self.divergence, coefficient, mask)
 
     def rows(self, where: slice | Tensor) -> "Soft":
-        """Return the part of some rows of a flat one."""
+        """Return the part of some rows of a flat one; the logits of a head are made for them."""
         target = self.target
         if isinstance(target, Tensor):
             some: Tensor | TopK | Sampled = target[where]
+        elif isinstance(target, Head):
+            some = target.logits(where)
         elif isinstance(target, TopK):
             some = TopK(target.ids[where], target.log_probs[where], target.log_tail[where])
         else:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.head import head_behind
 from limbeck.models.layers.tokens import MeanOfTokens
 from limbeck.outputs import Outputs
 
@@ -109,5 +110,7 @@ class Cutting:
         self.real = real
 
     def __call__(self, _: nn.Module, __: Any, answer: Any) -> Any:
-        answer["logits"] = answer["logits"][..., : self.real]
+        logits = answer["logits"]
+        head = head_behind(logits)
+        answer["logits"] = logits[..., : self.real] if head is None else head.first(self.real).placeholder()
         return answer

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from limbeck.head import Head
+
 __all__ = ["TiedSoftmax", "TokenEmbedding", "TokenVectors"]
 
 
@@ -61,9 +63,14 @@ class TiedSoftmax(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, hidden: Tensor, embedding: TokenVectors) -> Tensor:
-        if self.projection is not None:
-            hidden = self.projection(hidden)
-        return embedding.scores(hidden) + self.bias
+        return embedding.scores(self._projected(hidden)) + self.bias
+
+    def as_head(self, hidden: Tensor, embedding: TokenVectors) -> Head:
+        """Return what the logits are made of, for the arguments of `forward`."""
+        return Head(self._projected(hidden), embedding.vectors, self.bias)
+
+    def _projected(self, hidden: Tensor) -> Tensor:
+        return hidden if self.projection is None else self.projection(hidden)
 
     def extra_repr(self) -> str:
         """Return the size, which is no module's."""
