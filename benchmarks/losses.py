@@ -17,8 +17,8 @@ The other libraries' losses run if their packages are found, in a folder of thei
     pip install --no-deps --target FOLDER torchdistill liger-kernel trl datasets dill multiprocess xxhash pandas \\
         python-dateutil pytz tzdata six
 
-torchdistill: `KDLoss`, the same loss (its alpha on the labels).  TRL: `generalized_jsd_loss`, JSD at β = ½ alone, beside
-limbeck's `losses.js`.  Liger: `LigerFusedLinearJSDLoss`, not compiled, beside limbeck's `fused_linear_kd` with the same
+torchdistill: `KDLoss`, the same loss (its alpha on the labels).  TRL: `generalized_jsd_loss`, JSD at β = ½ alone,
+beside limbeck's `losses.js`.  Liger: `LigerFusedLinearJSDLoss`, not compiled, beside limbeck's `fused_linear_kd` with the same
 divergence, from hidden states of 64 numbers.  (torchtune 0.6.1 does not import with a torchao of today.)
 
 Ways take turns within a round.  Figures are medians over rounds; a ratio is the median of the ratios within rounds.
@@ -30,10 +30,10 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,12 +175,27 @@ def memory(classes: int, name: str, options: argparse.Namespace) -> int:
 
 
 def grows(classes: int, name: str, options: argparse.Namespace) -> None:
+    """Print the largest growth of the resident memory that a look every half millisecond sees."""
     found, student = ways(classes, "cpu", options.peers)
     small = student[:1].detach().clone().requires_grad_()
     eager(small, small.detach().clone(), torch.zeros(1, dtype=torch.int64)).backward()  # what is made once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, seen, ended = resident(), [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.0005):
+            seen[0] = max(seen[0], resident() - before)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
     run(found[name], student)
-    print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    ended.set()
+    watcher.join()
+    print(max(seen[0], resident() - before))
+
+
+def resident() -> int:
+    """Return the bytes of the process that lie in memory (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
