@@ -18,8 +18,8 @@ The other libraries' losses run if their packages are found, in a folder of thei
         python-dateutil pytz tzdata six
 
 torchdistill: `KDLoss`, the same loss (its alpha on the labels).  TRL: `generalized_jsd_loss`, JSD at β = ½ alone,
-beside limbeck's `losses.js`.  Liger: `LigerFusedLinearJSDLoss`, not compiled, beside limbeck's `fused_linear_kd` with the same
-divergence, from hidden states of 64 numbers.  (torchtune 0.6.1 does not import with a torchao of today.)
+beside limbeck's `losses.js`.  Liger: `LigerFusedLinearJSDLoss`, not compiled, beside limbeck's `fused_linear_kd` with
+the same divergence, from hidden states of 64 numbers.  (torchtune 0.6.1 does not import with a torchao of today.)
 
 Ways take turns within a round.  Figures are medians over rounds; a ratio is the median of the ratios within rounds.
 Seconds of the clock and of the processor are written: where other processes are busy, the latter say more.  Memory is
