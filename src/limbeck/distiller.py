@@ -311,7 +311,7 @@ class Distiller(nn.Module):
             self._last["teacher"] = teacher.last_layer(batch)
         return teacher.without(self._last["teacher"])
 
-    def _student_without_product(self, batch: Batch) -> str | None:
+    def last_layer(self, batch: Batch) -> str | None:
         """Return the path of the student's last layer where it is not to be computed."""
         if not self.chunked_head:
             return None
@@ -347,7 +347,7 @@ class Distiller(nn.Module):
 
         axis = state_axis(self.student)
         state = self.carry.state("student", batch, axis)
-        last = self._student_without_product(batch)
+        last = self.last_layer(batch)
         answer = run_model(self.student, inputs, taps, task=batch.task, role="student", state=state, last=last)
         self.carry.keep("student", batch, answer.state, axis)
         if self.objective.differentiates_inputs:

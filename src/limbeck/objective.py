@@ -472,8 +472,8 @@ class Objective(nn.Module):
             if term.reads_logits and term.name not in together:
                 raise InputError(
                     f"chunked_head: found term '{term.name}', which reads whole logits; expected terms on logits that"
-                    " are sums over places, such as hard labels without smoothing and the teacher's softened logits."
-                    " Leave chunked_head out, or leave out the term"
+                    " are sums over places: hard labels without smoothing, and softened logits of one teacher, not of"
+                    " several. Leave chunked_head out, or leave out the term"
                 )
 
     @staticmethod

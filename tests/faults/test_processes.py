@@ -135,6 +135,10 @@ def test_two_processes_train_a_language_model_on_a_stream_as_one_does(two, tmp_p
     assert agree(*two, "stream", processes.stream(tmp_path))
 
 
+def test_two_processes_train_a_tied_language_model_in_chunks_as_one_does_with_whole_logits(two, tmp_path):
+    assert agree(*two, "tied stream", processes.tied_stream(tmp_path, chunked=False))
+
+
 @pytest.mark.parametrize("kind", ["long", "long with dropout", "stream"])
 def test_two_processes_go_on_bit_for_bit_from_where_they_were_broken(two, kind):
     folder, told = two

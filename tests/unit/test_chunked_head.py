@@ -1,6 +1,5 @@
 """Losses in chunks of a last linear layer: the same as of whole logits, without them, or refused in one line."""
 
-import copy
 import subprocess
 import sys
 import textwrap
@@ -366,23 +365,33 @@ def test_it_excludes_compile():
         lb.Training(compile=True, chunked_head=True)
 
 
-def test_a_library_model_is_run_without_its_output_embedding():
+LLAMA = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_key_value_heads": 2}
+LIBRARY = {
+    "llama": ({**LLAMA, "vocab_size": WORDS}, "causal", "lm_head"),
+    "padded": ({**LLAMA, "vocab_size": WORDS + 3, "tie_word_embeddings": True}, "causal", "lm_head"),
+    "gpt2": ({"model_type": "gpt2", "n_embd": 8, "vocab_size": WORDS}, "causal", "lm_head"),
+    "bert": (
+        {"model_type": "bert", "hidden_size": 8, "intermediate_size": 8, "vocab_size": WORDS},
+        "masked",
+        "cls.predictions.decoder",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LIBRARY)
+def test_a_library_model_is_run_without_its_output_embedding(kind):
     pytest.importorskip("transformers")
-    config = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    config |= {"num_attention_heads": 2, "vocab_size": WORDS + 3, "num_key_value_heads": 2}
-    torch.manual_seed(0)
-    models = [
-        lb.models.builder("config")(
-            (5,), WORDS, vocabulary=WORDS, head="causal", config={**config, "tie_word_embeddings": tied}
-        )
-        for tied in (True, False)
-    ]
+    keys, head, path = LIBRARY[kind]
+    keys = {**keys, "num_hidden_layers": 1, "num_attention_heads": 2}
+    student, teacher = (
+        lb.models.builder("config")((5,), WORDS, vocabulary=WORDS, head=head, config=keys).double().eval()
+        for _ in range(2)
+    )
     batch = tokens()
     batch = lb.Batch.of({"input_ids": batch.inputs}, batch.labels, task=TOKENS)
-    teacher = copy.deepcopy(models[1]).double()
-    for student in models:
-        whole = loss_and_gradients(student.double(), teacher, batch, chunked=False)
-        assert_same(loss_and_gradients(student, teacher, batch, chunked=True), whole)
+    assert lb.Distiller(student, teacher, chunked_head=True).last_layer(batch) == path
+    whole = loss_and_gradients(student, teacher, batch, chunked=False)
+    assert_same(loss_and_gradients(student, teacher, batch, chunked=True), whole)
 
 
 _STEP = """

@@ -407,7 +407,8 @@ def _build(
         return
     task = samples.task
     with evaluating(distiller.student), torch.no_grad():
-        logits = run_model(distiller.student, first.inputs, task=task, role="student").logits
+        last = distiller.last_layer(first)
+        logits = run_model(distiller.student, first.inputs, task=task, role="student", last=last).logits
     classes = task.classes(logits)
     if isinstance(samples, SampleSet):
         check_answer("student", logits, max(samples.classes, classes), task)

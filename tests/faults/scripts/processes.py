@@ -25,6 +25,7 @@ from limbeck.data import Augment, TensorSet, synthetic_text
 from limbeck.distiller import Distiller
 from limbeck.errors import Interrupted
 from limbeck.methods.dist import IntraClass
+from limbeck.models import lstm_lm
 from limbeck.objective import Objective, Term
 from limbeck.teachers import ModelTeacher
 from limbeck.terms import HardLabels, SoftTargets
@@ -163,6 +164,17 @@ def stream(folder: Path, act: Callable[[int], None] = lambda step: None) -> Resu
     return fit(distiller, STREAM.train, held_out, training=settings, folder=folder)
 
 
+def tied_stream(folder: Path, *, chunked: bool) -> Result:
+    """Train a language model whose softmax has the embedding's matrix, with whole logits or in chunks of its head."""
+    tokens = len(STREAM.train.vocabulary)
+    with torch.random.fork_rng():
+        torch.manual_seed(RANK)
+        student = lstm_lm((6,), tokens, vocabulary=tokens, embedding=6, hidden=8).double()
+    distiller = Distiller(student, ModelTeacher(Recurrent(9, tokens, 8).double()))
+    settings = Training(epochs=2, learning_rate=0.5, accumulate=2, chunked_head=chunked)
+    return fit(distiller, STREAM.train, STREAM.test, training=settings, folder=folder)
+
+
 def hint_alone(folder: Path) -> Result:
     """Train only what lies below the hint: the rest of the student has no gradient."""
     distiller = Distiller(network(RANK, 8), ModelTeacher(network(9, 6)), Objective([Hint(0.05)]))
@@ -228,6 +240,7 @@ def main(folder: Path) -> None:
         tell(kind, train(kind, folder / kind))
     tell("hint alone", hint_alone(folder / "hint alone"))
     tell("stream", stream(folder / "stream"))
+    tell("tied stream", tied_stream(folder / "tied stream", chunked=True))
     try:  # in the middle of an epoch, in which both carry states
         stream(folder / "stream, broken", crash_at(25))
     except Crash:
