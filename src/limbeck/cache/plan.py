@@ -41,6 +41,7 @@ __all__ = [
     "planned",
     "refuse_unstorable",
     "rows_of_shards",
+    "shard_samples",
 ]
 
 _AT_ONCE = 1024
@@ -142,7 +143,7 @@ def planned(
         places=places,
         samples=len(samples),
         rows=rows,
-        shard_samples=_shard_samples(order, rows, row),
+        shard_samples=shard_samples(order, rows, row),
         row=row,
         arrays={name: array_bytes(values, name)[0] for name, values in arrays.items()},
         members={"weights": list(members.weights), "mean": members.mean} if dense and members is not None else None,
@@ -151,7 +152,7 @@ def planned(
     return header, arrays
 
 
-def _shard_samples(order: Order, rows: int, row: Layout) -> int:
+def shard_samples(order: Order, rows: int, row: Layout) -> int:
     """Return how many samples a shard has: few enough to lose little at a kill, many enough for few files."""
     samples, lanes = len(order.samples), order.samples.lanes or 1
     if order.shard_samples is not None:

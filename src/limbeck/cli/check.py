@@ -11,9 +11,15 @@ from limbeck.cli.showing import Trust, duration, say, show, show_json, table
 from limbeck.errors import command
 
 if TYPE_CHECKING:
-    from limbeck.experiment.check import RehearsedModel
+    from rich.table import Table
 
-__all__ = ["check"]
+    from limbeck.experiment.check import RehearsedModel
+    from limbeck.experiment.plan import TeacherPlan
+
+__all__ = ["check", "ways_table"]
+
+_SHORT = 10
+"""Seconds below which a time has decimals."""
 
 
 @app.command()
@@ -63,9 +69,31 @@ def check(
             for each in found.layers
         ]
         show(table("layers that are compared", ["term", "student", "teacher", "learned projection"], pairs))
+    if found.teacher is not None:
+        show(ways_table(found.teacher))
+        show(*(f"{way.name} is not possible: {way.refused}" for way in found.teacher.ways if way.refused))
+        best = found.teacher.way(found.teacher.cheapest)
+        show(f"The fastest exact teacher is {best.name}: {best.line}. This recipe has {found.teacher.chosen}.")
     show("losses of the first batch: " + ", ".join(f"{k} {v:.4g}" for k, v in found.losses.items()))
     work = f"{found.trainings:,} trainings, about {duration(found.seconds)} in all on this machine"
     say(f"{work} · next: {command('limbeck', 'distill', recipe, *(overrides or []))}")
+
+
+def ways_table(plan: "TeacherPlan") -> "Table":
+    """Return the ways to have the teacher's answers and what each takes."""
+    rows = []
+    for way in plan.ways:
+        if way.refused:
+            rows.append([way.name, "not possible", "", "", "", ""])
+            continue
+        disk = f"{way.disk / 2**20:,.1f} MiB" if way.disk else "none"
+        seconds = [_span(each) if each else "none" for each in (way.build, way.reading)]
+        rows.append([way.name, way.answers, *seconds, f"{way.memory / 2**20:,.1f} MiB", disk])
+    return table("ways to have the teacher", ["teacher", "answers", "asked before", "in steps", "memory", "disk"], rows)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < _SHORT else duration(seconds)
 
 
 def _work(model: "RehearsedModel") -> list[str]:

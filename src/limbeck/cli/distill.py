@@ -4,7 +4,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from limbeck.config import Recipe
     from limbeck.evaluation import Interval
+    from limbeck.experiment.check import Rehearsal
     from limbeck.experiment.outcome import Outcome
     from limbeck.experiment.parts import Parts
     from limbeck.profiling import Profile
@@ -42,11 +43,15 @@ def distill(
     page: Annotated[bool, typer.Option("--report/--no-report", help="write report.html at the end")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="tell where the time of training steps goes")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="predict the time first, and say at the end how far that was off")
+    ] = False,
 ) -> None:
     """Train the teacher (or reuse it), the student alone and the student distilled; print them side by side."""
     from limbeck.cli.report import reported
     from limbeck.config import load_recipe
     from limbeck.errors import RunError
+    from limbeck.experiment.plan import predicted_and_real
     from limbeck.experiment.vetting import vet
     from limbeck.profiling import Profile
     from limbeck.ranks import is_first
@@ -54,6 +59,7 @@ def distill(
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     parts = vet(loaded)
+    rehearsal = _rehearsed(loaded, resume) if plan else None
     folder = folder_of(loaded, runs, resume)
     if resume is not None:
         if (verb := made_by(resume)) in ("tune", "diagnose"):
@@ -62,22 +68,30 @@ def distill(
             )
         if (group := group_of(resume)) is not None:
             raise RunError(f"resume: '{resume}' is a run of group {group} alone; resume it with limbeck codistill")
-    with Profile() if profile else nullcontext() as measured:
+    with Profile() if profile or plan else nullcontext() as profiled:
         outcome = run(loaded, folder, parts=parts, quiet=quiet or not is_first())
     if not is_first():
         if misses(loaded, outcome):
             raise typer.Exit(_MISSED)
         return
+    measured = profiled if profile else None
+    found = {}
+    if rehearsal is not None and profiled is not None:
+        seconds = {model.role: model.seconds for model in rehearsal.models}
+        found = {"plan": predicted_and_real(rehearsal.teacher, seconds, profiled)}
+        folder.write_json("plan.json", found["plan"])
     if measured is not None and measured.steps:
         folder.write_json("profile.json", measured.as_dict())
     if as_json:
         timed = {} if measured is None else {"profile": measured.as_dict()}
-        show_json({"run": str(folder.path), **outcome.as_dict(), **timed})
+        show_json({"run": str(folder.path), **outcome.as_dict(), **timed, **found})
     else:
         with copied():
             outcome_table(loaded, outcome)
         if measured is not None:
             show(profile_table(measured) if measured.steps else "Profile: every training was finished before.")
+        if found:
+            show(*_plan_lines(found["plan"]))
     missed = misses(loaded, outcome)
     for line in missed:
         say(f"missed: {line}")
@@ -86,6 +100,31 @@ def distill(
     say(f"run folder: {folder.path} · repeat it: {repeat}{made}")
     if missed:
         raise typer.Exit(_MISSED)
+
+
+def _rehearsed(recipe: "Recipe", resume: Path | None) -> "Rehearsal":
+    """Predict what a run takes; RunError for one whose time is not that of a whole run in one process."""
+    from limbeck.errors import RunError
+    from limbeck.experiment.check import rehearse
+    from limbeck.ranks import world_size
+
+    if resume is not None or world_size() > 1:
+        found = "--resume" if resume is not None else f"{world_size()} processes"
+        raise RunError(f"--plan: found {found}; expected a new run in one process. Leave --plan out")
+    return rehearse(recipe)
+
+
+def _plan_lines(plan: "Mapping[str, Any]") -> list[str]:
+    """Return what was predicted and what it took, a line for the teacher and one for all trainings."""
+    lines = []
+    for name, told in plan.items():
+        label = f"teacher ({told['way']})" if "way" in told else name
+        predicted, real = (
+            each["seconds"] if isinstance(each, dict) else each for each in (told["predicted"], told["real"])
+        )
+        error = "" if told["error"] is None else f" ({100 * told['error']:+.0f} %)"
+        lines.append(f"{label}: predicted {predicted:.2f} s, took {real:.2f} s{error}")
+    return lines
 
 
 def resolve(recipe: Path) -> Path:

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import methods, schemes
-from limbeck.batch import UNLABELLED, Batch
+from limbeck.batch import UNLABELLED
 from limbeck.card import Card
 from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
@@ -17,14 +18,15 @@ from limbeck.distiller import Distiller, require_gradient
 from limbeck.evaluation import constant_accuracy, evaluate, parameters
 from limbeck.experiment.building import SeedBuilder, as_teacher, build_teacher, check_weights, seeded_build
 from limbeck.experiment.parts import Parts
+from limbeck.experiment.plan import AskedOnce, TeacherPlan, plan_teacher
 from limbeck.experiment.teacher import asked_once
 from limbeck.experiment.vetting import vet
 from limbeck.features import PairedLayers, paired_layers
 from limbeck.networks import evaluating
 from limbeck.objective import Loss
-from limbeck.outputs import Outputs, Tap, run_model
+from limbeck.outputs import run_model
 from limbeck.tasks import CLASSIFICATION
-from limbeck.teacher import ClassVectors, Teacher
+from limbeck.teacher import Teacher
 from limbeck.training import Training
 from limbeck.training.engine import laid_out, placed
 from limbeck.training.memory import enough_memory
@@ -72,6 +74,7 @@ class Rehearsal:
 
     notes: lines on what was left out of the data, or may have been meant otherwise.
     layers: of student and teacher, that the method compares.
+    teacher: the ways to have its answers; None where the method reads none.
     """
 
     data: str
@@ -81,6 +84,7 @@ class Rehearsal:
     losses: dict[str, float]
     notes: tuple[str, ...] = ()
     layers: tuple[PairedLayers, ...] = ()
+    teacher: TeacherPlan | None = None
 
     @property
     def trainings(self) -> int:
@@ -97,34 +101,6 @@ class Rehearsal:
         return asdict(self) | {"trainings": self.trainings, "seconds": self.seconds}
 
 
-class _AskedOnce:
-    """A teacher that answers a batch once and remembers it, as one whose answers are stored."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher, self.seconds_a_sample = teacher, 0.0
-        self._answers: dict[tuple[int, ...], Outputs] = {}
-
-    def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
-        key = tuple(batch.index.tolist())
-        if key not in self._answers:
-            began = time.perf_counter()
-            self._answers[key] = self.teacher(batch, taps) if taps else self.teacher(batch)
-            self.seconds_a_sample = (time.perf_counter() - began) / len(key)
-        return self._answers[key]
-
-    def class_vectors(self, classes: int | None = None) -> Tensor:
-        if not isinstance(self.teacher, ClassVectors):
-            raise TypeError(f"{type(self.teacher).__name__} has no class vectors")
-        return self.teacher.class_vectors(classes)
-
-    def to(self, device: torch.device | str) -> "_AskedOnce":
-        self.teacher.to(device)
-        return self
-
-    def fingerprint(self) -> str:
-        return self.teacher.fingerprint()
-
-
 def rehearse(recipe: Recipe) -> Rehearsal:
     """Build a recipe's data, models and objective, and run a batch through each."""
     parts = vet(recipe)
@@ -135,18 +111,20 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     alone = Distiller(builder.student(), None, methods.hard())
     models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
     taught: list[RehearsedModel] = []
-    owed, losses, layers = 0.0, dict[str, float](), dict[PairedLayers, None]()
+    owed, losses, layers, read = 0.0, dict[str, float](), dict[PairedLayers, None](), 0
     teacher: Teacher = as_teacher(recipe, build_teacher(recipe, parts, 0))
+    ways = partial(plan_teacher, recipe, parts, teacher)
     if asked_once(recipe, teacher, parts):
-        teacher = _AskedOnce(teacher)
+        teacher = AskedOnce(teacher)
     for plan in recipe.scheme.planned(builder, teacher):
         runs = plan.count * ((1 if plan.once else seeds) + tried)
         timed, losses = _time(plan.label, plan.distiller, plan.samples, plan.training or recipe.training, runs)
         if plan.between is not None:
             timed = replace(timed, seconds_a_step=timed.seconds_a_step + _seconds(plan.between) / plan.period)
-        if isinstance(plan.distiller.teacher, _AskedOnce):
+        if isinstance(plan.distiller.teacher, AskedOnce):
             timed = replace(timed, asking=plan.distiller.teacher.seconds_a_sample * len(plan.samples))
         layers |= dict.fromkeys(paired_layers(plan.distiller.objective))
+        read += runs if plan.distiller.teacher is teacher else 0
         taught.append(timed)
         owed += 0.0 if plan.compared else timed.seconds
     if recipe.alone_budget is not None:
@@ -172,6 +150,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         losses,
         (*parts.notes, *_transforms(recipe), *_apart(recipe, tuple(layers)), *_at_chance(recipe, parts)),
         tuple(layers),
+        ways(read) if read else None,
     )
 
 

@@ -18,6 +18,7 @@ from limbeck.experiment.cost import Compute, spent
 from limbeck.experiment.parts import Parts
 from limbeck.experiment.stores import stored_on_disk
 from limbeck.objective import Objective
+from limbeck.profiling import timing
 from limbeck.ranks import first_says
 from limbeck.runs import cache_folder
 from limbeck.tasks import TOKENS
@@ -29,7 +30,10 @@ from limbeck.training import Job, Observer
 from limbeck.training.progress import ignore
 from limbeck.training.trained import fit_estimator_or_read, fit_or_read
 
-__all__ = ["TrainedTeacher", "asked_once", "storable", "trained_teacher", "wrap_teacher"]
+__all__ = ["ANSWERS", "TrainedTeacher", "asked_once", "storable", "trained_teacher", "wrap_teacher"]
+
+ANSWERS = "stored answers"
+"""Under what a profile has the time in which a teacher is asked beforehand."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,12 @@ def wrap_teacher(
     """
     teacher = as_teacher(recipe, model)
     if isinstance(recipe.teacher.store, StoreSpec):
-        return stored_on_disk(recipe, teacher, parts, seed, objective, own=own)
+        with timing("build", ANSWERS):
+            return stored_on_disk(recipe, teacher, parts, seed, objective, own=own)
     if asked_once(recipe, teacher, parts, objective):
         clean = recipe.teacher.view == "clean"
-        return store(teacher, parts.transfer, clean=clean, taps=(objective or recipe.inspected).taps("teacher"))
+        with timing("build", ANSWERS):
+            return store(teacher, parts.transfer, clean=clean, taps=(objective or recipe.inspected).taps("teacher"))
     return teacher
 
 
