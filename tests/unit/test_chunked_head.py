@@ -72,7 +72,9 @@ def assert_same(found, wanted, tolerance=1e-12):
 
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize(
-    "student", [recurrent, lambda: recurrent(tied=False), lambda: recurrent(projection=True), decoder], ids=str
+    "student",
+    [recurrent, lambda: recurrent(tied=False), lambda: recurrent(projection=True), decoder],
+    ids=["recurrent", "not tied", "projected", "decoder"],
 )
 def test_losses_and_all_gradients_are_those_of_whole_logits(student, mask):
     student, batch = student(), tokens(mask=mask)
