@@ -236,15 +236,15 @@ OWN = [
     Mutant(
         "search: candidates are measured on the training set",
         "experiment/trials.py",
-        "evaluate(model, context.held_out)",
-        "evaluate(model, context.parts.train)",
+        "evaluate_together(model, context.held_out)",
+        "evaluate_together(model, context.parts.train)",
         "tests/unit/test_schemes.py tests/unit/test_tune.py",
     ),
     Mutant(
         "outcome: measured on the training set",
         "experiment/run.py",
-        "evaluate(found.models[role], run.final.test)",
-        "evaluate(found.models[role], run.final.train)",
+        "evaluate_together(found.models[role], run.final.test)",
+        "evaluate_together(found.models[role], run.final.train)",
         "tests/unit/test_schemes.py",
     ),
     Mutant(

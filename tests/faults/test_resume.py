@@ -115,7 +115,8 @@ def test_broken_between_two_epochs(tmp_path, monkeypatch, where, epoch, uninterr
             raise Crash
 
     calls = []
-    target = {"validation": "limbeck.training.loop.evaluate", "metrics": "limbeck.training.state.Run.end_epoch"}
+    ended = "limbeck.training.state.Run.end_epoch"
+    target = {"validation": "limbeck.training.loop.evaluate_together", "metrics": ended}
     with monkeypatch.context() as patch:
         if where != "watch":
             owner, name = target[where].rsplit(".", 1)

@@ -27,7 +27,9 @@ SHAPES = {
 """By loss, the features of one example of student and teacher; of all others, two maps of one shape."""
 ELSEWHERE = {"crd", "weight_matching"}
 ELSEWHERE |= {"attention_kl", "attention_mse", "hidden_cosine", "hidden_mse", "margin_mse", "relation_kl"}
-"""Losses with other arguments; test_contrast.py, test_losses_of_layers.py and test_encoder_losses.py test them."""
+ELSEWHERE |= {"fused_linear_kd"}
+"""Losses with other arguments; test_contrast.py, test_losses_of_layers.py, test_encoder_losses.py and
+test_fused_losses.py test them."""
 
 
 STAGES, BLOCKS, TOKENS = {"layers": ["stem", "stage1"]}, {"layers": ["blocks.0", "blocks.1"]}, {"layers": "blocks.1"}

@@ -83,6 +83,7 @@ OTHER = {  # what is changed, and the key that says so
     "training.precision": lambda: setting(precision="bf16"),
     "training.memory_format": lambda: setting(memory_format="channels_last"),
     "training.compile": lambda: setting(compile=True),
+    "training.chunked_head": lambda: setting(chunked_head=True),
     "training.views": lambda: setting(views=2, augment=Augment(shift=1)),
     "training.averaging": lambda: setting(averaging=0.9),
     "training.patience": lambda: setting(patience=2),

@@ -194,7 +194,7 @@ def scripted(monkeypatch, scores):
         seen.append(weights(student))
         return Metrics(examples=100, errors=errors, accuracy=1 - errors / 100, nll=nll)
 
-    monkeypatch.setattr("limbeck.training.loop.evaluate", judge)
+    monkeypatch.setattr("limbeck.training.loop.evaluate_together", judge)
     return seen
 
 

@@ -152,6 +152,22 @@ def evaluate_together(model: nn.Module, samples: SampleSet | Source) -> Metrics:
     Every process must call it, and each gets the figures of the whole set.  They are those of one process bit for bit,
     since whole batches are divided; those of a stream to rounding, since its lanes are.  The buffers of the network are
     the first process's: batch statistics of the others are of their own part of the data.
+
+    Args:
+        model: as for `evaluate`.
+        samples: as for `evaluate`.  Data without an identity are answered whole by each process.
+
+    Returns:
+        The figures of the whole set.
+
+    Raises:
+        ModelError: if the model cannot be called, or answers NaN.
+
+    Example:
+        >>> import limbeck as lb
+        >>> data, model = lb.data.digits(), lb.models.mlp((1, 8, 8), 10)
+        >>> evaluate_together(model, data.test).errors == evaluate(model, data.test).errors
+        True
     """
     world = world_size()
     if world == 1 or not isinstance(samples, SampleSet):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.devices import on_accelerator, without_autocast_on_cpu
 from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.reduction import compute_dtype
 
 __all__ = ["Few", "few"]
 
@@ -31,7 +32,7 @@ def few(logits: Tensor, parts: Sequence[Part]) -> Few | None:
     >>> few(torch.zeros(2, 3), [Hard(labels)]) is None, few(torch.zeros(2, 3), [Hard(labels - 100)]) is None
     (False, True)
     """
-    if logits.dim() != 2 or logits.dtype not in (torch.float32, torch.float64) or on_accelerator(logits):
+    if logits.dim() != 2 or not logits.is_floating_point() or on_accelerator(logits):
         return None
     hard = [part for part in parts if isinstance(part, Hard)]
     soft = [part for part in parts if isinstance(part, Soft)]
@@ -45,7 +46,9 @@ def few(logits: Tensor, parts: Sequence[Part]) -> Few | None:
         return None
     for each in soft:
         target = each.target
-        if not isinstance(target, Tensor) or target.shape != logits.shape or target.dtype != logits.dtype:
+        if not isinstance(target, Tensor) or target.shape != logits.shape:
+            return None
+        if (target.dtype == torch.float64) != (logits.dtype == torch.float64) or not target.is_floating_point():
             return None
         if each.divergence.kind not in ("kl", "cross_entropy"):
             return None
@@ -69,7 +72,7 @@ class FewCalls(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, parts: Few) -> tuple[Tensor, ...]:
-        own, wanted = logits.detach(), ctx.needs_input_grad[0]
+        own, wanted = compute_dtype(logits.detach()), ctx.needs_input_grad[0]
         total, slope, sums = None, None, list[Tensor]()
         with without_autocast_on_cpu():
             if parts.soft is not None:
@@ -86,7 +89,7 @@ class FewCalls(torch.autograd.Function):
         ctx.mark_non_differentiable(*sums)
         ctx.parts = parts
         if slope is not None:
-            ctx.save_for_backward(logits, slope)
+            ctx.save_for_backward(logits, slope.to(logits.dtype))
         return (total, *sums)
 
     @staticmethod
@@ -96,7 +99,7 @@ class FewCalls(torch.autograd.Function):
             slope = _slope(logits, ctx.parts)
         elif float(by_total) == 1.0:
             return slope, None
-        return slope * by_total, None
+        return slope * by_total.to(slope.dtype), None
 
 
 def _added(slope: Tensor, by_label: Tensor, coefficient: float | Tensor) -> Tensor:
@@ -109,7 +112,7 @@ def _soft(own: Tensor, part: Soft, coefficient: float | Tensor, wanted: bool) ->
     assert isinstance(part.target, Tensor)
     scale = 1.0 / part.temperature
     log_q = F.log_softmax(own * scale, -1)
-    log_p = F.log_softmax(part.target.detach() * scale, -1)
+    log_p = F.log_softmax(part.target.detach().to(own.dtype) * scale, -1)
     p = log_p.exp()
     if part.divergence.entropies:
         value = torch.dot(p.view(-1), log_p.sub_(log_q).view(-1))
