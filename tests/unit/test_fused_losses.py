@@ -16,6 +16,7 @@ from limbeck.errors import InputError
 from limbeck.losses import KL, REVERSE_KL, Dense, Sampled, TopK, correlation, divergence, soften
 from limbeck.losses.fused import Hard, Soft, joint
 from limbeck.losses.fused.small import FewCalls
+from limbeck.losses.fused.threads import shared
 from limbeck.objective import Objective
 from limbeck.outputs import Outputs
 from limbeck.terms import HardLabels, SoftTargets
@@ -545,3 +546,41 @@ def test_a_rest_without_mass_is_computed_plainly(given):
         found = case.fused(given, TopK(ids, log_probs.float(), tail.float()), 1.0)
         assert bool(found[1].isfinite().all())
         assert_near(found, case.plain(given, exact, 1.0), 2e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_no_bit(threads, monkeypatch):
+    monkeypatch.setattr("limbeck.losses.fused.tiles._TILE", 61 * 5)
+    case, before = Case(rows=23), torch.get_num_threads()
+    case.z[3, 7] = case.v[3, 7] = -torch.inf  # a row that is computed plainly
+    case.labels[3] = 0
+    wanted = case.fused(REVERSE_KL, case.v, 2.0)
+    try:
+        torch.set_num_threads(threads)
+        found = case.fused(REVERSE_KL, case.v, 2.0)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+
+
+def test_what_a_thread_raises_arrives():
+    def work(number):
+        if number == 1:
+            raise InputError("number: found 1")
+
+    with pytest.raises(InputError, match="number: found 1"):
+        shared(work, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own():
+    code = (
+        "import os, sys, torch\ntorch.set_num_threads(2)\nfrom limbeck import losses\n"
+        "z = torch.randn(64, 20000)\nw = z + 1\n"
+        "losses.kl(z, w)\nchild = os.fork()\nlosses.kl(z, w)\n"
+        "os._exit(0) if child == 0 else sys.exit(os.waitpid(child, 0)[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False)
+    assert done.returncode == 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from limbeck.devices import on_accelerator
 from limbeck.losses.dense import soften
 from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.fused.threads import shared
 from limbeck.losses.sparse import Sampled, TopK
 
 __all__ = ["tiled"]
@@ -32,29 +33,32 @@ def tiled(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> lis
     """
     count, classes = logits.shape
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    elements = _TILE if logits.device.type == "cpu" else _TILE_ELSEWHERE
-    rows = min(count, max(1, elements // classes))
-    room = torch.empty(4, rows, classes, dtype=dtype, device=logits.device)
-    values: list[list[Tensor]] = [[] for _ in parts]
-    order = sorted(
-        range(len(parts)), key=lambda number: isinstance(parts[number], Hard)
-    )  # q̃ first, of which q is a power
-    for start in range(0, count, rows):
-        where = slice(start, min(start + rows, count))
-        here = logits[where]
-        own = here if here.dtype == dtype else here.to(dtype)
-        written = None if gradient is None else gradient[where]
-        apart = written is not None and (written.dtype != dtype or written.data_ptr() == here.data_ptr())
-        slope = own.new_empty(own.shape) if apart else written
-        tile = _Tile(own, [each[: len(own)] for each in room], slope)
-        for number in order:
-            values[number].append(tile.add(parts[number].rows(where)))
-        if written is not None and slope is not None:
-            if not tile.written:
-                slope.zero_()
-            if slope is not written:
-                written.copy_(slope)
-    return [torch.cat(found) if found else logits.new_zeros(0, dtype=dtype) for found in values]
+    here = logits.device.type == "cpu"
+    rows = min(count, max(1, (_TILE if here else _TILE_ELSEWHERE) // classes))
+    values = [torch.empty(count, dtype=dtype, device=logits.device) for _ in parts]
+    order = sorted(range(len(parts)), key=lambda number: isinstance(parts[number], Hard))  # q̃, then q, a power of it
+    starts = range(0, count, max(rows, 1))
+    threads = max(1, min(torch.get_num_threads(), len(starts))) if here else 1
+
+    def work(thread: int) -> None:
+        room = torch.empty(4, rows, classes, dtype=dtype, device=logits.device)
+        for start in starts[thread::threads]:
+            where = slice(start, min(start + rows, count))
+            written = None if gradient is None else gradient[where]
+            tile = _tile(logits[where], written, room, dtype)
+            for number in order:
+                values[number][where] = tile.add(parts[number].rows(where))
+            tile.end(written)
+
+    shared(work, threads)
+    return values
+
+
+def _tile(logits: Tensor, written: Tensor | None, room: Tensor, dtype: torch.dtype) -> "_Tile":
+    """Return a tile of some rows, whose gradient is made in its place where that is of the right type and free."""
+    own = logits if logits.dtype == dtype else logits.to(dtype)
+    apart = written is not None and (written.dtype != dtype or written.data_ptr() == logits.data_ptr())
+    return _Tile(own, [each[: len(own)] for each in room], torch.empty_like(own) if apart else written)
 
 
 class _Softened(NamedTuple):
@@ -121,6 +125,15 @@ class _Tile:
                 torch.mul(slope, scale, out=self.slope)
             self.written = True
         return value if isinstance(part, Hard) else value * part.factor
+
+    def end(self, written: Tensor | None) -> None:
+        """Leave the gradient in its place, 0 where no part has added any."""
+        if self.slope is None or written is None:
+            return
+        if not self.written:
+            self.slope.zero_()
+        if self.slope is not written:
+            written.copy_(self.slope)
 
     def _hard(self, part: Hard) -> tuple[Tensor, Tensor | None]:
         """Return -log q_y and q - onehot(y), q at T = 1."""
