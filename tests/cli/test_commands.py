@@ -365,7 +365,7 @@ def test_an_interruption_between_trainings_ends_alike(limbeck, recipe, monkeypat
     def interrupt(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment_run, "evaluate", interrupt)
+    monkeypatch.setattr(experiment_run, "evaluate_together", interrupt)
     answer = limbeck("distill", recipe, "--quiet")
     folder = only_run(tmp_path / "runs").relative_to(tmp_path)
     assert (answer.code, answer.out) == (130, "")
