@@ -33,7 +33,9 @@ def written(folder, kind, arrays):
     from pyarrow import parquet
 
     rows = len(next(iter(arrays.values())))
-    table = {name: list(value) if np.ndim(value) else [value] * rows for name, value in arrays.items()}
+    table = {
+        name: list(value) if isinstance(value, list | np.ndarray) else [value] * rows for name, value in arrays.items()
+    }
     parquet.write_table(pyarrow.table(table), file)
     return file
 
@@ -190,14 +192,74 @@ def test_a_sample_without_an_answer_is_named(tmp_path):
         ({"index": np.zeros(12, int)}, "index has 1 different places"),
         ({"index": np.arange(12) + 1}, "no answer to 1 of the 12 samples"),
         ({"source": "other"}, "another set"),
-        ({"temperature": 4.0}, "at temperature 4; expected 1"),
+        ({"temperature": 4.0}, "at temperature 4.0; expected 1"),
         ({"logits": np.zeros((12, 20))}, "expected logits, or ids and log_probs"),
         ({"labels": np.zeros(12)}, "unknown array 'labels'"),
+        ({"temperature": np.ones(2)}, "at temperature .1. 1..; expected 1"),
+        ({"temperature": "warm"}, "at temperature warm; expected 1"),
+        ({"log_probs": np.full((12, 4), -np.inf)}, "row 0 holds 0; expected a class of some probability"),
+        (
+            {"ids": np.tile(np.arange(20), (12, 1)), "log_probs": np.full((12, 20), np.log(0.025))},
+            "row 0 holds 0.5; expected probabilities of all classes, which add up to 1",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, changed, said):
     with pytest.raises(DataError, match=said):
         import_answers(written(tmp_path, "npz", top() | changed), SAMPLES, tmp_path / "s")
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("fp16", 1e5), ("fp32", 1e300)])
+def test_logits_that_a_type_cannot_hold_are_refused(tmp_path, dtype, most):
+    file = written(tmp_path, "npz", {"logits": np.full((12, CLASSES), most)})
+    with pytest.raises(DataError, match=f"dtype: found {dtype} for logits up to"):
+        import_answers(file, SAMPLES, tmp_path / "s", dtype=dtype)
+
+
+def test_columns_of_unequal_lengths_keep_the_likeliest_classes(tmp_path):
+    arrays = {name: [row[::-1] for row in value.tolist()] for name, value in top().items()}  # the likeliest is last
+    arrays = {name: [row[2:] if at == 3 else row for at, row in enumerate(rows)] for name, rows in arrays.items()}
+    answer = asked(import_answers(written(tmp_path, "parquet", arrays), SAMPLES, tmp_path / "s")).sparse
+    assert torch.equal(answer.ids, LOG_PROBS.topk(2).indices)
+    assert torch.allclose(answer.at(1.0)[0].double(), LOG_PROBS.topk(2).values, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"temperature": [1.0] + [4.0] * 11}, "column 'temperature' has several values"),
+        ({"source": [SAMPLES.source] + ["x"] * 11}, "column 'source' has several values"),
+        ({"ids": [[1, 2, 3], *top()["ids"].tolist()[1:]]}, "row 0 has no two lists of one length"),
+        ({"ids": [1] * 12}, "row 0 has no two lists of one length"),
+        ({"log_probs": [["x"] * 4] * 12}, "expected numbers"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(tmp_path, changed, said):
+    with pytest.raises(DataError, match=said):
+        import_answers(written(tmp_path, "parquet", top() | changed), SAMPLES, tmp_path / "s")
+
+
+def test_logits_of_a_row_that_has_more_are_refused(tmp_path):
+    rows = LOG_PROBS.tolist()
+    rows[2] = [*rows[2], 9.0]
+    with pytest.raises(DataError, match="lists of one length"):
+        import_answers(written(tmp_path, "parquet", {"logits": rows}), SAMPLES, tmp_path / "s")
+
+
+@pytest.mark.parametrize("task", [lb.tasks.MULTILABEL, lb.tasks.DENSE, lb.tasks.REGRESSION], ids=str)
+def test_sets_without_one_distribution_a_sample_are_refused(tmp_path, task):
+    labels = {"multilabel": torch.ones(12, 3).long(), "dense": torch.ones(12, 4, 4).long()}.get(
+        task.name, torch.ones(12, 3)
+    )
+    samples = lb.data.TensorSet.of(torch.randn(12, 3, 4, 4), labels, task=task)
+    file = written(tmp_path, "npz", {"logits": np.zeros((12, samples.classes))})
+    with pytest.raises(InputError, match=f"of the task {task.name}; expected one distribution"):
+        import_answers(file, samples, tmp_path / "s")
+
+
+def test_streams_that_are_cut_anew_are_refused(tmp_path):
+    with pytest.raises(InputError, match="moving or varying"):
+        import_answers(written(tmp_path, "npz", top()), stream_of(moving=True), tmp_path / "s")
 
 
 def test_too_few_rows_another_file_and_other_files_are_refused(tmp_path):

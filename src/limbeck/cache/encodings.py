@@ -26,10 +26,10 @@ __all__ = [
     "TopKEncoding",
     "encoding_of",
     "keys_of",
+    "storable",
 ]
 
 _AT_ONCE = 2**22  # logits that are sorted or summed together
-_MOST_HALF = 65504.0
 _APART = 2**24
 """More than the places of a sample, so that each place has a number of its own."""
 
@@ -107,7 +107,7 @@ class DenseEncoding:
         if outputs.members is not None:
             found["members"] = outputs.members.logits.transpose(0, 1)
         for logits in found.values():
-            _storable(logits, self.dtype, "dense")
+            storable(logits, self.dtype, "logits")
         return found
 
     def decode(
@@ -190,10 +190,10 @@ class TopKEncoding:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _cut(self, logits: Tensor) -> dict[str, Tensor]:
-        _storable(logits, "fp32", "topk")
+        storable(logits, "fp32", "logits")
         logits = logits.float() - logits.float().amax(-1, keepdim=True)
         values, ids = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
-        _storable(values, self.dtype, "topk")
+        storable(values, self.dtype, "logits")
         others = logits.double().scatter(-1, ids, -torch.inf)
         rest = torch.stack([(others / temperature).logsumexp(-1) for temperature in self.temperatures], dim=-1)
         return {"ids": ids, "logits": values, "rest": rest.float()}
@@ -338,12 +338,15 @@ def _known(key: str, value: str, allowed: Sequence[str] | Mapping[str, Any]) -> 
         raise InputError(f"{key}: found {value!r}; {one_of(str(value), allowed)}")
 
 
-def _storable(logits: Tensor, dtype: str, kind: str) -> None:
-    """Require logits that a type can hold: no NaN and no +inf, and none that would become infinite."""
-    if bool((logits.isnan() | (logits == torch.inf)).any()):
-        raise InputError(f"{kind}: the teacher answers NaN or +inf; expected finite logits. Look at the teacher")
-    if dtype == "fp16" and bool((logits.isfinite() & (logits.abs() > _MOST_HALF)).any()):
+def storable(numbers: Tensor, dtype: str, what: str) -> None:
+    """Require numbers that a type can hold: no NaN and no +inf, and none that would become infinite."""
+    if bool((numbers.isnan() | (numbers == torch.inf)).any()):
         raise InputError(
-            f"dtype: found fp16 for logits up to {float(logits.abs().max()):g}, which it cannot hold; expected at most"
-            f" {_MOST_HALF:g}. Use fp32"
+            f"{what}: found NaN or +inf in the teacher's answers; expected finite numbers. Look at the teacher"
+        )
+    most = torch.finfo(getattr(torch, _TYPES[dtype])).max
+    if bool((numbers.isfinite() & (numbers.abs() > most)).any()):
+        raise InputError(
+            f"dtype: found {dtype} for {what} up to {float(numbers.abs().max()):g}, which it cannot hold; expected at"
+            f" most {most:g}. {'Make them smaller' if dtype == 'fp32' else 'Use fp32'}"
         )

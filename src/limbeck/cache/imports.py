@@ -1,6 +1,5 @@
 """Answers that were made elsewhere, as a store: arrays in .npz, columns in Parquet, lines of JSON from servers."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,16 +10,17 @@ from torch import Tensor
 
 from limbeck.arguments import checked
 from limbeck.cache.build import write_rows
-from limbeck.cache.encodings import AnyEncoding, DenseEncoding, TopKEncoding
+from limbeck.cache.encodings import AnyEncoding, DenseEncoding, TopKEncoding, storable
 from limbeck.cache.format import Key
-from limbeck.cache.plan import Order, input_digest, planned
+from limbeck.cache.plan import Order, input_digest, planned, refuse_unstorable
 from limbeck.cache.reader import CachedTeacher
-from limbeck.cache.served import served_answers
+from limbeck.cache.served import likeliest, served_answers
+from limbeck.data.file_digests import file_digest
 from limbeck.data.foreign import samples_of
 from limbeck.data.npz import read_arrays
 from limbeck.data.sources import Source
 from limbeck.errors import DataError, InputError, one_line, one_of
-from limbeck.tasks import TOKENS
+from limbeck.tasks import DENSE, MULTILABEL, TOKENS
 
 __all__ = ["import_answers"]
 
@@ -85,12 +85,13 @@ def import_answers(
     file, samples = Path(file).expanduser(), samples_of("samples", samples)
     if isinstance(samples, Source):
         raise InputError("samples: found a dataset or a loader, expected samples with an identity")
-    if not samples.task.has_classes:
-        raise InputError(f"samples: '{samples.name}' is labelled with numbers; expected classes")
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); name a file of answers") from None
+    if not samples.task.has_classes or samples.task in (MULTILABEL, DENSE):
+        raise InputError(
+            f"samples: found '{samples.name}' of the task {samples.task.name}; expected one distribution for each"
+            " sample or token. Store the answers of a network (store)"
+        )
+    refuse_unstorable(samples, None)
+    digest = file_digest(file)
     readers = {".npz": _of_npz, ".parquet": _of_parquet}
     key = Key(f"file {digest}", samples.source, input_digest(samples), "", clean, samples.lanes)
     if file.suffix in readers:
@@ -117,7 +118,7 @@ def _of_npz(file: Path) -> dict[str, Any]:
 
 
 def _of_parquet(file: Path) -> dict[str, Any]:
-    """Return the columns of a Parquet file as arrays; of lists of unequal lengths the shortest length counts."""
+    """Return the columns of a Parquet file as arrays; of unequally many classes in the rows the least number counts."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -126,25 +127,30 @@ def _of_parquet(file: Path) -> dict[str, Any]:
         table = parquet.read_table(file, columns=[name for name in parquet.read_schema(file).names if name in _NAMES])
     except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({one_line(error)}); write it with pyarrow") from None
-    found: dict[str, Any] = {}
-    for name in table.column_names:
-        values = table[name].to_pylist()
+    found = {name: table[name].to_pylist() for name in table.column_names}
+    for name, values in found.items():
         if not values or any(value is None for value in values):
             raise DataError(f"{file}: column '{name}' is empty or has no value in some rows; fill them")
-        found[name] = values[0] if name in ("source", "temperature") else _rectangle(file, name, values)
-    return found
-
-
-def _rectangle(file: Path, name: str, values: list[Any]) -> np.ndarray[Any, Any]:
-    if isinstance(values[0], list):
-        if not all(isinstance(value, list) for value in values):
-            raise DataError(f"{file}: column '{name}' mixes lists and numbers; expected a list in each row")
-        least = min(map(len, values))
-        values = [value[:least] for value in values]
+        if name in ("source", "temperature"):
+            if any(value != values[0] for value in values):
+                raise DataError(f"{file}: column '{name}' has several values; expected the same in each row")
+            found[name] = values[0]
     try:
-        return np.array(values)
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"{file}: column '{name}' holds no numbers ({one_line(error)})") from None
+        if "ids" in found and "log_probs" in found:
+            found["ids"], found["log_probs"] = _rectangles(file, found["ids"], found["log_probs"])
+        return {name: np.array(values) for name, values in found.items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{file}: expected numbers, and lists of one length ({one_line(error)})") from None
+
+
+def _rectangles(file: Path, ids: list[Any], log_probs: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the likeliest classes of each row, as many as the row with the fewest has."""
+    for row, pair in enumerate(zip(ids, log_probs, strict=True)):
+        if not all(isinstance(value, list) for value in pair) or len(pair[0]) != len(pair[1]):
+            raise DataError(
+                f"{file}: row {row} has no two lists of one length; expected ids and log_probs of k classes"
+            )
+    return likeliest([list(zip(*pair, strict=True)) for pair in zip(ids, log_probs, strict=True)])
 
 
 def _ordered(file: Path, found: dict[str, Any], samples: Any) -> _Rows:
@@ -154,7 +160,7 @@ def _ordered(file: Path, found: dict[str, Any], samples: Any) -> _Rows:
             raise DataError(f"{file}: unknown array '{name}'; {one_of(name, _NAMES)}")
     if "source" in found and str(found.pop("source")) != samples.source:
         raise DataError(f"{file}: has answers to another set than '{samples.name}'; answer this set")
-    _require_one(file, float(found.pop("temperature", 1.0)))
+    _require_one(file, found.pop("temperature", 1.0))
     own = set(found) - {"index"}
     if own not in ({"logits"}, {"ids", "log_probs"}):
         raise DataError(f"{file}: found {', '.join(sorted(own)) or 'no arrays'}; expected logits, or ids and log_probs")
@@ -197,11 +203,12 @@ def _positions(file: Path, index: np.ndarray[Any, Any], samples: Any, rows: int)
     return np.array([place[number] for number in wanted])
 
 
-def _require_one(file: Path, temperature: float) -> None:
-    if temperature != 1.0:
+def _require_one(file: Path, temperature: Any) -> None:
+    found = np.asarray(temperature)
+    if found.size != 1 or found.item() != 1:
         raise DataError(
-            f"{file}: found answers at temperature {temperature:g}; expected 1, since the mass of the other classes at"
-            " another one says nothing about that at the method's"
+            f"{file}: found answers at temperature {temperature!s:.40}; expected 1, since the mass of the other classes"
+            " at another one says nothing about that at the method's"
         )
 
 
@@ -210,10 +217,12 @@ def _encoded(
 ) -> tuple[AnyEncoding, dict[str, np.ndarray[Any, Any]]]:
     """Return the encoding of rows, and the values of its fields."""
     if rows.logits is not None:
-        if rows.logits.shape[-1] != classes or bool((rows.logits.isnan() | (rows.logits == torch.inf)).any()):
-            raise DataError(
-                f"{file}: logits {tuple(rows.logits.shape)}; expected (rows, {classes}), without NaN or +inf"
-            )
+        if rows.logits.shape[-1] != classes:
+            raise DataError(f"{file}: logits {tuple(rows.logits.shape)}; expected (rows, {classes})")
+        try:
+            storable(rows.logits, dtype, "logits")
+        except InputError as error:
+            raise DataError(f"{file}: {error}") from None
         return DenseEncoding(dtype), {"logits": rows.logits.numpy()}
     if rows.ids is None or rows.log_probs is None:
         raise TypeError("rows have logits, or ids and log_probs")
@@ -224,6 +233,9 @@ def _encoded(
     _refuse_row(file, ordered[:, 1:] == ordered[:, :-1], ordered[:, 1:], "each class once", "ids")
     total = log_probs.exp().sum(-1, keepdim=True)
     _refuse_row(file, total > 1 + _SLACK, total, "probabilities that add up to 1 at most", "log_probs")
+    _refuse_row(file, total == 0, total, "a class of some probability", "log_probs")
+    if ids.shape[-1] == classes:
+        _refuse_row(file, total < 1 - _SLACK, total, "probabilities of all classes, which add up to 1", "log_probs")
     rest = torch.log1p(-total.clamp_max(1 - 1e-9))[:, 0]
     if ids.shape[-1] == classes:
         rest = torch.full_like(rest, -torch.inf)

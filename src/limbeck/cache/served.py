@@ -28,7 +28,7 @@ from limbeck.errors import DataError, one_line
 from limbeck.tasks import TOKENS
 from limbeck.tokenizers import Tokenizer
 
-__all__ = ["served_answers"]
+__all__ = ["likeliest", "served_answers"]
 
 _LONGEST = 2**28  # characters of a line
 _Answer = list[tuple[int, float]]
@@ -76,12 +76,21 @@ def served_answers(file: Path, samples: SampleSet) -> tuple[Tensor, Tensor]:
             f" the first at place {int(samples.index[missing[0]])}; add them"
         )
     rows = [answer for position in range(len(samples)) for answer in found[position]]
-    k = min(map(len, rows), default=0)
-    if not k:
+    if not min(map(len, rows), default=0):
         raise DataError(f"{file}: some tokens have no log-probabilities; ask the server for top_logprobs")
+    ids, log_probs = likeliest(rows)
+    return torch.tensor(ids, dtype=torch.int64), torch.tensor(log_probs, dtype=torch.float64)
+
+
+def likeliest(rows: Sequence[_Answer]) -> tuple[list[list[int]], list[list[float]]]:
+    """Return the ids and log-probabilities (R, k) of the likeliest classes of rows; k is the least of any row.
+
+    >>> likeliest([[(3, -2.0), (1, -0.5)], [(4, -0.1)]])
+    ([[1], [4]], [[-0.5], [-0.1]])
+    """
+    k = min(map(len, rows))
     kept = [sorted(row, key=lambda each: -each[1])[:k] for row in rows]
-    ids = torch.tensor([[each for each, _ in row] for row in kept], dtype=torch.int64)
-    return ids, torch.tensor([[value for _, value in row] for row in kept], dtype=torch.float64)
+    return [[each for each, _ in row] for row in kept], [[value for _, value in row] for row in kept]
 
 
 def _check_places(
