@@ -19,6 +19,7 @@ from limbeck.teachers import ModelTeacher
 from limbeck.teachers.model import state_digest
 from limbeck.terms import SoftTargets
 from limbeck.training import Training, fit
+from limbeck.training.engine import laid_out
 
 SAMPLES = TensorSet.of(
     torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
@@ -177,6 +178,32 @@ def test_networks_without_images_train_as_ever():
 def test_an_unknown_format_is_refused():
     with pytest.raises(InputError, match="memory_format: found 'channels_first'; did you mean 'channels_last'"):
         Training(memory_format="channels_first")
+
+
+def strided(channels=4, stride=2, kernel=1, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1),
+        nn.Conv2d(channels, 8, kernel, stride, groups=groups),
+        nn.Flatten(),
+        nn.LazyLinear(4),
+    )
+
+
+@pytest.mark.parametrize("keys", [{}, {"channels": 2}, {"channels": 7}, {"stride": (1, 2)}])
+def test_convolutions_with_which_torch_crashes_are_refused_in_one_line(keys):
+    """The refusal comes before any step: without it, this process may end."""
+    with pytest.raises(InputError) as caught, laid_out(strided(**keys), "channels_last"):
+        pass
+    channels = keys.get("channels", 4)
+    assert f"memory_format: found channels_last with {channels} channels before '1', a 1x1 conv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"^memory_format: found channels_last with"):
+        train(student=strided(**keys))
+
+
+@pytest.mark.parametrize("keys", [{"channels": 8}, {"stride": 1}, {"kernel": 3}, {"channels": 4, "groups": 4}])
+def test_other_convolutions_train_with_channels_last(keys):
+    train(student=strided(**keys))
 
 
 def test_a_rehearsal_runs_in_the_precision_and_the_format_asked_for(monkeypatch, tmp_path):

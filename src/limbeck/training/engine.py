@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _WATCHED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+_FEW_CHANNELS = 8
 _HANG_UP = getattr(signal, "SIGHUP", None)  # a terminal that closes may send two, and Windows has none
 
 
@@ -129,9 +130,13 @@ def sum_over_ranks(accelerator: "Accelerator", tensor: Tensor) -> Tensor:
 
 @contextmanager
 def laid_out(module: nn.Module, memory_format: str) -> Iterator[None]:
-    """Keep the weights of a module's convolutions in a memory format inside the scope, and contiguous afterwards."""
+    """Keep the weights of a module's convolutions in a memory format inside the scope, and contiguous afterwards.
+
+    Raises InputError for a convolution with which torch would end the process.
+    """
     tensors = []
     if memory_format != "contiguous":
+        _refuse_crash(module)
         every = (tensor for tensor in (*module.parameters(), *module.buffers()) if not is_unsized(tensor))
         tensors = [tensor for tensor in every if tensor.dim() == 4]
     for tensor in tensors:
@@ -141,6 +146,24 @@ def laid_out(module: nn.Module, memory_format: str) -> Iterator[None]:
     finally:
         for tensor in tensors:
             tensor.data = tensor.data.contiguous()
+
+
+def _refuse_crash(module: nn.Module) -> None:
+    """Refuse convolutions whose backward pass on a CPU writes outside of its memory in channels_last (torch 2.13)."""
+    for path, layer in module.named_modules():
+        if (
+            isinstance(layer, nn.Conv2d)
+            and layer.weight.device.type == "cpu"
+            and layer.kernel_size == (1, 1)
+            and max(layer.stride) > 1
+            and layer.groups == 1
+            and 1 < layer.in_channels < _FEW_CHANNELS
+        ):
+            raise InputError(
+                f"memory_format: found channels_last with {layer.in_channels} channels before '{path}', a 1x1"
+                f" convolution with a stride, with which torch crashes on a CPU; expected {_FEW_CHANNELS} channels or"
+                " more. Leave memory_format out, or widen the layer before it"
+            )
 
 
 def placed(batch: Batch, device: torch.device, memory_format: str) -> Batch:
