@@ -153,6 +153,9 @@ def broken(position, change):
     [
         (broken(0, lambda each: each.pop()), "line 1: 5 answers for the 6 counted tokens of sample"),
         (broken(0, lambda each: each.reverse()), "misaligned"),
+        (entries(1, "prompt"), "the answers are to another text, or misaligned"),
+        ({"custom_id": "request-0", **entries(0, "chat")}, "custom_id is 'request-0'; expected the sample's place"),
+        ({"index": "first", **entries(0, "chat")}, "index is 'first'; expected the sample's place"),
         (broken(0, lambda each: each[0].update(token="w1x")), "is no token of the tokenizer"),
         (broken(0, lambda each: each[0].update(top_logprobs=[])), "have no log-probabilities"),
         (broken(0, lambda each: each[0].pop("top_logprobs")), "no list of top_logprobs"),

@@ -1,7 +1,6 @@
 """Log-probabilities as servers of language models return them: one answer a line, in JSON.
 
-A line is one sample.  It is an object with `index`, the sample's place in its root set (otherwise the line's number is
-the place in the set), and one of
+A line is one sample.  It is an object with `index` (or `custom_id`), the sample's place in its root set, and one of
 
 - `ids` and `log_probs`: lists of numbers, or for each token of a text such lists;
 - `choices[0].logprobs.content`: for each token `token` and `top_logprobs` of {token, logprob} (chat completions);
@@ -9,7 +8,8 @@ the place in the set), and one of
 - `prompt_logprobs`, there or in `choices[0]`: for each token of the prompt but the first {id: {logprob}} (vLLM).
 
 The answer may lie under `response.body`, as in files of batches.  A token is its text, or "token_id:ID".  The answers
-of a line are those of the sample's counted tokens, in order, from the first to the last that is counted.
+of a line are those of the sample's counted tokens, in order, from the first to the last that is counted.  Line n
+without an `index` answers the n-th sample of the set.
 """
 
 import json
@@ -33,6 +33,8 @@ __all__ = ["likeliest", "served_answers"]
 _LONGEST = 2**28  # characters of a line
 _Answer = list[tuple[int, float]]
 """Ids and log-probabilities of one token, or of one sample."""
+_Tokens = list[frozenset[int]]
+"""Which tokens each answer may be to, the sample's own among them; empty where a line does not tell."""
 
 
 class _WrongError(Exception):
@@ -59,7 +61,8 @@ def served_answers(file: Path, samples: SampleSet) -> tuple[Tensor, Tensor]:
                     if position is None or position >= len(samples):
                         raise _WrongError(f"sample {number if index is None else index} is not in '{samples.name}'")
                     if position in found:
-                        raise _WrongError(f"sample {index} has an answer on another line already")
+                        place = int(samples.index[position])
+                        raise _WrongError(f"sample {place} has an answer on another line already")
                     if first is not None and offsets is not None:
                         _check_places(samples, position, int(first[position]), offsets, answers, tokens)
                     elif len(answers) != 1:
@@ -94,7 +97,7 @@ def likeliest(rows: Sequence[_Answer]) -> tuple[list[list[int]], list[list[float
 
 
 def _check_places(
-    samples: SampleSet, position: int, first: int, offsets: Tensor, answers: list[_Answer], tokens: list[int | None]
+    samples: SampleSet, position: int, first: int, offsets: Tensor, answers: list[_Answer], tokens: _Tokens
 ) -> None:
     """Require an answer for each counted token, and that the tokens are those of the sample where they are known."""
     expected = int(offsets[position + 1] - offsets[position])
@@ -106,16 +109,17 @@ def _check_places(
     labels = samples.batch(torch.tensor([position]), augment=None, seed=0, view=0).labels
     if labels is None:
         return
-    for place, (token, label) in enumerate(zip(tokens, labels[0, first : first + expected].tolist(), strict=False)):
-        if token is not None and label >= 0 and token != label:
+    for place, (known, label) in enumerate(zip(tokens, labels[0, first : first + expected].tolist(), strict=True)):
+        if known and label >= 0 and label not in known:
+            said = " or ".join(map(str, sorted(known)))
             raise _WrongError(
-                f"token {place} is {token}, but that of sample {int(samples.index[position])} is {label}; the answers"
+                f"token {place} is {said}, but that of sample {int(samples.index[position])} is {label}; the answers"
                 " are to another text, or misaligned"
             )
 
 
-def _read(line: str, tokenizer: Tokenizer | None) -> tuple[int | None, list[_Answer], list[int | None]]:
-    """Return the index of a line, if it has one, its answers, and the tokens that were answered, if it names them."""
+def _read(line: str, tokenizer: Tokenizer | None) -> tuple[int | None, list[_Answer], _Tokens]:
+    """Return the index of a line, if it has one, its answers, and the tokens that they are to."""
     if len(line) > _LONGEST:
         raise _WrongError(f"it has {len(line):,} characters")
     try:
@@ -124,11 +128,12 @@ def _read(line: str, tokenizer: Tokenizer | None) -> tuple[int | None, list[_Ans
         raise _WrongError(f"it is no JSON ({one_line(error)})") from None
     if not isinstance(content, dict):
         raise _WrongError("it is no object of JSON")
-    index = content.get("index", content.get("custom_id"))
-    if isinstance(index, str):
-        index = int(index) if index.isdecimal() and len(index) < 16 else None
+    name = "index" if "index" in content else "custom_id"
+    index = content.get(name)
+    if isinstance(index, str) and index.isdecimal() and len(index) < 16:
+        index = int(index)
     if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
-        raise _WrongError("index is no whole number")
+        raise _WrongError(f"{name} is {index!r:.40}; expected the sample's place in its set, a whole number")
     temperature = content.get("temperature", 1.0)
     if temperature != 1.0:
         raise _WrongError(f"it was answered at temperature {temperature}; expected log-probabilities at temperature 1")
@@ -153,7 +158,7 @@ def _at(value: Any, key: str) -> Any:
     return found if isinstance(found, Mapping) else {}
 
 
-def _of_lists(content: Mapping[str, Any]) -> tuple[list[_Answer], list[int | None]]:
+def _of_lists(content: Mapping[str, Any]) -> tuple[list[_Answer], _Tokens]:
     ids, logs = content["ids"], content.get("log_probs")
     if not isinstance(ids, list) or not isinstance(logs, list) or not ids or len(ids) != len(logs):
         raise _WrongError("ids and log_probs are no lists of one length")
@@ -163,34 +168,36 @@ def _of_lists(content: Mapping[str, Any]) -> tuple[list[_Answer], list[int | Non
         if not isinstance(numbers, list) or not isinstance(values, list) or len(numbers) != len(values):
             raise _WrongError("ids and log_probs are no lists of one length")
         answers.append([(_id(number), _log(value)) for number, value in zip(numbers, values, strict=True)])
-    return answers, [None] * len(answers)
+    return answers, [frozenset()] * len(answers)
 
 
-def _of_prompt(entries: Sequence[Any]) -> tuple[list[_Answer], list[int | None]]:
+def _of_prompt(entries: Sequence[Any]) -> tuple[list[_Answer], _Tokens]:
+    """Return the answers to a prompt, each of which has the prompt's own token among its tokens."""
     answers: list[_Answer] = []
     for entry in entries[1:] if entries and entries[0] is None else entries:
         if not isinstance(entry, Mapping):
             raise _WrongError("prompt_logprobs has an entry that is no object")
         answers.append([(_id(key), _log(_value(each))) for key, each in entry.items()])
-    return answers, [None] * len(answers)
+    return answers, [frozenset(key for key, _ in answer) for answer in answers]
 
 
 def _value(each: Any) -> Any:
     return each.get("logprob") if isinstance(each, Mapping) else each
 
 
-def _of_chat(entries: Sequence[Any], tokenizer: Tokenizer | None) -> tuple[list[_Answer], list[int | None]]:
-    answers, tokens = [], list[int | None]()
+def _of_chat(entries: Sequence[Any], tokenizer: Tokenizer | None) -> tuple[list[_Answer], _Tokens]:
+    answers, tokens = [], _Tokens()
     for entry in entries:
         top = entry.get("top_logprobs") if isinstance(entry, Mapping) else None
         if not isinstance(top, list) or not all(isinstance(each, Mapping) for each in top):
             raise _WrongError("a token has no list of top_logprobs")
         answers.append([(_token(each.get("token"), tokenizer), _log(each.get("logprob"))) for each in top])
-        tokens.append(_token(entry["token"], tokenizer) if entry.get("token") is not None else None)
+        own = entry.get("token")
+        tokens.append(frozenset() if own is None else frozenset({_token(own, tokenizer)}))
     return answers, tokens
 
 
-def _of_completion(logprobs: Mapping[str, Any], tokenizer: Tokenizer | None) -> tuple[list[_Answer], list[int | None]]:
+def _of_completion(logprobs: Mapping[str, Any], tokenizer: Tokenizer | None) -> tuple[list[_Answer], _Tokens]:
     answers = []
     for entry in logprobs["top_logprobs"]:
         if not isinstance(entry, Mapping):
@@ -198,8 +205,8 @@ def _of_completion(logprobs: Mapping[str, Any], tokenizer: Tokenizer | None) -> 
         answers.append([(_token(token, tokenizer), _log(value)) for token, value in entry.items()])
     named = logprobs.get("tokens")
     if not isinstance(named, list) or len(named) != len(answers):
-        return answers, [None] * len(answers)
-    return answers, [_token(token, tokenizer) for token in named]
+        return answers, [frozenset()] * len(answers)
+    return answers, [frozenset({_token(token, tokenizer)}) for token in named]
 
 
 def _id(value: Any) -> int:
