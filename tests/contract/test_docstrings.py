@@ -11,7 +11,7 @@ from limbeck import methods, targets
 ROOMS = ("losses", "targets", "methods", "schedules", "terms", "tasks", "teachers")
 ROOMS += ("data", "models", "evaluation", "generation", "projections", "tokenizers", "training", "compress")
 HEADINGS = ("Args", "Attributes", "Returns", "Raises", "Example", "Reference")
-OF_NO_PAPER = {"reduce", "cross_entropy", "squared_error", "kd_weights", "Dense", "TopK", "label_positions"}
+OF_NO_PAPER = {"reduce", "cross_entropy", "squared_error", "kd_weights", "Dense", "label_positions"}
 OF_NO_PAPER |= {"Target", "Card", "names", "builder", "card", "kinds"}
 """Losses, targets and methods that are definitions or helpers, and no paper's."""
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -451,7 +452,7 @@ def test_the_kernel_in_tritons_interpreter(tmp_path):
 
 
 def test_without_triton_it_is_refused_in_words(monkeypatch):
-    monkeypatch.setattr("limbeck.losses.fused.available.has_triton", lambda: False)
+    monkeypatch.setattr("limbeck.losses.fused.triton_kernels.has_triton", lambda: False)
     with pytest.raises(InputError, match="backend: found 'triton', but Triton is not installed"):
         losses.kl(torch.zeros(2, 3), torch.zeros(2, 3), backend="triton")
 
@@ -584,3 +585,75 @@ def test_a_forked_process_has_threads_of_its_own():
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False)
     assert done.returncode == 0
+
+
+# -- what is common to all logits, narrow types, transforms, and the plain formulas ------------------------------------
+
+
+@pytest.mark.parametrize("offset", [100.0, 1e4])
+@pytest.mark.parametrize("given", DIVERGENCES, **by_name)
+def test_what_is_common_to_all_logits_of_a_row_changes_nothing(given, offset):
+    case = Case(scale=2.0)
+    case.z = ((case.z + offset) * 64).round() / 64  # so that the offset itself rounds nothing away
+    for temperature in (1.0, 2.0):
+        for kind in ("dense", "topk"):
+            target, exact = case.target(kind, temperature)
+            found, wanted = case.fused(given, target, temperature), case.plain(given, exact, temperature)
+            torch.testing.assert_close(found[0].double(), wanted[0], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(("rows", "backend"), [(400, "eager"), (400, "auto"), (200, "auto")])
+def test_a_loss_scale_reaches_gradients_that_float16_cannot_hold(rows, backend):
+    """A mean over many rows has gradients below the least number of float16; the scale is multiplied in first."""
+    case = small_case(rows=rows, classes=300, dtype=torch.float16)
+    scale, soft_weight = 2.0**24, 1e-4
+    own, wide = case.z.clone().requires_grad_(), case.z.double().requires_grad_()
+    settings = {"temperature": 1.0, "soft_weight": soft_weight}
+    (scale * losses.kd(own, case.v, backend=backend, **settings)).backward()
+    (scale * losses.kd(wide, case.v.double(), backend="plain", **settings)).backward()
+    torch.testing.assert_close(own.grad.double(), wide.grad, rtol=2e-3, atol=1e-3 * float(wide.grad.abs().max()))
+    shown = wide.grad.abs() > 1e-3
+    assert bool(shown.any())
+    torch.testing.assert_close(own.grad.double()[shown], wide.grad[shown], rtol=5e-3, atol=0)
+
+
+def test_transforms_of_functions_take_the_plain_formulas():
+    z, v, labels = torch.randn(6, 9), torch.randn(6, 9), torch.randint(9, (6,))
+
+    def loss(student, teacher):
+        return losses.kd(student, teacher, temperature=2.0, soft_weight=1.0)
+
+    found = torch.func.grad(lambda own: losses.kd(own, v, labels))(z)
+    own = z.clone().requires_grad_()
+    losses.kd(own, v, labels).backward()
+    torch.testing.assert_close(found, own.grad)
+    rows = torch.func.vmap(loss)(z[:, None], v[:, None])
+    torch.testing.assert_close(rows, torch.stack([loss(z[n : n + 1], v[n : n + 1]) for n in range(6)]))
+
+
+def test_the_plain_back_end_is_plain_at_every_size(monkeypatch):
+    monkeypatch.setattr("limbeck.losses.fused.one_pass.ONE_PASS_FROM", 1)
+    z = torch.randn(8, 30, requires_grad=True)
+    (slope,) = torch.autograd.grad(losses.kd(z, torch.randn(8, 30), backend="plain"), z, create_graph=True)
+    torch.autograd.grad(slope.square().sum(), z)
+
+
+def test_equal_divergences_share_a_formula_so_that_compiled_ones_are_compiled_once():
+    assert divergence("js", beta=0.3).formula is divergence("js", beta=0.3).formula
+    assert divergence("skewed_kl", skew=0.2).formula is divergence("skewed_kl", skew=0.2).formula
+
+
+def test_threads_do_not_grow_with_the_number_of_tiles():
+    def alive() -> int:
+        return sum(each.name.startswith("limbeck-losses") for each in threading.enumerate())
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(5)
+        shared(lambda number: None, 5)
+        begun = alive()
+        for parts in (2, 3, 4):
+            shared(lambda number: None, parts)
+        assert alive() == begun
+    finally:
+        torch.set_num_threads(before)

@@ -18,8 +18,8 @@ from limbeck.losses.divergences import (
     jensen_shannon,
     skewed,
 )
-from limbeck.losses.fused.one_pass import ONE_PASS_FROM, Backend, in_one_pass
-from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.fused.one_pass import Backend, in_one_pass
+from limbeck.losses.fused.parts import Soft, parts_of_kd
 from limbeck.losses.reduction import Reduction, check_labels, check_mask, compute_dtype, only_counted, reduce
 from limbeck.losses.weights import kd_weights
 
@@ -338,8 +338,8 @@ def kd(
         soft_weight: weight of the soft term, instead of `alpha`; not negative.
         mask: (...) bool, False for padding.
         backend: "auto" computes value and gradient of large logits in one pass (see `losses.fused.joint`), which has no
-            second derivative, and smaller ones by the plain formulas; "plain" always these; "eager", "compile" or
-            "triton" one pass by that back end.
+            second derivative, and smaller ones in few calls where every row counts; "plain" is the formulas of `kl` and
+            `cross_entropy`, which all others agree with; "eager", "compile" and "triton" are one pass by that back end.
 
     Returns:
         A scalar in nats.
@@ -359,21 +359,14 @@ def kd(
     """
     hard_weight, soft_weight = kd_weights(alpha, hard_weight, soft_weight)
     checks.positive("temperature", temperature)
-    if soft_weight == 0 and labels is None:
-        raise InputError(
-            "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
-        )
-    parts: list[Part] = []
-    if labels is not None and hard_weight:
-        parts.append(Hard(labels, hard_weight, mask, mean=True))
-    if soft_weight:
-        parts.append(Soft(teacher_logits, temperature, KL, soft_weight, mask, mean=True))
+    weights = hard_weight, soft_weight
+    parts = parts_of_kd(teacher_logits, labels, weights, temperature=temperature, mask=mask)
     if (found := in_one_pass(student_logits, parts, backend)) is not None:
         return found[0]
     if soft_weight == 0:
         assert labels is not None
         return hard_weight * cross_entropy(student_logits, labels, mask=mask)
-    soft = kl(student_logits, teacher_logits, temperature=temperature, mask=mask)
+    soft = kl(student_logits, teacher_logits, temperature=temperature, mask=mask, backend="plain")
     soft = soft_weight * KL.factor(temperature) * soft
     if labels is None or hard_weight == 0:
         return soft
@@ -436,10 +429,10 @@ def _divergence(
     backend: Backend,
 ) -> Tensor:
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
-    if reduction != "none" and (backend != "auto" or student_logits.numel() >= ONE_PASS_FROM):
+    if reduction != "none":
         coefficient = 1.0 / divergence.factor(temperature)
         part = Soft(teacher_logits, temperature, divergence, coefficient, mask, mean=reduction == "mean")
-        if (found := in_one_pass(student_logits, [part], backend)) is not None:
+        if (found := in_one_pass(student_logits, [part], backend, small=False)) is not None:
             return found[0]
     target = soften(teacher_logits, temperature)
     return reduce(divergence.per_example(student_logits, target, temperature), mask, reduction)

@@ -6,6 +6,7 @@ is Σ (q - p - p·log(q/p)), whose terms are all 0 or above, and which is accura
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -91,6 +92,7 @@ def reverse_kl(scaled: Tensor, log_p: Tensor, wanted: bool) -> tuple[Tensor, Ten
     return value, _through_softmax(pair.q, _product(pair.q, pair.gap)) if wanted else None
 
 
+@cache
 def js(share: float) -> Formula:
     """Make share·KL(p ‖ m) + (1-share)·KL(q ‖ m), m = share·p + (1-share)·q, q = softmax(scaled)."""
 
@@ -104,6 +106,7 @@ def js(share: float) -> Formula:
     return formula
 
 
+@cache
 def skewed_kl(share: float) -> Formula:
     """Make KL(p ‖ m), m = share·p + (1-share)·q, q = softmax(scaled), for a share above 0."""
 

@@ -34,6 +34,10 @@ class TopK:
         >>> target = TopK(torch.tensor([[0]]), torch.tensor([[0.5]]).log(), torch.tensor([0.5]).log())
         >>> KL.per_example(torch.zeros(1, 2), target, 1.0)
         tensor([0.])
+
+    Reference:
+        Tan et al. (2019), "Multilingual Neural Machine Translation with Knowledge Distillation", arXiv:1902.10461, for
+        targets of the k largest probabilities of a teacher; the mass of the rest is limbeck's.
     """
 
     ids: Tensor

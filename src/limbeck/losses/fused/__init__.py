@@ -5,7 +5,7 @@ plain formulas of `limbeck.losses` are its twins; tests compare the two.
 """
 
 from limbeck.losses.fused.linear import fused_linear_kd, joint_of_head
-from limbeck.losses.fused.one_pass import Backend, in_one_pass, joint, usable
+from limbeck.losses.fused.one_pass import Backend, in_one_pass, joint
 from limbeck.losses.fused.parts import Hard, Part, Soft
 
-__all__ = ["Backend", "Hard", "Part", "Soft", "fused_linear_kd", "in_one_pass", "joint", "joint_of_head", "usable"]
+__all__ = ["Backend", "Hard", "Part", "Soft", "fused_linear_kd", "in_one_pass", "joint", "joint_of_head"]

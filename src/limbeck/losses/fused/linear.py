@@ -13,7 +13,8 @@ from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
 from limbeck.head import Head
 from limbeck.losses.divergences import KL, Divergence
-from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.fused.parts import Part, Soft, parts_of_kd, usable
+from limbeck.losses.fused.room import wide_enough
 from limbeck.losses.fused.tiles import tiled
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.sparse import Sampled, TopK
@@ -55,7 +56,7 @@ def joint_of_head(head: Head, parts: Sequence[Part], *, chunk: int | None = None
     hidden, weight, bias = head.flat("student")
     flat = [part.flat(tuple(head.hidden.shape[:-1]), len(weight), dtype) for part in parts]
     for part in flat:
-        if isinstance(part, Soft) and part.divergence.formula is None:
+        if isinstance(part, Soft) and not usable(part):
             raise InputError(
                 f"divergence {part.divergence.name}: cannot be computed in chunks; use losses.kd on whole logits"
             )
@@ -116,18 +117,10 @@ def fused_linear_kd(
         Hinton, Vinyals & Dean (2015), arXiv:1503.02531; Hsu et al. (2024), "Liger Kernel", arXiv:2410.10989, and
         Wijmans et al. (2024), "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009, for the chunks.
     """
-    hard_weight, soft_weight = kd_weights(alpha, hard_weight, soft_weight)
+    weights = kd_weights(alpha, hard_weight, soft_weight)
     own = _head("student", student)
     other = teacher if isinstance(teacher, TopK | Sampled) else _head("teacher", teacher)
-    if labels is None and soft_weight == 0:
-        raise InputError(
-            "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
-        )
-    parts: list[Part] = []
-    if labels is not None and hard_weight:
-        parts.append(Hard(labels, hard_weight, mask, mean=True))
-    if soft_weight:
-        parts.append(Soft(other, temperature, divergence, soft_weight, mask, mean=True))
+    parts = parts_of_kd(other, labels, weights, temperature=temperature, divergence=divergence, mask=mask)
     return joint_of_head(own, parts, chunk=chunk)[0]
 
 
@@ -153,7 +146,7 @@ class _OfHead(torch.autograd.Function):
         own = Head(hidden, weight, bias).detach()
         wanted = [each and differentiable for each in ctx.needs_input_grad[:3]]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        narrow = wide if hidden.dtype == torch.float16 else hidden.dtype  # of gradients, which fp16 would flush to 0
+        narrow = wide_enough(hidden.dtype)
         by_hidden = torch.empty_like(own.hidden, dtype=narrow) if wanted[0] else None
         by_weight = torch.zeros_like(own.weight, dtype=wide) if wanted[1] else None
         by_bias = torch.zeros(len(weight), dtype=wide, device=weight.device) if wanted[2] else None

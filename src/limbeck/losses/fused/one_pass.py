@@ -10,13 +10,13 @@ from torch import Tensor
 from limbeck.devices import on_accelerator
 from limbeck.errors import InputError, one_of
 from limbeck.losses.fused.compiled import compiled
-from limbeck.losses.fused.parts import Hard, Part, Soft
-from limbeck.losses.fused.room import room_like
+from limbeck.losses.fused.parts import Hard, Part, Soft, usable
+from limbeck.losses.fused.room import room_like, wide_enough
 from limbeck.losses.fused.small import FewCalls, few
 from limbeck.losses.fused.tiles import tiled
 from limbeck.losses.reduction import compute_dtype
 
-__all__ = ["ONE_PASS_FROM", "Backend", "in_one_pass", "joint", "usable"]
+__all__ = ["Backend", "in_one_pass", "joint"]
 
 Backend = Literal["auto", "plain", "eager", "compile", "triton"]
 """What computes a loss on logits: "plain" the formulas of `limbeck.losses`, the others in one pass."""
@@ -25,29 +25,38 @@ ONE_PASS_FROM = 2**16
 """Elements from which one pass is faster than the plain formulas: below, calls cost more than memory."""
 
 
-def in_one_pass(logits: Tensor, parts: Sequence[Part], backend: Backend = "auto") -> tuple[Tensor, list[Tensor]] | None:
+def in_one_pass(
+    logits: Tensor, parts: Sequence[Part], backend: Backend = "auto", *, small: bool = True
+) -> tuple[Tensor, list[Tensor]] | None:
     """Return what `joint` returns, where that is faster than the plain formulas or asked for; otherwise None.
 
-    Of small logits that is KL or cross-entropy beside hard labels, where every row counts.
+    small: also compute small logits in few calls, if the parts are KL or cross-entropy beside hard labels and every row
+    counts.  Their values round as logarithms do; those of the plain formulas are exact however small they are.
     """
-    if backend == "plain":
+    if backend == "plain" or (backend == "auto" and in_transform(logits)):
         return None
-    if backend == "auto" and logits.numel() < ONE_PASS_FROM:
-        found = few(logits, parts)
-        if found is None:
-            return None
-        total, *sums = FewCalls.apply(logits, found)  # type: ignore[no-untyped-call]
-        if not math.isfinite(float(total.detach())):  # of classes that are ruled out
-            return None
-        if isinstance(parts[0], Hard):  # sums of soft targets come first
-            sums.reverse()
-        return total, sums
-    return joint(logits, parts, backend=backend)
+    if backend != "auto" or logits.numel() >= ONE_PASS_FROM:
+        return joint(logits, parts, backend=backend)
+    found = few(logits, parts) if small else None
+    if found is None:
+        return None
+    total, *sums = FewCalls.apply(logits, found)  # type: ignore[no-untyped-call]
+    if not math.isfinite(float(total.detach())):  # of classes that are ruled out
+        return None
+    if isinstance(parts[0], Hard):  # sums of soft targets come first
+        sums.reverse()
+    return total, sums
 
 
-def usable(part: Part) -> bool:
-    """Return whether one pass can compute a part."""
-    return isinstance(part, Hard) or part.divergence.formula is not None
+def in_transform(logits: Tensor) -> bool:
+    """Return whether logits are inside a transform of `torch.func`, which takes the plain formulas alone.
+
+    >>> seen = []
+    >>> _ = torch.func.vmap(lambda row: seen.append(in_transform(row)) or row)(torch.zeros(2, 3))
+    >>> in_transform(torch.zeros(2)), seen
+    (False, [True])
+    """
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(logits))  # noqa: SLF001 - it has no public name
 
 
 def joint(logits: Tensor, parts: Sequence[Part], *, backend: Backend = "auto") -> tuple[Tensor, list[Tensor]]:
@@ -105,7 +114,7 @@ _BACKENDS: Mapping[str, _Compute] = {"eager": tiled, "compile": compiled, "trito
 
 def _chosen(logits: Tensor, backend: Backend) -> _Compute:
     if backend == "triton" or (backend == "auto" and logits.is_cuda):
-        from limbeck.losses.fused.available import has_triton
+        from limbeck.losses.fused.triton_kernels import has_triton
 
         if has_triton():
             return _triton
@@ -121,12 +130,13 @@ class _Joint(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, parts: Sequence[Part], compute: _Compute) -> tuple[Tensor, ...]:
         wanted = ctx.needs_input_grad[0]
         rows = logits.detach().reshape(-1, logits.shape[-1])
-        gradient = room_like(rows) if wanted else None
+        gradient = room_like(rows, wide_enough(logits.dtype)) if wanted else None
         with torch.autocast(logits.device.type, enabled=False):
             values = compute(rows, parts, gradient)
         sums = [value.sum() for value in values]
         total = sum((part.coefficient * value for part, value in zip(parts, sums, strict=True)), rows.new_zeros(()))
         ctx.mark_non_differentiable(*sums)
+        ctx.dtype = logits.dtype
         if gradient is not None:
             ctx.save_for_backward(gradient.view(logits.shape))
         return (total.to(sums[0].dtype), *sums)
@@ -139,6 +149,6 @@ class _Joint(torch.autograd.Function):
                 " backend='plain'"
             )
         (gradient,) = ctx.saved_tensors
-        if not on_accelerator(by_total) and float(by_total) == 1.0:
-            return gradient, None, None
-        return gradient * by_total.to(gradient.dtype), None, None
+        if on_accelerator(by_total) or float(by_total) != 1.0:
+            gradient = gradient * by_total.to(gradient.dtype)
+        return gradient.to(ctx.dtype), None, None

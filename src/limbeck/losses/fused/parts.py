@@ -15,7 +15,7 @@ from limbeck.losses.divergences import KL, Divergence
 from limbeck.losses.reduction import check_labels, check_mask
 from limbeck.losses.sparse import Sampled, TopK, check_ids
 
-__all__ = ["Hard", "Part", "Soft"]
+__all__ = ["Hard", "Part", "Soft", "parts_of_kd", "usable"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,37 @@ class Soft:
 
 
 Part = Hard | Soft
+
+
+def usable(part: Part) -> bool:
+    """Return whether one pass can compute a part."""
+    return isinstance(part, Hard) or part.divergence.formula is not None
+
+
+def parts_of_kd(
+    target: Tensor | Head | TopK | Sampled,
+    labels: Tensor | None,
+    weights: tuple[float, float],
+    *,
+    temperature: float,
+    divergence: Divergence = KL,
+    mask: Tensor | None = None,
+) -> list[Part]:
+    """Return the parts of a distillation loss, each a mean; InputError where nothing is left to compute.
+
+    weights: of hard labels, and of soft targets.
+    """
+    hard_weight, soft_weight = weights
+    if labels is None and soft_weight == 0:
+        raise InputError(
+            "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
+        )
+    parts: list[Part] = []
+    if labels is not None and hard_weight:
+        parts.append(Hard(labels, hard_weight, mask, mean=True))
+    if soft_weight:
+        parts.append(Soft(target, temperature, divergence, soft_weight, mask, mean=True))
+    return parts
 
 
 def _told(mask: Tensor) -> Tensor | None:

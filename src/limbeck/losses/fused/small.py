@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.devices import on_accelerator, without_autocast_on_cpu
 from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.fused.room import wide_enough
 from limbeck.losses.reduction import compute_dtype
 
 __all__ = ["Few", "few"]
@@ -89,7 +90,7 @@ class FewCalls(torch.autograd.Function):
         ctx.mark_non_differentiable(*sums)
         ctx.parts = parts
         if slope is not None:
-            ctx.save_for_backward(logits, slope.to(logits.dtype))
+            ctx.save_for_backward(logits, slope.to(wide_enough(logits.dtype)))
         return (total, *sums)
 
     @staticmethod
@@ -98,8 +99,8 @@ class FewCalls(torch.autograd.Function):
         if torch.is_grad_enabled():  # of a second derivative: the slope as a function of the logits
             slope = _slope(logits, ctx.parts)
         elif float(by_total) == 1.0:
-            return slope, None
-        return slope * by_total.to(slope.dtype), None
+            return slope.to(logits.dtype), None
+        return (slope * by_total.to(slope.dtype)).to(logits.dtype), None
 
 
 def _added(slope: Tensor, by_label: Tensor, coefficient: float | Tensor) -> Tensor:

@@ -24,7 +24,8 @@ def shared(work: Callable[[int], None], parts: int) -> None:
         with torch.no_grad():
             work(number)
 
-    for answer in [_pool(parts).submit(alone, number) for number in range(parts)]:
+    pool = _pool(max(parts, torch.get_num_threads()))
+    for answer in [pool.submit(alone, number) for number in range(parts)]:
         answer.result()
 
 

@@ -17,7 +17,7 @@ __all__ = ["tiled"]
 
 _TILE = 2**18
 """Elements of a tile on a processor: of two or three in turn, which its outer cache holds."""
-_TILE_ELSEWHERE = 2**26
+_TILE_ELSEWHERE = 2**24
 _SQUARINGS = {2.0: 1, 4.0: 2}
 """Temperatures at which q is q̃ squared so many times, but for its normaliser, which costs less than an exponential.
 
@@ -62,7 +62,10 @@ def _tile(logits: Tensor, written: Tensor | None, room: Tensor, dtype: torch.dty
 
 
 class _Softened(NamedTuple):
-    """Logits divided by a temperature, their softmax, and the logarithm of its normaliser."""
+    """Logits less the highest of their row, by a temperature; their softmax, and the logarithm of its normaliser.
+
+    What is common to all logits of a row is taken out first, since rounding grows with it.
+    """
 
     scaled: Tensor
     probs: Tensor
@@ -70,10 +73,12 @@ class _Softened(NamedTuple):
 
 
 def _softened(logits: Tensor, temperature: float, scaled: Tensor, probs: Tensor) -> _Softened:
-    """Fill two tiles of memory with logits/T and their softmax."""
-    scaled = logits if temperature == 1 else torch.mul(logits, 1.0 / temperature, out=scaled)
+    """Fill two tiles of memory with the scaled logits and their softmax."""
+    torch.sub(logits, logits.amax(-1, keepdim=True), out=scaled)
+    if temperature != 1:
+        scaled.mul_(1.0 / temperature)
     torch.softmax(scaled, -1, out=probs)
-    return _Softened(scaled, probs, scaled.amax(-1) - probs.amax(-1).log())
+    return _Softened(scaled, probs, -probs.amax(-1).log())
 
 
 def _finite(value: Tensor) -> bool:
@@ -139,7 +144,7 @@ class _Tile:
         """Return -log q_y and q - onehot(y), q at T = 1."""
         labels = part.labels.unsqueeze(-1)
         at = self._at
-        of_label = self.own.gather(-1, labels).squeeze(-1)
+        of_label = self.own.gather(-1, labels).squeeze(-1) - self.own.amax(-1)
         if at is not None and at[0] in _SQUARINGS:
             q = torch.square(at[1].probs, out=self.free)
             for _ in range(_SQUARINGS[at[0]] - 1):

@@ -14,20 +14,26 @@ from limbeck.losses.fused.tiles import tiled
 try:
     import triton
     import triton.language as tl
-except ImportError:  # `available.has_triton` is asked before anything here is called
+except ImportError:  # `has_triton` is asked before anything here is called
     triton, tl = None, SimpleNamespace(constexpr=int)
 
-__all__ = ["on_cuda"]
+__all__ = ["has_triton", "on_cuda"]
 
 _BLOCK = 4096
 """Classes that a program reads at once."""
 _KINDS = {"kl": 0, "cross_entropy": 1, "reverse_kl": 2}
 
 
+def has_triton() -> bool:
+    """Return whether Triton can be imported."""
+    return triton is not None
+
+
 def on_cuda(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> list[Tensor]:
     """Return the value (n,) of each part for each row of logits (n, K); see `tiles.tiled`.
 
     Hard labels and one dense target by KL, cross-entropy or reverse KL are one kernel; tiles compute anything else.
+    Its values round more coarsely the more is common to all logits of a row.
     """
     hard = [part for part in parts if isinstance(part, Hard)]
     soft = [part for part in parts if isinstance(part, Soft)]
