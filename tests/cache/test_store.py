@@ -128,6 +128,23 @@ def test_clean_answers_serve_augmented_batches(tmp_path):
         assert torch.allclose(stored(batch).logits, net(batch).logits, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"augment": MOVED, "views": 2, "clean": True}, "clean: found with augment"),
+        ({"views": 3}, "views: found 3 without random views"),
+        ({"views": 3, "augment": Augment()}, "views: found 3 without random views"),
+        ({"views": 0, "augment": MOVED}, "views: found 0"),
+        ({"batch_size": 0}, "batch_size: found 0"),
+        ({"path": None, "views": 2}, "views: answers in memory"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(tmp_path, keys, said):
+    with pytest.raises(InputError, match=said):
+        lb.store(network(), samples_of(), **{"path": tmp_path / "s", **keys})
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_sample_that_the_set_repeats_has_a_view_of_its_own_at_each_place(tmp_path):
     samples = samples_of().subset(torch.tensor([3, 3, 5, 3, 9]))
     live, stored = lb.ModelTeacher(network()), built(tmp_path / "s", order_of(samples))

@@ -17,6 +17,7 @@ from limbeck.data.content import check_fits
 from limbeck.data.file_digests import file_digest
 from limbeck.data.images import check_size
 from limbeck.data.lazy import LazySet
+from limbeck.data.parting import files_by_part
 from limbeck.data.pictures import picture
 from limbeck.data.sets import Splits
 from limbeck.errors import DataError, InputError, one_line, one_of
@@ -72,15 +73,12 @@ def parquet(
     found = [place] if place.is_file() else sorted(each for each in place.glob("*.parquet") if each.is_file())
     if not found:
         raise DataError(f"{path}: has no .parquet files; expected one, or train*.parquet and test*.parquet")
-    parts = {part: [each for each in found if each.name.startswith(part)] for part in ("train", "test")}
-    if not all(parts.values()):
-        if place.is_dir() and any(parts.values()):
-            missing = "test" if parts["train"] else "train"
-            raise DataError(f"{path}: has no {missing}*.parquet beside the others; add it, or rename the others")
+    parts = files_by_part(path, found) if place.is_dir() else {}
+    if not parts:
         return Splits.held_out(_of_parquet(place, found, form, window_bytes), test_share, seed)
     train = _of_parquet(place / "train", parts["train"], form, window_bytes)
     test = _of_parquet(place / "test", parts["test"], form, window_bytes, train.class_names)
-    return Splits(train, test, place.name)
+    return _splits(path, train, test, place.name)
 
 
 @checked
@@ -123,8 +121,18 @@ def saved_dataset(
             if not (place / part / "state.json").is_file():
                 raise DataError(f"{folder}: has no part '{part}'; expected train and test. Name the folder of one part")
         train = _saved(place / "train", form)
-        return Splits(train, _saved(place / "test", form, train.class_names), place.name)
+        return _splits(folder, train, _saved(place / "test", form, train.class_names), place.name)
     return Splits.held_out(_saved(place, form), test_share, seed)
+
+
+def _splits(where: str, train: LazySet, test: LazySet, name: str) -> Splits:
+    """Return two parts whose samples have one shape and type."""
+    if train.input_shape != test.input_shape or train.dtype != test.dtype:
+        raise DataError(
+            f"{where}: inputs of train are {train.dtype} {train.input_shape} each, those of test {test.dtype}"
+            f" {test.input_shape}; expected the same"
+        )
+    return Splits(train, test, name)
 
 
 def _resized(size: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -154,6 +162,11 @@ class _Form:
             numbers = torch.tensor(content)
         except (TypeError, ValueError, RuntimeError, OverflowError):
             raise DataError(f"{where}: column '{self.inputs}' holds neither image bytes nor numbers") from None
+        if self.size is not None or self.grey:
+            key = "grey" if self.size is None else "size"
+            raise DataError(
+                f"{where}: {key}: found beside numbers; expected none, which is for images. Leave {key} out"
+            )
         return numbers.float() if numbers.is_floating_point() else numbers.to(torch.int64)
 
 
@@ -236,7 +249,7 @@ def _of_parquet(
         digest.update(f"\0{path.name} {file_digest(path)}".encode())
         with _reading(path), reader.ParquetFile(path) as opened:
             _require_columns(path, form, opened.schema_arrow.names)
-            names = names or _names_in(opened.schema_arrow.metadata, form.label)
+            names = _same_names(path, names, _names_in(opened.schema_arrow.metadata, form.label))
             columns.append(opened.read(columns=[form.label]).column(0).to_pylist())
             for group in range(opened.metadata.num_row_groups):
                 found = opened.metadata.row_group(group)
@@ -294,7 +307,7 @@ def _saved(folder: Path, form: _Form, names: tuple[str, ...] = ()) -> LazySet:
         digest.update(f"\0{path.name} {file_digest(path)}".encode())
     table = _table(paths)
     _require_columns(folder, form, table.column_names)
-    names = names or _names_in(table.schema.metadata, form.label)
+    names = _same_names(folder, names, _names_in(table.schema.metadata, form.label))
     labels, names = _labels(folder, form.label, table.column(form.label).to_pylist(), names)
     rows = _Saved(paths, labels, form)
     return LazySet.of(rows, labels, source=digest.hexdigest(), class_names=names or None, name=str(folder))
@@ -306,6 +319,9 @@ def _table(paths: Sequence[Path]) -> Any:
     for path in paths:
         with _reading(path):
             tables.append(arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all())
+    for path, table in zip(paths, tables, strict=True):
+        if not table.schema.equals(tables[0].schema):
+            raise DataError(f"{path}: its columns are not those of {paths[0].name}; expected the same. Save it again")
     return arrow.concat_tables(tables)
 
 
@@ -343,12 +359,23 @@ def _names_in(metadata: Any, label: str) -> tuple[str, ...]:
         return ()
 
 
+def _same_names(where: Path, known: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes' names; DataError where a file numbers them otherwise than those before it."""
+    if known and found and known != found:
+        number = next((n for n, pair in enumerate(zip(known, found, strict=False)) if pair[0] != pair[1]), None)
+        told = f"{len(found)} classes" if number is None else f"'{found[number]}' as class {number}"
+        expected = f"{len(known)}" if number is None else f"'{known[number]}'"
+        raise DataError(f"{where}: found {told}, expected {expected} as in the files before it; number them alike")
+    return known or found
+
+
 def _labels(where: Path, column: str, cells: list[Any], names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
     """Return class numbers, and the classes' names: those given, or the texts of the column in alphabetical order."""
     if all(isinstance(cell, str) for cell in cells):
         names = names or tuple(sorted(set(cells)))
         numbers = {name: number for number, name in enumerate(names)}
-        if unknown := next((cell for cell in cells if cell not in numbers), None):
+        unknown = next((cell for cell in cells if cell not in numbers), None)
+        if unknown is not None:
             raise DataError(f"{where}: column '{column}' has the class '{unknown}', which the training part lacks")
         return torch.tensor([numbers[cell] for cell in cells]), names
     for row, cell in enumerate(cells):

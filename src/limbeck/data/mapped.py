@@ -140,7 +140,7 @@ def _header(name: object, file: BinaryIO, end: int) -> tuple[int, tuple[int, ...
         raise DataError(f"{name}: holds {dtype}; expected {kinds}, little-endian. Convert it with astype")
     if fortran and len(shape) > 1:
         raise DataError(f"{name}: its columns are stored first; expected rows. Save numpy.ascontiguousarray of it")
-    if len(shape) < 1 or math.prod(shape) == 0:
+    if len(shape) < 1 or any(type(size) is not int or size < 1 for size in shape):
         raise DataError(f"{name}: has shape {shape}; expected (samples, ...) with at least one sample")
     begin, size = file.tell(), math.prod(shape) * dtype.itemsize
     if end - begin != size:

@@ -1,16 +1,36 @@
-"""Parts of a set of texts: a share that is held out for testing, and no sample in two parts."""
+"""Parts of a set: which files are for which, a share that is held out for testing, and no sample in two parts."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from limbeck.errors import DataError, InputError
 from limbeck.randomness import permutation
 
-__all__ = ["apart", "held_out"]
+__all__ = ["apart", "files_by_part", "held_out"]
 
 _Row = TypeVar("_Row")
 _JUDGED_BY = {"validation": ("test",), "train": ("test", "validation")}
 _WORDS = {"train": "training", "validation": "validation"}
+
+
+def files_by_part(where: str, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files whose names begin with "train" and those with "test"; nothing where no name does.
+
+    Raises DataError where one of the two has no file.
+
+    >>> parts = files_by_part("set", [Path("train-0.tar"), Path("train-1.tar"), Path("test.tar")])
+    >>> len(parts["train"]), len(parts["test"])
+    (2, 1)
+    """
+    parts = {part: [each for each in files if each.name.startswith(part)] for part in ("train", "test")}
+    if not any(parts.values()):
+        return {}
+    for part, own in parts.items():
+        if not own:
+            ending = files[0].suffix
+            raise DataError(f"{where}: has no {part}*{ending} beside the others; add it, or name none train or test")
+    return parts
 
 
 def held_out(rows: Sequence[_Row], share: float, seed: int, what: str) -> tuple[list[_Row], list[_Row]]:

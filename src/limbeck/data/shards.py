@@ -15,6 +15,7 @@ from limbeck.data.file_digests import file_digest, kept, remember
 from limbeck.data.images import ENDINGS, check_size
 from limbeck.data.lazy import LazySet
 from limbeck.data.names import MOST_CLASSES
+from limbeck.data.parting import files_by_part
 from limbeck.data.pictures import picture
 from limbeck.data.sets import Splits
 from limbeck.errors import DataError, one_line
@@ -23,6 +24,7 @@ __all__ = ["shards"]
 
 _LARGEST_IMAGE, _LARGEST_LABEL = 2**28, 2**16
 _FORMAT = 1
+_MANY = 1000  # images in a tar file, whose list is kept; fewer are listed again
 
 
 @checked
@@ -70,13 +72,9 @@ def shards(
         packed = next((path.name for path in sorted(place.glob("*.tar.*")) + sorted(place.glob("*.tgz"))), None)
         hint = "" if packed is None else f"; {packed} is compressed: unpack it to a plain .tar, which is read by place"
         raise DataError(f"{folder}: has no .tar files{hint or '; expected train*.tar and test*.tar, or *.tar'}")
-    parts = {part: [path for path in found if path.name.startswith(part)] for part in ("train", "test")}
-    resized = (size[0], size[1])
-    if not any(parts.values()):
+    parts, resized = files_by_part(folder, found), (size[0], size[1])
+    if not parts:
         return Splits.held_out(_part(place, found, resized, grey, classes), test_share, seed)
-    for part, files in parts.items():
-        if not files:
-            raise DataError(f"{folder}: has no {part}*.tar beside the others; add it, or name none train or test")
     train = _part(place / "train", parts["train"], resized, grey, classes)
     test = _part(place / "test", parts["test"], resized, grey, train.class_names)
     return Splits(train, test, place.name)
@@ -138,9 +136,6 @@ def _listed(path: Path, sha256: str) -> list[tuple[int, int, int]]:
     return images
 
 
-_MANY = 1000  # fewer are listed again
-
-
 def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
     """Yield (begin, bytes, label) of each sample of a tar file; DataError for anything that is no such file."""
     seen: set[str] = set()
@@ -191,7 +186,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
 
 def _is_packed(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(6)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5")
+        return file.read(2) in (b"\x1f\x8b", b"BZ", b"\xfd7", b"(\xb5")
 
 
 def _key(path: Path, name: str) -> tuple[str, str]:

@@ -245,25 +245,34 @@ def store(
     if path is not None:
         if isinstance(encoding, str):
             encoding = encoding_of(encoding, {})
-        numbers = tuple(range(1, views + 1)) if augment is not None and augment.active else (0,)
         checks.at_least("views", views, 1)
+        checks.at_least("batch_size", 1 if batch_size is None else batch_size, 1)
+        random_views = augment is not None and augment.active
+        if random_views and clean:
+            raise InputError(
+                "clean: found with augment; expected one of them, since answers to the clean view serve all random"
+                " views. Leave augment out, or clean"
+            )
+        if views > 1 and not random_views:
+            raise InputError(
+                f"views: found {views} without random views; expected 1, since all are the sample as it is."
+                " Give augment, or leave views out"
+            )
         order = Order(
             samples,
             encoding,
-            augment=augment if numbers != (0,) else None,
+            augment=augment if random_views else None,
             seed=derive_seed(checks.seed(seed), "data"),
-            views=numbers,
+            views=tuple(range(1, views + 1)) if random_views else (0,),
             clean=clean,
             taps=taps,
             batch_size=batch_size,
             device=device,
         )
         return build_store(teacher, Path(path).expanduser(), order)
-    if encoding != "dense" or augment is not None:
-        raise InputError(
-            f"{'augment' if augment is not None else 'encoding'}: answers in memory are dense and to unaugmented"
-            " samples; name a folder (path)"
-        )
+    for name, other in {"encoding": encoding != "dense", "augment": augment is not None, "views": views != 1}.items():
+        if other:
+            raise InputError(f"{name}: answers in memory are dense and to unaugmented samples; name a folder (path)")
     if samples.has_long_answers:
         raise InputError(
             f"samples: found '{samples.name}', whose answers are logits of {samples.classes:,} tokens at each place;"
