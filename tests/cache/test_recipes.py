@@ -1,8 +1,6 @@
 """Recipes whose teacher is stored on disk: students are those of a live teacher, of images and of texts."""
 
 import json
-import os
-import socket
 from functools import partial
 
 import pytest
@@ -11,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from faults import command, ended, furnished, started
+from launches import free_port, take_place
 from limbeck.cache import CachedTeacher
 from limbeck.config import Recipe
 from limbeck.errors import RecipeError
@@ -100,16 +99,8 @@ def test_two_processes_of_a_launch_share_the_shards_of_a_store(images):
     (images / "recipe.yaml").write_text(yaml.safe_dump(IMAGES))
     build = ("cache", "build", "recipe.yaml", "-q", "--json", "--encoding", "topk", "--path")
     assert command(images, *build, "alone").code == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def launched(rank):
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        os.environ |= {name: str(value) for name, value in names.items()}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
-
-    both = [started(images, *build, "together", prepare=partial(launched, rank)) for rank in (0, 1)]
+    port = free_port()
+    both = [started(images, *build, "together", prepare=partial(take_place, rank, 2, port)) for rank in (0, 1)]
     answers = [ended(*each) for each in both]
     assert [answer.code for answer in answers] == [0, 0], answers
     assert len(json.loads(answers[0].out)) == 1

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from launches import end_of, forked
 from limbeck.training import fit
 
 SCRIPT = Path(__file__).parent / "scripts" / "groups.py"
@@ -136,23 +137,10 @@ def test_a_group_that_is_killed_is_missed_and_catches_up_when_it_is_started_agai
         assert (tmp_path / f"group {group}" / "result.json").is_file()
 
 
-def forked(group, tmp_path, **how):
-    """Start a group in a child of this process, which need not load anything."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    try:
-        torch.set_num_threads(1)
-        folder = tmp_path / f"group {group}"
-        groups.apart(group, exchange=str(tmp_path / "exchange"), folder=str(folder), wait=True, **how)
-        code = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as a second pytest
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def apart(group, tmp_path, **how):
+    """Start a group in a process forked from this one."""
+    places = {"exchange": str(tmp_path / "exchange"), "folder": str(tmp_path / f"group {group}")}
+    return forked(partial(groups.apart, group, **places, wait=True, **how))
 
 
 # Python 3.12 warns of any fork in a process with threads; these children only compute and end.
@@ -175,15 +163,15 @@ def test_groups_in_step_that_are_killed_anywhere_and_go_on_learn_the_same(tmp_pa
         (tmp_path / f"group {group}").mkdir()
     try:
         for group, (first, *_) in ends.items():
-            started[group] = forked(group, tmp_path, die_at=first, **how)
+            started[group] = apart(group, tmp_path, die_at=first, **how)
         for _ in range(6):  # three times each, whichever comes to its end first
             child, status = os.wait()
             group = next(group for group, known in started.items() if known == child)
             assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
             ends[group].pop(0)
-            started[group] = forked(group, tmp_path, die_at=(*ends[group], -1)[0], resumed=True, **how)
+            started[group] = apart(group, tmp_path, die_at=(*ends[group], -1)[0], resumed=True, **how)
         for group in (1, 2):
-            assert os.waitstatus_to_exitcode(os.waitpid(started.pop(group), 0)[1]) == 0
+            assert end_of(started.pop(group)) == 0
     finally:
         for child in started.values():
             with suppress(ProcessLookupError):

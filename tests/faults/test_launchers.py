@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
 
 from faults import DISTILL, RECIPE, SHORT, bits, command, ended, furnished, run_of, started, warm
-from launches import free_port, place
+from launches import free_port, take_place
 from limbeck.evaluation import metrics
 from limbeck.training.state import Run
 
@@ -44,8 +43,7 @@ def launched(folder, *more, strike=lambda rank: None):
     port = free_port()
 
     def prepare(rank):
-        os.environ |= place(rank, 2, port)
-        AcceleratorState._reset_state(reset_partial_state=True)
+        take_place(rank, 2, port)
         metrics._AT_ONCE = 10  # so that there are batches to divide
         strike(rank)
 
@@ -135,9 +133,10 @@ def test_the_usual_launchers_carry_out_a_recipe(made, tmp_path, whole, launcher)
 
 
 @pytest.mark.slow
-def test_torchrun_ends_and_resumes_a_recipe_of_which_one_process_is_killed(made, tmp_path, whole):
-    folder = furnish(made, tmp_path / "launched")
-    long = [f"{part}.epochs=3000" for part in ("teacher.training", "training")]
+def test_torchrun_ends_a_recipe_of_which_one_process_is_killed_and_resumes_it_bit_for_bit(made, tmp_path):
+    whole, folder = (furnish(made, tmp_path / name) for name in ("whole", "launched"))
+    long = [f"{part}.epochs=40" for part in ("teacher.training", "training")]
+    assert [answer.code for answer in launched(whole, *long)] == [0, 0]
     arguments = [*command_of("torchrun"), "distill", "recipe.yaml", *long, "--no-report"]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     launch = subprocess.Popen(arguments, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
@@ -152,3 +151,14 @@ def test_torchrun_ends_and_resumes_a_recipe_of_which_one_process_is_killed(made,
     ours = [line for line in said.splitlines() if line.startswith("limbeck: ")]
     assert len(ours) == 1, said
     assert "another process of this training has ended" in ours[0]
+    again = subprocess.run(
+        [*arguments, "--resume", run_of(folder)],
+        check=False,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert again.returncode == 0, again.stderr
+    assert bits(run_of(folder)) == bits(run_of(whole))

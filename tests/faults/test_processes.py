@@ -3,16 +3,13 @@
 import hashlib
 import importlib.util
 import json
-import os
-import socket
-import traceback
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+
+from launches import together
 
 SCRIPT = Path(__file__).parent / "scripts" / "processes.py"
 _spec = importlib.util.spec_from_file_location("limbeck_processes", SCRIPT)
@@ -26,46 +23,18 @@ TOLERANCE = 1e-5
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
-def forked(rank, port, folder):
-    """Start a process of two as a launcher does, but from this one, so that it need not load anything."""
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    try:
-        os.dup2(os.open(folder / f"stderr {rank}.txt", os.O_CREAT | os.O_WRONLY), 2)
-        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        os.environ |= {name: str(value) for name, value in launched.items()}
-        os.environ |= {
-            "MASTER_ADDR": "127.0.0.1",
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
-        torch.set_num_threads(1)
-        warnings.simplefilter("default")
-        AcceleratorState._reset_state(reset_partial_state=True)
-        processes.RANK = rank
-        processes.main(folder)
-        code = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as a second pytest
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """Run the whole script in two processes, once, on a free port; return its folder and what each process told."""
     folder = tmp_path_factory.mktemp("two")
     with pytest.raises(processes.Crash):  # a training that one process has begun
         processes.train("long", folder / "begun by one", processes.crash_at(25))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = [forked(rank, port, folder) for rank in (0, 1)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert codes == [0, 0], [(folder / f"stderr {rank}.txt").read_text()[-3000:] for rank in (0, 1)]
+
+    def work(rank):
+        processes.RANK = rank
+        processes.main(folder)
+
+    together(work, 2, folder)
     return folder, [json.loads((folder / f"rank {rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -6,11 +6,11 @@ import random
 import signal
 import sys
 import time
-import traceback
 from contextlib import nullcontext
 
 import pytest
 
+from launches import end_of, forked
 from limbeck import methods
 from limbeck.config import Recipe
 from limbeck.distiller import Distiller
@@ -121,7 +121,8 @@ def test_broken_between_two_epochs(tmp_path, monkeypatch, where, epoch, uninterr
         if where != "watch":
             owner, name = target[where].rsplit(".", 1)
             module = __import__("limbeck.training.state", fromlist=["Run"])
-            real = module.Run.end_epoch if where == "metrics" else sys.modules[owner].evaluate
+            changed = module.Run if where == "metrics" else sys.modules[owner]
+            real = getattr(changed, name)
 
             def broken(*args, **options):
                 calls.append(1)
@@ -130,7 +131,7 @@ def test_broken_between_two_epochs(tmp_path, monkeypatch, where, epoch, uninterr
                     raise Crash
                 return answer
 
-            patch.setattr(module.Run if where == "metrics" else sys.modules[owner], name, broken)
+            patch.setattr(changed, name, broken)
         with pytest.raises(Crash):
             run(tmp_path, watch=watch)
     assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
@@ -253,31 +254,6 @@ def test_without_a_folder_a_signal_does_what_it_always_did():
 
 
 # ------------------------------------------------------------------------------------------------------ other processes
-
-
-def forked(work):
-    """Start a process that does `work` and ends as the command line would; return its id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        work()
-        code = 0
-    except LimbeckError as error:
-        code = error.exit_code
-    except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as a second pytest
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def end_of(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def has_ended(child):

@@ -104,8 +104,17 @@ def test_what_one_process_cannot_measure_none_can(tmp_path, monkeypatch):
     def work(rank):
         ranks.join()
         model, samples = sets()["classification"]
-        samples.inputs[20] = torch.nan  # in the part of the second process
+        samples.inputs[30] = torch.nan  # in the part of the second process
         with pytest.raises(InputError, match="logits: found NaN or infinity"):
             evaluate_together(model, samples)
 
     together(work, 2, tmp_path)
+
+
+def test_a_process_that_fails_in_a_test_says_why(tmp_path):
+    def work(rank):
+        if rank == 1:
+            raise ValueError("this is why")
+
+    with pytest.raises(AssertionError, match="this is why"):
+        together(work, 2, tmp_path)
