@@ -196,3 +196,21 @@ def test_json_has_null_where_a_figure_is_not_finite(limbeck, monkeypatch):
     )
     found = json.loads(limbeck("env", "--json").out, parse_constant=refuse)
     assert (found["rates"], found["worst"]) == ([None, 1.5], {"nll": None})
+
+
+def test_a_factory_of_data_is_code_too(limbeck, project, tmp_path):
+    run = run_in(project)
+    keys = yaml.safe_load((run / "recipe.yaml").read_text())
+    keys["data"] = {"factory": "os:system", "arguments": {"command": f"touch {tmp_path / 'pwned'}"}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(keys, sort_keys=False))
+
+    def forged(outcome: dict) -> None:
+        from limbeck.config import load_recipe
+
+        outcome["code"] = load_recipe(run / "recipe.yaml").code()
+
+    resealed(run / "outcome.json", forged)
+    for verb in VERBS:
+        answer = as_teacher(limbeck, verb, run)
+        answer.refused("found data.factory: 'os:system'", "which is installed and not yours", "--trust")
+        assert not (tmp_path / "pwned").exists()

@@ -36,9 +36,9 @@ def everything(samples):
 
 def test_every_kind_has_typed_parameters_and_returns_splits():
     assert sorted(kinds()) == [
-        "bundled", "chat", "cifar10", "cifar100", "digits", "fashion_mnist", "glue", "idx", "images", "interactions",
-        "mapped", "mnist", "npz", "parquet", "ptb", "saved_dataset", "sentences", "seq2seq", "shards", "synthetic",
-        "synthetic_interactions", "synthetic_sentences", "synthetic_text", "table", "token_stream",
+        "bundled", "chat", "cifar10", "cifar100", "digits", "factory", "fashion_mnist", "glue", "idx", "images",
+        "interactions", "mapped", "mnist", "npz", "parquet", "ptb", "saved_dataset", "sentences", "seq2seq", "shards",
+        "synthetic", "synthetic_interactions", "synthetic_sentences", "synthetic_text", "table", "token_stream",
     ]  # fmt: skip
     for source in kinds().values():
         types = typing.get_type_hints(source)

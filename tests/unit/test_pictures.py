@@ -141,9 +141,9 @@ def test_images_that_are_left_out_are_counted(root):
 
 
 def test_a_part_that_is_neither_train_nor_test_is_said(root):
-    for part in ("train", "test", "val"):
+    for part in ("train", "test", "extra"):
         saved(root / part / "cat" / "0.png")
-    with pytest.warns(DataWarning, match=r"train and test alone are read, and not 'cat', 'dog', 'val'"):
+    with pytest.warns(DataWarning, match=r"train, test alone are read, and not 'cat', 'dog', 'extra'"):
         image_folder(str(root), (2, 2))
 
 

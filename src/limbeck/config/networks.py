@@ -3,9 +3,7 @@
 import inspect
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -33,14 +31,14 @@ from limbeck.errors import (
     no_exit,
     one_of,
 )
-from limbeck.identity import code_identity, importing
+from limbeck.identity import Factory
 from limbeck.models.layers import InputPart, InputTransform, read_configuration
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
 from limbeck.training.weight_files import transforms_of
 
-__all__ = ["ModelSpec", "path_of", "plain", "read_arrays", "read_estimator", "read_model"]
+__all__ = ["ModelSpec", "check_factory", "path_of", "plain", "read_arrays", "read_estimator", "read_model"]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
 _FROM_DATA = frozenset({"input_shape", "classes", "vocabulary", "max_length"})
@@ -134,16 +132,14 @@ class ModelSpec:
             section = replace(section, values={**section.values, "folder": "", "hub": ""})
         return replace(self, section=section, checkpoint=None, key=None)
 
+    @property
+    def made_by(self) -> Factory | None:
+        """The function of the user's own that builds it; None for a kind."""
+        return None if self.factory is None else Factory(self.where, self.factory, self.folder)
+
     def code(self) -> dict[str, str] | None:
         """Return what `code_identity` says of the factory: the SHA-256 of each file of its code; None for a kind."""
-        return None if self.factory is None else code_identity(self.factory, self.folder.resolve())
-
-    def home(self) -> Path | None:
-        """Import the factory and return the file that defines the function which it names; None where that is none."""
-        with _imported(str(self.factory), self.where, self.folder) as function:
-            module = sys.modules.get(str(getattr(function, "__module__", "")))
-        file = getattr(module, "__file__", None)
-        return None if file is None else Path(file)
+        return None if self.made_by is None else self.made_by.code()
 
     def _from_kind(self, section: Section, given: Mapping[str, Any]) -> nn.Module:
         taken = inspect.signature(section.function).parameters
@@ -169,7 +165,8 @@ class ModelSpec:
         return model
 
     def _from_factory(self, given: Mapping[str, Any]) -> nn.Module:
-        with _imported(str(self.factory), self.where, self.folder) as function:
+        made_by = Factory(self.where, str(self.factory), self.folder)
+        with made_by.imported() as function:
             try:
                 accepted = inspect.signature(function).parameters
                 with no_exit(f"{self.where}.factory: '{self.factory}'"):
@@ -180,10 +177,7 @@ class ModelSpec:
             except Exception as error:
                 if lacks_memory(error):
                     raise
-                raise ModelError(
-                    f"{self.where}.factory: '{self.factory}' raised {type(error).__name__}: {_first_line(error)}; "
-                    "fix it or its arguments"
-                ) from error
+                raise made_by.failed(error) from error
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"{self.where}.factory: '{self.factory}' returned {type(model).__name__}, expected a torch.nn.Module"
@@ -206,12 +200,7 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
         for wrong in keys:
             known = ["factory", "folder", "arguments", "checkpoint", "key"]
             raise RecipeError(f"{where}.{wrong}: there is no such key; {one_of(wrong, known)}")
-        if not isinstance(folder, str):
-            raise RecipeError(f"{where}.folder: found {shown(folder)}, expected the folder of the factory's module")
-        if not isinstance(factory, str) or not re.fullmatch(r"[\w.]+:[\w.]+", factory):
-            raise RecipeError(f"{where}.factory: found {shown(factory)}, expected 'package.module:function'")
-        if not isinstance(arguments, dict):
-            raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
+        check_factory(where, factory, folder, arguments)
         place = base / path_of(folder, f"{where}.folder")
         return ModelSpec(
             where, factory=factory, folder=place, arguments=arguments, base=base, checkpoint=checkpoint, key=key
@@ -219,6 +208,16 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     _, section = of_kind(_written_out(keys, where), models.kinds(), where, given=_FROM_DATA)
     section = _with_configuration(section, base)
     return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
+
+
+def check_factory(where: str, factory: Any, folder: Any, arguments: Any) -> None:
+    """Require the keys of a factory to be possible; RecipeError for the first that is not."""
+    if not isinstance(folder, str):
+        raise RecipeError(f"{where}.folder: found {shown(folder)}, expected the folder of the factory's module")
+    if not isinstance(factory, str) or not re.fullmatch(r"[\w.]+:[\w.]+", factory):
+        raise RecipeError(f"{where}.factory: found {shown(factory)}, expected 'package.module:function'")
+    if not isinstance(arguments, dict):
+        raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
 
 
 def _with_configuration(section: Section, base: Path) -> Section:
@@ -305,35 +304,6 @@ def path_of(text: str, where: str) -> Path:
     return path
 
 
-@contextmanager
-def _imported(factory: str, where: str, folder: Path) -> Iterator[Callable[..., Any]]:
-    """Import a factory; what its module imports inside the scope is found as well."""
-    module_name, _, name = factory.partition(":")
-    with ExitStack() as scope:
-        try:
-            with no_exit(f"{where}.factory: importing '{module_name}'"):
-                module = scope.enter_context(importing(module_name, folder))
-        except ImportError as error:
-            raise ModelError(
-                f"{where}.factory: cannot import '{module_name}' ({error}); check the name or install it"
-            ) from None
-        except LimbeckError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"{where}.factory: importing '{module_name}' raised {type(error).__name__}: {_first_line(error)};"
-                " fix it"
-            ) from error
-        found: Any = module
-        for part in name.split("."):
-            if not hasattr(found, part):
-                raise ModelError(f"{where}.factory: '{module_name}' has no '{part}'; {one_of(part, _public(found))}")
-            found = getattr(found, part)
-        if not callable(found):
-            raise ModelError(f"{where}.factory: '{factory}' is {type(found).__name__}, expected a function")
-        yield found
-
-
 _HANDED_OUT: "WeakValueDictionary[int, Any]" = WeakValueDictionary()
 
 
@@ -346,10 +316,6 @@ def _handed_out(model: nn.Module) -> bool:
     before = any(_HANDED_OUT.get(id(part)) is part for part in parts)
     _HANDED_OUT.update({id(part): part for part in parts})
     return before
-
-
-def _public(module: Any) -> list[str]:
-    return [name for name in dir(module) if not name.startswith("_")]
 
 
 def _first_line(error: Exception) -> str:

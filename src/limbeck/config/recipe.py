@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ from limbeck.checks import shown
 from limbeck.config.methods import MethodSpec, read_method
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, explained, read_yaml, written
+from limbeck.config.samples import PLACES, made_by, placed, read_data
 from limbeck.config.sections import Section, of_kind, read, validate
 from limbeck.config.teachers import TeacherKeys, TeacherSpec, read_teacher
 from limbeck.data import HeldOut, Selection, Splits, Transfer
 from limbeck.errors import DataError, DataWarning, InputError, RecipeError
+from limbeck.identity import Factory
 from limbeck.models.layers import InputPart
 from limbeck.objective import Objective
 from limbeck.schemes import Scheme
@@ -30,8 +32,6 @@ __all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe", "replaced"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
-_PLACES = ("folder", "path")  # the keys of `data` that name files
-_USED = {each.name: each.default for each in fields(Selection)}
 _HELD_OUT: tuple[Literal["random", "first", "last"], ...] = ("random", "first", "last")
 _SEARCHED = ("training.", "method.", "scheme.")
 
@@ -133,7 +133,7 @@ class Recipe:
                 f"name: found {shown(top['name'])}, expected 1 to 100 letters, digits, '.', '_', '-', a letter or"
                 " digit first"
             )
-        source, selection, transfer, data_keys = _data(dict(top["data"]), base)
+        source, selection, transfer, data_keys = read_data(dict(top["data"]), base)
         student, student_keys = _student(top["student"], base)
         graft, graft_keys = _graft(top["student"]["graft"])
         student_keys |= graft_keys
@@ -194,6 +194,14 @@ class Recipe:
         return recipe
 
     @property
+    def factories(self) -> list[Factory]:
+        """Every function of the user's own that the recipe names: those of its networks, and those of its data."""
+        found = [spec.made_by for spec in self.models]
+        found += [made_by(self.data, "data")]
+        found += [made_by(self.general, "scheme.general.data")] if self.general is not None else []
+        return [each for each in found if each is not None]
+
+    @property
     def models(self) -> list[ModelSpec]:
         """Every network that the recipe names: the teacher's members, the student, and those of the scheme."""
         return [*(member.model for member in self.teacher.members), self.student, *self.networks]
@@ -205,7 +213,7 @@ class Recipe:
                 warnings.simplefilter("ignore", DataWarning)
                 splits: Splits = self.data.build()
         except DataError as error:
-            raise DataError(f"data: {error}") from None
+            raise DataError(f"data{'.' if str(error).startswith('factory:') else ': '}{error}") from None
         try:
             return self.selection.apply(splits)
         except (DataError, InputError) as error:
@@ -214,13 +222,15 @@ class Recipe:
     @property
     def place(self) -> Path | None:
         """The file or folder that the data is in; None where the recipe names none."""
-        named = [self.data.values.get(key) for key in _PLACES]
+        if made_by(self.data, "data") is not None:
+            return None
+        named = [self.data.values.get(key) for key in PLACES]
         return next((Path(place) for place in named if place is not None), None)
 
     def with_data_in(self, place: Path) -> "Recipe":
         """Return the recipe with its data in another file, or in a folder that it lies in under its own name."""
-        key = next((key for key in _PLACES if key in self.data.values), None)
-        if key is None:
+        key = next((key for key in PLACES if key in self.data.values), None)
+        if key is None or made_by(self.data, "data") is not None:
             kind = self.keys["data"]["kind"]
             raise RecipeError(f"data: found '{place}' as its path; expected none: data.kind {kind} has no files")
         within = key == "path" and place.is_dir()
@@ -251,8 +261,8 @@ class Recipe:
         return self.method.build()
 
     def code(self) -> dict[str, dict[str, str]]:
-        """Return the SHA-256 of each file of each factory's code (`ModelSpec.code`), by the factory's key."""
-        return {spec.where: files for spec in self.models if (files := spec.code()) is not None}
+        """Return the SHA-256 of each file of each factory's code (`Factory.code`), by the factory's key."""
+        return {factory.where: factory.code() for factory in self.factories}
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """Return the recipe with some `key.path` values replaced."""
@@ -316,41 +326,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, without: Seq
         raise RecipeError(explained(str(error), path, overrides)) from None
 
 
-def _data(keys: dict[str, Any], base: Path) -> tuple[Section, Selection, Transfer, dict[str, Any]]:
-    """Return where the data comes from, what of it is used, what of that is transferred, and the resolved keys."""
-    transfer, transfer_keys = read(Transfer, _transfer(keys.pop("transfer", {}), base), "data.transfer")
-    keys = _placed(keys, base, "data")
-    selection, selected = read(Selection, {key: keys.pop(key) for key in _USED if key in keys}, "data")
-    kind, source = of_kind(keys, data.kinds(), "data")
-    changed = {key: selected[key] for key, usual in _USED.items() if getattr(selection, key) != usual}
-    return source, selection, transfer, {"kind": kind, **source.values, **changed, "transfer": transfer_keys}
-
-
-def _transfer(keys: Any, base: Path) -> Any:
-    """Return the keys of the transfer set with the files that its synthesis names in the recipe's folder."""
-    made = keys.get("synthetic") if isinstance(keys, Mapping) else None
-    if not isinstance(made, Mapping):
-        return keys
-    named = [key for key in ("vectors", "masked") if isinstance(made.get(key), str) and made[key]]
-    places = {key: str((base / path_of(made[key], f"data.transfer.synthetic.{key}")).absolute()) for key in named}
-    return {**keys, "synthetic": {**made, **places}}
-
-
-def _placed(keys: Any, base: Path, where: str) -> Any:
-    """Return the keys of data with the files and folders that they name in the recipe's folder."""
-    if not isinstance(keys, Mapping):
-        return keys
-    placed = dict(keys)
-    for key in _PLACES:
-        if isinstance(placed.get(key), str):
-            placed[key] = str((base / path_of(placed[key], f"{where}.{key}")).absolute())
-    tokenizer = placed.get("tokenizer")
-    if isinstance(tokenizer, Mapping) and isinstance(tokenizer.get("folder"), str):
-        folder = (base / path_of(tokenizer["folder"], f"{where}.tokenizer.folder")).absolute()
-        placed["tokenizer"] = {**tokenizer, "folder": str(folder)}
-    return placed
-
-
 def _student(keys: Mapping[str, Any], base: Path) -> tuple[ModelSpec, dict[str, Any]]:
     """Return the student that a recipe's validated keys name, and the keys as the resolved recipe has them."""
     student = read_model(dict(keys["model"]), "student.model", base)
@@ -411,7 +386,7 @@ def _scheme(
     stage = getattr(plan, "general", None)
     if stage is None:
         return plan, networks, None, values
-    kind, general = of_kind(_placed(stage["data"], base, "scheme.general.data"), data.kinds(), "scheme.general.data")
+    kind, general = of_kind(placed(stage["data"], base, "scheme.general.data"), data.kinds(), "scheme.general.data")
     return plan, networks, general, values | {"general": {**stage, "data": {"kind": kind, **general.values}}}
 
 

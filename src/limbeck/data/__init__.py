@@ -10,6 +10,7 @@ from limbeck.data.cifar import cifar10, cifar100
 from limbeck.data.columns import Column, Columns
 from limbeck.data.description import Description
 from limbeck.data.digits import digits
+from limbeck.data.factory import from_factory
 from limbeck.data.glue import glue
 from limbeck.data.grammar import synthetic_sentences, synthetic_text
 from limbeck.data.halves import HalfSet, half_and_half, with_dustbin
@@ -72,6 +73,7 @@ __all__ = [
     "cifar100",
     "digits",
     "fashion_mnist",
+    "from_factory",
     "glue",
     "half_and_half",
     "idx",
@@ -115,6 +117,7 @@ def kinds() -> dict[str, Callable[..., Splits]]:
         "cifar10": cifar10,
         "cifar100": cifar100,
         "digits": digits,
+        "factory": from_factory,
         "fashion_mnist": fashion_mnist,
         "glue": glue,
         "idx": idx,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +43,8 @@ def parquet(
     the rows of as many as `window_bytes` holds: still a function of (seed, epoch) alone, which is resumed at any step.
 
     Args:
-        path: a .parquet file, or a folder with `train*.parquet` and `test*.parquet`, or with others, of which
-            `test_share` is held out.
+        path: a .parquet file, or a folder with `train*.parquet`, `test*.parquet` and perhaps `validation*.parquet`, or
+            with others, of which `test_share` is held out.
         inputs: the column of the inputs: encoded images (bytes, or a struct with `bytes`), or lists of numbers of one
             length, which become float32, or int64 token ids.
         label: the column of the class numbers, from 0 on, or of the classes' names.
@@ -56,7 +56,7 @@ def parquet(
             row group.
 
     Returns:
-        Training and test set.
+        Training and test set, and the validation set if there is one.
 
     Raises:
         InputError: if pyarrow is not installed.
@@ -77,8 +77,12 @@ def parquet(
     if not parts:
         return Splits.held_out(_of_parquet(place, found, form, window_bytes), test_share, seed)
     train = _of_parquet(place / "train", parts["train"], form, window_bytes)
-    test = _of_parquet(place / "test", parts["test"], form, window_bytes, train.class_names)
-    return _splits(path, train, test, place.name)
+    others = {
+        part: _of_parquet(place / part, files, form, window_bytes, train.class_names)
+        for part, files in parts.items()
+        if part != "train"
+    }
+    return _splits(path, train, others, place.name)
 
 
 @checked
@@ -94,7 +98,8 @@ def saved_dataset(
     """Return a dataset that the library `datasets` saved with `save_to_disk`, mapped into memory and read by row.
 
     Args:
-        folder: of a `DatasetDict` with `train` and `test`, or of a `Dataset`, of which `test_share` is held out.
+        folder: of a `DatasetDict` with `train`, `test` and perhaps `validation`, or of a `Dataset`, of which
+            `test_share` is held out.
         inputs: the column of the inputs, as for `parquet`.
         label: the column of the labels, as for `parquet`.
         size: (H, W) in pixels, to which images are resized; not for lists of numbers.
@@ -103,7 +108,7 @@ def saved_dataset(
         seed: of the split.
 
     Returns:
-        Training and test set.
+        Training and test set, and the validation set if there is one.
 
     Raises:
         InputError: if pyarrow is not installed.
@@ -121,18 +126,21 @@ def saved_dataset(
             if not (place / part / "state.json").is_file():
                 raise DataError(f"{folder}: has no part '{part}'; expected train and test. Name the folder of one part")
         train = _saved(place / "train", form)
-        return _splits(folder, train, _saved(place / "test", form, train.class_names), place.name)
+        there = [part for part in ("test", "validation") if (place / part / "state.json").is_file()]
+        others = {part: _saved(place / part, form, train.class_names) for part in there}
+        return _splits(folder, train, others, place.name)
     return Splits.held_out(_saved(place, form), test_share, seed)
 
 
-def _splits(where: str, train: LazySet, test: LazySet, name: str) -> Splits:
-    """Return two parts whose samples have one shape and type."""
-    if train.input_shape != test.input_shape or train.dtype != test.dtype:
-        raise DataError(
-            f"{where}: inputs of train are {train.dtype} {train.input_shape} each, those of test {test.dtype}"
-            f" {test.input_shape}; expected the same"
-        )
-    return Splits(train, test, name)
+def _splits(where: str, train: LazySet, others: Mapping[str, LazySet], name: str) -> Splits:
+    """Return parts whose samples have one shape and type; others: "test" and perhaps "validation"."""
+    for part, samples in others.items():
+        if train.input_shape != samples.input_shape or train.dtype != samples.dtype:
+            raise DataError(
+                f"{where}: inputs of train are {train.dtype} {train.input_shape} each, those of {part}"
+                f" {samples.dtype} {samples.input_shape}; expected the same"
+            )
+    return Splits(train, others["test"], name, validation=others.get("validation"))
 
 
 def _resized(size: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -14,13 +14,14 @@ from limbeck.data.sets import SampleSet, Splits, TensorSet
 from limbeck.data.sources import DatasetSource, Source
 from limbeck.data.streams import LoaderSource, StreamSource
 from limbeck.errors import DataError, InputError
+from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["samples_of"]
 
 _FORMS = "a SampleSet, a Dataset, a DataLoader, or a pair of arrays (inputs, labels)"
 
 
-def samples_of(name: str, data: Any) -> "SampleSet | Source":
+def samples_of(name: str, data: Any, task: Task = CLASSIFICATION) -> "SampleSet | Source":
     """Return what can be trained or measured on, of data in any form.
 
     Args:
@@ -28,6 +29,7 @@ def samples_of(name: str, data: Any) -> "SampleSet | Source":
         data: a `SampleSet`; a pair of arrays (inputs, labels), or inputs alone; a `TensorDataset`, or a `Subset` of
             one, which are arrays too; a map-style dataset of torch, of the library `datasets`, or a list of samples;
             a `DataLoader`, or another object that gives batches each time it is iterated over; an `IterableDataset`.
+        task: what a label of arrays is.
 
     Returns:
         A `SampleSet` of what is in memory, and a `Source` of what is read as it is needed.
@@ -49,7 +51,7 @@ def samples_of(name: str, data: Any) -> "SampleSet | Source":
         return LoaderSource(name, data)
     if isinstance(data, IterableDataset):
         return StreamSource(name, data)
-    arrays = _arrays(name, data)
+    arrays = _arrays(name, data, task)
     if arrays is not None:
         return arrays
     if hasattr(data, "__getitem__"):
@@ -78,10 +80,10 @@ def _other(data: Any) -> tuple[str, str]:
     return f"a {kind}", "; give it __len__" if hasattr(data, "__getitem__") else ""
 
 
-def _arrays(name: str, data: Any) -> TensorSet | None:
+def _arrays(name: str, data: Any, task: Task) -> TensorSet | None:
     """Return a set of arrays; None for data that is none."""
     if type(data) is Subset:
-        whole = _arrays(name, data.dataset)
+        whole = _arrays(name, data.dataset, task)
         return None if whole is None else whole.subset(torch.as_tensor(list(data.indices), dtype=torch.int64))
     if type(data) is TensorDataset:
         if len(data.tensors) > 2:
@@ -89,16 +91,16 @@ def _arrays(name: str, data: Any) -> TensorSet | None:
                 f"{name}: found a TensorDataset of {len(data.tensors)} tensors, expected inputs and labels; leave the"
                 " others out"
             )
-        return _set_of(name, *data.tensors)
+        return _set_of(name, task, *data.tensors)
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
-        return _set_of(name, data)
+        return _set_of(name, task, data)
     if isinstance(data, tuple):
         if len(data) not in (1, 2):
             raise InputError(f"{name}: found a tuple of {len(data)}, expected a pair of arrays (inputs, labels)")
-        return _set_of(name, *data)
+        return _set_of(name, task, *data)
     if isinstance(data, list) and not (data and isinstance(data[0], tuple | Mapping)) and not _are_images(data):
         pair = len(data) == 2 and (hasattr(data[0], "__len__") and not isinstance(data[0], str))
-        return _set_of(name, *data) if pair else _set_of(name, data)
+        return _set_of(name, task, *data) if pair else _set_of(name, task, data)
     return None
 
 
@@ -106,7 +108,7 @@ def _are_images(data: list[Any]) -> bool:
     return bool(data) and hasattr(data[0], "getbands")
 
 
-def _set_of(name: str, inputs: Any, labels: Any = None) -> TensorSet:
+def _set_of(name: str, task: Task, inputs: Any, labels: Any = None) -> TensorSet:
     tensor = as_tensor(f"{name}: inputs", inputs)
     if tensor.dtype == torch.float64:
         tensor = narrowed(f"{name}: inputs", tensor)
@@ -114,6 +116,8 @@ def _set_of(name: str, inputs: Any, labels: Any = None) -> TensorSet:
         tensor = tensor.to(torch.float32)
     elif not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.uint8:
         tensor = tensor.to(torch.int64)
-    if labels is not None:
+    if labels is not None and task == CLASSIFICATION:
         labels = class_numbers(name, labels, len(labels) if hasattr(labels, "__len__") else 0)
-    return TensorSet.of(tensor, labels, name=name)
+    elif labels is not None:
+        labels = as_tensor(f"{name}: labels", labels)
+    return TensorSet.of(tensor, labels, name=name, task=task)

@@ -30,6 +30,7 @@ _FOREIGN = frozenset({"__macosx", "__pycache__", "@eadir", "lost+found", "$recyc
 """Folders that programs leave beside a user's."""
 
 _PARTS = frozenset({"dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"})
+_FOR_CHOICES = ("validation", "valid", "val")
 _MOST_RESIZED = 2**24
 
 
@@ -42,15 +43,15 @@ def image_folder(
     test_share: float = 0.2,
     seed: int = 0,
 ) -> Splits:
-    """Return the images under folder/train/<class>/ and folder/test/<class>/.
+    """Return the images under folder/train/<class>/ and folder/test/<class>/, and perhaps folder/validation/<class>/.
 
     Files of other types, images in deeper folders and classes without images are left out and listed in `notes`; if
     these are images or classes, there is a `DataWarning` as well.
 
     Args:
-        folder: with png, jpg, jpeg, webp or bmp files.  If it has neither train nor test, its folders are the classes
-            and `test_share` of each class is held out for testing.  Classes are in alphabetical order; hidden folders
-            and those of other programs (__MACOSX, @eaDir) are ignored.
+        folder: with png, jpg, jpeg, webp or bmp files.  `validation` may be called `val` or `valid`.  If it has neither
+            train nor test, its folders are the classes and `test_share` of each class is held out for testing.  Classes
+            are in alphabetical order; hidden folders and those of other programs (__MACOSX, @eaDir) are ignored.
         size: (H, W) in pixels; every image is resized to it (bilinear), after its EXIF orientation is applied.
             Transparent images are put on white; of several frames the first is read.
         grey: one channel instead of three.
@@ -59,7 +60,7 @@ def image_folder(
         seed: of the split.
 
     Returns:
-        Training and test set of uint8 images (3, H, W), or (1, H, W) if grey.
+        Training and test set of uint8 images (3, H, W), or (1, H, W) if grey, and the validation set if there is one.
 
     Raises:
         DataError: if a file or folder is missing, empty or damaged.
@@ -89,16 +90,19 @@ def image_folder(
         splits = Splits.held_out(_part(place, classes, resized, grey, limit_bytes, left), test_share, seed)
     else:
         classes = _classes(place / "train", left)
-        others = [path.name for path in sorted(place.iterdir()) if _is_own_folder(path) and path.name not in parts]
-        if others:
-            left.doubts.append(f"{place}: train and test alone are read, and not {listed(others)}")
-        other = _classes(place / "test", left)
-        if unknown := sorted(set(other) - set(classes)):
-            close = nearest(unknown[0], classes)
-            mend = f"; did you mean '{close}'?" if close else ""
-            raise DataError(f"{place / 'test' / unknown[0]}: is a class that {place / 'train'} does not have{mend}")
-        train, test = (_part(place / part, classes, resized, grey, limit_bytes, left) for part in parts)
-        splits = Splits(train, test, place.name)
+        own = [name for name in _FOR_CHOICES if (place / name).is_dir()]
+        if len(own) > 1:
+            raise DataError(f"{place}: has {' and '.join(own)}; expected one folder for choices. Remove or rename one")
+        others = [path.name for path in sorted(place.iterdir()) if _is_own_folder(path)]
+        if others := [name for name in others if name not in (*parts, *own)]:
+            left.doubts.append(f"{place}: {', '.join([*parts, *own])} alone are read, and not {listed(others)}")
+        for part in ("test", *own):
+            if unknown := sorted(set(_classes(place / part, left)) - set(classes)):
+                close = nearest(unknown[0], classes)
+                mend = f"; did you mean '{close}'?" if close else ""
+                raise DataError(f"{place / part / unknown[0]}: is a class that {place / 'train'} does not have{mend}")
+        train, test, *rest = (_part(place / part, classes, resized, grey, limit_bytes, left) for part in (*parts, *own))
+        splits = Splits(train, test, place.name, validation=rest[0] if rest else None)
     left.doubts += look_alike(f"{place}: class", classes)
     return splits.noting(left.doubts, warn=True).noting(left.notes, warn=False)
 

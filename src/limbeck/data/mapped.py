@@ -179,15 +179,16 @@ def mapped(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "
     """Return arrays that need not fit into memory: rows are read from the file when a batch needs them.
 
     Args:
-        path: a folder with `inputs.npy` (n, ...) and `labels.npy` (n,), and optionally `test_inputs.npy` and
-            `test_labels.npy`; or an uncompressed .npz archive (`numpy.savez`) with arrays of these names.  Inputs:
-            uint8 pixels, channels first, are divided by 255 in batches; float32 and float16; int64 and int32 token ids.
+        path: a folder with `inputs.npy` (n, ...) and `labels.npy` (n,), and optionally `test_inputs.npy`,
+            `test_labels.npy`, `validation_inputs.npy` and `validation_labels.npy`; or an uncompressed .npz archive
+            (`numpy.savez`) with arrays of these names.  Inputs: uint8 pixels, channels first, are divided by 255 in
+            batches; float32 and float16; int64 and int32 token ids.
         test_share: without test arrays, the share of each class that is held out for testing, in (0, 1).
         seed: of the split.
         task: what a label is, as for `npz`; labels are read into memory.
 
     Returns:
-        Training and test set.
+        Training and test set, and the validation set if there is one.
 
     Raises:
         DataError: if an array is missing, of another type, compressed or cut short.
@@ -204,18 +205,24 @@ def mapped(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "
             there = ", ".join(present) or "none"
             raise DataError(f"{place}: has no array '{name}'; expected inputs and labels, and found {there}")
     train = _part(place, "", None, kind)
-    if "test_inputs" not in present and "test_labels" not in present:
-        return Splits.held_out(replace(train, name=str(place)), test_share, seed)
-    for name in ("test_inputs", "test_labels"):
-        if name not in present:
-            raise DataError(f"{place}: has no {name}; expected both test_inputs and test_labels, or neither")
-    test = _part(place, "test_", train.classes, kind)
-    if train.input_shape != test.input_shape or train.dtype != test.dtype:
-        raise DataError(
-            f"{place}: inputs are {train.dtype} {train.input_shape} each, test_inputs {test.dtype} {test.input_shape};"
-            " expected the same"
-        )
-    return Splits(train, test, str(place))
+    others = {}
+    for part in ("test", "validation"):
+        own = [f"{part}_inputs", f"{part}_labels"]
+        for name in own:
+            if name not in present and any(each in present for each in own):
+                raise DataError(f"{place}: has no {name}; expected both {own[0]} and {own[1]}, or neither")
+        if own[0] in present:
+            others[part] = _part(place, f"{part}_", train.classes, kind)
+    for part, samples in others.items():
+        if train.input_shape != samples.input_shape or train.dtype != samples.dtype:
+            raise DataError(
+                f"{place}: inputs are {train.dtype} {train.input_shape} each, {part}_inputs {samples.dtype}"
+                f" {samples.input_shape}; expected the same"
+            )
+    if "test" not in others:
+        splits = Splits.held_out(replace(train, name=str(place)), test_share, seed)
+        return replace(splits, validation=others.get("validation"))
+    return Splits(train, others["test"], str(place), validation=others.get("validation"))
 
 
 def _arrays_in(place: Path) -> list[str]:

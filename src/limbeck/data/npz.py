@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,28 +20,48 @@ from limbeck.tasks import Need, Task, task_named
 __all__ = ["npz", "read_array", "read_arrays"]
 
 _IMAGE_AXES = 4  # samples, channels, height, width
-_KEYS = ("inputs", "labels", "test_inputs", "test_labels", "class_names")
 
 
 TaskName = Literal["classification", "binary", "multilabel", "dense", "regression"]
 
 
 @checked
-def npz(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "classification") -> Splits:
+def npz(
+    path: str,
+    test_share: float = 0.2,
+    seed: int = 0,
+    task: TaskName = "classification",
+    inputs: str = "inputs",
+    labels: str = "labels",
+    test_inputs: str = "test_inputs",
+    test_labels: str = "test_labels",
+    validation_inputs: str = "validation_inputs",
+    validation_labels: str = "validation_labels",
+    class_names: str = "class_names",
+) -> Splits:
     """Return the arrays of an .npz archive, which is never unpickled.
 
     Args:
-        path: the archive, with `inputs` (n, ...) and `labels` (n,), and optionally `test_inputs`, `test_labels` and
-            `class_names`.  Inputs: uint8 pixels, channels first, are divided by 255 in batches; floating point becomes
-            float32, and is refused if samples would become equal; other whole numbers are token ids, int64.
+        path: the archive, with `inputs` (n, ...) and `labels` (n,), and optionally `test_inputs`, `test_labels`,
+            `validation_inputs`, `validation_labels` and `class_names`.  Inputs: uint8 pixels, channels first, are
+            divided by 255 in batches; floating point becomes float32, and is refused if samples would become equal;
+            other whole numbers are token ids, int64.
         test_share: without test arrays, the share of each class that is held out for testing, in (0, 1).
         seed: of the split.
         task: what a label is.  "binary": 0 or 1, (n,); "multilabel": 0 or 1, (n, C); "dense": class numbers, (n, H, W);
             "regression": numbers to predict, (n,) or (n, D), in any unit.  No label is -100 among whole numbers and NaN
             among others.  `class_names` name the classes, or the numbers to predict.
+        inputs: the name that this array has in the archive, such as x_train; the same holds for the keys below.  Where
+            any array has another name than usual, arrays without a part are left out, which a note says.
+        labels: the name of the labels.
+        test_inputs: the name of the test inputs.
+        test_labels: the name of the test labels.
+        validation_inputs: the name of the inputs for choices.
+        validation_labels: the name of the labels for choices.
+        class_names: the name of the classes' names.
 
     Returns:
-        Training and test set.
+        Training and test set, and the validation set if there is one.
 
     Raises:
         DataError: if an array is missing or the archive is damaged.
@@ -51,26 +72,58 @@ def npz(path: str, test_share: float = 0.2, seed: int = 0, task: TaskName = "cla
         True
     """
     path = str(Path(path).expanduser())
-    arrays = read_arrays(path)
-    for key in arrays:
-        if key not in _KEYS:
-            raise DataError(f"{path}: unknown array '{key}'; {one_of(key, _KEYS)}")
-    for key in ("inputs", "labels", *(("test_inputs", "test_labels") if _has_test(arrays) else ())):
-        if key not in arrays:
-            raise DataError(f"{path}: has no array '{key}'; it has: {', '.join(sorted(arrays)) or 'none'}")
-    names, kind = _class_names(path, arrays), task_named(task)
-    train = _part(path, "", arrays, None, names, kind)
-    if not _has_test(arrays):
-        splits = Splits.held_out(replace(train, name=path), test_share, seed)
-    else:
-        test = _part(path, "test_", arrays, train.classes, names, kind)
-        if train.input_shape != test.input_shape:
+    names = {
+        "inputs": inputs,
+        "labels": labels,
+        "test_inputs": test_inputs,
+        "test_labels": test_labels,
+        "validation_inputs": validation_inputs,
+        "validation_labels": validation_labels,
+        "class_names": class_names,
+    }
+    arrays, left = _named(path, names, read_arrays(path))
+    class_texts, kind = _class_names(path, arrays), task_named(task)
+    train = _part(path, "", arrays, None, class_texts, kind)
+    others = {
+        part: _part(path, f"{part}_", arrays, train.classes, class_texts, kind)
+        for part in ("test", "validation")
+        if f"{part}_inputs" in arrays
+    }
+    for part, samples in others.items():
+        if train.input_shape != samples.input_shape:
             raise DataError(
-                f"{path}: inputs are {train.input_shape} each, test_inputs {test.input_shape}, expected the same"
+                f"{path}: inputs are {train.input_shape} each, {part}_inputs {samples.input_shape}, expected the same"
             )
-        splits = Splits(train, test, path)
+    if "test" in others:
+        splits = Splits(train, others["test"], path)
+    else:
+        splits = Splits.held_out(replace(train, name=path), test_share, seed)
+    splits = replace(splits, validation=others.get("validation"))
     doubts, notes = _notes(path, splits)
+    notes += [f"{path}: arrays that are left out: {listed(left)}"] if left else []
     return splits.noting(doubts, warn=True).noting(notes, warn=False)
+
+
+def _named(path: str, names: Mapping[str, str], found: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the arrays by what they are, and the names of those that are left out; DataError where one is missing.
+
+    names: what each array is called in the archive.
+    """
+    renamed = [key for key, name in names.items() if name != key]
+    left = [name for name in found if name not in names.values()]
+    if left and not renamed:
+        raise DataError(
+            f"{path}: unknown array '{left[0]}'; {one_of(left[0], list(names))}. Under another name, give it with"
+            f" its key: inputs: {left[0]}"
+        )
+    needed = ["inputs", "labels", *renamed]
+    for part in ("test", "validation"):
+        pair = [f"{part}_inputs", f"{part}_labels"]
+        needed += pair if any(names[key] in found for key in pair) else []
+    for key in needed:
+        if names[key] not in found:
+            raise DataError(f"{path}: has no array '{names[key]}'; it has: {', '.join(sorted(found)) or 'none'}")
+    return {key: found[name] for key, name in names.items() if name in found}, left
 
 
 def _part(
@@ -80,10 +133,6 @@ def _part(
     labels = _labels(path, f"{prefix}labels", arrays, task)
     name = f"{path}:{prefix}inputs"
     return TensorSet.of(inputs, labels, classes=classes, class_names=class_names, name=name, task=task)
-
-
-def _has_test(arrays: dict[str, Any]) -> bool:
-    return "test_inputs" in arrays or "test_labels" in arrays
 
 
 def read_arrays(path: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Parts of a set: which files are for which, a share that is held out for testing, and no sample in two parts."""
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,27 +11,30 @@ from limbeck.randomness import permutation
 __all__ = ["apart", "files_by_part", "held_out"]
 
 _Row = TypeVar("_Row")
+_VALIDATION = re.compile(r"val(id(ation)?)?(?![a-z])")
 _JUDGED_BY = {"validation": ("test",), "train": ("test", "validation")}
 _WORDS = {"train": "training", "validation": "validation"}
 
 
 def files_by_part(where: str, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the files whose names begin with "train" and those with "test"; nothing where no name does.
+    """Return the files whose names begin with "train", "test" and "validation"; nothing where no name does.
 
-    Raises DataError where one of the two has no file.
+    "validation" may be missing, and may be written "val" or "valid".  Raises DataError where one of the others has no
+    file.
 
-    >>> parts = files_by_part("set", [Path("train-0.tar"), Path("train-1.tar"), Path("test.tar")])
-    >>> len(parts["train"]), len(parts["test"])
-    (2, 1)
+    >>> parts = files_by_part("set", [Path("train-0.tar"), Path("train-1.tar"), Path("test.tar"), Path("val-0.tar")])
+    >>> {part: len(own) for part, own in parts.items()}
+    {'train': 2, 'test': 1, 'validation': 1}
     """
     parts = {part: [each for each in files if each.name.startswith(part)] for part in ("train", "test")}
+    parts["validation"] = [each for each in files if _VALIDATION.match(each.stem)]
     if not any(parts.values()):
         return {}
-    for part, own in parts.items():
-        if not own:
+    for part in ("train", "test"):
+        if not parts[part]:
             ending = files[0].suffix
             raise DataError(f"{where}: has no {part}*{ending} beside the others; add it, or name none train or test")
-    return parts
+    return {part: own for part, own in parts.items() if own}
 
 
 def held_out(rows: Sequence[_Row], share: float, seed: int, what: str) -> tuple[list[_Row], list[_Row]]:

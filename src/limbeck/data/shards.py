@@ -44,7 +44,8 @@ def shards(
     training is resumed at its step.
 
     Args:
-        folder: with `train*.tar` and `test*.tar`, or with other `*.tar`, of which `test_share` is held out.
+        folder: with `train*.tar`, `test*.tar` and perhaps `validation*.tar`, or with other `*.tar`, of which
+            `test_share` is held out.
         size: (H, W) in pixels; every image is resized to it as `image_folder` does it.
         grey: one channel instead of three.
         classes: their names, by number; numbers by default.
@@ -52,7 +53,7 @@ def shards(
         seed: of the split.
 
     Returns:
-        Training and test set of uint8 images (3, H, W), or (1, H, W) if grey.
+        Training and test set of uint8 images (3, H, W), or (1, H, W) if grey, and the validation set if there is one.
 
     Raises:
         DataError: if a tar file is damaged or compressed, or a member is a link, has a path outside of the archive, or
@@ -76,8 +77,12 @@ def shards(
     if not parts:
         return Splits.held_out(_part(place, found, resized, grey, classes), test_share, seed)
     train = _part(place / "train", parts["train"], resized, grey, classes)
-    test = _part(place / "test", parts["test"], resized, grey, train.class_names)
-    return Splits(train, test, place.name)
+    others = {
+        part: _part(place / part, files, resized, grey, train.class_names)
+        for part, files in parts.items()
+        if part != "train"
+    }
+    return Splits(train, others["test"], place.name, validation=others.get("validation"))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import sysconfig
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from limbeck.config import ModelSpec, Recipe
+from limbeck.config import Recipe
 from limbeck.errors import RunError
-from limbeck.identity import is_library, is_local
+from limbeck.identity import Factory, is_library, is_local
 
 __all__ = ["TRUSTED", "require_trust", "trust_recipe"]
 
@@ -30,15 +30,13 @@ def require_trust(recipe: Recipe, folder: Path) -> None:
     """
     if _is_trusted(folder):
         return
-    for spec in recipe.models:
-        if spec.factory is None:
-            continue
-        reason = _objection(_would_be_in(spec), folder)
+    for factory in recipe.factories:
+        reason = _objection(_would_be_in(factory), folder)
         if reason is None:  # importing it is safe, and shows where the function that it names is from
-            reason = _objection(spec.home(), folder)
+            reason = _objection(factory.home(), folder)
         if reason is not None:
             raise RunError(
-                f"'{folder}': found {spec.where}.factory: '{spec.factory}', {reason}; expected code of your own "
+                f"'{folder}': found {factory.where}.factory: '{factory.name}', {reason}; expected code of your own "
                 "project, below the current folder and apart from the run, since importing it runs it. Give --trust "
                 f"(in Python trust=True) if you trust this run, or name a folder of trusted runs in {TRUSTED}"
             )
@@ -70,12 +68,12 @@ def _objection(file: Path | None, folder: Path) -> str | None:
     return None
 
 
-def _would_be_in(spec: ModelSpec) -> Path | None:
+def _would_be_in(factory: Factory) -> Path | None:
     """Return the file that a factory's outermost package would be imported from, without importing it."""
-    first = str(spec.factory).partition(":")[0].partition(".")[0]
+    first = factory.name.partition(":")[0].partition(".")[0]
     if first in sys.stdlib_module_names:
         return Path(sysconfig.get_path("stdlib")) / first
-    places = [str(spec.folder.resolve())] if is_local(first, spec.folder.resolve()) else None
+    places = [str(factory.folder.resolve())] if is_local(first, factory.folder.resolve()) else None
     found = PathFinder.find_spec(first, places)
     if found is None:
         return None
