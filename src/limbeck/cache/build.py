@@ -1,6 +1,7 @@
 """Building a store: shard by shard, by one process or many that meet in its folder, resumable at any moment."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from limbeck.teacher import Carrying, ClassVectors, Teacher, asked
 
 __all__ = ["ask", "build_store", "stored_rows", "write_rows"]
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # a file system without locks
 _AT_ONCE, _LOGITS = 1024, 2**26
 _CLAIMS = ".claims"
 
@@ -44,8 +46,8 @@ def build_store(
 ) -> CachedTeacher:
     """Build what a store lacks of an order, and return the teacher that reads it.
 
-    Any number of processes, on any number of machines, may build one store at the same time: shards that another one is
-    at are left to it, and whoever comes to a shard writes the same.
+    Any number of processes, on any number of machines, can build one store at the same time. Each skips the shards that
+    another one is building, and all write the same bytes.
     progress: called with the shards that are there and all that are to be.
     Raises CheckpointError where the folder holds a store of something else.
     """
@@ -123,14 +125,16 @@ def _share(builder: "_Builder", missing: Sequence[tuple[int, int]], told: Callab
 def _claimed(path: Path) -> Iterator[None]:
     """Hold a claim for the scope, which the system gives up with the process; Timeout where another holds it.
 
-    Where files cannot be locked there is none: two that build a shard write the same.
+    Where the file system has no locks, there is no claim: two processes that build a shard write the same bytes.
     """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         yield
         return
     try:

@@ -312,7 +312,7 @@ class CachedTeacher:
         return vectors.to(self.device)
 
     def to(self, device: torch.device | str) -> "CachedTeacher":
-        """Let the answers be given on a device."""
+        """Give the answers on this device from now on."""
         self.device = torch.device(device)
         return self
 

@@ -20,7 +20,7 @@ _METHOD = "spawn"
 
 
 class Workers(Generic[_Fetched]):
-    """Call a function on positions, in worker processes that stay ahead of whoever takes the answers.
+    """Call a function on positions in worker processes, which compute answers ahead of their use.
 
     The processes start with the first epoch and end when this object is no longer used.  Each imports the main module,
     so a script calls `fit` under `if __name__ == "__main__":`.  Where CUDA is available, answers lie in pinned memory.

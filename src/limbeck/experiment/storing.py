@@ -108,7 +108,9 @@ def _asked(
     encoded: whether the recipe's own encoding counts; otherwise answers are dense.
     """
     if "teacher" not in recipe.inspected.reads():
-        raise RecipeError(f"method.name: '{recipe.method.name}' reads no teacher, so that there is nothing to store")
+        raise RecipeError(
+            f"method.name: '{recipe.method.name}' uses no teacher; expected a method with one, whose answers can be stored"
+        )
     parts = vet(recipe)
     if recipe.refit:
         parts = prepare(recipe, refit=True, splits=parts.of_teacher.whole)

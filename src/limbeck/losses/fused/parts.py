@@ -145,9 +145,7 @@ def parts_of_kd(
     """
     hard_weight, soft_weight = weights
     if labels is None and soft_weight == 0:
-        raise InputError(
-            "labels: found None, but soft_weight is 0, so that there is no term; give labels or a soft_weight"
-        )
+        raise InputError("labels: found None, but soft_weight is 0, which leaves no term; give labels or a soft_weight")
     parts: list[Part] = []
     if labels is not None and hard_weight:
         parts.append(Hard(labels, hard_weight, mask, mean=True))
