@@ -108,9 +108,7 @@ def _asked(
     encoded: whether the recipe's own encoding counts; otherwise answers are dense.
     """
     if "teacher" not in recipe.inspected.reads():
-        raise RecipeError(
-            f"method.name: '{recipe.method.name}' uses no teacher; expected a method with one, whose answers can be stored"
-        )
+        raise RecipeError(f"method.name: '{recipe.method.name}' has no teacher; expected a method that learns from one")
     parts = vet(recipe)
     if recipe.refit:
         parts = prepare(recipe, refit=True, splits=parts.of_teacher.whole)
