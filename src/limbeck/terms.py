@@ -62,7 +62,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class HardLabels(Term):
-    """Cross-entropy on hard labels; it counts labelled examples.
+    """Cross-entropy on hard labels; it counts labelled examples, each by the weight of its class.
 
     For a regression it is half the mean squared error; for a ranking the log loss of the items to be found
     and of all others (`losses.positives_log_loss`).  For a sample mixed of a share λ of itself and 1-λ of another
@@ -89,6 +89,8 @@ class HardLabels(Term):
     """
 
     takes_mixed = True
+    takes_class_weights = True
+    _class_weights: Tensor | None = None
 
     def __init__(self, weight: Schedule = 1.0, *, label_smoothing: float = 0.0, name: str = "hard") -> None:
         super().__init__(name, weight)
@@ -102,11 +104,29 @@ class HardLabels(Term):
                 Need.EACH_LABELLED, what=f"label_smoothing of term '{self.name}' needs", mend="leave it out"
             )
 
+    def weigh(self, weights: Tensor | None) -> None:
+        if weights is None:
+            vars(self).pop("_class_weights", None)  # what tells two terms apart is then as it was
+        else:
+            self._class_weights = weights
+
     def count(self, batch: Batch) -> Tensor | int:
-        return count_labelled(batch)
+        if self._class_weights is None or batch.labels is None:
+            return count_labelled(batch)
+        counted, weights = batch.labelled(), self._weights_of(batch.labels)
+        if batch.mix is not None:
+            weights = torch.lerp(self._weights_of(batch.mix.labels), weights, batch.mix.share.to(weights))
+        return torch.where(counted, weights, 0).sum()
+
+    def _weights_of(self, labels: Tensor) -> Tensor:
+        """Return the weight of each label's class, float64 where the device has it; of no label, any."""
+        assert self._class_weights is not None
+        dtype = torch.float32 if labels.device.type == "mps" else torch.float64
+        return self._class_weights.to(labels.device, dtype)[labels.clamp_min(0)]
 
     def on_logits(self, outputs: Mapping[str, Outputs], batch: Batch, step: int | None) -> Part | None:
         plain = type(self) is HardLabels and not self.label_smoothing and batch.mix is None
+        plain = plain and self._class_weights is None
         if not plain or batch.task.loss != "cross_entropy":
             return None
         labels, logits = batch.labels, outputs["student"]
@@ -129,7 +149,12 @@ class HardLabels(Term):
         return torch.lerp(other, own, batch.mix.share.to(own)).sum()
 
     def _per_example(self, logits: Tensor, labels: Tensor, mask: Tensor | None, task: Task) -> Tensor:
-        """Return the loss of each place, 0 where it does not count."""
+        """Return the loss of each place times the weight of its class, 0 where it does not count."""
+        alike = self._alike(logits, labels, mask, task)
+        return alike if self._class_weights is None else alike * self._weights_of(labels).to(alike.dtype)
+
+    def _alike(self, logits: Tensor, labels: Tensor, mask: Tensor | None, task: Task) -> Tensor:
+        """Return the loss of each place, all classes weighing alike, 0 where it does not count."""
         if not self.label_smoothing:
             return _LABEL_LOSSES[task.loss](logits, labels, mask=mask, reduction="none")
         check_labels(labels, logits.shape[:-1])

@@ -45,6 +45,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 _MISSING = {"layers": "add paths such as stage3, which limbeck layers RECIPE lists"}
 """How to find what is missing, by its key."""
 
+_TYPES = ("float", "int", "str", "bool", "constrained-str")
 _IN_YAML = {
     "an object": "keys and their values",
     "a valid array": "a list",
@@ -269,7 +270,7 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
     first = error.errors()[0]
     place, within = where, model
     for key in first["loc"]:
-        if isinstance(key, str) and key in ("float", "int", "str", "bool", "constrained-str") and place != where:
+        if _is_type(key) and place != where:
             continue
         if key == within.__name__ and place != where:  # of several types, the one with keys
             continue
@@ -284,12 +285,17 @@ def _line(error: ValidationError, model: type[BaseModel], where: str) -> str:
     return f"{place}: found {shown(first['input'])}, expected {_expected(error)}"
 
 
+def _is_type(key: object) -> bool:
+    """Whether a part of a complaint's place is one of the types that are allowed there, and no key of a recipe."""
+    return isinstance(key, str) and (key in _TYPES or key.startswith(("literal[", "tuple[", "dict[")))
+
+
 def _expected(error: ValidationError) -> str:
     """Return what is expected where the first complaint is: of several types that are allowed there, each complains."""
     first, *others = error.errors()
     within = first["loc"][:-1]  # less the type, where several are allowed
     same = [each for each in others if len(each["loc"]) == len(first["loc"]) and each["loc"][:-1] == within]
-    alternatives = first["loc"][-1:] in (("int",), ("str",), ("float",), ("bool",)) or first["type"] == "model_type"
+    alternatives = _is_type(first["loc"][-1]) or first["type"] == "model_type"
     said = [each["msg"].replace("Input should be ", "").removeprefix("Value error, ") for each in (first, *same)]
     return " or ".join(_IN_YAML.get(each, each) for each in (said if alternatives else said[:1]))
 

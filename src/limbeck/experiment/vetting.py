@@ -26,6 +26,7 @@ from limbeck.teacher import Teacher
 from limbeck.training import Training
 from limbeck.training.averaging import check_average
 from limbeck.training.batch_norm import check_batches
+from limbeck.training.class_weights import class_weighted
 from limbeck.training.engine import check_precision
 from limbeck.training.loop import in_lanes
 from limbeck.training.optimizers import make_optimizer, share_of_length
@@ -129,6 +130,11 @@ def _try(
     with torch.random.fork_rng(), answering(role, samples):
         distiller.build(batch, legend=samples.legend)
         distiller(batch, 0)
+    try:
+        with class_weighted(objective, training, samples):
+            pass
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
     try:
         make_optimizer(distiller, training)
     except InputError as error:

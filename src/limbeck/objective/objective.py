@@ -143,6 +143,16 @@ class Objective(nn.Module):
             names = ", ".join(f"'{term.name}'" for term in self._terms())
             raise InputError(f"terms: {names} need labels, but no sample has one; add a term with soft targets")
 
+    def weigh(self, weights: Tensor | None) -> None:
+        """Let the terms on labels weigh classes by `weights` (K,), none below 1; InputError where there is none."""
+        if weights is not None and not any(term.takes_class_weights for term in self._terms()):
+            raise InputError(
+                f"class_weights: found for the terms {', '.join(self.terms)}, none of which compares with labels;"
+                " expected one. Leave class_weights out, or give the hard labels a weight"
+            )
+        for term in self._terms():
+            term.weigh(weights)
+
     def locate(self, networks: Mapping[str, nn.Module]) -> None:
         """Let every term that finds its layers in the networks do so."""
         for term in self._terms():
@@ -193,7 +203,7 @@ class Objective(nn.Module):
             if isinstance(count, int):
                 totals.append(value * (weight / max(count, 1)))
             else:
-                totals.append(value * weight / count.clamp_min(1))
+                totals.append(value * weight / count.clamp_min(1).to(value.dtype))
             parts[term.name] = Part(value.detach(), own, weight)
         nothing = logits[:0].sum() if head is None else head.hidden[:0].sum()
         return Loss(sum(totals[1:], totals[0]) if totals else nothing, parts)
@@ -210,8 +220,8 @@ class Objective(nn.Module):
             if term.reads_logits and term.name not in together:
                 raise InputError(
                     f"chunked_head: found term '{term.name}', which reads whole logits; expected terms on logits that"
-                    " are sums over places: hard labels without smoothing, and softened logits of one teacher, not of"
-                    " several. Leave chunked_head out, or leave out the term"
+                    " are sums over places: hard labels without smoothing and class weights, and softened logits of one"
+                    " teacher, not of several. Leave chunked_head out, or leave out the term"
                 )
 
     @staticmethod

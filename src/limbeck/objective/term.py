@@ -73,6 +73,7 @@ class Term(nn.Module):
         finds_layers: whether it finds its layers in the networks (`locate`), so that the teacher is to be one.
         reads_logits: whether it reads logits of the student or a teacher beyond their shape.  One that does without
             `on_logits` cannot be computed where no logits are made (`Outputs.head`).
+        takes_class_weights: whether it weighs its examples by their labels' classes (`weigh`).
         takes_sparse: which answers that are cut to few classes it can learn from, of "topk" and "sampled".
 
     A term can have state that is no parameter, registered as a buffer: it is saved in checkpoints and resumed, and each
@@ -99,6 +100,7 @@ class Term(nn.Module):
     finds_layers: bool = False
     reads_logits: bool = True
     takes_sparse: frozenset[str] = frozenset()
+    takes_class_weights: bool = False
 
     def __init__(self, name: str, weight: Schedule = 1.0) -> None:
         super().__init__()
@@ -126,6 +128,9 @@ class Term(nn.Module):
 
     def settle(self, legend: Legend) -> None:
         """Take note of what the data's labels mean; InputError when the term cannot do with them."""
+
+    def weigh(self, weights: Tensor | None) -> None:
+        """Weigh the examples of each class by `weights` (K,), none below 1; None for all alike."""
 
     def locate(self, networks: Mapping[str, nn.Module]) -> None:
         """Find the layers that it reads in the networks, by model; ModelError for a network that has no such layers."""
@@ -216,6 +221,7 @@ class TermAround(Term):
         self.finds_layers = term.finds_layers
         self.reads_logits = term.reads_logits
         self.takes_sparse = term.takes_sparse
+        self.takes_class_weights = term.takes_class_weights
 
     def extra_repr(self) -> str:
         """Return nothing: the inner term's settings follow it."""
@@ -223,6 +229,9 @@ class TermAround(Term):
 
     def settle(self, legend: Legend) -> None:
         self.term.settle(legend)
+
+    def weigh(self, weights: Tensor | None) -> None:
+        self.term.weigh(weights)
 
     def locate(self, networks: Mapping[str, nn.Module]) -> None:
         self.term.locate(networks)

@@ -51,6 +51,7 @@ def identity_of(
         ("views", None),
         ("compile", False),
         ("chunked_head", False),
+        ("class_weights", None),
     ):  # as before there was such a setting
         if settings[key] == usual:
             settings.pop(key)

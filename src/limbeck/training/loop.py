@@ -30,6 +30,7 @@ from limbeck.tasks import CLASSIFICATION
 from limbeck.teacher import Teacher, teacher_weights
 from limbeck.training.averaging import average_of, check_average
 from limbeck.training.batch_norm import check_batches
+from limbeck.training.class_weights import class_weighted
 from limbeck.training.compiled import check_compile, compiled, step_begins
 from limbeck.training.engine import (
     check_alone,
@@ -287,6 +288,7 @@ def steps(
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
         distiller.objective.require_active(training.epochs * loader.steps)
         _build(distiller, first, train_set, training, seed, classes_known=classes_known)
+        scope.enter_context(class_weighted(distiller.objective, training, train_set))
         scope.enter_context(laid_out(distiller.objective, training.memory_format))
         before = teacher_weights(distiller.teacher)
         if known and distiller.teacher is not None:

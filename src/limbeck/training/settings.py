@@ -114,6 +114,9 @@ class Training:
         views: how many random views each sample has, which the epochs show in turn; None for a new view in every epoch.
             Stored answers of a teacher to so many views serve any number of epochs.
         workers: processes that read sets which do not fit in memory; sets of tensors need none.
+        class_weights: of the terms on labels, whose mean is then Σ w_y·loss / Σ w_y over the labelled examples: a
+            number for each class, {class name: number} with 1 for the others, or "balanced", which is in inverse
+            proportion to how often the class occurs in the training set.  Soft targets and figures are not weighed.
         checkpoint_seconds: between checkpoints, written at the end of a step.
 
     Raises:
@@ -158,6 +161,7 @@ class Training:
     augment: Augment = field(default_factory=Augment)
     views: int | None = None
     workers: int = 0
+    class_weights: Literal["balanced"] | tuple[float, ...] | dict[str, float] | None = None
     checkpoint_seconds: float = 30.0
 
     @classmethod
@@ -216,6 +220,10 @@ class Training:
         for name in self.no_decay:
             if name not in _NO_DECAY:
                 raise InputError(f"no_decay: found {name!r}; {one_of(name, _NO_DECAY)}")
+        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
+            raise InputError(
+                f"class_weights: found {self.class_weights!r}; expected balanced, or a weight for each class"
+            )
         for path, factor in (self.rates or {}).items():
             checks.positive(f"rates: {path}", factor)
         for key in ("clip", "max_norm"):
