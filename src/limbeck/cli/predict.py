@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".json")
+_ROWS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
 @app.command()
@@ -30,7 +31,10 @@ def predict(
     run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT...", help="a .csv or .npz file, a text file, a folder of images, or images"),
+        typer.Argument(
+            metavar="INPUT...",
+            help="a table (.csv, .jsonl, .parquet), an .npz or text file, a folder of images, or images",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="a .csv or .npz file to write; else CSV goes to stdout")
@@ -151,17 +155,17 @@ def _batches(
     """Yield inputs with what each is called: a table or an array whole, images a batch at a time."""
     from limbeck.data.images import ENDINGS, images_below
     from limbeck.data.npz import read_array
-    from limbeck.data.tables import read_rows
+    from limbeck.data.table_files import read_rows
 
-    if len(inputs) > 1 and any(_ending(path) in (".csv", ".npz") for path in inputs):
-        raise InputError(f"INPUT: found {len(inputs)} files; expected one .csv or .npz file, or only images")
+    if len(inputs) > 1 and any(_ending(path) in (*_ROWS, ".npz") for path in inputs):
+        raise InputError(f"INPUT: found {len(inputs)} files; expected one table or .npz file, or only images")
     first = inputs[0]
     for path in inputs:
         if not path.exists():
             raise InputError(
-                f"INPUT: found no file '{path}'; expected a .csv or .npz file, a folder of images, or images"
+                f"INPUT: found no file '{path}'; expected a table (.csv, .jsonl, .parquet), an .npz file, a folder of images, or images"
             )
-    if _ending(first) == ".csv":
+    if _ending(first) in _ROWS:
         doubts: list[str] = []
         header, rows = read_rows(str(first), delimiter, doubts)
         for doubt in doubts:

@@ -32,6 +32,7 @@ from limbeck.data.shards import shards
 from limbeck.data.stream_set import TokenStream
 from limbeck.data.synthesis import Marginals, Munge, Synthesis, UniformValues
 from limbeck.data.synthetic import synthetic
+from limbeck.data.table_split import RowSplit
 from limbeck.data.tables import bundled, table
 from limbeck.data.text import TextSet
 from limbeck.data.token_rows import next_tokens
@@ -56,6 +57,7 @@ __all__ = [
     "ParquetSet",
     "RandAugment",
     "Restore",
+    "RowSplit",
     "SampleSet",
     "Selection",
     "Splits",

@@ -1,9 +1,7 @@
 """Sets in files of Apache Arrow that need not fit into memory: Parquet, and what the library `datasets` saves."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.data.arrow_rows import arrow, joined, names_in, reading, saved_files
 from limbeck.data.content import check_fits
 from limbeck.data.file_digests import file_digest
 from limbeck.data.images import check_size
@@ -20,7 +19,7 @@ from limbeck.data.lazy import LazySet
 from limbeck.data.parting import files_by_part
 from limbeck.data.pictures import picture
 from limbeck.data.sets import Splits
-from limbeck.errors import DataError, InputError, one_line, one_of
+from limbeck.errors import DataError, one_of
 from limbeck.randomness import permutation
 
 __all__ = ["ParquetSet", "parquet", "saved_dataset"]
@@ -215,7 +214,7 @@ class _Groups:
             if len(self._kept) >= self.window:
                 del self._kept[next(iter(self._kept))]
             file, group = self.groups[number]
-            with _reading(self.files[file]), _arrow("parquet").ParquetFile(self.files[file]) as opened:
+            with reading(self.files[file]), arrow("parquet").ParquetFile(self.files[file]) as opened:
                 self._kept[number] = opened.read_row_group(group, columns=[self.form.inputs]).column(0)
         return self._kept[number]
 
@@ -250,14 +249,14 @@ class ParquetSet(LazySet):
 def _of_parquet(
     name: Path, files: Sequence[Path], form: _Form, window_bytes: int, names: tuple[str, ...] = ()
 ) -> ParquetSet:
-    reader = _arrow("parquet")
+    reader = arrow("parquet")
     groups, first, sizes, columns, total = list[tuple[int, int]](), list[int](), list[int](), list[Any](), 0
     digest = hashlib.sha256(f"parquet {form}".encode())
     for number, path in enumerate(files):
         digest.update(f"\0{path.name} {file_digest(path)}".encode())
-        with _reading(path), reader.ParquetFile(path) as opened:
+        with reading(path), reader.ParquetFile(path) as opened:
             _require_columns(path, form, opened.schema_arrow.names)
-            names = _same_names(path, names, _names_in(opened.schema_arrow.metadata, form.label))
+            names = _same_names(path, names, names_in(opened.schema_arrow.metadata, form.label))
             columns.append(opened.read(columns=[form.label]).column(0).to_pylist())
             for group in range(opened.metadata.num_row_groups):
                 found = opened.metadata.row_group(group)
@@ -293,78 +292,28 @@ class _Saved:
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         if not self._column:
-            self._column.append(_table(self.files).column(self.form.inputs))
+            self._column.append(joined(self.files).column(self.form.inputs))
         where = f"{self.files[0].parent}:{row}"
         return self.form.sample(where, self._column[0][row].as_py()), int(self.labels[row])
 
 
 def _saved(folder: Path, form: _Form, names: tuple[str, ...] = ()) -> LazySet:
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        files = [str(each["filename"]) for each in state["_data_files"]]
-        chosen = state.get("_indices_data_files")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DataError(f"{folder}: is no dataset of the library datasets; expected what save_to_disk writes") from None
-    if chosen:
-        raise DataError(f"{folder}: is a selection of other files; call flatten_indices before save_to_disk")
-    if not files or any(Path(each).name != each for each in files):
-        raise DataError(f"{folder}: state.json names files outside of the folder; expected those beside it")
-    paths = tuple(folder / each for each in files)
+    paths = saved_files(folder)
     digest = hashlib.sha256(f"arrow {form}".encode())
     for path in paths:
         digest.update(f"\0{path.name} {file_digest(path)}".encode())
-    table = _table(paths)
+    table = joined(paths)
     _require_columns(folder, form, table.column_names)
-    names = _same_names(folder, names, _names_in(table.schema.metadata, form.label))
+    names = _same_names(folder, names, names_in(table.schema.metadata, form.label))
     labels, names = _labels(folder, form.label, table.column(form.label).to_pylist(), names)
     rows = _Saved(paths, labels, form)
     return LazySet.of(rows, labels, source=digest.hexdigest(), class_names=names or None, name=str(folder))
-
-
-def _table(paths: Sequence[Path]) -> Any:
-    """Return the rows of Arrow files in their order, mapped into memory."""
-    arrow, tables = _arrow(), []
-    for path in paths:
-        with _reading(path):
-            tables.append(arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all())
-    for path, table in zip(paths, tables, strict=True):
-        if not table.schema.equals(tables[0].schema):
-            raise DataError(f"{path}: its columns are not those of {paths[0].name}; expected the same. Save it again")
-    return arrow.concat_tables(tables)
-
-
-def _arrow(part: str | None = None) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError("data: needs the library pyarrow; pip install 'limbeck[store]'") from None
-    return pyarrow if part is None else getattr(pyarrow, part)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Tell of a file that pyarrow cannot read, in one line."""
-    try:
-        yield
-    except (_arrow().ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read by pyarrow ({one_line(error)}); write it again") from None
 
 
 def _require_columns(where: Path, form: _Form, present: Sequence[str]) -> None:
     for key, name in (("inputs", form.inputs), ("label", form.label)):
         if name not in present:
             raise DataError(f"{where}: {key}: found no column '{name}'; {one_of(name, present)}")
-
-
-def _names_in(metadata: Any, label: str) -> tuple[str, ...]:
-    """Return the classes' names that the library `datasets` writes into a schema; empty where there are none."""
-    try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
-        return tuple(str(name) for name in names)
-    except (TypeError, ValueError, KeyError, RecursionError):
-        return ()
 
 
 def _same_names(where: Path, known: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]:

@@ -254,10 +254,10 @@ class Description:
 
     def _unnamed(self, inputs: Tensor, columns: Columns) -> list[Mapping[str, Any]]:
         names = [column.name for column in columns.columns]
-        if nominal := [column.name for column in columns.columns if column.categories]:
+        if nominal := [column.name for column in columns.columns if column.categories or column.date]:
             raise DataError(
                 f"inputs: found an array; expected rows with column names, because {listed(nominal)} "
-                f"{'is' if len(nominal) == 1 else 'are'} nominal. Give a data frame, or a list of mappings"
+                f"{'is' if len(nominal) == 1 else 'are'} nominal or dates. Give a data frame, or a list of mappings"
             )
         if inputs.dim() != 2 or inputs.shape[1] != len(names):
             raise DataError(

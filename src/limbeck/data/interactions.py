@@ -15,7 +15,7 @@ from limbeck.data.cells import is_blank, is_number
 from limbeck.data.content import check_fits
 from limbeck.data.npz import read_arrays
 from limbeck.data.sets import SampleSet, Splits, TensorSet
-from limbeck.data.tables import read_rows
+from limbeck.data.table_files import read_rows
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.randomness import derive_seed, uniform
 from limbeck.tasks import RANKING, UNLABELLED

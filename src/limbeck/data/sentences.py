@@ -9,6 +9,7 @@ import torch
 
 from limbeck import checks
 from limbeck.arguments import checked
+from limbeck.data.arrow_rows import is_arrow
 from limbeck.data.cells import is_blank
 from limbeck.data.names import look_alike
 from limbeck.data.parting import apart
@@ -57,7 +58,8 @@ def sentences(
 ) -> Splits:
     r"""Return the sentences of a file, with the classes that a column names.
 
-    A file is .tsv, .csv or .jsonl, also packed (.gz); of others, tabs part the columns.  Classes that are words are in
+    A file is .tsv, .csv or .jsonl, also packed (.gz), .parquet, or a folder that the library `datasets` saved; of
+    others, tabs part the columns.  Classes that are words are in
     sorted order.  The tokenizer is made of the training part alone.  A training sentence that is also in the test or
     validation part is left out, and so is a validation sentence that is also in the test part, which a note says.
 
@@ -99,7 +101,7 @@ def sentences(
         (2, ('no', 'yes'), 'classification')
     """
     place = Path(path).expanduser()
-    if train is None and place.is_dir():
+    if train is None and place.is_dir() and not is_arrow(place):
         raise DataError(f"path: '{place}' is a folder; expected a file, or the name of one in it as train")
     if train is not None and not place.is_dir():
         raise DataError(f"train: found '{train}' beside '{place}', which is no folder; expected path to be its folder")

@@ -1,11 +1,7 @@
 """Tables: the sets that scikit-learn carries, and CSV files of one's own."""
 
-import csv
-import gzip
 import math
-import zlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -29,12 +25,15 @@ from limbeck.data.cells import (
 )
 from limbeck.data.columns import Columns, RawColumn
 from limbeck.data.content import check_fits
-from limbeck.data.names import checked_names, listed, look_alike
+from limbeck.data.dates import ISO, days_of
+from limbeck.data.names import checked_names, look_alike
 from limbeck.data.sets import Splits, TensorSet
+from limbeck.data.table_files import read_rows
+from limbeck.data.table_split import RowSplit
 from limbeck.errors import DataError, InputError, one_of
 from limbeck.tasks import CLASSIFICATION, REGRESSION, Task, task_named
 
-__all__ = ["bundled", "classes_of", "numbers_of", "read_rows", "table"]
+__all__ = ["bundled", "classes_of", "numbers_of", "table"]
 
 _MOST_CATEGORIES = 200
 _MOST_FRACTIONS = 50  # classes that are numbers with fractions: ratings in halves are fewer, measurements are more
@@ -80,10 +79,12 @@ def bundled(
         else:
             columns.append(RawColumn(each, values))
     if name == "diabetes":
-        return _split(name, columns, torch.from_numpy(found.target), [name], REGRESSION, test_share, seed, impute=False)
-    classes = [str(each) for each in found.target_names]
-    labels = torch.from_numpy(found.target.astype("int64"))
-    return _split(name, columns, labels, classes, CLASSIFICATION, test_share, seed, impute=False)
+        labels, classes, task = torch.from_numpy(found.target), [str(name)], REGRESSION
+    else:
+        labels, task = torch.from_numpy(found.target.astype("int64")), CLASSIFICATION
+        classes = [str(each) for each in found.target_names]
+    places = _held_out(name, labels, classes, task, test_share, seed)
+    return _split(name, columns, labels, classes, task, places, "refuse")
 
 
 @checked
@@ -93,34 +94,50 @@ def table(
     nominal: tuple[str, ...] = (),
     drop: tuple[str, ...] = (),
     delimiter: str = ",",
-    missing: Literal["refuse", "impute"] = "refuse",
+    missing: Literal["refuse", "impute", "indicate"] = "refuse",
     task: Literal["classification", "binary", "regression"] = "classification",
     test_share: float = 0.2,
     seed: int = 0,
+    dates: Mapping[str, str] | None = None,
+    split: RowSplit | None = None,
+    test: str | None = None,
+    validation: str | None = None,
 ) -> Splits:
-    """Return the rows of a CSV file whose first line names its columns.
+    """Return the rows of a table: of a CSV file whose first line names its columns, or of another file with columns.
 
-    A column of numbers is standardised; any other column is nominal and becomes one number for each of its categories.
-    Means, deviations and categories are those of the training part, and are kept with the set as its `columns`.  Values
-    that may be misread (a missing-value word as a class, names that look alike, a nominal column that is half numbers)
-    are listed in `notes`; if they look damaged, there is a `DataWarning` as well.
+    A column of numbers is standardised.  A column of dates becomes the day, standardised, the time of the year, the
+    weekday and, if there are any, times of the day (`limbeck.data.dates.date_numbers`).  Any other column is nominal
+    and becomes one number for each of its categories.  Means, deviations and categories are those of the training
+    part, and are kept with the set as its `columns`.  Values that may be misread (a missing-value word as a class,
+    names that look alike, a nominal column that is half numbers) are listed in `notes`; if they look damaged, there is
+    a `DataWarning` as well.
 
     Args:
-        path: the file, in UTF-8.
+        path: a CSV file in UTF-8; JSON lines (.jsonl, .ndjson) of one object a row; Parquet (.parquet); or the folder
+            of a `Dataset` that the library `datasets` saved.
         label: the column to predict.  Classes are any texts, sorted (as numbers if all are numbers; 1 and 1.0 are then
             one class); an empty cell is no label.
-        nominal: columns of numbers that are nominal (postcodes).
+        nominal: columns of numbers or dates that are nominal (postcodes).
         drop: columns to leave out.
-        delimiter: between cells.
-        missing: what to do with an empty cell, and with NA, NaN, null, none or ? in a column of numbers: "refuse", or
-            "impute" the mean, or the most frequent category, of the training part.  In a nominal column and among
-            classes these words are ordinary names.
+        delimiter: between cells of CSV.
+        missing: what to do with an empty cell, and with NA, NaN, null, none or ? in a column of numbers or dates:
+            "refuse"; "impute" the mean, or the most frequent category, of the training part; or "indicate", which takes
+            the mean, or no category, and adds a number that is 1 where the cell is missing.  In a nominal column and
+            among classes these words are ordinary names.
         task: what a label is.
         test_share: share of each class that is held out for testing, in (0, 1).
         seed: of the split.
+        dates: {column: format} of dates that are not written as 2026-11-30 or 2026-11-30T17:05, as
+            `datetime.strptime` takes it: {day: "%d.%m.%Y"}.
+        split: {group: COLUMN} or {time: COLUMN} in place of a random share of each class.  All rows of a group are in
+            one part, and the column is no input; or the latest rows are the test part.  A validation part of
+            `validation_share` (0.1) is split off in the same way.
+        test: a file of the same columns for testing, beside `path`.
+        validation: a file of the same columns for choices, beside `path`.  Rows of further files are counted on after
+            those before them.
 
     Returns:
-        Training and test set of float32 rows.
+        Training and test set of float32 rows, and the validation set if there is one.
 
     Raises:
         DataError: if the file is missing or damaged; the message names the file and the line or column.
@@ -132,35 +149,96 @@ def table(
     """
     path = str(Path(path).expanduser())
     notes, doubts = list[str](), list[str]()
-    header, rows = read_rows(path, delimiter, doubts)
-    for key, names in (("label", (label,)), ("nominal", nominal), ("drop", drop)):
+    files = {"train": path, "test": test, "validation": validation}
+    header, rows, places = _read({part: file for part, file in files.items() if file is not None}, delimiter, doubts)
+    if split is not None and len(places) > 1:
+        raise InputError("split: found beside a file for testing or choices, expected one of them; leave one out")
+    formats = dict(dates or {})
+    by = () if split is None else (split.column,)
+    named = (("label", (label,)), ("nominal", nominal), ("drop", drop), ("dates", tuple(formats)), ("split", by))
+    for key, names in named:
         for name in names:
             if name not in header:
                 mend = _other_delimiter(header, delimiter) or one_of(name, header)
                 raise DataError(f"{key}: there is no column '{name}' in '{path}'; {mend}")
     checked_names(path, "column", header)
     doubts += look_alike("column", header)
-    for key, names in (("drop", drop), ("nominal", nominal)):
+    for key, names in named[1:]:
         if label in names:
             raise InputError(f"{key}: found the label, '{label}'; leave it out")
     kind = task_named(task)
-    columns = []
-    for place, name in enumerate(header):
-        if name != label and name not in drop:
-            columns.append(_column(path, name, [row[place] for row in rows], notes, doubts, nominal=name in nominal))
+    cells_of = {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    left = set(drop) | ({split.group} if split is not None and split.group is not None else set())
+    columns = [
+        _column(path, name, cells, notes, doubts, nominal=name in nominal, form=formats.get(name))
+        for name, cells in cells_of.items()
+        if name != label and name not in left
+    ]
     if not columns:
         raise DataError(f"{path}: found no column except the label; expected at least one")
-    cells = [row[header.index(label)] for row in rows]
     if kind.has_classes:
-        labels, classes = classes_of(path, label, cells, kind, notes)
+        labels, classes = classes_of(path, label, cells_of[label], kind, notes)
     else:
-        labels, classes = numbers_of(path, label, cells)
+        labels, classes = numbers_of(path, label, cells_of[label])
     try:
-        splits = _split(path, columns, labels, classes, kind, test_share, seed, impute=missing == "impute")
+        if split is not None:
+            values = _values_of(split, cells_of[split.column], formats.get(split.column, ISO))
+            places = split.parts(values, test_share, seed)
+        elif "test" not in places:
+            places |= _held_out(path, labels[places["train"]], classes, kind, test_share, seed)
+        splits = _split(path, columns, labels, classes, kind, places, missing)
         splits = splits.noting((f"{path}: {note}" for note in doubts), warn=True)
         return splits.noting((f"{path}: {note}" for note in notes), warn=False)
     except DataError as error:
-        raise DataError(str(error) if str(error).startswith(path) else f"{path}: {error}") from None
+        raise DataError(str(error) if str(error).startswith((path, "split:")) else f"{path}: {error}") from None
+
+
+def _read(
+    files: Mapping[str, str], delimiter: str, doubts: list[str]
+) -> tuple[list[str], list[list[str]], dict[str, Tensor]]:
+    """Return the columns and rows of all files, one after the other, and the rows of each part."""
+    header, rows = read_rows(files["train"], delimiter, doubts)
+    places = {"train": torch.arange(len(rows))}
+    for part, file in files.items():
+        if part == "train":
+            continue
+        path = str(Path(files["train"]).parent / Path(file).expanduser())
+        own, further = read_rows(path, delimiter, doubts)
+        if sorted(own) != sorted(header):
+            other = next(iter(set(own) ^ set(header)))
+            has = f"has no column '{other}'" if other in header else f"has a column '{other}' beside them"
+            raise DataError(f"{part}: '{path}' {has}; expected the columns of '{files['train']}'")
+        order = [own.index(name) for name in header]
+        places[part] = torch.arange(len(rows), len(rows) + len(further))
+        rows = rows + [[row[place] for place in order] for row in further]
+    return header, rows, places
+
+
+def _values_of(split: RowSplit, cells: Sequence[str], form: str) -> Tensor:
+    """Return of each row the number of its group, or its time; DataError where it has none."""
+    for row, cell in enumerate(cells):
+        if is_blank(cell):
+            raise DataError(f"split: column '{split.column}' is empty in row {row + 1}; fill it in")
+    if split.group is not None:
+        number = {text: place for place, text in enumerate(sorted({code(cell) for cell in cells}))}
+        return torch.tensor([number[code(cell)] for cell in cells])
+    times = _parsed(cells)
+    times = days_of(cells, form) if times is None else times
+    if times is None or bool(times.isnan().any()):
+        raise DataError(
+            f"split: column '{split.column}' has cells that are neither numbers nor dates ({form}); give their format"
+            f" under dates, such as {{{split.column}: '%d.%m.%Y'}}"
+        )
+    return times
+
+
+def _held_out(
+    name: str, labels: Tensor, classes: Sequence[str], task: Task, test_share: float, seed: int
+) -> dict[str, Tensor]:
+    """Return the rows for training and testing where a random share of each class is held out."""
+    blank = TensorSet.of(torch.zeros(len(labels), 1), labels, class_names=classes, name=name, task=task)
+    parts = Splits.held_out(blank, test_share, seed)
+    return {"train": parts.train.index, "test": parts.test.index}
 
 
 def _split(
@@ -169,15 +247,17 @@ def _split(
     labels: Tensor,
     classes: Sequence[str],
     task: Task,
-    test_share: float,
-    seed: int,
-    *,
-    impute: bool,
+    places: Mapping[str, Tensor],
+    missing: str,
 ) -> Splits:
-    """Split the rows first, so that what is computed of the columns is the training part's alone."""
-    blank = TensorSet.of(torch.zeros(len(labels), 1), labels, class_names=classes, name=name, task=task)
-    parts = Splits.held_out(blank, test_share, seed)
-    columns = Columns.fitted(raw, parts.train.index, impute=impute)
+    """Return the parts of a table; what is computed of its columns is the training part's alone."""
+    if task.has_classes:
+        known = set(labels[places["train"]].tolist())
+        if absent := sorted(set(labels.tolist()) - known - {UNLABELLED}):
+            raise DataError(
+                f"class '{classes[absent[0]]}' does not occur in the training part; expected all classes there"
+            )
+    columns = Columns.fitted(raw, places["train"], impute=missing != "refuse", flag=missing == "indicate")
     check_fits(name, 4 * columns.width * len(labels))
     whole = TensorSet.of(
         columns.encoded(raw),
@@ -187,65 +267,8 @@ def _split(
         task=task,
         columns=columns,
     )
-    train, test = (replace(whole.subset(part.index), name=part.name) for part in (parts.train, parts.test))
-    return Splits(train, test, name)
-
-
-def read_rows(
-    path: str, delimiter: str, doubts: list[str], columns: Sequence[str] = ()
-) -> tuple[list[str], list[list[str]]]:
-    """Return the names of a CSV file's columns and its rows, each as long as the first; notes go to `doubts`.
-
-    columns: the names, where the first line has none.  A file whose name ends in .gz is unpacked as it is read.
-    """
-    if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise InputError(f"delimiter: found {delimiter!r}, expected one character, such as ',' or ';'")
-    empty = 0
-    try:
-        check_fits(path, 10 * Path(path).stat().st_size)
-        opened = gzip.open if path.endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in (columns or next(reader, []))]
-            first = "columns names" if columns else "the first has"
-            rows = []
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise DataError(f"{path}: line {reader.line_num} has {len(row)} cells, {first} {len(header)}")
-                if any(map(str.strip, row)):
-                    rows.append(row)
-                else:
-                    empty += len(row) > 1
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (UnicodeDecodeError, csv.Error, ValueError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: is not a CSV file in UTF-8 ({' '.join(str(error).split())}); save it as 'CSV UTF-8'"
-        ) from None
-    if not rows:
-        raise DataError(f"{path}: has no rows below the header line")
-    if empty:
-        doubts.append(f"{empty:,} rows have no value in any column and are left out")
-    while header and not header[-1] and not any(row[-1].strip() for row in rows):  # as spreadsheets leave them
-        header.pop()
-        rows = [row[:-1] for row in rows]
-    counts = Counter(header)
-    for name in header:
-        if not name or counts[name] > 1:
-            mend = "" if name else "; name the column, or leave out the numbers of rows (pandas: index=False)"
-            raise DataError(
-                f"{path}: its first line names {name!r} {counts[name]} times, expected different names{mend}"
-            )
-    if len(header) > 1 and not columns and all(map(is_number, header)) and not _counts_up(header):
-        raise DataError(f"{path}: its first line has numbers ({listed(header)}), expected the columns' names; add them")
-    return header, rows
-
-
-def _counts_up(header: Sequence[str]) -> bool:
-    """Return whether a header of numbers is one that programs write: the columns' places, from 0 or from 1."""
-    return any(list(header) == [str(place + first) for place in range(len(header))] for first in (0, 1))
+    sets = {part: replace(whole.subset(rows), name=f"{name}/{part}") for part, rows in places.items()}
+    return Splits(sets["train"], sets["test"], name, validation=sets.get("validation"))
 
 
 def _other_delimiter(header: Sequence[str], delimiter: str) -> str | None:
@@ -257,15 +280,21 @@ def _other_delimiter(header: Sequence[str], delimiter: str) -> str | None:
 
 
 def _column(
-    path: str, name: str, cells: Sequence[str], notes: list[str], doubts: list[str], *, nominal: bool
+    path: str, name: str, cells: Sequence[str], notes: list[str], doubts: list[str], *, nominal: bool, form: str | None
 ) -> RawColumn:
+    """Return a column of a file.  form: of its dates, if a format is given."""
     where = f"{path}: column '{name}'"
+    if form is not None:
+        return RawColumn(name, _days(where, cells, form), date=form)
     if not nominal and (numbers := _parsed(cells)) is not None:
         infinite = torch.where(numbers.isinf() | (numbers.abs() > torch.finfo(torch.float32).max))[0]
         if len(infinite):
             row = int(infinite[0])
             raise DataError(f"{where}, row {row + 1}: found {shown(cells[row])}, which is outside the range of float32")
         return RawColumn(name, numbers)
+    if not nominal and (days := days_of(cells)) is not None:
+        notes.append(f"column '{name}' is read as dates; to take them as categories, name it under nominal")
+        return RawColumn(name, days, date=ISO)
     if all(map(is_missing, cells)):
         return RawColumn(name, texts=(None,) * len(cells))
     known = [cell for cell in cells if not is_missing(cell)]
@@ -278,6 +307,13 @@ def _column(
             raise DataError(f"{where}: found {shown(found)}, a decimal comma; expected a decimal point")
     texts = tuple(None if is_blank(cell) else code(cell) for cell in cells)
     count = len(set(texts))
+    dated = [cell for cell in known[:_MOST_CATEGORIES] if days_of([cell]) is not None]
+    if not nominal and 2 * len(dated) > min(len(known), _MOST_CATEGORIES):
+        wrong = next(cell for cell in known if days_of([cell]) is None)
+        raise DataError(
+            f"{where}, row {list(cells).index(wrong) + 1}: found {shown(wrong)} among dates; correct it, leave the cell"
+            " empty, or name the column under nominal"
+        )
     if count > _MOST_CATEGORIES:
         example = next(text for text in texts if text is not None and (nominal or not is_number(text)))
         raise DataError(
@@ -293,6 +329,17 @@ def _column(
     notes += _words(f"column '{name}'", [cell for cell in cells if not is_blank(cell)], "a category", "missing")
     notes += look_alike(f"column '{name}': category", sorted({text for text in texts if text is not None}))
     return RawColumn(name, texts=texts)
+
+
+def _days(where: str, cells: Sequence[str], form: str) -> Tensor:
+    """Return the dates of a column as days; DataError for the first cell that is none."""
+    for row, cell in enumerate(cells):
+        if not is_missing(cell) and days_of([cell], form) is None:
+            raise DataError(f"{where}, row {row + 1}: found {shown(cell)}, expected a date ({form}); correct it")
+    days = days_of(cells, form)
+    if days is None:
+        raise DataError(f"{where} is empty; expected dates. Drop it")
+    return days
 
 
 def _words(what: str, cells: Sequence[str], taken: str, otherwise: str) -> list[str]:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.checks import shown
+from limbeck.data.arrow_rows import arrow_columns, is_arrow
 from limbeck.data.content import check_fits
 from limbeck.errors import DataError, InputError, one_of
 
-__all__ = ["Quoting", "decoded", "lines_of", "objects_of", "read_columns"]
+__all__ = ["JSON_ENDINGS", "Quoting", "decoded", "lines_of", "objects_of", "read_columns"]
 
 Quoting = Literal["csv", "none"]
 
-_JSON = (".json", ".jsonl", ".ndjson")
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 _UTF_8 = ("utf-8", "utf8", "UTF-8")
 
 
@@ -98,11 +99,15 @@ def read_columns(
     columns: the names, where the first line has none.  delimiter: by default a tab, in a .csv file a comma.
     quoting: whether quotation marks enclose cells ("csv") or are plain text ("none"); by default "csv" where commas
     part the cells.  With a space as delimiter and names for the columns, the last column is the rest of the line.
+    Parquet files and folders of the library `datasets` need none of these.
     Lines without anything are left out; of JSON lines, what is no text is written as JSON.
     """
     path = Path(path)
+    if is_arrow(path):
+        found = arrow_columns(path)
+        return found, list(range(1, len(next(iter(found.values()))) + 1))
     ending = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if ending in _JSON:
+    if ending in JSON_ENDINGS:
         return _of_objects(path, objects_of(path, encoding))
     sign = delimiter or ("," if ending == ".csv" else "\t")
     if len(sign) != 1 or sign in '"\r\n':
