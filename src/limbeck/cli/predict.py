@@ -163,7 +163,8 @@ def _batches(
     for path in inputs:
         if not path.exists():
             raise InputError(
-                f"INPUT: found no file '{path}'; expected a table (.csv, .jsonl, .parquet), an .npz file, a folder of images, or images"
+                f"INPUT: found no file '{path}'; expected a table (.csv, .jsonl, .parquet), an .npz file, a folder of"
+                " images, or images"
             )
     if _ending(first) in _ROWS:
         doubts: list[str] = []
