@@ -2,7 +2,8 @@
 
 python docs/refresh.py
 
-`<!-- table: NAME BUDGET -->` holds a reproduction's table, `<!-- benchmark: NAME -->` one of benchmarks/results.
+`<!-- table: NAME BUDGET -->` holds a reproduction's table, `<!-- benchmark: NAME -->` one of benchmarks/results, and
+`<!-- recipe keys -->` the keys of recipes as the code describes them.
 """
 
 import json
@@ -13,13 +14,15 @@ from statistics import fmean, median
 from typing import Any
 
 from limbeck import papers
+from limbeck.config import reference
 from limbeck.diagnosis.attribution import ARMS
 from limbeck.evaluation import Interval, t_interval
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = tuple(
-    DOCS / f"{name}.md" for name in ("architecture", "diagnosis", "methods", "reproductions", "schemes", "stores")
+    DOCS / f"{name}.md"
+    for name in ("architecture", "diagnosis", "methods", "recipes", "reproductions", "schemes", "stores")
 )
 
 
@@ -235,6 +238,8 @@ def refreshed(text: str) -> str:
     def benchmark(found: re.Match[str]) -> str:
         return f"<!-- benchmark: {found.group(1)} -->\n{BENCHMARKS[found.group(1)]()}<!-- end -->"
 
+    keys = f"<!-- recipe keys -->\n{reference.markdown() if '<!-- recipe keys -->' in text else ''}<!-- end -->"
+    text = re.sub(r"<!-- recipe keys -->\n.*?<!-- end -->", lambda _: keys, text, flags=re.DOTALL)
     text = re.sub(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
     return re.sub(r"<!-- benchmark: (\S+) -->\n.*?<!-- end -->", benchmark, text, flags=re.DOTALL)
 

@@ -32,6 +32,7 @@ __all__ = [
     "say",
     "show",
     "show_json",
+    "show_pairs",
     "table",
     "telling",
     "watching",
@@ -81,6 +82,20 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         result.add_row(*map(_text, row))
     return result
+
+
+def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names with what there is to say of each, in two columns; where there is no terminal each in one line."""
+    if sys.stdout.isatty():
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for pair in pairs:
+            grid.add_row(*map(_text, pair))
+        show(grid)
+        return
+    width = max((len(name) for name, _ in pairs), default=0)
+    show(*(f"{name:<{width}}  {text}" for name, text in pairs))
 
 
 def _text(text: str) -> Text:

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+from pydantic import BaseModel, Field
 from torch import nn
 
 from limbeck import models
@@ -38,10 +39,49 @@ from limbeck.teachers.answers import answers
 from limbeck.training import load_weights
 from limbeck.training.weight_files import transforms_of
 
-__all__ = ["ModelSpec", "check_factory", "path_of", "plain", "read_arrays", "read_estimator", "read_model"]
+__all__ = [
+    "FROM_DATA",
+    "FactoryKeys",
+    "ModelSpec",
+    "WeightKeys",
+    "check_factory",
+    "path_of",
+    "plain",
+    "read_arrays",
+    "read_estimator",
+    "read_model",
+]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
-_FROM_DATA = frozenset({"input_shape", "classes", "vocabulary", "max_length"})
+_FACTORY = r"[\w.]+:[\w.]+"
+FROM_DATA = frozenset({"input_shape", "classes", "vocabulary", "max_length"})
+
+
+class WeightKeys(BaseModel):
+    """Weights that a network begins with.
+
+    Attributes:
+        checkpoint: a file or folder of weights: safetensors, or what torch.save wrote; fresh weights by default.
+        key: the part of the checkpoint that holds the weights; all of it by default.
+    """
+
+    checkpoint: str | None = None
+    key: str | None = None
+
+
+class FactoryKeys(BaseModel):
+    """A network of your own, built by a function of yours in place of a kind.
+
+    Attributes:
+        factory: the function, as "package.module:function"; it returns a torch.nn.Module.  Of `input_shape`, `classes`,
+            `vocabulary` and `max_length` it is given those that it takes.
+        folder: where the module is looked for first; by default the recipe's folder.
+        arguments: further arguments of the function.
+    """
+
+    factory: str = Field(json_schema_extra={"pattern": f"^{_FACTORY}$"}, examples=["package.module:function"])
+    folder: str = ""
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -198,14 +238,14 @@ def read_model(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     if "factory" in keys:
         factory, arguments, folder = keys.pop("factory"), keys.pop("arguments", {}), keys.pop("folder", "")
         for wrong in keys:
-            known = ["factory", "folder", "arguments", "checkpoint", "key"]
+            known = [*FactoryKeys.model_fields, *WeightKeys.model_fields]
             raise RecipeError(f"{where}.{wrong}: there is no such key; {one_of(wrong, known)}")
         check_factory(where, factory, folder, arguments)
         place = base / path_of(folder, f"{where}.folder")
         return ModelSpec(
             where, factory=factory, folder=place, arguments=arguments, base=base, checkpoint=checkpoint, key=key
         )
-    _, section = of_kind(_written_out(keys, where), models.kinds(), where, given=_FROM_DATA)
+    _, section = of_kind(_written_out(keys, where), models.kinds(), where, given=FROM_DATA)
     section = _with_configuration(section, base)
     return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
 
@@ -214,7 +254,7 @@ def check_factory(where: str, factory: Any, folder: Any, arguments: Any) -> None
     """Require the keys of a factory to be possible; RecipeError for the first that is not."""
     if not isinstance(folder, str):
         raise RecipeError(f"{where}.folder: found {shown(folder)}, expected the folder of the factory's module")
-    if not isinstance(factory, str) or not re.fullmatch(r"[\w.]+:[\w.]+", factory):
+    if not isinstance(factory, str) or not re.fullmatch(_FACTORY, factory):
         raise RecipeError(f"{where}.factory: found {shown(factory)}, expected 'package.module:function'")
     if not isinstance(arguments, dict):
         raise RecipeError(f"{where}.arguments: found {shown(arguments)}, expected keys and values for the factory")
@@ -254,7 +294,7 @@ def _written_out(keys: dict[str, Any], where: str) -> dict[str, Any]:
 def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     """Return the estimator of scikit-learn that a recipe's keys name; RecipeError for the first wrong key."""
     checkpoint, key = _weights(keys, where)
-    _, section = of_kind(keys, estimators.kinds(), where, given=_FROM_DATA)
+    _, section = of_kind(keys, estimators.kinds(), where, given=FROM_DATA)
     section.build(input_shape=(1,), classes=2)
     return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
 
@@ -262,7 +302,7 @@ def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
 def read_arrays(keys: Any, where: str, base: Path) -> ModelSpec:
     """Return the answers in a file that a recipe names, by its path alone or with further keys."""
     values = {"path": keys} if isinstance(keys, str) else keys
-    section = parse(answers, values, where, given=_FROM_DATA)
+    section = parse(answers, values, where, given=FROM_DATA)
     path = str((base / path_of(section.values["path"], f"{where}.path")).absolute())
     return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
 

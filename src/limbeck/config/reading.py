@@ -10,7 +10,7 @@ import yaml
 from limbeck.checks import shown
 from limbeck.errors import RecipeError
 
-__all__ = ["apply_overrides", "explained", "read_yaml", "written"]
+__all__ = ["apply_overrides", "explained", "in_one_line", "read_yaml", "written"]
 
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)$")
 _TAG = "tag:yaml.org,2002:"
@@ -74,6 +74,18 @@ def written(keys: Mapping[str, Any], *, short: bool = False) -> str:
         dict(keys), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow
     )
     return text
+
+
+def in_one_line(value: Any) -> str:
+    """Return a value as YAML in one line.
+
+    >>> in_one_line({"training": {"milestones": [10, 20]}})
+    '{training: {milestones: [10, 20]}}'
+    """
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**20, default_flow_style=True
+    )
+    return text.strip().removesuffix("\n...")
 
 
 def explained(complaint: str, path: Path, overrides: Sequence[str]) -> str:

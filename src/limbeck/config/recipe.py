@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from limbeck import checks, data, schemes
+from limbeck import data, schemes
 from limbeck.blocks import Match
 from limbeck.checks import shown
+from limbeck.config.keys import NAME, AloneBudget, HeldOutKeys, RecipeKeys
 from limbeck.config.methods import MethodSpec, read_method
 from limbeck.config.networks import ModelSpec, path_of, plain, read_model
 from limbeck.config.reading import apply_overrides, explained, read_yaml, written
@@ -30,62 +29,9 @@ from limbeck.training.trackers import check_trackers
 
 __all__ = ["AloneBudget", "Recipe", "TeacherSpec", "load_recipe", "replaced"]
 
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_CANDIDATES = 1000
 _HELD_OUT: tuple[Literal["random", "first", "last"], ...] = ("random", "first", "last")
 _SEARCHED = ("training.", "method.", "scheme.")
-
-
-class _StudentKeys(BaseModel):
-    model_config = _STRICT
-    model: dict[str, Any]
-    sees: dict[str, Any] | None = None
-    graft: dict[str, Any] | None = None
-    copy_blocks: Literal["uniform", "top", "bottom"] | None = None
-
-
-class _ExpectKeys(BaseModel):
-    model_config = _STRICT
-    teacher_errors: float | None = None
-    distilled_errors: float | None = None
-    gap_closed: float | None = None
-
-
-class _RecipeKeys(BaseModel):
-    model_config = _STRICT
-    name: str
-    summary: str = ""
-    data: dict[str, Any]
-    teacher: TeacherKeys | None = None
-    student: _StudentKeys
-    classes: list[int | str] | None = None
-    method: Any = Field(default_factory=lambda: {"name": "kd"})
-    scheme: dict[str, Any] = Field(default_factory=lambda: {"name": "offline"})
-    alone_budget: Any = False
-    training: dict[str, Any] = Field(default_factory=dict)
-    validation: Any = 0.1
-    search: Any = Field(default_factory=dict)
-    refit: bool = False
-    seeds: list[int] = Field(default_factory=lambda: [0])
-    trackers: list[str] = Field(default_factory=list)
-    expect: _ExpectKeys = Field(default_factory=_ExpectKeys)
-
-
-@dataclass(frozen=True)
-class AloneBudget:
-    """The student alone, trained for as much compute as the distillation took.
-
-    teachers: whether the training of what taught it is counted (other networks of the scheme are in any case).
-    at_most: the longest such training, as a multiple of the epochs of the student alone.
-    """
-
-    teachers: bool = True
-    at_most: float = 20.0
-
-    def __post_init__(self) -> None:
-        checks.finite("at_most", self.at_most)
-        if self.at_most < 1:
-            raise InputError(f"at_most: found {self.at_most!r}, expected 1 or above")
 
 
 @dataclass(frozen=True)
@@ -127,8 +73,8 @@ class Recipe:
     @classmethod
     def parse(cls, keys: Mapping[str, Any], base: Path = Path()) -> "Recipe":
         """Validate a whole recipe.  base: the folder that its relative paths are of."""
-        top = validate(_RecipeKeys, dict(keys), "")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", top["name"]):
+        top = validate(RecipeKeys, dict(keys), "")
+        if not re.fullmatch(NAME, top["name"]):
             raise RecipeError(
                 f"name: found {shown(top['name'])}, expected 1 to 100 letters, digits, '.', '_', '-', a letter or"
                 " digit first"
@@ -404,7 +350,7 @@ def _validation(value: Any) -> HeldOut:
     place: Literal["random", "first", "last"] = "random"
     size = value
     if isinstance(value, Mapping):
-        if len(value) != 1 or not set(value) <= set(_HELD_OUT):
+        if len(value) != 1 or not set(value) <= set(HeldOutKeys.model_fields):
             raise RecipeError(
                 f"validation: found {shown(dict(value))}, expected one of the keys {', '.join(_HELD_OUT)}"
             )

@@ -23,19 +23,19 @@ from limbeck.schedules import Schedule
 from limbeck.targets import Target
 from limbeck.tokenizers import TokenizerKind
 
-__all__ = ["Section", "of_kind", "parse", "read", "validate"]
+__all__ = ["FAMILIES", "Section", "family_of", "model_of", "of_kind", "parse", "read", "validate"]
 
 _Kinds = Mapping[str, Callable[..., Any]]
 _SCHEDULES = (schedules.linear, schedules.cosine, schedules.piecewise, schedules.until)
-_FAMILIES: tuple[tuple[Any, _Kinds], ...] = (
-    (Schedule, {function.__name__: function for function in _SCHEDULES}),
-    (Divergence, divergences.kinds()),
-    (Target, targets.kinds()),
-    (Synthesis, synthesis.kinds()),
-    (TokenizerKind, tokenizers.kinds()),
-    (Transform, compress.kinds()),
-)
-"""Types whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind.
+FAMILIES: Mapping[str, tuple[Any, _Kinds]] = {
+    "schedule": (Schedule, {function.__name__: function for function in _SCHEDULES}),
+    "divergence": (Divergence, divergences.kinds()),
+    "target": (Target, targets.kinds()),
+    "synthetic": (Synthesis, synthesis.kinds()),
+    "tokenizer": (TokenizerKind, tokenizers.kinds()),
+    "transform": (Transform, compress.kinds()),
+}
+"""Types by name whose values a recipe writes as `{kind: NAME, ...}`, or as the NAME alone, and what makes each kind.
 
 A parameter may also be a `tuple[TYPE, ...]` of one of them, or of a dataclass, which a recipe writes as a list."""
 
@@ -100,7 +100,7 @@ def parse(function: Callable[..., Any], values: Any, where: str, *, given: froze
     Traceback (most recent call last):
     limbeck.errors.RecipeError: method.temprature: there is no such key; did you mean 'temperature'?
     """
-    checked = validate(_model(function, given), values, where)
+    checked = validate(model_of(function, given), values, where)
     return Section(function, _resolved(function, checked, where), where)
 
 
@@ -127,7 +127,11 @@ def validate(model: type[BaseModel], values: Any, where: str) -> dict[str, Any]:
 
 
 @cache
-def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
+def model_of(function: Callable[..., Any], given: frozenset[str]) -> type[BaseModel]:
+    """Return the pydantic model that validates a function's parameters, as a recipe writes them.
+
+    given: parameters that the caller fills in itself.
+    """
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -140,7 +144,7 @@ def _model(function: Callable[..., Any], given: frozenset[str]) -> type[BaseMode
             default = _as_written(default, kinds)
         elif is_dataclass(default) or callable(default) or type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
             mapping = get_origin(hints[name]) is Mapping
-            default = {} if mapping else _model(hints[name], frozenset())()
+            default = {} if mapping else model_of(hints[name], frozenset())()
         elif default == () and _entry(hints[name]) is not None:
             default = []
         fields[name] = (_annotation(hints[name]), default)
@@ -155,12 +159,12 @@ def _annotation(hint: Any) -> Any:
     if _member(hint) is not None:
         return list[Any]
     if (entry := _entry(hint)) is not None:
-        return list[_model(entry, frozenset())]  # type: ignore[misc]
+        return list[model_of(entry, frozenset())]  # type: ignore[misc]
     keys = _with_keys(hint)
     if keys is None:
         return hint
     rest = tuple(each for each in get_args(hint) if each is not keys)
-    return Union[(_model(keys, frozenset()), *rest)]
+    return Union[(model_of(keys, frozenset()), *rest)]
 
 
 def _with_keys(hint: Any) -> Any:
@@ -170,11 +174,21 @@ def _with_keys(hint: Any) -> Any:
 
 def _family(hint: Any) -> _Kinds | None:
     """Return the kinds that a parameter of a type, or of that type or None, may be; None where it is of no family."""
+    name = family_of(hint)
+    return None if name is None else FAMILIES[name][1]
+
+
+def family_of(hint: Any) -> str | None:
+    """Return the name of the family that values of a type, or of that type or None, are of; None if they are of none.
+
+    >>> family_of(Target | None), family_of(int)
+    ('target', None)
+    """
     union = get_origin(hint) in (Union, UnionType)
     rest = tuple(each for each in get_args(hint) if each is not type(None)) if union else ()
-    for family, kinds in _FAMILIES:
+    for name, (family, _) in FAMILIES.items():
         if hint == family or (rest and Union[rest] == family):  # noqa: UP007 - of a tuple
-            return kinds
+            return name
     return None
 
 

@@ -13,19 +13,23 @@ from limbeck.config.sections import validate
 from limbeck.errors import InputError, RecipeError
 from limbeck.objective import Objective, Term, TermAround
 
-__all__ = ["StoreSpec", "read_store"]
+__all__ = ["StoreKeys", "StoreSpec", "read_store"]
 
 _OF = {"dense": {"dtype"}, "topk": {"dtype", "k", "temperatures"}, "sampled": {"draws", "temperature"}}
 
 
-class _StoreKeys(BaseModel):
-    """The keys of `teacher.store`.
+class StoreKeys(BaseModel):
+    """How the teacher's answers are stored on disk, once for many runs.
 
-    encoding: dense (all logits), topk (the k largest and what the others add up to), or sampled (draws).
-    dtype: of logits, fp32, fp16 or (dense) bf16.  k, temperatures: of topk.  draws, temperature: of sampled.
-    The temperatures are those of the method, unless they are given.
-    path: a folder; by default one in the cache.  views: how many random views of each sample; by default as many as the
-        training shows.
+    Attributes:
+        encoding: "dense" (all logits), "topk" (the k largest and what the others add up to), or "sampled" (draws).
+        dtype: of logits: fp32, fp16 or, of dense ones, bf16; by default fp32 of dense ones and fp16 of topk.
+        k: of topk, how many classes are kept.
+        temperatures: of topk, those at which the rest is known; by default those of the method.
+        draws: of sampled, how many for each answer.
+        temperature: of sampled, of the distribution that is drawn from; by default the method's.
+        path: a folder for the store; by default one in the cache.
+        views: how many random views of each sample are stored; by default as many as the training shows.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -83,7 +87,7 @@ def read_store(given: bool | Mapping[str, Any], base: Path) -> tuple[bool | Stor
     """Return what a recipe says of storing answers, and the keys as the resolved recipe has them."""
     if isinstance(given, bool):
         return given, given
-    keys = {name: value for name, value in validate(_StoreKeys, given, "teacher.store").items() if value is not None}
+    keys = {name: value for name, value in validate(StoreKeys, given, "teacher.store").items() if value is not None}
     kind, own = keys["encoding"], _OF[keys["encoding"]]
     for name in keys:
         if name not in own and name not in ("encoding", "path", "views"):

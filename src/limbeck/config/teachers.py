@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,11 +12,13 @@ from limbeck.checks import shown
 from limbeck.config.methods import MethodSpec, read_method
 from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
 from limbeck.config.sections import read, validate
-from limbeck.config.stores import StoreSpec, read_store
+from limbeck.config.stores import StoreKeys, StoreSpec, read_store
+from limbeck.config.written import Listed, Named, Written
 from limbeck.data import Subset
 from limbeck.errors import InputError, RecipeError
 from limbeck.models.layers import InputTransform
 from limbeck.randomness import derive_seed
+from limbeck.teachers.answers import answers
 from limbeck.training import Training
 
 __all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "read_teacher"]
@@ -28,49 +30,60 @@ _ONE = ("model", "estimator", "arrays")
 _GIVEN = "none"  # the training of a network that teaches as it is
 
 
-class TeacherKeys(BaseModel):
-    """The keys of `teacher`.
+class _MemberKeys(BaseModel):
+    """One of several teachers.
 
-    model: of one network.  In a network's place, estimator: of scikit-learn; arrays: a file of answers made elsewhere.
-    input: in which size and normalisation the network sees the images (`limbeck.models.layers.InputTransform`).
-    training: of the network, or "none" for one whose factory or checkpoint gives the weights that teach.  Without
-        training, a checkpoint or a model of kind pretrained teaches as it is; with training, it begins there.
-    members: how many of it, from different seeds, or a list of networks and estimators instead.
-    mean, weights: of the members' distributions.  select: in place of weights, how often a member is added to the mean,
-        each time the one that helps most on the held-out part (`limbeck.teachers.mean.selected_weights`).
-    data: what of the training samples the teacher learns from (`limbeck.data.Subset`); all by default.
-    view: what the teacher sees of a sample: the student's view, the clean sample, or another view.
-    store: whether answers are computed once, in memory, where that is exact; or how they are stored on disk
-        (`limbeck.config.stores`).
-    last_linear: path of the layer whose rows are the vectors of the classes, where it is not the one that is found.
+    Attributes:
+        model: the network that teaches.
+        estimator: an estimator of scikit-learn in a network's place.
+        arrays: a file of answers made elsewhere, in a network's place: its path, or the keys of `teacher.arrays`.
+        input: the size and normalisation in which the network sees the images; by default those of the data.
+        training: of the network, or none for one whose factory or checkpoint gives the weights that teach.  Without
+            training, a checkpoint or a model of kind `pretrained` teaches as it is; with training, it begins there.
+        method: by which the network is trained, one that needs no teacher; by default `hard`, labels alone.
     """
 
     model_config = _STRICT
-    model: dict[str, Any] | None = None
-    estimator: dict[str, Any] | None = None
-    arrays: Any = None
-    input: dict[str, Any] | None = None
-    training: Any = Field(default_factory=dict)
-    method: Any = Field(default_factory=lambda: dict(_HARD))
-    members: Any = None
+    model: Annotated[dict[str, Any] | None, Written(Named("model"), None)] = None
+    estimator: Annotated[dict[str, Any] | None, Written(Named("estimator"), None)] = None
+    arrays: Annotated[Any, Written(str, answers, None)] = None
+    input: Annotated[dict[str, Any] | None, Written(InputTransform, None)] = None
+    training: Annotated[Any, Written(Training, Literal["none"], None)] = None
+    method: Annotated[Any, Written(Named("method"), Listed(Named("method")), None)] = None
+
+
+class TeacherKeys(_MemberKeys):
+    """Who teaches: one network, or several whose mean teaches.
+
+    Attributes:
+        members: how many networks of this description, each from another seed; or a list of networks, estimators and
+            arrays in place of one.
+        mean: of the members' distributions.
+        weights: of the members in the mean, which add up to 1; equal ones by default.
+        select: in place of weights, how often a member is added to the mean, each time the one that helps most on the
+            held-out part.
+        data: the part of the training samples that the teacher learns from; all by default.
+        seed: of the teacher's training; null for the seed of each student.
+        view: what the teacher sees of a sample: the student's view ("same"), the sample without augmentation
+            ("clean"), or another random view ("other").
+        store: whether the teacher's answers are computed once, in memory, where that is exact; or how they are stored
+            on disk.
+        last_linear: path of the layer whose rows are the vectors of the classes; by default the last linear layer.
+    """
+
+    training: Annotated[Any, Written(Training, Literal["none"])] = Field(default_factory=dict)
+    method: Annotated[Any, Written(Named("method"), Listed(Named("method")))] = Field(
+        default_factory=lambda: dict(_HARD)
+    )
+    members: Annotated[Any, Written(Annotated[int, Field(ge=1, le=_MOST_MEMBERS)], Listed(_MemberKeys), None)] = None
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     weights: list[float] | None = None
     select: int | None = Field(default=None, ge=1, le=10_000)
-    data: dict[str, Any] | None = None
+    data: Annotated[dict[str, Any] | None, Written(Subset, None)] = None
     seed: int | None = Field(default=0, ge=0, lt=2**63)
     view: Literal["same", "clean", "other"] = "same"
-    store: bool | dict[str, Any] = True
+    store: Annotated[bool | dict[str, Any], Written(bool, StoreKeys)] = True
     last_linear: str | None = None
-
-
-class _MemberKeys(BaseModel):
-    model_config = _STRICT
-    model: dict[str, Any] | None = None
-    estimator: dict[str, Any] | None = None
-    arrays: Any = None
-    input: dict[str, Any] | None = None
-    training: Any = None
-    method: Any = None
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,9 @@ def _kind(model: Mapping[str, Any]) -> str:
 class Assistants(Scheme):
     """Teacher, assistants, student: each learns from the one before, by the recipe's method and training.
 
-    models: the assistants, the first taught by the recipe's teacher.
-    count: how many to propose between teacher and student instead; 1 where neither is given.
+    Attributes:
+        models: the assistants, the first taught by the recipe's teacher.
+        count: how many to propose between teacher and student instead; 1 where neither is given.
     """
 
     models: tuple[dict[str, Any], ...] = ()

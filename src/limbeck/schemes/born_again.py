@@ -36,8 +36,10 @@ class BornAgain(Scheme):
     """Generations of the student, the first taught by the recipe's teacher; the last is the distilled student.
 
     Leave `teacher` out of the recipe for generations that are equal to the teacher as well, as in the paper.
-    generations: how many students.  Each has initial weights, order and augmentation of its own; the last one's are
-    those of the student alone.
+
+    Attributes:
+        generations: how many students.  Each has initial weights, order and augmentation of its own; the last one's are
+            those of the student alone.
     """
 
     generations: int = 3

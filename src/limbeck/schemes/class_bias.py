@@ -56,8 +56,9 @@ class Biased(nn.Module):
 class ClassBias(Scheme):
     """A student that learns as offline, and then gets one bias for some classes that its transfer set lacks.
 
-    classes: those that get the bias, by number or name; by default all that the transfer set has no sample of
-        (`data.transfer.omit`).
+    Attributes:
+        classes: those that get the bias, by number or name; by default all that the transfer set has no sample of
+            (`data.transfer.omit`).
     """
 
     classes: tuple[int | str, ...] = ()

@@ -38,15 +38,16 @@ class Codistillation(PeersScheme):
     The method gives both losses; {name: kd, temperature: 1, hard_weight: 1, soft_weight: 1} is the paper's, whose ψ
     is the cross-entropy, with the same gradient.  `limbeck codistill` trains each peer in a process group of its own.
 
-    burn_in: steps in which each learns alone.
-    every: the peers publish what they are at the end of the burn-in and every so many steps from then on; in between
-        they see each other as they were.
-    exchange: "weights", by which each asks copies of the others about its own batches, or "predictions", for which all
-        must see the same samples as they are: each answers for all of them whenever it publishes.
-    data: "same", each sees all samples in an order of its own, or "shards", each a part, as often as to take as many
-        steps.
-    large_batch: whether one network is trained to compare with, for as many steps with the batches of all peers
-        together.
+    Attributes:
+        burn_in: steps in which each learns alone.
+        every: the peers publish what they are at the end of the burn-in and every so many steps from then on; in
+            between they see each other as they were.
+        exchange: "weights", by which each asks copies of the others about its own batches, or "predictions", for which
+            all must see the same samples as they are: each answers for all of them whenever it publishes.
+        data: "same", each sees all samples in an order of its own, or "shards", each a part, as often as to take as
+            many steps.
+        large_batch: whether one network is trained to compare with, for as many steps with the batches of all peers
+            together.
     """
 
     burn_in: int = 0

@@ -52,10 +52,11 @@ _TIMED = 0.2  # seconds for the latency of a stage
 class Retrain:
     """How a network is trained after a transform.
 
-    epochs: 0 for no retraining.
-    learning_rate: None for a tenth of the recipe's, which is what pruning was published with.
-    teacher: "original" for the recipe's teacher, "before" for the student as it was before the first stage, "none" for
-        labels alone.  With a teacher the loss is that of the recipe's method.
+    Attributes:
+        epochs: 0 for no retraining.
+        learning_rate: None for a tenth of the recipe's, which is what pruning was published with.
+        teacher: "original" for the recipe's teacher, "before" for the student as it was before the first stage, "none"
+            for labels alone.  With a teacher the loss is that of the recipe's method.
     """
 
     epochs: int = 1
@@ -74,8 +75,11 @@ class Retrain:
 class CompressionStage:
     """A transform, and the training after it.
 
-    compared: further trainings of the network that the transform gives, measured beside the one of `retrain`, with
-        which the next stage begins.
+    Attributes:
+        transform: what makes the network smaller.
+        retrain: how the smaller network is trained.
+        compared: further trainings of the network that the transform gives, measured beside the one of `retrain`, with
+            which the next stage begins.
     """
 
     transform: Transform
@@ -91,14 +95,17 @@ class CompressionStage:
 class Compress(Scheme):
     """A student is trained by the recipe's method, or read from a file, and then made smaller stage by stage.
 
-    stages: in order.
-    start: a file of weights that the student begins with, `{seed}` in its name stands for the student's seed; "teacher"
-        to begin as the recipe's teacher, a network like the student; None to train it by the recipe's method first.
-    calibration: samples of the training data that transforms see.
-    offers: n, for language models on words: the words that a keyboard offers; with 1 or more, the keys are counted that
-        the test text takes with each network, and its milliseconds are those of one word.
-    never: words that are not offered; in the Penn Treebank, `N` stands for a number.
-    models: networks to compare with, such as one of as many bytes as the last stage; each is trained alone, on labels.
+    Attributes:
+        stages: in order.
+        start: a file of weights that the student begins with, `{seed}` in its name stands for the student's seed;
+            "teacher" to begin as the recipe's teacher, a network like the student; None to train it by the recipe's
+            method first.
+        calibration: samples of the training data that transforms see.
+        offers: n, for language models on words: the words that a keyboard offers; with 1 or more, the keys are counted
+            that the test text takes with each network, and its milliseconds are those of one word.
+        never: words that are not offered; in the Penn Treebank, `N` stands for a number.
+        models: networks to compare with, such as one of as many bytes as the last stage; each is trained alone, on
+            labels.
     """
 
     stages: tuple[CompressionStage, ...] = ()

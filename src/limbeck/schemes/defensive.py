@@ -55,7 +55,9 @@ class Defensive(Scheme):
     that an attack follows underflow (Carlini & Wagner 2016): the figures give the accuracy under attack as it is
     claimed, and again where the attacker divides the logits by T or attacks the student alone instead.
 
-    epsilons: of the attacks (the fast gradient sign method), in units of what the network sees.
+    Attributes:
+        epsilons: sizes of the attacks that the figures report (the fast gradient sign method), in units of what the
+            network sees.
     """
 
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)

@@ -161,12 +161,15 @@ class EndingDistiller(Distiller):
 class EarlyStopping(Scheme):
     """The teacher teaches until an end; then training goes on with hard labels, on the same learning-rate schedule.
 
-    step: of the end, counted from 0.  share: of the training's steps, in (0, 1], instead.
-    patience, tolerance: where neither is given, the end comes after so many epochs without a validation loss of the
-        teacher's terms below (1 - tolerance) of the best one.
-    hard_weight: of the hard labels after the end.
-    teacher_epochs: epochs of the teacher's training after which it is a candidate teacher, besides its end; the one
-        whose student makes the fewest held-out errors at the first seed teaches.
+    Attributes:
+        step: the step at which distillation ends, counted from 0; None to let `share` or the validation loss decide.
+        share: the same as a share of the training's steps, in (0, 1]; None to let `step` or the validation loss decide.
+        patience: without step or share, distillation ends after this many epochs in which the validation loss of the
+            teacher's terms was never below (1 - tolerance) of the best one.
+        tolerance: by which share a validation loss must be below the best one to count as better, in [0, 1).
+        hard_weight: weight of the hard labels after the end; a number or a schedule.
+        teacher_epochs: epochs of the teacher's training after which it is a candidate teacher, besides its end; the one
+            whose student makes the fewest held-out errors at the first seed teaches.
     """
 
     step: int | None = None

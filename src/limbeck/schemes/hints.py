@@ -42,10 +42,11 @@ class General:
 
     The teacher is the pretrained network as it was before it learned the task.
 
-    epochs: of the stage.
-    first: use only the first samples, this many; None for all.
-    learning_rate: of the stage; None for the recipe's.
-    batch_size: of the stage; None for the recipe's, or for the lanes of a stream.
+    Attributes:
+        epochs: of the stage.
+        first: use only the first samples, this many; None for all.
+        learning_rate: of the stage; None for the recipe's.
+        batch_size: of the stage; None for the recipe's, or for the lanes of a stream.
     """
 
     epochs: int = 3
@@ -84,12 +85,13 @@ class General:
 class Hints(Scheme):
     """The student learns from the teacher's layers first, then by the method's other terms.
 
-    epochs: of the stage on layers; the last stage has those of the recipe's training.
-    trainable: paths of the student's modules that the stage on layers trains, with all below them; by default those
-        that the compared layers depend on.  The rest, and the statistics of its BatchNorms, stay as they are.
-    learning_rate: of the stage on layers; None for the recipe's.
-    general: a stage before both, on other data: its `data`, as the recipe's own data is written, and what else
-        `General` takes; None for no such stage.
+    Attributes:
+        epochs: of the stage on layers; the last stage has those of the recipe's training.
+        trainable: paths of the student's modules that the stage on layers trains, with all below them; by default those
+            that the compared layers depend on.  The rest, and the statistics of its BatchNorms, stay as they are.
+        learning_rate: of the stage on layers; None for the recipe's.
+        general: a stage before both, on other data: its `data`, as the recipe's own data is written, and what else
+            `General` takes; None for no such stage.
     """
 
     epochs: int = 30

@@ -116,9 +116,10 @@ class MeanTeacher(Scheme):
     The method's terms that read a teacher read that average, on all samples of the transfer set, labelled or not
     (`data.transfer.labelled`); the paper's choice is a squared error of probabilities, KL at T = 1 is close to it.
 
-    decay: of the average, in [0, 1); early on it is held down to (1 + n)/(10 + n) after n steps.
-    ramp: epochs over which the weight of the teacher's terms rises.
-    clean: whether the teacher sees the samples as they are, instead of the same augmented view as the student.
+    Attributes:
+        decay: of the average, in [0, 1); early on it is held down to (1 + n)/(10 + n) after n steps.
+        ramp: epochs over which the weight of the teacher's terms rises.
+        clean: whether the teacher sees the samples as they are, instead of the same augmented view as the student.
     """
 
     decay: float = 0.99

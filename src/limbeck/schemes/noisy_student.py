@@ -87,13 +87,14 @@ class NoisyStudent(Scheme):
     of its model, `augment` of its training.  The method's hard term reads the labelled samples, its other terms the
     pseudo-labelled; {name: kd, temperature: 1, hard_weight: 1, soft_weight: 1} is the paper's loss.
 
-    iterations: how many students, the last of which is the distilled one.
-    models: the networks of those before the last, of growing size, say; the recipe's student by default.
-    pseudo_labels: "soft", the teacher's distribution, or "hard", its class.
-    confidence: pseudo-labels below this probability are dropped.
-    balance: whether every class gets as many samples, by repeating the few and cutting the many down to the most
-        confident; each repeat is augmented by itself.  per_class: how many; by default the mean over the classes that
-        occur.
+    Attributes:
+        iterations: how many students, the last of which is the distilled one.
+        models: the networks of those before the last, of growing size, say; the recipe's student by default.
+        pseudo_labels: "soft", the teacher's distribution, or "hard", its class.
+        confidence: pseudo-labels below this probability are dropped.
+        balance: whether every class gets as many samples, by repeating the few and cutting the many down to the most
+            confident; each repeat is augmented by itself.
+        per_class: how many; by default the mean over the classes that occur.
     """
 
     iterations: int = 1

@@ -92,9 +92,11 @@ class OwnTeacher(Scheme):
 
     The method is `hard`, whose label smoothing all exits share.
 
-    exits: paths of modules of the student, in the order in which it calls them.
-    temperature, alpha: of the soft targets, and their weight beside the labels' 1 - alpha.
-    hint_weight: of the squared distance between an exit's feature and the deepest.
+    Attributes:
+        exits: paths of modules of the student, in the order in which it calls them.
+        temperature: of the soft targets, above 0.
+        alpha: weight of the soft targets in [0, 1]; that of the labels is 1 - alpha.
+        hint_weight: weight of the squared distance between an exit's feature and the deepest one.
     """
 
     exits: tuple[str, ...] = ()

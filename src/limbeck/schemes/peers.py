@@ -37,9 +37,11 @@ class PeersScheme(Scheme):
     terms are each peer's own.  Peer 1 is the recipe's student, with the initial weights and the order of the student
     alone.
 
-    peers: how many; 2 by default.  models: the networks of those after the first; the recipe's student by default.
-    update: "simultaneous", all gradients before any update, or "sequential", where a peer sees the others as the step
-        has left them so far.
+    Attributes:
+        peers: how many there are; None for 2, or for one more than `models`.
+        models: the networks of the peers after the first; the recipe's student by default.
+        update: "simultaneous", all gradients before any update, or "sequential", where a peer sees the others as the
+            step has left them so far.
     """
 
     peers: int | None = None

@@ -68,13 +68,16 @@ class Sequence(Scheme):
     rows and seeds that ask the same teacher.  With method `hard` this is sequence-level distillation; with `kd` at
     temperature 1, word level on generated targets.  [gold, nearest] is sequence-level interpolation.
 
-    stages: what the student learns from, one behind the other, each from the student before: "gold", the targets of
-        the data; "best", the teacher's most probable sequence; "nearest", that one of its K best which has the highest
-        smoothed BLEU with the target of the data.
-    beam: K.  length_penalty: a of ((5 + length)/6)^a, by which log-probabilities are divided; 0 for none.
-    length: the largest number of generated tokens; None for that of the set's longest text.
-    later_epochs, later_rate: epochs and learning rate of the stages after the first; the rate is a tenth of the
-        recipe's by default.  Warmup and milestones keep their share of the epochs.
+    Attributes:
+        stages: what the student learns from, one behind the other, each from the student before: "gold", the targets of
+            the data; "best", the teacher's most probable sequence; "nearest", that one of its K best which has the
+            highest smoothed BLEU with the target of the data.
+        beam: K, how many sequences the beam search keeps.
+        length_penalty: a of ((5 + length)/6)^a, by which log-probabilities are divided; 0 for none.
+        length: the largest number of generated tokens; None for that of the set's longest text.
+        later_epochs: epochs of each stage after the first.
+        later_rate: learning rate of the stages after the first; None for a tenth of the recipe's.  Warmup and
+            milestones keep their share of the epochs.
     """
 
     stages: tuple[Stage, ...] = ("best",)

@@ -54,11 +54,14 @@ CARD = Card(
 class Grouping:
     """Which classes each specialist gets.
 
-    named: the groups, as lists of class names or numbers, where they are not to be found; `count` is then theirs.
-    count: how many groups to find, by on-line K-means on the columns of the covariance of the generalist's predictions
-        (by: covariance), or on those of its confusion matrix (by: confusion).
-    smallest, largest: bounds of a group's size; largest is by default all classes but one.
-    overlap: a class joins every group whose centre is at most so many times as far as the nearest.
+    Attributes:
+        named: the groups, as lists of class names or numbers, where they are not to be found; `count` is then theirs.
+        count: how many groups to find, by on-line K-means on the columns that `by` names.
+        by: "covariance", the columns of the covariance of the generalist's predictions, or "confusion", those of its
+            confusion matrix.
+        smallest: the fewest classes of a group.
+        largest: the most classes of a group; None for all classes but one.
+        overlap: a class joins every group whose centre is at most so many times as far as the nearest.
     """
 
     named: tuple[tuple[int | str, ...], ...] = ()
@@ -101,6 +104,10 @@ class SpecialistTraining(Training):
     """The training of a specialist, whose epoch is all samples of its classes and as many others.
 
     Its keys are those of any training; it starts from the generalist, so that the defaults are shorter and gentler.
+
+    Attributes:
+        epochs: passes over all samples of its classes and as many others.
+        learning_rate: at the peak of the schedule.
     """
 
     epochs: int = 10
@@ -163,14 +170,17 @@ class _Job(Job):
 class Specialists(Scheme):
     """Specialists beside the recipe's teacher, the generalist; and a student that learns from all of them together.
 
-    groups: which classes each specialist gets.
-    top: an example is put to the specialists that cover one of so many of the generalist's most probable classes; of a
-        list, the number with which all together make the fewest held-out errors.
-    rule: how they answer together: joint, by the distribution that is nearest to all of their answers; or take, where
-        the surest specialist divides among its classes what the generalist gives to them.
-    full: keep the softmax over all classes; the generalist then gives soft targets for those outside the set, at
-        `temperature` and with `soft_weight`.
-    training: of each specialist.  workers: processes that train them at the same time; the result is the same.
+    Attributes:
+        groups: which classes each specialist gets.
+        top: an example is put to the specialists that cover one of so many of the generalist's most probable classes;
+            of a list, the number with which all together make the fewest held-out errors.
+        rule: how they answer together: joint, by the distribution that is nearest to all of their answers; or take,
+            where the surest specialist divides among its classes what the generalist gives to them.
+        full: keep the softmax over all classes; the generalist then gives soft targets for those outside the set.
+        soft_weight: weight of these soft targets; it counts with `full` alone.
+        temperature: of these soft targets; it counts with `full` alone.
+        training: of each specialist.
+        workers: processes that train them at the same time; the result is the same.
     """
 
     groups: Grouping = field(default_factory=Grouping)

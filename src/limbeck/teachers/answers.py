@@ -20,10 +20,14 @@ _NEVER = -1e4
 def answers(input_shape: Sequence[int], classes: int, path: str, renormalise: bool = False) -> "LookedUpAnswers":
     """Return what an .npz or .safetensors file holds, made elsewhere, as a teacher of a recipe.
 
-    path: the file; see `ArrayTeacher.read` for its arrays.  It has an answer to every sample, those of the test set
-        too: of a set that is split, one row for each of its samples in their order, or an `index` of their places; of a
-        set with a test part of its own, further arrays whose names begin with `test_`.
-    renormalise: divide each row of probabilities by its sum.
+    Args:
+        input_shape: the shape of one sample.
+        classes: the number of outputs.
+        path: the .npz or .safetensors file; see `ArrayTeacher.read` for its arrays.  It has an answer to every sample,
+            those of the test set too: of a set that is split, one row for each of its samples in their order, or an
+            `index` of their places; of a set with a test part of its own, further arrays whose names begin with
+            `test_`.
+        renormalise: divide each row of probabilities by its sum.
     """
     return LookedUpAnswers(input_shape, classes, path, renormalise=renormalise)
 

@@ -18,11 +18,14 @@ __all__ = ["InputPart", "PartialInput"]
 class InputPart:
     """Which part of a sample a network sees; one of three, and the rest is its teacher's privilege.
 
-    columns: of a table, by name.  places: of a sample that is a row of numbers, from 0 on.
-    half: of images (channels, height, width); of an odd number of rows the upper half is the smaller, of columns the
-        left.
+    Attributes:
+        columns: of a table, by name.
+        places: of a sample that is a row of numbers, from 0 on.
+        half: of images (channels, height, width); of an odd number of rows the upper half is the smaller, of columns
+            the left.
 
-    Raises InputError for none of these, or several.
+    Raises:
+        InputError: for none of these, or several.
     """
 
     columns: tuple[str, ...] = ()

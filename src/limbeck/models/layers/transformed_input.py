@@ -23,11 +23,14 @@ _LARGEST = 4096  # pixels of a side
 class InputTransform:
     """How the images of a set become a network's inputs.
 
-    size: pixels of a side, or height and width; bilinear, with antialiasing.  None for the size that they have.
-    mean, std: of each channel, on the scale that images have before the set's own normalisation ([0, 1] for pixels),
-        which is undone first.  None for the set's own.
+    Attributes:
+        size: pixels of a side, or height and width; bilinear, with antialiasing.  None for the size that they have.
+        mean: of each channel, on the scale that images have before the set's own normalisation ([0, 1] for pixels),
+            which is undone first.  None for the set's own.
+        std: of each channel, on the same scale, above 0.  None for the set's own.
 
-    Raises InputError for none of these, and for values out of range.
+    Raises:
+        InputError: for none of these, and for values out of range.
     """
 
     size: int | tuple[int, ...] | None = None

@@ -22,7 +22,13 @@ def logistic_regression(
 ) -> "LinearScores":
     """Return multinomial logistic regression; its answers are its scores, which are logits as they are.
 
-    inverse_penalty: 1/λ of the L2 penalty.  iterations: of LBFGS at most.  Every class needs a sample.
+    Every class needs a sample.
+
+    Args:
+        input_shape: the shape of one sample.
+        classes: the number of outputs.
+        inverse_penalty: 1/λ of the L2 penalty.
+        iterations: the most steps of LBFGS.
     """
     checks.positive("inverse_penalty", inverse_penalty)
     checks.at_least("iterations", iterations, 1)

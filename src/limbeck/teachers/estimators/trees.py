@@ -35,9 +35,15 @@ def random_forest(
 ) -> "Trees":
     """Return Breiman's (2001) random forest: the mean of trees, each grown on a bootstrap sample.
 
-    n_estimators: trees.  max_depth: None for trees that are grown until their leaves are pure.
-    max_features: of how many attributes the best split is taken, a root, a logarithm or all of them.
-    floor: in (0, 1], the least probability: a class for which no tree votes has the logit log(floor).
+    Args:
+        input_shape: the shape of one sample.
+        classes: the number of outputs.
+        n_estimators: how many trees.
+        max_depth: the deepest level of a tree; None for trees that are grown until their leaves are pure.
+        min_samples_leaf: the fewest samples in a leaf.
+        max_features: of how many attributes the best split is taken: the root of their number, its logarithm, or all of
+            them.
+        floor: in (0, 1], the least probability: a class for which no tree votes has the logit log(floor).
     """
     return _forest("RandomForest", input_shape, classes, n_estimators, max_depth, min_samples_leaf, max_features, floor)
 
@@ -54,6 +60,16 @@ def extra_trees(
     """Return extremely randomised trees (Geurts et al. 2006): a forest whose thresholds are drawn at random.
 
     The keys are those of `random_forest`.
+
+    Args:
+        input_shape: the shape of one sample.
+        classes: the number of outputs.
+        n_estimators: how many trees.
+        max_depth: the deepest level of a tree; None for trees that are grown until their leaves are pure.
+        min_samples_leaf: the fewest samples in a leaf.
+        max_features: of how many attributes the best split is taken: the root of their number, its logarithm, or all of
+            them.
+        floor: in (0, 1], the least probability: a class for which no tree votes has the logit log(floor).
     """
     return _forest("ExtraTrees", input_shape, classes, n_estimators, max_depth, min_samples_leaf, max_features, floor)
 
@@ -70,8 +86,16 @@ def gradient_boosting(
     """Return gradient boosting over histograms (Friedman 2001; Ke et al. 2017): trees that mend what those before left.
 
     Its answers are its scores, which are logits as they are.
-    iterations: trees for each class (one for two classes).  leaves: at most so many in a tree.  penalty: L2, of leaves.
     Every class needs a sample.  A regression is of one number.
+
+    Args:
+        input_shape: the shape of one sample.
+        classes: the number of outputs.
+        iterations: trees for each class (one for two classes).
+        learning_rate: by which the answer of each tree is multiplied.
+        leaves: the most leaves of a tree.
+        min_samples_leaf: the fewest samples in a leaf.
+        penalty: weight of the L2 penalty on the values of leaves.
     """
     checks.at_least("iterations", iterations, 1)
     checks.positive("learning_rate", learning_rate)
