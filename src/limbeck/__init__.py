@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from limbeck.distiller import Distiller
     from limbeck.errors import LimbeckError
     from limbeck.evaluation import evaluate
+    from limbeck.loss_check import LossReport, check_loss
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
     from limbeck.profiling import Profile
@@ -50,6 +51,7 @@ __all__ = [
     "EnsembleTeacher",
     "LimbeckError",
     "Loss",
+    "LossReport",
     "ModelTeacher",
     "Objective",
     "Outputs",
@@ -67,6 +69,7 @@ __all__ = [
     "Training",
     "cache",
     "capture",
+    "check_loss",
     "compress",
     "data",
     "errors",
@@ -98,6 +101,7 @@ _HOMES = {
     "distiller": ("Distiller",),
     "errors": ("LimbeckError",),
     "evaluation": ("evaluate",),
+    "loss_check": ("LossReport", "check_loss"),
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
     "profiling": ("Profile",),

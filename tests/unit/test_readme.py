@@ -14,7 +14,7 @@ from limbeck.config.sections import of_kind
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/python.md", "docs/text.md", "docs/compress.md")
+PAGES = ("README.md", "docs/python.md", "docs/text.md", "docs/compress.md", "docs/check-loss.md")
 BLOCK = re.compile(
     r"(?:^<!-- (?P<marker>[^\n]+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -48,18 +48,19 @@ def test_python_blocks_run_in_order_as_one_script(page: str, tmp_path: Path, mon
         exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
 
 
-def test_marked_commands_run_on_the_files_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/check-loss.md"])
+def test_marked_commands_run_on_the_files_shown(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = 0
-    for block in blocks():
+    for block in blocks((ROOT / page).read_text(encoding="utf-8")):
         if block.marker.startswith("file: "):
             (tmp_path / block.marker.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
-        elif block.marker == "run":
+        elif (ends := re.fullmatch(r"run(?:: (\d+))?", block.marker)) is not None:  # and the exit code, if it is not 0
             for line in block.text.splitlines():
                 program, *arguments = shlex.split(line)
-                assert program == "limbeck", f"README.md:{block.line}: this test runs limbeck alone"
+                assert program == "limbeck", f"{page}:{block.line}: this test runs limbeck alone"
                 code, out, err = command(*arguments)
-                assert code == 0, f"README.md:{block.line}\n{out}{err}"
+                assert code == int(ends[1] or 0), f"{page}:{block.line}\n{out}{err}"
                 commands += 1
     assert commands
 

@@ -88,6 +88,7 @@ for _verb in (
     "predict",
     "cache",
     "check",
+    "check_loss",
     "layers",
     "distill",
     "codistill",
