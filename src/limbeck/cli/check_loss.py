@@ -1,17 +1,15 @@
 """limbeck check-loss: what is wrong with a distillation loss of the user's own, in words."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck.checks import shown
 from limbeck.cli import app
 from limbeck.cli.showing import say, show, show_json, table
-from limbeck.errors import InputError, LimbeckError, no_exit, one_line, one_of
+from limbeck.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,9 +35,17 @@ def check_loss(
 
     The module is imported, from the current folder or from where Python finds it, and the loss is called.
     """
+    from limbeck.identity import Factory
     from limbeck.loss_check import check_loss as checked
 
-    with _imported(loss) as function:
+    class Loss(Factory):
+        """A function that the command line names, and no recipe."""
+
+        key = "LOSS"
+
+    if not re.fullmatch(r"[\w.]+:[\w.]+", loss):
+        raise InputError(f"LOSS: found {shown(loss)}, expected package.module:function")
+    with Loss("", loss, Path.cwd(), InputError).imported() as function:
         report = checked(function, call)
     if as_json:
         show_json(report.as_dict())
@@ -60,33 +66,3 @@ def _measured(report: "LossReport") -> "Table":
     ]  # fmt: skip
     columns = ["T", "your loss", "reference", "gradient / reference", "cosine of gradients"]
     return table(f"{report.loss} beside limbeck.losses.kd", columns, rows)
-
-
-@contextmanager
-def _imported(name: str) -> Iterator[Callable[..., Any]]:
-    """Import a loss that the user names; what its module imports in the scope is found in the current folder too."""
-    from limbeck.identity import importing
-
-    if not re.fullmatch(r"[\w.]+:[\w.]+", name):
-        raise InputError(f"LOSS: found {shown(name)}, expected package.module:function")
-    module_name, _, path = name.partition(":")
-    with ExitStack() as scope:
-        try:
-            with no_exit(f"LOSS: importing '{module_name}'"):
-                found: Any = scope.enter_context(importing(module_name, Path.cwd()))
-        except LimbeckError:
-            raise
-        except ImportError as error:
-            reason = f"cannot import '{module_name}' ({one_line(error)}); check the name or install it"
-            raise InputError(f"LOSS: {reason}") from None
-        except Exception as error:
-            reason = f"importing '{module_name}' raised {type(error).__name__}: {one_line(error)}; fix it"
-            raise InputError(f"LOSS: {reason}") from error
-        for part in path.split("."):
-            if not hasattr(found, part):
-                known = [each for each in dir(found) if not each.startswith("_")]
-                raise InputError(f"LOSS: '{module_name}' has no '{part}'; {one_of(part, known)}")
-            found = getattr(found, part)
-        if not callable(found):
-            raise InputError(f"LOSS: '{name}' is {type(found).__name__}, expected a function")
-        yield found
