@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from limbeck.cli import app
 from limbeck.config import Recipe
 from limbeck.diagnosis import diagnose
 from limbeck.diagnosis.recipes import subject_of_run
@@ -108,6 +109,16 @@ def diagnosed(digits: Path) -> Path:
 @pytest.fixture(scope="session")
 def page(digits: Path) -> Path:
     return build([digits], files=False)
+
+
+@pytest.fixture(scope="session")
+def compared(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of a comparison of two runs that differ in one key."""
+    root = tmp_path_factory.mktemp("compared")
+    method = {"name": "kd", "temperature": 8}
+    hotter = finished(root, "digits", {"kind": "digits"}, seeds=[0, 1], summary="two seeds", method=method)
+    app(["compare", str(digits), str(hotter), "--html", str(root / "compared.html")], standalone_mode=False)
+    return root / "compared.html"
 
 
 @pytest.fixture(scope="session")

@@ -149,11 +149,11 @@ def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diag
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), pytest.param("dark", 360, marks=pytest.mark.slow)])
-def test_axe_finds_nothing(browser, page, pair, diagnosed, labels, places, scheme, width):
+def test_axe_finds_nothing(browser, page, pair, diagnosed, compared, labels, places, scheme, width):
     pytest.importorskip("axe_core_python", reason="needs axe-core-python: pip install limbeck[test]")
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     of_other_tasks = (labels,) if scheme == "light" else (places,)
-    for each in (page, pair, diagnosed, *of_other_tasks):
+    for each in (page, pair, diagnosed, compared, *of_other_tasks):
         browser.open(each, width=width, scheme=scheme)
         browser.js("document.querySelectorAll('details').forEach((each) => (each.open = true))")
         browser.js(axe)
@@ -179,11 +179,72 @@ def test_attention_maps_are_pictures_of_equal_size_side_by_side(browser, places)
         assert all(size[2:] == [6, 6] for size in row[1:])
 
 
-def test_nothing_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed, labels, places):
-    for each in (page, pair, diagnosed, labels, places):
+def test_no_page_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed, compared, labels, places):
+    for each in (page, pair, diagnosed, compared, labels, places):
         browser.open(each, width=360)
         browser.js("document.querySelectorAll('details').forEach((each) => (each.open = true))")
         assert browser.js("return document.documentElement.scrollWidth") == 360
+
+
+def test_a_phone_shows_a_page_in_few_screens(browser, page, pair, diagnosed, compared, labels, places):
+    for each in (page, pair, diagnosed, compared, labels, places):
+        browser.open(each, width=390)
+        assert browser.js("return document.documentElement.scrollHeight") < 8000
+
+
+def test_what_scrolls_sideways_says_so_and_obeys_the_keyboard(browser, page, compared):
+    script = """const shown = (each) => each.clientWidth && !each.closest('details:not([open])');
+      return [...document.querySelectorAll('.scroll, .strip')].filter(shown).map((each) => ({
+        over: each.scrollWidth > each.clientWidth + 1,
+        focusable: each.tabIndex === 0,
+        cue: each.previousElementSibling?.matches('.cue') ? each.previousElementSibling.textContent : '',
+        shade: getComputedStyle(each).backgroundImage.includes('gradient'),
+        peek: each.matches('.strip') && each.children.length > 1
+          && each.children[1].getBoundingClientRect().left < each.getBoundingClientRect().right - 20,
+        table: each.querySelector('table')?.className ?? '',
+      }))"""
+    tables = 0
+    for each in (page, compared):
+        browser.open(each, width=390)
+        browser.js("return new Promise((done) => setTimeout(done, 100))")
+        regions = [region for region in browser.js(script) if region["over"]]
+        assert len(regions) > 1
+        for region in regions:
+            assert region["cue"] == "Scroll sideways for more →"
+            assert region["focusable"]
+            assert region["shade"] or region["peek"]
+        tables += sum(region["table"] == "models" for region in regions)
+        browser.open(each, width=1600)
+        browser.js("return new Promise((done) => setTimeout(done, 100))")
+        assert not [region for region in browser.js(script) if region["cue"] and not region["over"]]
+    assert tables == 1
+
+
+def test_no_row_of_charts_is_half_empty(browser, page, pair, compared, diagnosed, labels, places):
+    script = """return [...document.querySelectorAll('.plots')].filter((each) => each.clientWidth).map((each) => {
+        const whole = each.getBoundingClientRect();
+        const rows = new Map();
+        for (const child of each.children) {
+          const box = child.getBoundingClientRect();
+
+          rows.set(Math.round(box.top), Math.max(rows.get(Math.round(box.top)) ?? 0, box.right - whole.left));
+        }
+        return [...rows.values()].map((reached) => reached / whole.width);
+      })"""
+    for each in (page, pair, compared, diagnosed, labels, places):
+        browser.open(each)
+        browser.js("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        reached = [share for rows in browser.js(script) for share in rows]
+        assert reached
+        assert min(reached) > 0.9, (each, reached)
+
+
+def test_a_link_to_a_run_opens_it(browser, pair):
+    browser.open(pair)
+    assert browser.js("return document.querySelectorAll('details.run[open]').length") == 0
+    browser.driver.find_element("css selector", "nav a[href='#run2']").click()
+    browser.js("return new Promise((done) => setTimeout(done, 100))")
+    assert browser.js("return [...document.querySelectorAll('details.run')].map((each) => each.open)") == [False, True]
 
 
 def test_the_dark_scheme_is_dark(browser, page, tmp_path: Path):

@@ -18,8 +18,9 @@ from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.evaluation import fidelity, fit_temperature, measure, predict
 from limbeck.results.assessment import assess_run
-from limbeck.results.comparison import find_runs, flattened
+from limbeck.results.comparison import find_runs
 from limbeck.results.finished import FinishedRun
+from limbeck.results.naming import flattened, names_of_runs
 from limbeck.runs import RunFolder
 from sealed import resealed
 
@@ -128,7 +129,7 @@ def test_the_tables_are_data_and_the_rest_is_told_on_stderr(limbeck, runs):
         assert said in answer.out
     for said in ("parameters", "bytes on disk", "FLOPs", "latency at batch 256", "peak memory", "1 thread"):
         assert said in answer.out
-    assert "Of 359 test examples, the distilled student gets" in answer.out
+    assert "On 359 test examples, the distilled student fixes" in answer.out
     assert re.search(r"McNemar's exact test, p [=<] ", answer.out)
     assert "Classes" in answer.out
     assert answer.lines[0] == "evaluating: teacher (seed 0)"
@@ -310,18 +311,20 @@ def test_the_tables_and_the_page(limbeck, runs):
     text["teacher"]["training"]["augment"] = {"shift": 1}
     (runs["hot"] / "recipe.yaml").write_text(yaml.safe_dump(text))
     resealed(runs["hot"] / "outcome.json")
-    marked = runs["hot"].rename(runs["hot"].with_name(f"stamp-{HOSTILE.replace('/', '')}"))
-    answer = limbeck("compare", runs["tiny"], marked, runs["refit"], "--html", "page.html")
+    marked = runs["tiny"].with_name(f"stamp-{HOSTILE.replace('/', '')}")
+    shutil.copytree(runs["tiny"], marked)  # of the same recipe, so that it is named by its folder
+    answer = limbeck("compare", runs["tiny"], marked, runs["hot"], "--html", "page.html")
     assert answer.code == 0, answer.err
     assert "what differs in the recipes" in answer.out
     assert "teacher.training.augment.shift" in answer.out
     assert answer.out.count("McNemar's exact test") == 3
-    assert "Not beaten in accuracy and parameters" in answer.out
+    assert "No other model is both more accurate and smaller: " in answer.out
     assert "is not evaluated yet" in answer.lines[0]
     assert answer.lines[-1].startswith("written to page.html · next: limbeck report ")
     assert not list(Path("runs").rglob("evaluation*.json"))  # only evaluate writes
     page = Page(Path("page.html").read_text())
-    assert not [tag for tag, attributes in page.tags if tag in ("script", "link", "img") or "src" in attributes]
+    assert not [tag for tag, attributes in page.tags if tag in ("link", "img") or "src" in attributes]
+    assert [tag for tag, _ in page.tags].count("script") == 1  # the page's own
     assert "<script>" in page.text
     assert "Test errors of each run" in page.text
     assert {"html", "title", "h1", "h2", "table", "figure", "svg"} <= {tag for tag, _ in page.tags}
@@ -339,8 +342,7 @@ def test_what_failed_is_said_before_any_difference(limbeck, runs):
     assert found["failures"] == json.loads((runs["tiny"] / "outcome.json").read_text())["failures"]
     resealed(runs["tiny"] / "evaluation.json", lambda content: content.update(failures=[said]))
     answer = limbeck("compare", runs["tiny"], runs["hot"], "--html", "page.html")
-    assert answer.out.startswith("tiny/"), answer.out
-    assert answer.out.splitlines()[0].endswith(f": {said}.")
+    assert answer.out.startswith(f"tiny: {said}.\n"), answer.out
     assert Page(Path("page.html").read_text()).text.count(said) == 1
 
 
@@ -384,6 +386,29 @@ def test_an_unfinished_run_that_is_named_is_one_line(limbeck, runs):
     answer = limbeck("compare", runs["hot"], runs["tiny"])
     assert answer.code == 2
     assert "is not finished" in answer.lines[-1]
+
+
+def test_runs_are_named_by_the_fewest_keys_that_tell_them_apart():
+    def names(*changes):
+        recipes = [Recipe.parse({**TINY, "seeds": [0], **each}) for each in changes]
+        return names_of_runs([Path(f"runs/tiny/stamp-{number}") for number in range(len(changes))], recipes)
+
+    kd = TINY["method"]
+    hotter = [{"method": {**kd, "temperature": t}} for t in (1, 2.5, 20.0)]
+    assert names(*hotter) == ["temperature=1", "temperature=2.5", "temperature=20"]
+    shorter = {"training": {**TINY["training"], "epochs": 2}}
+    assert names({}, shorter) == ["training.epochs=3", "training.epochs=2"]  # the teacher's epochs are another key
+    assert names({**hotter[0], "name": "cold"}, {**hotter[1], "name": "warm"}) == ["cold", "warm"]
+    both = {**hotter[0], **shorter}
+    assert names(hotter[0], hotter[1], both) == [
+        "temperature=1, training.epochs=3",
+        "temperature=2.5, training.epochs=3",
+        "temperature=1, training.epochs=2",
+    ]
+    assert names({}, {}) == ["tiny/0", "tiny/1"]
+    assert names(hotter[0], hotter[1], hotter[1]) == ["temperature=1", "temperature=2.5 (1)", "temperature=2.5 (2)"]
+    summaries = [{"summary": "one"}, {"summary": "two"}]
+    assert names(*summaries) == ["tiny/0", "tiny/1"]  # a summary does not change what a run is
 
 
 def test_keys_are_flattened():

@@ -340,6 +340,7 @@ SIZES = st.floats(-12, 12).map(lambda power: 10**power)
 @example(low=1e9, length=1e-9, log=False, share=False, whole=False)
 @example(low=1e-12, length=1e-13, log=False, share=False, whole=False)
 @example(low=3.0, length=0.0, log=False, share=False, whole=True)
+@example(low=1e30, length=0.0, log=False, share=False, whole=True)
 @example(low=0.99991, length=0.00002, log=True, share=True, whole=False)
 def test_every_axis_has_two_ticks_at_least_within_it_and_no_two_of_one_text(low, length, log, share, whole):
     low = max(low, 1e-12) if log else low

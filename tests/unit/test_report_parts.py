@@ -297,7 +297,7 @@ def test_a_teacher_that_takes_no_part_is_not_on_the_page(root):
     assert "teaches nobody; the distilled student " in text
     assert "the teacher gets" not in text
     assert "What did the teacher give?" not in text
-    assert page._overview(gathered, 1)[2] == "–"
+    assert page._overview(gathered, {"number": 1, "name": "peers"})[2] == "–"
 
 
 def test_what_failed_is_said_first_and_no_share_is_told(budget):
@@ -307,9 +307,9 @@ def test_what_failed_is_said_first_and_no_share_is_told(budget):
     assert said[0] == "The student alone is no better than one answer."
     assert said[1].startswith("No share is told: of ")
     assert not any("gap" in fact.label for fact in story.facts(gathered))
-    section = page.section(gathered, 1)
+    section = page.section(gathered, 1, "budget")
     assert page.render([gathered], [section]).count("No share is told") == 1
-    assert page._overview(gathered, 1)[-1] == "not told"
+    assert page._overview(gathered, section)[-1] == "–"
 
 
 def test_a_run_tells_of_its_student_that_collapsed(tail, tmp_path):

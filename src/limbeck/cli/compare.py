@@ -55,7 +55,7 @@ def compare(
         say(line)
     found = compare_runs(folders, device=device, trust=trust, data=data, say=say)
     if page is not None:
-        content = render_comparison(found, _grids(found), [*_failures(found), *_lines(found)])
+        content = render_comparison(found, _grids(found), _lines(found), _failures(found))
         write_aside(page, content, what="compare")
     if as_json:
         show_json(found.as_dict())
@@ -123,11 +123,23 @@ def _lines(found: "Comparison") -> list[str]:
             "Runs with other test samples are not paired; their figures cannot be compared one with the other."
         )
     else:
-        points = (f"{each.name} ({100 * each.accuracy:.1f} %, {each.cost:,.0f} parameters)" for each in found.frontier)
-        lines.append(f"Not beaten in accuracy and parameters: {'; '.join(points)}.")
+        lines.append(f"No other model is both more accurate and smaller: {'; '.join(_front(found))}.")
     if not found.differing:
         lines.append("The recipes are the same.")
     return lines
+
+
+def _front(found: "Comparison") -> list[str]:
+    """Return the models that none beats, in words; a model that all runs share is named once."""
+    alike: dict[tuple[str, float, float], list[str]] = {}
+    for each in found.frontier:
+        run, _, role = each.name.rpartition(": ")
+        alike.setdefault((role, each.accuracy, each.cost), []).append(run)
+    return [
+        f"{role} of {'every run' if len(runs) == len(found.runs) else ' and '.join(runs)}"
+        f" ({100 * accuracy:.1f} %, {cost:,.0f} parameters)"
+        for (role, accuracy, cost), runs in alike.items()
+    ]
 
 
 def _cell(run: "ComparedRun", role: str, name: str, pattern: str) -> str:

@@ -187,15 +187,15 @@ def _cost_row(name: str, pattern: str, teacher: float, student: float) -> list[s
 def mcnemar_line(test: "McNemar", difference: "Estimate", names: tuple[str, str], *, seeds: bool) -> str:
     """Return McNemar's test in plain words.  names: first model, second model.  seeds: whether there are several."""
     first, second = names
-    pattern, over = ("{:,.1f}", " on the average of its seeds") if seeds else ("{:,.0f}", "")
+    pattern, over = ("{:,.1f}", " on average over the seeds") if seeds else ("{:,.0f}", "")
     change = f"{100 * difference.value:+.2f} points of accuracy"
     within = f"[{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
-    verdict = "more than chance would give" if test.p_value < _UNLIKELY else "which chance alone may give"
+    verdict = f"{'' if test.p_value < _UNLIKELY else 'not '}statistically significant"
     p = "p < 1e-12" if seeds and test.p_value <= 1e-12 else f"p = {test.p_value:.2g}"
     mended, spoiled = pattern.format(test.second_better), pattern.format(test.first_better)
     return (
-        f"Of {test.examples:,} test examples, {second} gets {mended} right that {first} gets wrong, and {spoiled} wrong"
-        f" that it gets right{over}: {change} {within}, {verdict} (McNemar's exact test, {p})."
+        f"On {test.examples:,} test examples, {second} fixes {mended} errors of {first} and introduces {spoiled}{over}:"
+        f" {change} {within}, {verdict} (McNemar's exact test, {p})."
     )
 
 

@@ -20,7 +20,7 @@ __all__ = ["report", "reported"]
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of finished runs")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="run folders, folders of runs, or globs of them")],
     out: Annotated[
         Path | None, typer.Option(help="the page; by default report.html in the run's folder (several: here)")
     ] = None,
@@ -30,8 +30,12 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about finished runs, and print its path."""
     from limbeck.report import build
+    from limbeck.results.comparison import find_runs
 
-    written = build(runs, out, files=figures, trust=trust, data=data)
+    folders, passed = find_runs(runs)
+    for line in passed:
+        say(line)
+    written = build(folders, out, files=figures, trust=trust, data=data)
     with copied():
         show(str(written))
 

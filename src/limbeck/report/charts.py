@@ -50,7 +50,7 @@ class Axis:
         if self.log:
             low, high = self.low / 2, self.low * 2
         else:
-            room = 1.0 if self.whole else abs(self.low) * 0.1 or 1.0
+            room = max(1.0, abs(self.low) * 1e-9) if self.whole else abs(self.low) * 0.1 or 1.0
             low, high = self.low - room, self.low + room
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)

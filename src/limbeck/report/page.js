@@ -60,3 +60,32 @@
     update();
   });
 })();
+// What scrolls sideways says so, and can be scrolled with the keyboard.
+(() => {
+  const heed = (region) => {
+    const over = region.scrollWidth > region.clientWidth + 1;
+    const before = region.previousElementSibling;
+    const cue = before && before.classList.contains("cue") ? before : null;
+    if (over && !cue) {
+      const line = document.createElement("p");
+      line.className = "cue";
+      line.setAttribute("aria-hidden", "true");
+      line.textContent = "Scroll sideways for more →";
+      region.before(line);
+    } else if (!over && cue) cue.remove();
+    if (region.classList.contains("strip")) region.tabIndex = over ? 0 : -1;
+  };
+  const watcher = new ResizeObserver((entries) => entries.forEach((entry) => heed(entry.target)));
+  document.querySelectorAll(".scroll, .strip").forEach((region) => watcher.observe(region));
+
+  // A link to a run opens it.
+  const open = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    const closed = target && target.closest("details:not([open])");
+    if (!closed) return;
+    closed.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", open);
+  open();
+})();

@@ -25,6 +25,7 @@ from limbeck.report.gather import Gathered, gather
 from limbeck.report.layers import layers_section
 from limbeck.report.views import view_of
 from limbeck.results.comparison import Comparison
+from limbeck.results.naming import names_of_runs
 
 __all__ = ["build", "build_diagnosed", "render", "render_comparison", "section"]
 
@@ -53,7 +54,12 @@ def build(
     if out is not None or path.exists():
         _check(path)
     runs = [gather(folder, trust=trust, data=data) for folder in folders]
-    sections = [section(gathered, number) for number, gathered in enumerate(runs, start=1)]
+    names = [runs[0].run.recipe.name]
+    if len(runs) > 1:
+        names = names_of_runs(folders, [gathered.run.recipe for gathered in runs])
+    sections = [
+        section(gathered, number, name) for number, (gathered, name) in enumerate(zip(runs, names, strict=True), 1)
+    ]
     write_aside(path, render(runs, sections), what="report", mend="name another with --out")
     if files:
         for gathered, each in zip(runs, sections, strict=True):
@@ -86,18 +92,24 @@ def render(runs: Sequence[Gathered], sections: Sequence[Mapping[str, Any]]) -> s
         sections=sections,
         cost=panels.cost_plot(runs) if len(runs) > 1 else None,
         comparable=panels.same_test_set(runs),
-        overview=[_overview(gathered, number) for number, gathered in enumerate(runs, start=1)],
+        overview=[_overview(gathered, each) for gathered, each in zip(runs, sections, strict=True)],
     )
 
 
 def render_comparison(
-    found: Comparison, tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]], lines: Sequence[str]
+    found: Comparison,
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
+    lines: Sequence[str],
+    failures: Sequence[str] = (),
 ) -> str:
-    """Return the page of a comparison.  tables: title, columns and rows of each.  lines: what there is to say of it."""
+    """Return the page of a comparison.
+
+    tables: title, columns and rows of each.  lines: what there is to say of it.  failures: of models, which come first.
+    """
     labels = [run.label for run in found.runs]
     title = " and ".join(labels) if len(labels) < 3 else f"{len(labels)} runs compared"
     chart = panels.errors_of_runs(found)
-    return _rendered("compared.html.j2", title=title, tables=tables, lines=lines, chart=chart)
+    return _rendered("compared.html.j2", title=title, tables=tables, lines=lines, failures=failures, chart=chart)
 
 
 def _rendered(template: str, **content: Any) -> str:
@@ -140,15 +152,15 @@ def _source(name: str) -> str:
     return resources.files("limbeck.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def section(gathered: Gathered, number: int) -> dict[str, Any]:
-    """Return what the template shows of a run.  number: tells the runs of a page apart."""
+def section(gathered: Gathered, number: int, name: str) -> dict[str, Any]:
+    """Return what the template shows of a run.  number, name: tell the runs of a page apart."""
     rows = story.model_rows(gathered)
     keys = gathered.run.recipe.keys
     temperature, distils_at = story.temperature(keys, gathered.run.outcome.chosen.get("distilled", {}))
     view, target = view_of(gathered.run.parts.test.task), _target(keys["method"])
     return {
         "number": number,
-        "name": gathered.run.recipe.name,
+        "name": name,
         "summary": keys.get("summary") or "",
         "cards": gathered.run.recipe.method.cards,
         "scheme": schemes.card(schemes.name_of(gathered.run.recipe.scheme)),
@@ -190,13 +202,13 @@ def _diagnosis(gathered: Gathered) -> DiagnosisSection | None:
         return None
 
 
-def _overview(gathered: Gathered, number: int) -> list[str]:
+def _overview(gathered: Gathered, section: Mapping[str, Any]) -> list[str]:
     """Return a run's line in the table of several runs."""
     of = {row.model.role: row.errors for row in story.model_rows(gathered)}
     errors = [of.get(role, "–") for role in ("teacher", "alone", "distilled")]
     share = gathered.standing.share
-    gap = "not told" if share is None else story.whole_percent(share.mean)
-    return [f"{number}. {gathered.run.recipe.name}", str(gathered.run.folder), *errors, gap]
+    gap = "–" if share is None else story.whole_percent(share.mean)
+    return [f"{section['number']}. {section['name']}", str(gathered.run.folder), *errors, gap]
 
 
 def _charts(section: dict[str, Any]) -> list[Chart]:

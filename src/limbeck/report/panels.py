@@ -13,7 +13,7 @@ from limbeck.evaluation.figures import number
 from limbeck.evaluation.pareto import Point, pareto
 from limbeck.evaluation.scores import confusion_matrix, per_class_accuracy, score
 from limbeck.report.charts import Axis, Bar, Chart, Dot, DotPlot, DotRange, Line, Matrix, Plane, spanning
-from limbeck.report.gather import Gathered
+from limbeck.report.gather import Gathered, Model
 from limbeck.report.story import ModelRow
 from limbeck.results.comparison import Comparison
 from limbeck.tasks import CLASSIFICATION
@@ -27,6 +27,7 @@ __all__ = [
     "errors_of_runs",
     "listed",
     "most_frequent",
+    "numbers_in_words",
     "of_each",
     "same_test_set",
 ]
@@ -222,11 +223,15 @@ def cost_plot(runs: Sequence[Gathered]) -> Plane:
     measure = called.pop() if len(called) == 1 else "accuracy"
     share = any(gathered.figures.share for gathered in runs)
     scale, unit = (100.0, " %") if share else (1.0, "")
-    marks = []
-    for number_, gathered in enumerate(runs, start=1):
+    alike: dict[tuple[str, float, float], tuple[Model, list[int]]] = {}  # a teacher that runs share is one point
+    for run, gathered in enumerate(runs, start=1):
         for model in gathered.models:
-            name = f"{model.name.removeprefix('Student ')} ({number_})" if many else model.name
-            marks.append((Point(name, scale * model.accuracy.mean, float(model.parameters)), model))
+            key = model.name, scale * model.accuracy.mean, float(model.parameters)
+            alike.setdefault(key, (model, []))[1].append(run)
+    marks = []
+    for (name, accuracy, parameters), (model, found) in alike.items():
+        which = f"{name.removeprefix('Student ').capitalize()} ({numbers_in_words(found)})" if many else name
+        marks.append((Point(which, accuracy, parameters), model))
     front = pareto([point for point, _ in marks]) if same_test_set(runs) else ()
     worth = {id(point) for point in front}
     dots = [
@@ -249,6 +254,21 @@ def cost_plot(runs: Sequence[Gathered]) -> Plane:
     which = "No other model beats: " if front else ""
     alternative = f"Scatter plot of {measure} over parameters. {which}{said}."
     return Plane("cost", "Accuracy and cost", alternative, x, y, lines=lines, dots=dots)
+
+
+def numbers_in_words(numbers: Sequence[int]) -> str:
+    """Return rising whole numbers, neighbours as a range.
+
+    >>> numbers_in_words([1, 2, 3, 5, 7, 8])
+    '1–3, 5, 7, 8'
+    """
+    ranges: list[list[int]] = []
+    for each in numbers:
+        if ranges and each == ranges[-1][-1] + 1:
+            ranges[-1].append(each)
+        else:
+            ranges.append([each])
+    return ", ".join(f"{some[0]}–{some[-1]}" if len(some) > 2 else ", ".join(map(str, some)) for some in ranges)
 
 
 def same_test_set(runs: Sequence[Gathered]) -> bool:

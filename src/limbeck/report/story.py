@@ -279,15 +279,26 @@ def _is_temperature(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6
 
 
-def provenance(gathered: Gathered) -> list[tuple[str, str]]:
-    """Return what exactly ran, as names and values; what is not known is left out."""
+_DETAILS = (
+    "Data, SHA-256",
+    "Teacher's weights, SHA-256",
+    "Distilled weights, SHA-256",
+    "Versions",
+    "Machine",
+    "Threads",
+)
+"""What few readers look for."""
+
+
+def provenance(gathered: Gathered) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return what exactly ran, and the details of it, as names and values; what is not known is left out."""
     manifest, run = gathered.manifest, gathered.run
     known = manifest.get("environment", {})
     packages = [f"{name} {version}" for name, version in known.get("packages", {}).items()]
     reads: dict[str, list[str]] = {}
     for read in manifest.get("test_reads", []):
         reads.setdefault(read.get("for", ""), []).append(read.get("at", ""))
-    told = [
+    readings = [
         f"{at[0]}: {purpose}" + (f" ({len(at)} times, last {at[-1]})" if len(at) > 1 else "")
         for purpose, at in reads.items()
     ]
@@ -308,6 +319,7 @@ def provenance(gathered: Gathered) -> list[tuple[str, str]]:
         "Machine": ", ".join([known.get("platform", ""), *known.get("devices", [])]).strip(", "),
         "Threads": str(known.get("threads", "")),
         "Commit": manifest.get("git") or "",
-        "Readings of the test set": "\n".join(told),
+        "Readings of the test set": "\n".join(readings),
     }
-    return [(name, value) for name, value in found.items() if value]
+    told = [(name, value) for name, value in found.items() if value]
+    return [each for each in told if each[0] not in _DETAILS], [each for each in told if each[0] in _DETAILS]

@@ -15,12 +15,14 @@ _Drawn = tuple[float, float, str]  # width, height, content
 
 _WIDTH, _HEIGHT = 360.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 40.0
-_ROW = 24.0
+_ROW, _WIDEST_ROW, _FEW_ROWS = 24.0, 44.0, 144.0
+"""Height of a row; of a chart with few rows, whose rows share a height of their own."""
 _NOTED = 60  # letters of a name in the note of a cell
 _ROOM = 27  # letters of the name of a row
 _DEEPEST = 0.5  # opacity of a matrix's cell
 _NAMED = 20  # classes whose names fit beside a heatmap
 _SHADES = 10
+_LEGIBLE = 1.5  # height of a name, in its own units, that another may cover
 _LETTER = 6.3  # mean width of a letter, to place names
 
 
@@ -141,6 +143,8 @@ def _dots(chart: Plane, x: _Scale, y: _Scale, bottom: float) -> list[str]:
         boxes = [(at if side == "start" else at - wide, low - 9, at + wide if side == "start" else at, low + 2)
                  for side, at, low in places]  # fmt: skip
         best = min(range(len(places)), key=lambda i: (_covered(boxes[i], [*taken, *points], bottom), i))
+        if _covered(boxes[best], taken, math.inf) > _LEGIBLE * wide:
+            continue  # it could not be read; the circle has it as its tooltip
         taken.append(boxes[best])
         side, start, low = places[best]
         names.append(_text(start, low, dot.name, side, ' class="named"'))
@@ -193,7 +197,8 @@ def _rows(chart: DotPlot) -> _Drawn:
     longest = max((breadth(shortened(name, _ROOM)) for name, _ in chart.rows), default=0)
     left, right = min(max(longest * _LETTER + 14, 40.0), 185.0), _WIDTH - 18.0
     top = 6.0
-    bottom = top + _ROW * len(chart.rows)
+    tall = max(_ROW, min(_WIDEST_ROW, _FEW_ROWS / max(len(chart.rows), 1)))
+    bottom = top + tall * len(chart.rows)
     height = bottom + 40
 
     def x(value: float) -> float:
@@ -209,10 +214,10 @@ def _rows(chart: DotPlot) -> _Drawn:
         at = x(chart.origin)
         drawn.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>')
     for number, (name, entries) in enumerate(chart.rows):
-        middle = top + _ROW * (number + 0.5)
+        middle = top + tall * (number + 0.5)
         drawn.append(_name(left - 8, middle + 4, name, "end", _ROOM))
         if len(entries) > 1 and number:  # else it is hard to see which row a point is of
-            edge = middle - _ROW / 2
+            edge = middle - tall / 2
             drawn.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{edge}" y2="{edge}"/>')
         for place, entry in enumerate(entries):
             at = middle + (place - (len(entries) - 1) / 2) * min(6.0, 16.0 / max(len(entries), 1))

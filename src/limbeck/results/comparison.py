@@ -13,9 +13,10 @@ from limbeck.evaluation import Estimate, Interval, McNemar, Point, mcnemar, pair
 from limbeck.results.assessment import assess_run
 from limbeck.results.evaluations import Evaluation, newest
 from limbeck.results.finished import FinishedRun
+from limbeck.results.naming import flattened, names_of_runs
 from limbeck.tasks import Task, task_named
 
-__all__ = ["ComparedRun", "Comparison", "Pair", "compare_runs", "find_runs", "flattened"]
+__all__ = ["ComparedRun", "Comparison", "Pair", "compare_runs", "find_runs"]
 
 _FIXED = ("teacher", "alone", "alone_budget", "distilled")
 _ALL_PAIRS = 4  # runs up to which each is compared with each; else each with the first
@@ -25,7 +26,7 @@ _ALL_PAIRS = 4  # runs up to which each is compared with each; else each with th
 class ComparedRun:
     """A run in a comparison.
 
-    label: short and unlike the others'.  recipe: resolved, flattened to key.path.
+    label: what tells it apart, such as "temperature=4".  recipe: resolved, flattened to key.path.
     """
 
     folder: Path
@@ -136,29 +137,12 @@ def compare_runs(
     if len(folders) < 2:
         raise RunError(f"compare: found {'one finished run' if folders else 'no run'}, expected two or more")
     runs = []
-    for folder, label in zip(folders, _labels(folders), strict=True):
-        run = FinishedRun.read(folder, trust=trust, data=data)
-        evaluation = _evaluation(run, device, say)
-        recipe = load_recipe(folder / "recipe.yaml")
-        runs.append(ComparedRun(folder, label, flattened(recipe.keys), evaluation))
+    finished = [FinishedRun.read(folder, trust=trust, data=data) for folder in folders]
+    recipes = [load_recipe(folder / "recipe.yaml") for folder in folders]
+    names = names_of_runs(folders, recipes)
+    for run, recipe, name in zip(finished, recipes, names, strict=True):
+        runs.append(ComparedRun(run.folder, name, flattened(recipe.keys), _evaluation(run, device, say)))
     return Comparison(tuple(runs), tuple(_pairs(runs)), _differing(runs), pareto(list(_points(runs))))
-
-
-def flattened(keys: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return nested keys as key.path -> value; of a key without any below it, nothing.
-
-    >>> flattened({"method": {"name": "kd", "temperature": 4.0}, "seeds": [0]})
-    {'method.name': 'kd', 'method.temperature': 4.0, 'seeds': [0]}
-    """
-    found: dict[str, Any] = {}
-    for key, value in keys.items():
-        if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
-            value = {str(number): each for number, each in enumerate(value)}
-        if isinstance(value, Mapping):
-            found |= flattened(value, f"{above}{key}.")
-        else:
-            found[f"{above}{key}"] = value
-    return found
 
 
 def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]) -> Evaluation:
@@ -169,15 +153,6 @@ def _evaluation(run: FinishedRun, device: str | None, say: Callable[[str], None]
     size = len(run.parts.test)  # which reads the data, or refuses it
     say(f"'{run.folder}' is not evaluated yet; its models answer {size:,} test examples")
     return assess_run(run, with_cost=False, device=device, say=say).evaluation()
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """Return what tells the runs apart: recipe's folder and the id at the end of the run's own; else longer paths."""
-    parts = [folder.resolve().parts for folder in folders]
-    short = [f"{each[-2]}/{each[-1].rpartition('-')[2]}" if len(each) > 1 else each[-1] for each in parts]
-    if len(set(short)) == len(short):
-        return short
-    return ["/".join(each[-2:]) if len({one[-2:] for one in parts}) == len(parts) else "/".join(each) for each in parts]
 
 
 def _pairs(runs: Sequence[ComparedRun]) -> Iterable[Pair]:
