@@ -9,7 +9,7 @@ from typing import ClassVar, get_origin
 from limbeck import methods, targets
 
 ROOMS = ("losses", "targets", "methods", "schedules", "terms", "tasks", "teachers")
-ROOMS += ("data", "models", "evaluation", "generation", "projections", "tokenizers", "training", "compress")
+ROOMS += ("data", "models", "evaluation", "generation", "projections", "tokenizers", "training", "compress", "drafts")
 HEADINGS = ("Args", "Attributes", "Returns", "Raises", "Example", "Reference")
 OF_NO_PAPER = {"reduce", "cross_entropy", "squared_error", "kd_weights", "Dense", "label_positions"}
 OF_NO_PAPER |= {"Target", "Card", "names", "builder", "card", "kinds"}

@@ -18,7 +18,7 @@ from limbeck.errors import InputError, Interrupted, LimbeckError, RunError, plai
 __all__ = ["app", "main"]
 
 _TOGETHER = ("cache", "distill", "codistill")  # verbs that several processes carry out together
-_ANYWHERE = ("env", "explain", "recipes")  # verbs that train nothing, and need not know of other processes
+_ANYWHERE = ("env", "explain", "init", "recipes")  # verbs that train nothing, and need not know of other processes
 
 
 class _Group(TyperGroup):
@@ -85,6 +85,7 @@ for _verb in (
     "demo",
     "packaged",
     "explain",
+    "init",
     "predict",
     "cache",
     "check",

@@ -14,7 +14,7 @@ from limbeck.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LONGEST_SIDE", "opened", "picture"]
+__all__ = ["LONGEST_SIDE", "opened", "picture", "size_and_mode"]
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever its ending, a file is taken for no other: EPS, say, runs a program
 _MOST_PIXELS, LONGEST_SIDE = 2**26, 2**15
@@ -47,6 +47,22 @@ def picture(path: Path, size: tuple[int, int], grey: bool, content: bytes | None
             reason = "it does not begin as a png, jpeg, webp or bmp file"
         raise DataError(f"{path}: cannot be read as an image ({reason}); remove or replace it") from None
     return pixels, frames
+
+
+def size_and_mode(path: Path) -> tuple[tuple[int, int], str]:
+    """Return an image's height and width as its file has them, and PIL's name of its mode; no pixel is decoded.
+
+    Raises DataError naming the file, when it is no image.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                return (image.height, image.width), image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error}); remove or replace it") from None
 
 
 def opened(image: "Image", size: tuple[int, int], grey: bool) -> Tensor:
