@@ -36,6 +36,7 @@ from limbeck.identity import Factory
 from limbeck.models.layers import InputPart, InputTransform, read_configuration
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
+from limbeck.teachers.onnx import OnnxModel, onnx
 from limbeck.training import load_weights
 from limbeck.training.weight_files import transforms_of
 
@@ -50,6 +51,7 @@ __all__ = [
     "read_arrays",
     "read_estimator",
     "read_model",
+    "read_onnx",
 ]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
@@ -129,7 +131,13 @@ class ModelSpec:
         """Build the model for what it sees of a set's samples, and for the set's classes."""
         outputs = samples.task.outputs(samples.classes)
         if self.sees is None:
-            return self.build(samples.input_shape, outputs, len(samples.vocabulary), samples.max_length)
+            model = self.build(samples.input_shape, outputs, len(samples.vocabulary), samples.max_length)
+            if isinstance(model, OnnxModel):
+                try:
+                    model.place(samples)
+                except InputError as error:
+                    raise RecipeError(f"{self.where}.{error}") from None
+            return model
         try:
             return self.sees.around(lambda shape: self.build(shape, outputs), samples)
         except InputError as error:
@@ -150,7 +158,8 @@ class ModelSpec:
     def weights_from(self) -> str | None:
         """Where the model's weights are read from, its checkpoint or the folder of its kind; None for fresh ones."""
         values = {} if self.section is None else self.section.values
-        return self.checkpoint or values.get("folder") or values.get("hub") or None
+        onnx_file = values["path"] if self.section is not None and self.section.function is onnx else None
+        return self.checkpoint or values.get("folder") or values.get("hub") or onnx_file
 
     @property
     def is_pretrained(self) -> bool:
@@ -170,6 +179,8 @@ class ModelSpec:
         section = self.section
         if section is not None and section.values.get("config") is not None and "folder" in section.values:
             section = replace(section, values={**section.values, "folder": "", "hub": ""})
+        if section is not None and section.function is onnx:
+            section = replace(section, values={**section.values, "path": ""})
         return replace(self, section=section, checkpoint=None, key=None)
 
     @property
@@ -303,6 +314,14 @@ def read_arrays(keys: Any, where: str, base: Path) -> ModelSpec:
     """Return the answers in a file that a recipe names, by its path alone or with further keys."""
     values = {"path": keys} if isinstance(keys, str) else keys
     section = parse(answers, values, where, given=FROM_DATA)
+    path = str((base / path_of(section.values["path"], f"{where}.path")).absolute())
+    return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
+
+
+def read_onnx(keys: Any, where: str, base: Path) -> ModelSpec:
+    """Return the ONNX file that a recipe names, by its path alone or with further keys."""
+    values = {"path": keys} if isinstance(keys, str) else keys
+    section = parse(onnx, values, where, given=FROM_DATA)
     path = str((base / path_of(section.values["path"], f"{where}.path")).absolute())
     return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
 

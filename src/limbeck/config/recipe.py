@@ -293,7 +293,7 @@ def _graft(keys: Any) -> tuple[Graft | None, dict[str, Any]]:
 def _check_graft(teacher: TeacherSpec, scheme: Scheme, name: str) -> None:
     if not scheme.takes_graft:
         raise RecipeError(f"student.graft: found with scheme {name}, expected scheme offline; leave out one")
-    if not teacher.single or teacher.members[0].estimator or teacher.members[0].arrays:
+    if not teacher.network:
         raise RecipeError("student.graft: expected a teacher that is one network, whose classifier it uses; name one")
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from limbeck import checks
 from limbeck.checks import shown
 from limbeck.config.methods import MethodSpec, read_method
-from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model
+from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model, read_onnx
 from limbeck.config.sections import read, validate
 from limbeck.config.stores import StoreKeys, StoreSpec, read_store
 from limbeck.config.written import Listed, Named, Written
@@ -19,6 +19,7 @@ from limbeck.errors import InputError, RecipeError
 from limbeck.models.layers import InputTransform
 from limbeck.randomness import derive_seed
 from limbeck.teachers.answers import answers
+from limbeck.teachers.onnx import onnx as onnx_file
 from limbeck.training import Training
 
 __all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "read_teacher"]
@@ -26,7 +27,7 @@ __all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "read_teacher"]
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_MEMBERS = 1000
 _HARD = {"name": "hard"}
-_ONE = ("model", "estimator", "arrays")
+_ONE = ("model", "estimator", "arrays", "onnx")
 _GIVEN = "none"  # the training of a network that teaches as it is
 
 
@@ -37,6 +38,7 @@ class _MemberKeys(BaseModel):
         model: the network that teaches.
         estimator: an estimator of scikit-learn in a network's place.
         arrays: a file of answers made elsewhere, in a network's place: its path, or the keys of `teacher.arrays`.
+        onnx: an ONNX file, which answers and no more, in a network's place: its path, or the keys of `teacher.onnx`.
         input: the size and normalisation in which the network sees the images; by default those of the data.
         training: of the network, or none for one whose factory or checkpoint gives the weights that teach.  Without
             training, a checkpoint or a model of kind `pretrained` teaches as it is; with training, it begins there.
@@ -47,6 +49,7 @@ class _MemberKeys(BaseModel):
     model: Annotated[dict[str, Any] | None, Written(Named("model"), None)] = None
     estimator: Annotated[dict[str, Any] | None, Written(Named("estimator"), None)] = None
     arrays: Annotated[Any, Written(str, answers, None)] = None
+    onnx: Annotated[Any, Written(str, onnx_file, None)] = None
     input: Annotated[dict[str, Any] | None, Written(InputTransform, None)] = None
     training: Annotated[Any, Written(Training, Literal["none"], None)] = None
     method: Annotated[Any, Written(Named("method"), Listed(Named("method")), None)] = None
@@ -91,7 +94,8 @@ class MemberSpec:
     """A network that teaches, and how it is trained.  keys: the whole of that, as a resolved recipe has it.
 
     estimator: whether scikit-learn fits it.  arrays: whether it looks up answers that were made elsewhere.
-    given: whether its weights teach as they are, those of a checkpoint or of a factory.  Of all three `training` and
+    onnx: whether it is an ONNX file, which is given too.
+    given: whether its weights teach as they are, those of a checkpoint or of a factory.  Of all four `training` and
         `method` mean nothing.
     """
 
@@ -101,6 +105,7 @@ class MemberSpec:
     keys: Mapping[str, Any] = field(repr=False)
     estimator: bool = False
     arrays: bool = False
+    onnx: bool = False
     given: bool = False
 
     @property
@@ -111,7 +116,7 @@ class MemberSpec:
     @property
     def network(self) -> bool:
         """Whether it is a network, read or trained."""
-        return not (self.estimator or self.arrays)
+        return not (self.estimator or self.arrays or self.onnx)
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,8 @@ def read_teacher(
     else:
         if all(keys[key] is None for key in _ONE):
             raise RecipeError(
-                "teacher.model: is missing; add it, or an estimator, or arrays, or a list of networks under members"
+                "teacher.model: is missing; add it, or an estimator, arrays or onnx, or a list of networks under"
+                " members"
             )
         specs = (_member(keys, keys["training"], keys["method"], "teacher", base, usual),) * _count(members)
     weights = keys["weights"]
@@ -252,7 +258,7 @@ def _count(members: Any) -> int:
 def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path, usual: Mapping[str, Any]) -> MemberSpec:
     where = f"teacher.members[{number}]"
     own = validate(_MemberKeys, member, where)
-    if own["estimator"] is not None or own["arrays"] is not None:
+    if any(own[key] is not None for key in _ONE[1:]):
         return _member(own, own["training"] or {}, own["method"] or _HARD, where, base, usual)
     own["input"] = keys["input"] if own["input"] is None else own["input"]
     read_from_file = isinstance(own["model"], dict) and own["model"].get("checkpoint") is not None
@@ -270,7 +276,7 @@ def _member(
     if len(given) > 1:
         raise RecipeError(f"{where}.{given[1]}: found together with {given[0]}; give one of them")
     if not given:
-        raise RecipeError(f"{where}.model: is missing; add it, or an estimator, or arrays")
+        raise RecipeError(f"{where}.model: is missing; add it, or an estimator, arrays or onnx")
     if given[0] != "model":
         return _other(given[0], keys, training, method, where, base)
     spec = read_model(dict(keys["model"]), f"{where}.model", base)
@@ -309,14 +315,28 @@ def _other(kind: str, keys: Mapping[str, Any], training: Any, method: Any, where
     for name, given in (
         ("training", bool(training)),
         ("method", method != _HARD),
-        ("input", keys["input"] is not None),
+        ("input", keys["input"] is not None and kind != "onnx"),
     ):
         if given:
             raise RecipeError(f"{where}.{name}: is an option of networks and has no effect for {kind}; leave it out")
     hard = read_method(_HARD, f"{where}.method")
+    if kind == "onnx":
+        return _of_onnx(keys, where, base)
     if kind == "arrays":
         spec = read_arrays(keys["arrays"], f"{where}.arrays", base)
         resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
         return MemberSpec(spec, Training(), hard, {"arrays": resolved}, arrays=True)
     spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
     return MemberSpec(spec, Training(), hard, {"estimator": spec.keys()}, estimator=True)
+
+
+def _of_onnx(keys: Mapping[str, Any], where: str, base: Path) -> MemberSpec:
+    """Return an ONNX file as it teaches."""
+    spec = read_onnx(keys["onnx"], f"{where}.onnx", base)
+    resolved: dict[str, Any] = {"onnx": {key: value for key, value in spec.keys().items() if key != "kind"}}
+    if keys["input"] is not None:
+        sees, resolved["input"] = read(InputTransform, keys["input"], f"{where}.input")
+        spec = replace(spec, sees=sees)
+        if resolved["onnx"]["raw"]:
+            raise RecipeError(f"{where}.input: found beside onnx.raw, expected one of them; leave one out")
+    return MemberSpec(spec, Training(), read_method(_HARD, f"{where}.method"), resolved, onnx=True, given=True)

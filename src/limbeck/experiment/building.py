@@ -74,13 +74,15 @@ class SeedBuilder:
         return len(self.recipe.teacher.members)
 
     @property
-    def teacher_source(self) -> Literal["trained", "file", "estimator", "arrays"]:
+    def teacher_source(self) -> Literal["trained", "file", "estimator", "arrays", "onnx"]:
         """Where the recipe's teacher, or the first of several, comes from."""
         first = self.recipe.teacher.members[0]
         if first.estimator:
             return "estimator"
         if first.arrays:
             return "arrays"
+        if first.onnx:
+            return "onnx"
         return "trained" if first.learns else "file"
 
     @property

@@ -110,8 +110,8 @@ def read_layers(recipe: Recipe) -> RecipeLayers:
     members = recipe.teacher.members
     if not recipe.scheme.uses_teacher:
         return RecipeLayers(own, None, propose(own, own), "none: the scheme's networks teach each other")
-    if members[0].estimator or members[0].arrays:
-        what = "an estimator" if members[0].estimator else "answers in a file"
+    if not members[0].network:
+        what = "an estimator" if members[0].estimator else "an ONNX file" if members[0].onnx else "answers in a file"
         return RecipeLayers(own, None, (), f"has no layers: it is {what}")
     if not recipe.teacher.single:
         return RecipeLayers(own, None, (), f"has no layers: it is the mean of {len(members)} networks")

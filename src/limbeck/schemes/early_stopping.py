@@ -210,7 +210,7 @@ class EarlyStopping(Scheme):
             return "name: early_stopping ends with labels alone, but data.transfer.labels is false; set it to true"
         epochs = builder.teacher_training.epochs
         if self.teacher_epochs and builder.teacher_source != "trained":
-            known = {"estimator": "fitted by scikit-learn", "arrays": "read from a file"}
+            known = {"estimator": "fitted by scikit-learn", "arrays": "read from a file", "onnx": "an ONNX file"}
             how = known.get(builder.teacher_source, "used as given")
             return f"teacher_epochs: the teacher is {how}, so the epochs of its training are not available"
         if self.teacher_epochs and self.teacher_epochs[-1] >= epochs:
