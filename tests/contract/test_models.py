@@ -18,6 +18,8 @@ from limbeck.outputs import run_model
 from limbeck.teachers.model import ModelTeacher, state_digest
 from walk import over
 
+NAMES = sorted(set(models.names()) - {"timm"})
+"""All families but that of timm, which is tested with a library that stands for it (tests/unit/test_timm.py)."""
 USERS = {"two_tower"}
 """Families whose inputs are numbers of users."""
 LIBRARY = {"config", "pretrained"}
@@ -26,14 +28,14 @@ TOKENS = {"lstm_lm", "seq2seq_lstm", "transformer"} | LIBRARY
 """Families whose inputs are token ids, by the names of the forward's arguments."""
 EACH_TOKEN = {"lstm_lm", "seq2seq_lstm"}
 """Families that answer for every token, with the tokens that they read."""
-IMAGES = sorted(set(models.names()) - {"mlp", "residual_tanh", "mixture"} - USERS - TOKENS)
-STAGED = sorted(set(models.names()) - {"vit", "mixture"} - USERS - TOKENS)
+IMAGES = sorted(set(NAMES) - {"mlp", "residual_tanh", "mixture"} - USERS - TOKENS)
+STAGED = sorted(set(NAMES) - {"vit", "mixture"} - USERS - TOKENS)
 """Families whose parts bear the same names."""
 SIGNED = {"mobilenet_v2"}
 """Families whose blocks end without activation, so that the output of a stage is its pre-activation."""
 DENSE = {"fcn"}
 """Families that answer for every pixel."""
-every_model = over("name", models.names() if find_spec("transformers") else sorted(set(models.names()) - LIBRARY))
+every_model = over("name", NAMES if find_spec("transformers") else sorted(set(NAMES) - LIBRARY))
 every_image_model = over("name", IMAGES)
 
 
@@ -115,12 +117,10 @@ def answer(model, inputs):
 
 
 def test_the_walk_finds_the_families():
-    assert {"mlp", "cnn", "resnet", "wrn", "vgg", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2"} <= set(
-        models.names()
-    )
-    assert "layers" not in models.names()
-    assert models.names() == sorted(models.names())
-    assert set(models.names()) == set(models.__all__) - {"builder", "kinds", "names", "published"}
+    assert {"mlp", "cnn", "resnet", "wrn", "vgg", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2"} <= set(NAMES)
+    assert "layers" not in NAMES
+    assert NAMES == sorted(NAMES)
+    assert {*NAMES, "timm"} == set(models.__all__) - {"builder", "kinds", "names", "published"}
     with pytest.raises(ModelError, match="did you mean 'resnet'"):
         models.builder("resnets")
 

@@ -34,6 +34,7 @@ from limbeck.errors import (
 )
 from limbeck.identity import Factory
 from limbeck.models.layers import InputPart, InputTransform, read_configuration
+from limbeck.models.timm import architecture_of
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
 from limbeck.teachers.onnx import OnnxModel, onnx
@@ -159,12 +160,18 @@ class ModelSpec:
         """Where the model's weights are read from, its checkpoint or the folder of its kind; None for fresh ones."""
         values = {} if self.section is None else self.section.values
         onnx_file = values["path"] if self.section is not None and self.section.function is onnx else None
-        return self.checkpoint or values.get("folder") or values.get("hub") or onnx_file
+        by_name = values["name"] if self._of_timm and values["pretrained"] else None
+        return self.checkpoint or values.get("folder") or values.get("hub") or onnx_file or by_name
 
     @property
     def is_pretrained(self) -> bool:
         """Whether it has weights of its own before any training: of a checkpoint, a folder, or perhaps a factory."""
-        return self.checkpoint is not None or self.section is None or self.section.function.__name__ == "pretrained"
+        named = self.section is not None and self.section.function in (models.pretrained, models.timm)
+        return self.checkpoint is not None or self.section is None or named
+
+    @property
+    def _of_timm(self) -> bool:
+        return self.section is not None and self.section.function is models.timm
 
     def tokenizer_folders(self) -> list[Path]:
         """Return where the tokenizer may lie of the model's weights: in their folder, or in their run's."""
@@ -179,6 +186,8 @@ class ModelSpec:
         section = self.section
         if section is not None and section.values.get("config") is not None and "folder" in section.values:
             section = replace(section, values={**section.values, "folder": "", "hub": ""})
+        if section is not None and self._of_timm:
+            section = replace(section, values={**section.values, "folder": "", "pretrained": False})
         if section is not None and section.function is onnx:
             section = replace(section, values={**section.values, "path": ""})
         return replace(self, section=section, checkpoint=None, key=None)
@@ -282,6 +291,9 @@ def _with_configuration(section: Section, base: Path) -> Section:
     place = (base / path_of(folder, f"{section.where}.folder")).resolve()
     found = section.values.get("config")
     try:
+        if section.function is models.timm:
+            name = section.values["name"] or architecture_of(place)
+            return replace(section, values={**section.values, "folder": str(place), "name": name})
         found = read_configuration(place) if found is None else found
     except ModelError as error:
         raise RecipeError(f"{section.where}.{error}") from None

@@ -49,6 +49,7 @@ from limbeck.models.resnet_imagenet import resnet_imagenet
 from limbeck.models.seq2seq_lstm import seq2seq_lstm
 from limbeck.models.shufflenet_v1 import shufflenet_v1
 from limbeck.models.shufflenet_v2 import shufflenet_v2
+from limbeck.models.timm import timm
 from limbeck.models.transformer import transformer
 from limbeck.models.two_tower import two_tower
 from limbeck.models.vgg import vgg
@@ -74,6 +75,7 @@ __all__ = [
     "seq2seq_lstm",
     "shufflenet_v1",
     "shufflenet_v2",
+    "timm",
     "transformer",
     "two_tower",
     "vgg",
@@ -87,6 +89,7 @@ _PUBLISHED: dict[str, _Published] = {
     **{f"resnet{depth}x4": ("resnet", {"depth": depth, "widths": [32, 64, 128, 256]}) for depth in (8, 32)},
     **{f"resnet{depth}": ("resnet_imagenet", {"depth": depth}) for depth in (18, 34, 50, 101, 152)},
     **{f"wrn_{depth}_{width}": ("wrn", {"depth": depth, "width": width}) for depth in (16, 40) for width in (1, 2)},
+    "transformers": ("pretrained", {}),
     **{f"vgg{depth}": ("vgg", {"depth": depth}) for depth in (8, 11, 13, 16, 19)},
 }
 
