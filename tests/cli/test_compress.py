@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import limbeck as lb
 from limbeck.compress import records_of
-from limbeck.export import exported_bytes, ideal_bytes
-from limbeck.export import stored as STORED
+from limbeck.exporting import exported_bytes, ideal_bytes
+from limbeck.exporting import stored as STORED
 from limbeck.results.compression import stages_of
-from limbeck.results.exported import _answer
+from limbeck.results.exported import answer as ANSWER
 from limbeck.results.finished import FinishedRun
 from walk import over
 
@@ -59,7 +59,7 @@ def test_a_finished_student_is_made_smaller_exported_and_read_in_another_process
     assert found["parity"]["largest"] < 1e-6
     small = tmp_path / "small"
     assert sorted(path.name for path in small.iterdir()) == [
-        "config.json",
+        "limbeck.json",
         "model.safetensors",
         "recipe.yaml",
         "signature.json",
@@ -90,8 +90,8 @@ def test_what_was_compressed_is_compressed_again_and_resumed(run, limbeck, tmp_p
 
 def test_an_export_that_answers_otherwise_leaves_nothing(run, limbeck, tmp_path, monkeypatch):
     with monkeypatch.context() as changed:
-        changed.setattr("limbeck.results.exported._ask", _answer)  # in this process, which is faster
-        changed.setattr("limbeck.export.writing.stored", _shifted)
+        changed.setattr("limbeck.results.parity._ask", ANSWER)  # in this process, which is faster
+        changed.setattr("limbeck.results.exported.stored", _shifted)
         answer = limbeck("export", run, "--out", "out")
         assert answer.code == 1
         assert "export: found answers that differ by" in answer.err
@@ -104,7 +104,7 @@ def test_an_export_that_answers_otherwise_leaves_nothing(run, limbeck, tmp_path,
 
 @pytest.mark.slow
 def test_a_model_that_another_process_cannot_read_is_not_exported(run, limbeck, tmp_path, monkeypatch):
-    monkeypatch.setattr("limbeck.export.writing.stored", lambda model: b"broken")
+    monkeypatch.setattr("limbeck.results.exported.stored", lambda model: b"broken")
     answer = limbeck("export", run, "--out", "out")
     assert answer.code == 1
     assert answer.err.startswith("limbeck: export: the exported model cannot be read back (")
@@ -197,7 +197,7 @@ def run_once(run):
 
 
 def test_another_format_and_another_folder_are_one_line(run, limbeck):
-    limbeck("export", run, "--to", "onnx").refused("--to: found 'onnx'; one of: safetensors")
+    limbeck("export", run, "--to", "onx").refused("--to: found 'onx'; did you mean 'onnx'?")
     limbeck("export", run, "--seed", 7).refused("seed: found 7; expected one of the run's: 0")
     limbeck("export", run, "--role", "nobody").refused("role: found 'nobody'")
     limbeck("compress", run.parent, "--rank", 0.2).refused("is not a run folder")

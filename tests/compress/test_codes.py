@@ -25,7 +25,7 @@ from limbeck.compress.clusters import centroid_gradient, gap_bits, gap_cost, gap
 from limbeck.compress.huffman import code_lengths, decode, encode, entropy
 from limbeck.compress.weights import Shared
 from limbeck.errors import CheckpointError
-from limbeck.export import exported_bytes, ideal_bytes
+from limbeck.exporting import exported_bytes, ideal_bytes
 
 
 def test_kmeans_starts_evenly_and_keeps_centroids_for_outliers():

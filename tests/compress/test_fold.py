@@ -8,7 +8,7 @@ import torch
 from limbeck.compress import Fold, LowRank, Quantize, Share, rebuilt, records_of
 from limbeck.errors import ModelError
 from limbeck.evaluation import flops, parameters
-from limbeck.export import exported_bytes
+from limbeck.exporting import exported_bytes
 from limbeck.models import lstm_lm, mlp
 from walk import over
 

@@ -9,7 +9,7 @@ from safetensors.torch import load, load_file
 import limbeck as lb
 from limbeck import models
 from limbeck.errors import InputError, ModelError
-from limbeck.export import stored
+from limbeck.exporting import stored
 from limbeck.models.layers import merged
 from limbeck.outputs import run_model
 from limbeck.teachers.model import state_digest

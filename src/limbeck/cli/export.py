@@ -1,58 +1,93 @@
 """limbeck export: a trained model of a run as files for others."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck.cli import app
 from limbeck.cli.showing import Data, Trust, say, show, show_json
 from limbeck.cli.streams import copied
-from limbeck.errors import InputError, one_of
+
+if TYPE_CHECKING:
+    from limbeck.results.exported import Exported
+    from limbeck.results.parity import Parity
 
 __all__ = ["export"]
 
-_FORMATS = ("safetensors",)
+
+class _With(StrEnum):
+    normalisation = "normalisation"
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
-    to: Annotated[str, typer.Option(help="the format: safetensors")] = "safetensors",
+    to: Annotated[str, typer.Option(help="safetensors, torch-export or onnx")] = "safetensors",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="the new folder; by default RUN's name, role and seed, here")
+        Path | None, typer.Option("--out", "-o", help="the new folder; by default RUN's name, role, seed and format")
     ] = None,
     role: Annotated[str, typer.Option(help="distilled, alone, teacher, or a role of the scheme")] = "distilled",
     seed: Annotated[int | None, typer.Option(help="of the students; else the run's first")] = None,
+    inside: Annotated[
+        _With | None, typer.Option("--with", help="put the scaling and normalisation of raw inputs into the graph")
+    ] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8: 8-bit weights of ONNX Runtime, with --to onnx")] = None,
     tolerance: Annotated[
         float, typer.Option(help="largest difference of an answer, as a share of the logits' spread")
     ] = 1e-4,
+    agreement: Annotated[float, typer.Option(help="least share of predictions that int8 leaves as they were")] = 0.99,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     trust: Trust = False,
     data: Data = None,
 ) -> None:
-    """Write a trained model as a folder: weights in their smallest form, recipe, signature, tokenizer and digests.
+    """Write a trained model as a folder for others: its weights, or a graph that runs without limbeck.
 
     The folder is read back in another process, and has to answer validation samples as the run's model does.
     """
     from limbeck.records import plain_values
-    from limbeck.results.exported import export_run
+    from limbeck.results.exported import Options, export_run
     from limbeck.results.finished import FinishedRun
 
-    if to not in _FORMATS:
-        raise InputError(f"--to: found '{to}'; {one_of(to, _FORMATS)}")
+    options = Options(to, tolerance, inside is not None, quantize, agreement)
     finished = FinishedRun.read(run, trust=trust, data=data)
     seed = finished.seeds[0] if seed is None else seed
-    folder = Path(f"{finished.folder.resolve().name}-{role}-{seed}") if out is None else out
-    found = export_run(finished, folder, role=role, seed=seed, tolerance=tolerance)
+    if out is None:
+        ending = "" if to == "safetensors" else f"-{to}"
+        out = Path(f"{finished.folder.resolve().name}-{role}-{seed}{ending}{'-int8' if quantize else ''}")
+    found = export_run(finished, out, role=role, seed=seed, options=options)
     if as_json:
         show_json({**plain_values(vars(found)), "folder": str(found.folder)})
     else:
-        parity, same = found.parity, f"{100 * found.parity.agreement:.6g} % of the predictions are the same"
         with copied():
-            show(
-                f"{found.bytes:,} bytes of weights, {found.before:,} in the run",
-                f"read back in another process: {parity.samples:,} answers differ by {parity.largest:.2g} of the "
-                f"logits' spread at most; mean KL {parity.divergence:.2g}; {same}",
+            show(*_lines(found))
+    trusted = " --trust" if to == "torch-export" else ""
+    say(f"exported: {found.folder} · next: limbeck predict {found.folder} INPUT...{trusted}")
+
+
+def _lines(found: "Exported") -> list[str]:
+    """Return what is printed of an export."""
+    small = found.quantized
+    lines = [
+        f"{found.bytes if small is None else small.bytes_before:,} bytes, {found.before:,} in the run",
+        f"read back in another process: {_parity(found.parity)}",
+    ]
+    if small is not None:
+        lines.append(f"int8: {found.bytes:,} bytes; {_parity(small.parity)}")
+        if small.before is not None and small.after is not None:
+            lines.append(
+                f"{small.figure} on {small.examples:,} validation examples: {small.before:g} before, {small.after:g} in"
+                " int8"
             )
-    say(f"exported: {found.folder} · next: limbeck predict {found.folder} INPUT...")
+    before, after = found.torch.seconds * 1e3, found.exported.seconds * 1e3
+    lines.append(f"latency at batch 1 on one thread: {before:.3g} ms with torch, {after:.3g} ms exported")
+    return lines
+
+
+def _parity(parity: "Parity") -> str:
+    lengths = f", and texts of {', '.join(map(str, parity.lengths))} tokens," if parity.lengths else ""
+    return (
+        f"{parity.samples:,} answers{lengths} differ by {parity.largest:.2g} of the logits' spread at most; mean KL "
+        f"{parity.divergence:.2g}; {100 * parity.agreement:.6g} % of the predictions are the same"
+    )

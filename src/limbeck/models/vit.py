@@ -123,7 +123,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor | Outputs:
         patches = self.patch_embed(images)
         own = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
-        tokens = torch.cat([*(token.expand(len(patches), -1, -1) for token in own), patches], 1)
+        tokens = torch.cat([*(token.expand(patches.shape[0], -1, -1) for token in own), patches], 1)
         if tokens.shape[1] != self.pos_embed.shape[1]:
             raise ModelError(
                 f"vit: images of shape {tuple(images.shape[1:])} make {patches.shape[1]} patches, it was built for"

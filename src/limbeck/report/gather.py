@@ -26,7 +26,7 @@ from limbeck.evaluation.attention import AttentionMap
 from limbeck.evaluation.calibration import Temperature, fit_temperature
 from limbeck.evaluation.cost import Timing, flops, time_forward
 from limbeck.experiment.outcome import FIXED_ROLES
-from limbeck.export import exported_bytes
+from limbeck.exporting import exported_bytes
 from limbeck.locks import exclusive
 from limbeck.results.attention import sentence_attention
 from limbeck.results.finished import FinishedRun

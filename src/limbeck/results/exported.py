@@ -1,84 +1,146 @@
-"""A trained model of a run as a folder for others, read back in another process before it counts as written."""
+"""A trained model as a folder for others, read back in another process before it counts as written."""
 
 import json
-import subprocess
-import sys
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from limbeck import checks
+from limbeck import __version__, checks
 from limbeck.config import load_recipe
-from limbeck.data import SampleSet
-from limbeck.errors import ExportError, InputError, ModelError, RunError, one_line, one_of
+from limbeck.data import Description, SampleSet
+from limbeck.errors import InputError, ModelError, RunError, one_line, one_of
+from limbeck.evaluation import Timing, evaluate, figures_of
 from limbeck.experiment.signature import SIGNATURE, Signature, read_signature
-from limbeck.export import CONFIG, WEIGHTS, write_folder
+from limbeck.exporting import (
+    CONFIG,
+    ONNX,
+    PROGRAM,
+    WEIGHTS,
+    Interface,
+    Normalisation,
+    check_onnx,
+    graph_of,
+    quantize_file,
+    read_onnx,
+    read_program,
+    stored,
+    write_folder,
+    write_onnx,
+    write_program,
+)
 from limbeck.models.layers import merged
-from limbeck.networks import evaluating
-from limbeck.outputs import run_model
 from limbeck.records import plain_values, unsealed
 from limbeck.results.finished import FinishedRun, filled, untrained
-from limbeck.results.trust import require_trust
+from limbeck.results.parity import (
+    Batch,
+    Limits,
+    Parity,
+    answer_in_file,
+    batches_of,
+    handed,
+    lengths_of,
+    prove,
+    timing_of,
+)
+from limbeck.results.trust import require_trust, require_trusted_program
 from limbeck.runs import environment
-from limbeck.tasks import TOKENS, task_named
+from limbeck.tasks import TOKENS
 from limbeck.teachers.answers import LookedUpAnswers
 from limbeck.training.checkpoints import digest
 
-__all__ = ["Exported", "Parity", "export_run", "is_exported", "read_exported"]
+__all__ = ["FORMATS", "Exported", "Options", "answer", "export_run", "is_exported", "read_exported"]
 
-_SAMPLES, _ONE_BY_ONE, _TOGETHER = 256, 32, 7
-_MOST_BYTES = 2**26  # of answers that are compared
+FORMATS = {"safetensors": WEIGHTS, "torch-export": PROGRAM, "onnx": ONNX}
+"""The file of each format."""
+
+_FORMAT = 2
 _COPIED = ("recipe.yaml", SIGNATURE, "tokenizer/tokenizer.json")
-_FORMAT = 1
+_HALF, _ROUGH = 1e-3, 1e-2
+"""What weights of 16 bits may change: the mean KL in nats, and numbers by a share of their spread."""
+_COUNTED = 2000  # validation samples on which the figures of an int8 file are measured
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How the exported model's answers differ from those of the model that was exported.
+class Options:
+    """How a model is exported.
 
-    samples: of the validation part, asked one by one and in batches of 7.
-    largest: max|Δlogit| as a share of the logits' spread.  divergence: mean KL in nats; 0 where there are no classes.
-    agreement: the share of the places whose prediction is the same.
+    to: the format.  tolerance: the largest difference of an answer, as a share of the logits' spread.  normalisation:
+    whether the graph scales and normalises raw inputs.  quantize: "int8" for the 8-bit weights of ONNX Runtime.
+    agreement: the least share of predictions that these leave as they were.
     """
 
-    samples: int
-    largest: float
-    divergence: float
-    agreement: float
+    to: str = "safetensors"
+    tolerance: float = 1e-4
+    normalisation: bool = False
+    quantize: str | None = None
+    agreement: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMATS:
+            raise InputError(f"--to: found '{self.to}'; {one_of(self.to, FORMATS)}")
+        checks.non_negative("tolerance", self.tolerance)
+        checks.unit_interval("agreement", self.agreement)
+        if self.quantize not in (None, "int8"):
+            raise InputError(f"--quantize: found '{self.quantize}'; expected int8")
+        if self.quantize and self.to != "onnx":
+            raise InputError(f"--quantize: found int8 with --to {self.to}; expected --to onnx, whose runtime has it")
+        if self.normalisation and self.to == "safetensors":
+            raise InputError("--with: found normalisation with --to safetensors, which has no graph; expected a graph")
+        if self.to == "onnx":
+            check_onnx()
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What 8-bit weights changed: bytes before, parity, and the main figure of validation samples before and after."""
+
+    bytes_before: int
+    parity: Parity
+    figure: str
+    examples: int
+    before: float | None
+    after: float | None
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported: the folder, the bytes of its weights, those of the run's own file, and the parity."""
+    """What was exported: its folder and format, the bytes of its file, those of the run's own, the parity, the times.
+
+    torch, exported: an answer at batch size 1 on one thread, of the network and of what was exported; for recurrent
+    language models one step.
+    """
 
     folder: Path
+    to: str
     bytes: int
     before: int
     parity: Parity
+    torch: Timing
+    exported: Timing
+    quantized: Quantized | None = None
 
 
 def is_exported(folder: Path) -> bool:
     """Return whether a folder is of an exported model, and no run."""
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() and not (folder / "outcome.json").is_file()
+    is_run = (folder / "outcome.json").is_file()
+    return (folder / CONFIG).is_file() and not is_run and any((folder / name).is_file() for name in FORMATS.values())
 
 
 def export_run(
-    run: FinishedRun, out: Path, *, role: str = "distilled", seed: int | None = None, tolerance: float = 1e-4
+    run: FinishedRun, out: Path, *, role: str = "distilled", seed: int | None = None, options: Options = Options()
 ) -> Exported:
-    """Write a trained model of a run as a folder of safetensors, and what it takes to use it.
+    """Write a trained model of a run as a folder, and what it takes to use it.
 
-    out: a new folder.  role, seed: of the model.  tolerance: the largest difference of an answer that is accepted, as a
-    share of the logits' spread; the exported model is read in another process and asked for validation samples.
-    Raises InputError for a role or seed that the run does not have, RunError where the folder exists, ExportError where
-    the answers differ; then nothing is left behind.
+    out: a new folder.  role, seed: of the model.  The exported model is read in another process and asked for
+    validation samples.  Raises InputError for a role or seed that the run does not have, RunError where the folder
+    exists, ExportError where the model cannot be written in this format or its answers differ; then nothing is left.
     """
-    checks.non_negative("tolerance", tolerance)
     seed = run.seeds[0] if seed is None else seed
     singles = [each for each in run.roles if not run.composed(each)]
     if role not in singles:
@@ -90,153 +152,216 @@ def export_run(
     model = run.model(role, seed).eval()
     if any(isinstance(module, LookedUpAnswers) for module in model.modules()):
         raise ModelError(f"role: '{role}' of '{run.folder}' is no network, whose answers were made elsewhere")
-    samples = run.parts.held_out or run.parts.train
-    found: list[Parity] = []
-    files = {name: (run.folder / name).read_bytes() for name in _COPIED if (run.folder / name).is_file()}
-    write_folder(
-        out,
-        model,
-        plain_values(_config(run, role, seed)),
-        files=files,
-        check=lambda folder: found.append(_parity(model, folder, samples, tolerance)),
-    )
-    return Exported(out, (out / WEIGHTS).stat().st_size, run.weights(role, seed).stat().st_size, found[0])
 
+    def copy(folder: Path) -> None:
+        for name in _COPIED:
+            if (run.folder / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(run.folder / name, folder / name)
 
-def read_exported(folder: Path, *, trust: bool = False) -> tuple[nn.Module, Signature, str, int]:
-    """Read an exported model: the network in eval mode, what it takes and answers, its role and its seed.
-
-    Raises RunError where a file is missing, damaged or of another export, or a factory is not trusted.
-    """
-    try:
-        config = unsealed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-        role, seed, files = str(config["role"]), int(config["seed"]), dict(config["files"])
-        if config["format"] != _FORMAT:
-            raise ValueError(f"format {config['format']}, expected {_FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"'{folder / CONFIG}' is damaged ({one_line(error)}); export the model again") from None
-    for name, sha256 in files.items():
-        if not (folder / name).is_file() or digest(folder / name) != sha256:
-            raise RunError(f"'{folder / name}' is missing or was changed; export the model again")
-    recipe = load_recipe(folder / "recipe.yaml")
-    if not trust:
-        require_trust(recipe, folder)
-    signature = read_signature(folder)
-    model = filled(merged(untrained(recipe, signature, role, seed)), folder / WEIGHTS)
-    return model.eval(), signature, role, seed
-
-
-def _config(run: FinishedRun, role: str, seed: int) -> dict[str, Any]:
-    """Return what config.json says of the model."""
-    described = run.signature.students
-    return {
-        "format": _FORMAT,
+    config = {
         "role": role,
         "seed": seed,
         "run": run.folder.name,
         "recipe": run.recipe.name,
-        "task": described.task,
-        "classes": list(described.class_names) if described.task != TOKENS.name else described.classes,
-        "tokenizer": getattr(run.signature, "fingerprint", "") or None,
         "test": {name: value for name, value in asdict(_figures(run, role, seed)).items() if name != "more"},
         "data": dict(run.outcome.data),
-        "environment": environment(),
     }
+    samples = run.parts.held_out or run.parts.train
+    before = run.weights(role, seed).stat().st_size
+    return _exported(model, out, run.signature, samples, options, config=config, copy=copy, before=before)
 
 
 def _figures(run: FinishedRun, role: str, seed: int) -> Any:
     return next(each.metrics[role] for each in run.outcome.seeds if each.seed == seed)
 
 
-# -- parity ----------------------------------------------------------------------------------------------------------
+def _exported(
+    model: nn.Module,
+    out: Path,
+    signature: Signature,
+    samples: SampleSet,
+    options: Options,
+    *,
+    config: Mapping[str, Any],
+    copy: Callable[[Path], None],
+    before: int,
+) -> Exported:
+    """Write a model's folder once another process answers with it as the model does.
+
+    config: what limbeck.json says besides.  copy: writes further files into the folder.
+    """
+    batches = batches_of(model, samples)
+    count = min(len(samples), sum(len(next(iter(each.values()))) for each in batches))
+    described, proofs = signature.students, list[tuple[Parity, Timing]]()
+    lengths = lengths_of(model, batches, described.max_length or described.input_shape[0]) if described.form else []
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        copy(folder)
+        written = _written(model, folder, batches, described, options)
+        said: Mapping[str, Any] = plain_values({**_described(signature, options.to), **config, **written})
+        return said
+
+    def proof(limits: Limits) -> Callable[[Path], Mapping[str, Any]]:
+        def check(folder: Path) -> Mapping[str, Any]:
+            asked = prove(model, folder, batches, limits, task=samples.task, samples=count, lengths=lengths)
+            proofs.append(asked)
+            found: Mapping[str, Any] = plain_values({"parity": asdict(asked[0]), "seconds": asked[1].seconds})
+            return found
+
+        return check
+
+    first, quantized = proof(_limits(model, samples, options)), None
+    if options.quantize is None:
+        write_folder(out, write, check=first)
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            whole = Path(place) / "whole"
+            write_folder(whole, write, check=first)
+            size = _bytes(whole, options.to)
+
+            def smaller(folder: Path) -> dict[str, Any]:
+                shutil.copytree(whole, folder, dirs_exist_ok=True)
+                (folder / CONFIG).unlink()
+                quantize_file(folder)
+                return {**_read_config(whole), "quantized": options.quantize}
+
+            write_folder(out, smaller, check=proof(Limits(agreement=options.agreement)))
+        quantized = _quantized(model, out, samples, size, proofs[1][0])
+    recurrent = _read_config(out).get("graph", {}).get("states", 0) > 0
+    timing = timing_of(model, batches[0], step=recurrent)
+    size = _bytes(out, options.to)
+    return Exported(out, options.to, size, before, proofs[0][0], timing, proofs[-1][1], quantized)
 
 
-def _parity(model: nn.Module, folder: Path, samples: SampleSet, tolerance: float) -> Parity:
-    """Compare the answers of a model with those of its folder in a fresh process; ExportError where they differ."""
-    batches = list(_batches(model, samples))
-    with tempfile.TemporaryDirectory() as place:
-        given, answered = Path(place) / "inputs.safetensors", Path(place) / "answers.safetensors"
-        save_file(
-            {f"{number}.{name}": tensor for number, inputs in enumerate(batches) for name, tensor in inputs.items()},
-            given,
-        )
-        _ask(folder, given, answered)
-        theirs = load_file(answered)
-    with evaluating(model), torch.no_grad():
-        pairs = [
-            (run_model(model, _handed(inputs), task=samples.task).logits, theirs[str(number)])
-            for number, inputs in enumerate(batches)
-        ]
-    count = sum(len(next(iter(inputs.values()))) for inputs in batches)
-    found = _compared(pairs, count, classes=samples.task.has_probabilities)
-    if not found.largest <= tolerance:
-        raise ExportError(
-            f"export: found answers that differ by {found.largest:.3g} of the logits' spread; expected {tolerance:.3g} "
-            "at most. Nothing was written; state another limit with --tolerance"
-        )
-    return found
+def _limits(model: nn.Module, samples: SampleSet, options: Options) -> Limits:
+    """Return what the answers of a folder have to keep; a graph computes in float32 where weights have 16 bits."""
+    half = any(each.dtype in (torch.float16, torch.bfloat16) for each in model.parameters())
+    if not half or options.to == "safetensors":
+        return Limits(largest=options.tolerance)
+    return Limits(divergence=_HALF) if samples.task.has_probabilities else Limits(largest=_ROUGH)
 
 
-def _ask(folder: Path, given: Path, answered: Path) -> None:
-    """Let another process answer inputs with the model of a folder; ExportError where it cannot."""
-    script = "import sys; from limbeck.results.exported import _answer; _answer(*sys.argv[1:])"
-    ran = subprocess.run(
-        [sys.executable, "-c", script, str(folder.resolve()), str(given), str(answered)],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if ran.returncode:
-        reason = (ran.stderr.strip().splitlines() or ["it was killed"])[-1]
-        raise ExportError(f"export: the exported model cannot be read back ({reason}); nothing was written")
+def _bytes(folder: Path, to: str) -> int:
+    """Return the size of a folder's model, and of its weights where they lie beside it."""
+    return sum(path.stat().st_size for path in folder.glob(f"{FORMATS[to]}*"))
 
 
-def _batches(model: nn.Module, samples: SampleSet) -> Iterator[dict[str, Tensor]]:
-    """Yield inputs of validation samples, some one by one and all in batches of 7, as tensors by name."""
-    one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
-    with evaluating(model), torch.no_grad():
-        logits = run_model(model, one.inputs, task=samples.task).logits
-    most = max(_TOGETHER, _MOST_BYTES // max(1, logits.numel() * logits.element_size()))
-    positions = torch.arange(min(len(samples), _SAMPLES, most))
-    for part in (*positions[:_ONE_BY_ONE].split(1), *positions.split(_TOGETHER)):
-        inputs = samples.batch(part, augment=None, seed=0, view=0).inputs
-        named = inputs if isinstance(inputs, dict) else {"": inputs}
-        yield {name: tensor.contiguous().clone() for name, tensor in named.items()}
+def _described(signature: Signature, to: str) -> dict[str, Any]:
+    """Return what limbeck.json says of a model's answers."""
+    described = signature.students
+    return {
+        "format": _FORMAT,
+        "to": to,
+        "task": described.task,
+        "classes": list(described.class_names) if described.task != TOKENS.name else described.classes,
+        "tokenizer": signature.fingerprint or None,
+        "normalisation": {"dtype": described.dtype, "mean": described.mean, "std": described.std},
+        "environment": environment(),
+    }
 
 
-def _handed(inputs: dict[str, Tensor]) -> Any:
-    return inputs[""] if set(inputs) == {""} else inputs
-
-
-def _compared(pairs: list[tuple[Tensor, Tensor]], count: int, *, classes: bool) -> Parity:
-    """Return how answers differ."""
-    ours = torch.cat([one.double().flatten(0, -2) for one, _ in pairs])
-    theirs = torch.cat([other.double().flatten(0, -2) for _, other in pairs])
-    if theirs.shape != ours.shape or not bool(torch.equal(ours.isfinite(), theirs.isfinite())):
-        return Parity(count, float("inf"), float("inf"), 0.0)
-    known = ours.isfinite()
-    spread = float((ours[known].max() - ours[known].min()).clamp(min=1e-30))
-    largest = float((ours[known] - theirs[known]).abs().max()) / spread
-    if not classes:
-        return Parity(count, largest, 0.0, float((ours - theirs).abs().amax(-1).le(1e-6 * spread).double().mean()))
-    logs, others = ours.log_softmax(-1), theirs.log_softmax(-1)
-    divergence = float(torch.where(logs.exp() > 0, logs.exp() * (logs - others), 0.0).sum(-1).mean())
-    return Parity(count, largest, divergence, float((ours.argmax(-1) == theirs.argmax(-1)).double().mean()))
-
-
-def _answer(folder: str, given: str, answered: str) -> None:
-    """Answer what another process wrote, with the model of a folder."""
-    torch.set_num_threads(1)
-    model, signature, _, _ = read_exported(Path(folder), trust=True)
-    batches: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in load_file(given).items():
-        number, _, key = name.partition(".")
-        batches.setdefault(number, {})[key] = tensor
-    task = task_named(signature.students.task)
-    with torch.no_grad():
-        answers = {
-            number: run_model(model, _handed(inputs), task=task).logits.contiguous()
-            for number, inputs in batches.items()
+def _written(
+    model: nn.Module, folder: Path, batches: Sequence[Batch], described: Description, options: Options
+) -> dict[str, Any]:
+    """Write a model in a format; return what limbeck.json says of it."""
+    if options.to == "safetensors":
+        (folder / WEIGHTS).write_bytes(stored(model))
+        return {}
+    scale = None
+    if options.normalisation:
+        scale = Normalisation(described.dtype, described.mean, described.std)
+        if described.columns is not None:
+            raise InputError(
+                "--with: found normalisation for a table, whose columns limbeck encodes (categories, scale); "
+                "expected images or arrays. Leave it out"
+            )
+        if not scale.pixels and scale.mean is None:
+            raise InputError("--with: found normalisation for inputs that are used as they are; leave it out")
+    largest = max(batches, key=lambda batch: len(next(iter(batch.values()))))
+    graph = graph_of(model, handed(largest), scale)
+    written: dict[str, Any] = {"graph": graph.interface.as_dict()}
+    if options.to == "torch-export":
+        write_program(graph, folder)
+    else:
+        names = described.class_names if described.task != TOKENS.name else ()
+        metadata = {
+            "limbeck": __version__,
+            "task": described.task,
+            "classes": list(names) or described.classes,
+            "tokenizer": "" if described.tokenizer is None else described.tokenizer.fingerprint,
+            "normalisation": asdict(Normalisation(described.dtype, described.mean, described.std)),
+            "normalised": "inside" if scale is not None else "before",
         }
-    save_file(answers, answered)
+        written["opset"] = write_onnx(graph, folder, metadata)
+    return written
+
+
+def _quantized(model: nn.Module, folder: Path, samples: SampleSet, size: int, parity: Parity) -> Quantized:
+    """Measure what 8-bit weights changed on validation samples."""
+    few = samples.subset(torch.arange(min(len(samples), _COUNTED)))
+    name = figures_of(samples.task).errors
+    if not few.labelled_count:
+        return Quantized(size, parity, name, 0, None, None)
+    before, after = (evaluate(each, few) for each in (model, _network(folder, _read_config(folder))))
+    return Quantized(size, parity, name, before.examples, before.errors, after.errors)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_exported(folder: Path, *, trust: bool = False) -> tuple[nn.Module, Signature, str, int]:
+    """Read an exported model: the network in eval mode, what it takes and answers, its role and its seed.
+
+    Raises RunError where a file is missing, damaged or of another export, or its code is not trusted.
+    """
+    config = _read_config(folder)
+    try:
+        to, role, seed = str(config["to"]), str(config["role"]), int(config["seed"])
+        files = {str(name): str(sha256) for name, sha256 in dict(config["files"]).items()}
+        if to not in FORMATS:
+            raise ValueError(f"to: {to}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+    for name, sha256 in files.items():
+        if not (folder / name).is_file() or digest(folder / name) != sha256:
+            raise RunError(f"'{folder / name}' is missing or was changed; export the model again")
+    signature = read_signature(folder)
+    if to != "safetensors":
+        if to == "torch-export" and not trust:
+            require_trusted_program(folder)
+        return _network(folder, config).eval(), signature, role, seed
+    recipe = load_recipe(folder / "recipe.yaml")
+    if not trust:
+        require_trust(recipe, folder)
+    model = filled(merged(untrained(recipe, signature, role, seed)), folder / WEIGHTS)
+    return model.eval(), signature, role, seed
+
+
+def _network(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+    """Return the network of a folder that holds a graph."""
+    try:
+        interface = Interface.of(config["graph"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+    return read_onnx(folder, interface) if config["to"] == "onnx" else read_program(folder, interface)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of limbeck.json; RunError where it is damaged or of another version."""
+    try:
+        config = unsealed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        if config["format"] != _FORMAT:
+            raise ValueError(f"format {config['format']}, expected {_FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(folder, error) from None
+    return config
+
+
+def _damaged(folder: Path, error: Exception) -> RunError:
+    return RunError(f"'{folder / CONFIG}' is damaged ({one_line(error)}); export the model again")
+
+
+def answer(folder: str, given: str, answered: str) -> None:
+    """Answer what another process wrote, with the model of a folder."""
+    answer_in_file(lambda: read_exported(Path(folder), trust=True)[0], Path(given), Path(answered))

@@ -14,7 +14,7 @@ from limbeck.config import Recipe
 from limbeck.errors import RunError
 from limbeck.identity import Factory, is_library, is_local
 
-__all__ = ["TRUSTED", "require_trust", "trust_recipe"]
+__all__ = ["TRUSTED", "require_trust", "require_trusted_program", "trust_recipe"]
 
 TRUSTED = "LIMBECK_TRUST"
 """The environment variable that lists folders, parted as in PATH, below which every run is trusted."""
@@ -46,6 +46,15 @@ def trust_recipe(recipe: Recipe, path: Path) -> None:
     """Require the same of a recipe's file where it is that of a run; any other the user has chosen."""
     if (path.parent / "manifest.json").is_file():
         require_trust(recipe, path.parent)
+
+
+def require_trusted_program(folder: Path) -> None:
+    """Require that a folder with a program of torch is trusted, since reading one can run code; RunError otherwise."""
+    if not _is_trusted(folder):
+        raise RunError(
+            f"'{folder}': found a program of torch-export, which can run code when it is read; expected one that you "
+            f"trust. Give --trust (in Python trust=True), or name a folder of trusted ones in {TRUSTED}"
+        )
 
 
 def _is_trusted(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError, LimbeckError
 from limbeck.evaluation import flops, measure_typing, parameters, require_words, time_forward, time_word
-from limbeck.export import exported_bytes, ideal_bytes
+from limbeck.exporting import exported_bytes, ideal_bytes
 from limbeck.objective import Objective
 from limbeck.randomness import derive_seed
 from limbeck.records import plain_values

@@ -1,6 +1,6 @@
 """How many bytes a network takes on disk."""
 
-from limbeck.export import exported_bytes
+from limbeck.exporting import exported_bytes
 from limbeck.papers.measures import RowView
 
 __all__ = ["kilobytes"]

@@ -4,7 +4,7 @@ from torch import nn
 
 from limbeck.compress import coded_size
 from limbeck.compress.weights import Shared, computed_by, layers_of, weights_of_layer
-from limbeck.export import exported_bytes
+from limbeck.exporting import exported_bytes
 from limbeck.papers.measures import RowView
 
 __all__ = ["sizes"]

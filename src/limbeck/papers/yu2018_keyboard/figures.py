@@ -6,7 +6,7 @@ from typing import Any
 
 from limbeck.compress import Quantize
 from limbeck.evaluation import evaluate
-from limbeck.export import exported_bytes
+from limbeck.exporting import exported_bytes
 from limbeck.papers.measures import RowView
 
 __all__ = ["in_bfloat16", "perplexity", "stage", "worse"]

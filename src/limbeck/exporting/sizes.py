@@ -9,7 +9,7 @@ from limbeck.arguments import checked
 from limbeck.compress import ideal_stream_bytes, settled
 from limbeck.compress.streams import Coded
 from limbeck.compress.weights import layers_of
-from limbeck.export.writing import stored
+from limbeck.exporting.writing import stored
 from limbeck.networks import distinct
 
 __all__ = ["exported_bytes", "ideal_bytes"]

@@ -1,6 +1,5 @@
-"""A network's folder for others: `model.safetensors`, `config.json`, and the tokenizer where it has one."""
+"""A network's folder for others: its file, and limbeck.json with what it is and the digests of all files."""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,15 +8,16 @@ from typing import Any
 from torch import nn
 
 from limbeck.compress import settled
+from limbeck.errors import UnwrittenError
 from limbeck.models.layers import merged
 from limbeck.networks import distinct, file_metadata
 from limbeck.records import sealed
-from limbeck.training.checkpoints import sync, write_json
+from limbeck.training.checkpoints import digest, sync, write_json
 from limbeck.training.weights import check_savable
 
 __all__ = ["CONFIG", "WEIGHTS", "stored", "write_folder"]
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG = "model.safetensors", "limbeck.json"
 
 
 def stored(model: nn.Module) -> bytes:
@@ -41,30 +41,29 @@ def stored(model: nn.Module) -> bytes:
 
 def write_folder(
     folder: Path,
-    model: nn.Module,
-    config: Mapping[str, Any],
+    write: Callable[[Path], Mapping[str, Any]],
     *,
-    files: Mapping[str, bytes] | None = None,
-    check: Callable[[Path], None] = lambda folder: None,
+    check: Callable[[Path], Mapping[str, Any]] = lambda folder: {},
 ) -> None:
     """Write a network's folder: beside its final name, and renamed once `check` accepts it.
 
-    config: plain values, written to config.json with the digests of all files and a checksum.
-    files: further files by name.  check: is given the folder before it has its final name, and raises to refuse it.
-    An error leaves nothing behind.
+    write: writes files into a folder, and returns plain values for limbeck.json, which gets the digests of all files
+    and a checksum too.  check: is given the folder before it has its final name, raises to refuse it, and returns
+    further values for limbeck.json.  An error leaves nothing behind.
     """
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        written = {WEIGHTS: stored(model), **(files or {})}
-        for name, content in written.items():
-            (aside / name).parent.mkdir(exist_ok=True)
-            (aside / name).write_bytes(content)
-            sync(aside / name)
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
-        write_json(aside / CONFIG, sealed({**config, "files": digests}))
-        check(aside)
+        config = dict(write(aside))
+        files = sorted(path for path in aside.rglob("*") if path.is_file())
+        for path in files:
+            sync(path)
+        config["files"] = {path.relative_to(aside).as_posix(): digest(path) for path in files}
+        write_json(aside / CONFIG, sealed(config))
+        write_json(aside / CONFIG, sealed({**config, **check(aside)}))
         aside.replace(folder)
+    except OSError as error:
+        raise UnwrittenError(f"--out: '{folder}' cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""A network that was exported, asked as the network that it was exported from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import ModelError
+from limbeck.exporting.graph import INPUTS, Inputs, Interface, Port, as_named
+from limbeck.outputs import Outputs
+
+__all__ = ["ExportedNetwork"]
+
+Call = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
+"""From the inputs of a graph by name to its answers in their order."""
+
+
+class ExportedNetwork(nn.Module):
+    """A graph in a file, called as the network that it was exported from: normalised inputs, or keywords, to logits.
+
+    A graph that is one step is called for each place in turn, and takes and answers a state.
+    """
+
+    state_axis: ClassVar[int] = 1
+
+    def __init__(self, call: Call, interface: Interface) -> None:
+        super().__init__()
+        self.call, self.interface = call, interface
+        self.state_axis = interface.state_axis  # type: ignore[misc]
+
+    def forward(self, inputs: Inputs | None = None, state: Any = None, **keywords: Tensor) -> Any:
+        """Return logits (N, ...); of a step `Outputs` with logits (N, L, V) and the state after the last place."""
+        given = as_named(keywords if inputs is None else inputs)
+        if self.interface.states:
+            return self._stepped(given, state)
+        if (scale := self.interface.normalisation) is not None:
+            given = {INPUTS: scale.raw(given[INPUTS])}
+        return self.call(self._taken(given, self.interface.inputs))[0]
+
+    def _taken(self, given: Mapping[str, Tensor], ports: Sequence[Port]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for port in ports:
+            if port.name not in given:
+                raise ModelError(f"export: found no input '{port.name}'; expected it, as the exported file takes it")
+            found[port.name] = given[port.name].to(getattr(torch, port.dtype))
+        return found
+
+    def _stepped(self, given: Mapping[str, Tensor], state: Any) -> Outputs:
+        ports = self.interface.inputs
+        own, states = ports[: -self.interface.states], ports[-self.interface.states :]
+        taken = self._taken(given, own)
+        first = next(iter(taken.values()))
+        if state is None:
+            sizes = [[len(first) if isinstance(size, str) else size for size in port.shape] for port in states]
+            state = tuple(torch.zeros(size) for size in sizes)
+        answers: list[Tensor] = []
+        for place in range(first.shape[1]):
+            one = {name: each[:, place : place + 1].contiguous() for name, each in taken.items()}
+            carried = dict(zip((port.name for port in states), state, strict=True))
+            logits, *after = self.call({**one, **carried})
+            answers.append(logits)
+            state = tuple(after)
+        return Outputs(torch.cat(answers, 1), state=state)

@@ -1,0 +1,125 @@
+"""ONNX: a network as a graph of standard operations, which ONNX Runtime and others run without torch."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import ExportError, ModelError, RunError, lacks_memory, one_line, silenced
+from limbeck.exporting.graph import Graph, Interface, traced
+from limbeck.exporting.network import ExportedNetwork
+
+__all__ = ["ONNX", "check_onnx", "quantize_file", "read_onnx", "write_onnx"]
+
+ONNX = "model.onnx"
+_DATA = "model.onnx.data"
+_ONE_FILE = 2**30  # bytes of weights above which they lie in a second file, since protobuf ends at 2 GiB
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_onnx() -> None:
+    """Require the packages that write and run ONNX; ModelError in one line where one is not installed."""
+    import importlib
+
+    for name in _PACKAGES:
+        try:
+            with silenced():
+                importlib.import_module(name)
+        except ImportError:
+            raise ModelError(f"onnx needs the package {name}; pip install 'limbeck[export]'") from None
+
+
+def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Write a graph, checked by ONNX's own checker; return the version of each set of operations that it uses.
+
+    metadata: plain values that are put into the file.  ExportError where the exporter or the checker refuses it.
+    """
+    check_onnx()
+    import onnx
+
+    program, path = traced(graph), folder / ONNX
+    inputs, outputs = ([port.name for port in ports] for ports in (graph.interface.inputs, graph.interface.outputs))
+    large = sum(each.nbytes for each in program.state_dict.values()) >= _ONE_FILE
+    try:
+        with silenced():
+            made = torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
+            if made is None:
+                raise ExportError("export: the ONNX exporter gave nothing; use --to torch-export")
+            made.save(path, external_data=large)
+            model = onnx.load(path, load_external_data=False)
+            _name_axes(model, graph.interface)
+            for name, value in metadata.items():
+                entry = model.metadata_props.add()
+                entry.key, entry.value = name, value if isinstance(value, str) else json.dumps(value)
+            path.write_bytes(model.SerializeToString())
+            onnx.checker.check_model(str(path), full_check=True)
+    except ExportError:
+        raise
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        raise ExportError(
+            f"export: the network cannot be written as ONNX ({one_line(error)}); use --to torch-export or safetensors"
+        ) from error
+    return {each.domain or "ai.onnx": each.version for each in model.opset_import}
+
+
+def _name_axes(model: Any, interface: Interface) -> None:
+    """Give the free axes their names in place of the exporter's, and require them to be free."""
+    names: dict[str, str] = {}
+    for port, value in zip(interface.inputs, model.graph.input, strict=True):
+        for axis, dimension in zip(port.shape, value.type.tensor_type.shape.dim, strict=True):
+            if isinstance(axis, str):
+                if not dimension.dim_param:
+                    raise ExportError(f"export: the ONNX exporter fixed the {axis} of '{port.name}'; use torch-export")
+                names[dimension.dim_param] = axis
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in names:
+                dimension.dim_param = names[dimension.dim_param]
+
+
+def read_onnx(folder: Path, interface: Interface) -> ExportedNetwork:
+    """Read a file with ONNX Runtime, on as many threads as torch has; RunError where it cannot be read."""
+    check_onnx()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    try:
+        session = onnxruntime.InferenceSession(folder / ONNX, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        raise RunError(f"'{folder / ONNX}' cannot be read ({one_line(error)}); export the model again") from error
+
+    def call(given: Mapping[str, Tensor]) -> list[Tensor]:
+        answers = session.run(None, {name: each.detach().cpu().numpy() for name, each in given.items()})
+        return [torch.from_numpy(each) for each in answers]
+
+    return ExportedNetwork(call, interface)
+
+
+def quantize_file(folder: Path) -> None:
+    """Replace the weights of a file by 8-bit ones, as ONNX Runtime does dynamically; ExportError where it cannot."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path, small = folder / ONNX, folder / f"{ONNX}.int8"
+    before, level = path.stat().st_size, logging.root.level
+    try:
+        with silenced():
+            quantize_dynamic(path, small, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm", "LSTM"])
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        raise ExportError(f"quantize: ONNX Runtime cannot make the file int8 ({one_line(error)})") from error
+    finally:
+        logging.root.setLevel(level)
+    if small.stat().st_size >= before:
+        raise ExportError("quantize: found no layer that becomes smaller in int8; expected linear ones. Leave it out")
+    small.replace(path)

@@ -1,0 +1,38 @@
+"""torch-export: a network as a program of torch (.pt2), which torch runs without the network's code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import RunError, lacks_memory, one_line, silenced
+from limbeck.exporting.graph import Graph, Interface, traced
+from limbeck.exporting.network import ExportedNetwork
+
+__all__ = ["PROGRAM", "read_program", "write_program"]
+
+PROGRAM = "model.pt2"
+
+
+def write_program(graph: Graph, folder: Path) -> None:
+    """Trace a graph and write it; ExportError where torch.export cannot."""
+    with silenced():
+        torch.export.save(traced(graph), folder / PROGRAM)
+
+
+def read_program(folder: Path, interface: Interface) -> ExportedNetwork:
+    """Read a program, which can run code of whoever wrote it: the caller asks whether it is trusted."""
+    try:
+        with silenced():
+            run = torch.export.load(folder / PROGRAM).module()
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        raise RunError(f"'{folder / PROGRAM}' cannot be read ({one_line(error)}); export the model again") from error
+
+    def call(given: Mapping[str, Tensor]) -> list[Tensor]:
+        answer = run(**given) if interface.keywords else run(*given.values())
+        return [answer] if isinstance(answer, Tensor) else list(answer)
+
+    return ExportedNetwork(call, interface)

@@ -1,0 +1,57 @@
+"""Graphs of networks: every family of the package in every format that is a graph, with free axes that are free."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from limbeck import models
+from limbeck.errors import ExportError
+from limbeck.exporting import (
+    ONNX,
+    PROGRAM,
+    Interface,
+    graph_of,
+    read_onnx,
+    read_program,
+    write_onnx,
+    write_program,
+)
+from limbeck.outputs import run_model
+from small_families import family, inputs_of
+
+QUICK = {"mlp", "two_tower", "lstm_lm"}
+REFUSED = {"seq2seq_lstm"}
+NAMES = [name for name in models.names() if name not in ("config", "pretrained") or find_spec("transformers")]
+FORMATS = {"torch-export": read_program, "onnx": read_onnx}
+
+
+def written(graph, to, folder):
+    if to == "onnx":
+        write_onnx(graph, folder, {"classes": ["a", "b"]})
+    else:
+        write_program(graph, folder)
+    return FORMATS[to](folder, Interface.of(graph.interface.as_dict()))
+
+
+def spread(network, model, inputs):
+    with torch.no_grad():
+        ours, theirs = (run_model(each, inputs).logits for each in (model, network))
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / (ours.max() - ours.min()))
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_every_family_is_a_graph_that_answers_alike_at_other_sizes(name, to, tmp_path):
+    model = family(name).eval()
+    if name in REFUSED:
+        with pytest.raises(ExportError, match="decides by the values of its inputs"):
+            written(graph_of(model, inputs_of(name, 3)), to, tmp_path)
+        return
+    network = written(graph_of(model, inputs_of(name, 3)), to, tmp_path)
+    for count, length in ((1, 1), (7, 5), (2, 9)):
+        assert spread(network, model, inputs_of(name, count, length)) < 1e-4, (count, length)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ONNX if to == "onnx" else PROGRAM]
