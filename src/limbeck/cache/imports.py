@@ -54,8 +54,8 @@ def import_answers(
     `source`, the identity of the set, is compared where there is one.  Each line of a .jsonl file is one sample:
     {"ids": [...], "log_probs": [...]}, or the answer of a server with its log-probabilities (`limbeck.cache.served`).
 
-    What the k classes lack to 1 is the mass of all others.  It is known at temperature 1 alone, so that a method with
-    another temperature refuses the answers.
+    Log-probabilities of all classes are logits, for any temperature.  What fewer classes lack to 1 is the mass of all
+    others.  It is known at temperature 1 alone, so that a method with another temperature refuses the answers.
 
     Args:
         file: .npz, .parquet or .jsonl.
@@ -236,6 +236,8 @@ def _encoded(
     _refuse_row(file, total == 0, total, "a class of some probability", "log_probs")
     if ids.shape[-1] == classes:
         _refuse_row(file, total < 1 - _SLACK, total, "probabilities of all classes, which add up to 1", "log_probs")
+    if ids.shape[-1] == classes and bool(log_probs.isfinite().all()):  # all logits, at any temperature
+        return DenseEncoding(dtype), {"logits": torch.empty_like(log_probs).scatter_(-1, ids, log_probs).numpy()}
     rest = torch.log1p(-total.clamp_max(1 - 1e-9))[:, 0]
     if ids.shape[-1] == classes:
         rest = torch.full_like(rest, -torch.inf)

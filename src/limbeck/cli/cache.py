@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from limbeck.cache import Store
     from limbeck.config import Recipe
 
-__all__ = ["build", "import_", "info", "verify"]
+__all__ = ["ask", "build", "import_", "info", "verify"]
 
 cache = typer.Typer(help="Store a teacher's answers on disk: build, describe and verify them.", rich_markup_mode=None)
 app.add_typer(cache, name="cache")
@@ -87,6 +87,53 @@ def import_(
     found = _described(import_answers(file, samples, path, clean=clean).store)
     show_json([found]) if as_json else show(_table(found))
     say(f"store: {path} · next: limbeck.CachedTeacher({str(path)!r}) is a teacher for limbeck.fit")
+
+
+@cache.command()
+def ask(
+    recipe: Annotated[Path, _RECIPE],
+    overrides: Annotated[list[str] | None, _OVERRIDES] = None,
+    *,
+    url: Annotated[str, typer.Option(help="of the API, such as http://localhost:8000/v1")],
+    model: Annotated[str, typer.Option(help="the name of the model there")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the file, which is added to")] = Path("answers.jsonl"),
+    k: Annotated[int, typer.Option(help="how many tokens at each place", min=1)] = 20,
+    prompt: Annotated[str | None, typer.Option(help="texts with classes: the question, with {text} in it")] = None,
+    names: Annotated[str | None, typer.Option(help="what a reply calls the classes, parted by commas")] = None,
+    echo: Annotated[bool, typer.Option("--echo", help="language models: ask as OpenAI's completions do")] = False,
+    key_env: Annotated[str, typer.Option(help="the environment variable of the key, if any")] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(help="questions at a time", min=1)] = 4,
+    timeout: Annotated[float, typer.Option(help="seconds for one answer")] = 60.0,
+    tries: Annotated[int, typer.Option(help="how often a busy server is asked", min=1)] = 6,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Ask a served model about a recipe's texts; the same command goes on where it was interrupted.
+
+    The server speaks the API of OpenAI and gives log-probabilities. Of texts with classes, --prompt is asked in a chat,
+    and the probabilities of the classes are those of the reply's first token. Of a language model's texts, the
+    log-probabilities of their tokens are asked for. limbeck cache import then makes a store of the file.
+    """
+    import os
+
+    from limbeck.cache import Server, ask_server
+    from limbeck.config import load_recipe
+    from limbeck.experiment.parts import prepare
+
+    loaded = load_recipe(resolve(recipe), overrides or [])
+    samples = prepare(loaded, refit=loaded.refit).transfer
+    server = Server(url, model, os.environ.get(key_env) or None, timeout=timeout, tries=tries)
+    told = [-1]
+
+    def progress(done: int, total: int) -> None:
+        if not quiet and (done == total or done >= told[0] + max(1, total // 20)):
+            told[0] = done
+            say(f"asked: {done:,} of {total:,} samples")
+
+    called = tuple(each.strip() for each in names.split(",")) if names else ()
+    settings: dict[str, Any] = {"k": k, "prompt": prompt, "names": called, "echo": echo, "concurrency": concurrency}
+    found = ask_server(server, samples, out, progress=progress, **settings)
+    imported = command("limbeck", "cache", "import", out, recipe, *(overrides or []))
+    say(f"answers: {found.answers:,} in {out} ({found.before:,} were there before) · next: {imported}")
 
 
 @cache.command()

@@ -20,6 +20,7 @@ from limbeck.config.written import Listed, Named, Written
 from limbeck.data import Selection
 from limbeck.teachers import estimators
 from limbeck.teachers.answers import answers
+from limbeck.teachers.onnx import onnx
 
 __all__ = ["REQUIRED", "Catalogue", "Family", "Key", "Section", "catalogue"]
 
@@ -280,7 +281,7 @@ def _keys(takes: Any, section: Section) -> list[Key]:
     if takes is None:
         return []
     texts = described(takes)
-    built = section.family in ("model", "estimator") or takes is answers
+    built = section.family in ("model", "estimator") or takes in (answers, onnx)
     model = takes if _is_model(takes) else model_of(takes, FROM_DATA if built else frozenset())
     hints = get_type_hints(takes.__init__ if inspect.isclass(takes) else takes, include_extras=True)
     found = []
