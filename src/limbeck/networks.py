@@ -17,6 +17,7 @@ __all__ = [
     "ALIASES",
     "RECORDS",
     "TOGETHER",
+    "as_shard",
     "at_once",
     "canonical_path",
     "check_network",
@@ -27,8 +28,11 @@ __all__ = [
     "freeze",
     "frozen_by",
     "is_lazy",
+    "is_shard",
+    "is_sharded",
     "is_unsized",
     "networks_of",
+    "own_part",
     "restore_modes",
     "start_training",
     "tensors_of",
@@ -139,6 +143,36 @@ def is_unsized(tensor: Tensor) -> bool:
     return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
+def is_sharded(network: nn.Module, *, inside: bool = True) -> bool:
+    """Return whether parameters of a network are divided among processes (`fully_shard`), so that all call it together.
+
+    inside: whether those of its parts count.
+
+    >>> is_sharded(nn.Linear(3, 4))
+    False
+    """
+    return any(hasattr(module, "set_reshard_after_forward") for module in (network.modules() if inside else [network]))
+
+
+def is_shard(tensor: Any) -> bool:
+    """Return whether a tensor is divided among processes, of which each has a part (a `DTensor`)."""
+    return hasattr(tensor, "device_mesh")
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return the part of a divided tensor that this process has; a whole tensor as it is."""
+    return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def as_shard(tensor: Tensor, own: Any) -> Tensor:
+    """Return the own part of a whole tensor, divided as another is; the tensor itself where that is whole."""
+    if not is_shard(own) or is_shard(tensor):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+
+
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a network's state, a tied one once, without other values (`get_extra_state`).
 
@@ -152,8 +186,9 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `tensors_of` gives; a network's other state stays as it is."""
-    network.load_state_dict({**network.state_dict(), **tensors})
+    """Load what `tensors_of` gives, whole or divided as the network is; a network's other state stays as it is."""
+    own = network.state_dict()
+    network.load_state_dict({**own, **{name: as_shard(tensor, own.get(name)) for name, tensor in tensors.items()}})
 
 
 def freeze(network: nn.Module) -> list[nn.Parameter]:
@@ -269,7 +304,8 @@ def tied(state: Mapping[str, Tensor]) -> Iterable[list[str]]:
     groups: dict[Any, list[str]] = {}
     for name, tensor in state.items():
         alone = is_unsized(tensor) or tensor.numel() == 0 or tensor.is_meta
-        key = name if alone else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        own = own_part(tensor).untyped_storage() if not alone and is_shard(tensor) else tensor
+        key = name if alone else (own.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         groups.setdefault(key, []).append(name)
     return groups.values()
 

@@ -13,10 +13,11 @@ from limbeck.arguments import checked, checked_fields
 from limbeck.errors import InputError, LimbeckError, ModelError, lacks_memory, one_line, one_of
 from limbeck.head import Head, head_behind, head_of, without_product
 from limbeck.networks import canonical_path
+from limbeck.ranks import all_there
 from limbeck.sparse import Answer
 from limbeck.tasks import CLASSIFICATION, Task
 
-__all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "last_linear", "run_model"]
+__all__ = ["Members", "Outputs", "Tap", "canonical_path", "capture", "last_linear", "run_model", "tapped"]
 
 
 @dataclass(frozen=True)
@@ -165,18 +166,27 @@ def capture(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[_Featur
     if not taps:
         yield features
         return
-    modules: dict[str, list[tuple[str, nn.Module]]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        modules.setdefault(canonical_path(path), []).append((path, module))
     handles = []
     try:
-        for name, tap in taps.items():
-            tap = _located(modules, name, Tap(tap) if isinstance(tap, str) else tap)
-            handles.append(_find(modules, name, tap.path).register_forward_hook(_reader(name, tap, features)))
+        for name, tap, module in tapped(model, taps):
+            handles.append(module.register_forward_hook(_reader(name, tap, features)))
         yield features
     finally:
         for handle in handles:
             handle.remove()
+
+
+def tapped(model: nn.Module, taps: Mapping[str, str | Tap]) -> Iterator[tuple[str, Tap, nn.Module]]:
+    """Yield each feature's name, its tap, on an output or input, and the module of the model that is tapped.
+
+    Raises ModelError where a path names no module.
+    """
+    modules: dict[str, list[tuple[str, nn.Module]]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        modules.setdefault(canonical_path(path), []).append((path, module))
+    for name, tap in taps.items():
+        placed = _located(modules, name, Tap(tap) if isinstance(tap, str) else tap)
+        yield name, placed, _find(modules, name, placed.path)
 
 
 def _located(modules: Mapping[str, list[tuple[str, nn.Module]]], name: str, tap: Tap) -> Tap:
@@ -363,10 +373,11 @@ def _call(model: nn.Module, inputs: Any, role: str, state: Any = None) -> Any:
     versions = [_version(each) for each in handed]
     inputs = _in_own_type(model, inputs)
     try:
-        if isinstance(inputs, Mapping):
-            answer = model(**inputs) if state is None else model(**inputs, state=state)
-        else:
-            answer = model(inputs) if state is None else model(inputs, state)
+        with all_there():  # a network that is divided among processes meets them in its forward
+            if isinstance(inputs, Mapping):
+                answer = model(**inputs) if state is None else model(**inputs, state=state)
+            else:
+                answer = model(inputs) if state is None else model(inputs, state)
     except LimbeckError:
         raise
     except Exception as error:

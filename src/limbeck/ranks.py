@@ -30,6 +30,7 @@ __all__ = [
     "first_says",
     "heed_launcher",
     "held_by_first",
+    "in_any",
     "is_first",
     "join",
     "launched",
@@ -438,9 +439,24 @@ def same_in_all(module: nn.Module, *, parameters: bool = True) -> None:
     for tensor in (*(module.parameters() if parameters else ()), *module.buffers()):
         own = tensor.detach()
         whole = own.contiguous()  # in another memory format there is no broadcast
+        if distributed.get_backend() == "nccl" and not whole.is_cuda:
+            whole = whole.cuda()
         distributed.broadcast(whole, 0)
         if whole is not own and whole.data_ptr() != own.data_ptr():
             own.copy_(whole)
+
+
+def in_any(here: bool) -> bool:
+    """Return whether something is so in any of the processes; every process must call it.
+
+    >>> in_any(False)
+    False
+    """
+    if world_size() == 1:
+        return here
+    flag = torch.tensor(int(here), device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(flag)
+    return bool(flag)
 
 
 def all_rows(rows: Tensor) -> Tensor:

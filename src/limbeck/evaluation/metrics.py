@@ -1,5 +1,6 @@
 """Metrics of a model on a set, whatever its task."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
@@ -19,7 +20,7 @@ from limbeck.data.sources import Source, one_pass
 from limbeck.devices import has_float64
 from limbeck.errors import InputError
 from limbeck.evaluation.figures import Metrics, figures_of
-from limbeck.networks import at_once, check_network, evaluating
+from limbeck.networks import at_once, check_network, evaluating, is_sharded
 from limbeck.outputs import run_model
 from limbeck.ranks import all_rows, all_there, own_rank, same_in_all, world_size
 from limbeck.tasks import CLASSIFICATION, TOKENS, UNLABELLED, Task
@@ -176,23 +177,27 @@ def evaluate_together(model: nn.Module, samples: SampleSet | Source) -> Metrics:
     with torch.no_grad(), all_there():
         same_in_all(model, parameters=False)
         loader = one_pass(samples.to(_device(model)), at_once(model, _AT_ONCE))
-        batches, counts = _part_of(loader, samples.lanes, own_rank(), world)
+        batches, counts, more = _part_of(loader, samples.lanes, own_rank(), world)
         found = _checked(_answered(model, batches, _device(model)), samples.task)
         columns = zip(*(figures.part(logits, labels) for logits, labels in found), strict=True)
         own = [torch.cat(column) for column in columns]
+        if is_sharded(model):  # each process has a part of the weights, so that all of them answer equally often
+            deque(_answered(model, islice(loader.epoch(0), more), _device(model)), maxlen=0)
         parts = tuple(all_rows(rows if counts else rows[:0]) for rows in own)
     return figures.of_set(figures.total([parts]), samples)
 
 
-def _part_of(loader: Batches, lanes: int | None, rank: int, world: int) -> tuple[Iterator[Batch], bool]:
+def _part_of(loader: Batches, lanes: int | None, rank: int, world: int) -> tuple[Iterator[Batch], bool, int]:
     """Return the batches that a process answers, and whether they count; without any it answers one that does not.
 
-    They are a run of whole batches; of a stream some lanes of each, whose states the process carries.
+    They are a run of whole batches; of a stream some lanes of each, whose states the process carries.  The last number
+    is how many more some other process answers.
     """
     if lanes is not None:
-        return loader.epoch(0, rank=rank, world=world), rank < lanes
+        return loader.epoch(0, rank=rank, world=world), rank < lanes, 0
     own, counts = part_of(torch.arange(loader.steps), rank, world)
-    return islice(loader.epoch(0, start=int(own[0])), len(own)), counts
+    most = -(-loader.steps // world)
+    return islice(loader.epoch(0, start=int(own[0])), len(own)), counts, most - len(own)
 
 
 def _device(model: nn.Module) -> torch.device:

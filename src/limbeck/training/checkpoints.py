@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limbeck.errors import CheckpointError, one_line
+from limbeck.networks import as_shard, is_shard
 from limbeck.records import as_json, sealed, unsealed
 
 __all__ = [
@@ -163,7 +164,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         if any(size != parameters[number].shape for size in sizes):
             raise ValueError("the optimizer's state is not of the model's shapes")
         for name, value in entry.items():
-            if isinstance(value, Tensor) and value.dim() > 0:  # laid out in memory as its parameter is
+            if isinstance(value, Tensor) and value.dim() > 0 and is_shard(parameters[number]):
+                entry[name] = as_shard(value, parameters[number])
+            elif isinstance(value, Tensor) and value.dim() > 0:  # laid out in memory as its parameter is
                 entry[name] = torch.empty_like(parameters[number], dtype=value.dtype, device=value.device).copy_(value)
     optimizer.load_state_dict({"state": entries, "param_groups": state["groups"]})
 

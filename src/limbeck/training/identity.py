@@ -20,7 +20,7 @@ __all__ = ["address_of", "identity_of", "identity_of_fit", "require_same", "shor
 
 _FORMAT = 1
 """Raised whenever the same identity comes to another result, so that no older one is read."""
-_UNDECIDING = ("accumulate", "workers", "checkpoint_seconds")
+_UNDECIDING = ("accumulate", "workers", "fsdp", "checkpoint_seconds")
 _MENDS = {
     "student.weights": "start from the same weights (build the student under the same torch.manual_seed, or load them)",
     "student.architecture": "put the student's modules, attributes and code back",
@@ -42,7 +42,7 @@ def identity_of(
 
     It is taken before anything is built or trained: the student counts with its architecture and its initial weights,
     the objective with all that it holds, the sets with their content and order.  How a step is computed (`accumulate`,
-    `workers`) and how often it is saved do not count.
+    `workers`, `fsdp`) and how often it is saved do not count.
     teacher: its fingerprint.
     Raises InputError where something of them cannot be read.
     """

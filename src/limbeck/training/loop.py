@@ -39,9 +39,9 @@ from limbeck.training.engine import (
     keep_own_buffers,
     laid_out,
     placed,
+    prepared,
     seeded,
     signals,
-    stepper,
     undisturbed,
     unwrapped,
 )
@@ -60,6 +60,7 @@ from limbeck.training.optimizers import (
 )
 from limbeck.training.progress import Observer, Pace, ignore
 from limbeck.training.settings import Training
+from limbeck.training.sharding import check_built, check_sharding, placed_apart, sharded
 from limbeck.training.state import Result, Run, held
 from limbeck.training.weights import check_savable
 
@@ -267,7 +268,8 @@ def steps(
     check_alone()
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
-    distiller.prepare(accelerator.device)
+    check_sharding(distiller, training)
+    placed_apart(distiller, training, accelerator.device)
     train_set = train_set.to(accelerator.device)
     validation = None if validation is None else validation.to(accelerator.device)
     loader = batches_of(train_set, training, seed if order is None else order) if batches is None else batches
@@ -285,9 +287,11 @@ def steps(
     ):
         scope.enter_context(laid_out(distiller.student, training.memory_format))
         scope.enter_context(distiller.in_chunks(training.chunked_head))
+        shards = scope.enter_context(sharded(distiller, training, accelerator.device, fingerprint=bool(known)))
         first = placed(next(loader.epoch(0)), accelerator.device, training.memory_format)
         distiller.objective.require_active(training.epochs * loader.steps)
         _build(distiller, first, train_set, training, seed, classes_known=classes_known)
+        check_built(distiller, training)
         scope.enter_context(class_weighted(distiller.objective, training, train_set))
         scope.enter_context(laid_out(distiller.objective, training.memory_format))
         before = teacher_weights(distiller.teacher)
@@ -302,11 +306,10 @@ def steps(
             constrained_weights(distiller.student)
         keep_own_buffers(distiller)
         scope.enter_context(compiled(distiller, training))
-        module, prepared = accelerator.prepare(distiller, raw_optimizer)
-        optimizer = stepper(accelerator, prepared, raw_optimizer)
+        module, optimizer = prepared(accelerator, distiller, raw_optimizer)
         average = average_of(distiller.student, training)
         distiller.follow(average)
-        run = Run(folder, distiller, raw_optimizer, average, loss_sums, accelerator)
+        run = Run(folder, distiller, raw_optimizer, average, loss_sums, accelerator, shards)
         run.resume(known, at)
         distiller.observe(run.history)
         size = train_set.size if isinstance(train_set, Source) else len(train_set)

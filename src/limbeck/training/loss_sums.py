@@ -11,7 +11,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from limbeck.devices import exact
 from limbeck.distiller import Distiller
 from limbeck.errors import NonFiniteLossError
+from limbeck.networks import is_sharded, own_part
 from limbeck.objective import Loss
+from limbeck.ranks import in_any
 from limbeck.training.engine import sum_over_ranks
 
 if TYPE_CHECKING:
@@ -51,10 +53,25 @@ class LossSums:
         """Add the pending losses to the sums.
 
         Raises NonFiniteLossError with the first step and term that are NaN or infinite, or with a parameter that is.
+        Processes that have a part of the parameters each raise it together.
         """
         pending, self._pending = self._pending, []
         if not pending:
             return
+        found: NonFiniteLossError | None = None
+        try:
+            self._read(pending, last_good)
+        except NonFiniteLossError as error:
+            found = error
+        if is_sharded(self.trained) and in_any(found is not None) and found is None:
+            found = NonFiniteLossError(
+                f"step {pending[-1][0] + 1}: in another process the loss or a parameter is NaN or infinite;"
+                f" {last_good}; {_MEND}"
+            )
+        if found is not None:
+            raise found
+
+    def _read(self, pending: Sequence[tuple[int, Loss]], last_good: str) -> None:
         values: list[Tensor] = []
         for _, loss in pending:
             values += [loss.total, *(part.sum for part in loss.parts.values())]
@@ -137,6 +154,7 @@ def _spoilt(trained: nn.Module) -> str:
         if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
             tensors[f"running mean of '{path}'"] = module.running_mean
             tensors[f"running variance of '{path}'"] = module.running_var
+    tensors = {name: own_part(each) for name, each in tensors.items()}
     tensors = {name: each for name, each in tensors.items() if each.numel() and each.is_floating_point()}
     if not tensors:
         return ""

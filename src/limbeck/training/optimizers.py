@@ -14,7 +14,7 @@ from limbeck import schedules
 from limbeck.arguments import checked
 from limbeck.batch import Batch
 from limbeck.errors import InputError, ModelError, one_of
-from limbeck.networks import canonical_path
+from limbeck.networks import canonical_path, is_shard
 from limbeck.training.settings import Training
 
 __all__ = [
@@ -50,6 +50,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
             "give the student its own modules"
         )
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trainable)
+    divided = any(is_shard(parameter) for parameter in trainable)  # of which torch has no fused SGD
     groups: Any = _groups(model, trainable, settings)
     if settings.optimizer in ("adam", "adamw"):
         kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
@@ -67,7 +68,8 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimize
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
-        fused=fused or None,
+        fused=(fused and not divided) or None,
+        foreach=divided or None,
     )
     if fused and settings.momentum:  # the fused step fails where only some parameters have had a gradient before
         for parameter in trainable:

@@ -19,6 +19,7 @@ _CHOICES = {
     "schedule": ("constant", "linear", "cosine", "step", "one_cycle"),
     "precision": ("fp32", "bf16", "fp16"),
     "memory_format": ("contiguous", "channels_last"),
+    "fsdp": ("none", "student", "teacher", "both"),
     "keep": ("last", "best"),
 }
 
@@ -104,6 +105,9 @@ class Training:
         chunked_head: run student and teacher without their last linear layer, and compute the loss of its logits in
             chunks: a step holds no logits, and the results are those without it to rounding.  For networks that end in
             one linear layer, and terms that are sums over places.
+        fsdp: whose parameters are divided among the processes that train together (FSDP2): "none", "student", with its
+            gradients and the optimizer's state, "teacher", or "both".  Each block of a network is gathered while it is
+            computed.  Results are those without it to rounding.  A training without a teacher has the student's part.
         averaging: decay of an exponential moving average of the weights, which is then evaluated and kept; or
             `Averaging()`, in a recipe `{mean: {patience: 5}}`, for the uniform mean from when validation stops to
             improve; None for none.
@@ -155,6 +159,7 @@ class Training:
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     compile: bool | Literal["graphs"] = False
     chunked_head: bool = False
+    fsdp: Literal["none", "student", "teacher", "both"] = "none"
     averaging: float | Averaging | None = None
     patience: int | None = None
     keep: Literal["last", "best"] = "last"
@@ -177,6 +182,16 @@ class Training:
             if name not in known:
                 raise InputError(f"{name}: found no such setting of Training; {one_of(name, known)}")
         return cls(**settings)
+
+    @property
+    def student_sharded(self) -> bool:
+        """Whether the student's parameters are divided among processes."""
+        return self.fsdp in ("student", "both")
+
+    @property
+    def teacher_sharded(self) -> bool:
+        """Whether the teacher's parameters are divided among processes."""
+        return self.fsdp in ("teacher", "both")
 
     def continued(self, epochs: int, learning_rate: float | None = None) -> "Training":
         """Return the settings of a training that follows: warmup and milestones keep their share of all epochs.

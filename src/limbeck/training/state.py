@@ -15,14 +15,16 @@ from limbeck.arguments import checked_fields
 from limbeck.distiller import Distiller
 from limbeck.errors import CheckpointError, RunError, UnwrittenError
 from limbeck.identity import known_from_files
-from limbeck.networks import fill, tensors_of
+from limbeck.networks import as_shard, fill, tensors_of
 from limbeck.ranks import first_does, held_by_first, same_in_all
 from limbeck.records import as_json
 from limbeck.training import checkpoints
 from limbeck.training.averaging import MeanOfWeights, WeightAverage
+from limbeck.training.dividing import whole
 from limbeck.training.engine import Signals
 from limbeck.training.identity import require_same, short
 from limbeck.training.loss_sums import LossSums
+from limbeck.training.sharding import Shards
 from limbeck.training.weights import RESULT, load_result, save_result
 
 if TYPE_CHECKING:
@@ -107,10 +109,12 @@ class Run:
         average: WeightAverage | MeanOfWeights | None,
         loss_sums: LossSums,
         accelerator: "Accelerator",
+        shards: Shards | None = None,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.distiller, self.optimizer, self.average = distiller, optimizer, average
         self.loss_sums, self.accelerator = loss_sums, accelerator
+        self._shards = Shards() if shards is None else shards
         self.epoch = self.batch = self.step = self.stale = 0
         self.best_epoch, self.best_score = 0, (math.inf, math.inf)
         self.best: dict[str, Tensor] = {}
@@ -151,30 +155,35 @@ class Run:
         if self.folder is None:
             return
         self.loss_sums.read(self.last_good)
-        generators, sums, carried = self._generators(), self._sums(), self._carried()
-        self.last_good = first_does(lambda: self._write(generators, sums, carried))
-        self._saved_at = time.monotonic()
-
-    def _write(
-        self, generators: Mapping[str, Tensor], sums: list[dict[str, list[float]]], carried: list[_Carried]
-    ) -> str:
-        """Write what all processes have into a checkpoint, and return where it is."""
-        if self.folder is None:
-            raise ValueError("a checkpoint is written into a folder")
+        carried, sums = self._carried(), self._sums()
         optimizer_tensors, optimizer_state = checkpoints.optimizer_tensors(self.optimizer)
         tensors = {
             **{f"model.{name}": tensor for name, tensor in _own_tensors(self.distiller).items()},
             **optimizer_tensors,
             **{f"best.{name}": tensor for name, tensor in self.best.items()},
-            **{f"generator.{name}": tensor for name, tensor in generators.items()},
+            **{f"generator.{name}": tensor for name, tensor in self._generators().items()},
             **{f"carry.{name}": tensor for tensors, _ in carried for name, tensor in tensors.items()},
         }
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state.items()}
+        gathered = whole(tensors)
+        self.last_good = first_does(lambda: self._write(gathered, optimizer_state, sums, carried))
+        self._saved_at = time.monotonic()
+
+    def _write(
+        self,
+        tensors: Mapping[str, Tensor],
+        optimizer: Any,
+        sums: list[dict[str, list[float]]],
+        carried: list[_Carried],
+    ) -> str:
+        """Write what all processes have into a checkpoint, and return where it is."""
+        if self.folder is None:
+            raise ValueError("a checkpoint is written into a folder")
         scaler = self.accelerator.scaler
         state = {
             "identity": self._identity,
-            "optimizer": optimizer_state,
+            "optimizer": optimizer,
             "average_updates": 0 if self.average is None else self.average.updates,
             "scaler": None if scaler is None else scaler.state_dict(),
             "sums": sums[0] if len(sums) == 1 else sums,
@@ -232,9 +241,11 @@ class Run:
             raise ValueError(f"it has no {min(missing)}")
         fill(self.distiller, model)
         checkpoints.restore_optimizer(self.optimizer, tensors, state["optimizer"])
+        student = self.distiller.student
+        device, weights = self.accelerator.device, tensors_of(student)
         if self.average is not None:
-            device = self.accelerator.device
-            self.average.state = {name: value.to(device) for name, value in _under(tensors, "average.").items()}
+            found = _under(tensors, "average.").items()
+            self.average.state = {name: as_shard(value.to(device), weights.get(name)) for name, value in found}
             self.average.updates = state["average_updates"]
             self.average.observe(self.losses)
         if self.accelerator.scaler is not None and state["scaler"] is not None:
@@ -242,10 +253,9 @@ class Run:
         sums = state["sums"] if isinstance(state["sums"], list) else [state["sums"]]
         self.loss_sums.restore(sums, self.accelerator.process_index, self.accelerator.num_processes)
         self.distiller.carry.restore(_under(tensors, "carry."), state.get("carry", {}), self.accelerator.device)
-        self.best = _under(tensors, "best.")
-        student = self.distiller.student
+        self.best = {name: as_shard(value, weights.get(name)) for name, value in _under(tensors, "best.").items()}
         averaged = {} if self.average is None else self.average.state
-        for kept, own in ((self.best, _own_tensors(student)), (averaged, tensors_of(student))):
+        for kept, own in ((self.best, _own_tensors(student)), (averaged, weights)):
             if kept and {name: tensor.shape for name, tensor in kept.items()} != {
                 name: tensor.shape for name, tensor in own.items()
             }:
@@ -303,12 +313,14 @@ class Run:
 
     def finish(self, *, keep_best: bool, seconds: float) -> Result:
         """Put the weights that are kept into the student, and write them with the result."""
-        student = self.distiller.student
         if not self.finished:
             if keep_best:
-                fill(student, self.best)
+                fill(self.distiller.student, self.best)
             elif self.average is not None and self.average.begun:
-                self.average.swap(student)
+                self.average.swap(self.distiller.student)
+        self._shards.gather()
+        student = self.distiller.student
+        if not self.finished:
             same_in_all(student)
         epoch = self.best_epoch if keep_best else self.epoch
         metrics = dict(self.history[epoch - 1]["validation"])
@@ -357,6 +369,7 @@ class Run:
                 raise ValueError(f"the best epoch is {self.best_epoch} of {len(self.history)}")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"'{path}' is damaged ({error!r}); delete it to start again") from None
+        self._shards.gather()
         load_result(self.distiller.student, path.parent, ended)
         if self.accelerator.is_main_process:  # a process that was killed right after its result may have left some
             checkpoints.remove(path.with_name("checkpoints"))
