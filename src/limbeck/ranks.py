@@ -108,8 +108,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     for name in _OTHERS_WAY:
         if environment.get(name, "").strip().lower() in ("1", "true", "yes", "y", "on", "t"):
             raise InputError(
-                f"{name}: found {environment[name]!r}; expected it unset, since limbeck keeps all of a network in each "
-                "process; unset it"
+                f"{name}: found {environment[name]!r}; expected it unset, since the recipe says how networks are"
+                " divided (training.fsdp); unset it"
             )
     found = {name: environment[name] for name in _PLACE if environment.get(name)}
     if not found or (found.get("WORLD_SIZE") == "1" and found.get("RANK", "0") == "0"):

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from faults import DISTILL, RECIPE, SHORT, bits, command, ended, furnished, run_of, started, warm
 from launches import free_port, take_place
@@ -106,6 +108,53 @@ def test_a_stored_teacher_serves_two_processes_as_it_serves_one(made, tmp_path):
         path.name for path in sorted((one / "answers").glob("*.bin"))
     ]
     alike(*(json.loads((run_of(folder) / "outcome.json").read_text()) for folder in (one, two)), tolerance=1e-4)
+
+
+TEACHER = {"model": {"kind": "mlp", "hidden": [16]}, "store": False}
+DIVIDED = {
+    "teacher": TEACHER | {"training": SHORT | {"fsdp": "student"}},
+    "training": RECIPE["training"] | {"fsdp": "both"},
+}
+
+
+@pytest.fixture(scope="module")
+def divided(made):
+    folder = furnish(made, made / "divided", **DIVIDED)
+    answers = launched(folder)
+    assert [answer.code for answer in answers] == [0, 0], answers
+    return run_of(folder)
+
+
+def test_networks_divided_among_two_processes_learn_what_whole_ones_learn_in_one(made, tmp_path, divided):
+    one = furnish(made, tmp_path / "one", teacher=TEACHER | {"training": SHORT})
+    assert command(one, *DISTILL).code == 0
+    found, wanted = (json.loads((run / "outcome.json").read_text()) for run in (divided, run_of(one)))
+    alike(found, wanted, tolerance=1e-4)
+    for file in ("teacher-0.safetensors", "alone-0/student.safetensors", "distilled-0/student.safetensors"):
+        two, alone = load_file(divided / file), load_file(run_of(one) / file)
+        assert two.keys() == alone.keys()
+        for name, tensor in alone.items():
+            torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("who", "step"), [(1, 5), (0, 9)])
+def test_a_launch_with_divided_networks_of_which_one_is_killed_resumes_bit_for_bit(made, tmp_path, divided, who, step):
+    folder = furnish(made, tmp_path / "killed", **DIVIDED)
+    began = time.monotonic()
+    answers = launched(folder, strike=partial(killed, who, step))
+    assert time.monotonic() - began < BOUND
+    assert [answer.code for answer in answers] == ([2, -9] if who else [-9, 2]), answers
+    said = [line for answer in answers for line in answer.lines if "limbeck: " in line]
+    assert len(said) == 1, answers
+    assert "another process of this training has ended; " in said[0]
+    assert [answer.code for answer in launched(folder, "--resume", run_of(folder))] == [0, 0]
+    assert bits(run_of(folder)) == bits(divided)
+
+
+def test_a_recipe_that_divides_networks_wants_several_processes(made, tmp_path):
+    folder = furnish(made, tmp_path / "one", **DIVIDED)
+    command(folder, *DISTILL).refused("teacher.training.fsdp: found 'student' in one process; expected several")
+    assert command(folder, "check", "recipe.yaml").code == 0
 
 
 LAUNCHERS = {

@@ -85,6 +85,7 @@ OTHER = {  # what is changed, and the key that says so
     "training.compile": lambda: setting(compile=True),
     "training.chunked_head": lambda: setting(chunked_head=True),
     "training.views": lambda: setting(views=2, augment=Augment(shift=1)),
+    "training.class_weights": lambda: setting(class_weights="balanced"),
     "training.averaging": lambda: setting(averaging=0.9),
     "training.patience": lambda: setting(patience=2),
     "training.keep": lambda: setting(keep="best"),
@@ -99,6 +100,7 @@ OTHER = {  # what is changed, and the key that says so
 SAME = {
     "accumulate": lambda: setting(accumulate=2),
     "workers": lambda: setting(workers=1),
+    "fsdp": lambda: setting(fsdp="both"),
     "checkpoint_seconds": lambda: setting(checkpoint_seconds=5.0),
     "label": lambda: {"label": "another"},
     "order that is the seed": lambda: {"order": 3},

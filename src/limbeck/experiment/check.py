@@ -103,7 +103,7 @@ class Rehearsal:
 
 def rehearse(recipe: Recipe) -> Rehearsal:
     """Build a recipe's data, models and objective, and run a batch through each."""
-    parts = vet(recipe)
+    parts = vet(recipe, trains=False)
     builder = SeedBuilder(recipe, parts, recipe.seeds[0])
     seeds, tried = len(recipe.seeds), _tried(recipe)
     times = (seeds if recipe.teacher.seed is None else 1) + recipe.refit

@@ -82,7 +82,7 @@ def verify_stores(
 
 def stores_like(recipe: Recipe) -> list[Path]:
     """Return the folders of the stores that hold answers to a recipe's samples, in its `path` and in the cache."""
-    parts = vet(recipe)
+    parts = vet(recipe, trains=False)
     samples = parts.transfer
     wanted = {order_of(recipe, samples, seed).augmentation for seed in recipe.seeds}
     path, top = spec_of(recipe).path, cache_folder() / "stores"
@@ -109,7 +109,7 @@ def _asked(
     """
     if "teacher" not in recipe.inspected.reads():
         raise RecipeError(f"method.name: '{recipe.method.name}' has no teacher; expected a method that learns from one")
-    parts = vet(recipe)
+    parts = vet(recipe, trains=False)
     if recipe.refit:
         parts = prepare(recipe, refit=True, splits=parts.of_teacher.whole)
     plain = recipe if encoded else replace(recipe, teacher=replace(recipe.teacher, store=True))

@@ -124,7 +124,7 @@ class Trials:
 
     def _batches(self, candidate: Recipe, seed: int, watch: Observer) -> tuple[object, ...] | None:
         """Return what decides the batches of a candidate's only training; None where sharing them gains nothing."""
-        if not candidate.scheme.single or not candidate.scheme.uses_teacher:
+        if not candidate.scheme.single or not candidate.scheme.uses_teacher or candidate.training.fsdp != "none":
             return None
         if isinstance(self._answering(candidate, self._teacher(candidate, seed, watch), seed), STORED):
             return None

@@ -19,6 +19,7 @@ from limbeck.experiment.building import (
 )
 from limbeck.experiment.parts import Parts, prepare
 from limbeck.experiment.stores import require_storable
+from limbeck.experiment.teacher import asked_once
 from limbeck.experiment.tokenizers import check_tokenizers
 from limbeck.objective import Objective
 from limbeck.tasks import TOKENS, Need
@@ -30,17 +31,21 @@ from limbeck.training.class_weights import class_weighted
 from limbeck.training.engine import check_precision
 from limbeck.training.loop import in_lanes
 from limbeck.training.optimizers import make_optimizer, share_of_length
+from limbeck.training.sharding import check_built, check_launch, check_sharding
 
 __all__ = ["vet"]
 
 _TRIED = 8  # samples that each model answers before anything is trained
 
 
-def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
+def vet(recipe: Recipe, *, splits: Splits | None = None, trains: bool = True) -> Parts:
     """Return a recipe's sets after each of its models has answered some of them under its objective.
 
     What cannot run is refused here, before anything is trained or written.  splits: as for `prepare`.
+    trains: whether this launch is to train what the recipe says.
     """
+    if trains:
+        _require_launch(recipe)
     parts = prepare(recipe, splits=splits)
     if not recipe.teacher.single and parts.train.task is not TOKENS:
         parts.train.task.require(
@@ -68,6 +73,7 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
         builder = SeedBuilder(candidate, parts, recipe.seeds[0])
         student = builder.grafted(builder.student())
         taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
+        _require_asked(candidate, taught_by, parts)
         validated, objective, training = _validated(candidate, parts), candidate.inspected, candidate.training
         _try("student", student, taught_by, objective, parts.transfer, training, "training", validated=validated)
         if candidate.scheme.single:
@@ -83,6 +89,25 @@ def vet(recipe: Recipe, *, splits: Splits | None = None) -> Parts:
         if complaint := candidate.scheme.check(builder):
             raise RecipeError(f"scheme.{complaint}")
     return parts
+
+
+def _require_launch(recipe: Recipe) -> None:
+    """Require several processes where a training divides a network among them."""
+    members = [(member.training, "teacher.training") for member in recipe.teacher.members if member.learns]
+    for training, where in (*members, *((each.training, "training") for each in recipe.candidates())):
+        try:
+            check_launch(training)
+        except InputError as error:
+            raise RecipeError(f"{where}.{error}") from None
+
+
+def _require_asked(recipe: Recipe, teacher: Teacher | None, parts: Parts) -> None:
+    """Require a teacher that is divided among processes to be asked for every batch; RecipeError otherwise."""
+    if recipe.training.teacher_sharded and teacher is not None and asked_once(recipe, teacher, parts):
+        raise RecipeError(
+            f"training.fsdp: found '{recipe.training.fsdp}' with a teacher whose answers are computed once, before the"
+            " training; expected one that is asked for every batch. Set teacher.store: false, or fsdp: student"
+        )
 
 
 def _settle(objective: Objective, samples: SampleSet) -> None:
@@ -135,6 +160,11 @@ def _try(
             pass
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
+    try:
+        check_sharding(distiller, training)
+        check_built(distiller, training)
+    except LimbeckError as error:
+        raise type(error)(f"{where}.{error}") from None
     try:
         make_optimizer(distiller, training)
     except InputError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from limbeck.arguments import checked_fields
 from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
+from limbeck.errors import InputError
 from limbeck.ranks import first_says
 from limbeck.training.identity import address_of, identity_of
 from limbeck.training.loop import Turns, fit, steps
@@ -55,6 +56,13 @@ class Job:
     label: str = "student"
     along: Sequence[int] = ()
     code: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.along and self.training.student_sharded:
+            raise InputError(
+                f"fsdp: found '{self.training.fsdp}' for a student that is kept along its training (after epochs"
+                f" {', '.join(map(str, self.along))}); leave fsdp out"
+            )
 
     def fit(self, watch: Observer = ignore) -> Result:
         """Train, and return the result."""

@@ -60,7 +60,14 @@ from limbeck.training.optimizers import (
 )
 from limbeck.training.progress import Observer, Pace, ignore
 from limbeck.training.settings import Training
-from limbeck.training.sharding import check_built, check_sharding, placed_apart, sharded
+from limbeck.training.sharding import (
+    check_built,
+    check_launch,
+    check_sharding,
+    heed_features,
+    placed_apart,
+    sharded,
+)
 from limbeck.training.state import Result, Run, held
 from limbeck.training.weights import check_savable
 
@@ -268,6 +275,7 @@ def steps(
     check_alone()
     accelerator = engine(training.precision)
     rank, world, parts = accelerator.process_index, accelerator.num_processes, training.accumulate
+    check_launch(training)
     check_sharding(distiller, training)
     placed_apart(distiller, training, accelerator.device)
     train_set = train_set.to(accelerator.device)
@@ -292,6 +300,7 @@ def steps(
         distiller.objective.require_active(training.epochs * loader.steps)
         _build(distiller, first, train_set, training, seed, classes_known=classes_known)
         check_built(distiller, training)
+        heed_features(distiller, training)
         scope.enter_context(class_weighted(distiller.objective, training, train_set))
         scope.enter_context(laid_out(distiller.objective, training.memory_format))
         before = teacher_weights(distiller.teacher)

@@ -20,7 +20,7 @@ from limbeck.teachers import EnsembleTeacher, ModelTeacher
 from limbeck.training.dividing import Divided
 from limbeck.training.settings import Training
 
-__all__ = ["Shards", "check_built", "check_launch", "check_sharding", "placed_apart", "sharded"]
+__all__ = ["Shards", "check_built", "check_launch", "check_sharding", "heed_features", "placed_apart", "sharded"]
 
 _WHY = "leave fsdp out"
 
@@ -41,7 +41,6 @@ def check_sharding(distiller: Distiller, training: Training) -> None:
     """Require networks, terms and settings that `training.fsdp` can be used with; one line otherwise."""
     if training.fsdp == "none":
         return
-    check_launch(training)
     if type(distiller) is not Distiller:
         raise InputError(
             f"fsdp: found a {type(distiller).__name__}; expected a student with a teacher that stays as it is; {_WHY}"
@@ -80,7 +79,7 @@ def _check_student(distiller: Distiller, training: Training) -> None:
         raise ModelError(f"fsdp: found a student whose weights are masked anew at each step; {_WHY}")
     for path, module in student.named_modules():
         if getattr(module, "sparse", False):
-            raise ModelError(f"fsdp: '{path}' of the student has sparse gradients; set sparse=False, or {_WHY}")
+            raise ModelError(f"fsdp: found sparse gradients of the student's '{path}'; set sparse=False, or {_WHY}")
     lent = {id(each) for network in networks_of(distiller.teacher) for each in network.parameters()}
     if shared := next((name for name, each in student.named_parameters() if id(each) in lent), None):
         raise ModelError(
@@ -110,7 +109,7 @@ def _check_teacher(distiller: Distiller) -> None:
 def _check_whole(role: str, network: nn.Module) -> None:
     check_network(role, network)
     if is_sharded(network):
-        raise ModelError(f"{role}: found it divided by fully_shard already; give it whole, and fsdp divides it")
+        raise ModelError(f"fsdp: found a {role} that fully_shard has divided already; give it whole, or {_WHY}")
     if is_lazy(network):
         raise ModelError(f"fsdp: found lazy layers without weights in the {role}; run it on a batch first")
     if any(hasattr(each, "_orig_mod") for each in network.modules()):
@@ -133,6 +132,17 @@ def _members(teacher: Teacher) -> list[ModelTeacher]:
                 " that are asked for every batch. Ask it so (store: false), or choose fsdp: student"
             )
     return [member for member in members if isinstance(member, ModelTeacher)]
+
+
+def check_built(distiller: Distiller, training: Training) -> None:
+    """Require terms, once they are built, that learn no weights where the student is divided; ModelError otherwise."""
+    if not training.student_sharded:
+        return
+    if own := [name for name, _ in distiller.objective.named_parameters()]:
+        raise ModelError(
+            f"fsdp: found a term that learns weights of its own ({own[0].removeprefix('terms.')}); expected terms"
+            " without projections and banks. Choose fsdp: teacher, layers of equal sizes, or another method"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- the training
@@ -209,20 +219,13 @@ def sharded(distiller: Distiller, training: Training, device: torch.device, *, f
         distiller.student = student
 
 
-def check_built(distiller: Distiller, training: Training) -> None:
-    """Require terms, once they are built, that learn no weights where the student is divided, and serve the others.
+def heed_features(distiller: Distiller, training: Training) -> None:
+    """Let the features that terms read of a divided student, once these are built, tell FSDP to gather weights again.
 
-    The loss may reach a feature inside of a unit while nothing reaches the unit's output, whose gradient tells FSDP to
-    gather the unit again; so the features that terms read tell it as well.
-    Raises ModelError.
+    Else the gradient of a unit's output alone does, and the loss may reach a feature inside of it and not its output.
     """
     if not training.student_sharded:
         return
-    if own := [name for name, _ in distiller.objective.named_parameters()]:
-        raise ModelError(
-            f"fsdp: found a term that learns weights of its own ({own[0].removeprefix('terms.')}); expected terms"
-            " without projections and banks. Choose fsdp: teacher, layers of equal sizes, or another method"
-        )
     student = distiller.student
     paths = {id(module): path for path, module in student.named_modules(remove_duplicate=False)}
     for _, tap, module in tapped(student, distiller.objective.taps("student")):

@@ -28,6 +28,7 @@ SHARED = (
     "memory_format",
     "compile",
     "chunked_head",
+    "fsdp",
     "augment",
     "views",
     "workers",
@@ -61,7 +62,7 @@ def fit_many(
         train_set: training samples.
         validation: measured after each epoch.
         training: the settings, one for all or one for each.  They may not differ in batch_size, accumulate, precision,
-            memory_format, compile, chunked_head, augment, views or workers.
+            memory_format, compile, chunked_head, augment, views or workers, nor have `fsdp`.
         seed: one for all or one for each.
         order: the seed of order and augmentation, which all share; by default the first distiller's seed.
         folders: one for each distiller, as in `fit`.
@@ -251,6 +252,11 @@ def _check(
                     f"training.{key}: found {first!r} for {labels[0]} and {own!r} for {label}, but they share their"
                     f" batches; give all the same {key}, or train them apart"
                 )
+    if len(trainings) > 1 and trainings[0].fsdp != "none":
+        raise InputError(
+            f"fsdp: found '{trainings[0].fsdp}' for {len(trainings)} students that are trained together; train one"
+            " after the other, or leave fsdp out"
+        )
     for name, given in (("labels", labels), ("folders", [folder for folder in folders if folder is not None])):
         twice = [each for number, each in enumerate(given) if each in given[:number]]
         if twice:
