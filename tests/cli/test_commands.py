@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -82,8 +83,9 @@ def test_the_demo_ends_in_a_table_and_a_run_folder(limbeck, monkeypatch, tmp_pat
     assert "359 test examples, mean ± 95 % t-interval over 5 seeds" in answer.out
     assert answer.out.splitlines()[-1].startswith("Share of the gap closed, (alone - distilled)/(alone - teacher): ")
     progress = [line for line in answer.lines if " · epoch " in line]
-    assert any(line.startswith("teacher · epoch ") for line in progress)
-    assert any(line.startswith("distilled (seed 4) · epoch ") for line in progress)
+    assert all(re.match(r"training \d+ of 11 · .+ left in all · \d+ % · ", line) for line in progress)
+    assert any(" · teacher · epoch " in line for line in progress)
+    assert any(" · distilled (seed 4) · epoch " in line for line in progress)
     assert not any("epoch" in line for line in answer.out.splitlines())
 
     folder = only_run(tmp_path / "runs")
@@ -223,7 +225,7 @@ def test_distill_prints_the_table_and_says_how_to_repeat_it(limbeck, recipe, tmp
     assert [line.split("┃")[1].strip() for line in answer.out.splitlines() if "┃" in line] == ["model"]
     assert answer.lines[-1].startswith(f"run folder: {folder} · repeat it: limbeck distill {folder}/recipe.yaml")
     assert plain(answer.out + answer.err)
-    last = [line for line in answer.lines if line.startswith("teacher · epoch 3/3 · held-out errors ")]
+    last = [line for line in answer.lines if " · teacher · epoch 3/3 · held-out errors " in line]
     assert last, answer.lines
     assert " · hard " in last[-1]
     assert last[-1].endswith(" · step 33/33")
@@ -233,13 +235,15 @@ def test_distill_prints_the_table_and_says_how_to_repeat_it(limbeck, recipe, tmp
     assert quiet.lines[0].startswith("run folder: elsewhere/tiny/")
 
 
-def test_on_a_terminal_there_is_one_live_line(limbeck, recipe, monkeypatch):
+def test_on_a_terminal_there_are_two_live_lines(limbeck, recipe, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     answer = limbeck("distill", recipe, "seeds=[0]", "--json", "--no-report")
     assert answer.code == 0
-    assert "\x1b[2K" in answer.err  # the live line is erased where it stands
-    assert not any(line.startswith("distilled (seed 0) · epoch") for line in answer.lines)
+    assert "\x1b[2K\x1b[1A\x1b[2Ktraining 2 of 3 · " in answer.err  # both are erased where they stand
+    shown, _, after = answer.err.rpartition("\x1b[2K")
+    assert "\ndistilled (seed 0) · epoch 2/2" in shown
+    assert "epoch" not in after
     assert json.loads(answer.out)
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck.cli import app
+from limbeck.cli.course import duration
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import Trust, duration, say, show, show_json, table
+from limbeck.cli.showing import Trust, say, show, show_json, table
 from limbeck.errors import command
 
 if TYPE_CHECKING:

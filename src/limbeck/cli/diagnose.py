@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from limbeck.cli import app
+from limbeck.cli.course import duration
 from limbeck.cli.distill import resolve
-from limbeck.cli.showing import Data, Trust, duration, figure, say, show, show_json, table, watching
+from limbeck.cli.showing import Data, Trust, figure, say, show, show_json, table, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 

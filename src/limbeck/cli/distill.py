@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limbeck.cli import app
+from limbeck.cli.course import Course, duration
 from limbeck.cli.ending import recorded
-from limbeck.cli.showing import duration, figure, over_seeds, say, show, show_json, table, telling, watching
+from limbeck.cli.showing import figure, over_seeds, say, show, show_json, table, telling, watching
 from limbeck.cli.streams import copied
 from limbeck.errors import command
 
@@ -149,13 +150,17 @@ def folder_of(recipe: "Recipe", runs: Path, kept: Path | None) -> "RunFolder":
 
 def run(recipe: "Recipe", folder: "RunFolder", *, parts: "Parts | None" = None, quiet: bool = False) -> "Outcome":
     """Run a recipe in a folder, with progress, a log and the outcome as outcome.json."""
+    from limbeck.experiment.agenda import agenda
     from limbeck.experiment.run import distill
     from limbeck.experiment.sealing import keep_outcome
+    from limbeck.experiment.vetting import vet
 
     began = time.monotonic()
+    parts = vet(recipe) if parts is None else parts
+    overall = None if quiet else Course(agenda(recipe, parts), began=began)
     with folder.locked():
         folder.log("started")
-        with recorded(folder), watching(quiet=quiet) as watch:
+        with recorded(folder), watching(quiet=quiet, overall=overall) as watch:
             outcome = distill(recipe, folder, parts=parts, watch=watch, say=telling(folder, quiet=quiet))
         keep_outcome(folder, outcome)
         folder.log(f"done in {duration(time.monotonic() - began)}")

@@ -1,11 +1,13 @@
 """limbeck reproduce: a paper's table beside ours."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from limbeck.cli import app
+from limbeck.cli.course import Rows
 from limbeck.cli.showing import say, show, show_json, table, watching
 from limbeck.errors import RecipeError, one_of
 
@@ -38,7 +40,8 @@ def reproduce(
     if recorded:
         print(papers.markdown(found, papers.expected(found), budget), end="")
         return
-    with watching(quiet=quiet) as watch:
+    overall = Rows(began=time.monotonic())
+    with watching(quiet=quiet, overall=overall) as watch:
         results = papers.reproduce(
             found,
             budget=budget,
@@ -46,6 +49,7 @@ def reproduce(
             only=only or [],
             seeds=seed or [],
             watch=watch,
+            begin=lambda number, total: overall.begin(number, total, time.monotonic()),
             say=(lambda line: None) if quiet else say,
         )
     command = f"limbeck reproduce {paper}{' --budget full' if budget == 'full' else ''} --data DIR"

@@ -4,16 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from limbeck.cli.course import Overall, duration
 from limbeck.cli.streams import REPLACED, results
 from limbeck.errors import plain
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Data",
     "Trust",
-    "duration",
     "figure",
     "over_seeds",
     "reading",
@@ -126,20 +125,6 @@ def over_seeds(count: int) -> str:
     return f"mean ± 95 % t-interval over {count} seeds"
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words, such as 1 h 02 min.
-
-    >>> duration(3.2), duration(75), duration(3720)
-    ('3 s', '1 min 15 s', '1 h 02 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def describe(progress: "Progress") -> str:
     """Return a progress line, what is wanted most first: a narrow terminal cuts off its end."""
     pieces = [progress.label, f"epoch {progress.epoch}/{progress.epochs}"]
@@ -147,7 +132,7 @@ def describe(progress: "Progress") -> str:
         errors = progress.metrics["errors"]
         shown = f"{errors:.0f}" if errors == round(errors) else f"{errors:.4g}"
         pieces.append(f"held-out {progress.measured} {shown}")
-    if progress.seconds_left is not None:
+    if progress.seconds_left is not None and progress.step < progress.steps:
         pieces.append(f"{duration(progress.seconds_left)} left")
     pieces.append(" ".join(f"{name} {value:.3g}" for name, value in progress.losses.items()))
     if progress.samples_per_second:
@@ -168,29 +153,32 @@ def telling(folder: "RunFolder", *, quiet: bool) -> Callable[[str], None]:
 
 
 @contextmanager
-def watching(*, quiet: bool = False) -> Iterator["Observer"]:
-    """Show progress on stderr for the scope: one live line on a terminal, otherwise a plain line every few seconds."""
+def watching(*, quiet: bool = False, overall: Overall | None = None) -> Iterator["Observer"]:
+    """Show progress on stderr for the scope: live lines on a terminal, otherwise a plain line every few seconds.
+
+    overall: what knows how far the command has come in all; on a terminal that is a line of its own.
+    """
     if quiet:
         yield lambda progress: None
         return
     console = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
     terminal = console.is_terminal and not console.is_dumb_terminal
     live = Live(Text(""), console=console, refresh_per_second=8, transient=True) if terminal else None
-    last: Progress | None = None
     spoken = time.monotonic()
 
     def watch(progress: "Progress") -> None:
-        nonlocal last, spoken
-        if progress.epoch_ended and last is not None and last.label == progress.label:
-            speed, left = last.samples_per_second, last.seconds_left
-            progress = replace(progress, samples_per_second=speed, seconds_left=left)
-        last = progress
+        nonlocal spoken
+        now = time.monotonic()
+        lines = [describe(progress)]
+        if overall is not None:
+            overall.look(progress, now)
+            lines = [line for line in (overall.said(now), *lines) if line]
         ended = progress.step == progress.steps and progress.epoch_ended
         if live is not None:
-            live.update(Text(plain(describe(progress)), no_wrap=True, overflow="ellipsis"))
-        elif ended or time.monotonic() - spoken >= _SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            say(describe(progress))
+            live.update(Group(*(Text(plain(line), no_wrap=True, overflow="ellipsis") for line in lines)))
+        elif ended or now - spoken >= _SECONDS_BETWEEN_LINES:
+            spoken = now
+            say(" · ".join(lines))
 
     with live or nullcontext():
         yield watch

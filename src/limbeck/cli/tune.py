@@ -2,12 +2,14 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from limbeck.cli import app
+from limbeck.cli.course import Course
 from limbeck.cli.distill import folder_of, resolve
 from limbeck.cli.ending import recorded
 from limbeck.cli.showing import say, show, show_json, table, telling, watching
@@ -39,16 +41,22 @@ def tune(
 ) -> None:
     """Choose settings on the held-out part; several processes can share one study, and a stopped one can be resumed."""
     from limbeck.config import load_recipe
+    from limbeck.experiment.agenda import agenda_of_trials
+    from limbeck.experiment.vetting import vet
     from limbeck.tune import check_study, read_space, usual_space
     from limbeck.tune import tune as choose
 
     loaded = load_recipe(resolve(recipe), overrides or [])
     allowed = read_space(space) if space else usual_space(loaded)
     check_study(loaded, allowed, trials=trials, metric=metric, seeds=seeds, together=together)
+    parts = vet(loaded.with_values({"search": {}}))
+    overall = None
+    if study is None and not quiet:  # how many trials are left of a study that others run as well is not known
+        overall = Course(agenda_of_trials(loaded, parts, trials=trials, seeds=seeds), began=time.monotonic())
     folder = folder_of(loaded, runs, study)
     chosen: Literal["errors", "nll"] = metric  # type: ignore[assignment]
     folder.again = command("limbeck", *sys.argv[1:], *([] if study else ["--study", folder.path]))
-    with recorded(folder), watching(quiet=quiet) as watch:
+    with recorded(folder), watching(quiet=quiet, overall=overall) as watch:
         tuned = choose(
             loaded,
             allowed,
@@ -57,6 +65,7 @@ def tune(
             metric=chosen,
             seeds=seeds,
             together=together,
+            parts=parts,
             watch=watch,
             say=telling(folder, quiet=quiet),
         )

@@ -16,6 +16,7 @@ from limbeck.config import Recipe
 from limbeck.data import Loader, SampleSet
 from limbeck.distiller import Distiller, require_gradient
 from limbeck.evaluation import constant_accuracy, evaluate, parameters
+from limbeck.experiment.agenda import repeats
 from limbeck.experiment.building import SeedBuilder, as_teacher, build_teacher, check_weights, seeded_build
 from limbeck.experiment.parts import Parts
 from limbeck.experiment.plan import AskedOnce, TeacherPlan, plan_teacher
@@ -105,11 +106,11 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     """Build a recipe's data, models and objective, and run a batch through each."""
     parts = vet(recipe, trains=False)
     builder = SeedBuilder(recipe, parts, recipe.seeds[0])
-    seeds, tried = len(recipe.seeds), _tried(recipe)
+    seeds, (chosen, tried) = len(recipe.seeds), repeats(recipe)
     times = (seeds if recipe.teacher.seed is None else 1) + recipe.refit
     teachers = _teachers(recipe, parts, times)
     alone = Distiller(builder.student(), None, methods.hard())
-    models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + tried)[0]]
+    models = [*teachers, _time("student alone", alone, parts.alone, recipe.training, seeds + chosen)[0]]
     taught: list[RehearsedModel] = []
     owed, losses, layers, read = 0.0, dict[str, float](), dict[PairedLayers, None](), 0
     teacher: Teacher = as_teacher(recipe, build_teacher(recipe, parts, 0))
@@ -175,13 +176,6 @@ def _card(card: Card) -> str:
     first, *others = card.authors.split(", ")
     authors = f"{first} et al." if len(others) > _NAMED else card.authors
     return f"{card.name}: {card.formula} ({authors} {card.year})"
-
-
-def _tried(recipe: Recipe) -> int:
-    """Return how often a scheme is carried out to choose something, at the first seed."""
-    fixed = recipe.training.patience is None and recipe.training.keep == "last"
-    budget = recipe.refit and not (fixed and not recipe.scheme.needs_held_out)
-    return (len(recipe.candidates()) if recipe.search else 0) + budget
 
 
 def _teachers(recipe: Recipe, parts: Parts, times: int) -> list[RehearsedModel]:

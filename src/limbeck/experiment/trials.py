@@ -43,9 +43,9 @@ class Trials:
     _answers: dict[tuple[Any, ...], Teacher] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: RunFolder, **more: Any) -> "Trials":
-        """Vet a recipe and set a bench up for it."""
-        parts = vet(recipe)
+    def of(cls, recipe: Recipe, folder: RunFolder, *, parts: Parts | None = None, **more: Any) -> "Trials":
+        """Vet a recipe, unless that was done and gave these parts, and set a bench up for it."""
+        parts = vet(recipe) if parts is None else parts
         same_as_before(recipe, folder, parts)
         return cls(recipe, folder, parts, **more)
 

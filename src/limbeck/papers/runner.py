@@ -45,12 +45,14 @@ def reproduce(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     watch: Observer = ignore,
+    begin: Callable[[int, int], None] = lambda number, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[int, dict[str, float]]]:
     """Run the rows of a table and return their figures by row and seed.
 
     folder: of the data, or the one that holds it.  only: names of rows, all by default.  seeds: the budget's by
     default.  What was run before, on this machine and at this budget, is read; what was interrupted is resumed.
+    begin: told the number of each row at a seed, from 1, and how many there are.
     """
     rows = [table.row(name) for name in only] or table.rows
     for seed in seeds:
@@ -62,11 +64,12 @@ def reproduce(
         run.check(row)
     require_own(root, cache_folder())
     found: dict[str, dict[int, dict[str, float]]] = {}
-    for row in rows:
-        for seed in seeds or table.seeds[budget]:
-            figures = run.figures(row, seed)
-            found.setdefault(row.name, {})[seed] = figures
-            say(f"{row.name}, seed {seed}: " + ", ".join(f"{name} {value:g}" for name, value in figures.items()))
+    wanted = [(row, seed) for row in rows for seed in seeds or table.seeds[budget]]
+    for number, (row, seed) in enumerate(wanted, start=1):
+        begin(number, len(wanted))
+        figures = run.figures(row, seed)
+        found.setdefault(row.name, {})[seed] = figures
+        say(f"{row.name}, seed {seed}: " + ", ".join(f"{name} {value:g}" for name, value in figures.items()))
     return found
 
 

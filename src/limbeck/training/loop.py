@@ -328,6 +328,8 @@ def steps(
         pace = Pace(label, steps=in_all, epochs=training.epochs, samples=together, done=run.step, measured=measured)
         for child in distiller.children():
             start_training(child)
+        if run.step:
+            look(pace.resumed(min(run.epoch + 1, training.epochs), run.metrics))
         yield Moment.READY, run
 
         while run.epoch < training.epochs and not run.finished and not _patience_is_over(training, run):
@@ -381,7 +383,7 @@ def steps(
             check_complete(distiller, raw_optimizer)
             run.end_epoch(line, keep_best=training.keep == "best")
             distiller.observe(run.history)
-            look(pace.ended(run.step, run.epoch, line["train"], line["validation"]))
+            look(pace.look(run.step, run.epoch, line["train"], line["validation"], epoch_ended=True))
 
         yield Moment.ENDED, run
         if teacher_weights(distiller.teacher) != before:

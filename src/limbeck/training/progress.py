@@ -26,6 +26,7 @@ class Progress:
         seconds_left: at that rate; None until it is known.
         epoch_ended: whether an epoch has just ended.
         measured: what the task calls `metrics["errors"]`, such as the perplexity.
+        resumed: whether this is where the training stands before its first step of this call; it has no speed.
 
     Example:
         >>> Progress("student", step=5, steps=10, epoch=1, epochs=2).seconds_left is None
@@ -43,6 +44,7 @@ class Progress:
     seconds_left: float | None = None
     epoch_ended: bool = False
     measured: str = "errors"
+    resumed: bool = False
 
 
 Observer = Callable[[Progress], None]
@@ -71,8 +73,23 @@ class Pace:
         """Seconds since it was made."""
         return time.perf_counter() - self._began
 
-    def look(self, step: int, epoch: int, losses: Mapping[str, float], metrics: Mapping[str, float]) -> Progress:
-        """Return a look from within an epoch, with the speed so far."""
+    def resumed(self, epoch: int, metrics: Mapping[str, float]) -> Progress:
+        """Return a look at what was resumed or read, before any step of this call."""
+        steps, epochs = self._steps, self._epochs
+        return Progress(
+            self._label, self._done, steps, epoch, epochs, metrics=metrics, measured=self._measured, resumed=True
+        )
+
+    def look(
+        self,
+        step: int,
+        epoch: int,
+        losses: Mapping[str, float],
+        metrics: Mapping[str, float],
+        *,
+        epoch_ended: bool = False,
+    ) -> Progress:
+        """Return a look at a training, with the speed so far."""
         speed = (step - self._done) / max(self.seconds, 1e-9)
         return Progress(
             self._label,
@@ -83,20 +100,7 @@ class Pace:
             losses,
             metrics,
             samples_per_second=speed * self._samples,
-            seconds_left=(self._steps - step) / speed,
-            measured=self._measured,
-        )
-
-    def ended(self, step: int, epoch: int, losses: Mapping[str, float], metrics: Mapping[str, float]) -> Progress:
-        """Return a look from the end of an epoch."""
-        return Progress(
-            self._label,
-            step,
-            self._steps,
-            epoch,
-            self._epochs,
-            losses,
-            metrics,
-            epoch_ended=True,
+            seconds_left=(self._steps - step) / speed if speed else None,
+            epoch_ended=epoch_ended,
             measured=self._measured,
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from limbeck import checks
 from limbeck.config import Recipe
 from limbeck.errors import InputError, NonFiniteLossError, RunError, one_of
+from limbeck.experiment.parts import Parts
 from limbeck.experiment.trials import Trials
 from limbeck.locks import exclusive
 from limbeck.randomness import derive_seed
@@ -70,6 +71,7 @@ def tune(
     metric: Literal["errors", "nll"] = "errors",
     seeds: int = 1,
     together: int = 1,
+    parts: Parts | None = None,
     watch: Observer = ignore,
     say: Callable[[str], None] = lambda line: None,
     cache: Path | None = None,
@@ -82,12 +84,13 @@ def tune(
     together: settings that are proposed at a time and trained on the same batches, a live teacher answering each once;
         what comes of a setting is the same, and each is cut short by itself.  All their students are in memory, and
         before they have ended neither the sampler nor the median rule hears of them.
+    parts: what `vet` returned for the recipe without its search, if it was vetted already.
     The test set is not read, and the teacher's answers are computed once.
     Raises RunError for the folder of a study with another space, InputError where Optuna is missing.
     """
     check_study(recipe, space, trials=trials, metric=metric, seeds=seeds, together=together)
     plain = recipe.with_values({"search": {}})
-    bench = Trials.of(plain, folder, say=say, cache=cache)
+    bench = Trials.of(plain, folder, parts=parts, say=say, cache=cache)
     study = _Study(plain, space, folder, metric, seeds)
     study.clear_stale()
     while study.left(trials):
