@@ -13,6 +13,7 @@ from PIL import Image
 from fuzzing import command
 from limbeck import models
 from limbeck.config import load_recipe
+from limbeck.drafts import look
 from small_tokenizers import word_pieces
 from walk import over
 
@@ -111,7 +112,19 @@ KINDS = {
 }
 
 
+FURTHER = (objects, pixels, parquet, built_in)  # which differ from others in the look alone
+
+
 @pytest.mark.parametrize("made", KINDS, ids=lambda made: made.__name__)
+def test_data_of_each_kind_is_looked_at(made, tmp_path):
+    looked = look(str(made(tmp_path)))
+    assert KINDS[made].items() <= looked.keys.items()
+    assert looked.facts
+
+
+@pytest.mark.parametrize(
+    "made", [pytest.param(each, marks=[pytest.mark.slow] * (each in FURTHER), id=each.__name__) for each in KINDS]
+)
 def test_a_recipe_for_data_of_each_kind_passes_the_check(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = made(tmp_path)
@@ -180,6 +193,11 @@ def test_a_pretrained_network_is_fine_tuned_and_gives_its_tokenizer(tmp_path, mo
     assert keys["teacher"]["model"] == {"kind": "pretrained", "folder": "encoder", "head": "classification"}
     assert keys["teacher"]["training"]["learning_rate"] == 5e-5
     assert keys["data"]["tokenizer"] == {"folder": "encoder"}
+
+
+@pytest.mark.slow
+def test_a_recipe_with_a_pretrained_network_passes_the_check(tmp_path, monkeypatch):
+    test_a_pretrained_network_is_fine_tuned_and_gives_its_tokenizer(tmp_path, monkeypatch)
     code, _, err = command("check", "recipe.yaml")
     assert code == 0, err
 

@@ -19,6 +19,8 @@ from limbeck.config.reading import read_yaml
 from limbeck.config.recipe import _HELD_OUT
 from limbeck.config.reference import catalogue, example_of, find, inside, schema
 from limbeck.config.reference.docstrings import described
+from limbeck.config.reference.finding import nested
+from limbeck.config.reference.values import example
 from limbeck.config.sections import model_of
 from limbeck.errors import RecipeError
 from limbeck.recipes import find as packaged
@@ -44,6 +46,10 @@ def complaints(validator, recipe):
 def test_every_key_is_described():
     assert len(KEYS) > 800
     assert [path for path, key in KEYS.items() if len(key.meaning) < 5] == []
+
+
+def test_no_key_is_what_a_network_is_given_of_the_data():
+    assert {path for path, key in KEYS.items() if key.name in ("input_shape", "vocabulary")} == set()
 
 
 def test_no_description_names_a_key_that_is_not_taken():
@@ -97,14 +103,24 @@ def test_the_held_out_parts_are_those_that_are_read():
 
 def test_every_example_is_valid(validator):
     wrong = []
-    for path, key in KEYS.items():
+    for section in KNOWN.everything():
+        family = KNOWN.families.get(section.family)
+        keys = (*section.keys, *(family.shared if family else ()))
+        value = {key.name: example(key) for key in keys}
+        value |= {family.key: section.kind} if family and section.kind not in family.other else {}
         recipe = deepcopy(SMALL)
-        for name, value in yaml.safe_load("{" + example_of(key) + "}").items():
-            both = isinstance(value, dict) and isinstance(recipe.get(name), dict)
-            plain = both and not {"kind", "name", "factory"} & set(value)
-            recipe[name] = {**recipe[name], **value} if plain else value
-        wrong += [f"{path}: {each}" for each in complaints(validator, recipe)]
+        for name, inner in nested(section, value).items():
+            both = isinstance(inner, dict) and isinstance(recipe.get(name), dict)
+            plain = both and not {"kind", "name", "factory"} & set(inner)
+            recipe[name] = {**recipe[name], **inner} if plain else inner
+        wrong += [f"{section.path}: {each}" for each in complaints(validator, recipe)]
     assert wrong == []
+
+
+def test_an_example_is_yaml_in_one_line():
+    for path in ("training.learning_rate", "method.kd.temperature", "data.table.path", "scheme.compress.stages"):
+        (found,) = find(path)
+        assert set(yaml.safe_load("{" + example_of(found) + "}")) == {path.partition(".")[0]}
 
 
 @pytest.mark.parametrize("name", names())

@@ -19,8 +19,6 @@ from limbeck.config.sections import FAMILIES, family_of, model_of
 from limbeck.config.written import Listed, Named, Written
 from limbeck.data import Selection
 from limbeck.teachers import estimators
-from limbeck.teachers.answers import answers
-from limbeck.teachers.onnx import onnx
 
 __all__ = ["REQUIRED", "Catalogue", "Family", "Key", "Section", "catalogue"]
 
@@ -281,9 +279,9 @@ def _keys(takes: Any, section: Section) -> list[Key]:
     if takes is None:
         return []
     texts = described(takes)
-    built = section.family in ("model", "estimator") or takes in (answers, onnx)
-    model = takes if _is_model(takes) else model_of(takes, FROM_DATA if built else frozenset())
     hints = get_type_hints(takes.__init__ if inspect.isclass(takes) else takes, include_extras=True)
+    given = FROM_DATA if "input_shape" in hints else frozenset()  # to what is built for a data set
+    model = takes if _is_model(takes) else model_of(takes, given)
     found = []
     for name, each in model.model_fields.items():
         hint: Any = each.rebuild_annotation() if _is_model(takes) else hints[name]
