@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from limbeck.objective import Loss, Objective, Part, Term
     from limbeck.outputs import Outputs, Tap, capture
     from limbeck.profiling import Profile
+    from limbeck.results.export import export
     from limbeck.results.student import TrainedModel, load
     from limbeck.teacher import Teacher
     from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, PredictTeacher, StoredTeacher, store
@@ -75,6 +76,7 @@ __all__ = [
     "errors",
     "evaluate",
     "evaluation",
+    "export",
     "fit",
     "fit_many",
     "fit_stages",
@@ -105,6 +107,7 @@ _HOMES = {
     "objective": ("Loss", "Objective", "Part", "Term"),
     "outputs": ("Outputs", "Tap", "capture"),
     "profiling": ("Profile",),
+    "results.export": ("export",),
     "results.student": ("TrainedModel", "load"),
     "teacher": ("Teacher",),
     "teachers": ("ArrayTeacher", "EnsembleTeacher", "ModelTeacher", "PredictTeacher", "StoredTeacher", "store"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+import limbeck as lb
 from limbeck.results.exported import answer as ANSWER
 from limbeck.results.finished import FinishedRun
 
@@ -68,6 +69,8 @@ def test_a_program_of_torch_is_read_only_where_it_is_trusted(run, limbeck, tmp_p
     assert "latency at batch 1 on one thread:" in answer.out
     limbeck("predict", "program", "x.npz").refused("'program': found a program of torch-export")
     assert limbeck("predict", "program", "x.npz", "--trust").out == limbeck("predict", run, "x.npz").out
+    found = lb.load(run, "alone").export(tmp_path / "alone", to="torch-export")
+    assert (found.parity.largest, lb.load(tmp_path / "alone", trust=True).role) == (0.0, "alone")
 
 
 def test_a_graph_that_answers_otherwise_leaves_nothing(run, limbeck, tmp_path, monkeypatch):

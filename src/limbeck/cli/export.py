@@ -11,8 +11,7 @@ from limbeck.cli.showing import Data, Trust, say, show, show_json
 from limbeck.cli.streams import copied
 
 if TYPE_CHECKING:
-    from limbeck.results.exported import Exported
-    from limbeck.results.parity import Parity
+    from limbeck.results.parity import Exported, Parity
 
 __all__ = ["export"]
 
@@ -24,7 +23,7 @@ class _With(StrEnum):
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
-    to: Annotated[str, typer.Option(help="safetensors, torch-export or onnx")] = "safetensors",
+    to: Annotated[str, typer.Option(help="safetensors, transformers, torch-export or onnx")] = "safetensors",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="the new folder; by default RUN's name, role, seed and format")
     ] = None,

@@ -28,7 +28,7 @@ _ROWS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run, or of an exported model")],
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -62,7 +62,8 @@ def predict(
     maps = Need.ONE_CLASS in model.task.meets and model.task.dims[-1] > 2
     if maps and (out is None or out.suffix == ".csv"):
         raise InputError(f"--out: found {out or 'stdout'}; expected an .npz file, because the answers are class maps")
-    recipe = load_recipe(run / "recipe.yaml").data.values
+    named = run / "recipe.yaml"
+    recipe = load_recipe(named).data.values if named.is_file() else {}  # lb.export writes none
     own = recipe.get("delimiter") or ","
     for option, value, ending in (("--key", key, ".npz"), ("--delimiter", delimiter, ".csv")):
         texts = model.description.form and option == "--delimiter"

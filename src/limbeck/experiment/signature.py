@@ -13,8 +13,9 @@ from limbeck.experiment.parts import Parts
 from limbeck.records import sealed, unsealed
 from limbeck.runs import RunFolder
 from limbeck.tokenizers import Tokenizer
+from limbeck.training.checkpoints import write_json
 
-__all__ = ["SIGNATURE", "Signature", "read_signature", "write_signature"]
+__all__ = ["SIGNATURE", "Signature", "read_signature", "save_signature", "write_signature"]
 
 SIGNATURE = "signature.json"
 _FORMAT = 1
@@ -87,6 +88,13 @@ def write_signature(folder: RunFolder, parts: Parts) -> None:
     folder.write_json(SIGNATURE, sealed(_READER.dump_python(signature.apart(), mode="json")))
     if (tokenizer := signature.students.tokenizer) is not None:
         folder.save(_TOKENIZER, tokenizer.save)
+
+
+def save_signature(folder: Path, signature: Signature) -> None:
+    """Write a signature into any folder, with its tokenizer."""
+    write_json(folder / SIGNATURE, sealed(_READER.dump_python(signature.apart(), mode="json")))
+    if (tokenizer := signature.students.tokenizer) is not None:
+        tokenizer.save(folder / _TOKENIZER)
 
 
 def read_signature(folder: Path) -> Signature:

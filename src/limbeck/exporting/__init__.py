@@ -1,6 +1,7 @@
 """A trained network as files for others: its weights in their smallest form, or a graph that runs without its code."""
 
 from limbeck.exporting.graph import Graph, Inputs, Interface, Normalisation, Port, graph_of
+from limbeck.exporting.library_folder import read_library, write_library
 from limbeck.exporting.network import ExportedNetwork
 from limbeck.exporting.onnx_file import ONNX, check_onnx, quantize_file, read_onnx, write_onnx
 from limbeck.exporting.program import PROGRAM, read_program, write_program
@@ -23,10 +24,12 @@ __all__ = [
     "graph_of",
     "ideal_bytes",
     "quantize_file",
+    "read_library",
     "read_onnx",
     "read_program",
     "stored",
     "write_folder",
+    "write_library",
     "write_onnx",
     "write_program",
 ]

@@ -162,8 +162,8 @@ class _Function(nn.Module):
         return run_model(self.network, values).logits.float()
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """Return a copy of a network for exporters: on the CPU, in eval mode and float32, each weight a contiguous tensor.
+def plain(model: nn.Module, *, float32: bool = True) -> nn.Module:
+    """Return a copy of a network for exporters: on the CPU, in eval mode, in float32, each weight a contiguous tensor.
 
     Adapters are merged, and masked, rounded or shared weights are what they are computed to be.  Tied ones stay tied.
     """
@@ -174,7 +174,8 @@ def plain(model: nn.Module) -> nn.Module:
             path, name = group[0]
             if computed_by(copied.get_submodule(path), name):
                 fold(copied, group).requires_grad_(False)
-        copied.float()
+        if float32:
+            copied.float()
         for tensor in (*copied.parameters(), *copied.buffers()):
             if not tensor.is_contiguous():
                 tensor.data = tensor.data.contiguous()

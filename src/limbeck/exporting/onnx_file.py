@@ -113,7 +113,13 @@ def quantize_file(folder: Path) -> None:
     before, level = path.stat().st_size, logging.root.level
     try:
         with silenced():
-            quantize_dynamic(path, small, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm", "LSTM"])
+            quantize_dynamic(
+                path,
+                small,
+                weight_type=QuantType.QUInt8,  # products with signed weights saturate where a processor has no VNNI
+                per_channel=True,
+                op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
+            )
     except Exception as error:
         if lacks_memory(error):
             raise

@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch import nn
 from limbeck import __version__, checks
 from limbeck.config import load_recipe
 from limbeck.data import Description, SampleSet
+from limbeck.data.foreign import samples_of
+from limbeck.data.sources import Source
 from limbeck.errors import InputError, ModelError, RunError, one_line, one_of
-from limbeck.evaluation import Timing, evaluate, figures_of
-from limbeck.experiment.signature import SIGNATURE, Signature, read_signature
+from limbeck.evaluation import Timing, evaluate, figures_of, file_bytes
+from limbeck.experiment.signature import SIGNATURE, Signature, read_signature, save_signature
 from limbeck.exporting import (
     CONFIG,
     ONNX,
@@ -27,20 +29,27 @@ from limbeck.exporting import (
     check_onnx,
     graph_of,
     quantize_file,
+    read_library,
     read_onnx,
     read_program,
     stored,
     write_folder,
+    write_library,
     write_onnx,
     write_program,
 )
 from limbeck.models.layers import merged
+from limbeck.networks import evaluating
+from limbeck.outputs import run_model
 from limbeck.records import plain_values, unsealed
+from limbeck.results.examples import Examples
 from limbeck.results.finished import FinishedRun, filled, untrained
 from limbeck.results.parity import (
-    Batch,
+    Exported,
     Limits,
+    Named,
     Parity,
+    Quantized,
     answer_in_file,
     batches_of,
     handed,
@@ -54,9 +63,19 @@ from limbeck.tasks import TOKENS
 from limbeck.teachers.answers import LookedUpAnswers
 from limbeck.training.checkpoints import digest
 
-__all__ = ["FORMATS", "Exported", "Options", "answer", "export_run", "is_exported", "read_exported"]
+__all__ = [
+    "FORMATS",
+    "Examples",
+    "Exported",
+    "Options",
+    "answer",
+    "export_model",
+    "export_run",
+    "is_exported",
+    "read_exported",
+]
 
-FORMATS = {"safetensors": WEIGHTS, "torch-export": PROGRAM, "onnx": ONNX}
+FORMATS = {"safetensors": WEIGHTS, "transformers": WEIGHTS, "torch-export": PROGRAM, "onnx": ONNX}
 """The file of each format."""
 
 _FORMAT = 2
@@ -90,40 +109,10 @@ class Options:
             raise InputError(f"--quantize: found '{self.quantize}'; expected int8")
         if self.quantize and self.to != "onnx":
             raise InputError(f"--quantize: found int8 with --to {self.to}; expected --to onnx, whose runtime has it")
-        if self.normalisation and self.to == "safetensors":
-            raise InputError("--with: found normalisation with --to safetensors, which has no graph; expected a graph")
+        if self.normalisation and FORMATS[self.to] == WEIGHTS:
+            raise InputError(f"--with: found normalisation with --to {self.to}; expected a graph: torch-export or onnx")
         if self.to == "onnx":
             check_onnx()
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What 8-bit weights changed: bytes before, parity, and the main figure of validation samples before and after."""
-
-    bytes_before: int
-    parity: Parity
-    figure: str
-    examples: int
-    before: float | None
-    after: float | None
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was exported: its folder and format, the bytes of its file, those of the run's own, the parity, the times.
-
-    torch, exported: an answer at batch size 1 on one thread, of the network and of what was exported; for recurrent
-    language models one step.
-    """
-
-    folder: Path
-    to: str
-    bytes: int
-    before: int
-    parity: Parity
-    torch: Timing
-    exported: Timing
-    quantized: Quantized | None = None
 
 
 def is_exported(folder: Path) -> bool:
@@ -176,11 +165,34 @@ def _figures(run: FinishedRun, role: str, seed: int) -> Any:
     return next(each.metrics[role] for each in run.outcome.seeds if each.seed == seed)
 
 
+def export_model(model: nn.Module, data: Any, out: Path, options: Options) -> Exported:
+    """Write a network of a user's own; see `limbeck.export`, which checks what it is handed."""
+    given = data if isinstance(data, Examples) else samples_of("samples", data)
+    samples = Examples.read(given) if isinstance(given, Source) else given
+    signature = None
+    if isinstance(samples, SampleSet):
+        described = Description.of(samples)
+        if not described.classes:
+            with evaluating(model), torch.no_grad():
+                first = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
+                logits = run_model(model, first.inputs, task=samples.task).logits
+            described = replace(described, classes=logits.shape[-1])
+        signature = Signature(described, None, described.tokenizer.fingerprint if described.tokenizer else "")
+
+    def write_signature(folder: Path) -> None:
+        if signature is not None:
+            save_signature(folder, signature)
+
+    config = {"role": "model", "seed": 0}
+    before = file_bytes(model)
+    return _exported(model, out, signature, samples, options, config=config, copy=write_signature, before=before)
+
+
 def _exported(
     model: nn.Module,
     out: Path,
-    signature: Signature,
-    samples: SampleSet,
+    signature: Signature | None,
+    samples: SampleSet | Examples,
     options: Options,
     *,
     config: Mapping[str, Any],
@@ -193,8 +205,8 @@ def _exported(
     """
     batches = batches_of(model, samples)
     count = min(len(samples), sum(len(next(iter(each.values()))) for each in batches))
-    described, proofs = signature.students, list[tuple[Parity, Timing]]()
-    lengths = lengths_of(model, batches, described.max_length or described.input_shape[0]) if described.form else []
+    described, proofs = None if signature is None else signature.students, list[tuple[Parity, Timing]]()
+    lengths = lengths_of(model, batches, _longest(samples, batches))
 
     def write(folder: Path) -> Mapping[str, Any]:
         copy(folder)
@@ -234,10 +246,18 @@ def _exported(
     return Exported(out, options.to, size, before, proofs[0][0], timing, proofs[-1][1], quantized)
 
 
-def _limits(model: nn.Module, samples: SampleSet, options: Options) -> Limits:
+def _longest(samples: SampleSet | Examples, batches: Sequence[Named]) -> int:
+    """Return the longest text, in tokens; 0 where samples are no texts."""
+    if isinstance(samples, SampleSet):
+        return (samples.max_length or samples.input_shape[0]) if samples.form else 0
+    first = next((each for each in batches[0].values() if each.dim() > 1), None)
+    return 0 if first is None else first.shape[1]
+
+
+def _limits(model: nn.Module, samples: SampleSet | Examples, options: Options) -> Limits:
     """Return what the answers of a folder have to keep; a graph computes in float32 where weights have 16 bits."""
     half = any(each.dtype in (torch.float16, torch.bfloat16) for each in model.parameters())
-    if not half or options.to == "safetensors":
+    if not half or FORMATS[options.to] == WEIGHTS:
         return Limits(largest=options.tolerance)
     return Limits(divergence=_HALF) if samples.task.has_probabilities else Limits(largest=_ROUGH)
 
@@ -247,29 +267,36 @@ def _bytes(folder: Path, to: str) -> int:
     return sum(path.stat().st_size for path in folder.glob(f"{FORMATS[to]}*"))
 
 
-def _described(signature: Signature, to: str) -> dict[str, Any]:
+def _described(signature: Signature | None, to: str) -> dict[str, Any]:
     """Return what limbeck.json says of a model's answers."""
+    every = {"format": _FORMAT, "to": to, "environment": environment()}
+    if signature is None:
+        return every
     described = signature.students
     return {
-        "format": _FORMAT,
-        "to": to,
+        **every,
         "task": described.task,
         "classes": list(described.class_names) if described.task != TOKENS.name else described.classes,
+        "columns": described.classes,
         "tokenizer": signature.fingerprint or None,
         "normalisation": {"dtype": described.dtype, "mean": described.mean, "std": described.std},
-        "environment": environment(),
     }
 
 
 def _written(
-    model: nn.Module, folder: Path, batches: Sequence[Batch], described: Description, options: Options
+    model: nn.Module, folder: Path, batches: Sequence[Named], described: Description | None, options: Options
 ) -> dict[str, Any]:
     """Write a model in a format; return what limbeck.json says of it."""
     if options.to == "safetensors":
         (folder / WEIGHTS).write_bytes(stored(model))
         return {}
+    if options.to == "transformers":
+        names, tokenizer = ((), None) if described is None else (described.class_names, described.tokenizer)
+        return write_library(model, folder, names, tokenizer)
     scale = None
     if options.normalisation:
+        if described is None:
+            raise InputError("--with: found normalisation without a SampleSet, which has the numbers; expected one")
         scale = Normalisation(described.dtype, described.mean, described.std)
         if described.columns is not None:
             raise InputError(
@@ -284,24 +311,24 @@ def _written(
     if options.to == "torch-export":
         write_program(graph, folder)
     else:
-        names = described.class_names if described.task != TOKENS.name else ()
-        metadata = {
-            "limbeck": __version__,
-            "task": described.task,
-            "classes": list(names) or described.classes,
-            "tokenizer": "" if described.tokenizer is None else described.tokenizer.fingerprint,
-            "normalisation": asdict(Normalisation(described.dtype, described.mean, described.std)),
-            "normalised": "inside" if scale is not None else "before",
-        }
+        metadata: dict[str, Any] = {"limbeck": __version__}
+        if described is not None:
+            metadata |= {
+                "task": described.task,
+                "classes": described.class_names if described.task != TOKENS.name else described.classes,
+                "tokenizer": described.tokenizer.fingerprint if described.tokenizer else "",
+                "normalisation": asdict(Normalisation(described.dtype, described.mean, described.std)),
+                "normalised": "inside" if scale is not None else "before",
+            }
         written["opset"] = write_onnx(graph, folder, metadata)
     return written
 
 
-def _quantized(model: nn.Module, folder: Path, samples: SampleSet, size: int, parity: Parity) -> Quantized:
+def _quantized(model: nn.Module, folder: Path, samples: SampleSet | Examples, size: int, parity: Parity) -> Quantized:
     """Measure what 8-bit weights changed on validation samples."""
-    few = samples.subset(torch.arange(min(len(samples), _COUNTED)))
     name = figures_of(samples.task).errors
-    if not few.labelled_count:
+    few = samples.subset(torch.arange(min(len(samples), _COUNTED))) if isinstance(samples, SampleSet) else None
+    if few is None or not few.labelled_count:
         return Quantized(size, parity, name, 0, None, None)
     before, after = (evaluate(each, few) for each in (model, _network(folder, _read_config(folder))))
     return Quantized(size, parity, name, before.examples, before.errors, after.errors)
@@ -326,6 +353,11 @@ def read_exported(folder: Path, *, trust: bool = False) -> tuple[nn.Module, Sign
     for name, sha256 in files.items():
         if not (folder / name).is_file() or digest(folder / name) != sha256:
             raise RunError(f"'{folder / name}' is missing or was changed; export the model again")
+    if not (folder / SIGNATURE).is_file():
+        raise RunError(
+            f"'{folder}': found no {SIGNATURE}, for the model was exported with examples and not with a SampleSet; "
+            f"expected one to read raw inputs. Use {FORMATS[to]} by itself, or export the model with a SampleSet"
+        )
     signature = read_signature(folder)
     if to != "safetensors":
         if to == "torch-export" and not trust:
@@ -339,7 +371,9 @@ def read_exported(folder: Path, *, trust: bool = False) -> tuple[nn.Module, Sign
 
 
 def _network(folder: Path, config: Mapping[str, Any]) -> nn.Module:
-    """Return the network of a folder that holds a graph."""
+    """Return the network of a folder that can be used without the code that made it."""
+    if config["to"] == "transformers":
+        return read_library(folder, config)
     try:
         interface = Interface.of(config["graph"])
     except (ValueError, KeyError, TypeError) as error:
@@ -364,4 +398,10 @@ def _damaged(folder: Path, error: Exception) -> RunError:
 
 def answer(folder: str, given: str, answered: str) -> None:
     """Answer what another process wrote, with the model of a folder."""
-    answer_in_file(lambda: read_exported(Path(folder), trust=True)[0], Path(given), Path(answered))
+    place = Path(folder)
+
+    def network() -> nn.Module:
+        config = _read_config(place)
+        return read_exported(place, trust=True)[0] if config["to"] == "safetensors" else _network(place, config).eval()
+
+    answer_in_file(network, Path(given), Path(answered))

@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from limbeck.data import SampleSet
 from limbeck.errors import ExportError, ModelError
 from limbeck.evaluation import Timing, time_forward
 from limbeck.exporting import ExportedNetwork, Inputs
@@ -21,15 +21,28 @@ from limbeck.networks import evaluating
 from limbeck.outputs import run_model
 from limbeck.tasks import Task, task_named
 
-__all__ = ["Limits", "Parity", "answer_in_file", "batches_of", "lengths_of", "prove", "timing_of"]
+__all__ = [
+    "MOST",
+    "Exported",
+    "Limits",
+    "Named",
+    "Parity",
+    "Quantized",
+    "answer_in_file",
+    "batches_of",
+    "handed",
+    "lengths_of",
+    "prove",
+    "timing_of",
+]
 
-_SAMPLES, _ONE_BY_ONE, _TOGETHER = 256, 32, 7
+MOST, _ONE_BY_ONE, _TOGETHER = 256, 32, 7
 _MOST_BYTES = 2**26  # of answers that are compared
 _TIMED = 0.2  # seconds
 _NEAR = 0.01
 """By what share of the spread numbers may differ to count as the same, where agreement is all that is asked."""
 
-Batch = dict[str, Tensor]
+Named = dict[str, Tensor]
 """Inputs by name; those of a network without keywords have the name ""."""
 
 
@@ -48,6 +61,36 @@ class Parity:
     divergence: float
     agreement: float
     lengths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What 8-bit weights changed: bytes before, parity, and the main figure of validation samples before and after."""
+
+    bytes_before: int
+    parity: Parity
+    figure: str
+    examples: int
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported: its folder and format, the bytes of its file, those of the run's own, the parity, the times.
+
+    torch, exported: an answer at batch size 1 on one thread, of the network and of what was exported; for recurrent
+    language models one step.
+    """
+
+    folder: Path
+    to: str
+    bytes: int
+    before: int
+    parity: Parity
+    torch: Timing
+    exported: Timing
+    quantized: Quantized | None = None
 
 
 @dataclass(frozen=True)
@@ -78,30 +121,33 @@ class Limits:
         return None
 
 
-def batches_of(model: nn.Module, samples: SampleSet) -> list[Batch]:
-    """Return inputs of validation samples, some one by one and all in batches of 7, as tensors by name."""
+def batches_of(model: nn.Module, samples: Any) -> list[Named]:
+    """Return inputs of validation samples, some one by one and all in batches of 7, as tensors by name.
+
+    samples: with a length, a `task` and `batch(positions)`, as a `SampleSet` has.
+    """
     one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
     with evaluating(model), torch.no_grad():
         logits = run_model(model, one.inputs, task=samples.task).logits
     most = max(_TOGETHER, _MOST_BYTES // max(1, logits.numel() * logits.element_size()))
-    positions = torch.arange(min(len(samples), _SAMPLES, most))
+    positions = torch.arange(min(len(samples), MOST, most))
     parts = [*positions[:_ONE_BY_ONE].split(1), *positions.split(_TOGETHER)]
     if len(samples) < _TOGETHER:
         parts.append(torch.arange(_TOGETHER) % len(samples))
     return [_named(samples.batch(part, augment=None, seed=0, view=0).inputs) for part in parts]
 
 
-def _named(inputs: Inputs) -> Batch:
+def _named(inputs: Inputs) -> Named:
     named = {"": inputs} if isinstance(inputs, Tensor) else dict(inputs)
     return {name: tensor.contiguous().clone() for name, tensor in named.items()}
 
 
-def handed(batch: Batch) -> Inputs:
+def handed(batch: Named) -> Inputs:
     """Return a batch as a network is called with it."""
     return batch[""] if set(batch) == {""} else batch
 
 
-def lengths_of(model: nn.Module, batches: Sequence[Batch], longest: int) -> list[tuple[int, Batch]]:
+def lengths_of(model: nn.Module, batches: Sequence[Named], longest: int) -> list[tuple[int, Named]]:
     """Return token ids of the shortest, a middle and the longest length, full and padded, 1 and 7 rows.
 
     The shortest is 1, or the least that the model answers.  Nothing where samples are no token ids.
@@ -115,7 +161,7 @@ def lengths_of(model: nn.Module, batches: Sequence[Batch], longest: int) -> list
         return [(length, each) for length, each in found if length > 1 or _answers(model, each)]
 
 
-def _answers(model: nn.Module, batch: Batch) -> bool:
+def _answers(model: nn.Module, batch: Named) -> bool:
     try:
         run_model(model, handed(batch))
     except ModelError:
@@ -123,7 +169,7 @@ def _answers(model: nn.Module, batch: Batch) -> bool:
     return True
 
 
-def _of_length(like: Batch, length: int) -> Iterator[Batch]:
+def _of_length(like: Named, length: int) -> Iterator[Named]:
     """Yield a batch with so many tokens a row, its own again and again: full, padded, and one row alone."""
     mask = like.get("attention_mask")
     first = next(iter(like.values()))
@@ -144,12 +190,12 @@ def _of_length(like: Batch, length: int) -> Iterator[Batch]:
 def prove(
     model: nn.Module,
     folder: Path,
-    batches: Sequence[Batch],
+    batches: Sequence[Named],
     limits: Limits,
     *,
     task: Task,
     samples: int,
-    lengths: Sequence[tuple[int, Batch]] = (),
+    lengths: Sequence[tuple[int, Named]] = (),
 ) -> tuple[Parity, Timing]:
     """Compare a model's answers with those of its folder in a fresh process; ExportError where they differ too much.
 
@@ -158,7 +204,7 @@ def prove(
     every = [*batches, *(batch for _, batch in lengths)]
     with tempfile.TemporaryDirectory() as place:
         given, answered = Path(place) / "inputs.safetensors", Path(place) / "answers.safetensors"
-        named = {f"{number}.{name}": each for number, batch in enumerate(every) for name, each in batch.items()}
+        named = {f"{n}.{name}": each.clone() for n, batch in enumerate(every) for name, each in batch.items()}
         save_file(named, given, {"task": task.name})
         _ask(folder, given, answered)
         theirs = load_file(answered)
@@ -166,13 +212,21 @@ def prove(
             timing = Timing(**json.loads(file.metadata()["timing"]))
     with evaluating(model), torch.no_grad():
         pairs = [
-            (run_model(model, handed(batch), task=task).logits, theirs[str(number)])
+            _real(batch, run_model(model, handed(batch), task=task).logits, theirs[str(number)])
             for number, batch in enumerate(every)
         ]
     found = _compared(pairs, samples, tuple(dict.fromkeys(length for length, _ in lengths)), task)
     if (complaint := limits.complaint(found)) is not None:
         raise ExportError(complaint)
     return found, timing
+
+
+def _real(batch: Named, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return answers without those for places of padding."""
+    mask = batch.get("attention_mask")
+    if mask is None or mask.dim() != 2 or ours.dim() < 3 or ours.shape[:2] != mask.shape or ours.shape != theirs.shape:
+        return ours, theirs
+    return ours[mask.bool()], theirs[mask.bool()]
 
 
 def _ask(folder: Path, given: Path, answered: Path) -> None:
@@ -194,7 +248,7 @@ def answer_in_file(network: Callable[[], nn.Module], given: Path, answered: Path
     """Answer what another process wrote, with a network that is read on one thread, and time it."""
     torch.set_num_threads(1)
     model = network()
-    batches: dict[int, Batch] = {}
+    batches: dict[int, Named] = {}
     for name, tensor in load_file(given).items():
         number, _, key = name.partition(".")
         batches.setdefault(int(number), {})[key] = tensor
@@ -208,7 +262,7 @@ def answer_in_file(network: Callable[[], nn.Module], given: Path, answered: Path
     save_file(answers, answered, {"timing": json.dumps(vars(timing_of(model, batches[0])))})
 
 
-def timing_of(model: nn.Module, batch: Batch, *, step: bool = False) -> Timing:
+def timing_of(model: nn.Module, batch: Named, *, step: bool = False) -> Timing:
     """Time an answer to the first sample of a batch on one thread; of a graph that is one step, to its first token."""
     step = step or (isinstance(model, ExportedNetwork) and model.interface.states > 0)
     first = {name: each[:1, :1] if step else each[:1] for name, each in batch.items()}

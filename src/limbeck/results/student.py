@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,12 @@ from limbeck.errors import DataWarning, InputError, ModelError, one_of, warn
 from limbeck.evaluation import parameters, predict
 from limbeck.generation import greedy
 from limbeck.outputs import run_model
+from limbeck.results.parity import Exported
 from limbeck.tasks import TOKENS, Task, task_named
 from limbeck.teachers.answers import LookedUpAnswers
+
+if TYPE_CHECKING:
+    from limbeck.results.finished import FinishedRun
 
 __all__ = ["TrainedModel", "load"]
 
@@ -69,7 +73,7 @@ def load(
             f"role: '{role}' of '{run}' is no network: its answers to the run's own samples were made elsewhere. "
             "Load another role"
         )
-    return TrainedModel(finished.signature.students, model.requires_grad_(False), role, seed)
+    return TrainedModel(finished.signature.students, model.requires_grad_(False), role, seed, finished)
 
 
 class TrainedModel:
@@ -80,14 +84,17 @@ class TrainedModel:
         role: its role in the run.
         seed: the seed of its training.
         description: what it takes and answers.
+        run: the run that it was trained in; None if it was read from an exported folder.
 
     Example:
         student = lb.load("runs/my-student/20261129-194210-f95905")
         student.predict_proba(images)
     """
 
-    def __init__(self, description: Description, model: nn.Module, role: str, seed: int) -> None:
-        self.description, self.model, self.role, self.seed = description, model, role, seed
+    def __init__(
+        self, description: Description, model: nn.Module, role: str, seed: int, run: "FinishedRun | None" = None
+    ) -> None:
+        self.description, self.model, self.role, self.seed, self.run = description, model, role, seed, run
 
     def __repr__(self) -> str:
         size = f"{parameters(self.model):,} parameters"
@@ -168,6 +175,41 @@ class TrainedModel:
         if self.description.form in _WRITING:
             return self._written(self.description.read(inputs)[0], batch_size)
         return self._named(self.logits(inputs, batch_size))
+
+    def export(
+        self,
+        folder: Path,
+        *,
+        to: str = "safetensors",
+        tolerance: float = 1e-4,
+        normalisation: bool = False,
+        quantize: str | None = None,
+        agreement: float = 0.99,
+    ) -> Exported:
+        """Write the model as a folder for others, once another process answers validation samples with it alike.
+
+        Args:
+            folder: a new one.
+            to: "safetensors", "transformers", "torch-export" or "onnx".
+            tolerance: the largest difference of an answer, as a share of the logits' spread.
+            normalisation: whether the graph scales and normalises raw inputs.
+            quantize: "int8" for 8-bit weights of ONNX Runtime.
+            agreement: the least share of predictions that 8-bit weights leave as they were.
+
+        Returns:
+            The folder, the bytes of its file, the parity, and the time of an answer of both.
+
+        Raises:
+            InputError: if the model was read from an exported folder, or a value is out of range.
+            ExportError: if the model cannot be written in this format, or the answers differ; then nothing is left.
+            RunError: if the folder exists, or the run's data is not there.
+        """
+        from limbeck.results.exported import Options, export_run
+
+        if self.run is None:
+            raise InputError("export: found a model of an exported folder; expected one of a run. Load the run")
+        options = Options(to, tolerance, normalisation, quantize, agreement)
+        return export_run(self.run, folder, role=self.role, seed=self.seed, options=options)
 
     def answers(self, inputs: Any, batch_size: int = 256) -> tuple[Any, Tensor | None]:
         """Return what `predict` and `predict_proba` return, of one pass; None where there are no probabilities."""

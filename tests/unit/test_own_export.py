@@ -1,0 +1,138 @@
+"""Networks that were trained in a loop of one's own, exported with the same proof."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import limbeck as lb
+from limbeck.errors import ExportError, InputError, RunError
+from limbeck.results.exported import answer as ANSWER
+from small_families import family, inputs_of
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch):
+    """Read what is exported in this process, which is faster."""
+    monkeypatch.setattr("limbeck.results.parity._ask", ANSWER)
+    monkeypatch.setattr("limbeck.results.parity._TIMED", 1e-3)
+
+
+def pictures(count=40):
+    pixels = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return lb.data.TensorSet.of(pixels, torch.arange(count) % 4, mean=(0.4,), std=(0.2,), classes=4)
+
+
+def test_normalisation_is_part_of_the_graph_on_request(tmp_path):
+    model, samples = lb.models.cnn((1, 8, 8), 4, channels=(4,)).eval(), pictures()
+    found = lb.export(model, samples, tmp_path / "net", to="onnx", normalisation=True)
+    assert found.parity.samples == 40
+    assert found.parity.largest < 1e-5
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "net" / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    raw = samples.gather(torch.arange(5))
+    (logits,) = session.run(None, {"inputs": raw.numpy()})
+    own = model(samples.batch(torch.arange(5), augment=None, seed=0, view=0).inputs)
+    assert np.allclose(logits, own.detach(), atol=1e-5)
+    student = lb.load(tmp_path / "net")
+    assert torch.allclose(student.logits(raw), own, atol=1e-5)
+    with pytest.raises(InputError, match="found a model of an exported folder"):
+        student.export(tmp_path / "again")
+
+
+def test_int8_has_a_parity_of_its_own_and_is_smaller(tmp_path):
+    torch.manual_seed(0)
+    samples = lb.data.bundled("wine").test
+    model = lb.models.mlp((13,), 3, hidden=(256,)).eval()
+    found = lb.export(model, samples, tmp_path / "net", quantize="int8", agreement=0.95)
+    assert found.quantized.parity.agreement >= 0.95
+    assert 0.02 > found.quantized.parity.largest > found.parity.largest
+    assert found.bytes < found.quantized.bytes_before
+    assert found.quantized.examples == len(samples)
+    noise = lb.data.TensorSet.of(torch.randn(200, 13), torch.arange(200) % 3)
+    with pytest.raises(ExportError, match="of the predictions the same; expected 100 % at least"):
+        lb.export(model, noise, tmp_path / "other", quantize="int8", agreement=1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_a_language_model_with_a_state_is_a_step_and_is_asked_at_several_lengths(tmp_path, to):
+    model = family("lstm_lm").eval()
+    found = lb.export(model, inputs_of("lstm_lm", 12), tmp_path / "net", to=to)
+    assert found.parity.lengths == (1, 5, 9)
+    assert found.parity.largest < 1e-5
+    config = json.loads((tmp_path / "net" / "limbeck.json").read_text())
+    assert [port["name"] for port in config["graph"]["inputs"]] == ["input_ids", *(f"state_{n}" for n in range(4))]
+    assert config["graph"]["inputs"][0]["shape"] == ["batch", 1]
+    with pytest.raises(RunError, match="exported with examples and not with a SampleSet"):
+        lb.load(tmp_path / "net", trust=True)
+
+
+class Fixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.layer(inputs).reshape(len(inputs), 3)
+
+
+class Blind(nn.Module):
+    """Averages over the padded length, which a graph that knew one length alone would get wrong."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.words, self.layer, self.fixed = nn.Embedding(7, 4), nn.Linear(4, 3), fixed
+
+    def forward(self, input_ids):
+        summed = self.words(input_ids).sum(1)
+        return self.layer(summed / (int(self.fixed) or input_ids.shape[1]))
+
+
+def test_what_a_graph_cannot_hold_is_one_line_and_leaves_nothing(tmp_path):
+    rows = torch.randn(9, 4)
+    with pytest.raises(ExportError, match="fixes the number of samples or tokens"):
+        lb.export(Fixed().eval(), rows, tmp_path / "net")
+    with pytest.raises(InputError, match="model: found training mode; expected eval mode"):
+        lb.export(nn.Linear(4, 3), rows, tmp_path / "net")
+    with pytest.raises(InputError, match="to: found safetensors for a network whose code lies elsewhere"):
+        lb.export(nn.Linear(4, 3).eval(), rows, tmp_path / "net", to="safetensors")
+    with pytest.raises(InputError, match="normalisation without a SampleSet"):
+        lb.export(Blind(0).eval(), {"input_ids": torch.ones(7, 5).long()}, tmp_path / "net", normalisation=True)
+    with pytest.raises(ExportError, match="not of the Transformers library"):
+        lb.export(nn.Linear(4, 3).eval(), rows, tmp_path / "net", to="transformers")
+    assert not list(tmp_path.iterdir())
+
+
+def test_channels_last_shared_and_half_weights_of_an_own_loop_are_exported(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(108, 4))
+    model[2].weight = model[0].weight
+    model = model.to(memory_format=torch.channels_last).bfloat16().eval()
+    rows = DataLoader(TensorDataset(torch.randn(30, 3, 8, 8), torch.arange(30) % 4), batch_size=16)
+    found = lb.export(model, rows, tmp_path / "net", to="torch-export")
+    assert 0 < found.parity.divergence < 1e-3
+    weights = sum(each.numel() for each in model.parameters())
+    assert found.bytes < 4 * weights + 40_000
+    with pytest.raises(RunError, match="exists"):
+        lb.export(model, rows, tmp_path / "net")
+
+
+@pytest.mark.slow
+def test_a_model_of_the_transformers_library_is_a_folder_that_it_loads(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = family("config").eval()
+    lb.export(model, inputs_of("config", 12), tmp_path / "net", to="transformers")
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "net").eval()
+    inputs = inputs_of("config", 4)
+    assert torch.allclose(loaded(**inputs).logits, model(**inputs).logits, atol=1e-6)
+    assert sorted(path.name for path in (tmp_path / "net").iterdir()) == [
+        "config.json",
+        "limbeck.json",
+        "model.safetensors",
+    ]
