@@ -85,7 +85,11 @@ def test_a_public_function_says_what_it_returns():
 
 
 def test_a_public_name_has_an_example():
-    of_a_run = {"limbeck.load", "limbeck.TrainedModel"}  # their examples need a finished run: tests/unit/test_load.py
+    of_a_run = {
+        "limbeck.export",
+        "limbeck.load",
+        "limbeck.TrainedModel",
+    }  # shown in test_own_export.py and test_load.py
     examples = {name: sections(value).get("Example", "") for name, value in PUBLIC.items()}
     assert {name for name, example in examples.items() if ">>> " not in example} == of_a_run
 
