@@ -201,7 +201,7 @@ def test_one_seed_is_compared_on_whole_examples(tmp_path):
         for role in ("alone", "distilled")
     }
     mended, spoilt = (right["distilled"] & ~right["alone"]).sum(), (right["alone"] & ~right["distilled"]).sum()
-    assert f"distillation mends {mended} and spoils {spoilt} (McNemar" in " ".join(story.verdict(found))
+    assert f"distillation fixes {mended} errors and introduces {spoilt} (McNemar" in " ".join(story.verdict(found))
 
 
 # --------------------------------------------------------------------------------------------------------------- places

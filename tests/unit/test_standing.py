@@ -33,7 +33,7 @@ def test_a_student_alone_that_collapsed_is_told_first_and_no_share_is():
         "The student alone is no better than one answer for all test examples, or hardly (accuracy 49.9 %; the most"
         " frequent answer alone gives 50.1 %)",
     )
-    assert "gap to the teacher is told" in found.said
+    assert "gap to the teacher is not given" in found.said
     assert "better than the teacher" not in found.said
 
 
@@ -114,18 +114,18 @@ def test_the_best_constant_answer(labels, task, expected):
     [
         ([100], [300], [200], "Distillation closed 50 % of the gap to the teacher", 0.5),
         ([100], [300], [40], "The distilled student does better than the teacher", 1.3),
-        ([100], [300], [95], "The distilled student is as good as the teacher, as far as can be told", 1.025),
+        ([100], [300], [95], "The distilled student is as good as the teacher, within the uncertainty", 1.025),
         ([100], [300], [400], "Distillation did not help", -0.5),
         ([10], [13], [9], "The teacher is not better by more than chance than the student alone", None),
-        ([10], [90], [9], "The distilled student is as good as the teacher, as far as can be told", 81 / 80),
+        ([10], [90], [9], "The distilled student is as good as the teacher, within the uncertainty", 81 / 80),
         ([300], [100], [90], "The teacher is worse than the student alone", None),
-        ([4], [21], [20], "What share of the gap to the teacher distillation closed cannot be told from", None),
-        ([10], [29], [18], "What share of the gap to the teacher distillation closed cannot be told from", None),
+        ([4], [21], [20], "One seed cannot show what share of the gap to the teacher distillation closed", None),
+        ([10], [29], [18], "One seed cannot show what share of the gap to the teacher distillation closed", None),
         ([100] * 2, [300, 310], [200, 210], "Distillation closed 49 % of the gap to the teacher", 100 / 205),
         ([100] * 3, [300, 310, 320], [200, 210, 220], "Distillation closed 48 % of the gap to the teacher", 10 / 21),
         ([100] * 3, [120, 90, 130], [80, 80, 80], "The teacher is not better by more than chance", None),
         ([100] * 3, [103, 103, 103], [102, 102, 102], "Distillation closed 33 % of the gap to the teacher", 1 / 3),
-        ([100] * 3, [300, 310, 320], [90, 320, 200], "What share of the gap to the teacher", None),
+        ([100] * 3, [300, 310, 320], [90, 320, 200], "These seeds cannot show what share of the gap", None),
     ],
 )
 def test_the_headline(teacher, alone, distilled, said, share):
@@ -141,8 +141,7 @@ def test_the_headline(teacher, alone, distilled, said, share):
 def test_where_errors_are_no_counts_of_examples_fewer_than_three_seeds_tell_no_gap(task):
     few = judged([100], [300], [200], constant=0.0, task=task)
     assert few.share is None
-    assert few.said.startswith("Whether the teacher is better than the student alone")
-    assert few.said.endswith("cannot be told from one seed")
+    assert few.said.startswith("One seed cannot show whether the teacher is better than the student alone")
     assert judged([100] * 3, [300, 310, 320], [200, 210, 220], constant=0.0, task=task).share is not None
 
 

@@ -103,7 +103,7 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
     if failures:
         kept = tuple(failures.values())
         if "alone" in failures or "teacher" in failures:
-            gap_to = "No share of a gap to the teacher is told" if teaches else "No gain is told"
+            gap_to = "The share of the gap to the teacher is not given" if teaches else "The gain is not given"
             return Standing(kept, None, f"{gap_to}, since {'one of the two models' if teaches else 'it'} failed")
         return Standing(kept, None, "Distillation failed")
     gap, gain, above = (
@@ -113,33 +113,27 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
         second = _AGAINST[gain].format("the student alone")
         return Standing((), None, f"The recipe's reference network teaches nobody; the distilled student {second}")
     if gap == 0 and len(alone) < _ENOUGH and not figures.by_example:
-        seeds = "one seed" if len(alone) == 1 else "these seeds"
-        return Standing(
-            (),
-            None,
-            f"Whether the teacher is better than the student alone, and what distillation gained, cannot be told from"
-            f" {seeds}",
-        )
+        seeds = "One seed" if len(alone) == 1 else "These seeds"
+        said = "cannot show whether the teacher is better than the student alone, or what distillation gained"
+        return Standing((), None, f"{seeds} {said}")
     if gap <= 0:
         first = "The teacher is worse" if gap < 0 else "The teacher is not better by more than chance"
         second = _AGAINST[gain].format("it" if gain == 0 else "the student alone")
         return Standing(
-            (), None, f"{first} than the student alone, so no share of a gap is told; the distilled student {second}"
+            (), None, f"{first} than the student alone, so there is no gap to close; the distilled student {second}"
         )
     share = gap_closed(
         fmean(each.errors for each in teacher), [each.errors for each in alone], [each.errors for each in distilled]
     )
     few = len(alone) < _ENOUGH
     if share is None or gain == 0 or (not few and share.low <= 0 and share.high >= 1):
-        seeds = "one seed" if len(alone) == 1 else "these seeds"
-        return Standing(
-            (), None, f"What share of the gap to the teacher distillation closed cannot be told from {seeds}"
-        )
+        seeds = "One seed" if len(alone) == 1 else "These seeds"
+        return Standing((), None, f"{seeds} cannot show what share of the gap to the teacher distillation closed")
     share = Interval(share.mean, None, share.n) if few else share
     if share.mean > 1 and above > 0:
         said = "The distilled student does better than the teacher"
     elif share.mean > 1:
-        said = "The distilled student is as good as the teacher, as far as can be told"
+        said = "The distilled student is as good as the teacher, within the uncertainty"
     elif share.mean > 0:
         said = f"Distillation closed {100 * share.mean:.0f} % of the gap to the teacher"
     else:

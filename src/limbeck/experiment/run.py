@@ -378,7 +378,7 @@ def _roles(recipe: Recipe, seeds: Sequence[Trained]) -> Mapping[str, RoleOutcome
 def _uncounted(recipe: Recipe) -> list[str]:
     """Return what to say of compute that is not counted."""
     if any(member.estimator for member in recipe.teacher.members):
-        return ["compute: what scikit-learn fits does so without FLOPs that are counted, and trees answer with none"]
+        return ["compute: FLOPs of scikit-learn estimators are not counted"]
     if any(member.given for member in recipe.teacher.members) and recipe.scheme.uses_teacher:
         return ["compute: the teacher's weights are used as given, and what their training took is not counted"]
     if any(member.arrays for member in recipe.teacher.members):

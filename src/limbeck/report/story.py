@@ -157,7 +157,9 @@ def _certainty(gathered: Gathered, role: str) -> str:
         rows = [answers.logits[each][0].view(*places, -1) for each in (role, "distilled")]
         right = [figures.correct(each, labels) for each in rows]
         test = mcnemar(right[0], right[1])
-        said = f"On the same examples, distillation mends {test.second_better} and spoils {test.first_better}"
+        said = (
+            f"On the same examples, distillation fixes {test.second_better} errors and introduces {test.first_better}"
+        )
         return f"{said} (McNemar's exact test: p = {test.p_value:.2g}); one seed says nothing of other seeds."
     return "One seed was run, so this may be chance: run more seeds."
 
