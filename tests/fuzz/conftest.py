@@ -1,7 +1,8 @@
-"""Every test here works in a folder of its own, offline; nothing may be written elsewhere, and nothing run."""
+"""Every test here works in a folder of its own, offline; nothing is written elsewhere, left behind or run."""
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -42,6 +43,9 @@ def confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def offline(address: str) -> bytes:
         raise OSError("no network in a test")
 
+    temporary = tmp_path.parent / f"{tmp_path.name} temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("LIMBECK_DATA", raising=False)
@@ -50,3 +54,4 @@ def confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     Watch.folder = None
     assert not Watch.found
+    assert not list(temporary.iterdir())

@@ -309,7 +309,7 @@ def _expected(error: ValidationError) -> str:
     first, *others = error.errors()
     within = first["loc"][:-1]  # less the type, where several are allowed
     same = [each for each in others if len(each["loc"]) == len(first["loc"]) and each["loc"][:-1] == within]
-    alternatives = _is_type(first["loc"][-1]) or first["type"] == "model_type"
+    alternatives = any(map(_is_type, first["loc"][-1:])) or first["type"] == "model_type"
     said = [each["msg"].replace("Input should be ", "").removeprefix("Value error, ") for each in (first, *same)]
     return " or ".join(_IN_YAML.get(each, each) for each in (said if alternatives else said[:1]))
 
