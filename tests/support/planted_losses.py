@@ -227,6 +227,11 @@ def keras_first_tutorial(y, y_pred, teacher_pred, temperature=3, alpha=0.1):
     return alpha * F.cross_entropy(y_pred, y) + (1 - alpha) * kl_divergence(p, q)
 
 
+def keras_logits_distillation(student_logits, teacher_logits, temperature):
+    """keras.distillation.LogitsDistillation with loss=CategoricalCrossentropy(from_logits=True)."""
+    return -(teacher_logits / temperature * F.log_softmax(student_logits / temperature, -1)).sum(-1).mean()
+
+
 class TorchdistillKD(nn.KLDivLoss):
     """torchdistill's KDLoss: without targets, or with alpha 0, it forgets T²."""
 
@@ -285,6 +290,7 @@ PEERS = {
     "KD_Lib": (kd_lib, None, {"squared_probabilities"}),
     "KD_Lib, KLDivLoss": (kd_lib_kl, None, {"swapped_arguments", "probabilities_as_log", "mean_over_classes"}),
     "Keras tutorial, without T²": (keras_first_tutorial, None, {"missing_t2"}),
+    "Keras, cross-entropy": (keras_logits_distillation, None, {"logits_as_target", "missing_t2"}),
     "torchdistill": (TorchdistillKD, None, {"alpha_zero", "without_labels"}),
     "widely copied": (widely_copied, None, {"mean_over_classes", "weights_swapped", "wrong_constant"}),
     "TextBrewer": (textbrewer, None, {"missing_t2"}),

@@ -1,7 +1,9 @@
-"""The README and the pages on Python and compression are right: their Python, recipes, marked commands and links."""
+"""The README and the pages of docs are right: their Python, recipes, marked commands and links."""
 
+import importlib.util
 import re
 import shlex
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from limbeck.config.sections import of_kind
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/python.md", "docs/text.md", "docs/compress.md", "docs/check-loss.md")
+ELSEWHERE = {"docs/stores.md": "tests/cache/test_document.py"}
+PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<marker>[^\n]+) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -37,18 +40,36 @@ def blocks(text: str = README) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("page", PAGES)
+def having(part: str) -> list[str]:
+    """Return the pages with some text in them."""
+    return [page for page in PAGES if part in (ROOT / page).read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", [page for page in having("```python") if page not in ELSEWHERE])
 def test_python_blocks_run_in_order_as_one_script(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block is left out where its marker says `not run: WHY`; one that `needs: LIBRARY` runs where that is there."""
     monkeypatch.chdir(tmp_path)
     text = (ROOT / page).read_text(encoding="utf-8")
-    python = [block for block in blocks(text) if block.language == "python"]
-    assert python
     namespace: dict[str, object] = {"__name__": "readme"}
-    for block in python:
-        exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
+    for block in [block for block in blocks(text) if block.language == "python"]:
+        if re.match(r"not run: \w", block.marker):
+            continue
+        library = block.marker.removeprefix("needs: ") if block.marker.startswith("needs: ") else None
+        if library is not None and importlib.util.find_spec(library) is None:
+            continue
+        with warnings.catch_warnings():
+            if library is not None:  # what it warns of is its own affair
+                warnings.simplefilter("ignore")
+            exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/check-loss.md"])
+def test_what_is_not_run_asks_for_what_no_page_can_make() -> None:
+    left = [block.marker for page in PAGES for block in blocks((ROOT / page).read_text(encoding="utf-8"))]
+    reasons = {marker.removeprefix("not run: ") for marker in left if marker.startswith("not run: ")}
+    assert reasons <= {"a finished run is read", "networks and data of yours"}
+
+
+@pytest.mark.parametrize("page", having("<!-- run"))
 def test_marked_commands_run_on_the_files_shown(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = 0
@@ -85,8 +106,8 @@ def test_continuous_integration_finds_its_commands(name: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     place = ROOT / page
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", place.read_text(encoding="utf-8")) if "://" not in link]
-    assert links
+    found = re.findall(r"\]\(([^)]+)\)", place.read_text(encoding="utf-8"))
+    links = [link for link in found if "://" not in link and not link.startswith("#")]
     assert [link for link in links if not (place.parent / link.split("#")[0]).is_file()] == []
 
 

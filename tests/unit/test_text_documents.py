@@ -19,11 +19,6 @@ def test_every_recipe_of_the_page_is_valid():
         Recipe.parse({"name": "r", **yaml.safe_load(block), "student": {"model": {"kind": "transformer"}}})
 
 
-def test_the_code_of_the_page_runs():
-    block = next(each for each in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if "Words" in each)
-    exec(compile(block, "docs/text-data.md", "exec"), {})
-
-
 def test_every_key_stands_on_the_page():
     for kind in ("sentences", "token_stream", "chat"):
         keys = set(inspect.signature(data.kinds()[kind]).parameters)
