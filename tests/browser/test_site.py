@@ -39,7 +39,7 @@ def test_no_page_asks_another_server(site):
 def test_axe_finds_nothing_serious(browser, site, scheme, width):
     pytest.importorskip("axe_core_python", reason="needs axe-core-python: pip install limbeck[test]")
     axe = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-    for name in SHOWN:
+    for name in SHOWN if (scheme, width) == ("light", 1280) else SHOWN[:3]:
         browser.open(site / f"{name}.html", width=width, scheme=scheme)
         browser.js(axe)
         found = browser.driver.execute_async_script("axe.run(document).then(arguments[0])")
