@@ -415,7 +415,10 @@ def test_help_lists_the_verbs(limbeck):
     answer = limbeck("--help")
     assert (answer.code, answer.err) == (0, "")
     for verb in VERBS:
-        assert f"\n  {verb} " in answer.out
+        assert answer.out.count(f"\n  {verb} ") == 1
+    headings = re.findall(r"^(\w+):$", answer.out, flags=re.MULTILINE)
+    assert headings == ["Options", "Start", "Run", "Look", "Ship", "More"]
+    assert "..." not in answer.out.partition("Start:")[2]  # no sentence is cut
     for verb in VERBS:
         assert limbeck(verb, "-h").code == 0
 

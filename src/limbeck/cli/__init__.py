@@ -21,8 +21,33 @@ _TOGETHER = ("cache", "distill", "codistill")  # verbs that several processes ca
 _ANYWHERE = ("env", "explain", "init", "recipes")  # verbs that train nothing, and need not know of other processes
 
 
+_SECTIONS = {
+    "Start": ("demo", "init", "recipes", "explain", "check", "layers"),
+    "Run": ("distill", "tune", "diagnose", "compress", "codistill"),
+    "Look": ("report", "compare", "evaluate"),
+    "Ship": ("predict", "export"),
+}
+"""Verbs under their headings in `limbeck --help`; the others are under "More"."""
+
+
 class _Group(TyperGroup):
     """Commands whose interruption is told apart from a failure, whatever the version of typer makes of it."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the verbs under their headings, each with the first sentence of its help."""
+        named = [verb for verbs in _SECTIONS.values() for verb in verbs]
+        more = tuple(verb for verb in self.list_commands(ctx) if verb not in named)
+        for heading, verbs in {**_SECTIONS, "More": more}.items():
+            rows = []
+            for verb in verbs:
+                command = self.get_command(ctx, verb)
+                if command is not None and not command.hidden:
+                    rows.append(
+                        (verb, " ".join((command.help or "").split("\n\n")[0].split()).partition(". ")[0].rstrip("."))
+                    )
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -35,7 +60,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     name="limbeck",
     cls=_Group,
-    help="Distill large networks into small ones: exactly, measured, from one command.",
+    help="Distill large networks into small ones: exactly, measured, from one command.  New here?  Run: limbeck demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

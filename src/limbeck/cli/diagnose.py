@@ -109,7 +109,7 @@ def show_diagnosis(found: "Diagnosis") -> None:
     for line in settings["about"]:
         show(line)
     if not found.findings:
-        show("Nothing is wrong with this teacher and this student, as far as can be seen.")
+        show("No problem was found with this teacher and this student.")
     for finding in found.findings:
         show(f"Found: {finding.said}\n  {finding.evidence}")
     if found.attribution is not None:

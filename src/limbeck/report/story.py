@@ -176,7 +176,9 @@ def _seed_by_seed(figures: Figures, role: str, saved: Sequence[float]) -> str:
     else:
         each = f"{_moved_by(whole.mean, figures, whole.half_width or 0.0)} (95 % interval)"
         sure = (
-            "which is more than chance." if whole.low > 0 or whole.high < 0 else "which may be chance: run more seeds."
+            "a statistically significant difference."
+            if whole.low > 0 or whole.high < 0
+            else "not statistically significant: run more seeds."
         )
     has = f"the {figures.errors} of the distilled student, against {other}: {each}"
     return f"Seed by seed, over {len(saved)} seeds, {has}, {sure}"

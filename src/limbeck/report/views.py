@@ -18,10 +18,10 @@ __all__ = ["Differences", "Given", "View", "view_of"]
 
 _SIX = "Whatever the data: the logits −10, −5, 0, 5, 10 and 15"
 _TRUST = (
-    "A model that is 80 % sure should be right 8 times in 10: the bars should end on the dotted line. Below it a model"
-    " is too sure of itself.{} ECE, the expected calibration error, is the mean distance from the line, over 15 bins of"
-    " equal width, of each seed by itself: the mean over the seeds, as `limbeck evaluate` gives it. The bars hold the"
-    " answers of all seeds. A bin with few examples is drawn pale: it says little."
+    "A model that is 80 % sure should be right 8 times in 10: the bars should end on the dotted line. Below the line a"
+    " model is too confident.{} ECE, the expected calibration error, is the mean distance from the line over 15 bins of"
+    " equal width, averaged over the seeds. The bars pool the answers of all seeds. A pale bar has few examples and is"
+    " uncertain."
 )
 
 
