@@ -14,6 +14,7 @@ from fuzzing import command
 from limbeck import models
 from limbeck.config import load_recipe
 from limbeck.drafts import look
+from limbeck.drafts.guesses import facts_of, label_of
 from small_tokenizers import word_pieces
 from walk import over
 
@@ -136,6 +137,23 @@ def test_a_recipe_for_data_of_each_kind_passes_the_check(made, tmp_path, monkeyp
     assert keys["name"] == "first"
     code, out, err = command("check", "first.yaml")
     assert code == 0, err
+
+
+@over(
+    ("columns", "label"),
+    [
+        ({"label": ["a", "b", "a"], "kind": ["x", "y", "y"]}, "label"),
+        ({"Target": ["1", "2", "1"], "price": ["1", "2", "3"]}, "Target"),
+        ({"price": ["1", "2", "3"], "rooms": ["1", "2", "3"]}, "price"),
+        ({"a": ["1", "2", "1"], "b": ["x", "y", "y"], "id": ["1", "2", "3"]}, "b"),
+        ({"is_class": ["x", "y", "y"], "b": ["x", "y", "y"]}, "is_class"),
+        ({"b": ["x", "y", "y"], "day": ["2026-01-01", "2026-01-02", "2026-01-03"]}, "b"),
+        ({"b": ["x", "x", "x"]}, None),
+    ],
+    ids=str,
+)
+def test_the_label_is_guessed(columns, label):
+    assert label_of(facts_of(columns)) == label
 
 
 def test_a_recipe_is_carried_out(tmp_path, monkeypatch):

@@ -158,14 +158,14 @@ def _scaled(width: int, wishes: Wishes, *, least: int = 4, multiple: int = 1) ->
 def _for_tables(looked: Looked, wishes: Wishes) -> _Found:
     forest = looked.task == "classification"
     kind = {"kind": "extra_trees", "n_estimators": 300} if forest else {"kind": "gradient_boosting"}
-    hidden = [_scaled(128, wishes)] * 2
+    hidden = [_scaled(128, wishes, multiple=8)] * 2
     why = "trees are hard to beat on tables; their answers carry over to a network of any size"
     return {"estimator": kind}, {"kind": "mlp", "hidden": hidden}, why
 
 
 def _for_vectors(_looked: Looked, wishes: Wishes) -> _Found:
     teacher = {"kind": "mlp", "hidden": [256, 256], "dropout": 0.2}
-    student = {"kind": "mlp", "hidden": [_scaled(256, wishes)] * 2}
+    student = {"kind": "mlp", "hidden": [_scaled(256, wishes, multiple=8)] * 2}
     return {"model": teacher}, student, "fully connected networks, for numbers without names"
 
 
@@ -214,6 +214,12 @@ def _comments(looked: Looked, wishes: Wishes, why: str, keys: Mapping[str, Any])
         if method == "bounded_regression"
         else "alpha is the weight of the labels, 1 - alpha that of the teacher's softened answers."
     )
+    alike = wishes.teacher == "" and "model" in keys["teacher"]
+    small = (
+        f"It has about a {wishes.size} of the teacher's weights."
+        if alike
+        else "A small network; --size sets its width."
+    )
     seeds = (
         "Five seeds give intervals; alone_budget also trains the student alone for as long as all of this takes."
         if wishes.aim == "proof"
@@ -222,7 +228,7 @@ def _comments(looked: Looked, wishes: Wishes, why: str, keys: Mapping[str, Any])
     return {
         "data": [*(f"{fact[0].upper()}{fact[1:]}." for fact in looked.facts)],
         "teacher": [f"{why[0].upper()}{why[1:]}."],
-        "student": [f"About a {wishes.size} of the teacher's weights, where both are networks of one kind."],
+        "student": [small],
         "method": [soft],
         "training": ["Of the student, alone and distilled alike. Choices are made on a tenth of the training samples."],
         "seeds" if wishes.aim != "proof" else "alone_budget": [seeds],
