@@ -22,7 +22,7 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = tuple(
     DOCS / f"{name}.md"
-    for name in ("architecture", "diagnosis", "methods", "recipes", "reproductions", "schemes", "stores")
+    for name in ("architecture", "diagnosis", "methods", "recipes", "reproductions", "schemes", "speed", "stores")
 )
 
 
@@ -213,12 +213,31 @@ def stores() -> str:
     return rows(head, body, texts=2)
 
 
+def spread(values: Mapping[str, float], form: str, scale: float = 1.0) -> str:
+    """Return a median with the least and the most."""
+    median, least, most = (format(scale * values[key], form) for key in ("median", "least", "most"))
+    return f"{median} ({least} to {most})"
+
+
+def processes() -> str:
+    """Return the time of an epoch in one process and in two, and how many numbers each of them keeps."""
+    head = ["networks", "an epoch in", "clock, s", "of one process", "student", "optimizer", "teacher"]
+    body = [
+        [problem, way, spread(row["clock"], ".2f"), spread(row["clock ratio"], ".2f")]
+        + [f"{row[key]:,}" for key in ("student", "optimizer", "teacher")]
+        for problem, ways in results("processes")["rows"].items()
+        for way, row in ways.items()
+    ]
+    return rows(head, body, texts=2)
+
+
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "feature_costs": costs,
     "codistillation": codistillation,
     "mnist_nearness": nearness,
     "mnist_rescaling": rescaling,
     "pretrained_teacher": pretrained_teacher,
+    "processes": processes,
     "speed": speed,
     "stores": stores,
     "hard_conditions": hard_conditions,
