@@ -231,8 +231,26 @@ def processes() -> str:
     return rows(head, body, texts=2)
 
 
+def growth() -> str:
+    """Return how time and memory of a step grow."""
+    head = ["what grows", "size", "processor, ms a step", "exponent", "memory of a step, MiB"]
+    body = [
+        [
+            name,
+            f"{each['size']:,}",
+            spread(each["processor"], ".2f", 1_000),
+            f"{each['exponent']:.2f}" if "exponent" in each else "",
+            f"{each['bytes'] / 2**20:,.1f}",
+        ]
+        for name, points in results("growth")["rows"].items()
+        for each in points
+    ]
+    return rows(head, body)
+
+
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "feature_costs": costs,
+    "growth": growth,
     "codistillation": codistillation,
     "mnist_nearness": nearness,
     "mnist_rescaling": rescaling,
