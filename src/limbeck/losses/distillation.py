@@ -428,6 +428,7 @@ def _divergence(
     reduction: Reduction,
     backend: Backend,
 ) -> Tensor:
+    checks.positive("temperature", temperature)
     checks.shapes_match("student_logits", student_logits.shape, "teacher_logits", teacher_logits.shape)
     if reduction != "none":
         coefficient = 1.0 / divergence.factor(temperature)
