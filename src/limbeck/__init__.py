@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import ArrayTeacher, EnsembleTeacher, ModelTeacher, PredictTeacher, StoredTeacher, store
     from limbeck.training import Progress, Result, Stage, Training, fit, fit_many, fit_stages
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "UNLABELLED",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from limbeck import __version__
 from limbeck.errors import LimbeckError, RunError, UnwrittenError, command, one_line, plain
 from limbeck.ranks import first_does, held_by_first, is_first
 from limbeck.records import as_json, sealed, unsealed
@@ -34,8 +35,8 @@ def cache_folder() -> Path:
 
 def environment() -> dict[str, Any]:
     """Return what a bug report or a repetition needs to know of the machine."""
-    packages = {}
-    for name in ("limbeck", "torch", "accelerate", "numpy", "safetensors", "pydantic", "scikit-learn"):
+    packages = {"limbeck": __version__}
+    for name in ("torch", "accelerate", "numpy", "safetensors", "pydantic", "scikit-learn"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -4,14 +4,13 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck import schemes, targets
+from limbeck import __version__, schemes, targets
 from limbeck.card import Card
 from limbeck.config.methods import method_sections
 from limbeck.errors import InputError, RunError
@@ -115,11 +114,7 @@ def render_comparison(
 def _rendered(template: str, **content: Any) -> str:
     """Return a page from its template; whatever a run named is escaped."""
     inlined = {name: Markup(_source(f"page.{name}")) for name in ("css", "js")}
-    page = (
-        _environment()
-        .get_template(template)
-        .render(mark=Markup(_MARK), version=version("limbeck"), **content, **inlined)
-    )
+    page = _environment().get_template(template).render(mark=Markup(_MARK), version=__version__, **content, **inlined)
     return page.strip() + "\n"
 
 
