@@ -170,7 +170,7 @@ def test_a_second_process_on_a_run_folder_refuses_at_once(place, whole):
         run, began = run_of(place), time.monotonic()
         before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
         second = command(place, *DISTILL, "--resume", run)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 100  # the first is at its 120 seconds
         second.refused(f"run folder: '{run}' is in use by another process; wait for it")
         assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
     finally:

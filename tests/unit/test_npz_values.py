@@ -1,12 +1,12 @@
 """Arrays as people save them: pixels in other whole numbers, channels last, values far from zero, labels with gaps."""
 
-import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from bounded import bounded
 from limbeck.config import Recipe
 from limbeck.data import LazySet, TensorSet, npz, table
 from limbeck.errors import DataError, DataWarning, ModelError
@@ -98,12 +98,9 @@ def test_classes_that_no_sample_has_are_said(tmp_path):
 def test_one_large_label_is_refused_before_names_are_made(tmp_path):
     labels = LABELS.copy()
     labels[7] = 2**31 - 1
-    began = time.perf_counter()
-    with pytest.raises(
-        DataError, match="sample 7 has label 2147483647, expected the number of a class below 1,048,576"
-    ):
+    said = "sample 7 has label 2147483647, expected the number of a class below 1,048,576"
+    with bounded(), pytest.raises(DataError, match=said):
         npz(saved(tmp_path, np.zeros((60, 2)), labels))
-    assert time.perf_counter() - began < 1
 
 
 @over("names", [["a", "b", "b"], ["a", "b", "x" * 300], ["a", "b", "\u202ec"], ["a", "b", "c\n"]])
@@ -116,7 +113,5 @@ def test_the_names_of_many_columns_are_compared_in_bounded_time(tmp_path):
     """To count each of 60,000 names among all of them took three minutes."""
     names = [f"c{place}" for place in range(60_000)]
     (tmp_path / "w.csv").write_text(f"{','.join(names)}\n" + f"{'1,' * 59_999}1\n" * 2)
-    began = time.process_time()
-    with pytest.raises(DataError, match="label: there is no column 'c6000O' in"):
+    with bounded(), pytest.raises(DataError, match="label: there is no column 'c6000O' in"):
         table(str(tmp_path / "w.csv"), "c6000O")
-    assert time.process_time() - began < 5

@@ -53,7 +53,7 @@ def test_every_part_of_a_step_is_timed_and_the_shares_add_up():
 
 @pytest.mark.parametrize("slow", ["teacher", "student"])
 def test_time_is_attributed_to_the_part_that_took_it_once(slow):
-    wrap = {slow: lambda net: Slow(0.02, net)}
+    wrap = {slow: lambda net: Slow(0.1, net)}
     student, teacher = (wrap.get(name, lambda net: net)(nn.Linear(3, 4)) for name in ("student", "teacher"))
     data = (torch.randn(32, 3), torch.randint(4, (32,)))
     began = time.perf_counter()
@@ -61,7 +61,7 @@ def test_time_is_attributed_to_the_part_that_took_it_once(slow):
         lb.fit(student, data, teacher=teacher, epochs=2, batch_size=16)
     took = time.perf_counter() - began
     seconds = profile.seconds["student"]
-    assert seconds[slow] >= 0.08
+    assert seconds[slow] >= 0.4
     assert max(seconds, key=seconds.get) == slow
     assert sum(seconds.values()) <= took
 

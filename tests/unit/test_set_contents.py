@@ -1,11 +1,10 @@
 """What sets are made of: normalisation whatever its type, labels of lazy sets, names, and how large a label may be."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
 
+from bounded import bounded
 from limbeck.data import LazySet, TensorSet
 from limbeck.data.content import narrowed
 from limbeck.data.names import MOST_CLASSES
@@ -148,16 +147,14 @@ def test_names_are_each_ones_own_and_can_be_printed(names, said):
 
 @pytest.mark.parametrize("label", [MOST_CLASSES, 2**31 - 1, 2**62])
 def test_one_large_label_is_refused_before_names_are_made(label):
-    began = time.perf_counter()
-    with pytest.raises(DataError, match=f"sample 1 has label {label}, expected the number of a class below 1,048,576"):
-        TensorSet.of(torch.zeros(2, 2), torch.tensor([0, label]))
-    with pytest.raises(DataError, match=r"classes, expected at most 1,048,576"):
-        TensorSet.of(torch.zeros(2, 2), torch.tensor([0, 1]), classes=label + 1)
-    assert time.perf_counter() - began < 1
+    with bounded():
+        with pytest.raises(DataError, match=f"sample 1 has label {label}, expected the number of a class below"):
+            TensorSet.of(torch.zeros(2, 2), torch.tensor([0, label]))
+        with pytest.raises(DataError, match=r"classes, expected at most 1,048,576"):
+            TensorSet.of(torch.zeros(2, 2), torch.tensor([0, 1]), classes=label + 1)
 
 
 def test_the_nearest_of_long_or_many_names_is_found_in_bounded_time():
-    began = time.perf_counter()
-    assert nearest("x" * 10_000, ["x" * 10_000 + "y"] * 50 + ["xy"]) is None
-    assert nearest("colum_7", [f"column_{place}" for place in range(200_000)]) == "column_7"
-    assert time.perf_counter() - began < 5
+    with bounded():
+        assert nearest("x" * 10_000, ["x" * 10_000 + "y"] * 50 + ["xy"]) is None
+        assert nearest("colum_7", [f"column_{place}" for place in range(200_000)]) == "column_7"
