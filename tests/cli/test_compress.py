@@ -143,6 +143,7 @@ def _shifted(model):
         (["--weight", "input"], "--weight: found input without --rank or --energy"),
         (["--prune", "1.5"], r"scheme.stages\[0\].transform.sparsity: found 1.5"),
         (["--quantize", "int7"], r"scheme.stages\[0\].transform.to: found 'int7'"),
+        (["--prune", 0.8], r"fc'\], which leaves no layer.* of: stage1.linear, fc. Set skip: \[\] .*--skip none\)"),
         (["--rank", "0.2", "--skip", "nothing"], "transform.skip: 'nothing' names no layer"),
         (["--rank", "0.2", "--role", "nobody"], "role: found 'nobody'; one of: alone, distilled"),
         (["--rank", "0.2", "--teacher", "me"], "retrain.teacher: found 'me'"),
@@ -160,12 +161,12 @@ def test_what_cannot_be_compressed_is_one_line_and_leaves_no_run(run_once, limbe
 
 
 def test_options_that_a_stage_uses_are_taken_beside_sixteen_bits(run, limbeck, tmp_path):
-    arguments = ("--prune", 0.5, "--quantize", "fp16", "--epochs", 1, "--teacher", "none", "--skip", "fc")
+    arguments = ("--prune", 0.5, "--quantize", "fp16", "--epochs", 1, "--teacher", "none", "--skip", "none")
     assert limbeck("compress", run, *arguments, "--no-report", "--quiet").code == 0
     (new,) = (tmp_path / "runs" / "plain-small").iterdir()
     first, last = yaml.safe_load((new / "recipe.yaml").read_text())["scheme"]["stages"]
     assert (first["retrain"]["epochs"], first["retrain"]["teacher"], last["retrain"]["epochs"]) == (1, "none", 0)
-    assert first["transform"]["skip"] == last["transform"]["skip"] == ["fc"]
+    assert first["transform"]["skip"] == last["transform"]["skip"] == []
 
 
 def test_a_copy_that_fails_is_trained_again_and_one_that_is_interrupted_leaves_no_run(

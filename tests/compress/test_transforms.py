@@ -1,13 +1,14 @@
 """A compressed network is trained in a stage, stored with its structure, and read where no plan is known."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from limbeck import methods
-from limbeck.compress import LowRank, rebuilt, records_of
+from limbeck.compress import Codes, LowRank, Prune, Quantize, Units, rebuilt, records_of
 from limbeck.data import TensorSet
 from limbeck.errors import CheckpointError, InputError, RunError
 from limbeck.evaluation.cost import file_bytes
@@ -15,6 +16,7 @@ from limbeck.identity import network_digests
 from limbeck.models import lstm_lm
 from limbeck.training import Stage, Training, fit_stages, load_weights, save_weights
 from limbeck.training.weight_files import transforms_of
+from walk import over
 
 SAMPLES = TensorSet.of(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4)
 SHORT = Training(epochs=1, batch_size=16, learning_rate=0.1)
@@ -86,3 +88,26 @@ def test_a_file_with_ties_and_transforms_is_the_same_each_time(tmp_path):
             weights.zero_()
     load_weights(other, tmp_path / "0.safetensors")
     assert all(torch.equal(one, two) for one, two in zip(small.parameters(), other.parameters(), strict=True))
+
+
+@over(
+    "transform",
+    [
+        Prune(),
+        Quantize(to="int8"),
+        Quantize(to="int4"),
+        Codes(skip=("*",)),
+        LowRank(rank=1, skip=("*",)),
+        Units(skip=("*",)),
+    ],
+)
+def test_a_transform_that_skips_all_layers_names_the_key_that_includes_them(transform):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    with pytest.raises(InputError, match=r"leaves no layer that .*\. Set skip: \[\] \(limbeck compress: --skip none\)"):
+        transform.apply(model)
+    assert replace(transform, skip=()).apply(model)[1].changed
+
+
+def test_without_a_skipped_layer_the_key_is_not_named():
+    with pytest.raises(InputError, match=r"expected a model with such layers; this one has none$"):
+        Prune(skip=("1",)).apply(nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)))

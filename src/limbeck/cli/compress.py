@@ -16,6 +16,7 @@ from limbeck.errors import InputError, RecipeError, command
 __all__ = ["compress"]
 
 _SIXTEEN = ("fp16", "bf16")  # which need no retraining
+_NONE = "none"  # the layers that --skip leaves as they are
 
 
 @app.command()
@@ -54,7 +55,9 @@ def compress(
             help="of each retraining: original (the default), before (the student as it was), or none (labels alone)"
         ),
     ] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="paths or patterns of layers that stay as they are")] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="paths or patterns of layers that stay as they are; none changes all")
+    ] = None,
     role: Annotated[str, typer.Option(help="which student of the run")] = "distilled",
     runs: Annotated[Path, typer.Option(help="parent of the new run folder")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -89,7 +92,7 @@ def compress(
     planned = max(1, round(finished.recipe.training.epochs / 10)) if epochs is None else epochs
     retrain = {"epochs": planned, "teacher": "original" if teacher is None else teacher}
     retrain |= {} if learning_rate is None else {"learning_rate": learning_rate}
-    left = {} if skip is None else {"skip": skip}
+    left = {} if skip is None else {"skip": [] if skip == [_NONE] else skip}
     stages: list[Mapping[str, Any]] = []
     if rank is not None or energy is not None:
         size: dict[str, Any] = {} if rank is None else {"rank": _rank(rank)}

@@ -79,7 +79,9 @@ def select_layers(
         found = f"{list(select)}" + (f" without {list(skip)}" if skip else "")
         already = next((f"'{path}': {why}" for path, why in kept.items() if "already" in why), "this one has none")
         expected = f"some of: {', '.join(able[:10])}" if able else f"a model with such layers; {already}"
-        raise InputError(f"select: found {found}, which leaves no layer that {kind} changes; expected {expected}")
+        skips = any(kept[path] == "skipped" for path in able)
+        mend = ". Set skip: [] (limbeck compress: --skip none) to change the skipped layers as well" if skips else ""
+        raise InputError(f"select: found {found}, which leaves no layer that {kind} changes; expected {expected}{mend}")
     return Selected(layers, kept)
 
 
