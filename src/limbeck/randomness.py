@@ -47,10 +47,10 @@ def derive_seed(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def fingerprints(inputs: Tensor) -> Tensor:
+def fingerprints(inputs: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return a number for the content of each sample: (N,) int64, the same for the same values in the same order.
 
-    inputs: (N, ...) floating point, read as float32, or whole numbers.
+    inputs: (N, ...) floating point, read as float32, or whole numbers.  mask: which of them count, by default all.
 
     >>> first, second, third = fingerprints(torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]])).tolist()
     >>> first == third != second
@@ -59,7 +59,8 @@ def fingerprints(inputs: Tensor) -> Tensor:
     rows = inputs.flatten(1)
     bits = rows.to(torch.float32).contiguous().view(torch.int32) if rows.is_floating_point() else rows
     columns = torch.arange(1, rows.shape[1] + 1, device=rows.device)
-    return _mix(_mix(bits.long() + _GOLDEN * columns).sum(1))
+    mixed = _mix(bits.long() + _GOLDEN * columns)
+    return _mix((mixed if mask is None else mixed * mask.flatten(1)).sum(1))
 
 
 def uniform(seed: int, stream: str, view: Tensor, index: Tensor, count: int = 1) -> Tensor:

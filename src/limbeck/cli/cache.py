@@ -13,6 +13,8 @@ from limbeck.errors import InputError, command
 if TYPE_CHECKING:
     from limbeck.cache import Store
     from limbeck.config import Recipe
+    from limbeck.data import SampleSet
+    from limbeck.experiment.parts import Parts
 
 __all__ = ["ask", "build", "import_", "info", "verify"]
 
@@ -20,6 +22,7 @@ cache = typer.Typer(help="Store a teacher's answers on disk: build, describe and
 app.add_typer(cache, name="cache")
 
 _RECIPE = typer.Argument(help="a recipe's file, or the name of a packaged one")
+_PART = typer.Option(help="the samples that are answered: transfer, which a student learns from, or test")
 _OVERRIDES = typer.Argument(help="override settings, as key.path=value")
 
 
@@ -74,6 +77,7 @@ def import_(
     recipe: Annotated[Path, _RECIPE],
     overrides: Annotated[list[str] | None, _OVERRIDES] = None,
     path: Annotated[Path, typer.Option(help="the folder of the store")] = Path("store"),
+    part: Annotated[str, _PART] = "transfer",
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
 ) -> None:
     """Store answers to a recipe's samples that were made elsewhere, such as log-probabilities of a served model."""
@@ -82,11 +86,12 @@ def import_(
     from limbeck.experiment.parts import prepare
 
     loaded = load_recipe(resolve(recipe), overrides or [])
-    samples = prepare(loaded, refit=loaded.refit).transfer
+    samples = _part(prepare(loaded, refit=loaded.refit), part)
     clean = loaded.teacher.view == "clean"
     found = _described(import_answers(file, samples, path, clean=clean).store)
     show_json([found]) if as_json else show(_table(found))
-    say(f"store: {path} · next: limbeck.CachedTeacher({str(path)!r}) is a teacher for limbeck.fit")
+    key = "stored" if part == "transfer" else "stored.test"
+    say(f"store: {path} · next: teacher.{key}: {path} in a recipe, or limbeck.CachedTeacher({str(path)!r}) in Python")
 
 
 @cache.command()
@@ -97,6 +102,7 @@ def ask(
     url: Annotated[str, typer.Option(help="of the API, such as http://localhost:8000/v1")],
     model: Annotated[str, typer.Option(help="the name of the model there")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the file, which is added to")] = Path("answers.jsonl"),
+    part: Annotated[str, _PART] = "transfer",
     k: Annotated[int, typer.Option(help="how many tokens at each place", min=1)] = 20,
     prompt: Annotated[str | None, typer.Option(help="texts with classes: the question, with {text} in it")] = None,
     names: Annotated[str | None, typer.Option(help="what a reply calls the classes, parted by commas")] = None,
@@ -120,7 +126,7 @@ def ask(
     from limbeck.experiment.parts import prepare
 
     loaded = load_recipe(resolve(recipe), overrides or [])
-    samples = prepare(loaded, refit=loaded.refit).transfer
+    samples = _part(prepare(loaded, refit=loaded.refit), part)
     server = Server(url, model, os.environ.get(key_env) or None, timeout=timeout, tries=tries)
     told = [-1]
 
@@ -132,7 +138,8 @@ def ask(
     called = tuple(each.strip() for each in names.split(",")) if names else ()
     settings: dict[str, Any] = {"k": k, "prompt": prompt, "names": called, "echo": echo, "concurrency": concurrency}
     found = ask_server(server, samples, out, progress=progress, **settings)
-    imported = command("limbeck", "cache", "import", out, recipe, *(overrides or []))
+    told_part = [] if part == "transfer" else ["--part", part, "--path", "store/test"]
+    imported = command("limbeck", "cache", "import", out, recipe, *(overrides or []), *told_part)
     say(f"answers: {found.answers:,} in {out} ({found.before:,} were there before) · next: {imported}")
 
 
@@ -191,6 +198,13 @@ def verify(
         f"{path}: checksums of {found.rows:,} rows in {len(found.views)} views are right; of {found.samples:,} samples"
         f" that the teacher was asked about again, {found.exact:,} are equal bit for bit and the others to rounding."
     )
+
+
+def _part(parts: "Parts", name: str) -> "SampleSet":
+    """Return the samples of a recipe that an option names."""
+    if name not in ("transfer", "test"):
+        raise InputError(f"--part: found '{name}'; expected transfer or test")
+    return parts.test if name == "test" else parts.transfer
 
 
 def _loaded(recipe: Path, overrides: list[str] | None, encoding: str | None, given: dict[str, Any]) -> "Recipe":

@@ -36,7 +36,7 @@ from limbeck.identity import Factory
 from limbeck.models.layers import InputPart, InputTransform, read_configuration
 from limbeck.models.timm import architecture_of
 from limbeck.teachers import estimators
-from limbeck.teachers.answers import answers
+from limbeck.teachers.answers import answers, stored
 from limbeck.teachers.onnx import OnnxModel, onnx
 from limbeck.training import load_weights
 from limbeck.training.weight_files import transforms_of
@@ -53,6 +53,7 @@ __all__ = [
     "read_estimator",
     "read_model",
     "read_onnx",
+    "read_stored",
 ]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
@@ -336,6 +337,16 @@ def read_onnx(keys: Any, where: str, base: Path) -> ModelSpec:
     section = parse(onnx, values, where, given=FROM_DATA)
     path = str((base / path_of(section.values["path"], f"{where}.path")).absolute())
     return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
+
+
+def read_stored(keys: Any, where: str, base: Path) -> ModelSpec:
+    """Return the stores of answers that a recipe names, by one path alone or with further keys."""
+    values = {"path": keys} if isinstance(keys, str) else keys
+    section = parse(stored, values, where, given=FROM_DATA)
+    path = (base / path_of(section.values["path"], f"{where}.path")).absolute()
+    test = section.values["test"]
+    place = path / "test" if test is None else (base / path_of(test, f"{where}.test")).absolute()
+    return ModelSpec(where, section=replace(section, values={**section.values, "path": str(path), "test": str(place)}))
 
 
 def _weights(keys: dict[str, Any], where: str) -> tuple[str | None, str | None]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from limbeck import checks
 from limbeck.checks import shown
 from limbeck.config.methods import MethodSpec, read_method
-from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model, read_onnx
+from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model, read_onnx, read_stored
 from limbeck.config.sections import read, validate
 from limbeck.config.stores import StoreKeys, StoreSpec, read_store
 from limbeck.config.written import Listed, Named, Written
@@ -19,6 +19,7 @@ from limbeck.errors import InputError, RecipeError
 from limbeck.models.layers import InputTransform
 from limbeck.randomness import derive_seed
 from limbeck.teachers.answers import answers
+from limbeck.teachers.answers import stored as stores_of_answers
 from limbeck.teachers.onnx import onnx as onnx_file
 from limbeck.training import Training
 
@@ -27,7 +28,7 @@ __all__ = ["MemberSpec", "TeacherKeys", "TeacherSpec", "read_teacher"]
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_MEMBERS = 1000
 _HARD = {"name": "hard"}
-_ONE = ("model", "estimator", "arrays", "onnx")
+_ONE = ("model", "estimator", "arrays", "onnx", "stored")
 _GIVEN = "none"  # the training of a network that teaches as it is
 
 
@@ -59,6 +60,8 @@ class TeacherKeys(_MemberKeys):
     """Who teaches: one network, or several whose mean teaches.
 
     Attributes:
+        stored: stores of answers, imported from elsewhere, in a network's place: their folder, or the keys of
+            `teacher.stored`.
         members: how many networks of this description, each from another seed; or a list of networks, estimators and
             arrays in place of one.
         mean: of the members' distributions.
@@ -74,6 +77,7 @@ class TeacherKeys(_MemberKeys):
         last_linear: path of the layer whose rows are the vectors of the classes; by default the last linear layer.
     """
 
+    stored: Annotated[Any, Written(str, stores_of_answers, None)] = None
     training: Annotated[Any, Written(Training, Literal["none"])] = Field(default_factory=dict)
     method: Annotated[Any, Written(Named("method"), Listed(Named("method")))] = Field(
         default_factory=lambda: dict(_HARD)
@@ -94,8 +98,8 @@ class MemberSpec:
     """A network that teaches, and how it is trained.  keys: the whole of that, as a resolved recipe has it.
 
     estimator: whether scikit-learn fits it.  arrays: whether it looks up answers that were made elsewhere.
-    onnx: whether it is an ONNX file, which is given too.
-    given: whether its weights teach as they are, those of a checkpoint or of a factory.  Of all four `training` and
+    onnx: whether it is an ONNX file, which is given too.  stored: whether it reads answers in stores.
+    given: whether its weights teach as they are, those of a checkpoint or of a factory.  Of all five `training` and
         `method` mean nothing.
     """
 
@@ -106,6 +110,7 @@ class MemberSpec:
     estimator: bool = False
     arrays: bool = False
     onnx: bool = False
+    stored: bool = False
     given: bool = False
 
     @property
@@ -116,7 +121,7 @@ class MemberSpec:
     @property
     def network(self) -> bool:
         """Whether it is a network, read or trained."""
-        return not (self.estimator or self.arrays or self.onnx)
+        return not (self.estimator or self.arrays or self.onnx or self.stored)
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,11 @@ class TeacherSpec:
         return len(self.members) == 1
 
     @property
+    def asked(self) -> bool:
+        """Whether it answers any sample of the data; stored answers are to the transfer set and the test part alone."""
+        return not self.members[0].stored
+
+    @property
     def network(self) -> bool:
         """Whether one network teaches, of which others may be built and trained by the loop."""
         return self.single and self.members[0].network
@@ -196,8 +206,8 @@ def read_teacher(
     else:
         if all(keys[key] is None for key in _ONE):
             raise RecipeError(
-                "teacher.model: is missing; add it, or an estimator, arrays or onnx, or a list of networks under"
-                " members"
+                "teacher.model: is missing; add it, or an estimator, arrays, onnx or stored, or a list of networks"
+                " under members"
             )
         specs = (_member(keys, keys["training"], keys["method"], "teacher", base, usual),) * _count(members)
     weights = keys["weights"]
@@ -207,7 +217,7 @@ def read_teacher(
         except InputError as error:
             raise RecipeError(str(error)) from None
     part, part_keys = (None, None) if keys["data"] is None else read(Subset, keys["data"], "teacher.data")
-    if part is not None and all(member.arrays or member.given for member in specs):
+    if part is not None and all(member.arrays or member.stored or member.given for member in specs):
         raise RecipeError("teacher.data: found for a teacher that is not trained; expected none. Leave it out")
     if keys["select"] is not None and (weights is not None or len(specs) == 1 or keys["mean"] != "arithmetic"):
         raise RecipeError(
@@ -217,6 +227,8 @@ def read_teacher(
     view: Literal["same", "clean", "other"] = keys["view"]
     if any(member.arrays for member in specs):
         view = "clean"  # what was answered are the samples as they are
+    if specs[0].stored:
+        _check_stored(keys)
     store, store_keys = read_store(keys["store"], base)
     teacher = TeacherSpec(
         members=specs,
@@ -258,7 +270,7 @@ def _count(members: Any) -> int:
 def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path, usual: Mapping[str, Any]) -> MemberSpec:
     where = f"teacher.members[{number}]"
     own = validate(_MemberKeys, member, where)
-    if any(own[key] is not None for key in _ONE[1:]):
+    if any(own.get(key) is not None for key in _ONE[1:]):
         return _member(own, own["training"] or {}, own["method"] or _HARD, where, base, usual)
     own["input"] = keys["input"] if own["input"] is None else own["input"]
     read_from_file = isinstance(own["model"], dict) and own["model"].get("checkpoint") is not None
@@ -272,7 +284,7 @@ def _listed(member: Any, number: int, keys: Mapping[str, Any], base: Path, usual
 def _member(
     keys: Mapping[str, Any], training: Any, method: Any, where: str, base: Path, usual: Mapping[str, Any]
 ) -> MemberSpec:
-    given = [key for key in _ONE if keys[key] is not None]
+    given = [key for key in _ONE if keys.get(key) is not None]
     if len(given) > 1:
         raise RecipeError(f"{where}.{given[1]}: found together with {given[0]}; give one of them")
     if not given:
@@ -322,6 +334,10 @@ def _other(kind: str, keys: Mapping[str, Any], training: Any, method: Any, where
     hard = read_method(_HARD, f"{where}.method")
     if kind == "onnx":
         return _of_onnx(keys, where, base)
+    if kind == "stored":
+        spec = read_stored(keys["stored"], f"{where}.stored", base)
+        resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
+        return MemberSpec(spec, Training(), hard, {"stored": resolved}, stored=True)
     if kind == "arrays":
         spec = read_arrays(keys["arrays"], f"{where}.arrays", base)
         resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
@@ -340,3 +356,17 @@ def _of_onnx(keys: Mapping[str, Any], where: str, base: Path) -> MemberSpec:
         if resolved["onnx"]["raw"]:
             raise RecipeError(f"{where}.input: found beside onnx.raw, expected one of them; leave one out")
     return MemberSpec(spec, Training(), read_method(_HARD, f"{where}.method"), resolved, onnx=True, given=True)
+
+
+def _check_stored(keys: Mapping[str, Any]) -> None:
+    """Require that nothing beside stores of answers asks for answers that they cannot give."""
+    if keys["view"] == "other":
+        raise RecipeError(
+            "teacher.view: found other beside teacher.stored, which answers samples as they are; expected clean, or"
+            " same without augmentation. Set view: clean"
+        )
+    for key, usual in (("members", None), ("store", True), ("last_linear", None)):
+        if keys[key] != usual:
+            raise RecipeError(
+                f"teacher.{key}: has no effect beside teacher.stored, whose answers are there already; leave it out"
+            )

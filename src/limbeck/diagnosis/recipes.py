@@ -42,6 +42,7 @@ def subject_of_recipe(
     recipe: Recipe, *, watch: Observer = ignore, say: Say = lambda line: None, cache: Path | None = None
 ) -> DiagnosisInput:
     """Train a recipe's teacher, or reuse it, and return what is to be diagnosed."""
+    _require_asked(recipe)
     parts = vet(recipe)
     require_one_label(parts.train)
     seed = recipe.teacher.of(recipe.seeds[0])
@@ -57,6 +58,7 @@ def subject_of_run(
     with `refit` is diagnosed with the teacher that was trained before.
     """
     recipe = run.recipe
+    _require_asked(recipe)
     if recipe.refit:
         say("the run was refitted on all data: diagnosing the teacher that was trained without the held-out part")
         return subject_of_recipe(recipe, watch=watch, say=say, cache=cache)
@@ -64,6 +66,15 @@ def subject_of_run(
     subject = _subject(recipe, run.parts, run.teacher(run.seeds[0]), say)
     places = (run.folder / f"{role}-{seed}" for role in ("alone", "distilled") for seed in run.seeds)
     return replace(subject, trained=tuple(place for place in places if (place / "result.json").is_file()))
+
+
+def _require_asked(recipe: Recipe) -> None:
+    """Require a teacher that answers the held-out part."""
+    if not recipe.teacher.asked:
+        raise RecipeError(
+            "teacher.stored: a diagnosis asks the teacher about the held-out part, to which a store has no answers;"
+            " expected a teacher that can be asked. Name a network, or answers to all samples under teacher.arrays"
+        )
 
 
 def _subject(recipe: Recipe, parts: Parts, model: nn.Module, say: Say) -> DiagnosisInput:

@@ -74,7 +74,7 @@ class SeedBuilder:
         return len(self.recipe.teacher.members)
 
     @property
-    def teacher_source(self) -> Literal["trained", "file", "estimator", "arrays", "onnx"]:
+    def teacher_source(self) -> Literal["trained", "file", "estimator", "arrays", "onnx", "stored"]:
         """Where the recipe's teacher, or the first of several, comes from."""
         first = self.recipe.teacher.members[0]
         if first.estimator:
@@ -83,6 +83,8 @@ class SeedBuilder:
             return "arrays"
         if first.onnx:
             return "onnx"
+        if first.stored:
+            return "stored"
         return "trained" if first.learns else "file"
 
     @property

@@ -124,9 +124,10 @@ def _extended(recipe: Recipe, transfer: SampleSet) -> SampleSet:
             "data.transfer.synthetic: makes samples that only a teacher labels, but the method reads none; name one "
             "with soft targets"
         )
-    if any(member.arrays for member in recipe.teacher.members):
+    if any(member.arrays or member.stored for member in recipe.teacher.members):
+        kind = "stored" if recipe.teacher.members[0].stored else "arrays"
         raise RecipeError(
-            "data.transfer.synthetic: makes samples that teacher.arrays has no answers to; name a teacher that can be "
+            f"data.transfer.synthetic: makes samples that teacher.{kind} has no answers to; name a teacher that can be "
             "asked, or leave one of them out"
         )
     if recipe.classes is not None:

@@ -106,11 +106,12 @@ class AskedOnce:
 def plan_teacher(recipe: Recipe, parts: Parts, teacher: Teacher, runs: int) -> TeacherPlan | None:
     """Measure a recipe's teacher on a batch and reckon what each way to have it takes; None where none is read.
 
-    Of a stream of text nothing is said: its stores cannot be measured on a part of it.
+    Of answers that are stored already nothing is said, nor of a stream of text: its stores cannot be measured on a
+    part of it.
     teacher: of the recipe's network, trained or not.  runs: how many trainings it teaches.
     """
     reads = "teacher" in recipe.inspected.reads() and recipe.scheme.uses_teacher
-    if not reads or parts.transfer.lanes is not None:
+    if not reads or parts.transfer.lanes is not None or recipe.teacher.members[0].stored:
         return None
     planner = _Planner(recipe, parts, teacher, runs)
     ways = (planner.live(), planner.memory(), *map(planner.on_disk, planner.specs()))

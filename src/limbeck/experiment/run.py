@@ -381,7 +381,7 @@ def _uncounted(recipe: Recipe) -> list[str]:
         return ["compute: FLOPs of scikit-learn estimators are not counted"]
     if any(member.given for member in recipe.teacher.members) and recipe.scheme.uses_teacher:
         return ["compute: the teacher's weights are used as given, and what their training took is not counted"]
-    if any(member.arrays for member in recipe.teacher.members):
+    if any(member.arrays or member.stored for member in recipe.teacher.members):
         return ["compute: the teacher's answers were made elsewhere, and count for nothing"]
     return []
 

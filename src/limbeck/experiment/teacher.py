@@ -15,6 +15,7 @@ from limbeck.distiller import Distiller
 from limbeck.evaluation import predict
 from limbeck.experiment.building import as_teacher, assembled, check_weights, estimator_of, read_answers, seeded_build
 from limbeck.experiment.cost import Compute, spent
+from limbeck.experiment.imported import fill_from_stores, stored_answers
 from limbeck.experiment.parts import Parts
 from limbeck.experiment.stores import stored_on_disk
 from limbeck.objective import Objective
@@ -96,6 +97,10 @@ def _member(
         read_answers(model, parts)
         say(f"{label}: its answers were read from {member.keys['arrays']['path']}")
         return TrainedTeacher(parts.serving(model), Compute())
+    if member.stored:
+        fill_from_stores(recipe, model, parts)
+        say(f"{label}: its answers are read from {member.keys['stored']['path']}")
+        return TrainedTeacher(model, Compute())
     if member.given:
         spec = member.model
         check_weights(model, spec)
@@ -140,6 +145,8 @@ def wrap_teacher(
     seed: of the student, whose random views a store on disk is of.  objective: what reads it, by default the recipe's.
     own: whether the model is the recipe's own teacher, and not another one that its scheme made.
     """
+    if own and (known := stored_answers(recipe)) is not None:
+        return known
     teacher = as_teacher(recipe, model)
     if isinstance(recipe.teacher.store, StoreSpec):
         with timing("build", ANSWERS):
@@ -153,7 +160,7 @@ def wrap_teacher(
 
 def asked_once(recipe: Recipe, teacher: Teacher, parts: Parts, objective: Objective | None = None) -> bool:
     """Whether a recipe's teacher is asked once about each sample: that is exact, and its answers can be stored."""
-    if isinstance(recipe.teacher.store, StoreSpec):
+    if isinstance(recipe.teacher.store, StoreSpec) or recipe.teacher.members[0].stored:
         return True
     exact = recipe.teacher.view == "clean" or not recipe.training.augment.active
     return recipe.teacher.store and exact and storable(recipe, teacher, parts.transfer, objective)

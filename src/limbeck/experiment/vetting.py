@@ -17,6 +17,7 @@ from limbeck.experiment.building import (
     read_answers,
     teacher_networks,
 )
+from limbeck.experiment.imported import require_stored_answers, stored_answers
 from limbeck.experiment.parts import Parts, prepare
 from limbeck.experiment.stores import require_storable
 from limbeck.experiment.teacher import asked_once
@@ -72,7 +73,9 @@ def vet(recipe: Recipe, *, splits: Splits | None = None, trains: bool = True) ->
         require_storable(candidate, parts.transfer)
         builder = SeedBuilder(candidate, parts, recipe.seeds[0])
         student = builder.grafted(builder.student())
-        taught_by = as_teacher(recipe, teacher) if "teacher" in candidate.inspected.reads() else None
+        require_stored_answers(candidate, parts)
+        known = stored_answers(candidate) or as_teacher(recipe, teacher)
+        taught_by = known if "teacher" in candidate.inspected.reads() else None
         _require_asked(candidate, taught_by, parts)
         validated, objective, training = _validated(candidate, parts), candidate.inspected, candidate.training
         _try("student", student, taught_by, objective, parts.transfer, training, "training", validated=validated)

@@ -198,7 +198,7 @@ def gather(folder: Path, *, trust: bool = False, data: Path | None = None) -> Ga
     fitted = {
         role: [_fitted(model, _part(held_out)) for model in models]
         for role, models in asked.items()
-        if held_out is not None and test.task.has_probabilities
+        if held_out is not None and test.task.has_probabilities and (role != "teacher" or run.recipe.teacher.asked)
     }
     return Gathered(
         run=run,

@@ -63,7 +63,8 @@ _TIMED = 256  # samples of the larger batch whose time is taken
 class AssessedModel:
     """One model of a run.
 
-    sets: by "transfer" (what the student learnt from, unaugmented), "validation" (absent after a refit) and "test".
+    sets: by "transfer" (what the student learnt from, unaugmented), "validation" (absent after a refit,
+        and of a teacher of stored answers) and "test".
     fidelity: of a student to its teacher, by the same names.
     correct: (n,) bool, whether each labelled test sample is right; None where it is not right or wrong as a whole.
     temperature: of one class an example, fitted on the validation part.  scaled: the test set at that temperature: nll,
@@ -276,15 +277,17 @@ def _by_class(
 ) -> Iterator[AssessedModel]:
     """Assess models of one class an example, from their answers to every set."""
     teacher: dict[str, Tensor] = {}
+    known = {name: samples for name, samples in sets.items() if name != "validation" or run.recipe.teacher.asked}
     for role, seed, model in _models(run, say):
-        logits = {name: predict(model.to(device), samples).cpu() for name, samples in sets.items()}
-        scores = {name: score(logits[name], samples.labels) for name, samples in sets.items()}
+        asked = known if role == "teacher" else sets
+        logits = {name: predict(model.to(device), samples).cpu() for name, samples in asked.items()}
+        scores = {name: score(logits[name], samples.labels) for name, samples in asked.items()}
         if role == "teacher":
             teacher, near = logits, {}
         else:
-            near = {name: fidelity(logits[name], teacher[name], samples.labels) for name, samples in sets.items()}
+            near = {name: fidelity(logits[name], teacher[name], samples.labels) for name, samples in known.items()}
         temperature, scaled = None, {}
-        if "validation" in sets:
+        if "validation" in asked:
             temperature = fit_temperature(logits["validation"], sets["validation"].labels)
         if temperature is not None and not temperature.at_bound:
             after = assess_scores(score(logits["test"].double() / temperature.temperature, sets["test"].labels))

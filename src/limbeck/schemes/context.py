@@ -77,7 +77,7 @@ class Builder(Protocol):
         """How many models the recipe's teacher is the mean of."""
 
     @property
-    def teacher_source(self) -> Literal["trained", "file", "estimator", "arrays", "onnx"]:
+    def teacher_source(self) -> Literal["trained", "file", "estimator", "arrays", "onnx", "stored"]:
         """Where the recipe's teacher, or the first of several, comes from."""
 
     @property

@@ -208,6 +208,8 @@ class EarlyStopping(Scheme):
             return "name: early_stopping needs a method that reads a teacher; use kd, for example"
         if not builder.transfer_has_labels:
             return "name: early_stopping ends with labels alone, but data.transfer.labels is false; set it to true"
+        if builder.teacher_source == "stored":
+            return "name: early_stopping asks the teacher about the held-out part, to which a store has no answers"
         epochs = builder.teacher_training.epochs
         if self.teacher_epochs and builder.teacher_source != "trained":
             known = {"estimator": "fitted by scikit-learn", "arrays": "read from a file", "onnx": "an ONNX file"}

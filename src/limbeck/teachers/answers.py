@@ -1,17 +1,23 @@
 """What a black box said of a set, as a network: it is asked with samples and answers by looking them up."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.cache import CachedTeacher
 from limbeck.data import Loader, SampleSet, Splits
 from limbeck.errors import CheckpointError, DataError, InputError, ModelError
+from limbeck.outputs import Outputs
 from limbeck.randomness import fingerprints
+from limbeck.sparse import SampledAnswer
 from limbeck.tasks import Need
-from limbeck.teachers.arrays import ArrayTeacher, read_of_splits
+from limbeck.teacher import Teacher
+from limbeck.teachers.arrays import read_of_splits
 
-__all__ = ["LookedUpAnswers", "answers"]
+__all__ = ["LookedUpAnswers", "answers", "answers_of", "stored"]
 
 _NEVER = -1e4
 """The logit of a class that is impossible: its probability is 0 at any temperature that is used, and yet finite."""
@@ -30,6 +36,20 @@ def answers(input_shape: Sequence[int], classes: int, path: str, renormalise: bo
         renormalise: divide each row of probabilities by its sum.
     """
     return LookedUpAnswers(input_shape, classes, path, renormalise=renormalise)
+
+
+def stored(input_shape: Sequence[int], classes: int, path: str, test: str | None = None) -> "LookedUpAnswers":
+    """Return the answers of stores as a teacher of a recipe, by which it is measured; a student reads its store itself.
+
+    Args:
+        input_shape: the shape of one sample.
+        classes: the number of outputs.
+        path: the folder of a store with answers to the transfer set, as they are without augmentation: what
+            `limbeck cache import` writes.
+        test: the folder of a store with answers to the test part (`limbeck cache import --part test`); by default the
+            folder `test` in `path`.
+    """
+    return LookedUpAnswers(input_shape, classes, path, test=test)
 
 
 class LookedUpAnswers(nn.Module):
@@ -52,8 +72,11 @@ class LookedUpAnswers(nn.Module):
     key: Tensor
     logits: Tensor
 
-    def __init__(self, input_shape: Sequence[int], outputs: int, path: str, *, renormalise: bool = False) -> None:
+    def __init__(
+        self, input_shape: Sequence[int], outputs: int, path: str, *, renormalise: bool = False, test: str | None = None
+    ) -> None:
         super().__init__()
+        self.test = test
         self.path, self.renormalise, self.outputs = path, renormalise, outputs
         self.input_shape = tuple(input_shape)
         self.register_buffer("key", torch.zeros(0, dtype=torch.int64))
@@ -77,30 +100,32 @@ class LookedUpAnswers(nn.Module):
                 )
         self.fill(pairs)
 
-    def fill(self, pairs: Sequence[tuple[SampleSet, ArrayTeacher]]) -> None:
-        """Take the answers to all samples of some sets."""
+    def fill(self, pairs: Sequence[tuple[SampleSet, Teacher]]) -> None:
+        """Take the answers to all samples of some sets: the logarithms of probabilities."""
         keys, logs = [], []
         for samples, teacher in pairs:
             for batch in Loader(samples, 4096, seed=0, shuffle=False).epoch(0):
-                keys.append(fingerprints(batch.inputs))
-                logs.append(teacher(batch).logits.double())
+                keys.append(_content(batch.inputs))
+                answer = teacher(batch)
+                known = isinstance(teacher, CachedTeacher)
+                logs.append(_log_probabilities(answer) if known else answer.logits.double())
         key, place = torch.cat(keys).unique(return_inverse=True)
         probabilities = torch.cat(logs).exp()
         total = torch.zeros(len(key), probabilities.shape[1], dtype=torch.float64).index_add_(0, place, probabilities)
         logits = (total / total.sum(1, keepdim=True)).log().clamp_min(_NEVER).to(torch.float32)
         self.key, self.logits = key, logits if self.outputs != 1 else logits[:, 1:] - logits[:, :1]
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor | None = None, **texts: Tensor) -> Tensor:
         """Return the logits of samples; ModelError for one that was never answered."""
+        wanted = _content(texts if inputs is None else inputs)
         if not len(self.key):
-            return inputs.new_zeros(len(inputs), self.outputs, dtype=torch.float32)
-        wanted = fingerprints(inputs)
+            return torch.zeros(len(wanted), self.outputs, device=wanted.device)
         place = torch.searchsorted(self.key, wanted).clamp_max(len(self.key) - 1)
         unknown = self.key[place] != wanted
         if bool(unknown.any()):
             raise ModelError(
-                f"teacher.arrays: {int(unknown.sum())} of {len(inputs)} samples were never answered; it can be asked "
-                "about unaugmented samples of its set alone"
+                f"teacher.{'arrays' if self.test is None else 'stored'}: {int(unknown.sum())} of {len(wanted)} samples"
+                " were never answered; it can be asked about unaugmented samples of its set alone"
             )
         return self.logits[place]
 
@@ -119,3 +144,23 @@ def answers_of(model: nn.Module) -> LookedUpAnswers:
     if not isinstance(model, LookedUpAnswers):
         raise InputError(f"{type(model).__name__} looks no answers up")
     return model
+
+
+def _content(inputs: Any) -> Tensor:
+    """Return a number for the content of each sample; of texts, for their tokens without padding."""
+    if not isinstance(inputs, Mapping):
+        return fingerprints(inputs)
+    return fingerprints(inputs["input_ids"], inputs["attention_mask"])
+
+
+def _log_probabilities(answer: Outputs) -> Tensor:
+    """Return a store's answers as log-probabilities (N, K) float64; what is left of few classes is spread evenly."""
+    if answer.sparse is None:
+        return answer.logits.double().log_softmax(-1)
+    ids, classes = answer.sparse.ids, answer.sparse.classes
+    if isinstance(answer.sparse, SampledAnswer):
+        shares = torch.full(ids.shape, 1 / ids.shape[-1], dtype=torch.float64)
+        return torch.zeros(len(ids), classes, dtype=torch.float64).scatter_add(-1, ids, shares).log()
+    logs, rest = answer.sparse.at(1.0 if 1.0 in answer.sparse.rest else min(answer.sparse.rest))
+    even = rest.double() - math.log(max(1, classes - ids.shape[-1]))
+    return even.unsqueeze(-1).expand(-1, classes).scatter(-1, ids, logs.double())
