@@ -119,7 +119,7 @@ def kinds() -> Mapping[str, Callable[..., nn.Module]]:
 
 
 def published() -> Mapping[str, _Published]:
-    """Return the family and its keys for the name that the literature gives a network.
+    """Return the family and its keys for the name that the literature, or another library, gives a network.
 
     Returns:
         {name: (family, keys)}; a recipe's `kind` can be such a name.
