@@ -341,7 +341,8 @@ def teaching(recipe_and_parts, cache, report):
     recipe, parts = recipe_and_parts
     said, looks = [], []
     model = trained_teacher(recipe, parts, 0, cache=cache, say=said.append, watch=looks.append).model
-    report.write_text(json.dumps({"said": said, "digest": state_digest(model), "looks": sum(not look.resumed for look in looks)}))
+    taken = sum(not look.resumed for look in looks)
+    report.write_text(json.dumps({"said": said, "digest": state_digest(model), "looks": taken}))
 
 
 def test_two_processes_that_want_one_teacher_train_it_once(tmp_path, recipe_and_parts):
