@@ -793,17 +793,17 @@ OWN = [
     ),
     Mutant(
         "compression: bytes of masks beside the weights",
-        "export/sizes.py",
+        "exporting/sizes.py",
         "small = settled(model)",
         "small = model",
         "tests/cli/test_compress.py " + _COMPRESS,
     ),
     Mutant(
         "compression: an export that answers otherwise is kept",
-        "results/exported.py",
-        "if not found.largest <= tolerance:",
-        "if found.largest < 0:",
-        "tests/cli/test_compress.py",
+        "results/parity.py",
+        "if self.largest is not None and not found.largest <= self.largest:",
+        "if self.largest is not None and found.largest < 0:",
+        "tests/cli/test_export.py",
     ),
     Mutant(
         "compression: a file of weights forgets its transforms",
