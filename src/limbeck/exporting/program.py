@@ -22,7 +22,7 @@ def write_program(graph: Graph, folder: Path) -> None:
 
 
 def read_program(folder: Path, interface: Interface) -> ExportedNetwork:
-    """Read a program, which can run code of whoever wrote it: the caller asks whether it is trusted."""
+    """Read a program.  Reading one can run its author's code, so callers first check that the folder is trusted."""
     try:
         with silenced():
             run = torch.export.load(folder / PROGRAM).module()
