@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -36,7 +36,7 @@ from limbeck.identity import Factory
 from limbeck.models.layers import InputPart, InputTransform, read_configuration
 from limbeck.models.timm import architecture_of
 from limbeck.teachers import estimators
-from limbeck.teachers.answers import answers, stored
+from limbeck.teachers.answers import stored
 from limbeck.teachers.onnx import OnnxModel, onnx
 from limbeck.training import load_weights
 from limbeck.training.weight_files import transforms_of
@@ -49,11 +49,9 @@ __all__ = [
     "check_factory",
     "path_of",
     "plain",
-    "read_arrays",
+    "read_answers",
     "read_estimator",
     "read_model",
-    "read_onnx",
-    "read_stored",
 ]
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 2000
@@ -323,30 +321,20 @@ def read_estimator(keys: dict[str, Any], where: str, base: Path) -> ModelSpec:
     return ModelSpec(where, section=section, base=base, checkpoint=checkpoint, key=key)
 
 
-def read_arrays(keys: Any, where: str, base: Path) -> ModelSpec:
-    """Return the answers in a file that a recipe names, by its path alone or with further keys."""
+def read_answers(function: Callable[..., Any], keys: Any, where: str, base: Path) -> ModelSpec:
+    """Return the file or folder that answers in a teacher's place, named by its path alone or with further keys.
+
+    function: what reads it: `answers`, `stored` or `onnx`.
+    """
     values = {"path": keys} if isinstance(keys, str) else keys
-    section = parse(answers, values, where, given=FROM_DATA)
-    path = str((base / path_of(section.values["path"], f"{where}.path")).absolute())
-    return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
-
-
-def read_onnx(keys: Any, where: str, base: Path) -> ModelSpec:
-    """Return the ONNX file that a recipe names, by its path alone or with further keys."""
-    values = {"path": keys} if isinstance(keys, str) else keys
-    section = parse(onnx, values, where, given=FROM_DATA)
-    path = str((base / path_of(section.values["path"], f"{where}.path")).absolute())
-    return ModelSpec(where, section=replace(section, values={**section.values, "path": path}))
-
-
-def read_stored(keys: Any, where: str, base: Path) -> ModelSpec:
-    """Return the stores of answers that a recipe names, by one path alone or with further keys."""
-    values = {"path": keys} if isinstance(keys, str) else keys
-    section = parse(stored, values, where, given=FROM_DATA)
+    section = parse(function, values, where, given=FROM_DATA)
     path = (base / path_of(section.values["path"], f"{where}.path")).absolute()
-    test = section.values["test"]
-    place = path / "test" if test is None else (base / path_of(test, f"{where}.test")).absolute()
-    return ModelSpec(where, section=replace(section, values={**section.values, "path": str(path), "test": str(place)}))
+    places = {"path": str(path)}
+    if function is stored:
+        test = section.values["test"]
+        place = path / "test" if test is None else (base / path_of(test, f"{where}.test")).absolute()
+        places["test"] = str(place)
+    return ModelSpec(where, section=replace(section, values={**section.values, **places}))
 
 
 def _weights(keys: dict[str, Any], where: str) -> tuple[str | None, str | None]:

@@ -1,6 +1,6 @@
 """The teacher as a recipe names it: one network, or several whose mean teaches."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from limbeck import checks
 from limbeck.checks import shown
 from limbeck.config.methods import MethodSpec, read_method
-from limbeck.config.networks import ModelSpec, plain, read_arrays, read_estimator, read_model, read_onnx, read_stored
+from limbeck.config.networks import ModelSpec, plain, read_answers, read_estimator, read_model
 from limbeck.config.sections import read, validate
 from limbeck.config.stores import StoreKeys, StoreSpec, read_store
 from limbeck.config.written import Listed, Named, Written
@@ -29,6 +29,8 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _MOST_MEMBERS = 1000
 _HARD = {"name": "hard"}
 _ONE = ("model", "estimator", "arrays", "onnx", "stored")
+_ANSWERING: Mapping[str, Callable[..., Any]] = {"arrays": answers, "onnx": onnx_file, "stored": stores_of_answers}
+"""What reads a file or folder that answers in a network's place, by its key."""
 _GIVEN = "none"  # the training of a network that teaches as it is
 
 
@@ -332,30 +334,18 @@ def _other(kind: str, keys: Mapping[str, Any], training: Any, method: Any, where
         if given:
             raise RecipeError(f"{where}.{name}: is an option of networks and has no effect for {kind}; leave it out")
     hard = read_method(_HARD, f"{where}.method")
-    if kind == "onnx":
-        return _of_onnx(keys, where, base)
-    if kind == "stored":
-        spec = read_stored(keys["stored"], f"{where}.stored", base)
-        resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
-        return MemberSpec(spec, Training(), hard, {"stored": resolved}, stored=True)
-    if kind == "arrays":
-        spec = read_arrays(keys["arrays"], f"{where}.arrays", base)
-        resolved = {key: value for key, value in spec.keys().items() if key != "kind"}
-        return MemberSpec(spec, Training(), hard, {"arrays": resolved}, arrays=True)
-    spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
-    return MemberSpec(spec, Training(), hard, {"estimator": spec.keys()}, estimator=True)
-
-
-def _of_onnx(keys: Mapping[str, Any], where: str, base: Path) -> MemberSpec:
-    """Return an ONNX file as it teaches."""
-    spec = read_onnx(keys["onnx"], f"{where}.onnx", base)
-    resolved: dict[str, Any] = {"onnx": {key: value for key, value in spec.keys().items() if key != "kind"}}
+    if kind == "estimator":
+        spec = read_estimator(dict(keys["estimator"]), f"{where}.estimator", base)
+        return MemberSpec(spec, Training(), hard, {"estimator": spec.keys()}, estimator=True)
+    spec = read_answers(_ANSWERING[kind], keys[kind], f"{where}.{kind}", base)
+    resolved: dict[str, Any] = {kind: {key: value for key, value in spec.keys().items() if key != "kind"}}
     if keys["input"] is not None:
         sees, resolved["input"] = read(InputTransform, keys["input"], f"{where}.input")
         spec = replace(spec, sees=sees)
-        if resolved["onnx"]["raw"]:
+        if resolved[kind]["raw"]:
             raise RecipeError(f"{where}.input: found beside onnx.raw, expected one of them; leave one out")
-    return MemberSpec(spec, Training(), read_method(_HARD, f"{where}.method"), resolved, onnx=True, given=True)
+    of = {name: kind == name for name in _ANSWERING}
+    return MemberSpec(spec, Training(), hard, resolved, given=kind == "onnx", **of)
 
 
 def _check_stored(keys: Mapping[str, Any]) -> None:
