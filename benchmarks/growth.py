@@ -18,10 +18,8 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import torch
 
 import limbeck as lb
 from limbeck.training.loop import Moment, steps
+from measuring import growth_of, machine
 
 USUAL = {"batch": 128, "set": 10_000, "classes": 100, "teachers": 1}
 ROWS = {
@@ -63,35 +62,13 @@ def point(sizes: dict[str, int]) -> dict[str, float]:
     began = time.perf_counter()
     step()
     many = max(1, min(200, round(_LONG / (time.perf_counter() - began))))
-    grown = grows(step)
+    grown = growth_of(lambda: [step() for _ in range(3)])
     clock, processor = time.perf_counter(), time.process_time()
     for _ in range(many):
         step()
     found = {"clock": (time.perf_counter() - clock) / many, "processor": (time.process_time() - processor) / many}
     turns.close()
     return found | {"bytes": grown}
-
-
-def grows(step: Any) -> int:
-    """Return the largest growth of the resident memory that a look every half millisecond sees in a step."""
-    before, seen, ended = resident(), [0], threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.0005):
-            seen[0] = max(seen[0], resident() - before)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    for _ in range(3):
-        step()
-    ended.set()
-    watcher.join()
-    return max(seen[0], resident() - before)
-
-
-def resident() -> int:
-    """Return the bytes of the process that lie in memory (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def measured(row: str, rounds: int) -> list[dict[str, Any]]:
@@ -152,14 +129,7 @@ def main() -> None:
         "rows": rows,
         "load": {"before": before, "after": os.getloadavg()},
         "options": {"rounds": options.rounds, "usual": USUAL},
-        "machine": {
-            "processors": os.cpu_count(),
-            "threads": 1,
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "limbeck": lb.__version__,
-        },
+        "machine": machine(1),
     }
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -29,11 +29,9 @@ the growth of the process beyond its inputs at its peak, in a process of its own
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +43,7 @@ from torch import Tensor
 import limbeck as lb
 from limbeck.losses.fused import Hard, Soft, joint
 from limbeck.losses.sparse import Sampled, TopK
+from measuring import growth_of, machine
 
 TEMPERATURE, ALPHA = 4.0, 0.1
 SIZES = {10: 512, 100: 512, 1000: 512, 32_000: 512, 128_256: 128}
@@ -179,23 +178,7 @@ def grows(classes: int, name: str, options: argparse.Namespace) -> None:
     found, student = ways(classes, "cpu", options.peers)
     small = student[:1].detach().clone().requires_grad_()
     eager(small, small.detach().clone(), torch.zeros(1, dtype=torch.int64)).backward()  # what is made once
-    before, seen, ended = resident(), [0], threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.0005):
-            seen[0] = max(seen[0], resident() - before)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    run(found[name], student)
-    ended.set()
-    watcher.join()
-    print(max(seen[0], resident() - before))
-
-
-def resident() -> int:
-    """Return the bytes of the process that lie in memory (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    print(growth_of(lambda: run(found[name], student)))
 
 
 def main() -> None:
@@ -224,14 +207,7 @@ def main() -> None:
         print(markdown(classes, seconds, kept, aims), flush=True)
         content[str(classes)] = {"seconds": seconds, "memory": kept, "aims": aims, "load": [before, os.getloadavg()]}
     content["options"] = {"rounds": options.rounds, "threads": options.threads, "device": options.device}
-    content["machine"] = {
-        "processors": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "limbeck": lb.__version__,
-        "vectors": torch.backends.cpu.get_cpu_capability(),
-    }
+    content["machine"] = machine(options.threads) | {"vectors": torch.backends.cpu.get_cpu_capability()}
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -16,7 +16,6 @@ every way once, in an order that turns.  A ratio is the median over rounds of th
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import limbeck as lb
 from limbeck import ranks
 from limbeck.networks import own_part
 from limbeck.training.state import Run
+from measuring import machine
 
 WAYS = {1: ("none",), 2: ("none", "student", "both")}
 NAMES = {
@@ -192,14 +192,7 @@ def main() -> None:
         "epochs": found,
         "load": {"before": before, "after": os.getloadavg()},
         "options": {"rounds": options.rounds},
-        "machine": {
-            "processors": os.cpu_count(),
-            "threads": 1,
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "limbeck": lb.__version__,
-        },
+        "machine": machine(1),
     }
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
