@@ -42,6 +42,25 @@ def test_the_loss_is_the_mean_weighed_by_class():
     assert torch.equal(found.parts["hard"].count, torch.tensor((1 + 20 + 5 + 5 + 1 + 20) * 1.0, dtype=torch.float64))
 
 
+def test_its_gradient_is_the_closed_form():
+    """∂L/∂z = w_y / Σw · (softmax(z) - onehot(y)), in float64."""
+    logits = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 2, 1, 1, 0, 2])
+    loss_of(HardLabels(), Batch.of(torch.zeros(6, 1), labels), logits).total.backward()
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64)[labels]
+    slope = logits.detach().softmax(-1) - nn.functional.one_hot(labels, 3)
+    torch.testing.assert_close(logits.grad, (weights / weights.sum()).unsqueeze(-1) * slope, rtol=1e-12, atol=1e-15)
+
+
+def test_equal_weights_are_none_and_a_large_one_leaves_its_class_alone():
+    logits, labels = torch.randn(8, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
+    batch = Batch.of(torch.zeros(8, 1), labels)
+    plain = Objective([HardLabels()])({"student": Outputs(logits)}, batch).total
+    torch.testing.assert_close(loss_of(HardLabels(), batch, logits, (7.0, 7.0, 7.0)).total, plain)
+    alone = cross_entropy(logits[labels == 1], labels[labels == 1])
+    torch.testing.assert_close(loss_of(HardLabels(), batch, logits, (1.0, 1e12, 1.0)).total, alone)
+
+
 def test_places_of_class_maps_and_smoothed_labels_are_weighed():
     logits, labels = torch.randn(2, 4, 4, 3), torch.randint(0, 3, (2, 4, 4))
     batch = Batch(torch.arange(2), torch.zeros(2), torch.zeros(2, 1, 4, 4), labels, task=DENSE)

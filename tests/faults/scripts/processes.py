@@ -110,6 +110,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "unlabelled": 5,
         "layers": True,
     },  # whose projection each process draws, and rows are gathered
+    "class weights": {"size": 33, "unlabelled": 9, "accumulate": 2, "class_weights": "balanced"},
     "chunked head": {"size": 33, "accumulate": 2, "unlabelled": 12, "chunked_head": True},
     "batch norm": {"size": 46, "norm": True},
     "long": {"size": 46, "batch_size": 4, "epochs": 3},
