@@ -173,3 +173,19 @@ def test_the_digest_of_a_teacher_tells_weights_apart():
     assert sharded.weights_digest() != before
     with pytest.raises(InputError, match="teacher: found divided parameters"):
         sharding.ShardedTeacher(teacher, teacher.model, None).fingerprint()
+
+
+def test_a_network_that_fsdp_refuses_half_way_keeps_its_weights(monkeypatch):
+    units = []
+
+    def refusing(unit, **_):
+        units.append(unit)
+        if len(units) > 1:
+            raise RuntimeError("not this one")
+
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", refusing)
+    network = net(nn.ReLU())
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    with pytest.raises(ModelError, match=r"fsdp: the student cannot be divided \(not this one\)"):
+        dividing.Divided(network, None, "student")
+    assert all(torch.equal(each, before[name]) for name, each in network.state_dict().items())

@@ -93,13 +93,12 @@ class Divided:
         try:
             self.copy: nn.Module = copy.deepcopy(network, memo)
             for unit in (*units_of(self.copy), self.copy):
-                own = [each for each in unit.parameters() if not is_shard(each)]
                 unit.register_forward_hook(_own_storage)
                 fully_shard(unit, mesh=mesh, reshard_after_forward=True)
-                for each in own:
-                    each.data = each.data.new_empty(0)
         except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
             raise ModelError(f"fsdp: the {role} cannot be divided ({one_line(error)}); leave fsdp out") from None
+        for each in parameters:  # once nothing can be refused any more
+            each.data = each.data.new_empty(0)
 
     def fill(self) -> None:
         """Give the network whole parameters again; every process must call it."""
