@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from limbeck.arguments import checked
 from limbeck.batch import Batch, Legend
 from limbeck.carry import Carry, state_axis
-from limbeck.errors import InputError, ModelError, NonFiniteAnswerError
+from limbeck.errors import InputError, ModelError, ModelWarning, NonFiniteAnswerError, warn
 from limbeck.methods import kd
 from limbeck.networks import check_network, evaluating, frozen_by
 from limbeck.objective import Loss, Objective, Setup
 from limbeck.outputs import Outputs, last_linear, run_model
 from limbeck.profiling import timing
 from limbeck.targets.sim import CosineRows, cosines_of
-from limbeck.tasks import Task
+from limbeck.tasks import Need, Task
 from limbeck.teacher import ClassVectors, Teacher, asked
 from limbeck.teachers import ModelTeacher
 from limbeck.teachers.class_vectors import weights_of
@@ -58,6 +58,21 @@ def _fails(answer: Outputs, mask: Tensor | None) -> Tensor:
         highest = answer.logits.detach().amax(-1)  # one pass; a NaN is the highest of all
         places = highest.isnan() | highest.isposinf()
     return places & mask if mask is not None and mask.shape == places.shape else places
+
+
+def warn_of_probabilities(name: str, answer: Outputs) -> None:
+    """Warn where a model's answers (..., K) are probabilities, which a loss would put through softmax once more."""
+    if answer.sparse is not None or answer.head is not None or answer.logits.shape[-1] < 2:
+        return
+    logits = answer.logits.detach().double()
+    sums = logits.sum(-1)
+    if sums.numel() > 1 and bool((logits >= 0).all() & ((sums - 1).abs() < 0.01).all()):  # 0.01: also in bfloat16
+        warn(
+            f"{name}: each of its answers to the first batch is positive and adds up to 1, so that they seem to be"
+            " probabilities; expected logits, since losses take the softmax. Leave out the softmax at the end of the"
+            f" {name}",
+            ModelWarning,
+        )
 
 
 def require_gradient(loss: Loss) -> None:
@@ -205,6 +220,8 @@ class Distiller(nn.Module):
                 if classes is not None and self.objective.shares_classes(name):
                     check_answer(name, answer.logits, classes, batch.task)
                 check_numbers(name, answer, batch.mask)
+                if Need.SEVERAL_CLASSES in batch.task.meets:
+                    warn_of_probabilities(name, answer)
             index, labels = samples or (batch.index, batch.labels)
             self.objective.build(outputs, Setup(index, labels, seed, lambda: self._passes(batches, batch)))
             if self.chunked_head:

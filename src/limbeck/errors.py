@@ -27,6 +27,7 @@ __all__ = [
     "LimbeckError",
     "MemoryLimitError",
     "ModelError",
+    "ModelWarning",
     "NonFiniteAnswerError",
     "NonFiniteLossError",
     "RecipeError",
@@ -85,6 +86,10 @@ class DataWarning(UserWarning):
 
 class ModelError(LimbeckError):
     """A model that cannot be built, called, or fitted to its data or its teacher."""
+
+
+class ModelWarning(UserWarning):
+    """What a model answers can be used, and is hardly what was meant."""
 
 
 class CheckpointError(LimbeckError):

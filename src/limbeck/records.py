@@ -65,7 +65,13 @@ def read_as(kind: type[T], content: Mapping[str, Any]) -> T:
     """Return the dataclass that `plain_values` was given; ValueError with the first field that does not fit."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
+    if kind not in _ADAPTERS:  # making one takes longer than reading with it
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    read: T = _ADAPTERS[kind].validate_json(json.dumps(content), strict=True)
+    return read
+
+
+_ADAPTERS: dict[type, Any] = {}
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

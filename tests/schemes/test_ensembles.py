@@ -134,7 +134,7 @@ def test_a_rehearsal_counts_the_members(tiny):
         ({"members": []}, "teacher.members: found an empty list, expected at least one network"),
         (
             {"members": 3},
-            "teacher.model: is missing; add it, or an estimator, arrays, onnx or stored, or a list of networks under members",
+            "teacher.model: is missing; add it, or an estimator, arrays, onnx or stored, or a list of networks",
         ),
         ({"members": [{"modle": {}}]}, "teacher.members[0].modle: there is no such key; did you mean 'model'?"),
         ({"members": [{}]}, "teacher.members[0].model: is missing; add it"),

@@ -10,9 +10,10 @@ from torch import nn
 from limbeck import methods, schedules
 from limbeck.batch import Batch
 from limbeck.distiller import Distiller
-from limbeck.errors import InputError, ModelError
+from limbeck.errors import InputError, ModelError, ModelWarning
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
+from limbeck.tasks import REGRESSION
 from limbeck.teacher import Teacher
 from limbeck.teachers.model import ModelTeacher, state_digest
 from limbeck.terms import HardLabels, SoftTargets
@@ -516,3 +517,30 @@ def test_a_batch_that_is_none_is_refused():
     for wrong in ((torch.zeros(2, 3), torch.zeros(2)), torch.zeros(2, 3)):
         with pytest.raises(InputError, match=rf"^batch: found a {type(wrong).__name__}, expected limbeck.Batch.of"):
             distiller(wrong)
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_answers_that_are_probabilities_are_warned_of(which, precision):
+    networks = {"student": network(1), "teacher": network(2)}
+    networks[which] = nn.Sequential(networks[which], nn.Softmax(1))
+    networks = {name: each.to(precision) for name, each in networks.items()}
+    distiller = Distiller(networks["student"], ModelTeacher(networks["teacher"]), methods.kd())
+    with pytest.warns(ModelWarning, match=f"^{which}: .*Leave out the softmax at the end of the {which}$") as caught:
+        distiller.build(batch_of())
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    "last", [nn.LogSoftmax(1), nn.Sigmoid(), nn.Hardtanh(0.0, 1.0)], ids=lambda last: type(last).__name__
+)
+def test_other_answers_are_taken_without_a_word(last):
+    teacher = ModelTeacher(nn.Sequential(network(2), last))
+    Distiller(network(1), teacher, methods.kd()).build(batch_of())  # a warning would be an error
+
+
+def test_numbers_to_predict_may_add_up_to_one():
+    torch.manual_seed(0)
+    student = nn.Sequential(network(1), nn.Softmax(1))
+    batch = Batch.of(torch.randn(6, 3), torch.rand(6, 4), task=REGRESSION)
+    Distiller(student, None, methods.hard()).build(batch)

@@ -28,6 +28,35 @@ def test_segmentation_with_a_loss_of_its_own(capsys):
     assert "overlap background" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::limbeck.errors.DataWarning")
+def test_a_detector_learns_from_images_without_labels(capsys):
+    precision = example("detection").main(steps=20, labelled=16, unlabelled=48)
+    assert set(precision) == {"teacher", "alone", "distilled"}
+    assert "mean average precision" in capsys.readouterr().out
+
+
+def test_the_measure_of_a_detector_is_right():
+    import torch
+
+    module = example("detection")
+    samples, boxes = module.scenes(20, 0)
+
+    class Right(torch.nn.Module):
+        def __init__(self, moved):
+            super().__init__()
+            self.moved = moved
+
+        def forward(self, images):
+            logits = 20.0 * torch.nn.functional.one_hot(samples.labels, len(module.CLASSES)).movedim(-1, 1)
+            return {"logits": logits, "boxes": (boxes + torch.tensor([self.moved, 0.0, 0.0, 0.0])).movedim(-1, 1)}
+
+    assert module.evaluate(Right(0.0), samples, boxes) > 0.95  # of two shapes of a class that overlap one is left out
+    assert module.evaluate(Right(4.0), samples, boxes) < 0.2  # by more than a shape is high
+    one, others = torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([[0.0, 1.0, 2.0, 3.0], [5.0, 5.0, 6.0, 6.0]])
+    assert module.overlap(one, others).tolist() == pytest.approx([1 / 3, 0.0])
+    assert module.precision([(0.9, True), (0.8, False), (0.7, True)], 2) == pytest.approx((1 + 2 / 3) / 2)
+
+
 def test_its_loss_is_that_of_the_formula():
     import torch
 

@@ -3,7 +3,10 @@
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -13,7 +16,7 @@ from typer.core import TyperGroup
 from limbeck import __version__
 from limbeck.cli.ending import as_errors
 from limbeck.cli.streams import lost, reserved, steady
-from limbeck.errors import InputError, Interrupted, LimbeckError, RunError, plain
+from limbeck.errors import DataWarning, InputError, Interrupted, LimbeckError, ModelWarning, RunError, plain
 
 __all__ = ["app", "main"]
 
@@ -151,9 +154,20 @@ def _leave() -> None:
         ranks.leave()
 
 
+def _noted(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Show a warning: one of limbeck's as a line, without the place in the code, and `others` as Python does."""
+    from limbeck.cli.showing import say
+
+    if issubclass(category, (DataWarning, ModelWarning)):
+        say(f"note: {message}")
+    else:
+        others(message, category, *where)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends with one line and its exit code, never with a traceback."""
-    with steady():
+    with warnings.catch_warnings(), steady():
+        warnings.showwarning = partial(_noted, warnings.showwarning)
         with reserved() if "--json" in sys.argv else nullcontext():
             code = _ended()
         reason = None if code else lost()

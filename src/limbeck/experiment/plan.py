@@ -80,6 +80,7 @@ class AskedOnce:
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher, self.seconds_a_sample = teacher, 0.0
+        self._named: str | None = None
         self._answers: dict[tuple[int, ...], Outputs] = {}
 
     def __call__(self, batch: Batch, taps: Mapping[str, str | Tap] | None = None) -> Outputs:
@@ -100,7 +101,9 @@ class AskedOnce:
         return self
 
     def fingerprint(self) -> str:
-        return self.teacher.fingerprint()
+        if self._named is None:
+            self._named = self.teacher.fingerprint()
+        return self._named
 
 
 def plan_teacher(recipe: Recipe, parts: Parts, teacher: Teacher, runs: int) -> TeacherPlan | None:
@@ -176,6 +179,7 @@ class _Planner:
         self.batches = steps * training.epochs * runs
         self.some, self.asking = self._asked()
         self.named = _once(lambda: (self.samples.digest(), teacher.fingerprint()))
+        self.beside: tuple[float, float] | None = None  # seconds of a store, and of a shard, beside their samples
         self.build_memory = self.weights + round(self.answer_bytes * min(len(self.samples), _MOST))
 
     def live(self) -> TeacherWay:
@@ -231,37 +235,43 @@ class _Planner:
             return replace(way, refused=str(error))
 
     def _measured(self, way: TeacherWay, order: Order) -> TeacherWay:
-        """Return a way with what it takes: small stores are built in one shard and in several, and one is read."""
+        """Return a way with what it takes: small stores are built, and one is read.
+
+        What a store and a shard take beside their samples is the same for every encoding, and is measured with the
+        first one, by stores of fewer samples and of several shards.
+        """
         few, some = min(_FIRST, len(self.some)), len(self.some)
         known, view = AskedOnce(self.teacher), order.views[:1]
         with tempfile.TemporaryDirectory() as folder:
 
-            def built(name: str, samples: SampleSet, shards: int) -> float:
-                part = replace(order, samples=samples, views=view, shard_samples=-(-len(samples) // shards))
-                build_store(known, Path(folder) / f"{name} first", part)  # asks, and warms up
-                times = []
+            def built(name: str, samples: SampleSet, shards: int) -> tuple[float, CachedTeacher]:
+                """Return the seconds of the faster of two, of which the first one asks the teacher."""
+                part, times = replace(order, samples=samples, views=view, shard_samples=-(-len(samples) // shards)), []
                 for number in range(2):
                     began = time.perf_counter()
-                    self.cached = build_store(known, Path(folder) / f"{name} {number}", part)
+                    cached = build_store(known, Path(folder) / f"{name} {number}", part)
                     times.append(time.perf_counter() - began)
-                return min(times)
+                return min(times), cached
 
-            small = built("few", self.some.subset(torch.arange(few)), 1)
-            whole = built("some", self.some, 1)
-            parted = built("parts", self.some, _SHARDS) if some >= 2 * _SHARDS else whole
-            stride, rows = self.cached.store.header.row.stride, self.cached.store.header.rows
-            opened = CachedTeacher(self.cached.store.folder)  # which compares checksums at its first answer
+            whole, cached = built("some", self.some, 1)
+            if self.beside is None:
+                small, _ = built("few", self.some.subset(torch.arange(few)), 1)
+                parted = built("parts", self.some, _SHARDS)[0] if some >= 2 * _SHARDS else whole
+                a_shard = max(0.0, parted - whole) / (_SHARDS - 1)
+                a_sample = max(0.0, whole - small) / max(1, some - few)
+                self.beside = max(0.0, small - a_sample * few - a_shard), a_shard
+            fixed, a_shard = self.beside
+            a_sample = max(0.0, whole - fixed - a_shard) / some
+            header = cached.store.header
+            opened = CachedTeacher(cached.store.folder)  # which compares checksums at its first answer
             opening = _once(lambda: self._answer(opened))
             reading = _seconds(lambda: self._answer(opened))
-            opening = max(0.0, opening - reading) / self.cached.store.header.shards
-        a_sample = max(0.0, whole - small) / max(1, some - few)
-        a_shard = max(0.0, parted - whole) / (_SHARDS - 1)
-        fixed = max(0.0, small - a_sample * few - a_shard)
+            opening = max(0.0, opening - reading) / header.shards
         count, views = len(self.samples), len(order.views)
-        all_rows = round(rows / some * count)
-        shards = -(-count // shard_samples(order, all_rows, self.cached.store.header.row))
+        all_rows = round(header.rows / some * count)
+        shards = -(-count // shard_samples(order, all_rows, header.row))
         once = fixed + self.named + views * (shards * a_shard + count * (a_sample + self.asking))
-        disk = views * (all_rows * stride + 104 * shards) + 8 * count
+        disk = views * (all_rows * header.row.stride + 104 * shards) + 8 * count
         stores = self._stores(disk=True)
         return replace(
             way,
