@@ -1,6 +1,7 @@
 """Every test starts from the same seed, on one thread."""
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import hypothesis
@@ -10,6 +11,21 @@ import torch
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("limbeck", deadline=None, derandomize=True, database=None, max_examples=60)
 hypothesis.settings.load_profile("limbeck")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as thorough the cases of a test beyond its miniature, and as slow what is thorough."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        miniature = item.get_closest_marker("miniature")
+        if miniature is not None and item.get_closest_marker("slow") is None:
+            test = item.nodeid.partition("[")[0]
+            cases[test] += 1
+            if cases[test] > miniature.args[0]:
+                item.add_marker("thorough")
+        if item.get_closest_marker("thorough") is not None:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

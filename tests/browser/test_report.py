@@ -46,6 +46,7 @@ def softmax(logits, temperature):
     return [part / sum(parts) for part in parts]
 
 
+@pytest.mark.thorough
 def test_the_console_stays_silent(browser, page, pair):
     browser.complaints()
     for each in (page, pair):
@@ -127,6 +128,7 @@ def test_the_slider_obeys_the_keyboard_and_moves_the_line_in_the_charts(browser,
     assert slider.get_attribute("aria-valuetext") == "temperature 0.5"
 
 
+@pytest.mark.thorough
 def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diagnosed, places):
     for each in (page, pair, diagnosed, places):
         browser.open(each)
@@ -148,6 +150,7 @@ def test_every_figure_and_image_has_a_text_alternative(browser, page, pair, diag
         assert all(b <= a + 1 for a, b in itertools.pairwise(levels)), levels
 
 
+@pytest.mark.miniature(0)
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), pytest.param("dark", 360, marks=pytest.mark.slow)])
 def test_axe_finds_nothing(browser, page, pair, diagnosed, compared, labels, places, scheme, width):
     pytest.importorskip("axe_core_python", reason="needs axe-core-python: pip install limbeck[test]")
@@ -179,6 +182,7 @@ def test_attention_maps_are_pictures_of_equal_size_side_by_side(browser, places)
         assert all(size[2:] == [6, 6] for size in row[1:])
 
 
+@pytest.mark.thorough
 def test_no_page_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed, compared, labels, places):
     for each in (page, pair, diagnosed, compared, labels, places):
         browser.open(each, width=360)
@@ -186,12 +190,14 @@ def test_no_page_scrolls_sideways_on_a_phone(browser, page, pair, diagnosed, com
         assert browser.js("return document.documentElement.scrollWidth") == 360
 
 
+@pytest.mark.thorough
 def test_a_phone_shows_a_page_in_few_screens(browser, page, pair, diagnosed, compared, labels, places):
     for each in (page, pair, diagnosed, compared, labels, places):
         browser.open(each, width=390)
         assert browser.js("return document.documentElement.scrollHeight") < 8000
 
 
+@pytest.mark.thorough
 def test_what_scrolls_sideways_says_so_and_obeys_the_keyboard(browser, page, compared):
     script = """const shown = (each) => each.clientWidth && !each.closest('details:not([open])');
       return [...document.querySelectorAll('.scroll, .strip')].filter(shown).map((each) => ({
@@ -220,6 +226,7 @@ def test_what_scrolls_sideways_says_so_and_obeys_the_keyboard(browser, page, com
     assert tables == 1
 
 
+@pytest.mark.thorough
 def test_no_row_of_charts_is_half_empty(browser, page, pair, compared, diagnosed, labels, places):
     script = """return [...document.querySelectorAll('.plots')].filter((each) => each.clientWidth).map((each) => {
         const whole = each.getBoundingClientRect();
@@ -247,6 +254,7 @@ def test_a_link_to_a_run_opens_it(browser, pair):
     assert browser.js("return [...document.querySelectorAll('details.run')].map((each) => each.open)") == [False, True]
 
 
+@pytest.mark.thorough
 def test_the_dark_scheme_is_dark(browser, page, tmp_path: Path):
     from PIL import Image
 
@@ -273,6 +281,7 @@ def test_the_page_asks_the_network_for_nothing(browser, page, pair, diagnosed):
         )
 
 
+@pytest.mark.thorough
 def test_links_lead_somewhere(browser, page, pair, diagnosed):
     for each in (page, pair, diagnosed):
         browser.open(each)

@@ -134,6 +134,7 @@ def test_a_busy_server_is_asked_again(served, tmp_path, status, headers):
     assert len(served.questions) == len(samples) + 2
 
 
+@pytest.mark.thorough
 @over(
     ("answer", "message"),
     [
@@ -194,6 +195,7 @@ def test_a_key_is_not_sent_in_the_clear():
     assert Server("https://example.org/v1", "m", KEY).key == KEY
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("echo", [False, True])
 def test_tokens_of_texts_are_those_of_the_set(served, tmp_path, echo):
     samples, file = stream_of(25, lanes=2, length=6), tmp_path / "answers.jsonl"

@@ -97,6 +97,7 @@ def case(request, tmp_path_factory):
     return order, net, digests(folder), time.monotonic() - began
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("seed", kills(4, 46))
 def test_a_killed_build_is_resumed_to_the_same_bytes(tmp_path, case, seed):
     """Ten kills for each seed and case: 80 in the default suite, 1,000 with the slow ones."""
@@ -126,6 +127,7 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(tmp_path, case, seed):
     assert named(folder) == whole
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("seed", kills(2, 20))
 def test_several_builders_share_a_store_and_some_are_killed(tmp_path, case, seed):
     order, net, whole, seconds = case
@@ -138,6 +140,7 @@ def test_several_builders_share_a_store_and_some_are_killed(tmp_path, case, seed
     assert named(folder) == whole
 
 
+@pytest.mark.thorough
 def test_a_builder_leaves_to_another_what_it_is_at_and_waits_for_it(tmp_path):
     """A claim that is held by a process that lives is waited for; one of a process that is gone is not."""
     from limbeck.cache.build import _claimed

@@ -66,6 +66,7 @@ def text(tmp_path):
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_images_dense_answers_give_the_student_of_the_live_teacher(images):
     live, _ = distilled(images, IMAGES)
     stored, _ = distilled(images, IMAGES, "teacher.store={encoding: dense, path: mine}")
@@ -75,6 +76,7 @@ def test_images_dense_answers_give_the_student_of_the_live_teacher(images):
     assert close(live, sparse, 1e-4)  # all classes
 
 
+@pytest.mark.thorough
 def test_texts_are_stored_with_the_state_of_their_stream(text):
     live, _ = distilled(text, TEXT)
     stored, _ = distilled(text, TEXT, "teacher.store={encoding: dense, path: mine}")
@@ -95,6 +97,7 @@ def test_features_that_a_method_reads_are_stored(images):
     assert list(CachedTeacher(images / "mine").store.header.features) == ["stage1"]
 
 
+@pytest.mark.thorough
 def test_two_processes_of_a_launch_share_the_shards_of_a_store(images):
     (images / "recipe.yaml").write_text(yaml.safe_dump(IMAGES))
     build = ("cache", "build", "recipe.yaml", "-q", "--json", "--encoding", "topk", "--path")

@@ -78,6 +78,7 @@ def test_top_k_of_all_classes_has_no_rest(tmp_path):
     assert torch.allclose(log_probs, whole.gather(-1, stored(batch).sparse.ids), atol=1e-5)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 def test_a_store_is_the_same_bytes_for_any_batch_size_order_and_number_of_calls(tmp_path, encoding):
     whole = order_of(encoding=encoding)
@@ -152,6 +153,7 @@ def test_a_sample_that_the_set_repeats_has_a_view_of_its_own_at_each_place(tmp_p
         assert torch.allclose(stored(batch).logits, live(batch).logits, atol=1e-5)
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 def test_a_recurrent_teacher_of_a_stream_is_asked_in_order(tmp_path, encoding):
     stream = stream_of()
@@ -219,6 +221,7 @@ def test_a_regression_is_stored_dense_alone(tmp_path):
 BATCH = {"augment": MOVED, "seed": 0}
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -245,6 +248,7 @@ def test_a_batch_of_ones_own_and_a_sample_without_an_answer_are_refused(tmp_path
         stored(samples.batch(torch.tensor([1, 65]), augment=None, seed=0, view=0))
 
 
+@pytest.mark.miniature(3)
 @pytest.mark.parametrize(
     ("order", "net", "said"),
     [

@@ -294,6 +294,7 @@ def test_a_mistake_ends_with_one_line_that_names_it_and_the_mend(case, limbeck, 
 # ------------------------------------------------------------------------------------------------- damage of every kind
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("kind", ["npz", "idx", "safetensors"])
 def test_no_damaged_file_ends_in_anything_but_one_line(kind, tmp_path):
     if kind == "npz":

@@ -241,6 +241,7 @@ VALID = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", VALID, ids=[case.id for case in VALID])
 def test_what_the_cases_differ_from_is_right(case, limbeck, tmp_path):
     written(case, tmp_path)
@@ -249,6 +250,7 @@ def test_what_the_cases_differ_from_is_right(case, limbeck, tmp_path):
     assert json.loads(answer.out)["models"]
 
 
+@pytest.mark.thorough
 def test_the_base_recipe_runs(limbeck, tmp_path):
     written(Case("base", "", ""), tmp_path)
     answer = limbeck("distill", "recipe.yaml", "--json")

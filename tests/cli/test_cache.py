@@ -66,6 +66,7 @@ def test_seeds_have_stores_of_their_own_where_their_views_differ(limbeck, here):
     assert [each["path"].rpartition("/")[2] for each in json.loads(plain.out)] == ["one"]
 
 
+@pytest.mark.miniature(6)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -87,6 +88,7 @@ def test_what_cannot_be_stored_is_refused_before_anything_runs(limbeck, here, se
     assert not (here / "cache" / "limbeck" / "stores").exists()
 
 
+@pytest.mark.thorough
 def test_another_recipes_store_and_a_damaged_one_are_refused_by_name(limbeck, here):
     limbeck("cache", "build", "recipe.yaml", "--path", "mine", "-q")
     limbeck("cache", "verify", "mine", "recipe.yaml", "-q", "teacher.seed=1").refused("mine", "key.teacher")

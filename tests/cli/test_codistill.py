@@ -104,6 +104,7 @@ def test_what_was_interrupted_goes_on_as_the_same_group_and_seed_alone(recipe, l
     assert refused.lines[-1] == f"limbeck: resume: '{run}' is not a run of a group; start a new run without --resume"
 
 
+@pytest.mark.miniature(5)
 @pytest.mark.parametrize(
     ("more", "arguments", "said"),
     [
@@ -141,6 +142,7 @@ def test_an_exchange_that_cannot_be_written_is_one_line(recipe, limbeck, tmp_pat
     assert runs(tmp_path) == []
 
 
+@pytest.mark.thorough
 def test_groups_of_other_recipes_are_refused_and_leave_nothing(recipe, limbeck, tmp_path):
     assert limbeck("codistill", recipe(), "--exchange", "shared", "--group", "1", "-q").code == 0
     other = recipe(scheme={"name": "codistillation", "burn_in": 3})

@@ -106,6 +106,7 @@ def test_the_demo_ends_in_a_table_and_a_run_folder(limbeck, monkeypatch, tmp_pat
     assert errors["teacher"]["mean"] < errors["distilled"]["mean"]
 
 
+@pytest.mark.thorough
 def test_the_command_that_the_demo_names_next_works(limbeck, tmp_path):
     assert limbeck("recipes", "cp", "digits-kd", "my.yaml").code == 0
     assert limbeck("check", "my.yaml", "--json").code == 0
@@ -115,6 +116,7 @@ def test_the_command_that_the_demo_names_next_works(limbeck, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- recipes
 
 
+@pytest.mark.thorough
 def test_recipes_are_listed_with_their_summaries(limbeck):
     answer = limbeck("recipes", "ls")
     assert answer.code == 0
@@ -145,6 +147,7 @@ def test_a_recipe_is_copied_to_a_file_or_into_a_folder(limbeck, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------- check
 
 
+@pytest.mark.thorough
 def test_check_prints_shapes_parameters_memory_and_time_and_writes_nothing(limbeck, recipe, tmp_path):
     before = set(tmp_path.rglob("*"))
     answer = limbeck("check", recipe)
@@ -168,6 +171,7 @@ def test_check_prints_shapes_parameters_memory_and_time_and_writes_nothing(limbe
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.thorough
 def test_check_as_json_has_every_figure(limbeck, recipe):
     found = json.loads(limbeck("check", recipe, "student.model.hidden=[5]", "--json").out)
     teacher, alone, distilled = found["models"]
@@ -186,6 +190,7 @@ def test_check_as_json_has_every_figure(limbeck, recipe):
 # -------------------------------------------------------------------------------------------------------------- distill
 
 
+@pytest.mark.thorough
 def test_distill_tells_where_the_time_went(limbeck, recipe, tmp_path):
     answer = limbeck("distill", recipe, "seeds=[0]", "--profile", "--no-report", "--quiet")
     assert "Time of the training steps made in this call" in answer.out
@@ -217,6 +222,7 @@ def test_distill_as_json_obeys_the_overrides(limbeck, recipe, tmp_path):
     assert (kept.keys["method"]["temperature"], kept.training.learning_rate, kept.seeds) == (2.0, 0.1, (3,))
 
 
+@pytest.mark.thorough
 def test_distill_prints_the_table_and_says_how_to_repeat_it(limbeck, recipe, tmp_path):
     answer = limbeck("distill", recipe)
     folder = only_run(tmp_path / "runs").relative_to(tmp_path)
@@ -247,6 +253,7 @@ def test_on_a_terminal_there_are_two_live_lines(limbeck, recipe, monkeypatch):
     assert json.loads(answer.out)
 
 
+@pytest.mark.thorough
 def test_running_the_recipe_of_a_run_repeats_the_run(limbeck, recipe, tmp_path, monkeypatch):
     assert limbeck("distill", recipe, "training.augment.noise=0.1", "--runs", "first", "--no-report").code == 0
     first = only_run(tmp_path / "first")
@@ -260,6 +267,7 @@ def test_running_the_recipe_of_a_run_repeats_the_run(limbeck, recipe, tmp_path, 
         assert (second / weights).read_bytes() == (first / weights).read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_run_with_a_model_and_data_of_ones_own_is_repeated_from_its_folder_too(limbeck, tmp_path):
     own = tmp_path / "own"
     own.mkdir()
@@ -289,6 +297,7 @@ def test_a_run_with_a_model_and_data_of_ones_own_is_repeated_from_its_folder_too
     assert "teacher: training in" in limbeck("distill", "own/recipe.yaml", "--no-report").err
 
 
+@pytest.mark.thorough
 def test_the_teacher_is_trained_once(limbeck, recipe, tmp_path):
     first = limbeck("distill", recipe, "seeds=[0]", "--no-report")
     second = limbeck("distill", recipe, "seeds=[0]", "method.temperature=1", "student.model.hidden=[4]", "--no-report")
@@ -299,6 +308,7 @@ def test_the_teacher_is_trained_once(limbeck, recipe, tmp_path):
     assert "teacher: training in" in other.err
 
 
+@pytest.mark.thorough
 def test_a_missed_expectation_ends_with_code_3_after_everything_is_written(limbeck, recipe, tmp_path):
     wish = ["expect.gap_closed=5", "expect.distilled_errors=0", "expect.teacher_errors=1"]
     answer = limbeck("distill", recipe, *wish, "--json", "--quiet", "--no-report")
@@ -317,6 +327,7 @@ def test_a_missed_expectation_ends_with_code_3_after_everything_is_written(limbe
 # ------------------------------------------------------------------------------------------------ stopping and going on
 
 
+@pytest.mark.thorough
 def test_resume_runs_only_what_is_missing(limbeck, recipe, tmp_path):
     assert limbeck("distill", recipe, "--quiet", "--no-report").code == 0
     folder = only_run(tmp_path / "runs")
@@ -388,6 +399,7 @@ def test_an_interruption_of_any_other_command_ends_alike(limbeck, monkeypatch):
     assert (answer.code, answer.out, answer.err) == (130, "", "limbeck: interrupted\n")
 
 
+@pytest.mark.thorough
 def test_two_processes_do_not_run_in_one_folder(limbeck, recipe, tmp_path):
     assert limbeck("distill", recipe, "--quiet", "--no-report").code == 0
     folder = only_run(tmp_path / "runs")
@@ -445,6 +457,7 @@ def test_help_is_there_before_torch_is():
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+@pytest.mark.thorough
 def test_a_closed_pipe_is_no_error_to_tell_of(start):
     with start("recipes", "show", "digits-kd") as running:
         running.stdout.close()

@@ -22,16 +22,19 @@ def completed(shell: str, typed: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("verb", ["evaluate", "recipes"])
 def test_a_verb_is_completed(verb):
     assert completed("bash", f"limbeck {verb[:-1]}") == [verb]
 
 
+@pytest.mark.thorough
 def test_an_option_and_a_command_below_a_command_are_completed():
     assert set(completed("bash", "limbeck recipes ")) == {"ls", "show", "cp"}
     assert completed("bash", "limbeck evaluate --no-c") == ["--no-cost"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_shells_are_told_what_the_verb_does(shell):
     (line,) = completed(shell, "limbeck eval")
@@ -39,6 +42,7 @@ def test_the_other_shells_are_told_what_the_verb_does(shell):
     assert "Measure a finished run" in line
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_of_a_shell_is_printed(shell):
     environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}

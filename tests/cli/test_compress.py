@@ -36,6 +36,7 @@ def run(tmp_path, limbeck, monkeypatch):
     return next((tmp_path / "runs" / "plain").iterdir())
 
 
+@pytest.mark.thorough
 def test_a_finished_student_is_made_smaller_exported_and_read_in_another_process(run, limbeck, tmp_path):
     answer = limbeck("compress", run, "--rank", 0.25, "--prune", 0.8, "--quantize", "int8", "--no-report", "--quiet")
     assert answer.code == 0, answer.err
@@ -123,6 +124,7 @@ def _shifted(model):
                 weight.div_(1.001)
 
 
+@pytest.mark.thorough
 @over(
     "arguments, expected",
     [
@@ -160,6 +162,7 @@ def test_what_cannot_be_compressed_is_one_line_and_leaves_no_run(run_once, limbe
     assert not (tmp_path / "runs" / "plain-small").exists()
 
 
+@pytest.mark.thorough
 def test_options_that_a_stage_uses_are_taken_beside_sixteen_bits(run, limbeck, tmp_path):
     arguments = ("--prune", 0.5, "--quantize", "fp16", "--epochs", 1, "--teacher", "none", "--skip", "none")
     assert limbeck("compress", run, *arguments, "--no-report", "--quiet").code == 0
@@ -169,6 +172,7 @@ def test_options_that_a_stage_uses_are_taken_beside_sixteen_bits(run, limbeck, t
     assert first["transform"]["skip"] == last["transform"]["skip"] == []
 
 
+@pytest.mark.thorough
 def test_a_copy_that_fails_is_trained_again_and_one_that_is_interrupted_leaves_no_run(
     run, limbeck, tmp_path, monkeypatch
 ):
@@ -197,6 +201,7 @@ def run_once(run):
     return run.resolve()
 
 
+@pytest.mark.thorough
 def test_another_format_and_another_folder_are_one_line(run, limbeck):
     limbeck("export", run, "--to", "onx").refused("--to: found 'onx'; did you mean 'onnx'?")
     limbeck("export", run, "--seed", 7).refused("seed: found 7; expected one of the run's: 0")

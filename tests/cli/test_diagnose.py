@@ -59,6 +59,7 @@ def test_a_recipe_is_diagnosed(limbeck, recipe, tmp_path):
     assert json.loads((path.parent / "manifest.json").read_text())["test_reads"] == []
 
 
+@pytest.mark.thorough
 def test_asking_again_reads_what_was_trained(limbeck, run):
     first = limbeck("diagnose", run, "--quick", "--json")
     again = limbeck("diagnose", run, "--quick", "--json")
@@ -76,6 +77,7 @@ def test_asking_again_reads_what_was_trained(limbeck, run):
     assert json.loads((run / "diagnosis.json").read_text())["attribution"] is None
 
 
+@pytest.mark.thorough
 def test_a_run_is_diagnosed_with_its_own_teacher_and_without_its_test_set(limbeck, run):
     reads = json.loads((run / "manifest.json").read_text())["test_reads"]
     for path in (run.parent.parent.parent / "cache").rglob("student.safetensors"):
@@ -84,12 +86,14 @@ def test_a_run_is_diagnosed_with_its_own_teacher_and_without_its_test_set(limbec
     assert json.loads((run / "manifest.json").read_text())["test_reads"] == reads
 
 
+@pytest.mark.thorough
 def test_a_method_without_soft_targets_is_diagnosed_at_the_usual_ones(limbeck, recipe):
     found = limbeck("diagnose", recipe, "method={name: hard}", "--quick")
     assert found.code == 0
     assert "method hard has no soft targets: diagnosing at T = 4, alpha = 0.1" in found.err
 
 
+@pytest.mark.thorough
 def test_of_another_scheme_it_is_said_which_student_is_diagnosed(limbeck, recipe):
     arguments = ("diagnose", recipe, "scheme={name: born_again, generations: 1}", "--quick")
     found = limbeck(*arguments)
@@ -119,6 +123,7 @@ def test_mistakes_end_in_one_line(limbeck, recipe, tmp_path, arguments, line):
     assert len(found.lines) == 1
 
 
+@pytest.mark.thorough
 def test_a_run_takes_no_overrides(limbeck, run):
     found = limbeck("diagnose", run, "training.epochs=3")
     assert (found.code, len(found.lines)) == (2, 1)

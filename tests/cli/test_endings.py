@@ -38,6 +38,7 @@ def net():
 ENDS = ["sys.exit()", "sys.exit(0)", "sys.exit('done')", "raise Own('x')", "raise GeneratorExit", "quit()"]
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("where", ["module", "factory", "forward", "later"])
 @pytest.mark.parametrize("ends", ENDS)
 def test_a_module_that_ends_the_program_is_an_error_of_one_line(limbeck, tmp_path, where, ends) -> None:

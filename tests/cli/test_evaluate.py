@@ -70,6 +70,7 @@ def evaluated(limbeck, run, *options):
 # --------------------------------------------------------------------------------------------------------- evaluate
 
 
+@pytest.mark.thorough
 def test_every_figure_is_that_of_the_models_themselves(limbeck, runs):
     found = evaluated(limbeck, runs["tiny"], "--no-cost")
     run = FinishedRun.read(runs["tiny"])
@@ -136,6 +137,7 @@ def test_the_tables_are_data_and_the_rest_is_told_on_stderr(limbeck, runs):
     assert answer.lines[-1] == f"written to {runs['tiny'] / 'evaluation.json'} · next: limbeck report {runs['tiny']}"
 
 
+@pytest.mark.thorough
 def test_cost_is_measured_for_teacher_and_student(limbeck, runs):
     found = evaluated(limbeck, runs["hot"])["cost"]
     student = found["student"]
@@ -148,6 +150,7 @@ def test_cost_is_measured_for_teacher_and_student(limbeck, runs):
     assert student["memory"]["256"] == 256 * student["memory"]["1"]
 
 
+@pytest.mark.thorough
 def test_nothing_is_overwritten_and_the_same_is_not_written_twice(limbeck, runs):
     run = runs["hot"]
     for options in ([], ["--no-cost"], []):
@@ -258,6 +261,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.thorough
 def test_runs_are_compared_on_the_same_samples(limbeck, runs):
     for name in ("tiny", "hot"):
         evaluated(limbeck, runs[name], "--no-cost")
@@ -306,6 +310,7 @@ def test_runs_are_found_in_folders_and_by_globs(runs, tmp_path):
         find_runs(["nowhere*"])
 
 
+@pytest.mark.thorough
 def test_the_tables_and_the_page(limbeck, runs):
     text = yaml.safe_load((runs["hot"] / "recipe.yaml").read_text())
     text["teacher"]["training"]["augment"] = {"shift": 1}
@@ -336,6 +341,7 @@ def test_the_tables_and_the_page(limbeck, runs):
     )
 
 
+@pytest.mark.thorough
 def test_what_failed_is_said_before_any_difference(limbeck, runs):
     said = "The student alone diverged (its NLL or accuracy is not finite), in 2 of 2 seeds"
     found = evaluated(limbeck, runs["tiny"], "--no-cost")
@@ -346,6 +352,7 @@ def test_what_failed_is_said_before_any_difference(limbeck, runs):
     assert Page(Path("page.html").read_text()).text.count(said) == 1
 
 
+@pytest.mark.thorough
 def test_other_test_samples_are_not_paired(limbeck, runs):
     for name in ("tiny", "hot"):
         evaluated(limbeck, runs[name], "--no-cost")
@@ -356,6 +363,7 @@ def test_other_test_samples_are_not_paired(limbeck, runs):
     assert "Runs with other test samples are not paired" in answer.out
 
 
+@pytest.mark.miniature(3)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -373,6 +381,7 @@ def test_what_cannot_be_compared_is_one_line(limbeck, runs, arguments, said, tmp
     assert sum(line.startswith("limbeck: ") for line in answer.lines) == 1
 
 
+@pytest.mark.miniature(3)
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 99}'])
 def test_a_damaged_evaluation_is_one_line(limbeck, runs, text):
     (runs["hot"] / "evaluation.json").write_text(text)

@@ -62,6 +62,7 @@ def test_a_student_is_exported_as_onnx_and_answers_as_the_run_does(run, limbeck,
     limbeck("predict", "student", "x.npz").refused("'student/model.onnx' is missing or was changed")
 
 
+@pytest.mark.thorough
 def test_a_program_of_torch_is_read_only_where_it_is_trusted(run, limbeck, tmp_path):
     np.savez("x.npz", inputs=np.ones((2, 13), dtype=np.float32))
     answer = limbeck("export", run, "--to", "torch-export", "--out", "program")
@@ -73,6 +74,7 @@ def test_a_program_of_torch_is_read_only_where_it_is_trusted(run, limbeck, tmp_p
     assert (found.parity.largest, lb.load(tmp_path / "alone", trust=True).role) == (0.0, "alone")
 
 
+@pytest.mark.thorough
 def test_a_graph_that_answers_otherwise_leaves_nothing(run, limbeck, tmp_path, monkeypatch):
     from limbeck.exporting import graph
 
@@ -91,6 +93,7 @@ def test_a_graph_that_answers_otherwise_leaves_nothing(run, limbeck, tmp_path, m
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
+@pytest.mark.thorough
 def test_what_a_format_does_not_have_is_one_line(run, limbeck, monkeypatch):
     limbeck("export", run, "--quantize", "int8").refused("--quantize: found int8 with --to safetensors")
     limbeck("export", run, "--to", "onnx", "--quantize", "int4").refused("--quantize: found 'int4'")

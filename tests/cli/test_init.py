@@ -123,6 +123,7 @@ def test_data_of_each_kind_is_looked_at(made, tmp_path):
     assert looked.facts
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     "made", [pytest.param(each, marks=[pytest.mark.slow] * (each in FURTHER), id=each.__name__) for each in KINDS]
 )
@@ -156,6 +157,7 @@ def test_the_label_is_guessed(columns, label):
     assert label_of(facts_of(columns)) == label
 
 
+@pytest.mark.thorough
 def test_a_recipe_is_carried_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     a_table(tmp_path)

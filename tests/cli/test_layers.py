@@ -143,6 +143,7 @@ def test_a_teacher_without_layers_is_named_and_the_student_listed(written):
         assert bool(found.proposals) == ("scheme" in more)
 
 
+@pytest.mark.thorough
 def test_the_command_prints_lines_for_the_recipe_within_80_columns(written, limbeck, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     path = written({"kind": "resnet20"}, {"kind": "resnet56"})

@@ -81,6 +81,7 @@ def test_a_copy_that_cannot_be_written_leaves_no_file(made) -> None:
     command(place, "recipes", "cp", "digits-kd", "a b.yaml").refused("exists already")
 
 
+@pytest.mark.thorough
 def test_the_folder_of_a_study_is_no_run(made) -> None:
     place, _, study = made
     for words in (["evaluate", study], ["report", study], ["diagnose", study]):
@@ -88,6 +89,7 @@ def test_the_folder_of_a_study_is_no_run(made) -> None:
     command(place, *DISTILL, "--resume", study).refused("was made by limbeck tune")
 
 
+@pytest.mark.thorough
 def test_what_is_printed_next_can_be_pasted(made) -> None:
     place, run, _ = made
     check = command(place, "check", "recipe.yaml", "teacher.model.hidden=[16, 8]", "seeds=[3]")
@@ -102,6 +104,7 @@ def test_what_is_printed_next_can_be_pasted(made) -> None:
     assert words[1:] == ["distill", str(place / "begun x" / "recipe.yaml"), "--resume", str(place / "begun x")]
 
 
+@pytest.mark.thorough
 def test_escapes_in_names_reach_neither_the_terminal_nor_the_log(made) -> None:
     place, _, _ = made
     odd = "x\x1b]0;OWNED\x07\u202e [red]"

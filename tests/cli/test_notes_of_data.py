@@ -43,6 +43,7 @@ def test_check_and_distill_say_what_was_left_out_of_the_data(limbeck, folder):
     assert json.loads(result.read_text())["notes"][:2] == notes
 
 
+@pytest.mark.thorough
 def test_a_set_of_which_there_is_nothing_to_say_has_no_notes(limbeck, folder):
     (folder / "own" / "dog" / "x.tif").unlink()
     (folder / "own" / "eel").rmdir()

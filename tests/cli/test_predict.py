@@ -65,6 +65,7 @@ def test_a_table_is_answered_row_by_row(run_of, limbeck, tmp_path):
     limbeck("predict", run, "new.csv").refused("found no column")
 
 
+@pytest.mark.thorough
 def test_a_table_is_parted_as_the_runs_own(run_of, limbeck, tmp_path):
     table = "age;town;y\n" + "\n".join(f"{20 + n % 7};{'AB'[n % 2]};{'no' if n % 3 else 'yes'}" for n in range(60))
     (tmp_path / "t.csv").write_text(table)
@@ -75,6 +76,7 @@ def test_a_table_is_parted_as_the_runs_own(run_of, limbeck, tmp_path):
     assert (first.code, first.out) == (second.code, second.out) == (0, first.out)
 
 
+@pytest.mark.thorough
 def test_arrays_are_answered_into_arrays(run_of, limbeck, tmp_path):
     run = run_of(data={"kind": "digits"})
     np.savez(tmp_path / "x.npz", pixels=np.zeros((5, 1, 8, 8), np.float32), other=np.zeros(2))
@@ -91,6 +93,7 @@ def test_arrays_are_answered_into_arrays(run_of, limbeck, tmp_path):
     limbeck("predict", run, "z.npz").refused("INPUT: 'z.npz' holds a single number")
 
 
+@pytest.mark.thorough
 def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path, monkeypatch):
     for number in range(12):
         place = tmp_path / "pets" / ("cat" if number % 2 else "dog")
@@ -120,6 +123,7 @@ def test_images_are_answered_one_by_one(run_of, limbeck, tmp_path, monkeypatch):
     limbeck("predict", run, "r.yaml").refused("INPUT: found 'r.yaml'")
 
 
+@pytest.mark.thorough
 def test_users_are_given_their_first_items_without_the_known_ones(run_of, limbeck, tmp_path):
     taken = {user: [(3 * user + 7 * turn) % 20 for turn in range(5)] for user in range(12)}
     lines = [f"u{user},item {item}" for user, items in taken.items() for item in items]

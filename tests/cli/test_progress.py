@@ -56,6 +56,7 @@ def test_trainings_that_take_turns_share_the_time():
     assert course.said(10.0) == "training 2 of 2 · 10 s left in all · 50 %"
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     "changes",
     [

@@ -36,6 +36,7 @@ def test_report_writes_the_page_and_the_figures_and_prints_its_place(limbeck, ru
     assert (elsewhere.code, elsewhere.out) == (0, "two.html\n")
 
 
+@pytest.mark.thorough
 def test_report_takes_a_folder_of_runs_and_names_them_by_what_differs(limbeck, run, tmp_path):
     other = limbeck("distill", "small.yaml", "method.temperature=2", "--quiet", "--no-report")
     assert other.code == 0, other.err
@@ -50,6 +51,7 @@ def test_report_takes_a_folder_of_runs_and_names_them_by_what_differs(limbeck, r
     assert page.count('<details class="run">') == 2
 
 
+@pytest.mark.thorough
 def test_distill_ends_with_the_page(limbeck, tmp_path):
     (tmp_path / "small.yaml").write_text(RECIPE, encoding="utf-8")
     answer = limbeck("distill", "small.yaml", "--quiet")
@@ -59,6 +61,7 @@ def test_distill_ends_with_the_page(limbeck, tmp_path):
     assert (folder / "report.html").is_file()
 
 
+@pytest.mark.thorough
 def test_a_page_that_cannot_be_made_does_not_spoil_the_run(limbeck, tmp_path, monkeypatch):
     def broken(*arguments, **more):
         raise ZeroDivisionError("division by zero")
@@ -73,6 +76,7 @@ def test_a_page_that_cannot_be_made_does_not_spoil_the_run(limbeck, tmp_path, mo
     assert "ZeroDivisionError" in (folder / "log.txt").read_text(encoding="utf-8")
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

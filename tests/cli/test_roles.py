@@ -56,6 +56,7 @@ def correct(run: FinishedRun, role: str) -> torch.Tensor:
     return torch.stack([predict(run.student(role, seed), test).argmax(1) == test.labels for seed in run.seeds])
 
 
+@pytest.mark.thorough
 def test_the_student_alone_at_equal_compute_is_judged_beside_the_others(run, limbeck):
     folder = run(alone_budget=True)
     found = json.loads(limbeck("evaluate", folder, "--json", "-q", "--no-cost").out)
@@ -88,6 +89,7 @@ def test_rare_classes_are_named_with_what_they_gained(run, limbeck):
     assert f"training examples: {100 * gain.value:+.1f} points [{100 * gain.low:+.1f}, " in text
 
 
+@pytest.mark.thorough
 def test_a_comparison_has_a_column_for_equal_compute_where_a_run_has_it(run, limbeck, tmp_path):
     plain, budget = run(seeds=[3, 4]), run(alone_budget=True)
     answer = limbeck("compare", plain, budget, "--html", "page.html", "--json")

@@ -52,6 +52,7 @@ def imported(limbeck, kind, *changes):
     assert "next: teacher.stored.test: " in found.err
 
 
+@pytest.mark.thorough
 @over("kind", ["dense", "topk"])
 def test_a_recipe_learns_from_imported_answers_as_python_does(limbeck, here, kind):
     imported(limbeck, kind)
@@ -111,6 +112,7 @@ def test_stores_that_do_not_fit_are_one_line(limbeck, here):
     assert not (here / "none").exists()
 
 
+@pytest.mark.thorough
 def test_answers_to_samples_as_they_are_serve_random_views(limbeck, here):
     changes = ("teacher.stored=topk", "teacher.view=clean", "training.augment={noise: 0.1}")
     imported(limbeck, "topk", *changes)

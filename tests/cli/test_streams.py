@@ -154,6 +154,7 @@ CONDITIONS = [  # command, exit code, part of stderr or None where nothing is to
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("line", "code", "said"), CONDITIONS)
 def test_a_command_whose_streams_are_not_there(line, code, said) -> None:
     done = shell(line)

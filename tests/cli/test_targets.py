@@ -203,6 +203,7 @@ RUN = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", RUN)
 def test_a_run_is_repeated_by_its_resolved_recipe(name, limbeck, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RUN[name]))
@@ -220,6 +221,7 @@ def test_a_run_is_repeated_by_its_resolved_recipe(name, limbeck, tmp_path):
     assert both[0] == both[1]
 
 
+@pytest.mark.thorough
 def test_a_resolved_recipe_says_everything_of_its_target(limbeck, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RUN["topk"]))
     assert limbeck("distill", "recipe.yaml", "--json", "--no-report").code == 0

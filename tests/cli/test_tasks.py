@@ -58,6 +58,7 @@ def recipe(tmp_path):
     return write
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("task", TASKS)
 def test_a_recipe_of_every_task_ends_with_a_table_and_a_page(limbeck, recipe, tmp_path, task):
     answer = limbeck("distill", recipe(task))
@@ -78,6 +79,7 @@ def test_a_recipe_of_every_task_ends_with_a_table_and_a_page(limbeck, recipe, tm
     assert ("There is no temperature here" in page) == (task == "regression")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", TASKS)
 def test_a_recipe_of_every_task_can_be_checked(limbeck, recipe, task):
     answer = limbeck("check", recipe(task))
@@ -92,6 +94,7 @@ def test_the_resolved_recipe_names_the_task(recipe):
         assert load_recipe(path, overrides).keys["data"]["task"] == task
 
 
+@pytest.mark.thorough
 def test_a_search_chooses_by_the_figure_of_the_task(limbeck, recipe, tmp_path):
     path = recipe("regression", search={"training.learning_rate": [0.000001, 0.05]}, seeds=[0])
     answer = limbeck("distill", path, "--no-report")
@@ -102,6 +105,7 @@ def test_a_search_chooses_by_the_figure_of_the_task(limbeck, recipe, tmp_path):
     assert outcome["seeds"][0]["distilled"]["errors"] < 1.0
 
 
+@pytest.mark.miniature(4)
 @pytest.mark.parametrize(
     ("task", "overrides", "line"),
     [
@@ -150,6 +154,7 @@ ROWS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", ROWS)
 def test_a_run_of_every_task_is_evaluated_with_the_figures_of_its_outcome(limbeck, recipe, tmp_path, task):
     assert limbeck("distill", recipe(task), "--no-report", "-q").code == 0
@@ -201,6 +206,7 @@ def flat(*shape):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(*shape))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", ROWS)
 def test_runs_of_a_task_are_compared(limbeck, recipe, tmp_path, task):
     path = recipe(task, seeds=[0])
@@ -216,6 +222,7 @@ def test_runs_of_a_task_are_compared(limbeck, recipe, tmp_path, task):
     assert len(json.loads(limbeck("compare", *folders, "--json").out)["pairs"]) == (task == "multilabel")
 
 
+@pytest.mark.thorough
 def test_runs_of_two_tasks_stand_side_by_side(limbeck, recipe):
     for task in ("regression", "binary"):
         assert limbeck("distill", recipe(task, seeds=[0]), "--no-report", "-q").code == 0
@@ -225,6 +232,7 @@ def test_runs_of_two_tasks_stand_side_by_side(limbeck, recipe):
     assert "Runs with other test samples are not paired" in answer.out
 
 
+@pytest.mark.thorough
 def test_a_recommender_is_distilled_measured_and_compared(limbeck, tmp_path):
     keys = {
         "name": "items",

@@ -88,6 +88,7 @@ def renamed(run: Path, **model: object) -> None:
     resealed(run / "outcome.json", forged)
 
 
+@pytest.mark.thorough
 def test_code_of_the_own_project_is_imported(limbeck, project, tmp_path):
     run = run_in(project)
     for verb in VERBS:
@@ -97,6 +98,7 @@ def test_code_of_the_own_project_is_imported(limbeck, project, tmp_path):
         assert (tmp_path / "mark").exists()
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     ("factory", "said"),
     [
@@ -141,6 +143,7 @@ def came_with_the_run(project: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path, run_in(project)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", [elsewhere, in_the_run, beside_the_run, came_with_the_run])
 def test_code_that_is_not_of_the_own_project_is_not_imported(limbeck, project, tmp_path, monkeypatch, place):
     here, run = place(project, tmp_path)
@@ -165,6 +168,7 @@ def test_runs_below_a_trusted_folder_are_trusted(limbeck, project, tmp_path, mon
     assert answer.lines[-1].endswith(f"next: limbeck report {run} --trust")
 
 
+@pytest.mark.thorough
 def test_a_recipe_that_a_user_names_runs_its_own_code(limbeck, project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert as_teacher(limbeck, "check", project).code == 0
@@ -174,6 +178,7 @@ def test_a_recipe_that_a_user_names_runs_its_own_code(limbeck, project, tmp_path
 # -------------------------------------------------------------------------------------------------------- NaN, and JSON
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(("value", "said"), [(float("nan"), "found NaN in '2.bias'"), (float("inf"), "an infinity")])
 @pytest.mark.parametrize("verb", ["check", "distill"])
 def test_weights_that_are_no_numbers_are_refused_when_they_are_read(limbeck, project, verb, value, said):
@@ -198,6 +203,7 @@ def test_json_has_null_where_a_figure_is_not_finite(limbeck, monkeypatch):
     assert (found["rates"], found["worst"]) == ([None, 1.5], {"nll": None})
 
 
+@pytest.mark.thorough
 def test_a_factory_of_data_is_code_too(limbeck, project, tmp_path):
     run = run_in(project)
     keys = yaml.safe_load((run / "recipe.yaml").read_text())

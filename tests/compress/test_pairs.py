@@ -37,6 +37,7 @@ def network():
     return nn.Sequential(*itertools.chain.from_iterable((layer, nn.ReLU()) for layer in layers))[:-1]
 
 
+@pytest.mark.thorough
 @over("first, second", sorted({*itertools.product(TRANSFORMS, TRANSFORMS)} - REFUSED))
 def test_a_pair_of_transforms_can_be_stored_and_read(first, second):
     both, _ = TRANSFORMS[second].apply(TRANSFORMS[first].apply(network())[0])

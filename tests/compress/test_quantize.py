@@ -46,6 +46,7 @@ def train(model, **settings):
     return lb.fit(model, DATA, teacher=teacher, method=lb.methods.kd(), **keys).student
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     "keys",
     [

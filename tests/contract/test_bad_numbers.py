@@ -299,6 +299,7 @@ def test_a_bad_number_of_student_or_teacher_is_never_a_finite_loss_of_a_method(n
             continue
 
 
+@pytest.mark.thorough
 @every_method
 @anything
 @over("hidden", ["masked", "unlabelled"])

@@ -89,6 +89,7 @@ def test_half_precision_is_computed_in_single_and_autocast_changes_nothing(name)
     assert torch.equal(single.grad, expected[1])
 
 
+@pytest.mark.thorough
 @every_loss
 @over("dtype", DTYPES)
 def test_large_and_tiny_features_stay_finite(name, dtype):
@@ -130,6 +131,7 @@ def test_nan_in_either_feature_is_never_a_finite_loss(name):
             continue
 
 
+@pytest.mark.thorough
 @every_loss
 def test_the_gradient_belongs_to_the_value_and_none_reaches_the_teacher(name):
     student, teacher = features(name, 3)

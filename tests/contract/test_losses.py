@@ -145,6 +145,7 @@ def test_value_and_gradient_are_finite_in_every_precision(name, leading, dtype):
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.thorough
 @every_loss
 @over("dtype", DTYPES)
 def test_wide_logits_stay_finite_in_every_precision_at_any_temperature(name, dtype):
@@ -173,6 +174,7 @@ def test_half_precision_is_computed_in_single(name):
     assert torch.equal(LOSSES[name](**half).detach(), LOSSES[name](**single))
 
 
+@pytest.mark.thorough
 @every_loss
 @over("leading, with_mask", [((0,), True), ((0, 3), False), ((3, 0), True)])
 def test_an_empty_batch_has_loss_zero_and_an_empty_gradient(name, with_mask, leading):
@@ -256,6 +258,7 @@ def test_arguments_are_not_changed_and_no_gradient_reaches_the_teacher(name):
     assert student.grad.abs().sum() > 0
 
 
+@pytest.mark.thorough
 @every_loss
 def test_the_gradient_belongs_to_the_value(name):
     chosen, student = arguments(name)

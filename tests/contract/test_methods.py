@@ -248,6 +248,7 @@ def test_loss_and_gradient_are_finite_in_every_precision(name, nets, masked, dty
     assert gradient.abs().sum() > 0
 
 
+@pytest.mark.thorough
 @every_case
 @over("masked", [False, True])
 def test_an_empty_batch_has_loss_zero_and_gradient_zero(name, nets, masked):
@@ -256,6 +257,7 @@ def test_an_empty_batch_has_loss_zero_and_gradient_zero(name, nets, masked):
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
+@pytest.mark.thorough
 @every_case
 def test_a_batch_of_padding_has_loss_zero_and_gradient_zero(name, nets):
     batch = batch_of(name, nets)
@@ -265,6 +267,7 @@ def test_a_batch_of_padding_has_loss_zero_and_gradient_zero(name, nets):
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
+@pytest.mark.thorough
 @every_case
 def test_a_batch_without_labels_has_a_finite_loss(name, nets):
     for labels in (None, batch_of(name, nets).task.without_labels(batch_of(name, nets).labels)):
@@ -275,6 +278,7 @@ def test_a_batch_without_labels_has_a_finite_loss(name, nets):
         assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.thorough
 @every_case
 def test_the_same_seed_gives_the_same_loss_and_gradient(name, nets):
     first, second = (value_and_gradient(distiller_of(name, nets), batch_of(name, nets)) for _ in range(2))
@@ -282,6 +286,7 @@ def test_the_same_seed_gives_the_same_loss_and_gradient(name, nets):
     assert torch.equal(first[1], second[1])
 
 
+@pytest.mark.thorough
 @every_case
 def test_the_order_of_the_batch_changes_nothing(name, nets):
     distiller, batch = distiller_of(name, nets), batch_of(name, nets, masked=True)
@@ -306,6 +311,7 @@ def part_of(batch, rows):
     )
 
 
+@pytest.mark.thorough
 @every_case
 def test_cutting_the_batch_changes_nothing_unless_a_term_declares_to_relate_examples(name, nets):
     if name == "bss":  # which has nothing to move here: tests/unit/test_layer_methods.py
@@ -332,6 +338,7 @@ def test_cutting_the_batch_changes_nothing_unless_a_term_declares_to_relate_exam
         torch.testing.assert_close(sum(part.total.detach() for part in losses), loss, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.thorough
 @every_case
 def test_the_batch_is_read_and_not_changed(name, nets):
     batch = batch_of(name, nets, masked=True)
@@ -341,6 +348,7 @@ def test_the_batch_is_read_and_not_changed(name, nets):
         torch.testing.assert_close(getattr(batch, field), getattr(before, field), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.thorough
 @every_case
 def test_the_state_of_the_objective_survives_a_file_without_pickle(name, nets):
     distiller, fresh = distiller_of(name, nets), distiller_of(name, nets)
@@ -420,6 +428,7 @@ DROPS_ROWS = {"correlation_congruence", "darkrank", "dist", "fsp", "pkt", "rkd",
 """Methods on the relations of examples: those that a mask excludes are dropped, and the host must know how many."""
 
 
+@pytest.mark.thorough
 @every_case
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 def test_no_step_waits_for_the_device(name, nets, masked, monkeypatch):
@@ -435,6 +444,7 @@ def test_no_step_waits_for_the_device(name, nets, masked, monkeypatch):
         distiller(batch, 1).total.backward()
 
 
+@pytest.mark.thorough
 @every_case
 def test_what_is_not_looked_at_on_a_device_gives_the_same_loss(name, nets, monkeypatch):
     student, teacher = pair_of(name, nets, torch.float32)

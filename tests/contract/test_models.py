@@ -148,12 +148,14 @@ def test_all_weights_learn(name):
         assert parameter.grad.any(), path
 
 
+@pytest.mark.thorough
 @every_model
 def test_weights_follow_the_frameworks_generator(name):
     digest = state_digest(built(name))
     assert state_digest(built(name)) == digest != state_digest(built(name, seed=2))
 
 
+@pytest.mark.thorough
 @every_model
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(name):
     model = built(name).double()
@@ -167,6 +169,7 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_batch(name):
     torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.thorough
 @every_model
 def test_saved_and_loaded_it_answers_the_same(name):
     model, other = built(name), built(name, seed=2)
@@ -175,12 +178,14 @@ def test_saved_and_loaded_it_answers_the_same(name):
     assert torch.equal(answer(other.eval(), inputs_of(name)), answer(model.eval(), inputs_of(name)))
 
 
+@pytest.mark.thorough
 @every_model
 def test_a_fingerprint_tells_architectures_apart_and_not_processes(name):
     assert ModelTeacher(built(name)).fingerprint() == ModelTeacher(built(name)).fingerprint()
     assert " at 0x" not in repr(built(name))
 
 
+@pytest.mark.thorough
 @every_model
 def test_bf16_answers_are_near_the_full_ones(name):
     model = built(name).eval()
@@ -202,12 +207,14 @@ def test_every_module_can_be_tapped(name):
     assert set(outputs.features) == set(paths)
 
 
+@pytest.mark.thorough
 @every_image_model
 @over("shape", [(1, 16, 16), (3, 32, 32), (4, 19, 33)])
 def test_images_of_any_sensible_size_are_taken(name, shape):
     assert built(name, shape).eval()(images(2, shape)).shape == answer_shape(name, 2, shape)
 
 
+@pytest.mark.thorough
 @every_image_model
 def test_channels_last_answers_are_the_same(name):
     model = built(name).double().eval()
@@ -266,6 +273,7 @@ def test_dropout_leaves_names_weights_and_features_as_they_are(name, keys, dropo
         assert torch.equal(feature(plain, path), feature(dropping, path))
 
 
+@pytest.mark.thorough
 @over("name", sorted(set(STAGED) - {"residual_tanh"}))
 def test_the_relu_of_a_pre_activation_is_the_output_of_its_stage(name):
     model = built(name)

@@ -128,6 +128,7 @@ def test_every_packaged_recipe_is_valid(validator, name):
     assert complaints(validator, read_yaml(packaged(name).recipe)) == []
 
 
+@pytest.mark.thorough
 def test_the_rows_of_papers_are_valid(validator):
     wrong = []
     for name in papers.tables():
@@ -138,6 +139,7 @@ def test_the_rows_of_papers_are_valid(validator):
     assert wrong == []
 
 
+@pytest.mark.thorough
 @over(
     "change",
     [
@@ -280,6 +282,7 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.thorough
 def test_the_page_shows_commands_that_run():
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) >= 7

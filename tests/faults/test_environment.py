@@ -40,6 +40,7 @@ def in_turn(shares: list) -> list:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("share", "once"), in_turn(moments(3, 40)))
 def test_a_disk_that_is_full_at_any_write_of_a_run(place, whole, share, once):
     changes = Changes(place, at(whole, "distill", share), full, once=once)
@@ -49,6 +50,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(place, whole, share, once):
     goes_on(place, whole)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("size", [0, 300, 1500, pytest.param(600, marks=pytest.mark.slow)])
 def test_the_system_refuses_files_above_a_size(place, whole, size):
     def prepare() -> None:
@@ -75,6 +77,7 @@ def small_disk(place: Path) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "-l", str(runs)], check=True)
 
 
+@pytest.mark.miniature(0)
 @pytest.mark.parametrize("size", ["16k", pytest.param("28k", marks=pytest.mark.slow), "48k"])
 def test_a_small_file_system_fills_up(place, whole, small_disk, size):
     small_disk(size)
@@ -83,6 +86,7 @@ def test_a_small_file_system_fills_up(place, whole, small_disk, size):
     goes_on(place, whole)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["evaluate", "report"])
 @pytest.mark.parametrize(("share", "once"), in_turn(moments(2, 12)))
 def test_a_disk_that_is_full_while_a_run_is_judged(place, whole, share, name, once):
@@ -104,6 +108,7 @@ def test_a_disk_that_is_full_while_a_run_is_judged(place, whole, share, name, on
         assert found == known
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("after", [0, 1], ids=["page", "log"])
 def test_a_disk_that_is_full_when_the_page_of_a_new_run_is_written(place, whole, after):
     changes = Changes(place, whole.changes["distill"] + 2 + after, full, once=False)
@@ -116,6 +121,7 @@ def test_a_disk_that_is_full_when_the_page_of_a_new_run_is_written(place, whole,
 # ---------------------------------------------------------------------------------------------------- killed at a write
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", moments(3, 40))
 def test_killed_at_any_write_of_a_run(place, whole, share):
     changes = Changes(place, at(whole, "distill", share), kill, once=True)
@@ -123,6 +129,7 @@ def test_killed_at_any_write_of_a_run(place, whole, share):
     goes_on(place, whole)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", moments(2, 6))
 def test_killed_while_a_run_is_judged(place, whole, share):
     shutil.copytree(whole.folder / "runs", place / "runs")
@@ -138,6 +145,7 @@ def test_killed_while_a_run_is_judged(place, whole, share):
 # ------------------------------------------------------------------------------------------------------ the folder gone
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", moments(3, 25))
 def test_a_run_folder_that_vanishes_is_one_line_and_no_ruin_is_left(place, whole, share):
     def vanish(path: str) -> None:
@@ -157,6 +165,7 @@ def test_a_run_folder_that_vanishes_is_one_line_and_no_ruin_is_left(place, whole
 # ----------------------------------------------------------------------------------------------- two on the same folder
 
 
+@pytest.mark.thorough
 def test_a_second_process_on_a_run_folder_refuses_at_once(place, whole):
     def wait(path: str) -> None:
         (place / "waiting").touch()
@@ -210,6 +219,7 @@ def jump(seed: int) -> None:
     limbeck.runs.datetime = types.SimpleNamespace(datetime=JumpingDate, UTC=datetime.UTC)
 
 
+@pytest.mark.miniature(0)
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_a_clock_that_jumps_changes_nothing(place, seed):
     loud = [
@@ -252,6 +262,7 @@ def test_runs_have_folders_of_their_own_whatever_the_clock_says(tmp_path, monkey
 # ------------------------------------------------------------------------------------------------- homes of no use
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
 def test_a_cache_that_cannot_be_written_is_one_line_that_names_its_variable(place, whole, variable):
     (place / "file").write_text("")  # root may write anywhere, but not below a file
@@ -337,6 +348,7 @@ def broken(killed: Path) -> Path:
     return killed
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("file", "damage"), [("tensors.safetensors", flipped), ("state.json", truncated)])
 def test_a_damaged_checkpoint_in_a_run_is_named_and_the_one_before_is_good(whole, broken, file, damage):
     run = run_of(broken)
@@ -349,6 +361,7 @@ def test_a_damaged_checkpoint_in_a_run_is_named_and_the_one_before_is_good(whole
     goes_on(broken, whole)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "damage"),
     [("result.json", truncated), ("student.safetensors", truncated), ("student.safetensors", flipped)],

@@ -152,6 +152,7 @@ def intact() -> dict[str, object]:
     return {}
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_intact_run_is_told_of(place, intact, verb):
     answer = told(verb)
@@ -208,6 +209,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.miniature(3)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_run_was_made_of_is_compared(place, change, verb):
@@ -222,6 +224,7 @@ def test_what_a_run_was_made_of_is_compared(place, change, verb):
     told(verb).refused("copies/run", *said)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("verb", VERBS)
 def test_data_that_was_moved_is_named_and_can_be_pointed_at(place, intact, verb):
     expected = intact.setdefault(verb, figures(verb, told(verb)))

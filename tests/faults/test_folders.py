@@ -15,6 +15,7 @@ from walk import over
 CHANGES = {"training.learning_rate": {"learning_rate": 0.02}, "seed": {"seed": 4}}
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("key", CHANGES)
 def test_another_training_is_refused_by_the_first_key_that_differs(tmp_path, key, finished):
@@ -77,6 +78,7 @@ def test_functions_of_a_term_are_not_taken_for_schedules_and_do_not_stop_it_from
         trained(tmp_path / "whole", Tripwire(), scale=0.25)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("changes", [{"accumulate": 1}, {"workers": 1}, {"checkpoint_seconds": 5.0}])
 def test_what_does_not_decide_the_outcome_may_change(tmp_path, changes):
     with pytest.raises(Crash):

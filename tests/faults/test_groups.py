@@ -144,6 +144,7 @@ def apart(group, tmp_path, **how):
 
 
 # Python 3.12 warns of any fork in a process with threads; these children only compute and end.
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize(
     ("more", "ends"),
@@ -258,6 +259,7 @@ def test_a_group_learns_the_same_from_the_predictions_of_another_as_from_its_net
         torch.testing.assert_close(one, other, atol=3e-4, rtol=1e-3)  # batches of 96 and of 8 round in other ways
 
 
+@pytest.mark.thorough
 def test_a_group_that_goes_on_between_two_exchanges_takes_what_it_missed_at_once(tmp_path):
     """In this process, one after the other: the second one is broken off, and hears of the first before it goes on."""
     how = {"groups": 2, "every": 5, "burn_in": 0, "wait": False}

@@ -81,6 +81,7 @@ def whole(made):
     return run_of(folder)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(("who", "step"), [(1, 1), (0, 5), (1, 9)])
 def test_killed_in_one_process_all_end_soon_with_one_line_and_resume_bit_for_bit(made, tmp_path, whole, who, step):
     folder = furnish(made, tmp_path / "killed")
@@ -97,6 +98,7 @@ def test_killed_in_one_process_all_end_soon_with_one_line_and_resume_bit_for_bit
     assert bits(run_of(folder)) == bits(whole)
 
 
+@pytest.mark.thorough
 def test_a_stored_teacher_serves_two_processes_as_it_serves_one(made, tmp_path):
     teacher = {"model": {"kind": "mlp", "hidden": [16]}, "training": SHORT, "store": STORE}
     keys = {"teacher": teacher, "method": {"name": "kd", "temperature": 2.0}}
@@ -137,6 +139,7 @@ def test_networks_divided_among_two_processes_learn_what_whole_ones_learn_in_one
             torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("who", "step"), [(1, 5), (0, 9)])
 def test_a_launch_with_divided_networks_of_which_one_is_killed_resumes_bit_for_bit(made, tmp_path, divided, who, step):
     folder = furnish(made, tmp_path / "killed", **DIVIDED)
@@ -151,6 +154,7 @@ def test_a_launch_with_divided_networks_of_which_one_is_killed_resumes_bit_for_b
     assert bits(run_of(folder)) == bits(divided)
 
 
+@pytest.mark.thorough
 def test_a_recipe_that_divides_networks_wants_several_processes(made, tmp_path):
     folder = furnish(made, tmp_path / "one", **DIVIDED)
     command(folder, *DISTILL).refused("teacher.training.fsdp: found 'student' in one process; expected several")

@@ -66,6 +66,7 @@ def agree(folder, told, name, result):
     return True
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     "kind", [kind for kind in processes.SETTINGS if "dropout" not in kind and kind != "batch norm"]
 )

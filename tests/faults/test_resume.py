@@ -55,6 +55,7 @@ def same(folder, kind, result, uninterrupted):
 # ----------------------------------------------------------------------------------------------------------- every step
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_stopped_by_a_signal_after_every_single_step(tmp_path, kind, uninterrupted):
     def interrupt(step):
@@ -84,6 +85,7 @@ def send(*numbers):
         signal.raise_signal(number)  # to this very thread, so that none is merged with the one before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", [0.0, 1e9], ids=["a checkpoint a step", "no checkpoint"])
 def test_broken_in_the_middle_of_every_single_step(tmp_path, every, uninterrupted):
     def act(step):
@@ -107,6 +109,7 @@ def test_broken_in_the_middle_of_every_single_step(tmp_path, every, uninterrupte
         assert len(calls) == 9 * 2 + 18
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 @pytest.mark.parametrize("where", ["validation", "watch", "metrics"])
 def test_broken_between_two_epochs(tmp_path, monkeypatch, where, epoch, uninterrupted):
@@ -137,6 +140,7 @@ def test_broken_between_two_epochs(tmp_path, monkeypatch, where, epoch, uninterr
     assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("where", ["save_weights", "write_json", "remove"])
 def test_broken_while_the_result_is_written(tmp_path, monkeypatch, where, uninterrupted):
     def broken(*args, **options):
@@ -188,6 +192,7 @@ def hang_up():
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_ends_with_its_exit_code(tmp_path, number, code, uninterrupted):
@@ -227,6 +232,7 @@ def test_a_signal_between_stages_stops_before_the_next(tmp_path):
         assert ended(tmp_path / "broken" / name) == ended(tmp_path / "whole" / name)
 
 
+@pytest.mark.thorough
 def test_a_second_signal_stops_at_once_and_what_was_saved_is_good(tmp_path, uninterrupted):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, act=once(4, lambda: send(signal.SIGINT, signal.SIGINT)))
@@ -288,6 +294,7 @@ def mark(folder):
     return newest, (folder / "result.json").exists()
 
 
+@pytest.mark.miniature(0)
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, kills, uninterrupted):
     moments, killed, stood, trainings = random.Random(kills), 0, set(), 0
@@ -298,6 +305,7 @@ def test_killed_at_random_moments(tmp_path, kills, uninterrupted):
     assert len(stood) >= 3
 
 
+@pytest.mark.thorough
 def test_a_terminated_process_ends_with_143(tmp_path, uninterrupted):
     child = forked(lambda: run(tmp_path, act=lambda step: time.sleep(0.05)))
     while checkpoints.newest(tmp_path / "checkpoints") is None:
@@ -308,6 +316,7 @@ def test_a_terminated_process_ends_with_143(tmp_path, uninterrupted):
     assert same(tmp_path, "everything", run(tmp_path), uninterrupted)
 
 
+@pytest.mark.thorough
 def test_a_second_process_on_a_bare_folder_is_refused_until_the_first_is_gone(tmp_path, uninterrupted):
     child = forked(lambda: run(tmp_path, act=once(5, lambda: time.sleep(60))))
     try:
@@ -345,6 +354,7 @@ def teaching(recipe_and_parts, cache, report):
     report.write_text(json.dumps({"said": said, "digest": state_digest(model), "looks": taken}))
 
 
+@pytest.mark.thorough
 def test_two_processes_that_want_one_teacher_train_it_once(tmp_path, recipe_and_parts):
     reports = [tmp_path / "0.json", tmp_path / "1.json"]
     children = [
@@ -360,6 +370,7 @@ def test_two_processes_that_want_one_teacher_train_it_once(tmp_path, recipe_and_
     assert trainer["digest"] == reader["digest"]
 
 
+@pytest.mark.thorough
 def test_the_process_that_waits_goes_on_where_the_killed_one_stood(tmp_path, recipe_and_parts):
     teaching(recipe_and_parts, tmp_path / "whole", tmp_path / "whole.json")
     first = forked(lambda: teaching(recipe_and_parts, tmp_path / "cache", tmp_path / "0.json"))
@@ -379,6 +390,7 @@ def test_the_process_that_waits_goes_on_where_the_killed_one_stood(tmp_path, rec
 # ------------------------------------------------------------------------------------------ what a folder already holds
 
 
+@pytest.mark.thorough
 def test_a_finished_folder_is_read_without_training(tmp_path, uninterrupted):
     def never(step):
         raise AssertionError("a step was taken")
@@ -392,6 +404,7 @@ def test_a_finished_folder_is_read_without_training(tmp_path, uninterrupted):
     assert [(look.resumed, look.step, look.steps) for look in looks] == [(True, 9, 9)]
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_student_that_starts_from_other_weights_is_refused(tmp_path, finished):
     act = (lambda step: None) if finished else once(4, lambda: send(signal.SIGINT))

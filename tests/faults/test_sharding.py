@@ -222,6 +222,7 @@ def same(found, wanted):
     return found.keys() == wanted.keys()
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_divided_networks_learn_what_whole_ones_learn_in_one_process_and_write_the_same_file(two, tmp_path, kind):
     folder, told = two

@@ -98,6 +98,7 @@ def idx_bytes(draw: random.Random) -> bytes:
     return content
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("seeds", cases(80, 2000, 2))
 @pytest.mark.parametrize("kind", ["npz", "idx", "safetensors"])
 def test_no_malformed_file_ends_in_anything_but_one_line(tmp_path, kind, seeds):

@@ -60,6 +60,7 @@ def everything(splits: Splits) -> torch.Tensor:
     return splits.train.gather(torch.arange(len(splits.train)))
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("seeds", cases(60, 2000, 2))
 @pytest.mark.parametrize("ending", FORMATS)
 def test_no_damaged_image_ends_in_anything_but_one_line(place, ending, seeds):
@@ -89,6 +90,7 @@ def test_the_images_that_the_damage_starts_from_are_good(place, ending):
             assert len(read().train) == 2
 
 
+@pytest.mark.miniature(21)
 @pytest.mark.parametrize("ending", [*FORMATS, "PNG", "jpeg"])
 @pytest.mark.parametrize(
     "content",

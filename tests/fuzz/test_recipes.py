@@ -248,6 +248,7 @@ def nudged(draw: random.Random, base: dict[str, Any]) -> dict[str, Any]:
     return base
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seeds", cases(80, 10_000))
 def test_no_recipe_ends_in_anything_but_a_rehearsal_or_one_line(tmp_path, seeds):
     path, answers = tmp_path / "recipe.yaml", {0: 0, 2: 0}
@@ -272,6 +273,7 @@ def test_no_recipe_ends_in_anything_but_a_rehearsal_or_one_line(tmp_path, seeds)
     assert answers[2] > len(seeds) // 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seeds", cases(60, 1000, 2))
 def test_no_override_ends_in_anything_but_a_recipe_or_one_line(tmp_path, seeds):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(MAXIMAL))
@@ -295,6 +297,7 @@ def test_a_run_is_written_into_its_folder_whatever_it_is_called(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("levels", [8, 30, 2000])
 @pytest.mark.parametrize("kind", ["list", "merge", "text"])
 def test_aliases_expand_within_bounds(tmp_path, kind, levels):

@@ -125,6 +125,7 @@ WAYS = {
 }
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("seeds", cases(6, 120, 2))
 @pytest.mark.parametrize("file", WAYS)
 def test_no_damaged_run_ends_in_anything_but_a_result_or_one_line(run, file, seeds):
@@ -172,6 +173,7 @@ def safe(text: str) -> None:
     assert HOSTILE not in text
 
 
+@pytest.mark.thorough
 def test_the_report_and_the_comparison_escape_what_they_show(run, tmp_path):
     def hostile(manifest: dict[str, Any]) -> None:
         manifest |= {"command": [HOSTILE], "started": HOSTILE, "git": f"{HOSTILE}\ud800"}
@@ -220,6 +222,7 @@ def going_on(made: Path, tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
     return place, go_on
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seeds", cases(20, 300, 2))
 @pytest.mark.parametrize("what", ["result", "state", "signed state", "signed tensors", "tensors"])
 def test_no_checkpoint_ends_in_anything_but_a_result_or_one_line(going_on, what, seeds):
@@ -269,6 +272,7 @@ def spoil(draw: random.Random, checkpoint: Path, what: str) -> None:
     state.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text}))
 
 
+@pytest.mark.thorough
 def test_the_files_that_the_damage_starts_from_are_good(run, going_on):
     for how in ("read", "evaluate", "compare", "report"):
         assert not isinstance(answered(lambda how=how: judged(run, how)), str)

@@ -156,6 +156,7 @@ def restore(folder, contents):
             (folder / name).write_bytes(content)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seeds", cases(1500, 100_000))
 def test_a_hostile_store_is_refused_by_name_or_answers_as_it_did(stores, seeds):
     refused = 0

@@ -57,6 +57,7 @@ def damaged(draw, content):
     return raw
 
 
+@pytest.mark.miniature(5)
 @pytest.mark.parametrize("seeds", cases(20, 2000, 4))
 @pytest.mark.parametrize("kind", READERS)
 def test_no_malformed_file_of_texts_ends_in_anything_but_one_line(tmp_path, kind, seeds):

@@ -195,6 +195,7 @@ def test_accumulation_of_unlike_batches_is_the_whole_batch_and_the_librarys_own_
         torch.testing.assert_close(own.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_tied_student_is_saved_once_read_by_the_library_and_resumed(tmp_path):
     def model(seed=0):
         return TrainerModel(Distiller(gpt(seed=seed), ModelTeacher(gpt(2)), methods.kd()), shift=True)

@@ -56,6 +56,7 @@ def recipe(place, teacher=None, **more):
     return Recipe.parse(keys | more, place)
 
 
+@pytest.mark.thorough
 def test_a_student_learns_what_a_pretrained_teacher_was_fine_tuned_to_and_needs_its_folder_no_more(place, tmp_path):
     run = RunFolder.create(tmp_path, "text", recipe(place).to_yaml(), ["test"])
     outcome = distill(recipe(place), run, cache=tmp_path / "cache")

@@ -169,6 +169,7 @@ def distance(first, second):
     return float((weights(first) - weights(second)).norm() / weights(second).norm())
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("kind", ["mlp", "bert"])
 def test_the_same_distiller_learns_the_same_under_every_loop(tmp_path, kind):
     samples = samples_of(50, unlabelled=9)  # the last batch has 2
@@ -198,6 +199,7 @@ def evaluated(distiller, samples):
         return distiller.eval()(Batch.of(samples.inputs, samples.labels)).total.item()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unlabelled", [0, 30])
 def test_the_trainers_accumulation_divides_by_the_labels_of_the_whole_step(tmp_path, unlabelled):
     samples = samples_of(48, unlabelled=unlabelled)
@@ -211,6 +213,7 @@ def test_the_trainers_accumulation_divides_by_the_labels_of_the_whole_step(tmp_p
     assert distance(by_fit, by_hand) < TOLERANCE
 
 
+@pytest.mark.thorough
 def test_a_term_that_counts_other_samples_than_the_labelled_ones_is_refused_in_a_step_of_several_batches(tmp_path):
     samples, halves = samples_of(48, unlabelled=30), {"per_device_train_batch_size": BATCH // 2}
     with pytest.raises(InputError, match=r"term 'soft': it counts 8 places of a batch that has \d labels"):
@@ -218,6 +221,7 @@ def test_a_term_that_counts_other_samples_than_the_labelled_ones_is_refused_in_a
     under_trainer(distiller_of("mlp"), samples, tmp_path, **halves)  # each batch is a step of its own
 
 
+@pytest.mark.thorough
 def test_schedules_follow_the_trainer_through_its_callback_and_are_refused_without_one(tmp_path):
     samples = samples_of(48)
 
@@ -249,6 +253,7 @@ def test_the_trainer_evaluates_and_predicts_with_the_student(tmp_path):
     assert trainer.evaluate(Rows(samples))["eval_loss"] == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_columns_that_the_trainer_leaves_out_are_missed_with_the_mend(tmp_path):
     trainer = trainer_of(TrainerModel(distiller_of("mlp")), samples_of(16), tmp_path, remove_unused_columns=True)
     with pytest.raises(InputError, match="set remove_unused_columns=False in the Trainer"):

@@ -101,6 +101,7 @@ def shrunk(table: Table, row: Row, folder: Path) -> Row:
     return replace(row, settings={budget: [*row.settings[budget], *settings] for budget in BUDGETS})
 
 
+@pytest.mark.miniature(1)
 @every_table
 def test_a_table_has_valid_recipes_at_both_budgets_and_a_card(name):
     table = load_table(name)
@@ -124,6 +125,7 @@ def test_a_table_has_valid_recipes_at_both_budgets_and_a_card(name):
         assert part in card, part
 
 
+@pytest.mark.miniature(11)
 @every_table
 def test_what_is_recorded_is_of_known_rows_and_agrees_with_itself(name):
     table = load_table(name)
@@ -144,6 +146,7 @@ def test_what_is_recorded_is_of_known_rows_and_agrees_with_itself(name):
                 assert (ours["ours"][figure]["sd"] is None) == (len(values) == 1)
 
 
+@pytest.mark.miniature(9)
 @every_table
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_the_page_of_reproductions_shows_what_is_recorded(name, budget):

@@ -24,6 +24,7 @@ class Counter:
                 raise KeyboardInterrupt
 
 
+@pytest.mark.thorough
 def test_a_rows_recipe_gives_the_figures_that_the_table_has(read, tmp_path):
     table = read()
     found = reproduce(table)
@@ -59,6 +60,7 @@ def test_a_row_asks_for_its_role_alone(read):
     assert set(watch.epochs) == {"teacher"}
 
 
+@pytest.mark.thorough
 def test_a_choice_is_made_at_the_first_seed_whichever_is_asked_for(read):
     watch = Counter()
     reproduce(read(), only=["taught"], seeds=[1], watch=watch)
@@ -67,6 +69,7 @@ def test_a_choice_is_made_at_the_first_seed_whichever_is_asked_for(read):
     assert "distilled (seed 0)" not in watch.epochs
 
 
+@pytest.mark.thorough
 def test_rows_of_one_recipe_share_their_trainings(read):
     same = ("set: {search: {training.learning_rate: [0.03, 0.1]}}", "")
     other = ("set: {search: {training.learning_rate: [0.03, 0.1], method.temperature: [2.0]}}", "")
@@ -77,6 +80,7 @@ def test_rows_of_one_recipe_share_their_trainings(read):
     assert len(list((cache_folder() / "papers" / "fake2015-digits" / "reduced" / "runs").glob("*/recipe.yaml"))) == 1
 
 
+@pytest.mark.thorough
 def test_an_interrupted_row_goes_on_to_the_same_figures(read, tmp_path, monkeypatch):
     table = read()
     whole = reproduce(table, only=["taught"], seeds=[0])
@@ -88,6 +92,7 @@ def test_an_interrupted_row_goes_on_to_the_same_figures(read, tmp_path, monkeypa
     assert "search-distilled-0" not in rest.epochs
 
 
+@pytest.mark.thorough
 def test_an_edited_table_is_measured_anew_from_the_same_trainings(read):
     first = reproduce(read(), only=["taught"], seeds=[0])["taught"][0]
     watch = Counter()
@@ -98,6 +103,7 @@ def test_an_edited_table_is_measured_anew_from_the_same_trainings(read):
     assert watch.epochs == []
 
 
+@pytest.mark.thorough
 def test_an_unknown_row_seed_or_measure_is_refused(read):
     table = read()
     with pytest.raises(RecipeError, match="has no row 'alon'; did you mean 'alone'"):
@@ -110,6 +116,7 @@ def test_an_unknown_row_seed_or_measure_is_refused(read):
         reproduce(read(TABLE, ("role: teacher", "role: assistant")), only=["teacher"], seeds=[0])
 
 
+@pytest.mark.thorough
 def test_what_was_decided_on_held_out_samples_is_a_figure(read, tmp_path):
     search = "search: {training.learning_rate: [0.03, 0.1], method.temperature: [2.0]}"
     changes = (

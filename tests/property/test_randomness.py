@@ -215,6 +215,7 @@ def test_the_ranks_parts_are_the_global_batch(size, batch_size, world, epoch, se
     assert len(set(covered)) == len(covered) == (size // batch_size * batch_size if drop_last else size)
 
 
+@pytest.mark.thorough
 @few
 @given(size=st.integers(2, 40), sizes=st.tuples(st.integers(1, 50), st.integers(1, 50)), start=st.integers(0, 50))
 def test_neither_batch_size_nor_resuming_changes_a_sample(size, sizes, start):

@@ -88,6 +88,7 @@ def test_a_recipe_is_valid_and_bears_the_name_of_its_folder(name):
     assert load_recipe(find(name).recipe).name == name
 
 
+@pytest.mark.miniature(5)
 @every_recipe
 def test_a_resolved_recipe_is_its_own_resolved_form_from_any_folder(name, tmp_path):
     first = load_recipe(find(name).recipe).to_yaml()
@@ -108,6 +109,7 @@ def test_a_recipe_has_a_summary_and_a_card(name):
         assert part in card, part
 
 
+@pytest.mark.thorough
 def test_each_pair_of_the_cifar_tables_is_named_by_two_settings():
     packaged = find("cifar100-kd")
     pairs = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([\d,]+) → ([\d,]+) \|$", packaged.card, flags=re.MULTILINE)
@@ -126,6 +128,7 @@ def small_cifar(tmp_path, monkeypatch):
     return write(tmp_path / "cifar-100", sheets(Small(cifar._CIFAR100, (400, 150))))
 
 
+@pytest.mark.miniature(1)
 @every_recipe
 def test_a_recipe_runs_when_it_is_shrunk(name, tmp_path, monkeypatch, request):
     path = find(name).recipe

@@ -37,6 +37,7 @@ def _mean_errors(train: lb.data.SampleSet, held_out: lb.data.SampleSet, teacher:
     return fmean(errors)
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_learnt_from_noisy_labels_corrects_them(splits: tuple[lb.data.SampleSet, ...]) -> None:
     train, held_out = splits
     draws = uniform(0, "noise", torch.zeros_like(train.index), train.index, 2)

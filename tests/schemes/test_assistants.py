@@ -126,6 +126,7 @@ def test_each_network_is_taught_by_the_one_before(tiny, carried_out, tmp_path):
     assert relative == sorted(relative)
 
 
+@pytest.mark.thorough
 def test_a_chain_that_is_killed_goes_on(tiny, carried_out, killed_everywhere, same_weights):
     recipe = tiny(teacher=WIDE, scheme=SCHEME)
     whole, _ = carried_out(recipe)

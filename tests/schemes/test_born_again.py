@@ -52,6 +52,7 @@ def test_without_a_teacher_all_generations_are_equal_in_kind(tiny, carried_out):
     assert len({role.parameters for role in outcome.roles.values()}) == 1
 
 
+@pytest.mark.thorough
 def test_generations_that_are_killed_go_on(tiny, carried_out, killed_everywhere, same_weights):
     recipe = tiny(scheme=SCHEME)
     whole, _ = carried_out(recipe)
@@ -60,6 +61,7 @@ def test_generations_that_are_killed_go_on(tiny, carried_out, killed_everywhere,
     same_weights(whole, killed, trained)
 
 
+@pytest.mark.thorough
 def test_generations_whose_weights_are_gone_at_resume_are_named_together(tiny, tmp_path):
     recipe = tiny(scheme=SCHEME)
     folder = RunFolder.create(tmp_path, "tiny", recipe.to_yaml(), ["test"])
@@ -75,6 +77,7 @@ def test_generations_whose_weights_are_gone_at_resume_are_named_together(tiny, t
     assert "delete generation_1-0, generation_2-0 and what was taught by them" in line
 
 
+@pytest.mark.thorough
 def test_the_ensemble_of_a_finished_run_is_read_back(tiny, carried_out):
     recipe = tiny(scheme=SCHEME)
     path, _ = carried_out(recipe)

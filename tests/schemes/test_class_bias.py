@@ -73,6 +73,7 @@ def test_the_bias_makes_the_fewest_held_out_errors_and_the_student_has_it(biased
     assert run.parameters("distilled") == run.parameters("unbiased")
 
 
+@pytest.mark.thorough
 def test_classes_may_be_named_and_get_a_bias_below_zero(biased, carried_out):
     lines = []
     data = {"kind": "digits", "transfer": {"only": [7, 8]}}
@@ -82,6 +83,7 @@ def test_classes_may_be_named_and_get_a_bias_below_zero(biased, carried_out):
     assert f"class_bias: {bias:+g} for 7, 8" in lines
 
 
+@pytest.mark.thorough
 def test_a_refit_and_other_seeds_keep_the_bias_of_the_first_choice(biased, carried_out, tmp_path):
     recipe = biased(refit=True, seeds=[0, 1])
     path, outcome = carried_out(recipe)
@@ -93,12 +95,14 @@ def test_a_refit_and_other_seeds_keep_the_bias_of_the_first_choice(biased, carri
     assert [float(run.model("distilled", seed).bias[3]) for seed in (0, 1)] == [np.float32(expected)] * 2
 
 
+@pytest.mark.thorough
 def test_a_search_judges_candidates_with_their_bias(biased, carried_out):
     path, outcome = carried_out(biased(search={"training.learning_rate": [1e-6, 0.1]}))
     assert outcome.chosen["distilled"] == {"training.learning_rate": 0.1}
     assert (path / "search-distilled-0-unbiased").is_dir()
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_killed_goes_on(biased, carried_out, killed_everywhere, same_weights):
     recipe = biased(training={"epochs": 2, "batch_size": 128})
     whole, _ = carried_out(recipe)

@@ -53,6 +53,7 @@ def test_the_teacher_is_that_of_all_classes_and_answers_for_some(tiny, tmp_path)
     assert torch.equal(teacher.class_vectors(3), last.weight[list(NUMBERS)])
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("method", [{"name": "kd"}, {"name": "kd_sim"}, {"name": "kd_pt"}, {"name": "logit_matching"}])
 def test_a_run_for_some_classes_is_measured_on_them_and_read_back(tiny, carried_out, method):
     recipe = tiny(classes=list(SERVED), method=method)
@@ -83,6 +84,7 @@ def test_unlabelled_transfer_still_holds_the_subset_alone(tiny):
     assert parts.alone.legend.labelled
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_says_who_answers_how_many_classes(tiny):
     rehearsal = rehearse(tiny(classes=list(SERVED)))
     assert [model.outputs[-1] for model in rehearsal.models] == [10, 3, 3]

@@ -37,6 +37,7 @@ def _no_time_is_measured(monkeypatch):
 STUDENT = {"model": {"kind": "mlp", "hidden": [16]}}
 
 
+@pytest.mark.thorough
 def test_rank_pruning_and_fewer_bits_are_resumed_after_kills_and_read_back(
     tiny, carried_out, killed_everywhere, same_weights
 ):
@@ -106,6 +107,7 @@ def test_each_stage_is_taught_by_whom_its_recipe_says(tiny, carried_out, tmp_pat
         assert all(same), name
 
 
+@pytest.mark.thorough
 def test_a_student_may_begin_with_the_weights_of_a_file_and_need_no_retraining(tiny, carried_out, tmp_path):
     path, _ = carried_out(tiny(student=STUDENT, seeds=[0, 1]))
     start = str(path / "distilled-{seed}" / "student.safetensors")
@@ -128,6 +130,7 @@ def test_a_student_may_begin_with_the_weights_of_a_file_and_need_no_retraining(t
     assert json.loads(json.dumps(outcome.as_dict()))["figures"]
 
 
+@pytest.mark.thorough
 def test_a_student_may_begin_as_its_teacher(tiny, carried_out, refusal, tmp_path):
     stages = [{"transform": {"kind": "prune", "skip": []}, "retrain": {"epochs": 0}}]
     scheme = {"name": "compress", "start": "teacher", "stages": stages}
@@ -146,6 +149,7 @@ def ramped(steps, epochs, **keys):
     return {"transform": transform, "retrain": {"epochs": epochs}}
 
 
+@pytest.mark.thorough
 @over("settings", [{"keep": "best"}, {"keep": "best", "patience": 1}])
 def test_a_ramp_is_followed_to_its_end_whatever_the_epochs_before_were_worth(tiny, carried_out, settings):
     training = {"epochs": 2, "batch_size": 128, **settings}
@@ -162,6 +166,7 @@ def low_rank(**keys):
     return {"transform": {"kind": "low_rank", **keys}}
 
 
+@pytest.mark.thorough
 @over(
     "scheme, expected",
     [

@@ -180,6 +180,7 @@ def test_the_attack_refuses(call, error, said):
 # ------------------------------------------------------------------------------------------------------------- a recipe
 
 
+@pytest.mark.thorough
 def test_a_recipe_gives_the_claim_and_its_caveat(tiny, tmp_path, killed_everywhere, same_weights):
     from limbeck.cli.distill import run as command
     from limbeck.runs import RunFolder

@@ -88,6 +88,7 @@ def test_trainings_with_other_ends_are_told_apart():
 # --------------------------------------------------------------------------------------------------------- the training
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("where", [{"step": 3}, {"share": 0.5}])
 def test_an_end_at_a_step_is_a_schedule_of_both_terms(tiny, carried_out, where, tmp_path):
     recipe = tiny(scheme={"name": "early_stopping", **where})
@@ -147,6 +148,7 @@ def test_the_noted_loss_is_the_terms_mean_over_the_validation_set(tiny):
     assert student.training
 
 
+@pytest.mark.thorough
 def test_converged_distillation_is_gone_on_with_exactly(tiny, carried_out, killed_everywhere, same_weights):
     recipe = tiny(scheme=CONVERGED, training={"epochs": 6, "batch_size": 64})
     whole, outcome = carried_out(recipe)
@@ -159,6 +161,7 @@ def test_converged_distillation_is_gone_on_with_exactly(tiny, carried_out, kille
     assert ["soft" in line["train"] for line in lines] == [epoch <= end for epoch in range(1, 7)]
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("epoch", [1, 3, 5])
 def test_an_ending_training_resumes_bit_for_bit_from_any_epoch(tiny, tmp_path, epoch):
     parts = prepare(tiny())
@@ -189,6 +192,7 @@ def test_an_ending_training_resumes_bit_for_bit_from_any_epoch(tiny, tmp_path, e
     assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), read.parameters(), strict=True))
 
 
+@pytest.mark.thorough
 def test_a_refit_ends_where_the_held_out_part_said(tiny, carried_out):
     recipe = tiny(scheme=CONVERGED, training={"epochs": 6, "batch_size": 64}, refit=True, seeds=[0, 1])
     path, outcome = carried_out(recipe)
@@ -243,6 +247,7 @@ def test_the_candidate_is_chosen_on_held_out_data_at_the_first_seed(tiny, carrie
     assert compute == pytest.approx((2 + 1) / 2)  # two candidates at the first seed, one training at the second
 
 
+@pytest.mark.thorough
 def test_a_run_with_candidates_that_is_killed_goes_on(tiny, carried_out, killed_everywhere, same_weights):
     recipe = tiny(scheme={"name": "early_stopping", "share": 0.5, "teacher_epochs": [1]})
     whole, _ = carried_out(recipe)

@@ -44,6 +44,7 @@ def test_members_differ_by_their_seed_and_the_first_is_the_plain_teacher(tiny, t
     assert len(set(recipe.teacher.seeds(0)) | set(recipe.teacher.seeds(1))) == 6
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
 def test_the_ensemble_teaches_by_the_mean_of_its_softened_members(tiny, tmp_path, mean):
     recipe = tiny(teacher={**THREE, "mean": mean, "weights": [0.5, 0.25, 0.25]})
@@ -63,6 +64,7 @@ def test_the_ensemble_teaches_by_the_mean_of_its_softened_members(tiny, tmp_path
     torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("teacher", [THREE, MIXED], ids=["three", "mixed"])
 def test_an_ensemble_is_measured_beside_one_of_its_networks_and_read_back(tiny, carried_out, tmp_path, teacher):
     recipe = tiny(teacher={**teacher, "seed": None}, seeds=[0, 1])
@@ -97,6 +99,7 @@ def test_an_ensemble_is_measured_beside_one_of_its_networks_and_read_back(tiny, 
     assert gathered.notes == []
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_is_asked_at_every_step_may_be_an_ensemble(tiny, carried_out):
     recipe = tiny(teacher={**THREE, "store": False}, training={"epochs": 1, "batch_size": 128})
     _, outcome = carried_out(recipe)
@@ -117,6 +120,7 @@ def test_one_network_resolves_as_it_always_did(tiny):
     assert list(tiny(teacher=ONE).keys["teacher"]) == ["model", "training", "method", "seed", "view", "store"]
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_counts_the_members(tiny):
     found = rehearse(tiny(teacher=THREE, seeds=[0, 1]))
     assert (found.models[0].role, found.models[0].runs) == ("teacher", 3)

@@ -84,6 +84,7 @@ def moved(one, other):
     return {name.split(".")[0] for name, tensor in one.items() if not torch.equal(tensor, other[name])}
 
 
+@pytest.mark.thorough
 def test_stages_train_blocks_on_other_data_then_on_the_task_and_then_the_predictions(recipe, carried_out):
     found = recipe()
     path, outcome = carried_out(found)
@@ -149,6 +150,7 @@ def test_a_path_may_begin_with_a_variable_and_a_part_of_the_general_set_is_enoug
     assert len(parts.general) == 7
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_does_no_better_than_chance_is_named_before_anything_is_trained(recipe):
     given = {"model": recipe().keys["teacher"]["model"]}
     notes = rehearse(recipe(teacher=given, validation=40)).notes
@@ -156,6 +158,7 @@ def test_a_teacher_that_does_no_better_than_chance_is_named_before_anything_is_t
     assert not any("the teacher is right for" in note for note in rehearse(recipe()).notes)
 
 
+@pytest.mark.thorough
 def test_a_student_begins_with_every_second_block_of_the_trained_teacher(recipe, carried_out):
     student = {**recipe().keys["student"], "copy_blocks": "uniform"}
     training = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-12, "optimizer": "sgd"}

@@ -46,6 +46,7 @@ def test_the_first_stage_trains_the_layers_up_to_the_hint_and_the_second_trains_
     assert '"soft"' in losses[1]
 
 
+@pytest.mark.thorough
 def test_a_run_killed_in_either_stage_ends_as_one_that_was_not(tiny, carried_out, killed_everywhere, same_weights):
     recipe = tiny(**{**KEYS, "method": {"name": "fsp", "layers": ["stem", "stage1"], "projection": "conv_bn"}})
     path, _ = carried_out(recipe)
@@ -54,6 +55,7 @@ def test_a_run_killed_in_either_stage_ends_as_one_that_was_not(tiny, carried_out
     same_weights(path, again, ["on_layers-0", "distilled-0"])
 
 
+@pytest.mark.thorough
 @over(
     "change, line",
     [
@@ -87,6 +89,7 @@ def test_the_default_part_is_what_the_compared_layers_depend_on(tiny):
     assert not any(path.startswith(("blocks.1", "head", "norm")) for path in found)
 
 
+@pytest.mark.thorough
 def test_a_named_part_is_trained_instead(tiny, carried_out):
     path, _ = carried_out(tiny(**{**KEYS, "scheme": {**SCHEME, "trainable": ["stem.0"]}}))
     recipe = tiny(**KEYS)

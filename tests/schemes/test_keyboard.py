@@ -63,6 +63,7 @@ def test_the_packaged_chain_is_resumed_anywhere_and_reported(carried_out, killed
     assert f"{typing['keystroke_savings'].mean:.1f} / {typing['known_keystroke_savings'].mean:.1f}" in page
 
 
+@pytest.mark.thorough
 def test_the_packaged_chain_is_measured_stage_by_stage(carried_out):
     recipe = chain()
     path, outcome = carried_out(recipe)

@@ -105,6 +105,7 @@ def test_the_average_answers_in_eval_mode_and_the_student_trains_on():
     assert set(distiller.state_dict()) == {f"student.{name}" for name in student.state_dict()}
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 7])
 def test_a_mean_teacher_resumes_bit_for_bit(tmp_path, at):
     def train(folder, watch):
@@ -142,6 +143,7 @@ def test_without_an_average_it_is_refused():
 # ------------------------------------------------------------------------------------------------------------- a recipe
 
 
+@pytest.mark.thorough
 def test_a_recipe_keeps_the_average_as_its_student(tiny, carried_out, killed_everywhere, same_weights):
     part = {"kind": "digits", "transfer": {"labelled": 0.2}}
     recipe = tiny(data=part, scheme=SCHEME, method=METHOD)
@@ -172,6 +174,7 @@ def test_a_recipe_keeps_the_average_as_its_student(tiny, carried_out, killed_eve
     same_weights(path, killed, trained)
 
 
+@pytest.mark.thorough
 def test_the_teacher_may_see_the_clean_view(tiny, carried_out):
     noisy = {"epochs": 1, "batch_size": 128, "augment": {"shift": 1}}
     same, _ = carried_out(tiny(scheme=SCHEME, method=METHOD, training=noisy))

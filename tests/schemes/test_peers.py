@@ -74,6 +74,7 @@ def test_each_peer_owes_what_all_of_them_took(tiny, carried_out):
     assert outcome.roles["large_batch"].relative == pytest.approx(3.0)
 
 
+@pytest.mark.thorough
 def test_predictions_teach_what_weights_do_and_are_paid_for_by_whoever_answers(tiny, carried_out):
     scheme = {"name": "codistillation", "burn_in": 2, "every": 3}
     runs = [
@@ -97,6 +98,7 @@ def test_a_peer_that_listens_to_nobody_is_the_student_alone(tiny, carried_out):
     assert (path / "peer_2-0" / file).read_bytes() != (path / "alone-0" / file).read_bytes()
 
 
+@pytest.mark.thorough
 def test_shards_part_the_set_and_take_as_many_steps_as_the_student_alone(tiny, carried_out):
     recipe = tiny(scheme={**COPIES, "data": "shards"}, method=METHOD, training={"epochs": 2, "batch_size": 32})
     transfer = prepare(recipe).transfer
@@ -148,6 +150,7 @@ def test_mutual_peers_see_the_same_batches_and_codistilled_ones_their_own(tiny):
     assert other.scheme.order(SeedBuilder(other, prepare(other), 4)) is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", [COPIES, {"name": "mutual", "update": "sequential"}], ids=lambda keys: keys["name"])
 def test_a_killed_run_goes_on_and_ends_the_same(tiny, carried_out, killed_between_peers, same_weights, scheme):
     recipe = tiny(scheme=scheme, method=METHOD)
@@ -205,6 +208,7 @@ def killed_between_peers(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.thorough
 def test_the_choice_outlives_a_refit(tiny, carried_out):
     recipe = tiny(scheme=COPIES, method=METHOD, refit=True)
     path, outcome = carried_out(recipe)
@@ -213,6 +217,7 @@ def test_the_choice_outlives_a_refit(tiny, carried_out):
     assert kept == (path / f"peer_{chosen}-0" / "student.safetensors").read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_scheme_of_peers_may_be_searched(tiny, carried_out):
     recipe = tiny(scheme=COPIES, method=METHOD, search={"scheme.every": [1, 100]})
     _, outcome = carried_out(recipe)
@@ -250,6 +255,7 @@ def test_wrong_keys_are_one_line(tiny, keys, said):
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.thorough
 def test_recipes_that_contradict_it_are_refused(tiny, refusal, tmp_path):
     for name in ("mutual", "codistillation"):
         scheme = {"name": name}

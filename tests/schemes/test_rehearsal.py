@@ -47,6 +47,7 @@ MORE = {
 }
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     ("layers", "view", "augment", "noted"),
     [
@@ -96,6 +97,7 @@ def named(recipe):
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", EVERY)
 def test_of_every_scheme_as_many_as_it_does(tiny, carried_out, begun, name):
     seeds = [0, 1] if name in ("offline", "specialists", "mutual") else [0]
@@ -105,6 +107,7 @@ def test_of_every_scheme_as_many_as_it_does(tiny, carried_out, begun, name):
     assert begun == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("more", [more for more in MORE.values() if more], ids=[name for name in MORE if name])
 @pytest.mark.parametrize("scheme", ["offline", "born_again"])
 def test_with_a_search_a_refit_and_teachers_of_their_own(tiny, carried_out, begun, scheme, more):
@@ -114,6 +117,7 @@ def test_with_a_search_a_refit_and_teachers_of_their_own(tiny, carried_out, begu
     assert begun == expected
 
 
+@pytest.mark.thorough
 def test_the_student_at_equal_compute_is_as_long_as_the_rest_together_at_most(tiny):
     found = rehearse(tiny(scheme={"name": "born_again", "generations": 3}, alone_budget=True, seeds=[0, 1]))
     roles = {model.role: model for model in found.models}
@@ -128,6 +132,7 @@ def test_the_student_at_equal_compute_is_as_long_as_the_rest_together_at_most(ti
     assert bounded.scheme.startswith("born_again: generation k learns")
 
 
+@pytest.mark.thorough
 def test_peers_are_timed_as_they_train_each_with_its_network_its_steps_and_the_answers_of_the_others(tiny, monkeypatch):
     asked = Counter()
     answer = Others.__call__
@@ -153,6 +158,7 @@ def test_peers_are_timed_as_they_train_each_with_its_network_its_steps_and_the_a
     assert shards.steps == 3 * 2 * 2, "a third of the samples, three times as often"
 
 
+@pytest.mark.thorough
 def test_what_is_trained_to_compare_with_is_not_of_the_equal_compute(tiny):
     recipe = tiny(**EVERY["specialists"], alone_budget={"teachers": False, "at_most": 1e4})
     found = {model.role: model for model in rehearse(recipe).models}
@@ -161,6 +167,7 @@ def test_what_is_trained_to_compare_with_is_not_of_the_equal_compute(tiny):
     assert found["student alone, equal compute"].steps == round(owed / alone.seconds * alone.steps)
 
 
+@pytest.mark.thorough
 def test_predictions_are_timed_as_often_as_they_are_made(tiny, monkeypatch):
     monkeypatch.setattr(Predictions, "fill", lambda said, network: time.sleep(0.2))
 
@@ -172,6 +179,7 @@ def test_predictions_are_timed_as_often_as_they_are_made(tiny, monkeypatch):
     assert seconds(100) < 0.1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("epochs", "seeds", "made"), [(1, [0], 1), (5, [0], 4), (5, [0, 1], 6), (50, [0], 6)])
 def test_a_rehearsal_makes_a_fifth_of_the_steps_at_most_or_one(tiny, monkeypatch, epochs, seeds, made):
     steps = Counter()

@@ -57,6 +57,7 @@ def targets(samples):
     return [samples.targets.flat[a:b].tolist() for a, b in samples.targets.offsets.unfold(0, 2, 1)[samples.index]]
 
 
+@pytest.mark.thorough
 def test_the_student_learns_from_what_the_teacher_finds_and_the_search_is_made_once(
     keys, carried_out, tmp_path, monkeypatch
 ):
@@ -97,6 +98,7 @@ def in_stages(keys):
     return Recipe.parse({**keys, "scheme": {**keys["scheme"], **STAGES}, "method": method})
 
 
+@pytest.mark.thorough
 def test_stages_follow_each_other(keys, carried_out):
     path, outcome = carried_out(in_stages(keys))
     assert [role for role in outcome.roles if role not in ("teacher", "alone")] == UNITS

@@ -69,6 +69,7 @@ def test_the_scheme_is_its_pieces_put_together(tiny, carried_out, tmp_path):
     assert torch.equal(predict(run.model("together", 0), parts.test), predict(together, parts.test))
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_killed_goes_on(tiny, carried_out, killed_everywhere, same_weights):
     recipe = tiny(scheme=SCHEME | {"full": True})
     whole, _ = carried_out(recipe)
@@ -77,6 +78,7 @@ def test_a_run_that_is_killed_goes_on(tiny, carried_out, killed_everywhere, same
     same_weights(whole, killed, [*trained, "together-0"])
 
 
+@pytest.mark.thorough
 def test_compute_counts_what_led_to_each_role(tiny, carried_out):
     _, outcome = carried_out(tiny(scheme=SCHEME))
     total = {role: found.compute["total"] for role, found in outcome.roles.items()}
@@ -87,11 +89,13 @@ def test_compute_counts_what_led_to_each_role(tiny, carried_out):
     assert total["of_teacher"] < total["distilled"]
 
 
+@pytest.mark.thorough
 def test_groups_of_the_first_seed_and_of_the_choosing_run_are_kept(tiny, carried_out):
     _, outcome = carried_out(tiny(scheme=SCHEME, seeds=[3, 4], refit=True, teacher=_teacher(seed=None)))
     assert outcome.decided[3]["groups"] == outcome.decided[4]["groups"]
 
 
+@pytest.mark.thorough
 def test_groups_may_be_named_and_leave_classes_out(tiny, carried_out):
     scheme = SCHEME | {"groups": {"named": [["3", "8", 9], [4, "9"]]}}
     lines = []
@@ -100,6 +104,7 @@ def test_groups_may_be_named_and_leave_classes_out(tiny, carried_out):
     assert "specialists: the teacher answers alone for what no specialist covers: 0, 1, 2, 5, 6, 7" in lines
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rule", ["joint", "take"])
 def test_top_is_chosen_on_the_held_out_part_and_the_rule_is_asked(tiny, carried_out, rule):
     recipe = tiny(scheme=SCHEME | {"top": [3, 1, 2], "rule": rule}, seeds=[0, 1], teacher=_teacher(seed=None))
@@ -157,6 +162,7 @@ def test_soft_targets_among_the_other_classes_are_those_of_a_reference(temperatu
     np.testing.assert_allclose(student.grad.numpy(), slope, atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_a_full_softmax_learns_from_the_generalist_what_is_not_its_own():
     torch.manual_seed(0)
     generalist = nn.Linear(4, 6)

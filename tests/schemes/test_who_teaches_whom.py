@@ -44,6 +44,7 @@ def fitted(monkeypatch):
 # -------------------------------------------------------------------------------------------------------- noisy student
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_every_pseudo_label_is_what_the_model_before_says_of_that_sample(tiny, carried_out, fitted, tmp_path, kind):
     scheme = {"name": "noisy_student", "iterations": 2, "confidence": 0.0, "pseudo_labels": kind, "per_class": 20}
@@ -164,6 +165,7 @@ def test_the_claim_of_defensive_distillation_is_attacked_at_temperature_1(tiny):
     assert found["distilled"][0]["still"] > 0.5 > found["distilled, logits divided by T"][0]["still"]
 
 
+@pytest.mark.thorough
 def test_the_groups_of_specialists_are_found_on_the_held_out_part(tiny, carried_out, monkeypatch):
     asked, find = [], Grouping.find
 
@@ -196,6 +198,7 @@ def test_a_geometric_mean_of_networks_is_a_distribution(weights):
 # -------------------------------------------------------------------------------------------------------------- search
 
 
+@pytest.mark.thorough
 def test_a_search_keeps_what_makes_the_fewest_errors_on_the_held_out_part(tiny, carried_out):
     lines, rates = [], [0.0001, 0.1, 0.01]
     recipe = tiny(search={"training.learning_rate": rates}, training={"epochs": 4, "batch_size": 32})

@@ -88,6 +88,7 @@ def softmax(x):
 # ------------------------------------------------------------------------------------------------------ the certificate
 
 
+@pytest.mark.miniature(1)
 @every_family
 @over("scale", [0.1, 1.0, 5.0, 30.0, 200.0, 600.0])
 def test_every_answer_is_certified_and_a_distribution(name, scale):
@@ -101,6 +102,7 @@ def test_every_answer_is_certified_and_a_distribution(name, scale):
         np.testing.assert_allclose(certificates(log_q.numpy(), generalist, specialists, groups), gap, atol=1e-11)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_many_active_specialists_are_certified(scale):
     generator = torch.Generator().manual_seed(0)
@@ -122,6 +124,7 @@ def test_the_certificate_tells_a_wrong_answer():
 # ------------------------------------------------------------------------------------------------------- other solvers
 
 
+@pytest.mark.miniature(1)
 @every_family
 def test_the_answer_is_what_lbfgs_on_softmax_logits_finds(name):
     generalist, specialists, groups = drawn(FAMILIES[name], size=3)
@@ -149,6 +152,7 @@ def test_the_answer_is_what_lbfgs_on_softmax_logits_finds(name):
         torch.testing.assert_close(found[n], z.detach().softmax(0), atol=1e-8, rtol=1e-6)
 
 
+@pytest.mark.thorough
 @over("name", ["overlapping", "nested", "exhausting", "halves"])
 def test_the_answer_is_what_slsqp_finds(name):
     generalist, specialists, groups = drawn(FAMILIES[name], size=3, scale=1.0, seed=4)
@@ -283,6 +287,7 @@ def problems(draw):
     return classes, groups, draw(st.integers(0, 2**16)), draw(st.sampled_from([0.3, 2.0, 12.0, 60.0]))
 
 
+@pytest.mark.thorough
 @given(problems())
 def test_any_family_of_sets_is_certified(problem):
     classes, sets, seed, scale = problem
@@ -293,6 +298,7 @@ def test_any_family_of_sets_is_certified(problem):
     assert (log_q.exp().sum(1) - 1).abs().max() < 1e-12
 
 
+@pytest.mark.thorough
 @given(problems(), st.randoms(use_true_random=False))
 def test_neither_the_order_of_specialists_nor_that_of_a_set_matters(problem, random):
     classes, sets, seed, scale = problem
@@ -307,6 +313,7 @@ def test_neither_the_order_of_specialists_nor_that_of_a_set_matters(problem, ran
     torch.testing.assert_close(here.log_probs.exp(), there.log_probs.exp(), atol=1e-8, rtol=1e-6)
 
 
+@pytest.mark.thorough
 @given(problems(), st.integers(1, 6))
 def test_the_batch_may_be_cut_anywhere(problem, cut):
     classes, sets, seed, scale = problem

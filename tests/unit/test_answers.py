@@ -137,6 +137,7 @@ def test_a_fingerprint_tells_contents_apart():
 # --------------------------------------------------------------------------------------------------------------- recipe
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("form", ["probabilities", "labels", "top", "index", "safetensors"])
 def test_a_recipe_learns_from_each_form_of_a_file(form, tmp_path):
     table = probabilities()
@@ -254,6 +255,7 @@ def test_each_mistake_in_a_file_is_one_line_before_anything_runs(arrays, said, t
     assert "bad.npz" in str(caught.value)
 
 
+@pytest.mark.thorough
 @settings(max_examples=80)
 @given(
     st.dictionaries(

@@ -90,6 +90,7 @@ def test_each_row_group_is_decoded_once_an_epoch(folder, monkeypatch):
     assert len(read) == 8
 
 
+@pytest.mark.thorough
 def test_training_is_resumed_at_its_step_and_workers_change_nothing(folder, tmp_path):
     def train(workers=0, **settings):
         torch.manual_seed(0)

@@ -196,6 +196,7 @@ def test_the_temperature_is_the_optimum(draw):
     assert slope == pytest.approx(found.slope, abs=1e-7 * draw.get("scale", 2.0) ** 2)
 
 
+@pytest.mark.thorough
 @given(st.floats(0.2, 5), st.integers(0, 99))
 def test_the_temperature_undoes_a_scaling(scale, seed):
     logits, labels = drawn(200, 5, 1.5, seed)

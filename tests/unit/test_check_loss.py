@@ -16,6 +16,7 @@ def kinds(report):
     return {each.kind for each in report.mistakes}
 
 
+@pytest.mark.miniature(7)
 @pytest.mark.parametrize("name", MISTAKES)
 def test_every_planted_mistake_is_named_and_no_other(name):
     loss, wrong = MISTAKES[name]
@@ -24,6 +25,7 @@ def test_every_planted_mistake_is_named_and_no_other(name):
     assert not report.right
 
 
+@pytest.mark.miniature(6)
 @pytest.mark.parametrize("name", PEERS)
 def test_the_errors_of_other_libraries_are_named(name):
     loss, call, wrong = PEERS[name]
@@ -31,6 +33,7 @@ def test_the_errors_of_other_libraries_are_named(name):
     assert kinds(report) == wrong, report
 
 
+@pytest.mark.miniature(3)
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_losses_pass(name):
     loss, call = RIGHT[name]
@@ -54,6 +57,7 @@ def composed(reduction, scale, twice, swap):
     return loss, wrong | ({"student_softmaxed_twice"} if twice else set()) | ({"weights_swapped"} if swap else set())
 
 
+@pytest.mark.thorough
 @over("settings", [*product(("mean", "sum"), (False,), (False, True), (False, True)), ("batchmean", True, True, True)])
 def test_mistakes_that_meet_are_named_each(settings):
     loss, wrong = composed(*settings)
@@ -72,6 +76,7 @@ def test_what_is_measured_is_said():
     assert by_all.evidence == "the hard term sums 7 rows and divides by all 11"
 
 
+@pytest.mark.thorough
 @over("name", ["not_detached", "cross_entropy", "ignored_refused", "channels", "positions", "other_weights"])
 def test_what_is_wrong_in_some_uses_is_said_without_failing(name):
     def added(student, teacher, labels, T, alpha):
@@ -134,6 +139,7 @@ def test_a_mask_of_the_other_sense_is_told():
     assert "expects True for padding" in found.evidence
 
 
+@pytest.mark.thorough
 def test_the_call_is_said_and_can_be_given():
     assert lb.check_loss(Module).called == "Module(temperature=T, alpha=alpha)(student_logits=student, " + (
         "teacher_logits=teacher, labels=labels)"

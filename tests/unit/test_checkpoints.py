@@ -98,6 +98,7 @@ def test_a_damaged_checkpoint_without_an_older_one_says_to_start_again(tmp_path)
         kept.read(only)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
 def test_no_flipped_bit_goes_unnoticed(tmp_path, file):
     path = kept.write(tmp_path, 1, {"x": torch.tensor([1.0, 2.0])}, {"at": 1})
@@ -180,6 +181,7 @@ def test_text_is_written_whole_or_not_at_all(tmp_path):
         assert kept.read_json(path) == {"a": 1}
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("where", ["tensors", "state", "sync", "rename"])
 def test_a_full_disk_is_one_line_that_names_the_folder_and_nothing_is_lost(tmp_path, where):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -208,6 +210,7 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     ("size", "seconds", "width", "what"),
     [(2000, 0.0, 5, "a checkpoint"), (100, 1e9, 5, "metrics"), (2000, 1e9, 500, "the result")],

@@ -245,6 +245,7 @@ def pair():
     return student, nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4))
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"averaging": 0.9, "clip": 0.5}])
 def test_a_training_in_chunks_is_that_with_whole_logits(settings, tmp_path):
     results = []
@@ -380,6 +381,7 @@ LIBRARY = {
 }
 
 
+@pytest.mark.miniature(3)
 @pytest.mark.parametrize("kind", LIBRARY)
 def test_a_library_model_is_run_without_its_output_embedding(kind):
     pytest.importorskip("transformers")

@@ -303,6 +303,7 @@ def test_a_member_much_too_long_is_not_read(tmp_path, monkeypatch):
         read_archive(archive, tmp_path / archive.file, COUNTS)
 
 
+@pytest.mark.miniature(4)
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -366,6 +367,7 @@ def test_the_real_set_has_the_published_counts_and_moments(real):
         )
 
 
+@pytest.mark.thorough
 def test_the_real_set_has_the_classes_of_its_file_names(real):
     for part, samples in (("train", real.train), ("test", real.test)):
         lines = gzip.decompress((SHEETS / f"{part}-filenames.txt.gz").read_bytes()).decode().split()

@@ -56,6 +56,7 @@ def helpers(act: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("line", IMPORTS)
 def test_what_a_factory_imports_is_its_folders_own_and_decides_its_identity(tmp_path, line, lazy):
@@ -96,6 +97,7 @@ def test_a_module_elsewhere_on_the_path_counts_and_an_installed_one_does_not(tmp
     assert list(code_identity("torch.nn.modules.linear:Linear", folder)) == ["torch.nn.modules.linear"]
 
 
+@pytest.mark.thorough
 @over("name", ["torch", "yaml", "random", "numpy", "limbeck", "pydantic", "json"])
 def test_the_folder_takes_no_librarys_place(tmp_path, name):
     folder = write(tmp_path, {"net.py": f"import {name}\n" + NET.format("nn.ReLU()"), f"{name}.py": "1 / 0"})
@@ -112,6 +114,7 @@ def test_a_folder_of_data_hides_no_module(tmp_path, monkeypatch):
     sys.modules.pop("net", None)
 
 
+@pytest.mark.thorough
 @over(
     "body",
     [
@@ -130,6 +133,7 @@ def test_a_factory_that_remembers_is_refused(tmp_path, body):
     assert first is not None
 
 
+@pytest.mark.thorough
 def test_a_factory_that_builds_anew_may_share_what_has_no_weights(tmp_path):
     folder = write(tmp_path, {"net.py": "from torch import nn\nA = nn.ReLU()\n" + NET.format("A").partition("\n")[2]})
     one, two = spec(folder).build((3,), 2), spec(folder).build((3,), 2)

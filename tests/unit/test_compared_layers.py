@@ -118,6 +118,7 @@ def test_samples_are_read_in_parts_of_the_same_size(run, monkeypatch):
     assert compare_layers(one, test, CPU)[2].cka["alone"].mean == pytest.approx(whole.value, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_page_shows_the_layers_in_numbers_and_pictures(run):
     text = build([run.folder], files=False).read_text(encoding="utf-8")
     section = text[text.index('id="run1-layers"') : text.index('id="run1-trusted"')]
@@ -136,12 +137,14 @@ def test_the_page_shows_the_layers_in_numbers_and_pictures(run):
     assert [name for name, _ in sparsity.rows] == ["stage2"]  # the only pair of one shape
 
 
+@pytest.mark.thorough
 def test_evaluation_measures_the_layers(run):
     found = assess_run(run, with_cost=False)
     kept = found.as_dict()["layers"]
     assert [each.student for each in kept] == list(PAIRS)
 
 
+@pytest.mark.thorough
 def test_a_run_that_compares_no_layers_shows_none(folder, monkeypatch):
     assert compared_layers(lb.methods.kd()) is None
     monkeypatch.setattr(representations, "compared_layers", lambda objective: None)
@@ -155,6 +158,7 @@ def test_a_run_that_compares_no_layers_shows_none(folder, monkeypatch):
     assert "run1-layers" not in Path(build([folder], files=False)).read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_a_layer_that_is_not_there_is_left_out_and_told(run, monkeypatch):
     monkeypatch.setattr(representations, "compared_layers", lambda objective: Layers.of("stage9"))
     gathered, said = gather(run.folder), []

@@ -56,6 +56,7 @@ def test_a_traced_training_is_the_same_and_leaves_plain_modules(traced):
     assert student._compiled_call_impl is teacher._compiled_call_impl is None
 
 
+@pytest.mark.thorough
 def test_a_traced_training_is_resumed_and_its_folder_is_not_that_of_another(traced, tmp_path):
     def stop(progress):
         if progress.epoch == 2:

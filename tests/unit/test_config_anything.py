@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,7 @@ def answer(call, *arguments) -> Any:
         return error
 
 
+@pytest.mark.miniature(0)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(mutated())
 def test_no_recipe_ends_in_anything_but_a_resolved_one_or_one_line(keys):

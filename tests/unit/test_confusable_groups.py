@@ -78,6 +78,7 @@ def test_many_small_groups_need_the_variances_out_of_the_way():
     assert kept[1] <= 3
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_online_kmeans_is_about_as_good_as_kmeans(count):
     generator = torch.Generator().manual_seed(1)
@@ -93,6 +94,7 @@ def test_fewer_different_points_than_centres_are_clustered_all_the_same():
     assert {1.0, 4.0} == set(centres.flatten().tolist())
 
 
+@pytest.mark.thorough
 @settings(max_examples=30)
 @given(
     st.integers(3, 12), st.integers(1, 4), st.integers(1, 3), st.integers(0, 4), st.floats(1.0, 3.0), st.integers(0, 99)

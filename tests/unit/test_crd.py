@@ -271,6 +271,7 @@ def test_a_training_is_resumed_at_any_step_bit_for_bit(tmp_path):
         assert ended(folder) == ended(tmp_path / "whole"), at
 
 
+@pytest.mark.thorough
 def test_the_embeddings_come_nearer_to_their_own_rows():
     distiller = built(negatives=6)
     optimizer = torch.optim.Adam(distiller.parameters(), lr=0.01)

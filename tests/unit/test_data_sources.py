@@ -317,6 +317,7 @@ def test_image_folder_without_parts_is_split(folder):
     assert torch.equal(again.test.index, data.test.index)
 
 
+@pytest.mark.thorough
 def test_images_that_do_not_fit_are_read_as_needed(folder):
     whole = image_folder(str(folder), size=(4, 6))
     lazy = image_folder(str(folder), size=(4, 6), limit_bytes=100)

@@ -86,6 +86,7 @@ def verdict(subject, seeds=3):
     return attribution.effect("features"), advice.features(case)
 
 
+@pytest.mark.thorough
 def test_features_that_say_more_than_the_logits_are_found_to_add_to_them():
     effect, said = verdict(folded())
     assert effect.over_seeds.mean > 0.05
@@ -95,6 +96,7 @@ def test_features_that_say_more_than_the_logits_are_found_to_add_to_them():
     assert "it helps; hints at pool, strength 10" in said.evidence
 
 
+@pytest.mark.thorough
 def test_features_that_say_no_more_are_found_to_add_nothing():
     effect, said = verdict(plain())
     assert not effect.found
@@ -190,6 +192,7 @@ def test_what_a_student_with_hints_learns_from_is_kd_with_a_hint_from_the_live_t
     assert not torch.equal(student.held_out, trainer.train_all([kd])[0].held_out)
 
 
+@pytest.mark.thorough
 def test_hints_that_diverge_are_left_out_and_told(short):
     wild = replace(short, training=replace(short.training, epochs=30))
     places = HintPlaces({POOL: 1e-12})
@@ -203,6 +206,7 @@ def test_hints_that_diverge_are_left_out_and_told(short):
         diagnosing._teach(trainer, replace(later, chosen=broken), (0,), say=lambda line: None)
 
 
+@pytest.mark.thorough
 def test_a_diagnosis_says_what_hints_cost_and_whether_they_were_given(short, monkeypatch):
     lines = []
     found = diagnose(short, seeds=(0, 1), search=False, say=lines.append)

@@ -111,6 +111,7 @@ def trained(subject, teacher, objective, folder, **changes):
     return folder
 
 
+@pytest.mark.thorough
 def test_a_runs_own_students_are_taken_over_where_their_training_is_the_same(subject, answers, tmp_path):
     hard = trained(subject, None, methods.hard(), tmp_path / "alone-0")
     kd = trained(subject, answers.teacher, methods.kd(temperature=2.0), tmp_path / "distilled-0")
@@ -125,6 +126,7 @@ def test_a_runs_own_students_are_taken_over_where_their_training_is_the_same(sub
         assert torch.equal(alone.held_out, students[number].held_out)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("change", [{"learning_rate": 0.02}, {"epochs": 2}, {"keep": "best"}, {"patience": 3}])
 def test_a_runs_student_of_another_training_is_not_taken_over(subject, answers, tmp_path, change):
     other = trained(subject, None, methods.hard(), tmp_path / "alone-0", **change)
@@ -136,6 +138,7 @@ def test_a_runs_student_of_another_training_is_not_taken_over(subject, answers, 
 # --------------------------------------------------------------------------------------------------------------- search
 
 
+@pytest.mark.thorough
 def test_each_arm_is_offered_as_many_settings_and_keeps_the_best(subject, answers):
     found = search_settings(StudentTrainer(subject, answers), ARMS, 0)
     for arm in ARMS:
@@ -165,6 +168,7 @@ def test_an_arm_at_another_temperature_is_matched_there(subject, answers):
             assert (plan.training.learning_rate, plan.seed) == (0.02, 3)
 
 
+@pytest.mark.thorough
 def test_a_setting_that_diverges_is_passed_over(subject, answers):
     wild = replace(subject, training=replace(SHORT.training, learning_rate=27.0))
     found = search_settings(StudentTrainer(wild, answers), ["kd"], 0)
@@ -175,6 +179,7 @@ def test_a_setting_that_diverges_is_passed_over(subject, answers):
         search_settings(StudentTrainer(worse, answers), ["kd"], 0)
 
 
+@pytest.mark.thorough
 def test_a_diagnosis_with_a_search_measures_the_chosen_settings(subject, tmp_path):
     found = diagnose(subject, seeds=(0, 1), root=tmp_path)
     arms = list(found.chosen)
@@ -217,6 +222,7 @@ def test_the_verdict_on_capacity_is_the_same_with_only_the_fits_that_it_asks_for
     assert (found.limit, found.reason) == (whole.limit, whole.reason)
 
 
+@pytest.mark.thorough
 def test_a_quick_diagnosis_fits_only_what_its_verdict_asks_for(subject, answers):
     rooms = [StudentTrainer(subject, answers) for _ in range(2)]
     thrifty = look_into_capacity(rooms[0], 0, needed=True)

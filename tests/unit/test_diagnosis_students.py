@@ -87,6 +87,7 @@ def test_the_students_of_a_seed_start_alike_and_see_the_same_order(subject, answ
     assert not torch.equal(two.held_out, other.held_out)
 
 
+@pytest.mark.thorough
 def test_an_interrupted_training_is_gone_on_with(subject, answers, tmp_path):
     whole = StudentTrainer(subject, answers).train("kd", methods.kd(), 0, early=True)
 
@@ -153,6 +154,7 @@ def test_unrelated_classes_share_nothing(samples):
     assert float(distances.max() / distances.min()) < 2.5
 
 
+@pytest.mark.thorough
 def test_a_teacher_is_kept_at_its_lowest_validation_loss(samples):
     generator = torch.Generator().manual_seed(3)
     blurred = replace(samples, inputs=samples.inputs + 2.0 * torch.randn(samples.inputs.shape, generator=generator))
@@ -172,6 +174,7 @@ def test_a_teacher_is_kept_at_its_lowest_validation_loss(samples):
     assert losses[1] < losses[0]
 
 
+@pytest.mark.thorough
 def test_an_overfitted_teacher_knows_its_training_set(samples):
     strengths = replace(SHORT, large=128, memorising=12, mislabelled=0.6)
     subject = plant("overfitted_teacher", samples, 0, strengths)
@@ -186,6 +189,7 @@ def test_an_overfitted_teacher_knows_its_training_set(samples):
 # -------------------------------------------------------------------------------------------------- the whole diagnosis
 
 
+@pytest.mark.thorough
 def test_the_whole_diagnosis(samples, tmp_path):
     subject = replace(plant("healthy", samples, 0, SHORT), groups=samples.groups)
     found = diagnose(subject, seeds=(0, 1), search=False, root=tmp_path)
@@ -206,6 +210,7 @@ def test_the_whole_diagnosis(samples, tmp_path):
     assert again.seconds < found.seconds
 
 
+@pytest.mark.thorough
 def test_a_quick_diagnosis_attributes_nothing(subject):
     found = diagnose(subject, seeds=(0, 1), quick=True)
     assert found.attribution is None

@@ -238,6 +238,7 @@ def test_blocks_are_found_without_a_hierarchy():
     assert found.p_value == 0.005
 
 
+@pytest.mark.thorough
 def test_the_search_for_blocks_does_not_find_them_in_noise():
     p = [found_blocks(blocky(GROUPS, 0.0, seed=seed), permutations=19).p_value for seed in range(30)]
     assert sum(value <= 0.05 for value in p) <= 5

@@ -195,6 +195,7 @@ def test_padding_to_any_length_changes_neither_loss_nor_gradient(name):
     torch.testing.assert_close(further, gradient, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.thorough
 @every_setting
 def test_a_sample_that_does_not_count_changes_nothing_and_parts_add_up(name):
     given = batch(mask=torch.tensor([True, True, True, False]))

@@ -48,6 +48,7 @@ def test_every_estimator_is_tried_here():
     assert set(SMALL) == set(estimators.kinds())
 
 
+@pytest.mark.miniature(3)
 @every_estimator
 @over("classes", [2, 3])
 def test_its_tensors_answer_as_scikit_learn_does(name, classes):
@@ -139,6 +140,7 @@ def test_what_cannot_be_fitted_is_said_before():
     assert made("random_forest", (4,), 2).complaint(numbers) is None
 
 
+@pytest.mark.miniature(3)
 @every_estimator
 def test_it_is_the_same_for_a_seed_and_read_back_as_it_was(name, tmp_path):
     samples = samples_of()
@@ -225,6 +227,7 @@ def carried_out(keys, tmp_path, said=None):
     return folder.path, outcome
 
 
+@pytest.mark.thorough
 def test_a_recipe_fits_it_once_and_a_finished_run_reads_it_back(tmp_path):
     said = []
     path, outcome = carried_out(KEYS, tmp_path, said)
@@ -239,6 +242,7 @@ def test_a_recipe_fits_it_once_and_a_finished_run_reads_it_back(tmp_path):
     assert not {"training", "method"} & set(run.recipe.keys["teacher"])
 
 
+@pytest.mark.thorough
 def test_estimators_and_networks_teach_together(tmp_path):
     members = [
         {"estimator": {"kind": "gradient_boosting", "iterations": 2}},

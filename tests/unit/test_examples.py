@@ -72,6 +72,7 @@ def test_its_loss_is_that_of_the_formula():
     assert float(module.Dice().sum({"student": Outputs(-right)}, batch, 0)) > 0.5
 
 
+@pytest.mark.thorough
 def test_a_student_in_a_loop_of_ones_own_is_exported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     example("own_loop").main(["--epochs", "2"])
@@ -79,6 +80,7 @@ def test_a_student_in_a_loop_of_ones_own_is_exported(tmp_path, monkeypatch, caps
     assert "student: " in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_network_of_the_transformers_library_teaches_a_small_one(tmp_path, monkeypatch, capsys):
     tokenizers = pytest.importorskip("tokenizers", reason="the teacher's folder has a tokenizer of this library")
     pytest.importorskip("transformers", reason="the teacher is of the Transformers library")

@@ -41,6 +41,7 @@ def spread(network, model, inputs):
     return float((ours - theirs).abs().max() / (ours.max() - ours.min()))
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]

@@ -48,6 +48,7 @@ def test_the_figures_of_a_binary_task_are_those_of_two_classes(seed, size):
     assert found.nll == pytest.approx(log_loss(y, 1 / (1 + np.exp(-z)), labels=[0, 1]), rel=1e-9)
 
 
+@pytest.mark.thorough
 @given(seeds, sizes, st.integers(1, 4))
 def test_the_figures_of_a_multilabel_task_are_those_of_scikit_learn(seed, size, classes):
     draw = np.random.default_rng(seed)
@@ -113,6 +114,7 @@ def test_numbers_that_do_not_vary_are_explained_wholly_or_not_at_all():
     assert measure(torch.tensor([[2.0], [9.0], [3.0]]), missing, REGRESSION).errors == 0.5
 
 
+@pytest.mark.thorough
 @given(seeds, st.integers(1, 6), st.integers(2, 4))
 def test_the_figures_of_places_are_those_of_scikit_learn(seed, size, classes):
     draw = np.random.default_rng(seed)
@@ -172,6 +174,7 @@ def test_rankings_are_measured_batch_by_batch_as_all_at_once():
     assert whole.nll == pytest.approx(float(nll), rel=1e-6)
 
 
+@pytest.mark.thorough
 @given(seeds, st.integers(1, 5), st.integers(2, 6), st.sampled_from([torch.float32, torch.float64]))
 def test_the_figures_of_tokens_are_those_of_scikit_learn_however_they_are_cut(seed, rows, vocabulary, dtype):
     draw = np.random.default_rng(seed)

@@ -109,6 +109,7 @@ def several(teacher):
     ]
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     "shared",
     [
@@ -251,6 +252,7 @@ def begin(tmp_path, watch, numbers=range(7)):
 TEACHER = Counting()
 
 
+@pytest.mark.thorough
 def test_interrupted_together_gone_on_with_together_or_alone_in_any_company(tmp_path):
     whole = begin(tmp_path / "whole", lambda progress: None)
     with pytest.raises(Interrupted):

@@ -91,6 +91,7 @@ FORMS = {
 }
 
 
+@pytest.mark.miniature(9)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_training_on_any_form_gives_the_weights_of_one_on_a_set(form, expected):
     assert train(FORMS[form](), seed=0) == expected
@@ -109,6 +110,7 @@ def test_a_subset_of_arrays_is_that_part_of_the_set():
         assert train(data, batch_size=4) == train(part, batch_size=4)
 
 
+@pytest.mark.thorough
 def test_parts_and_workers_of_a_dataset_change_nothing():
     assert train(Rows(), accumulate=2) == train(accumulate=2)
     assert train(Rows(), workers=1) == train()
@@ -181,6 +183,7 @@ def test_stages_take_plain_networks_and_arrays():
 # ----------------------------------------------------------------------------------------------- what random draws give
 
 
+@pytest.mark.thorough
 def test_a_dataset_is_read_anew_in_each_epoch_and_alike_in_each_training():
     seen: dict[int, list[torch.Tensor]] = {}
 

@@ -136,6 +136,7 @@ def test_a_rehearsal_plans_no_step_of_a_given_teacher(given):
     assert found.trainings == 2  # alone and distilled
 
 
+@pytest.mark.thorough
 @over(
     ("teacher", "augment", "once"),
     [({}, {}, True), ({"store": False}, {}, False), ({"view": "clean"}, {"shift": 1}, True), ({}, {"shift": 1}, False)],
@@ -155,6 +156,7 @@ def test_a_rehearsal_asks_a_teacher_whose_answers_are_stored_once(given, tmp_pat
     assert distilled.seconds == (20 * distilled.seconds_a_step + distilled.asking) * distilled.runs
 
 
+@pytest.mark.thorough
 def test_seeds_with_one_teacher_share_its_stored_answers_and_each_pays_for_them(given, tmp_path):
     log, costs = tmp_path / "log", []
     model = {"factory": "made:counted", "arguments": {"log": str(log)}}
@@ -167,6 +169,7 @@ def test_seeds_with_one_teacher_share_its_stored_answers_and_each_pays_for_them(
     assert costs[0] == costs[1] == 160 * forward_flops(recipe.teacher.model.build((1, 8, 8), 10), prepare(recipe).train)
 
 
+@pytest.mark.thorough
 def test_a_function_of_another_library_is_called_with_what_it_names_alone(given):
     arguments = {"model_name": "tiny", "pretrained": True, "num_classes": 10}
     found = rehearse(given({"model": {"factory": "made:create_model", "arguments": arguments}}))
@@ -179,6 +182,7 @@ def test_a_given_teacher_has_no_epochs(given):
         rehearse(given(scheme=scheme))
 
 
+@pytest.mark.thorough
 def test_members_of_an_ensemble_are_given_or_trained_each_by_itself(given, tmp_path):
     model = {"factory": "made:linear", "arguments": {"weights": str(tmp_path / "w.pt")}}
     small = {"kind": "mlp", "hidden": [4]}
@@ -332,6 +336,7 @@ def test_what_the_teacher_sees_is_part_of_what_it_is(given, tmp_path):
     assert len(digests) == 5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_run_with_a_resized_teacher_is_read_back(given, tmp_path, stored):
     recipe = given(

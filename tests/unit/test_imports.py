@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 EVERYTHING = "[getattr(limbeck, name) for name in limbeck.__all__]"
 HEAVY = {
     "accelerate", "http.server", "jinja2", "optuna", "pandas", "PIL", "pydantic", "rich",
@@ -22,6 +24,7 @@ def test_the_name_alone_loads_nothing_but_itself():
     assert {name for name in loaded if name.startswith(("limbeck", "torch"))} == {"limbeck"}
 
 
+@pytest.mark.thorough
 def test_all_names_load_torch_and_nothing_heavy_that_torch_does_not():
     """One process imports torch and then everything: what is heavy in no step is heavy in none."""
     by_torch, everything = loaded_by(
@@ -49,6 +52,7 @@ print(result.steps, sorted(path.name for path in pathlib.Path(sys.argv[1]).iterd
 """
 
 
+@pytest.mark.thorough
 def test_every_module_is_imported_and_a_folder_is_trained_in_without_what_windows_has_not(tmp_path):
     answer = subprocess.run(
         [sys.executable, "-c", WITHOUT_POSIX, str(tmp_path / "run")], capture_output=True, text=True, check=False

@@ -63,6 +63,7 @@ def test_rows_in_a_file_are_those_of_the_array(tmp_path, dtype):
             assert torch.equal(alone.index, other.index)
 
 
+@pytest.mark.thorough
 def test_an_array_in_a_file_trains_as_one_in_memory_and_resumes(tmp_path):
     place = folder_of(tmp_path / "set", inputs=IMAGES, labels=LABELS)
     splits = mapped(place)
@@ -307,6 +308,7 @@ def test_folders_without_tar_files_are_refused_in_one_line(tmp_path):
     assert "size" in refusal(lambda: shards(str(tmp_path), size=(0, 5)), error=InputError)
 
 
+@pytest.mark.thorough
 def test_a_student_trains_on_tar_files_with_workers_as_without(packed):
     def train(workers):
         torch.manual_seed(0)

@@ -279,6 +279,7 @@ def of_linear(labels=(0,), batch=None, **options):
     )
 
 
+@pytest.mark.thorough
 def test_linear_networks_have_the_values_of_the_specification():
     assert of_linear() == pytest.approx(1.2)
     assert of_linear(of="full") == pytest.approx(11.0)

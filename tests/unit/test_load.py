@@ -50,6 +50,7 @@ def arrays(task):
     return inputs.astype(np.uint8 if task == "dense" else np.float32), labels
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("task", ["classification", "binary", "multilabel", "dense", "regression"])
 def test_each_task_is_answered_without_the_data(tmp_path, task):
     inputs, labels = arrays(task)
@@ -83,6 +84,7 @@ def test_each_task_is_answered_without_the_data(tmp_path, task):
         assert torch.equal(predicted, expected) if task == "dense" else predicted == list(map(str, expected.tolist()))
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     "keys",
     [
@@ -147,6 +149,7 @@ class _Absent:
         raise TypeError("boolean value of NA is ambiguous")
 
 
+@pytest.mark.thorough
 def test_cells_that_hold_nothing_are_missing_and_numbers_beyond_float32_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text(TABLE)
     data = {"kind": "table", "path": "t.csv", "label": "y", "missing": "impute"}
@@ -177,6 +180,7 @@ def test_samples_that_are_nearly_alike_are_answered(tmp_path):
             student.logits(wrong)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_raw_images_are_pooled_as_the_data_was(tmp_path, dtype):
     inputs = np.random.default_rng(0).integers(0, 256, (48, 1, 8, 9)).astype(dtype)
@@ -221,6 +225,7 @@ def test_images_are_read_as_the_folder_was(tmp_path):
             student.predict(wrong)
 
 
+@pytest.mark.thorough
 def test_what_is_asked_for_must_be_there(tmp_path):
     run, _ = carried_out(tmp_path, data={"kind": "digits"})
     for wrong, said in [
@@ -241,6 +246,7 @@ def test_what_is_asked_for_must_be_there(tmp_path):
         lb.load(run.folder)
 
 
+@pytest.mark.thorough
 def test_answers_that_were_made_elsewhere_are_no_model(tmp_path):
     probabilities = np.full((1797, 10), 0.1)
     np.savez(tmp_path / "a.npz", probabilities=probabilities)

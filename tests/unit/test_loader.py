@@ -138,6 +138,7 @@ def test_epochs_that_do_not_exist_are_refused_at_once(options):
         loader.epoch(**{"epoch": 0, **options})
 
 
+@pytest.mark.thorough
 def test_worker_processes_change_nothing():
     inputs = torch.randint(0, 256, (14, 1, 5, 5), dtype=torch.uint8)
     rows = [(image, index % 2) for index, image in enumerate(inputs)]
@@ -152,6 +153,7 @@ def test_worker_processes_change_nothing():
             assert torch.equal(one.index, two.index)
 
 
+@pytest.mark.thorough
 def test_an_error_in_a_worker_process_stays_one_line():
     rows = [(torch.zeros(3), 0)] * 5 + [(torch.zeros(4), 0)]
     samples = LazySet.of(rows, torch.zeros(6, dtype=torch.int64), source="rows")
@@ -160,6 +162,7 @@ def test_an_error_in_a_worker_process_stays_one_line():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_a_set_in_memory_needs_no_workers():
     assert indices(Loader(tensors(), 5, seed=0, workers=4)) == indices(Loader(tensors(), 5, seed=0))
 
@@ -179,6 +182,7 @@ def lazy(function=whose, size=12):
     return LazySet.of(Rows(function, size), torch.zeros(size, dtype=torch.int64), source="rows")
 
 
+@pytest.mark.thorough
 def test_worker_processes_are_started_once_and_never_forked():
     loader = Loader(lazy(), 3, seed=0, workers=2)
     rows = read_by(loader, epochs=2)
@@ -188,6 +192,7 @@ def test_worker_processes_are_started_once_and_never_forked():
     assert len(rows[:, 1].unique()) == 2
 
 
+@pytest.mark.thorough
 def test_an_epoch_that_is_left_early_spoils_no_later_one():
     alone, helped = (Loader(lazy(), 3, seed=0, workers=workers) for workers in (0, 1))
     read_by(helped, take=0)
@@ -197,6 +202,7 @@ def test_an_epoch_that_is_left_early_spoils_no_later_one():
         assert found == [batch.index.tolist() for batch in alone.epoch(epoch, start=start)]
 
 
+@pytest.mark.thorough
 def test_a_dataset_that_cannot_be_sent_is_named_and_so_is_a_process_that_ends():
     with pytest.raises(InputError, match="cannot be sent to another process"):
         list(Loader(lazy(lambda position: (INPUTS[position], 0), 3), 3, seed=0, workers=1).epoch(0))

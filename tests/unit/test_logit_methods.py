@@ -211,6 +211,7 @@ def test_an_objective_says_whether_it_standardises(method):
 # ------------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("name", ["dkd", "dist", "logit_standardisation"])
 def test_a_student_trained_by_the_method_comes_nearer_to_its_teacher(name):
     torch.manual_seed(0)

@@ -85,6 +85,7 @@ def test_images_weights_and_gradients_are_laid_out_as_asked(memory_format):
     assert {flag for flags in seen for flag in flags} == {memory_format == "channels_last"}
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw", "learning_rate": 0.001}, {"momentum": 0.0}])
 def test_the_student_is_the_same_to_rounding(settings):
     plain, last = train(memory_format="contiguous", **settings), train(**settings)
@@ -120,6 +121,7 @@ class Crash(Exception):
     pass
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings",
     [
@@ -206,6 +208,7 @@ def test_other_convolutions_train_with_channels_last(keys):
     train(student=strided(**keys))
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_runs_in_the_precision_and_the_format_asked_for(monkeypatch, tmp_path):
     seen = []
 

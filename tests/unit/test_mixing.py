@@ -188,6 +188,7 @@ def test_both_kinds_happen_as_often_as_the_switch_says():
     assert not cut.all()
 
 
+@pytest.mark.miniature(1)
 @every_kind
 def test_no_batch_order_rank_or_start_changes_a_view(augment):
     samples = pixels()
@@ -209,6 +210,7 @@ def test_no_batch_order_rank_or_start_changes_a_view(augment):
                 assert torch.equal(found, other)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_set_that_is_read_as_needed_mixes_as_one_in_memory(workers):
     samples = pixels(12)

@@ -51,6 +51,7 @@ def test_a_wide_network_has_as_many_parameters_as_in_its_paper():
         assert parameters(models.wrn(CIFAR, 100, depth=28, width=10)) == 36_536_884
 
 
+@pytest.mark.thorough
 def test_every_name_of_the_literature_stands_for_a_network_of_a_recipe():
     networks = dict(models.published())
     assert networks.pop("transformers") == ("pretrained", {})  # a library's name, whose networks are of texts
@@ -96,6 +97,7 @@ def test_multiply_adds_are_the_sum_over_layers():
     assert flops(models.resnet(CIFAR, 100, depth=20), torch.zeros(1, *CIFAR)) == 2 * wanted
 
 
+@pytest.mark.thorough
 def test_maps_halve_where_the_tables_have_it():
     sizes = {
         "resnet": [32, 32, 16, 8],
@@ -285,6 +287,7 @@ REFERENCES = {
 }
 
 
+@pytest.mark.thorough
 @over("name", REFERENCES)
 def test_answers_agree_with_a_plain_reference(name):
     keys, reference = REFERENCES[name]
@@ -320,6 +323,7 @@ def test_the_pre_activation_of_a_block_is_the_input_of_its_last_relu():
 # ------------------------------------------------------------------------------------------------------ initial weights
 
 
+@pytest.mark.thorough
 @over("name", ["resnet", "wrn", "vgg", "mobilenet_v2", "resnet18"])
 def test_convolutions_start_as_he_has_them(name):
     torch.manual_seed(0)

@@ -193,6 +193,7 @@ def test_nominal_attributes_never_leave_their_values():
         assert torch.equal(towns.sum(0), rows[:, 1:4].sum(0))  # exchanged, so as many of each as before
 
 
+@pytest.mark.thorough
 def test_the_share_that_is_exchanged_is_what_was_asked_for():
     rows = torch.arange(4000.0)[:, None] * torch.ones(1, 3) + torch.rand(4000, 3) * 0.3
     attributes = NUMBERS
@@ -315,6 +316,7 @@ def with_synthetic(synthetic, **more):
     return Recipe.parse({**KEYS, "data": {**KEYS["data"], "transfer": {"synthetic": synthetic, **more}}})
 
 
+@pytest.mark.thorough
 def test_a_recipe_makes_the_transfer_set_and_the_student_alone_has_the_samples_as_they_are(tmp_path):
     recipe = Recipe.parse(KEYS)
     assert recipe.keys["data"]["transfer"]["synthetic"] == {

@@ -46,6 +46,7 @@ def test_normalisation_is_part_of_the_graph_on_request(tmp_path):
         student.export(tmp_path / "again")
 
 
+@pytest.mark.thorough
 def test_int8_has_a_parity_of_its_own_and_is_smaller(tmp_path):
     torch.manual_seed(0)
     samples = lb.data.bundled("wine").test
@@ -61,6 +62,7 @@ def test_int8_has_a_parity_of_its_own_and_is_smaller(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])
 def test_a_language_model_with_a_state_is_a_step_and_is_asked_at_several_lengths(tmp_path, to):
     model = family("lstm_lm").eval()
@@ -95,6 +97,7 @@ class Blind(nn.Module):
         return self.layer(self.words(input_ids).sum(1) / length)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])
 def test_a_graph_that_is_right_at_one_length_alone_leaves_nothing(tmp_path, to):
     texts = {"input_ids": torch.arange(45).reshape(9, 5) % 7}

@@ -142,6 +142,7 @@ def reference(count, *, update, every, burn_in, temperature, alpha, epochs=2, ra
     return now
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("update", ["simultaneous", "sequential"])
 @pytest.mark.parametrize(
     ("count", "every", "burn_in", "temperature", "alpha"),
@@ -163,6 +164,7 @@ def close(found, wanted):
         np.testing.assert_allclose(each.bias.detach().double().numpy(), known[:, -1], atol=2e-6)
 
 
+@pytest.mark.thorough
 def test_the_two_orders_of_update_and_other_periods_are_told_apart():
     plain = trained()
     for other in (
@@ -267,6 +269,7 @@ def test_members_that_are_none_are_taken_as_one_teacher():
 # --------------------------------------------------------------------------------------------------------- predictions
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("update", ["simultaneous", "sequential"])
 @pytest.mark.parametrize(("every", "burn_in"), [(1, 0), (4, 3), (5, 20)])
 def test_predictions_teach_what_weights_of_the_same_age_do(monkeypatch, update, every, burn_in):
@@ -326,6 +329,7 @@ def test_before_the_burn_in_ends_each_is_the_network_alone():
         assert same([found], [alone])
 
 
+@pytest.mark.thorough
 def test_accumulation_changes_nothing():
     ones, others = trained(3, every=2), trained(3, every=2, accumulate=3)
     for one, other in zip(weights(ones), weights(others), strict=True):
@@ -384,6 +388,7 @@ def interrupted(monkeypatch, at, train):
     return results
 
 
+@pytest.mark.miniature(0)
 @pytest.mark.parametrize(
     "how",
     [
@@ -414,6 +419,7 @@ def test_killed_at_any_write_they_go_on_bit_for_bit(tmp_path, monkeypatch, how):
     assert left == {0, 1, 2, 3}
 
 
+@pytest.mark.thorough
 def test_a_peer_that_ended_earlier_ended_for_good(tmp_path, monkeypatch):
     how = {
         "validation": samples(20),

@@ -76,6 +76,7 @@ def ways(found):
     return {way.name: way for way in found.ways}
 
 
+@pytest.mark.thorough
 def test_what_is_possible_and_what_a_student_learns_from_it(folder):
     found = ways(planned(PLAIN))
     assert {name: way.answers for name, way in found.items()} == {
@@ -94,6 +95,7 @@ def test_what_is_possible_and_what_a_student_learns_from_it(folder):
     assert own.way("topk k=2").line == "teacher.store: {encoding: topk, k: 2, temperatures: [2.0]}"
 
 
+@pytest.mark.thorough
 def test_what_a_method_or_the_views_do_not_allow_is_refused_with_the_reason(folder):
     hint = ways(planned(PLAIN | {"method": {"name": "dkd"}}))
     assert "reads all of the teacher's logits" in hint["topk k=16"].refused
@@ -117,6 +119,7 @@ def test_a_slow_teacher_is_reckoned_by_how_often_it_is_asked(folder, monkeypatch
         assert slow < found[name].build < found["live"].reading, name
 
 
+@pytest.mark.thorough
 def test_the_fastest_of_those_that_are_exact_is_named(folder, monkeypatch):
     found = planned(PLAIN, 0.05, monkeypatch=monkeypatch)
     assert found.cheapest in ("memory", "dense fp32")
@@ -126,6 +129,7 @@ def test_the_fastest_of_those_that_are_exact_is_named(folder, monkeypatch):
     assert planned(views, 0.02, monkeypatch=monkeypatch).cheapest == "dense fp32"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keys", [{"encoding": "dense"}, {"encoding": "topk", "k": 2}, {"encoding": "sampled"}])
 def test_the_disk_that_is_predicted_is_what_the_store_takes(folder, keys):
     whole = PLAIN | {"teacher": PLAIN["teacher"] | {"store": keys | {"path": "answers"}}}
@@ -138,6 +142,7 @@ def test_the_disk_that_is_predicted_is_what_the_store_takes(folder, keys):
     assert found.way(found.chosen).disk == sum(path.stat().st_size for path in data)
 
 
+@pytest.mark.thorough
 def test_seeds_with_teachers_or_views_of_their_own_are_stored_apart(folder):
     one = planned(PLAIN).way("dense fp32")
     three = planned(PLAIN | {"seeds": [0, 1, 2]}).way("dense fp32")
@@ -146,12 +151,14 @@ def test_seeds_with_teachers_or_views_of_their_own_are_stored_apart(folder):
     assert planned(PLAIN | own).way("dense fp32").disk == 3 * one.disk
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_the_scheme_does_not_read_is_not_planned(folder):
     assert rehearse(Recipe.parse(PLAIN, Path.cwd())).teacher is not None
     alone = PLAIN | {"scheme": {"name": "mutual", "models": [{"kind": "mlp"}]}}
     assert rehearse(Recipe.parse(alone, Path.cwd())).teacher is None
 
 
+@pytest.mark.thorough
 def test_check_prints_the_ways_and_the_line_that_selects_the_fastest(folder):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(PLAIN))
     told = command(folder, "check", "recipe.yaml")
@@ -176,6 +183,7 @@ def test_the_error_is_what_was_taken_beyond_what_was_predicted():
     assert told["trainings"] == {"predicted": 9.0, "real": 4.5, "error": pytest.approx(-0.5)}  # no teacher was trained
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("store", "way"), [(False, "live"), (True, "memory"), ({"encoding": "dense"}, "dense fp32")])
 def test_a_run_says_how_far_its_prediction_was_off(folder, store, way):
     keys = PLAIN | {"teacher": PLAIN["teacher"] | {"store": store}}
@@ -192,6 +200,7 @@ def test_a_run_says_how_far_its_prediction_was_off(folder, store, way):
     refused.refused("--plan: found --resume; expected a new run in one process")
 
 
+@pytest.mark.thorough
 def test_planning_leaves_no_trace_of_the_random_numbers(folder):
     torch.manual_seed(5)
     planned(RECIPE)

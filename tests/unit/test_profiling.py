@@ -51,6 +51,7 @@ def test_every_part_of_a_step_is_timed_and_the_shares_add_up():
     assert "student: 8 steps of" in str(profile)
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("slow", ["teacher", "student"])
 def test_time_is_attributed_to_the_part_that_took_it_once(slow):
     wrap = {slow: lambda net: Slow(0.1, net)}

@@ -242,6 +242,7 @@ def test_views_and_seeds_draw_anew(monkeypatch):
         assert sum(a == b for a, b in zip(first, other, strict=True)) < 40
 
 
+@pytest.mark.miniature(2)
 @every_channels
 @pytest.mark.parametrize("magnitude", [3.5, 9])
 def test_no_batch_order_or_rank_changes_a_view(channels, magnitude):

@@ -140,6 +140,7 @@ def test_the_figures_as_files_hold_names_as_text(hostile):
 # ------------------------------------------------------------------------------------------------------- self-contained
 
 
+@pytest.mark.thorough
 def test_the_page_is_small_and_needs_no_network(hostile, rows, root):
     for runs, out in (([hostile], root / "one.html"), ([hostile, rows], root / "two.html")):
         text = build(runs, out, files=False).read_text(encoding="utf-8")
@@ -180,6 +181,7 @@ def test_the_page_tells_the_run(page, hostile):
         assert f"{read['at']}: {read['for']}" in page.text
 
 
+@pytest.mark.thorough
 def test_repeated_readings_of_the_test_set_are_counted(copy):
     before = len(json.loads((copy / "manifest.json").read_text())["test_reads"])
     for _ in range(2):
@@ -232,6 +234,7 @@ def test_inputs_that_are_no_pictures_are_left_out(rows, tmp_path):
     assert "Confusion matrix" not in page.text
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("missing", "gone", "kept"),
     [
@@ -249,6 +252,7 @@ def test_a_missing_piece_is_left_out_and_named(copy, missing, gone, kept):
     assert "Left out" in page.text
 
 
+@pytest.mark.thorough
 def test_a_further_role_of_the_outcome_is_shown_where_it_belongs(copy):
     def longer(outcome):
         for seed in outcome["seeds"]:
@@ -276,6 +280,7 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path, copy):
         build([])
 
 
+@pytest.mark.thorough
 def test_only_a_report_is_overwritten(copy, tmp_path):
     mine = tmp_path / "thesis.html"
     mine.write_text("<html>mine</html>")
@@ -287,6 +292,7 @@ def test_only_a_report_is_overwritten(copy, tmp_path):
     assert not list(copy.glob(".report*"))
 
 
+@pytest.mark.thorough
 def test_a_folder_that_cannot_be_written_is_one_line(copy, tmp_path):
     (copy / "figures").write_text("in the way")
     with pytest.raises(RunError, match=r"report: cannot write '.*figures' .*leave the figures out with --no-figures"):
@@ -328,6 +334,7 @@ def test_an_axis_holds_any_values(values, log):
 SIZES = st.floats(-12, 12).map(lambda power: 10**power)
 
 
+@pytest.mark.thorough
 @settings(max_examples=300)
 @given(
     low=st.one_of(st.just(0.0), SIZES, SIZES.map(lambda value: -value)),
@@ -361,6 +368,7 @@ def test_every_axis_has_two_ticks_at_least_within_it_and_no_two_of_one_text(low,
     assert len(below) >= 2
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("name", ["x" * 5000, "猫" * 300, "\U0001d518" * 40])
 def test_long_and_foreign_names_are_cut_in_charts_and_whole_in_a_tooltip(name):
     names = [f"{name}{i}" for i in range(20)]

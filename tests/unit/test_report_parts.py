@@ -85,6 +85,7 @@ def test_the_history_of_a_teacher_is_kept_with_the_run_whoever_trained_it(root, 
     assert files[0] == kept.read_bytes()
 
 
+@pytest.mark.thorough
 def test_each_seed_may_have_a_teacher_of_its_own(root):
     teacher = {"model": {"kind": "mlp", "hidden": [8]}, "training": {"epochs": 2}, "seed": None}
     folder = finished(root, "own", seeds=[3, 4], teacher=teacher)
@@ -95,6 +96,7 @@ def test_each_seed_may_have_a_teacher_of_its_own(root):
     assert (curve.mean[-1], curve.low[-1], curve.high[-1]) == (sum(ends) / 2, min(ends), max(ends))
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_was_read_has_no_training_to_show(root, tail):
     teacher = {"model": {"kind": "mlp", "hidden": [16], "checkpoint": str(tail / "teacher-0.safetensors")}}
     folder = finished(root, "read", teacher=teacher)
@@ -106,6 +108,7 @@ def test_a_teacher_that_was_read_has_no_training_to_show(root, tail):
     assert drawn["validation-errors"] == ["Student alone", "Student distilled"]
 
 
+@pytest.mark.thorough
 def test_a_damaged_history_of_the_teacher_is_left_out_and_named(tail, tmp_path):
     copy = Path(shutil.copytree(tail, tmp_path / "run"))
     (copy / "teacher-0.metrics.jsonl").write_text('{"epoch": 2}\n')
@@ -158,6 +161,7 @@ def test_trainings_of_other_lengths_are_drawn_over_their_shares(tail):
     ]
 
 
+@pytest.mark.thorough
 def test_trainings_of_one_length_are_drawn_over_their_epochs(root):
     training = {"epochs": 3, "learning_rate": 0.1}
     teacher = {"model": {"kind": "mlp", "hidden": [16]}, "training": training}
@@ -170,6 +174,7 @@ def test_trainings_of_one_length_are_drawn_over_their_epochs(root):
 # -------------------------------------------------------------------------------------------------------- gain and harm
 
 
+@pytest.mark.thorough
 def test_gain_and_harm_go_from_the_frequent_to_the_rare(tail):
     gathered = gather(tail)
     found = gains.gains(gathered)
@@ -190,6 +195,7 @@ def test_gain_and_harm_go_from_the_frequent_to_the_rare(tail):
         assert text in found.said
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     ("change", "said"),
     [(-0.5, "hurts the rare classes: "), (0.5, "helps the rare classes: "), (0.0, "may be chance: ")],
@@ -208,6 +214,7 @@ def test_what_distillation_does_to_the_rare_is_said(tail, change, said):
     assert said in gains.gains(gathered).said
 
 
+@pytest.mark.thorough
 def test_of_even_classes_none_is_called_rare(root):
     gathered = gather(finished(root, "even", data={"kind": "digits"}, training={"epochs": 1}))
     found = gains.gains(gathered)
@@ -235,6 +242,7 @@ def test_many_classes_are_drawn_where_they_change_most(tail, monkeypatch):
 # ------------------------------------------------------------------------------------------------------- further roles
 
 
+@pytest.mark.thorough
 def test_the_student_alone_at_equal_compute_stands_beside(budget):
     gathered = gather(budget)
     assert [model.role for model in gathered.models] == ["teacher", "alone", "alone_budget", "distilled"]
@@ -270,6 +278,7 @@ def test_of_a_regression_the_student_at_equal_compute_comes_to_an_error(budget, 
     assert any(sentence.startswith(said) for sentence in story.verdict(gathered))
 
 
+@pytest.mark.thorough
 def test_of_more_than_two_students_the_fidelity_is_a_table(budget, tail):
     several, few = (build([folder], files=False).read_text(encoding="utf-8") for folder in (budget, tail))
     assert '<th scope="row">Student alone, equal compute</th>' in several.split("s answer</th>")[1]
@@ -286,6 +295,7 @@ def test_a_student_above_its_teacher_is_said_to_be_above_it(budget):
     assert story.facts(gathered)[0] == story.Fact("50 %", "of the gap closed, ± 25 over the seeds")
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_takes_no_part_is_not_on_the_page(root):
     method = {"name": "kd", "temperature": 1, "hard_weight": 1.0, "soft_weight": 1.0}
     folder = finished(root, "peers", method=method, scheme={"name": "codistillation", "peers": 2})
@@ -300,6 +310,7 @@ def test_a_teacher_that_takes_no_part_is_not_on_the_page(root):
     assert page._overview(gathered, {"number": 1, "name": "peers"})[2] == "–"
 
 
+@pytest.mark.thorough
 def test_what_failed_is_said_first_and_no_share_is_told(budget):
     failed = Standing(("The student alone is no better than one answer",), None, "No share is told")
     gathered = replace(gather(budget), standing=failed)
@@ -341,6 +352,7 @@ def test_the_names_of_the_lowest_points_stay_off_the_axes():
     assert [name.get("text-anchor") for name in names if name.text != "Student number 2"] == ["start"] * 3
 
 
+@pytest.mark.thorough
 def test_of_many_models_the_large_charts_show_the_chief(tail, tmp_path):
     copy = Path(shutil.copytree(tail, tmp_path / "run"))
 
@@ -391,6 +403,7 @@ def test_the_temperature_that_the_run_distilled_at_is_told(method, chosen, start
     assert story.temperature({"method": {"name": "kd", **method}}, chosen) == (start, said)
 
 
+@pytest.mark.thorough
 def test_a_target_and_a_scheme_are_told_with_their_papers(root):
     folder = finished(root, "topk", method={"name": "kd", "target": {"kind": "topk", "k": 2}})
     text = build([folder], files=False).read_text(encoding="utf-8")
@@ -422,6 +435,7 @@ def test_the_names_of_points_that_lie_close_cover_neither_each_other_nor_the_poi
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
+@pytest.mark.thorough
 def test_models_measured_on_other_samples_are_not_set_against_each_other(root, tail, budget, tmp_path):
     runs = [gather(tail), gather(budget)]
     assert panels.same_test_set(runs)

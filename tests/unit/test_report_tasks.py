@@ -100,6 +100,7 @@ def pixels(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_question_is_answered(runs, tmp_path, task):
     text = build([runs[task]], tmp_path / "page.html", files=False).read_text(encoding="utf-8")
@@ -112,6 +113,7 @@ def test_every_question_is_answered(runs, tmp_path, task):
     assert ("negative log-likelihood, nats" in text) == (task != "regression")
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("task", ["multilabel", "dense"])
 def test_the_fidelity_is_that_of_an_evaluation(gathered, task):
     found = gathered[task]

@@ -65,6 +65,7 @@ def stream(runs):
     return gather(runs["stream"])
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("name", ["stream", "sentences"])
 def test_the_page_shows_texts_and_escapes_them(runs, tmp_path, name):
     text = build([runs[name]], tmp_path / "page.html", files=False).read_text(encoding="utf-8")
@@ -75,6 +76,7 @@ def test_the_page_shows_texts_and_escapes_them(runs, tmp_path, name):
     assert ("Test examples of largest disagreement" in text) == (name == "sentences")
 
 
+@pytest.mark.thorough
 def test_a_token_is_shaded_by_the_loss_that_the_model_has_there(stream):
     """Each passage is found again in the test stream, its losses in those of a pass of our own."""
     run, told = stream.run, stream.texts
@@ -104,6 +106,7 @@ def test_what_a_student_is_said_to_share_with_its_teacher_is_what_the_evaluation
     assert stream.texts.near["distilled"] == pytest.approx((own.agreement, own.kl), abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_pages_bins_give_the_probabilities_that_stand_beside_them(runs, tmp_path):
     """What the script computes from the bins at the recipe's temperature is what was computed of all tokens."""
     text = build([runs["stream"]], tmp_path / "page.html", files=False).read_text(encoding="utf-8")
@@ -119,6 +122,7 @@ def test_the_pages_bins_give_the_probabilities_that_stand_beside_them(runs, tmp_
         assert shown == pytest.approx([each / (sum(mass) + others) for each in mass], rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_attention_is_drawn_of_both_networks(runs):
     """Each picture has a pixel for each pair of tokens, brightest where the attention is greatest."""
     gathered = gather(runs["sentences"])

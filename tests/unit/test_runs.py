@@ -245,6 +245,7 @@ def test_a_wait_is_told_again_and_again_and_ends_with_a_signal(held_elsewhere, m
     assert set(lines) <= {f"teacher: it is trained; waiting for it ({seconds} s so far)" for seconds in (0, 1)}
 
 
+@pytest.mark.thorough
 def test_without_a_handler_a_wait_is_told_on_stderr_and_sigterm_ends_it(held_elsewhere):
     script = (
         "import pathlib, sys\nimport limbeck.locks as locks\nlocks._SILENT = 0.05\n"

@@ -254,6 +254,7 @@ class Stop(Exception):
     """The process is killed here."""
 
 
+@pytest.mark.thorough
 def test_a_scheme_that_is_killed_goes_on_and_runs_no_finished_stage_again(tmp_path, toy, monkeypatch):
     wanted = recipe(**toy)
     _, whole = ran(wanted, tmp_path / "whole")
@@ -279,6 +280,7 @@ def test_a_scheme_that_is_killed_goes_on_and_runs_no_finished_stage_again(tmp_pa
     assert again == whole
 
 
+@pytest.mark.thorough
 def test_a_scheme_may_be_searched_and_its_decisions_outlive_a_refit(tmp_path, toy):
     keys = {"search": {"scheme.softer": [0.0, 0.5], "training.learning_rate": [0.1]}, "refit": True}
     wanted = recipe(**toy, **keys, training={**TINY["training"], "keep": "best"})
@@ -299,6 +301,7 @@ def test_a_scheme_may_be_searched_and_its_decisions_outlive_a_refit(tmp_path, to
         assert final["identity"]["validation"] is None
 
 
+@pytest.mark.thorough
 def test_candidates_of_a_live_teacher_are_searched_together_with_the_same_outcome(tmp_path, monkeypatch):
     """Three temperatures and another batch size: the three share their batches, and the teacher answers each once."""
     training = {**TINY["training"], "augment": {"shift": 1}}
@@ -363,6 +366,7 @@ def test_a_teacher_is_counted_only_while_it_is_asked():
     assert (Compute(1.0, 2.0, 4.0) + Compute(1.0)).total(teachers=False) == 4.0
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("teachers", [True, False])
 def test_the_student_alone_gets_as_many_epochs_as_the_distillation_paid_for(tmp_path, teachers):
     lines = []

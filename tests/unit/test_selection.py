@@ -128,6 +128,7 @@ def test_each_grid_of_a_search_is_crossed_by_itself():
     assert searched.searched == ("training.learning_rate", "method.temperature", "method.alpha")
 
 
+@pytest.mark.thorough
 def test_a_candidate_that_diverges_drops_out_and_all_of_them_are_an_error(tmp_path):
     def chosen(rates, role):
         given = recipe(search={"training.learning_rate": rates}, training={"epochs": 3, "schedule": "constant"})
@@ -196,6 +197,7 @@ def test_pooled_images_are_the_means_of_their_squares():
         Selection(pool=2).apply(Splits(tokens, tokens, "small"))
 
 
+@pytest.mark.thorough
 def test_an_ensemble_is_weighed_on_the_held_out_part_and_keeps_its_weights(tmp_path):
     members = [{"model": {"kind": "mlp", "hidden": [width]}, "training": {"epochs": 4}} for width in (1, 16, 24)]
     given = recipe(teacher={"members": members, "select": 5}, method={"name": "kd"})

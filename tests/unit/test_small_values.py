@@ -112,6 +112,7 @@ def test_a_gradient_of_a_small_divergence_is_that_of_double_precision(kind):
                 assert off < (0.2 if kind == "total_variation" else 2e-3), (classes, eps, temperature, float(off))
 
 
+@pytest.mark.thorough
 def test_second_derivatives_of_the_divergences_are_those_of_the_formulas():
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
@@ -177,6 +178,7 @@ def gradients_of(loss, z, v):
     return found
 
 
+@pytest.mark.thorough
 @over("gap", GAPS)
 @over("name", ["intra_class", "inter_class", "dist", "kl", "js", "reverse_kl", "dkd", "standardised"])
 def test_a_class_that_the_student_has_given_up_leaves_the_gradient_as_it_is_in_double_precision(name, gap):

@@ -240,6 +240,7 @@ class Crash(Exception):
     pass
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("label", ["hint", "kd"])
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_broken_stage_goes_on_and_those_before_it_are_read(tmp_path, label, epoch):

@@ -323,6 +323,7 @@ def whole_numbers(seed, inputs, outputs):
     return model
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("transfer", ["all", "part", "unlabelled"])
 @pytest.mark.parametrize("method", [methods.kd, methods.logit_matching], ids=["kd", "logit_matching"])
 @pytest.mark.parametrize("augment", [Augment(), Augment(shift=1)], ids=["plain", "augmented"])
@@ -404,6 +405,7 @@ def halve(inputs):
     return inputs / 2
 
 
+@pytest.mark.thorough
 def test_the_fingerprint_of_a_network_is_the_same_in_every_process():
     done = subprocess.run(
         [sys.executable, "-c", STABLE],

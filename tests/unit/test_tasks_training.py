@@ -157,6 +157,7 @@ def test_a_rank_without_a_part_of_the_batch_counts_nothing(task):
 # ------------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.miniature(1)
 @every_task
 def test_a_student_of_every_task_learns_from_labels_and_teacher(task):
     train, held = set_of(task, 96), set_of(task, 48, seed=5)
@@ -171,6 +172,7 @@ def test_a_student_of_every_task_learns_from_labels_and_teacher(task):
     assert result.metrics["accuracy"] > 0.5
 
 
+@pytest.mark.miniature(2)
 @every_task
 def test_a_training_in_parts_is_the_training(task):
     def train(accumulate):

@@ -114,6 +114,7 @@ def key_of(name: str) -> str:
     return name.partition(":")[0]
 
 
+@pytest.mark.miniature(17)
 @pytest.mark.parametrize("name", OTHER)
 def test_what_decides_a_training_decides_its_address_and_is_named_where_it_differs(name):
     one, other = wanted(), wanted(**OTHER[name]())
@@ -236,6 +237,7 @@ def test_a_training_that_was_broken_off_goes_on_to_the_same_weights_along_the_wa
     assert not same(whole.along[1], whole.student)
 
 
+@pytest.mark.thorough
 def test_several_on_the_same_batches_share_their_places_with_those_made_alone(tmp_path):
     def several() -> list[Job]:
         hot = wanted(method=methods.kd(8.0), label="hot", along=(2,))
@@ -319,6 +321,7 @@ def test_weights_that_are_damaged_are_refused(tmp_path, file):
         make(tmp_path, along=(1,))
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("part", ["", "after-epoch-1", "after-epoch-2"])
 def test_what_was_made_of_another_training_is_refused(tmp_path, part):
     """Whole folders, with weights and digests that fit each other, in the place of those of another training."""

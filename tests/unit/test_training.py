@@ -43,6 +43,7 @@ def distance(first, second):
 # ----------------------------------------------------------------------------------------------- the loop, hand-written
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -119,6 +120,7 @@ class Double(nn.Module):
         return self.inner(inputs.double())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unlabelled", [0, 31])
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("accumulate", [2, 4])
@@ -198,6 +200,7 @@ def scripted(monkeypatch, scores):
     return seen
 
 
+@pytest.mark.thorough
 @over(
     ("scores", "patience", "epochs", "best"),
     [

@@ -83,6 +83,7 @@ class BadGradient(Term):
         return zero
 
 
+@pytest.mark.thorough
 @over("value", [math.nan, math.inf, -math.inf])
 @over("at", [0, 5, 7])
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_kept_and_names_a_parameter(tmp_path, at, value):
@@ -104,6 +105,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_kept_and_nam
     assert not (tmp_path / "student.safetensors").exists()
 
 
+@pytest.mark.thorough
 @over(
     "settings",
     [
@@ -278,6 +280,7 @@ def test_dropout_and_order_both_depend_on_the_seed():
     assert (whole[0] - whole[1]).abs().max() > 1e-3  # one batch: no order, only dropout
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_dropout_does_not_depend_on_the_workers_that_read_the_samples():
     lazy = LazySet.of([(SAMPLES.inputs[i], int(SAMPLES.labels[i])) for i in range(50)])

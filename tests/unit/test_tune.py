@@ -154,6 +154,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.thorough
 def test_the_same_values_are_trained_once_and_the_teacher_answers_once(tmp_path: Path, answered: list[int]) -> None:
     one = recipe()
     tune(one, {"method.temperature": Choices((2.0,))}, folder_of(tmp_path, one), trials=1, cache=tmp_path / "cache")
@@ -178,6 +179,7 @@ def test_several_seeds_are_averaged(tmp_path: Path) -> None:
     assert tuned.best.figures["errors"] == pytest.approx(sum(errors) / 2)
 
 
+@pytest.mark.thorough
 def test_a_study_is_gone_on_with_and_one_of_something_else_is_refused(tmp_path: Path) -> None:
     one = recipe()
     folder = folder_of(tmp_path, one)
@@ -192,6 +194,7 @@ def test_a_study_is_gone_on_with_and_one_of_something_else_is_refused(tmp_path: 
         tune(one, TEMPERATURE, folder, trials=5, metric="nll", cache=tmp_path / "cache")
 
 
+@pytest.mark.thorough
 def test_a_hopeless_training_is_cut_short(tmp_path: Path) -> None:
     one = recipe(training={"epochs": 8, "batch_size": 64, "learning_rate": 0.1})
     folder = folder_of(tmp_path, one)
@@ -253,6 +256,7 @@ def test_the_trial_of_a_killed_process_is_gone_on_with_first(tmp_path: Path) -> 
 LIVE: dict[str, Any] = {**KEYS, "training": {**KEYS["training"], "epochs": 2, "augment": {"shift": 1}}}
 
 
+@pytest.mark.thorough
 def test_settings_tried_together_come_to_what_they_come_to_apart(tmp_path: Path, answered: list[int]) -> None:
     """Two seeds; the teacher sees other views in every epoch, and answers each batch once for all settings."""
     one = Recipe.parse(LIVE)
@@ -374,6 +378,7 @@ def _command(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, cwd=where, env=place, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.thorough
 def test_the_verb_writes_a_recipe_that_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import yaml
 

@@ -36,6 +36,7 @@ def test_a_training_that_cannot_run_is_refused_by_its_place(keys, training, said
         vet(teacher)
 
 
+@pytest.mark.thorough
 @over("lanes", [8, 5])
 def test_a_stream_without_a_batch_size_has_its_lanes_and_its_resolved_recipe_says_so(lanes):
     keys = {**STREAM, "data": {**STREAM["data"], "lanes": lanes}}

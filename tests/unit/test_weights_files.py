@@ -235,6 +235,7 @@ def test_a_damaged_result_is_named(tmp_path, damage):
         train(tmp_path)
 
 
+@pytest.mark.miniature(2)
 @pytest.mark.parametrize("damage", ["truncated", "middle bit", "last bit", "missing"])
 def test_damaged_weights_of_a_finished_training_are_named(tmp_path, damage):
     train(tmp_path)
@@ -259,6 +260,7 @@ def without_seal(content: dict) -> dict:
     return {key: value for key, value in content.items() if key != "sha256"}
 
 
+@pytest.mark.thorough
 def test_no_bit_of_a_result_can_flip_unnoticed(tmp_path):
     kept.write_sealed(tmp_path / "result.json", {"history": [{"errors": 12, "nll": 0.25}], "none": None, "é": [1e-9]})
     content, path = kept.read_sealed(tmp_path / "result.json"), tmp_path / "flipped.json"

@@ -34,6 +34,7 @@ WORDS = {
 }  # fmt: skip
 
 
+@pytest.mark.miniature(31)
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("place", ["data.label", "data.drop[0]", "classes[1]"])
 def test_a_word_that_yaml_takes_for_something_else_is_said(path, place, word):
@@ -127,6 +128,7 @@ PLAIN = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.thorough
 @given(
     st.dictionaries(
         st.text(PRINTED, min_size=1, max_size=5), st.lists(PLAIN, max_size=3) | PLAIN, min_size=1, max_size=4
