@@ -1,6 +1,6 @@
 """A detector with few labelled images: its teacher shows the student classes and boxes of images without labels.
 
-    python examples/detection.py [--steps 1500] [--labelled 150] [--unlabelled 2250]
+    python examples/detection.py [--steps 1500] [--labelled 150] [--unlabelled 2250] [--tested 300]
 
 An image shows squares, discs and crosses, and is a grid of 8×8 cells. A cell that holds the centre of a shape has its
 class; the others are background. So the classes are a dense task, and `lb.methods.kd` works for each cell, with
@@ -145,8 +145,8 @@ def evaluate(network: nn.Module, samples: TensorSet, boxes: torch.Tensor) -> flo
     return sum(precision(each, int((samples.labels == label).sum())) for label, each in found.items()) / len(found)
 
 
-def main(steps: int = 1500, labelled: int = 150, unlabelled: int = 2250) -> dict[str, float]:
-    (train, boxes), (more, _), (test, truth) = scenes(labelled, 0), scenes(unlabelled, 1), scenes(300, 2)
+def main(steps: int = 1500, labelled: int = 150, unlabelled: int = 2250, tested: int = 300) -> dict[str, float]:
+    (train, boxes), (more, _), (test, truth) = scenes(labelled, 0), scenes(unlabelled, 1), scenes(tested, 2)
     unknown = torch.full_like(more.labels, -100)
     every = TensorSet.of(
         torch.cat([train.inputs, more.inputs]), torch.cat([train.labels, unknown]), class_names=CLASSES, task=DENSE
@@ -176,4 +176,5 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--labelled", type=int, default=150)
     parser.add_argument("--unlabelled", type=int, default=2250)
+    parser.add_argument("--tested", type=int, default=300)
     main(**vars(parser.parse_args()))

@@ -390,6 +390,7 @@ def test_samples_that_are_mixed_are_taken_unless_the_method_says_that_it_refuses
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.thorough
 @every_method_on_layers
 def test_a_training_is_resumed_bit_for_bit_and_leaves_the_objective_behind(name, nets, tmp_path):
     inputs = batch_of(name, nets, 16, torch.float32).inputs

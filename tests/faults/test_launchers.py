@@ -81,7 +81,7 @@ def whole(made):
     return run_of(folder)
 
 
-@pytest.mark.miniature(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("who", "step"), [(1, 1), (0, 5), (1, 9)])
 def test_killed_in_one_process_all_end_soon_with_one_line_and_resume_bit_for_bit(made, tmp_path, whole, who, step):
     folder = furnish(made, tmp_path / "killed")

@@ -1,5 +1,6 @@
 """Where sets come from: digits, IDX files, archives and image folders, whole and damaged."""
 
+import contextlib
 import gzip
 import inspect
 import typing
@@ -67,6 +68,17 @@ def test_digits_are_scikit_learns():
     assert sorted(data.train.index.tolist() + data.test.index.tolist()) == list(range(1797))
     expected = np.floor(np.bincount(labels) * 0.2 + 0.5)
     assert np.array_equal(torch.bincount(data.test.labels).numpy(), expected)
+
+
+def test_digits_are_the_same_in_every_place_that_they_were_read_in_before():
+    first = everything(digits().train).inputs
+    with torch.device("meta"), contextlib.suppress(DataError):
+        digits()
+    with torch.inference_mode():
+        digits().train.inputs.zero_()
+    again = everything(digits().train).inputs
+    assert torch.equal(first, again)
+    assert not again.is_inference()
 
 
 def test_digits_split_follows_its_seed():

@@ -30,7 +30,7 @@ def test_segmentation_with_a_loss_of_its_own(capsys):
 
 @pytest.mark.filterwarnings("ignore::limbeck.errors.DataWarning")
 def test_a_detector_learns_from_images_without_labels(capsys):
-    precision = example("detection").main(steps=20, labelled=16, unlabelled=48)
+    precision = example("detection").main(steps=20, labelled=16, unlabelled=48, tested=8)
     assert set(precision) == {"teacher", "alone", "distilled"}
     assert "mean average precision" in capsys.readouterr().out
 

@@ -1,9 +1,9 @@
 """The 8x8 handwritten digits that scikit-learn carries: real data without a download."""
 
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from limbeck.arguments import checked
 from limbeck.data.sets import Splits, TensorSet
@@ -30,14 +30,15 @@ def digits(seed: int = 0, test_share: float = 0.2) -> Splits:
         >>> len(data.train), len(data.test)
         (1438, 359)
     """
-    inputs, labels = (each.clone() for each in _read())
-    return Splits.held_out(TensorSet.of(inputs, labels, name="digits"), test_share, seed)
+    images, labels = _read()
+    inputs = torch.tensor(images, dtype=torch.float32).div_(16).view(-1, 1, 8, 8)
+    return Splits.held_out(TensorSet.of(inputs, torch.tensor(labels), name="digits"), test_share, seed)
 
 
 @cache
-def _read() -> tuple[Tensor, Tensor]:
-    """Return all images and labels, which scikit-learn reads from text."""
+def _read() -> tuple[Any, Any]:
+    """Return the arrays that scikit-learn reads from text, which takes longer than all else here."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images, dtype=torch.float32).div_(16).view(-1, 1, 8, 8), torch.tensor(labels)
+    return images, labels
