@@ -8,7 +8,7 @@ import pytest
 EVERYTHING = "[getattr(limbeck, name) for name in limbeck.__all__]"
 HEAVY = {
     "accelerate", "http.server", "jinja2", "optuna", "pandas", "PIL", "pydantic", "rich",
-    "scipy", "sklearn", "torchvision", "transformers", "typer", "yaml",
+    "onnxruntime", "scipy", "sklearn", "torch._dynamo", "torchvision", "transformers", "typer", "yaml",
 }  # fmt: skip
 
 
@@ -27,12 +27,15 @@ def test_the_name_alone_loads_nothing_but_itself():
 @pytest.mark.thorough
 def test_all_names_load_torch_and_nothing_heavy_that_torch_does_not():
     """One process imports torch and then everything: what is heavy in no step is heavy in none."""
-    by_torch, everything = loaded_by(
-        "import torch", f"import limbeck; {EVERYTHING}; import limbeck.training, limbeck.data"
+    by_torch, everything, recipes = loaded_by(
+        "import torch",
+        f"import limbeck; {EVERYTHING}; import limbeck.training, limbeck.data",
+        "import limbeck.config",
     )
     assert "limbeck" not in by_torch
     assert "limbeck.training.loop" in everything
     assert (everything - by_torch) & HEAVY == set()
+    assert (recipes - by_torch) & HEAVY == {"pydantic", "yaml"}
 
 
 WITHOUT_POSIX = """

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import limbeck as lb
 from limbeck.config import Recipe
 from limbeck.data import TensorSet, bundled
 from limbeck.errors import DataError, InputError, LimbeckError, ModelError, RecipeError
@@ -169,3 +170,17 @@ def test_a_method_that_reads_features_is_refused(tmp_path):
     keys["method"] = [{"name": "kd"}, {"name": "rkd", "layers": [{"student": "fc", "teacher": "fc"}]}]
     with pytest.raises(LimbeckError):
         rehearse(Recipe.parse(keys, tmp_path))
+
+
+def test_compile_leaves_it_alone(tmp_path, monkeypatch):
+    from limbeck.training import compiled
+
+    tried = []
+    monkeypatch.setattr(torch, "compile", lambda call, **options: tried.append(call) or call)
+    monkeypatch.setattr(compiled, "_OPTIONS", {})
+    inside = torch.nn.Sequential(onnx((13,), 3, written(tmp_path / "a.onnx")))
+    samples = TensorSet.of(torch.randn(8, 13), torch.arange(8) % 3, classes=3)
+    for teacher, networks in [(inside, 1), (torch.nn.Linear(13, 3), 2)]:
+        tried.clear()
+        lb.fit(torch.nn.Linear(13, 3), samples, teacher=teacher, epochs=1, compile=True)
+        assert len(tried) == networks

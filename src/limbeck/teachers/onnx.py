@@ -65,6 +65,7 @@ class OnnxModel(nn.Module):
     """
 
     grown = frozenset({"model", "scale", "shift"})
+    traceable = False  # for torch.compile
     model: Tensor
     scale: Tensor
     shift: Tensor
@@ -105,7 +106,6 @@ class OnnxModel(nn.Module):
         elif samples.mean is not None and samples.std is not None:
             self.scale, self.shift = samples.std.cpu().double(), samples.mean.cpu().double()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
         """Return the answer to a batch as logits, or as numbers to predict, where the batch is."""
         batch = next(iter((*inputs, *named.values())))

@@ -77,7 +77,7 @@ def _networks(distiller: Distiller) -> list[nn.Module]:
     networks = [distiller.student]
     if isinstance(teacher, ModelTeacher) and not (objective.taps("teacher") or teacher.taps or objective.needs_network):
         networks.append(teacher.model)
-    return networks
+    return [network for network in networks if all(getattr(each, "traceable", True) for each in network.modules())]
 
 
 def step_begins(training: Training) -> None:
