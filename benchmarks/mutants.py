@@ -861,7 +861,8 @@ def noticed(mutant: Mutant) -> str | None:
             sys.exit(f"{mutant.name}: found {mutant.before!r} {text.count(mutant.before)} times in {mutant.file}")
         file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "thorough or not slow"]
+        wanted = "(thorough or not slow) and not gpu and not network"
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", wanted]
         command += mutant.tests.split()
         done = subprocess.run(command, check=False, cwd=tree, env=environment, capture_output=True, text=True)
         if done.returncode not in (0, 1):
