@@ -361,6 +361,7 @@ def test_the_state_of_the_objective_survives_a_file_without_pickle(name, nets):
     assert torch.equal(first[1], second[1])
 
 
+@pytest.mark.thorough
 @every_case
 def test_training_lowers_the_loss_and_leaves_the_teacher_untouched(name, nets):
     distiller = distiller_of(name, nets)

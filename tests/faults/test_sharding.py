@@ -222,7 +222,7 @@ def same(found, wanted):
     return found.keys() == wanted.keys()
 
 
-@pytest.mark.miniature(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_divided_networks_learn_what_whole_ones_learn_in_one_process_and_write_the_same_file(two, tmp_path, kind):
     folder, told = two
@@ -243,12 +243,14 @@ def bits(folder):
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["everything", "stream"])
 def test_a_broken_training_goes_on_bit_for_bit(two, kind):
     folder, _ = two
     assert bits(folder / f"{kind}, broken") == bits(folder / kind)
 
 
+@pytest.mark.thorough
 def test_one_process_and_two_with_a_part_each_go_on_with_each_others_trainings(two):
     folder, told = two
     wanted = train("everything")
@@ -258,6 +260,7 @@ def test_one_process_and_two_with_a_part_each_go_on_with_each_others_trainings(t
     assert [each["again"] for each in told] == [True, True]
 
 
+@pytest.mark.thorough
 def test_each_process_has_half_of_the_numbers(two):
     first, second = (each["sizes"] for each in two[1])
     for number in (0, 1):
@@ -269,12 +272,14 @@ def test_each_process_has_half_of_the_numbers(two):
     assert [each["after"] for each in (first, second)] == [first["whole"][0]] * 2
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_finite_ends_both_and_leaves_a_whole_teacher(two):
     for each in two[1]:
         assert "NaN or infinite" in each["not finite"]["line"] or "of the loss is" in each["not finite"]["line"]
         assert each["not finite"]["teacher"]
 
 
+@pytest.mark.thorough
 def test_a_teacher_is_divided_apart_from_its_student(two):
     wanted = train("images")
     for each in two[1]:
