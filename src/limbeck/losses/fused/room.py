@@ -1,10 +1,14 @@
-"""Memory for gradients of large logits, in large pages where the system has them."""
+"""Memory for gradients of large logits: lent again where it is free, in large pages where the system has them."""
 
 import ctypes
 import functools
 import sys
+import threading
+import weakref
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +16,7 @@ __all__ = ["room_like", "wide_enough"]
 
 _PAGE = 2**21
 _HUGE = 14  # MADV_HUGEPAGE
-_FROM = 2 * _PAGE
+_FROM, _MOST = 2 * _PAGE, 2**30
 
 
 def wide_enough(dtype: torch.dtype) -> torch.dtype:
@@ -30,21 +34,52 @@ def room_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a contiguous tensor of the same shape, not filled in.
 
     The first touch of each page of new memory is a call of the system, which for pages of 4 kB takes as long as the
-    loss itself.  On Linux the system is advised to use pages of 2 MB.
+    loss itself.  So on a processor memory that nobody holds any more is lent again, up to 1 GiB of it, and Linux is
+    advised to make pages of 2 MB of new memory.
 
     >>> room_like(torch.zeros(2, 3), torch.float64).dtype
     torch.float64
     """
-    room = torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
-    size = room.numel() * room.element_size()
-    if room.device.type == "cpu" and size >= _FROM and (advise := _advise()) is not None:
-        start = -(-room.data_ptr() // _PAGE) * _PAGE
-        end = (room.data_ptr() + size) // _PAGE * _PAGE
-        if end > start:
-            advise(
-                ctypes.c_void_p(start), ctypes.c_size_t(end - start), _HUGE
-            )  # advice alone: what it returns is not needed
-    return room
+    size = tensor.numel() * dtype.itemsize
+    if tensor.device.type != "cpu" or size < _FROM:
+        return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+    return torch.from_numpy(_LENDER.lend(size)).view(dtype).view(tensor.shape)
+
+
+class _Lender:
+    """Lends the same memory again and again, to one tensor at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._memory = np.empty(0, dtype=np.uint8)
+        self._lent: Callable[[], Any] = lambda: None  # a weak reference to what a tensor has of it
+
+    def lend(self, size: int) -> "np.ndarray[Any, Any]":
+        """Return memory (size,) uint8; what is held elsewhere is left alone."""
+        with self._lock:
+            free = self._lent() is None
+            if not free or not size <= self._memory.nbytes <= 2 * size:
+                new = _new(size)
+                if not free or size > _MOST:
+                    return new
+                self._memory = new
+            lent = self._memory[:size]
+            self._lent = weakref.ref(lent)
+            return lent
+
+
+_LENDER = _Lender()
+
+
+def _new(size: int) -> "np.ndarray[Any, Any]":
+    """Return new memory, in large pages if the system has them."""
+    memory = np.empty(size, dtype=np.uint8)
+    if (advise := _advise()) is not None:
+        first = memory.ctypes.data
+        start, end = -(-first // _PAGE) * _PAGE, (first + size) // _PAGE * _PAGE
+        if end > start:  # advice alone: what it returns is not needed
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _HUGE)
+    return memory
 
 
 @functools.cache
