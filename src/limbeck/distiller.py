@@ -221,7 +221,9 @@ class Distiller(nn.Module):
                     check_answer(name, answer.logits, classes, batch.task)
                 check_numbers(name, answer, batch.mask)
                 if Need.SEVERAL_CLASSES in batch.task.meets:
-                    warn_of_probabilities(name, answer)
+                    warn_of_probabilities(
+                        "model" if name == "student" else name, answer
+                    )  # a teacher's own training too
             index, labels = samples or (batch.index, batch.labels)
             self.objective.build(outputs, Setup(index, labels, seed, lambda: self._passes(batches, batch)))
             if self.chunked_head:

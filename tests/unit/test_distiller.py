@@ -526,7 +526,8 @@ def test_answers_that_are_probabilities_are_warned_of(which, precision):
     networks[which] = nn.Sequential(networks[which], nn.Softmax(1))
     networks = {name: each.to(precision) for name, each in networks.items()}
     distiller = Distiller(networks["student"], ModelTeacher(networks["teacher"]), methods.kd())
-    with pytest.warns(ModelWarning, match=f"^{which}: .*Leave out the softmax at the end of the {which}$") as caught:
+    name = {"student": "model"}.get(which, which)
+    with pytest.warns(ModelWarning, match=f"^{name}: .*Leave out the softmax at the end of the {name}$") as caught:
         distiller.build(batch_of())
     assert len(caught) == 1
 
@@ -544,3 +545,5 @@ def test_numbers_to_predict_may_add_up_to_one():
     student = nn.Sequential(network(1), nn.Softmax(1))
     batch = Batch.of(torch.randn(6, 3), torch.rand(6, 4), task=REGRESSION)
     Distiller(student, None, methods.hard()).build(batch)
+    with pytest.warns(ModelWarning, match="^model: "):
+        Distiller(student, None, methods.hard()).build(batch_of())

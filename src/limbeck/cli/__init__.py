@@ -154,12 +154,16 @@ def _leave() -> None:
         ranks.leave()
 
 
-def _noted(others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """Show a warning: one of limbeck's as a line, without the place in the code, and `others` as Python does."""
+def _noted(
+    said: set[str], others: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any
+) -> None:
+    """Show a warning: one of limbeck's once, as a line without the place in the code, and `others` as Python does."""
     from limbeck.cli.showing import say
 
     if issubclass(category, (DataWarning, ModelWarning)):
-        say(f"note: {message}")
+        if str(message) not in said:
+            said.add(str(message))
+            say(f"note: {message}")
     else:
         others(message, category, *where)
 
@@ -167,7 +171,7 @@ def _noted(others: Callable[..., None], message: Warning | str, category: type[W
 def main() -> None:
     """Run the command line; a user's mistake ends with one line and its exit code, never with a traceback."""
     with warnings.catch_warnings(), steady():
-        warnings.showwarning = partial(_noted, warnings.showwarning)
+        warnings.showwarning = partial(_noted, set(), warnings.showwarning)
         with reserved() if "--json" in sys.argv else nullcontext():
             code = _ended()
         reason = None if code else lost()

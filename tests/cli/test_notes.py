@@ -1,4 +1,4 @@
-"""What there is to say of data is said where a recipe is checked and run, and kept with the run."""
+"""What there is to say of data and models is said where a recipe is checked and run."""
 
 import json
 
@@ -48,3 +48,28 @@ def test_a_set_of_which_there_is_nothing_to_say_has_no_notes(limbeck, folder):
     (folder / "own" / "dog" / "x.tif").unlink()
     (folder / "own" / "eel").rmdir()
     assert json.loads(limbeck("check", "recipe.yaml", "--json").out)["notes"] == []
+
+
+SOFT = """
+from torch import nn
+
+def soft(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes), nn.Softmax(1))
+"""
+
+
+@pytest.mark.filterwarnings("default::limbeck.errors.ModelWarning")
+def test_a_model_that_answers_probabilities_is_noted_once(limbeck, tmp_path):
+    (tmp_path / "soft_net.py").write_text(SOFT)
+    (tmp_path / "recipe.yaml").write_text(
+        "name: soft\ndata: {kind: digits, transfer: {fraction: 0.1}}\nseeds: [0, 1]\n"
+        "student: {model: {factory: 'soft_net:soft'}}\nmethod: {name: hard}\n"
+        "training: {epochs: 1, batch_size: 64}\n"
+    )
+    for verb in ("check", "distill"):
+        answer = limbeck(verb, "recipe.yaml")
+        assert answer.code == 0, answer.err
+        notes = [line for line in answer.err.splitlines() if line.startswith("note: ")]
+        assert len(notes) == 1, answer.err
+        assert notes[0].startswith("note: model: each of its answers")
+        assert "Warning" not in answer.err
