@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHOWN = ("index", "start/index", "choose/index", "check-loss/index", "methods/index", "api/schedules/index")
+SHOWN = (
+    *("index", "start/index", "choose/index", "check-loss/index", "methods/index", "your-model/index"),
+    *("speed/index", "api/schedules/index", "api/losses/index"),
+)
 
 
 @pytest.fixture(scope="module")
