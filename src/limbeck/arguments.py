@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.checks import shown
+from limbeck.devices import refusal
 from limbeck.errors import InputError, one_of
 
 __all__ = ["as_tensor", "checked", "checked_fields"]
@@ -327,9 +328,11 @@ def _as_path(value: Any) -> Path:
 
 def _device(value: Any) -> Any:
     try:
-        torch.device(value)
+        reason = refusal(value)
     except (RuntimeError, TypeError):
         raise _WrongError("a device, such as 'cpu' or 'cuda:0'") from None
+    if reason:
+        raise _WrongError(f"a device of this machine, such as 'cpu' ({reason})")
     return value
 
 

@@ -1,13 +1,14 @@
 """What a device can compute, and which one a name is."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, one_line
 
-__all__ = ["exact", "has_float64", "on_accelerator", "place", "without_autocast_on_cpu"]
+__all__ = ["exact", "has_float64", "on_accelerator", "place", "refusal", "without_autocast_on_cpu"]
 
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -61,8 +62,28 @@ def place(device: str | None) -> torch.device:
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros(1, device=name).device
+        reason = refusal(name)
+    except RuntimeError as error:  # there is no such name
+        reason = one_line(error)
+    if reason:
+        raise InputError(f"device: found '{name}' ({reason}), expected one such as cpu or cuda:0")
+    return torch.zeros(1, device=name).device
+
+
+def refusal(device: torch.device | str | int) -> str:
+    """Return in a line why nothing can be put on a device of this name; "" where it can.
+
+    >>> refusal("cpu")
+    ''
+    """
+    found = torch.device(device)
+    return "" if found.type == "cpu" else _refused(found)
+
+
+@cache
+def _refused(device: torch.device) -> str:
+    try:
+        torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device: found '{name}' ({str(error).splitlines()[0]}), expected one such as cpu or cuda:0"
-        ) from None
+        return one_line(error)
+    return ""

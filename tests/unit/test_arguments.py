@@ -156,6 +156,17 @@ def test_another_kind_of_argument_is_one_line_with_its_name(name, given, line):
     assert str(caught.value) == line
 
 
+def test_a_device_that_is_not_there_is_one_line():
+    with pytest.raises(
+        InputError, match=r"^device: found 'cuda:99', expected a device of this machine, .*\(.+\)$"
+    ) as caught:
+        example(device="cuda:99")
+    assert "\n" not in str(caught.value)
+    network, samples = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), lb.data.digits().test
+    with pytest.raises(InputError, match=r"^device: "):
+        lb.evaluate(network, samples, device="cuda:99")
+
+
 def test_arrays_lists_and_tables_teach_as_tensors_do():
     rows, labels = torch.randn(8, 3), torch.arange(8) % 2
     whole = lb.data.TensorSet.of(rows, labels)

@@ -13,6 +13,8 @@ from limbeck.errors import InputError, ModelError, RunError
 from limbeck.training import compiled as module
 from limbeck.training.identity import identity_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # on Python 3.13.0
+
 DATA = lb.data.TensorSet.of(
     torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4, classes=4
 )

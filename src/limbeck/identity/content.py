@@ -24,7 +24,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), typ
 _BY_REPR = (torch.dtype, torch.layout, torch.memory_format, torch.qscheme, range, slice)
 _TEXTS = (int, float, complex, str, bytes)
 _READ = (object, list, tuple, dict, set, frozenset, *_TEXTS)
-_PYTHON = 1 << 9  # the flag of a class that Python code made
+_PYTHON = 1 << 9  # of these flags, those of a class that Python code made: it is on the heap, and can be changed
+_KIND = 1 << 9 | 1 << 8
 _SETTLED = "what it does cannot be told from what another does"
 
 
@@ -171,7 +172,7 @@ class Reader:
         attributes |= {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
         if attributes:
             told.append(f"attributes {self.named(attributes)}")
-        if len(told) == 1 or any(base not in _READ and not base.__flags__ & _PYTHON for base in kind.__mro__):
+        if len(told) == 1 or any(base not in _READ and base.__flags__ & _KIND != _PYTHON for base in kind.__mro__):
             told.append(self._rebuilt(value))
         return " ".join(told)
 
