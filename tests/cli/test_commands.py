@@ -346,6 +346,7 @@ def test_resume_runs_only_what_is_missing(limbeck, recipe, tmp_path):
 
 
 # Python 3.12 warns of any fork in a process with threads; the child only computes and ends.
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_an_interruption_saves_and_the_run_goes_on_to_the_same_end(limbeck, recipe, tmp_path):
     longer = ["training.epochs=15", "training.batch_size=32", "seeds=[0]", "--no-report"]

@@ -206,6 +206,10 @@ def call(name: str, wrong: inspect.Parameter | None, value: Any) -> Any:
 @pytest.mark.parametrize("name", [pytest.param(each, marks=SLOW.get(each, ())) for each in NAMES])
 def test_a_wrong_object_at_any_argument_is_one_line_or_taken(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a text may be taken for a path
+    (tmp_path / "ptb").mkdir()  # read once for each argument of ptb
+    for part in ("train", "valid", "test"):
+        (tmp_path / "ptb" / f"ptb.{part}.txt").write_text(" the cat sat \n" * 200)
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))
     escaped = []
     for parameter in inspect.signature(NAMES[name]).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

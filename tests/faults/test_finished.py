@@ -170,6 +170,7 @@ def damaged() -> list[object]:
     ]
 
 
+@pytest.mark.miniature(12)
 @pytest.mark.parametrize(("name", "damage", "verb"), damaged())
 def test_no_other_figures_are_told(place, intact, name, damage, verb):
     if verb not in intact:

@@ -45,7 +45,14 @@ def having(part: str) -> list[str]:
     return [page for page in PAGES if part in (ROOT / page).read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("page", [page for page in having("```python") if page not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.thorough if page == "docs/export.md" else ())  # which proves parities
+        for page in having("```python")
+        if page not in ELSEWHERE
+    ],
+)
 def test_python_blocks_run_in_order_as_one_script(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block is left out where its marker says `not run: WHY`; one that `needs: LIBRARY` runs where that is there."""
     monkeypatch.chdir(tmp_path)
