@@ -15,11 +15,14 @@ hypothesis.settings.load_profile("limbeck")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as thorough the cases of a test beyond its miniature, and as slow what is thorough."""
+    """Mark as thorough the cases of a test beyond its miniature that are not slow, and as slow what is thorough."""
     cases: Counter[str] = Counter()
     for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "thorough"]
+            continue
         miniature = item.get_closest_marker("miniature")
-        if miniature is not None and item.get_closest_marker("slow") is None:
+        if miniature is not None:
             test = item.nodeid.partition("[")[0]
             cases[test] += 1
             if cases[test] > miniature.args[0]:
