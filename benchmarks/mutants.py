@@ -820,7 +820,7 @@ OWN = [
         "tests/unit/test_distiller.py",
     ),
     Mutant(
-        "data: digits are kept as the tensors of whoever read them first",
+        "data: digits are cached as tensors, which all sets then share",
         "data/digits.py",
         "    return images, labels\n",
         "    return torch.tensor(images).numpy(force=True), torch.tensor(labels)\n",

@@ -26,6 +26,8 @@ from limbeck.teachers.class_vectors import weights_of
 
 __all__ = ["Average", "Distiller", "check_answer", "require_gradient"]
 
+_LOOKED_AT = 8  # samples, and places of each along any axis
+
 
 def check_answer(name: str, logits: Tensor, classes: int, task: Task) -> None:
     """Require that a model answers for as many classes as the data has."""
@@ -61,16 +63,17 @@ def _fails(answer: Outputs, mask: Tensor | None) -> Tensor:
 
 
 def warn_of_probabilities(name: str, answer: Outputs) -> None:
-    """Warn where a model's answers (..., K) are probabilities, which a loss would put through softmax once more."""
+    """Warn where a model's first answers are probabilities, which a loss would put through softmax once more."""
     if answer.sparse is not None or answer.head is not None or answer.logits.shape[-1] < 2:
         return
-    logits = answer.logits.detach().double()
-    sums = logits.sum(-1)
-    if sums.numel() > 1 and bool((logits >= 0).all() & ((sums - 1).abs() < 0.01).all()):  # 0.01: also in bfloat16
+    few = answer.logits.detach()
+    for axis in range(few.dim() - 1):  # all logits of a large vocabulary may be gigabytes
+        few = few.narrow(axis, 0, min(few.shape[axis], _LOOKED_AT))
+    sums = few.float().sum(-1)
+    if sums.numel() > 1 and bool((few >= 0).all() & ((sums - 1).abs() < 0.01).all()):  # 0.01: also in bfloat16
         warn(
-            f"{name}: each of its answers to the first batch is positive and adds up to 1, so that they seem to be"
-            " probabilities; expected logits, since losses take the softmax. Leave out the softmax at the end of the"
-            f" {name}",
+            f"{name}: each of its first answers is positive and adds up to 1, so that they seem to be probabilities;"
+            f" expected logits, since losses take the softmax. Leave out the softmax at the end of the {name}",
             ModelWarning,
         )
 

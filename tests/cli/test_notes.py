@@ -71,5 +71,5 @@ def test_a_model_that_answers_probabilities_is_noted_once(limbeck, tmp_path):
         assert answer.code == 0, answer.err
         notes = [line for line in answer.err.splitlines() if line.startswith("note: ")]
         assert len(notes) == 1, answer.err
-        assert notes[0].startswith("note: model: each of its answers")
+        assert notes[0].startswith("note: model: each of its first answers")
         assert "Warning" not in answer.err

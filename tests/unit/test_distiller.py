@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck import methods, schedules
 from limbeck.batch import Batch
-from limbeck.distiller import Distiller
+from limbeck.distiller import Distiller, warn_of_probabilities
 from limbeck.errors import InputError, ModelError, ModelWarning
 from limbeck.objective import Objective, Term
 from limbeck.outputs import Outputs
@@ -547,3 +547,14 @@ def test_numbers_to_predict_may_add_up_to_one():
     Distiller(student, None, methods.hard()).build(batch)
     with pytest.warns(ModelWarning, match="^model: "):
         Distiller(student, None, methods.hard()).build(batch_of())
+
+
+def test_of_many_answers_few_are_looked_at(monkeypatch):
+    asked = []
+    plain = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: asked.append(tensor.shape) or plain(tensor))
+    probabilities = torch.full((1, 1, 1), 0.25).expand(500, 300, 4)
+    with pytest.warns(ModelWarning, match="^model: "):
+        warn_of_probabilities("model", Outputs(probabilities))
+    assert asked == [(8, 8, 4)]
+    warn_of_probabilities("model", Outputs(torch.full((1, 4), 0.25)))  # a single answer says nothing

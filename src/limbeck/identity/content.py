@@ -24,8 +24,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), typ
 _BY_REPR = (torch.dtype, torch.layout, torch.memory_format, torch.qscheme, range, slice)
 _TEXTS = (int, float, complex, str, bytes)
 _READ = (object, list, tuple, dict, set, frozenset, *_TEXTS)
-_PYTHON = 1 << 9  # of these flags, those of a class that Python code made: it is on the heap, and can be changed
-_KIND = 1 << 9 | 1 << 8
+_HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # flags of classes
 _SETTLED = "what it does cannot be told from what another does"
 
 
@@ -172,7 +171,9 @@ class Reader:
         attributes |= {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
         if attributes:
             told.append(f"attributes {self.named(attributes)}")
-        if len(told) == 1 or any(base not in _READ and base.__flags__ & _KIND != _PYTHON for base in kind.__mro__):
+        if len(told) == 1 or any(
+            base not in _READ and base.__flags__ & (_HEAP | _IMMUTABLE) != _HEAP for base in kind.__mro__
+        ):
             told.append(self._rebuilt(value))
         return " ".join(told)
 
@@ -193,6 +194,16 @@ class Reader:
         function, given, *rest = rebuilt
         parts = [list(part) if hasattr(part, "__next__") else part for part in rest]
         return f"rebuilt {self.read(function)} {self.all(given)} {self.all(parts)}"
+
+
+def _of_python(kind: type) -> bool:
+    """Whether Python code made a class; extension types on the heap (open files, from Python 3.12 on) are immutable.
+
+    >>> class Point: ...
+    >>> _of_python(Point), _of_python(complex)
+    (True, False)
+    """
+    return kind.__flags__ & (_HEAP | _IMMUTABLE) == _HEAP
 
 
 def _slots(kind: type) -> list[str]:
