@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -357,11 +357,16 @@ def leave() -> None:
     if world_size() == 1:
         return
     _ending["begun"] = True
-    waiting, names = Waiting(None), [f"limbeck/left/{rank}" for rank in range(world_size())]
     with suppress(RuntimeError):  # the store went with the first process
-        _store().set(names[own_rank()], "")
-        while is_first() and not _store().check(names) and waiting.seconds < _GRACE and not _ending["hurried"]:
-            waiting.pause()
+        _leave_the_store(range(world_size()))
+
+
+def _leave_the_store(ranks: Iterable[int]) -> None:
+    """Say that this process reads the store no more; the first one waits until `ranks` have said so."""
+    _store().set(f"limbeck/left/{own_rank()}", "")
+    waiting, names = Waiting(None), [f"limbeck/left/{rank}" for rank in ranks]
+    while is_first() and not _store().check(names) and waiting.seconds < _GRACE and not _ending["hurried"]:
+        waiting.pause()
 
 
 def end_together(error: LimbeckError, say: Callable[[str], None]) -> int:
@@ -376,13 +381,13 @@ def end_together(error: LimbeckError, say: Callable[[str], None]) -> int:
     _ending["begun"] = True
     own, lost = distributed.get_rank(), isinstance(error, Lost)
     others = [rank for rank in range(world_size()) if rank != own]
-    try:
+    ends: dict[int, Any] = {}
+    if own == 0 and not lost:
+        say(line)
+    with suppress(RuntimeError):  # the store went with the first process, or with the launcher
         _store().set(f"limbeck/end/{own}", json.dumps({"line": line, "code": code, "lost": lost}))
-        if own == 0 and not lost:
-            say(line)
         ends = _ends(others if own == 0 else [0])
-    except RuntimeError:  # the store went with the first process
-        ends = {}
+        _leave_the_store(ends)
     first_to_fail = next(((rank, end) for rank, end in sorted(ends.items()) if not end["lost"]), None)
     if lost and first_to_fail is not None:
         rank, end = first_to_fail

@@ -2,6 +2,9 @@
 
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -213,6 +216,41 @@ def test_of_two_that_end_one_says_why_and_both_exit_alike(together, case):
             assert said == ["process 1: memory: none"]
             continue
         assert (ranks.end_together(found[rank] or lost, said.append), said) == expected[rank]
+
+
+class GoneWithTheFirst:
+    """A store that ends with the first process, and is slow to answer the other one."""
+
+    def __init__(self):
+        self.store, self.gone = distributed.HashStore(), False
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            if distributed.get_rank() == 1 and name != "set":
+                time.sleep(0.1)
+            if self.gone:
+                raise RuntimeError("Connection reset by peer")
+            return getattr(self.store, name)(*arguments)
+
+        return call
+
+
+def test_the_first_one_stays_until_the_others_have_read_why_it_ended(together, monkeypatch):
+    own, said, store = threading.local(), {0: [], 1: []}, GoneWithTheFirst()
+    together(0)
+    monkeypatch.setattr(distributed, "get_rank", lambda: own.rank)
+    monkeypatch.setattr(ranks, "_store", lambda: store)
+    monkeypatch.setattr(ranks, "_GRACE", 10.0)
+
+    def end(rank):
+        own.rank = rank
+        assert ranks.end_together(RunError("a: b"), said[rank].append) == 2
+        store.gone |= rank == 0
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(end, (0, 1)))
+    assert store.gone
+    assert said == {0: ["a: b"], 1: []}
 
 
 def test_a_lost_connection_is_one_line_and_other_errors_stay_what_they_are(together):
