@@ -105,6 +105,8 @@ def run(commands: str, folder: Path) -> tuple[float, str]:
 
 
 def _trec(folder: Path, most: int | None = None) -> None:
+    if "LIMBECK_DATA" not in os.environ:
+        sys.exit("LIMBECK_DATA: found it unset; expected the folder that has trec/train_5500.label")
     source = Path(os.environ["LIMBECK_DATA"]) / "trec"
     with (folder / "texts.csv").open("w", newline="") as out:
         rows = csv.writer(out)
@@ -183,12 +185,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = JOBS[name](Path(folder), options)
         print(name, found[name], flush=True)
+        if options.json:  # after each job, since the next ones can take long
+            jobs = {each: asdict(job) for each, job in found.items()}
+            options.json.write_text(
+                json.dumps({"machine": machine(os.cpu_count() or 1), "jobs": jobs}, indent=1) + "\n"
+            )
     print("\n| job | lines | words | minutes to read them | seconds to run |\n|---|---:|---:|---:|---:|")
     for name, job in found.items():
         print(f"| {name} | {job.lines} | {job.words:,} | {job.words / 200:.0f} | {job.seconds:.0f} |")
-    if options.json:
-        content = {"machine": machine(os.cpu_count() or 1), "jobs": {name: asdict(job) for name, job in found.items()}}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

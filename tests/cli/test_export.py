@@ -57,9 +57,23 @@ def test_a_student_is_exported_as_onnx_and_answers_as_the_run_does(run, limbeck,
     assert [line.split(",")[:2] for line in own] == [line.split(",")[:2] for line in lines]
 
     config = json.loads((tmp_path / "student" / "limbeck.json").read_text())
+    assert config["licences"] == json.loads(said["licences"]) == ["Wine: CC BY 4.0, UCI Machine Learning Repository"]
+    assert (tmp_path / "student" / "manifest.json").read_bytes() == (run / "manifest.json").read_bytes()
     assert config["opset"]["ai.onnx"] >= 18
     (tmp_path / "student" / "model.onnx").write_bytes(b"broken")
     limbeck("predict", "student", "x.npz").refused("'student/model.onnx' is missing or was changed")
+
+
+@pytest.mark.thorough
+def test_a_recipe_states_licences_that_travel_with_the_model(run, limbeck, tmp_path):
+    stated = ["Wine: bought from Example Ltd, contract 7", "teacher: Apache-2.0"]
+    (tmp_path / "stated.yaml").write_text(yaml.safe_dump({**RECIPE, "name": "stated", "licences": stated}))
+    assert limbeck("distill", "stated.yaml", "--quiet", "--no-report").code == 0
+    (other,) = (tmp_path / "runs" / "stated").iterdir()
+    for place, expected in ((run, ["Wine: CC BY 4.0, UCI Machine Learning Repository"]), (other, stated)):
+        answer = limbeck("export", place, "--out", place.parent.name)
+        assert answer.code == 0, answer.err
+        assert json.loads((tmp_path / place.parent.name / "limbeck.json").read_text())["licences"] == expected
 
 
 @pytest.mark.thorough
@@ -100,6 +114,7 @@ def test_what_a_format_does_not_have_is_one_line(run, limbeck, monkeypatch):
     limbeck("export", run, "--with", "normalisation").refused("--with: found normalisation with --to safetensors")
     answer = limbeck("export", run, "--to", "onnx", "--with", "normalisation")
     answer.refused("--with: found normalisation for a table, whose columns limbeck encodes")
+    limbeck("export", run, "--fixed-sizes").refused("--fixed-sizes: found it with --to safetensors")
     limbeck("export", run, "--to", "onnx", "--agreement", 2).refused("agreement: found 2")
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     limbeck("export", run, "--to", "onnx").refused("onnx needs the package onnxscript; pip install 'limbeck[export]'")

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+import limbeck as lb
 from limbeck import models
 from limbeck.errors import ExportError
 from limbeck.exporting import (
@@ -22,7 +23,19 @@ from small_families import family, inputs_of
 
 QUICK = {"mlp", "two_tower", "lstm_lm"}
 REFUSED = {"seq2seq_lstm"}
-NAMES = [name for name in models.names() if name not in ("config", "pretrained") or find_spec("transformers")]
+ELSEWHERE = {"config": "transformers", "pretrained": "transformers", "timm": "timm"}
+NAMES = [name for name in models.names() if name not in ELSEWHERE or find_spec(ELSEWHERE[name])]
+CONVOLUTIONS = (
+    "cnn",
+    "fcn",
+    "mobilenet_v2",
+    "resnet",
+    "resnet_imagenet",
+    "shufflenet_v1",
+    "shufflenet_v2",
+    "vgg",
+    "wrn",
+)
 FORMATS = {"torch-export": read_program, "onnx": read_onnx}
 
 
@@ -56,3 +69,11 @@ def test_every_family_is_a_graph_that_answers_alike_at_other_sizes(name, to, tmp
     for count, length in ((1, 1), (7, 5), (2, 9)):
         assert spread(network, model, inputs_of(name, count, length)) < 1e-4, (count, length)
     assert sorted(path.name for path in tmp_path.iterdir()) == [ONNX if to == "onnx" else PROGRAM]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_sizes_are_free_in_every_family_of_convolutions(name, tmp_path):
+    found = lb.export(family(name).eval(), inputs_of(name, 9), tmp_path / "net", to="onnx")
+    assert (found.image_sizes, found.parity.sizes) == ("free", ((8, 8), (24, 32), (32, 32)))
+    assert found.parity.largest < 1e-5

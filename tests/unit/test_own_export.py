@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck as lb
-from limbeck.errors import ExportError, InputError, RunError
+from limbeck.errors import ExportError, InputError, ModelError, RunError
 from limbeck.results.exported import answer as ANSWER
 from small_families import family, inputs_of
 
@@ -17,7 +17,14 @@ from small_families import family, inputs_of
 @pytest.fixture(autouse=True)
 def _here(monkeypatch):
     """Read what is exported in this process, which is faster."""
-    monkeypatch.setattr("limbeck.results.parity._ask", ANSWER)
+
+    def ask(*places):
+        try:
+            ANSWER(*places)
+        except ModelError as error:
+            raise ExportError(str(error)) from None
+
+    monkeypatch.setattr("limbeck.results.parity._ask", ask)
     monkeypatch.setattr("limbeck.results.parity._TIMED", 1e-3)
 
 
@@ -31,6 +38,7 @@ def test_normalisation_is_part_of_the_graph_on_request(tmp_path):
     found = lb.export(model, samples, tmp_path / "net", to="onnx", normalisation=True)
     assert found.parity.samples == 40
     assert found.parity.largest < 1e-5
+    assert (found.image_sizes, found.parity.sizes) == ("free", ((4, 4), (12, 16), (16, 16)))
 
     import onnxruntime
 
@@ -44,6 +52,76 @@ def test_normalisation_is_part_of_the_graph_on_request(tmp_path):
     assert torch.allclose(student.logits(raw), own, atol=1e-5)
     with pytest.raises(InputError, match="found a model of an exported folder"):
         student.export(tmp_path / "again")
+
+
+class Dense(nn.Module):
+    """Logits (N, H, W, K) of every pixel; with `halves`, of those of half the height and width."""
+
+    def __init__(self, halves=False):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 3, 3, padding=1, stride=2 if halves else 1)
+
+    def forward(self, inputs):
+        return self.layer(inputs).permute(0, 2, 3, 1)
+
+
+class Guessing(nn.Module):
+    """Divides by the height; its graph by the height that it was traced with, where an exporter fixes an axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 3, 3)
+
+    def forward(self, inputs):
+        height = 8 if torch.compiler.is_exporting() else inputs.shape[2]
+        return self.layer(inputs).sum((2, 3)) / height
+
+
+def flat():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+
+
+IMAGES = {
+    "every pixel": (Dense, {}, "free", ["batch", "height", "width", 3]),
+    "every second pixel": (lambda: Dense(True), {}, "free", ["batch", "size_1", "size_2", 3]),
+    "as asked": (Dense, {"fixed_sizes": True}, "fixed, as asked", ["batch", 8, 8, 3]),
+    "one size": (flat, {}, "fixed (the network takes no others)", ["batch", 3]),
+    "guessed": (Guessing, {}, "fixed (export: found answers that differ by", ["batch", 3]),
+}
+
+
+@pytest.mark.miniature(3)
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+@pytest.mark.parametrize("case", IMAGES)
+def test_sizes_of_images_are_free_where_the_network_and_the_graph_answer_others_alike(tmp_path, case, to):
+    torch.manual_seed(0)
+    make, options, said, shape = IMAGES[case]
+    model, images = make().eval(), torch.randn(9, 1, 8, 8)
+    found = lb.export(model, images, tmp_path / "net", to=to, **options)
+    assert found.image_sizes.startswith(said)
+    graph = json.loads((tmp_path / "net" / "limbeck.json").read_text())["graph"]
+    assert [port["shape"] for port in graph["outputs"]] == [shape]
+    free = said == "free"
+    assert graph["inputs"][0]["shape"] == ["batch", 1, *(("height", "width") if free else (8, 8))]
+    assert bool(found.parity.sizes) is free
+    if to == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(tmp_path / "net" / "model.onnx", providers=["CPUExecutionProvider"])
+        larger = torch.randn(2, 1, 20, 14)
+        if free:
+            (logits,) = session.run(None, {"inputs": larger.numpy()})
+            assert np.allclose(logits, model(larger).detach(), atol=1e-5)
+        else:
+            with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
+                session.run(None, {"inputs": larger.numpy()})
+
+
+def test_a_graph_of_free_sizes_that_refuses_small_images_is_free_from_the_datas_on(tmp_path):
+    model = lb.models.resnet((1, 8, 8), 3, depth=8).eval()  # at 4 x 4 its map is one pixel
+    found = lb.export(model, torch.randn(9, 1, 8, 8), tmp_path / "net", to="torch-export")
+    assert found.image_sizes == "free, from those of the data on"
+    assert found.parity.sizes == ((12, 16), (16, 16))
 
 
 @pytest.mark.thorough

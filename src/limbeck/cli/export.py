@@ -37,6 +37,7 @@ def export(
         float, typer.Option(help="largest difference of an answer, as a share of the logits' spread")
     ] = 1e-4,
     agreement: Annotated[float, typer.Option(help="least share of predictions that int8 leaves as they were")] = 0.99,
+    fixed_sizes: Annotated[bool, typer.Option("--fixed-sizes", help="a graph for images of the data's size")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     trust: Trust = False,
     data: Data = None,
@@ -49,7 +50,7 @@ def export(
     from limbeck.results.exported import Options, export_run
     from limbeck.results.finished import FinishedRun
 
-    options = Options(to, tolerance, inside is not None, quantize, agreement)
+    options = Options(to, tolerance, inside is not None, quantize, agreement, fixed_sizes)
     finished = FinishedRun.read(run, trust=trust, data=data)
     seed = finished.seeds[0] if seed is None else seed
     if out is None:
@@ -79,6 +80,8 @@ def _lines(found: "Exported") -> list[str]:
                 f"{small.figure} on {small.examples:,} validation examples: {small.before:g} before, {small.after:g} in"
                 " int8"
             )
+    if found.image_sizes is not None:
+        lines.append(f"sizes of images: {found.image_sizes}")
     before, after = found.torch.seconds * 1e3, found.exported.seconds * 1e3
     lines.append(f"latency at batch 1 on one thread: {before:.3g} ms with torch, {after:.3g} ms exported")
     return lines
@@ -86,6 +89,8 @@ def _lines(found: "Exported") -> list[str]:
 
 def _parity(parity: "Parity") -> str:
     lengths = f", and texts of {', '.join(map(str, parity.lengths))} tokens," if parity.lengths else ""
+    if parity.sizes:
+        lengths = f", and images of {', '.join(f'{high} × {wide}' for high, wide in parity.sizes)},"
     return (
         f"{parity.samples:,} answers{lengths} differ by {parity.largest:.2g} of the logits' spread at most; mean KL "
         f"{parity.divergence:.2g}; {100 * parity.agreement:.6g} % of the predictions are the same"

@@ -138,6 +138,8 @@ class RecipeKeys(BaseModel):
             grids tries each.
         refit: once the search has chosen, train again on all training samples, the held-out ones too.
         seeds: the random seeds; each is a run of its own, and figures are means over them.
+        licences: lines on the licences of the data and of given networks, which travel with an exported model; by
+            default what is known of the data of its kind.
         trackers: where figures are logged besides the run's folder: "tensorboard" or "wandb".
         expect: what a run must reach.
     """
@@ -159,5 +161,6 @@ class RecipeKeys(BaseModel):
     search: Annotated[Any, Written(dict[str, list[Any]], list[dict[str, list[Any]]])] = Field(default_factory=dict)
     refit: bool = False
     seeds: Annotated[list[int], Written(list[Annotated[int, Field(ge=0)]])] = Field(default_factory=lambda: [0])
+    licences: list[Annotated[str, Field(min_length=1)]] | None = None
     trackers: list[str] = Field(default_factory=list)
     expect: ExpectKeys = Field(default_factory=ExpectKeys)

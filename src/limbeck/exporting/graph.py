@@ -20,6 +20,7 @@ __all__ = ["INPUTS", "LOGITS", "Graph", "Inputs", "Interface", "Normalisation", 
 
 INPUTS, LOGITS = "inputs", "logits"
 BATCH, LENGTH = "batch", "length"
+SIZES = ("height", "width")
 _MASK = "attention_mask"
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -188,10 +189,13 @@ def as_named(inputs: Inputs) -> dict[str, Tensor]:
     return {name: (each.long() if each.dtype == torch.bool else each).contiguous() for name, each in named.items()}
 
 
-def graph_of(model: nn.Module, inputs: Inputs, normalisation: Normalisation | None = None) -> Graph:
+def graph_of(
+    model: nn.Module, inputs: Inputs, normalisation: Normalisation | None = None, resized: Tensor | None = None
+) -> Graph:
     """Return a network as a graph.
 
     inputs: a few samples.  normalisation: of raw inputs, where the graph does it; None where its inputs are normalised.
+    resized: images (N, C, H', W') of another size than the inputs' where the sizes are free axes of the graph too.
     A network that answers with a recurrent state becomes one step: length 1, state in and out.
     """
     network, mapping, named = plain(model), isinstance(inputs, Mapping), as_named(inputs)
@@ -208,8 +212,12 @@ def graph_of(model: nn.Module, inputs: Inputs, normalisation: Normalisation | No
             if normalisation is not None:
                 function.scale(normalisation, named[INPUTS].dim())
                 named = {INPUTS: normalisation.raw(named[INPUTS])}
-            ports = tuple(_port(name, each, _free(each)) for name, each in named.items())
-            answer = _port(LOGITS, outputs.logits.float(), {0: BATCH, **_length_of_answer(outputs.logits, named)})
+            free = {} if resized is None else dict(zip((2, 3), SIZES, strict=True))
+            ports = tuple(_port(name, each, {**_free(each), **free}) for name, each in named.items())
+            along = _length_of_answer(outputs.logits, named)
+            if resized is not None:
+                along = _sizes_of_answer(outputs.logits, run_model(network, resized).logits, named[INPUTS], resized)
+            answer = _port(LOGITS, outputs.logits.float(), {0: BATCH, **along})
             return Graph(function, named, Interface(ports, (answer,), mapping, normalisation=normalisation))
         axis, count = state_axis(network), len(next(iter(named.values())))
         first = {name: each[:, :1].contiguous() for name, each in named.items() if name != _MASK}
@@ -248,6 +256,17 @@ def _length_of_answer(logits: Tensor, inputs: Mapping[str, Tensor]) -> dict[int,
     return {1: LENGTH} if logits.dim() == 3 and logits.shape[1] in lengths else {}
 
 
+def _sizes_of_answer(logits: Tensor, others: Tensor, images: Tensor, resized: Tensor) -> dict[int, str]:
+    """Return the axes of an answer that follow the sizes of images, as two sizes show."""
+    sizes = [(images.shape[axis], resized.shape[axis], name) for axis, name in zip((2, 3), SIZES, strict=True)]
+    free: dict[int, str] = {}
+    for axis, (size, other) in enumerate(zip(logits.shape, others.shape, strict=True)):
+        if axis and size != other:
+            likely = [name for *both, name in sizes if both == [size, other] and name not in free.values()]
+            free[axis] = likely[0] if likely else f"size_{axis}"
+    return free
+
+
 def traced(graph: Graph) -> torch.export.ExportedProgram:
     """Return a graph as torch.export traces it, with free axes that are really free; ExportError where they are not."""
     free = torch.export.Dim.DYNAMIC
@@ -269,8 +288,9 @@ def traced(graph: Graph) -> torch.export.ExportedProgram:
             ) from error
         if "specialized it to be a constant" in str(error):
             raise ExportError(
-                "export: found a forward that fixes the number of samples or tokens, as len(x), int(x.shape[0]) or a"
-                " recurrent layer over a length do; expected x.shape[0] or x.size(1). Change it, or use safetensors"
+                "export: found a forward that fixes the number of samples or tokens, or the size of images, as len(x),"
+                " int(x.shape[0]) or a recurrent layer over a length do; expected x.shape[0] or x.size(1). Change it,"
+                " or use safetensors"
             ) from error
         raise ExportError(
             f"export: torch.export cannot trace the network ({one_line(error)}); use safetensors"

@@ -33,7 +33,7 @@ _FOLDERS = {
     "cifar10": "cifar-10",
     "cifar100": "cifar-100",
 }
-_PLACES, _SAYING = ("folder", "path"), ("name", "summary", "expect", "trackers")
+_PLACES, _SAYING = ("folder", "path"), ("name", "summary", "expect", "licences", "trackers")
 """Keys of `data` and of a recipe that decide nothing."""
 
 

@@ -11,7 +11,7 @@ from limbeck.arguments import as_tensor
 from limbeck.batch import Batch
 from limbeck.data.sources import Source, one_pass
 from limbeck.errors import InputError
-from limbeck.results.parity import MOST
+from limbeck.results.asked import MOST
 from limbeck.tasks import CLASSIFICATION, Task
 
 __all__ = ["Examples"]

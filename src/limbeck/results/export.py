@@ -24,6 +24,7 @@ def export(
     normalisation: bool = False,
     quantize: str | None = None,
     agreement: float = 0.99,
+    fixed_sizes: bool = False,
 ) -> Exported:
     """Write a network as a folder for others, once another process answers with it as the network does.
 
@@ -39,6 +40,8 @@ def export(
         normalisation: whether the graph scales and normalises raw inputs, as the `SampleSet` says.
         quantize: "int8" for 8-bit weights of ONNX Runtime.
         agreement: the least share of predictions that 8-bit weights leave as they were.
+        fixed_sizes: whether the graph takes images of the samples' size alone.  Else sizes are free axes where the
+            network takes others and the graph answers them alike, as `Exported.image_sizes` says.
 
     Returns:
         The folder, the bytes of its file, the parity, and the time of an answer of both.
@@ -55,7 +58,7 @@ def export(
     from limbeck.results.examples import Examples
     from limbeck.results.exported import Options, export_model
 
-    options = Options(to, tolerance, normalisation, quantize, agreement)
+    options = Options(to, tolerance, normalisation, quantize, agreement, fixed_sizes)
     if to == "safetensors":
         raise InputError(
             "to: found safetensors for a network whose code lies elsewhere, so that another process cannot build it;"

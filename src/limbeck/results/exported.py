@@ -15,8 +15,9 @@ from limbeck import __version__, checks
 from limbeck.config import load_recipe
 from limbeck.data import Description, SampleSet
 from limbeck.data.foreign import samples_of
+from limbeck.data.licences import licences_of
 from limbeck.data.sources import Source
-from limbeck.errors import InputError, ModelError, RunError, one_line, one_of
+from limbeck.errors import ExportError, InputError, ModelError, RunError, one_line, one_of
 from limbeck.evaluation import Timing, evaluate, figures_of, file_bytes
 from limbeck.experiment.signature import SIGNATURE, Signature, read_signature, save_signature
 from limbeck.exporting import (
@@ -42,18 +43,15 @@ from limbeck.models.layers import merged
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
 from limbeck.records import plain_values, unsealed
+from limbeck.results.asked import Named, Size, batches_of, handed, lengths_of, sizes_of
 from limbeck.results.examples import Examples
 from limbeck.results.finished import FinishedRun, filled, untrained
 from limbeck.results.parity import (
     Exported,
     Limits,
-    Named,
     Parity,
     Quantized,
     answer_in_file,
-    batches_of,
-    handed,
-    lengths_of,
     prove,
     timing_of,
 )
@@ -79,7 +77,7 @@ FORMATS = {"safetensors": WEIGHTS, "transformers": WEIGHTS, "torch-export": PROG
 """The file of each format."""
 
 _FORMAT = 2
-_COPIED = ("recipe.yaml", SIGNATURE, "tokenizer/tokenizer.json")
+_COPIED = ("manifest.json", "recipe.yaml", SIGNATURE, "tokenizer/tokenizer.json")
 _HALF, _ROUGH = 1e-3, 1e-2
 """What weights of 16 bits may change: the mean KL in nats, and numbers by a share of their spread."""
 _COUNTED = 2000  # validation samples on which the figures of an int8 file are measured
@@ -91,7 +89,8 @@ class Options:
 
     to: the format.  tolerance: the largest difference of an answer, as a share of the logits' spread.  normalisation:
     whether the graph scales and normalises raw inputs.  quantize: "int8" for the 8-bit weights of ONNX Runtime.
-    agreement: the least share of predictions that these leave as they were.
+    agreement: the least share of predictions that these leave as they were.  fixed_sizes: whether a graph takes images
+    of the data's size alone, also where the network takes others.
     """
 
     to: str = "safetensors"
@@ -99,6 +98,7 @@ class Options:
     normalisation: bool = False
     quantize: str | None = None
     agreement: float = 0.99
+    fixed_sizes: bool = False
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
@@ -111,6 +111,8 @@ class Options:
             raise InputError(f"--quantize: found int8 with --to {self.to}; expected --to onnx, whose runtime has it")
         if self.normalisation and FORMATS[self.to] == WEIGHTS:
             raise InputError(f"--with: found normalisation with --to {self.to}; expected a graph: torch-export or onnx")
+        if self.fixed_sizes and FORMATS[self.to] == WEIGHTS:
+            raise InputError(f"--fixed-sizes: found it with --to {self.to}; expected a graph: torch-export or onnx")
         if self.to == "onnx":
             check_onnx()
 
@@ -155,10 +157,17 @@ def export_run(
         "recipe": run.recipe.name,
         "test": {name: value for name, value in asdict(_figures(run, role, seed)).items() if name != "more"},
         "data": dict(run.outcome.data),
+        "licences": _licences(run.recipe.keys),
     }
     samples = run.parts.held_out or run.parts.train
     before = run.weights(role, seed).stat().st_size
     return _exported(model, out, run.signature, samples, options, config=config, copy=copy, before=before)
+
+
+def _licences(keys: Mapping[str, Any]) -> list[str]:
+    """Return the lines on licences that a recipe states, or those of the data that it names."""
+    stated = keys["licences"]
+    return licences_of(keys["data"]["kind"], keys["data"]) if stated is None else list(stated)
 
 
 def _figures(run: FinishedRun, role: str, seed: int) -> Any:
@@ -201,49 +210,83 @@ def _exported(
 ) -> Exported:
     """Write a model's folder once another process answers with it as the model does.
 
-    config: what limbeck.json says besides.  copy: writes further files into the folder.
+    config: what limbeck.json says besides.  copy: writes further files into the folder.  Sizes of images are free where
+    the model takes others and the graph answers them alike.
     """
     batches = batches_of(model, samples)
-    count = min(len(samples), sum(len(next(iter(each.values()))) for each in batches))
-    described, proofs = None if signature is None else signature.students, list[tuple[Parity, Timing]]()
-    lengths = lengths_of(model, batches, _longest(samples, batches))
+    writing = _Writing(model, signature, samples, options, {**config}, copy, batches, before)
+    images = batches[0].get("", torch.empty(0))
+    if FORMATS[options.to] == WEIGHTS or images.dim() != 4:
+        return writing.written(out, (), None)
+    if options.fixed_sizes:
+        return writing.written(out, (), "fixed, as asked")
+    resized, why = sizes_of(model, batches), "the network takes no others"
+    larger = [each for each in resized if each[0][0] >= images.shape[2] and each[0][1] >= images.shape[3]]
+    for sizes, found in ((resized, "free"), (larger, "free, from those of the data on")):
+        if sizes and (sizes is resized or len(sizes) < len(resized)):
+            try:
+                return writing.written(out, sizes, found)
+            except ExportError as error:
+                why = one_line(error)
+    return writing.written(out, (), f"fixed ({why})")
 
-    def write(folder: Path) -> Mapping[str, Any]:
-        copy(folder)
-        written = _written(model, folder, batches, described, options)
-        said: Mapping[str, Any] = plain_values({**_described(signature, options.to), **config, **written})
-        return said
 
-    def proof(limits: Limits) -> Callable[[Path], Mapping[str, Any]]:
-        def check(folder: Path) -> Mapping[str, Any]:
-            asked = prove(model, folder, batches, limits, task=samples.task, samples=count, lengths=lengths)
-            proofs.append(asked)
-            found: Mapping[str, Any] = plain_values({"parity": asdict(asked[0]), "seconds": asked[1].seconds})
-            return found
+@dataclass(frozen=True)
+class _Writing:
+    """What it takes to write a model's folder, see `_exported`.  before: the bytes of the file that it comes from."""
 
-        return check
+    model: nn.Module
+    signature: Signature | None
+    samples: SampleSet | Examples
+    options: Options
+    config: dict[str, Any]
+    copy: Callable[[Path], None]
+    batches: list[Named]
+    before: int
 
-    first, quantized = proof(_limits(model, samples, options)), None
-    if options.quantize is None:
-        write_folder(out, write, check=first)
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            whole = Path(place) / "whole"
-            write_folder(whole, write, check=first)
-            size = _bytes(whole, options.to)
+    def written(self, out: Path, resized: Sequence[tuple[Size, Named]], image_sizes: str | None) -> Exported:
+        """Write the folder.  resized: images of other sizes, which the graph then takes too."""
+        model, batches, options = self.model, self.batches, self.options
+        count = min(len(self.samples), sum(len(next(iter(each.values()))) for each in batches))
+        described, proofs = None if self.signature is None else self.signature.students, list[tuple[Parity, Timing]]()
+        lengths = lengths_of(model, batches, _longest(self.samples, batches))
 
-            def smaller(folder: Path) -> dict[str, Any]:
-                shutil.copytree(whole, folder, dirs_exist_ok=True)
-                (folder / CONFIG).unlink()
-                quantize_file(folder)
-                return {**_read_config(whole), "quantized": options.quantize}
+        def write(folder: Path) -> Mapping[str, Any]:
+            self.copy(folder)
+            made = _written(model, folder, batches, described, options, resized, self.config.get("licences", []))
+            said: Mapping[str, Any] = plain_values({**_described(self.signature, options.to), **self.config, **made})
+            return said
 
-            write_folder(out, smaller, check=proof(Limits(agreement=options.agreement)))
-        quantized = _quantized(model, out, samples, size, proofs[1][0])
-    recurrent = _read_config(out).get("graph", {}).get("states", 0) > 0
-    timing = timing_of(model, batches[0], step=recurrent)
-    size = _bytes(out, options.to)
-    return Exported(out, options.to, size, before, proofs[0][0], timing, proofs[-1][1], quantized)
+        def proof(limits: Limits) -> Callable[[Path], Mapping[str, Any]]:
+            def check(folder: Path) -> Mapping[str, Any]:
+                task = self.samples.task
+                asked = prove(model, folder, batches, limits, task=task, samples=count, lengths=lengths, sizes=resized)
+                proofs.append(asked)
+                found: Mapping[str, Any] = plain_values({"parity": asdict(asked[0]), "seconds": asked[1].seconds})
+                return found
+
+            return check
+
+        first, quantized = proof(_limits(model, self.samples, options)), None
+        if options.quantize is None:
+            write_folder(out, write, check=first)
+        else:
+            with tempfile.TemporaryDirectory() as place:
+                whole = Path(place) / "whole"
+                write_folder(whole, write, check=first)
+                size = _bytes(whole, options.to)
+
+                def smaller(folder: Path) -> dict[str, Any]:
+                    shutil.copytree(whole, folder, dirs_exist_ok=True)
+                    (folder / CONFIG).unlink()
+                    quantize_file(folder)
+                    return {**_read_config(whole), "quantized": options.quantize}
+
+                write_folder(out, smaller, check=proof(Limits(agreement=options.agreement)))
+            quantized = _quantized(model, out, self.samples, size, proofs[1][0])
+        recurrent = _read_config(out).get("graph", {}).get("states", 0) > 0
+        timing, size = timing_of(model, batches[0], step=recurrent), _bytes(out, options.to)
+        return Exported(out, options.to, size, self.before, proofs[0][0], timing, proofs[-1][1], quantized, image_sizes)
 
 
 def _longest(samples: SampleSet | Examples, batches: Sequence[Named]) -> int:
@@ -284,7 +327,13 @@ def _described(signature: Signature | None, to: str) -> dict[str, Any]:
 
 
 def _written(
-    model: nn.Module, folder: Path, batches: Sequence[Named], described: Description | None, options: Options
+    model: nn.Module,
+    folder: Path,
+    batches: Sequence[Named],
+    described: Description | None,
+    options: Options,
+    resized: Sequence[tuple[Size, Named]],
+    licences: list[str],
 ) -> dict[str, Any]:
     """Write a model in a format; return what limbeck.json says of it."""
     if options.to == "safetensors":
@@ -306,12 +355,12 @@ def _written(
         if not scale.pixels and scale.mean is None:
             raise InputError("--with: found normalisation for inputs that are used as they are; leave it out")
     largest = max(batches, key=lambda batch: len(next(iter(batch.values()))))
-    graph = graph_of(model, handed(largest), scale)
+    graph = graph_of(model, handed(largest), scale, _of_another_shape(largest, resized))
     written: dict[str, Any] = {"graph": graph.interface.as_dict()}
     if options.to == "torch-export":
         write_program(graph, folder)
     else:
-        metadata: dict[str, Any] = {"limbeck": __version__}
+        metadata: dict[str, Any] = {"limbeck": __version__, **({"licences": licences} if licences else {})}
         if described is not None:
             metadata |= {
                 "task": described.task,
@@ -322,6 +371,14 @@ def _written(
             }
         written["opset"] = write_onnx(graph, folder, metadata)
     return written
+
+
+def _of_another_shape(batch: Named, resized: Sequence[tuple[Size, Named]]) -> torch.Tensor | None:
+    """Return images of another size, if possible of another ratio of height to width, which tells the axes apart."""
+    if not resized:
+        return None
+    height, width = batch[""].shape[2:]
+    return max(resized, key=lambda each: each[0][0] * width != each[0][1] * height)[1][""]
 
 
 def _quantized(model: nn.Module, folder: Path, samples: SampleSet | Examples, size: int, parity: Parity) -> Quantized:

@@ -10,7 +10,7 @@ from limbeck.config import Recipe
 
 __all__ = ["flattened", "names_of_runs"]
 
-_UNTOLD = ("summary", "trackers")
+_UNTOLD = ("summary", "licences", "trackers")
 """Keys that are no part of what a run is."""
 _MOST_KEYS = 3  # in a name
 _TRIED_KEYS = 24  # differing keys among which those of a name are sought

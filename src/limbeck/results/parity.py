@@ -1,49 +1,40 @@
 """Parity: whether an exported file, read in another process, answers as the network that it was exported from."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from limbeck.errors import ExportError, ModelError
+from limbeck.errors import ExportError
 from limbeck.evaluation import Timing, time_forward
-from limbeck.exporting import ExportedNetwork, Inputs
+from limbeck.exporting import ExportedNetwork
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
+from limbeck.results.asked import Named, Size, handed
 from limbeck.tasks import Task, task_named
 
 __all__ = [
-    "MOST",
     "Exported",
     "Limits",
-    "Named",
     "Parity",
     "Quantized",
     "answer_in_file",
-    "batches_of",
-    "handed",
-    "lengths_of",
     "prove",
     "timing_of",
 ]
 
-MOST, _ONE_BY_ONE, _TOGETHER = 256, 32, 7
-_MOST_BYTES = 2**26  # of answers that are compared
 _TIMED = 0.2  # seconds
 _NEAR = 0.01
 """By what share of the spread numbers may differ to count as the same, where agreement is all that is asked."""
-
-Named = dict[str, Tensor]
-"""Inputs by name; those of a network without keywords have the name ""."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Parity:
     samples: of the validation part, in batches of 7, the first of them one by one too.  largest: max|Δlogit| as a share
     of the logits' spread.  divergence: mean KL in nats; 0 where there are no classes.  agreement: the share of the
     places whose prediction is the same; of numbers, those that differ by at most a hundredth of the spread.  lengths:
-    of the texts that were asked besides, padded and full.
+    of the texts that were asked besides, padded and full.  sizes: those of the images that were asked besides.
     """
 
     samples: int
@@ -61,6 +52,7 @@ class Parity:
     divergence: float
     agreement: float
     lengths: tuple[int, ...] = ()
+    sizes: tuple[Size, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,8 @@ class Exported:
     """What was exported: its folder and format, the bytes of its file, those of the run's own, the parity, the times.
 
     torch, exported: an answer at batch size 1 on one thread, of the network and of what was exported; for recurrent
-    language models one step.
+    language models one step.  image_sizes: "free", or why the graph takes images of one size alone; None where it takes
+    no images, or there is no graph.
     """
 
     folder: Path
@@ -91,6 +84,7 @@ class Exported:
     torch: Timing
     exported: Timing
     quantized: Quantized | None = None
+    image_sizes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,72 +115,6 @@ class Limits:
         return None
 
 
-def batches_of(model: nn.Module, samples: Any) -> list[Named]:
-    """Return inputs of validation samples, some one by one and all in batches of 7, as tensors by name.
-
-    samples: with a length, a `task` and `batch(positions)`, as a `SampleSet` has.
-    """
-    one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
-    with evaluating(model), torch.no_grad():
-        logits = run_model(model, one.inputs, task=samples.task).logits
-    most = max(_TOGETHER, _MOST_BYTES // max(1, logits.numel() * logits.element_size()))
-    positions = torch.arange(min(len(samples), MOST, most))
-    parts = [*positions[:_ONE_BY_ONE].split(1), *positions.split(_TOGETHER)]
-    if len(samples) < _TOGETHER:
-        parts.append(torch.arange(_TOGETHER) % len(samples))
-    return [_named(samples.batch(part, augment=None, seed=0, view=0).inputs) for part in parts]
-
-
-def _named(inputs: Inputs) -> Named:
-    named = {"": inputs} if isinstance(inputs, Tensor) else dict(inputs)
-    return {name: tensor.contiguous().clone() for name, tensor in named.items()}
-
-
-def handed(batch: Named) -> Inputs:
-    """Return a batch as a network is called with it."""
-    return batch[""] if set(batch) == {""} else batch
-
-
-def lengths_of(model: nn.Module, batches: Sequence[Named], longest: int) -> list[tuple[int, Named]]:
-    """Return token ids of the shortest, a middle and the longest length, full and padded, 1 and 7 rows.
-
-    The shortest is 1, or the least that the model answers.  Nothing where samples are no token ids.
-    """
-    like = next(batch for batch in batches if len(next(iter(batch.values()))) == _TOGETHER)
-    ids = next((each for each in like.values() if each.dim() == 2 and not each.is_floating_point()), None)
-    if ids is None or longest < 2 or any(each.dim() != 2 for each in like.values()):
-        return []
-    found = [(length, each) for length in sorted({1, (1 + longest) // 2, longest}) for each in _of_length(like, length)]
-    with evaluating(model), torch.no_grad():
-        return [(length, each) for length, each in found if length > 1 or _answers(model, each)]
-
-
-def _answers(model: nn.Module, batch: Named) -> bool:
-    try:
-        run_model(model, handed(batch))
-    except ModelError:
-        return False
-    return True
-
-
-def _of_length(like: Named, length: int) -> Iterator[Named]:
-    """Yield a batch with so many tokens a row, its own again and again: full, padded, and one row alone."""
-    mask = like.get("attention_mask")
-    first = next(iter(like.values()))
-    real = torch.full((len(first),), first.shape[1]) if mask is None else mask.long().sum(1).clamp(min=1)
-    places = torch.arange(length)[None] % real[:, None]
-    rows = {name: each.gather(1, places) for name, each in like.items() if each.shape == first.shape}
-    if len(rows) < len(like):
-        return
-    if mask is not None:
-        rows["attention_mask"] = torch.ones_like(rows["attention_mask"])
-    yield rows
-    yield {name: each[:1].contiguous() for name, each in rows.items()}
-    if mask is not None and length > 1:
-        seen = torch.arange(length)[None] < (length - torch.arange(len(first)) % length)[:, None]
-        yield {**rows, "attention_mask": seen.to(mask.dtype)}
-
-
 def prove(
     model: nn.Module,
     folder: Path,
@@ -196,12 +124,13 @@ def prove(
     task: Task,
     samples: int,
     lengths: Sequence[tuple[int, Named]] = (),
+    sizes: Sequence[tuple[Size, Named]] = (),
 ) -> tuple[Parity, Timing]:
     """Compare a model's answers with those of its folder in a fresh process; ExportError where they differ too much.
 
     Returns the parity, and the time of an answer of the folder's model at batch size 1 on one thread.
     """
-    every = [*batches, *(batch for _, batch in lengths)]
+    every = [*batches, *(batch for _, batch in (*lengths, *sizes))]
     with tempfile.TemporaryDirectory() as place:
         given, answered = Path(place) / "inputs.safetensors", Path(place) / "answers.safetensors"
         named = {f"{n}.{name}": each.clone() for n, batch in enumerate(every) for name, each in batch.items()}
@@ -215,7 +144,11 @@ def prove(
             _real(batch, run_model(model, handed(batch), task=task).logits, theirs[str(number)])
             for number, batch in enumerate(every)
         ]
-    found = _compared(pairs, samples, tuple(dict.fromkeys(length for length, _ in lengths)), task)
+    found = replace(
+        _compared(pairs, samples, task),
+        lengths=tuple(dict.fromkeys(length for length, _ in lengths)),
+        sizes=tuple(dict.fromkeys(size for size, _ in sizes)),
+    )
     if (complaint := limits.complaint(found)) is not None:
         raise ExportError(complaint)
     return found, timing
@@ -240,7 +173,7 @@ def _ask(folder: Path, given: Path, answered: Path) -> None:
         stdin=subprocess.DEVNULL,
     )
     if ran.returncode:
-        reason = (ran.stderr.strip().splitlines() or ["it was killed"])[-1]
+        reason = re.sub(r"^limbeck\.errors\.\w+: ", "", (ran.stderr.strip().splitlines() or ["it was killed"])[-1])
         raise ExportError(f"export: the exported model cannot be read back ({reason}); nothing was written")
 
 
@@ -274,18 +207,22 @@ def timing_of(model: nn.Module, batch: Named, *, step: bool = False) -> Timing:
         torch.set_num_threads(threads)
 
 
-def _compared(pairs: Sequence[tuple[Tensor, Tensor]], count: int, lengths: tuple[int, ...], task: Task) -> Parity:
-    """Return how answers differ."""
-    ours = torch.cat([one.double().flatten(0, -2) for one, _ in pairs])
-    theirs = torch.cat([other.double().flatten(0, -2) for _, other in pairs])
-    if theirs.shape != ours.shape or not bool(torch.equal(ours.isfinite(), theirs.isfinite())):
-        return Parity(count, float("inf"), float("inf"), 0.0, lengths)
-    known = ours.isfinite()
-    spread = float((ours[known].max() - ours[known].min()).clamp(min=1e-30))
-    largest = float((ours[known] - theirs[known]).abs().max()) / spread
+def _compared(pairs: Sequence[tuple[Tensor, Tensor]], count: int, task: Task) -> Parity:
+    """Return how answers differ; those of a pair may have another shape than those of the next one."""
+    if any(one.shape != other.shape or not one.isfinite().equal(other.isfinite()) for one, other in pairs):
+        return Parity(count, float("inf"), float("inf"), 0.0)
+    rows = [(one.double().flatten(0, -2), other.double().flatten(0, -2)) for one, other in pairs]
+    known = torch.cat([one[one.isfinite()] for one, _ in rows])
+    spread = float((known.max() - known.min()).clamp(min=1e-30))
+    apart = torch.cat([(one - other)[one.isfinite()].abs() for one, other in rows])
+    largest = float(apart.max()) / spread
     if not task.has_probabilities:
-        same = (ours - theirs).abs().amax(-1).le(_NEAR * spread)
-        return Parity(count, largest, 0.0, float(same.double().mean()), lengths)
-    logs, others = ours.log_softmax(-1), theirs.log_softmax(-1)
-    divergence = float(torch.where(logs.exp() > 0, logs.exp() * (logs - others), 0.0).sum(-1).mean())
-    return Parity(count, largest, divergence, float((ours.argmax(-1) == theirs.argmax(-1)).double().mean()), lengths)
+        same = torch.cat([(one - other).abs().amax(-1).le(_NEAR * spread) for one, other in rows])
+        return Parity(count, largest, 0.0, float(same.double().mean()))
+    same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in rows])
+    divergence = torch.cat([_divergence(one.log_softmax(-1), other.log_softmax(-1)) for one, other in rows])
+    return Parity(count, largest, float(divergence.mean()), float(same.double().mean()))
+
+
+def _divergence(logs: Tensor, others: Tensor) -> Tensor:
+    return torch.where(logs.exp() > 0, logs.exp() * (logs - others), 0.0).sum(-1)

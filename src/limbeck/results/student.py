@@ -185,6 +185,7 @@ class TrainedModel:
         normalisation: bool = False,
         quantize: str | None = None,
         agreement: float = 0.99,
+        fixed_sizes: bool = False,
     ) -> Exported:
         """Write the model as a folder for others, once another process answers validation samples with it alike.
 
@@ -195,6 +196,7 @@ class TrainedModel:
             normalisation: whether the graph scales and normalises raw inputs.
             quantize: "int8" for 8-bit weights of ONNX Runtime.
             agreement: the least share of predictions that 8-bit weights leave as they were.
+            fixed_sizes: whether a graph takes images of the data's size alone; see `limbeck.export`.
 
         Returns:
             The folder, the bytes of its file, the parity, and the time of an answer of both.
@@ -208,7 +210,7 @@ class TrainedModel:
 
         if self.run is None:
             raise InputError("export: found a model of an exported folder; expected one of a run. Load the run")
-        options = Options(to, tolerance, normalisation, quantize, agreement)
+        options = Options(to, tolerance, normalisation, quantize, agreement, fixed_sizes)
         return export_run(self.run, folder, role=self.role, seed=self.seed, options=options)
 
     def answers(self, inputs: Any, batch_size: int = 256) -> tuple[Any, Tensor | None]:
