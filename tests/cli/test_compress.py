@@ -14,7 +14,7 @@ from limbeck.compress import records_of
 from limbeck.exporting import exported_bytes, ideal_bytes
 from limbeck.exporting import stored as STORED
 from limbeck.results.compression import stages_of
-from limbeck.results.exported import answer as ANSWER
+from limbeck.results.exported_folder import answer as ANSWER
 from limbeck.results.finished import FinishedRun
 from walk import over
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import limbeck as lb
-from limbeck.results.exported import answer as ANSWER
+from limbeck.results.exported_folder import answer as ANSWER
 from limbeck.results.finished import FinishedRun
 
 RECIPE = {

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck as lb
 from limbeck.errors import ExportError, InputError, ModelError, RunError
-from limbeck.results.exported import answer as ANSWER
+from limbeck.results.exported_folder import answer as ANSWER
 from small_families import family, inputs_of
 
 
@@ -140,6 +140,41 @@ def test_int8_has_a_parity_of_its_own_and_is_smaller(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+def pixels_of(samples):
+    batch = samples.batch(torch.arange(len(samples)), augment=None, seed=0, view=0)
+    return lb.data.TensorSet.of((255 * batch.inputs).to(torch.uint8), batch.labels, mean=(0.3,), std=(0.4,), classes=10)
+
+
+def whole_numbers(folder):
+    """Return how many numbers of a file's weights have 8 bits, and how many have 32."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(folder / "model.onnx").graph
+    found = [onnx.numpy_helper.to_array(each) for each in graph.initializer]
+    assert {node.op_type for node in graph.node} >= {"Conv"}
+    return [sum(each.size for each in found if each.dtype == kind) for kind in (np.uint8, np.float32)]
+
+
+@pytest.mark.parametrize("normalisation", [False, True])
+def test_convolutions_become_8_bit_where_training_samples_scale_their_inputs(tmp_path, normalisation):
+    torch.manual_seed(0)
+    train, few = (pixels_of(part) for part in (lb.data.digits().train, lb.data.digits().test.subset(torch.arange(100))))
+    model = lb.models.cnn((1, 8, 8), 10, channels=(16, 32))
+    lb.fit(model, train, method=lb.methods.hard(), epochs=3)
+    options = {"quantize": "int8", "agreement": 0.97, "normalisation": normalisation}
+    found = lb.export(model.eval(), few, tmp_path / "net", calibration=train, **options)
+    assert (found.quantized.parity.agreement >= 0.97, found.image_sizes) == (True, "free")
+    small, large = whole_numbers(tmp_path / "net")
+    weights = sum(each.numel() for each in model.parameters() if each.dim() > 1)
+    assert weights <= small < weights + 200
+    assert large < 200  # scales and biases
+    positions = json.loads((tmp_path / "net" / "limbeck.json").read_text())["calibration"]
+    assert (positions[:2], len(positions)) == ([0, len(train) // 128], 128)
+    kept = lb.export(model, few, tmp_path / "kept", **options)
+    small, large = whole_numbers(tmp_path / "kept")
+    assert (small < 400, large > 4000) == (True, True)  # the last layer alone is linear
+    assert found.bytes < kept.bytes
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])
 def test_a_language_model_with_a_state_is_a_step_and_is_asked_at_several_lengths(tmp_path, to):
@@ -190,6 +225,10 @@ def test_what_a_graph_cannot_hold_is_one_line_and_leaves_nothing(tmp_path):
         lb.export(Fixed().eval(), rows, tmp_path / "net")
     with pytest.raises(InputError, match="model: found training mode; expected eval mode"):
         lb.export(nn.Linear(4, 3), rows, tmp_path / "net")
+    with pytest.raises(InputError, match="calibration: found it without quantize"):
+        lb.export(nn.Linear(4, 3).eval(), rows, tmp_path / "net", calibration=rows)
+    with pytest.raises(ExportError, match="no layer that becomes smaller in int8; expected linear ones, or conv"):
+        lb.export(nn.Conv2d(3, 4, 3).eval(), torch.randn(9, 3, 8, 8), tmp_path / "net", quantize="int8")
     with pytest.raises(InputError, match="to: found safetensors for a network whose code lies elsewhere"):
         lb.export(nn.Linear(4, 3).eval(), rows, tmp_path / "net", to="safetensors")
     with pytest.raises(InputError, match="normalisation without a SampleSet"):

@@ -2,7 +2,7 @@
 
 from limbeck.exporting.graph import Graph, Inputs, Interface, Normalisation, Port, graph_of
 from limbeck.exporting.library_folder import read_library, write_library
-from limbeck.exporting.network import ExportedNetwork
+from limbeck.exporting.network import ExportedNetwork, graph_inputs
 from limbeck.exporting.onnx_file import ONNX, check_onnx, quantize_file, read_onnx, write_onnx
 from limbeck.exporting.program import PROGRAM, read_program, write_program
 from limbeck.exporting.sizes import exported_bytes, ideal_bytes
@@ -21,6 +21,7 @@ __all__ = [
     "Port",
     "check_onnx",
     "exported_bytes",
+    "graph_inputs",
     "graph_of",
     "ideal_bytes",
     "quantize_file",

@@ -10,10 +10,27 @@ from limbeck.errors import ModelError
 from limbeck.exporting.graph import INPUTS, Inputs, Interface, Port, as_named
 from limbeck.outputs import Outputs
 
-__all__ = ["ExportedNetwork"]
+__all__ = ["ExportedNetwork", "graph_inputs"]
 
 Call = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 """From the inputs of a graph by name to its answers in their order."""
+
+
+def graph_inputs(inputs: Inputs, interface: Interface) -> dict[str, Tensor]:
+    """Return what a graph without a state is asked with, for inputs that its network is called with."""
+    given = as_named(inputs)
+    if interface.normalisation is not None:
+        given = {INPUTS: interface.normalisation.raw(given[INPUTS])}
+    return _taken(given, interface.inputs)
+
+
+def _taken(given: Mapping[str, Tensor], ports: Sequence[Port]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for port in ports:
+        if port.name not in given:
+            raise ModelError(f"export: found no input '{port.name}'; expected it, as the exported file takes it")
+        found[port.name] = given[port.name].to(getattr(torch, port.dtype))
+    return found
 
 
 class ExportedNetwork(nn.Module):
@@ -31,25 +48,15 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, inputs: Inputs | None = None, state: Any = None, **keywords: Tensor) -> Any:
         """Return logits (N, ...); of a step `Outputs` with logits (N, L, V) and the state after the last place."""
-        given = as_named(keywords if inputs is None else inputs)
+        given = keywords if inputs is None else inputs
         if self.interface.states:
-            return self._stepped(given, state)
-        if (scale := self.interface.normalisation) is not None:
-            given = {INPUTS: scale.raw(given[INPUTS])}
-        return self.call(self._taken(given, self.interface.inputs))[0]
-
-    def _taken(self, given: Mapping[str, Tensor], ports: Sequence[Port]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for port in ports:
-            if port.name not in given:
-                raise ModelError(f"export: found no input '{port.name}'; expected it, as the exported file takes it")
-            found[port.name] = given[port.name].to(getattr(torch, port.dtype))
-        return found
+            return self._stepped(as_named(given), state)
+        return self.call(graph_inputs(given, self.interface))[0]
 
     def _stepped(self, given: Mapping[str, Tensor], state: Any) -> Outputs:
         ports = self.interface.inputs
         own, states = ports[: -self.interface.states], ports[-self.interface.states :]
-        taken = self._taken(given, own)
+        taken = _taken(given, own)
         first = next(iter(taken.values()))
         if state is None:
             sizes = [[len(first) if isinstance(size, str) else size for size in port.shape] for port in states]

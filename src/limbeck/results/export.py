@@ -25,6 +25,7 @@ def export(
     quantize: str | None = None,
     agreement: float = 0.99,
     fixed_sizes: bool = False,
+    calibration: Any = None,
 ) -> Exported:
     """Write a network as a folder for others, once another process answers with it as the network does.
 
@@ -42,6 +43,8 @@ def export(
         agreement: the least share of predictions that 8-bit weights leave as they were.
         fixed_sizes: whether the graph takes images of the samples' size alone.  Else sizes are free axes where the
             network takes others and the graph answers them alike, as `Exported.image_sizes` says.
+        calibration: training samples in the form of `samples`; 128 of them, evenly spread, scale the inputs of 8-bit
+            convolutions, which stay in float without any.
 
     Returns:
         The folder, the bytes of its file, the parity, and the time of an answer of both.
@@ -64,10 +67,14 @@ def export(
             "to: found safetensors for a network whose code lies elsewhere, so that another process cannot build it;"
             " expected onnx, torch-export or transformers. Save its weights with safetensors.torch.save_model"
         )
+    if calibration is not None and quantize is None:
+        raise InputError('calibration: found it without quantize; expected quantize="int8", which uses it')
     if model.training:
         raise InputError("model: found training mode; expected eval mode, in which it is used. Call model.eval()")
     if folder.exists():
         raise RunError(f"folder: '{folder}' exists; name another one, or delete it")
     if isinstance(samples, Mapping):
         samples = Examples.of(samples)
-    return export_model(model, samples, folder, options)
+    if isinstance(calibration, Mapping):
+        calibration = Examples.of(calibration)
+    return export_model(model, samples, folder, options, calibration)

@@ -1,6 +1,5 @@
 """A trained model as a folder for others, read back in another process before it counts as written."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,74 +11,59 @@ import torch
 from torch import nn
 
 from limbeck import __version__, checks
-from limbeck.config import load_recipe
 from limbeck.data import Description, SampleSet
 from limbeck.data.foreign import samples_of
 from limbeck.data.licences import licences_of
 from limbeck.data.sources import Source
 from limbeck.errors import ExportError, InputError, ModelError, RunError, one_line, one_of
 from limbeck.evaluation import Timing, evaluate, figures_of, file_bytes
-from limbeck.experiment.signature import SIGNATURE, Signature, read_signature, save_signature
+from limbeck.experiment.signature import SIGNATURE, Signature, save_signature
 from limbeck.exporting import (
     CONFIG,
-    ONNX,
-    PROGRAM,
     WEIGHTS,
     Interface,
     Normalisation,
     check_onnx,
+    graph_inputs,
     graph_of,
     quantize_file,
-    read_library,
-    read_onnx,
-    read_program,
     stored,
     write_folder,
     write_library,
     write_onnx,
     write_program,
 )
-from limbeck.models.layers import merged
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
-from limbeck.records import plain_values, unsealed
+from limbeck.records import plain_values
 from limbeck.results.asked import Named, Size, batches_of, handed, lengths_of, sizes_of
 from limbeck.results.examples import Examples
-from limbeck.results.finished import FinishedRun, filled, untrained
+from limbeck.results.exported_folder import FORMAT, FORMATS, config_of, network_of
+from limbeck.results.finished import FinishedRun
 from limbeck.results.parity import (
     Exported,
     Limits,
     Parity,
     Quantized,
-    answer_in_file,
     prove,
     timing_of,
 )
-from limbeck.results.trust import require_trust, require_trusted_program
 from limbeck.runs import environment
 from limbeck.tasks import TOKENS
 from limbeck.teachers.answers import LookedUpAnswers
-from limbeck.training.checkpoints import digest
 
 __all__ = [
-    "FORMATS",
     "Examples",
     "Exported",
     "Options",
-    "answer",
     "export_model",
     "export_run",
-    "is_exported",
-    "read_exported",
 ]
 
-FORMATS = {"safetensors": WEIGHTS, "transformers": WEIGHTS, "torch-export": PROGRAM, "onnx": ONNX}
-"""The file of each format."""
-
-_FORMAT = 2
 _COPIED = ("manifest.json", "recipe.yaml", SIGNATURE, "tokenizer/tokenizer.json")
 _HALF, _ROUGH = 1e-3, 1e-2
 """What weights of 16 bits may change: the mean KL in nats, and numbers by a share of their spread."""
+_CALIBRATED, _CALIBRATED_TOGETHER = 128, 8  # training samples that scale the inputs of 8-bit convolutions
 _COUNTED = 2000  # validation samples on which the figures of an int8 file are measured
 
 
@@ -115,12 +99,6 @@ class Options:
             raise InputError(f"--fixed-sizes: found it with --to {self.to}; expected a graph: torch-export or onnx")
         if self.to == "onnx":
             check_onnx()
-
-
-def is_exported(folder: Path) -> bool:
-    """Return whether a folder is of an exported model, and no run."""
-    is_run = (folder / "outcome.json").is_file()
-    return (folder / CONFIG).is_file() and not is_run and any((folder / name).is_file() for name in FORMATS.values())
 
 
 def export_run(
@@ -161,7 +139,9 @@ def export_run(
     }
     samples = run.parts.held_out or run.parts.train
     before = run.weights(role, seed).stat().st_size
-    return _exported(model, out, run.signature, samples, options, config=config, copy=copy, before=before)
+    return _exported(
+        model, out, run.signature, samples, options, config=config, copy=copy, before=before, training=run.parts.train
+    )
 
 
 def _licences(keys: Mapping[str, Any]) -> list[str]:
@@ -174,10 +154,10 @@ def _figures(run: FinishedRun, role: str, seed: int) -> Any:
     return next(each.metrics[role] for each in run.outcome.seeds if each.seed == seed)
 
 
-def export_model(model: nn.Module, data: Any, out: Path, options: Options) -> Exported:
+def export_model(model: nn.Module, data: Any, out: Path, options: Options, calibration: Any = None) -> Exported:
     """Write a network of a user's own; see `limbeck.export`, which checks what it is handed."""
-    given = data if isinstance(data, Examples) else samples_of("samples", data)
-    samples = Examples.read(given) if isinstance(given, Source) else given
+    samples = _samples("samples", data)
+    training = None if calibration is None else _samples("calibration", calibration)
     signature = None
     if isinstance(samples, SampleSet):
         described = Description.of(samples)
@@ -194,7 +174,22 @@ def export_model(model: nn.Module, data: Any, out: Path, options: Options) -> Ex
 
     config = {"role": "model", "seed": 0}
     before = file_bytes(model)
-    return _exported(model, out, signature, samples, options, config=config, copy=write_signature, before=before)
+    return _exported(
+        model,
+        out,
+        signature,
+        samples,
+        options,
+        config=config,
+        copy=write_signature,
+        before=before,
+        training=training,
+    )
+
+
+def _samples(name: str, data: Any) -> SampleSet | Examples:
+    given = data if isinstance(data, Examples) else samples_of(name, data)
+    return Examples.read(given) if isinstance(given, Source) else given
 
 
 def _exported(
@@ -207,14 +202,16 @@ def _exported(
     config: Mapping[str, Any],
     copy: Callable[[Path], None],
     before: int,
+    training: SampleSet | Examples | None,
 ) -> Exported:
     """Write a model's folder once another process answers with it as the model does.
 
-    config: what limbeck.json says besides.  copy: writes further files into the folder.  Sizes of images are free where
-    the model takes others and the graph answers them alike.
+    config: what limbeck.json says besides.  copy: writes further files into the folder.  training: samples that scale
+    the inputs of 8-bit convolutions.  Sizes of images are free where the model takes others and the graph answers them
+    alike.
     """
     batches = batches_of(model, samples)
-    writing = _Writing(model, signature, samples, options, {**config}, copy, batches, before)
+    writing = _Writing(model, signature, samples, options, {**config}, copy, batches, before, training)
     images = batches[0].get("", torch.empty(0))
     if FORMATS[options.to] == WEIGHTS or images.dim() != 4:
         return writing.written(out, (), None)
@@ -243,6 +240,7 @@ class _Writing:
     copy: Callable[[Path], None]
     batches: list[Named]
     before: int
+    training: SampleSet | Examples | None
 
     def written(self, out: Path, resized: Sequence[tuple[Size, Named]], image_sizes: str | None) -> Exported:
         """Write the folder.  resized: images of other sizes, which the graph then takes too."""
@@ -279,14 +277,28 @@ class _Writing:
                 def smaller(folder: Path) -> dict[str, Any]:
                     shutil.copytree(whole, folder, dirs_exist_ok=True)
                     (folder / CONFIG).unlink()
-                    quantize_file(folder)
-                    return {**_read_config(whole), "quantized": options.quantize}
+                    config = config_of(whole)
+                    positions, inputs = _calibration(self.training, Interface.of(config["graph"]))
+                    quantize_file(folder, inputs)
+                    return {**config, "quantized": options.quantize, "calibration": positions}
 
                 write_folder(out, smaller, check=proof(Limits(agreement=options.agreement)))
             quantized = _quantized(model, out, self.samples, size, proofs[1][0])
-        recurrent = _read_config(out).get("graph", {}).get("states", 0) > 0
+        recurrent = config_of(out).get("graph", {}).get("states", 0) > 0
         timing, size = timing_of(model, batches[0], step=recurrent), _bytes(out, options.to)
         return Exported(out, options.to, size, self.before, proofs[0][0], timing, proofs[-1][1], quantized, image_sizes)
+
+
+def _calibration(
+    training: SampleSet | Examples | None, interface: Interface
+) -> tuple[list[int], list[dict[str, torch.Tensor]]]:
+    """Return the positions of some training samples, evenly spread, and the inputs of a graph that these are."""
+    if training is None or interface.states:
+        return [], []
+    count = min(len(training), _CALIBRATED)
+    positions = torch.arange(count) * len(training) // count
+    batches = [training.batch(part, augment=None, seed=0, view=0) for part in positions.split(_CALIBRATED_TOGETHER)]
+    return positions.tolist(), [graph_inputs(each.inputs, interface) for each in batches]
 
 
 def _longest(samples: SampleSet | Examples, batches: Sequence[Named]) -> int:
@@ -312,7 +324,7 @@ def _bytes(folder: Path, to: str) -> int:
 
 def _described(signature: Signature | None, to: str) -> dict[str, Any]:
     """Return what limbeck.json says of a model's answers."""
-    every = {"format": _FORMAT, "to": to, "environment": environment()}
+    every = {"format": FORMAT, "to": to, "environment": environment()}
     if signature is None:
         return every
     described = signature.students
@@ -387,78 +399,5 @@ def _quantized(model: nn.Module, folder: Path, samples: SampleSet | Examples, si
     few = samples.subset(torch.arange(min(len(samples), _COUNTED))) if isinstance(samples, SampleSet) else None
     if few is None or not few.labelled_count:
         return Quantized(size, parity, name, 0, None, None)
-    before, after = (evaluate(each, few) for each in (model, _network(folder, _read_config(folder))))
+    before, after = (evaluate(each, few) for each in (model, network_of(folder, config_of(folder))))
     return Quantized(size, parity, name, before.examples, before.errors, after.errors)
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
-def read_exported(folder: Path, *, trust: bool = False) -> tuple[nn.Module, Signature, str, int]:
-    """Read an exported model: the network in eval mode, what it takes and answers, its role and its seed.
-
-    Raises RunError where a file is missing, damaged or of another export, or its code is not trusted.
-    """
-    config = _read_config(folder)
-    try:
-        to, role, seed = str(config["to"]), str(config["role"]), int(config["seed"])
-        files = {str(name): str(sha256) for name, sha256 in dict(config["files"]).items()}
-        if to not in FORMATS:
-            raise ValueError(f"to: {to}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, error) from None
-    for name, sha256 in files.items():
-        if not (folder / name).is_file() or digest(folder / name) != sha256:
-            raise RunError(f"'{folder / name}' is missing or was changed; export the model again")
-    if not (folder / SIGNATURE).is_file():
-        raise RunError(
-            f"'{folder}': found no {SIGNATURE}, for the model was exported with examples and not with a SampleSet; "
-            f"expected one to read raw inputs. Use {FORMATS[to]} by itself, or export the model with a SampleSet"
-        )
-    signature = read_signature(folder)
-    if to != "safetensors":
-        if to == "torch-export" and not trust:
-            require_trusted_program(folder)
-        return _network(folder, config).eval(), signature, role, seed
-    recipe = load_recipe(folder / "recipe.yaml")
-    if not trust:
-        require_trust(recipe, folder)
-    model = filled(merged(untrained(recipe, signature, role, seed)), folder / WEIGHTS)
-    return model.eval(), signature, role, seed
-
-
-def _network(folder: Path, config: Mapping[str, Any]) -> nn.Module:
-    """Return the network of a folder that can be used without the code that made it."""
-    if config["to"] == "transformers":
-        return read_library(folder, config)
-    try:
-        interface = Interface.of(config["graph"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, error) from None
-    return read_onnx(folder, interface) if config["to"] == "onnx" else read_program(folder, interface)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of limbeck.json; RunError where it is damaged or of another version."""
-    try:
-        config = unsealed(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-        if config["format"] != _FORMAT:
-            raise ValueError(f"format {config['format']}, expected {_FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(folder, error) from None
-    return config
-
-
-def _damaged(folder: Path, error: Exception) -> RunError:
-    return RunError(f"'{folder / CONFIG}' is damaged ({one_line(error)}); export the model again")
-
-
-def answer(folder: str, given: str, answered: str) -> None:
-    """Answer what another process wrote, with the model of a folder."""
-    place = Path(folder)
-
-    def network() -> nn.Module:
-        config = _read_config(place)
-        return read_exported(place, trust=True)[0] if config["to"] == "safetensors" else _network(place, config).eval()
-
-    answer_in_file(network, Path(given), Path(answered))

@@ -164,7 +164,7 @@ def _real(batch: Named, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ask(folder: Path, given: Path, answered: Path) -> None:
     """Let another process answer inputs with the model of a folder; ExportError where it cannot."""
-    script = "import sys; from limbeck.results.exported import answer; answer(*sys.argv[1:])"
+    script = "import sys; from limbeck.results.exported_folder import answer; answer(*sys.argv[1:])"
     ran = subprocess.run(
         [sys.executable, "-c", script, str(folder.resolve()), str(given), str(answered)],
         capture_output=True,

@@ -53,7 +53,7 @@ def load(
         student = lb.load("runs/my-student/20261129-194210-f95905")
         student.predict(images)
     """
-    from limbeck.results.exported import is_exported, read_exported
+    from limbeck.results.exported_folder import is_exported, read_exported
     from limbeck.results.finished import FinishedRun  # pydantic and YAML are for runs alone
 
     if is_exported(run):
