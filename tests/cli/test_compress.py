@@ -61,6 +61,7 @@ def test_a_finished_student_is_made_smaller_exported_and_read_in_another_process
     small = tmp_path / "small"
     assert sorted(path.name for path in small.iterdir()) == [
         "limbeck.json",
+        "manifest.json",
         "model.safetensors",
         "recipe.yaml",
         "signature.json",

@@ -167,6 +167,15 @@ def test_convolutions_become_8_bit_where_training_samples_scale_their_inputs(tmp
     weights = sum(each.numel() for each in model.parameters() if each.dim() > 1)
     assert weights <= small < weights + 200
     assert large < 200  # scales and biases
+    assert found.quantized.parity.sizes == ()  # whose predictions mean nothing
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "net" / "model.onnx", providers=["CPUExecutionProvider"])
+    larger = torch.rand(2, 1, 20, 14)
+    (logits,) = session.run(
+        None, {"inputs": (larger * 255).to(torch.uint8).numpy() if normalisation else larger.numpy()}
+    )
+    assert (logits.shape, bool(np.isfinite(logits).all())) == ((2, 10), True)
     positions = json.loads((tmp_path / "net" / "limbeck.json").read_text())["calibration"]
     assert (positions[:2], len(positions)) == ([0, len(train) // 128], 128)
     kept = lb.export(model, few, tmp_path / "kept", **options)

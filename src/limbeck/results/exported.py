@@ -255,17 +255,17 @@ class _Writing:
             said: Mapping[str, Any] = plain_values({**_described(self.signature, options.to), **self.config, **made})
             return said
 
-        def proof(limits: Limits) -> Callable[[Path], Mapping[str, Any]]:
+        def proof(limits: Limits, sizes: Sequence[tuple[Size, Named]] = ()) -> Callable[[Path], Mapping[str, Any]]:
             def check(folder: Path) -> Mapping[str, Any]:
                 task = self.samples.task
-                asked = prove(model, folder, batches, limits, task=task, samples=count, lengths=lengths, sizes=resized)
+                asked = prove(model, folder, batches, limits, task=task, samples=count, lengths=lengths, sizes=sizes)
                 proofs.append(asked)
                 found: Mapping[str, Any] = plain_values({"parity": asdict(asked[0]), "seconds": asked[1].seconds})
                 return found
 
             return check
 
-        first, quantized = proof(_limits(model, self.samples, options)), None
+        first, quantized = proof(_limits(model, self.samples, options), resized), None
         if options.quantize is None:
             write_folder(out, write, check=first)
         else:
