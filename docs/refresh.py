@@ -22,7 +22,17 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = tuple(
     DOCS / f"{name}.md"
-    for name in ("architecture", "diagnosis", "methods", "recipes", "reproductions", "schemes", "speed", "stores")
+    for name in (
+        "architecture",
+        "diagnosis",
+        "index",
+        "methods",
+        "recipes",
+        "reproductions",
+        "schemes",
+        "speed",
+        "stores",
+    )
 )
 
 
@@ -252,8 +262,28 @@ def growth() -> str:
     return rows(head, body)
 
 
+_JOBS = {
+    "table": "a CSV file to an exported student",
+    "texts": "5,452 labelled sentences in a CSV file to an exported student",
+    "loop": "a `Dataset`, an `nn.Module` and a loop of your own to an exported student",
+    "encoder": "a pretrained encoder of the Transformers library to a small exported student",
+    "processes": "a recipe in two processes",
+    "browser": "teacher and student side by side in a browser, where a digit is drawn",
+}
+
+
+def first_steps() -> str:
+    """Return what a newcomer's jobs take: lines to write, words to read at 200 a minute, the time to run."""
+    body = [
+        [_JOBS[name], f"{job['lines']}", f"{job['words'] / 200:.0f} min", f"{job['seconds'] / 60:.1f} min"]
+        for name, job in results("first_steps")["jobs"].items()
+    ]
+    return rows(["from nothing installed but limbeck", "lines to write", "to read", "to run on two processors"], body)
+
+
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "feature_costs": costs,
+    "first_steps": first_steps,
     "growth": growth,
     "codistillation": codistillation,
     "mnist_nearness": nearness,

@@ -1,5 +1,6 @@
 """What a device can compute, and which one a name is."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from limbeck.errors import InputError, one_line
 
-__all__ = ["exact", "has_float64", "on_accelerator", "place", "refusal", "without_autocast_on_cpu"]
+__all__ = ["crowded", "exact", "has_float64", "on_accelerator", "place", "refusal", "without_autocast_on_cpu"]
 
+_CROWDED = 1.25  # processes at work a processor
 _WITHOUT_FLOAT64 = ("mps",)
 
 
@@ -52,6 +54,24 @@ def without_autocast_on_cpu() -> AbstractContextManager[None]:
     torch.float32
     """
     return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
+
+
+def crowded() -> str | None:
+    """Return a line where other work keeps the processors busy, so that what is timed takes longer than it should.
+
+    None where there is no sign of it, or the system does not tell.
+    """
+    processors = os.cpu_count() or 1
+    try:
+        load = os.getloadavg()[0]  # of the last minute, this process included
+    except (AttributeError, OSError):
+        return None
+    if load <= _CROWDED * processors:
+        return None
+    return (
+        f"times: found {load:.1f} processes at work on {processors} processors in the last minute, so that times are"
+        " too long; measure again when the machine is idle"
+    )
 
 
 def place(device: str | None) -> torch.device:

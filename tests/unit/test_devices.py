@@ -70,3 +70,14 @@ def test_the_stand_in_refuses_what_such_a_device_refuses():
     for widened in (lambda: torch.ones(2).double(), lambda: torch.ones(2).to(torch.float64)):
         with WithoutFloat64(), pytest.raises(TypeError, match="no float64"):
             widened()
+
+
+@pytest.mark.parametrize(("load", "said"), [(4.2, True), (2.0, False)])
+def test_a_machine_at_other_work_is_told_of(monkeypatch, load, said):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    line = devices.crowded()
+    assert (line is not None) is said
+    assert not said or line.startswith("times: found 4.2 processes at work on 2 processors")
+    monkeypatch.delattr("os.getloadavg")  # as on Windows
+    assert devices.crowded() is None

@@ -68,6 +68,8 @@ def export(
 
 def _lines(found: "Exported") -> list[str]:
     """Return what is printed of an export."""
+    from limbeck.devices import crowded
+
     small = found.quantized
     lines = [
         f"{found.bytes if small is None else small.bytes_before:,} bytes, {found.before:,} in the run",
@@ -84,7 +86,7 @@ def _lines(found: "Exported") -> list[str]:
         lines.append(f"sizes of images: {found.image_sizes}")
     before, after = found.torch.seconds * 1e3, found.exported.seconds * 1e3
     lines.append(f"latency at batch 1 on one thread: {before:.3g} ms with torch, {after:.3g} ms exported")
-    return lines
+    return lines if (line := crowded()) is None else [*lines, line]
 
 
 def _parity(parity: "Parity") -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.batch import UNLABELLED
 from limbeck.compress import records_of, settled
 from limbeck.data import SampleSet
-from limbeck.devices import place
+from limbeck.devices import crowded, place
 from limbeck.errors import LimbeckError, command
 from limbeck.evaluation import (
     Assessment,
@@ -349,6 +349,8 @@ def _costs(run: FinishedRun, device: torch.device, say: Callable[[str], None]) -
     train, seed = run.parts.train, run.seeds[0]
     batch = train.batch(torch.arange(min(_TIMED, len(train))), augment=None, seed=0, view=0).to(device)
     costs = {}
+    if (line := crowded()) is not None:
+        say(line)
     for role, model in (("teacher", run.teacher(seed)), ("student", run.student("distilled", seed))):
         say(f"measuring the cost of the {role}")
         model = settled(model) if records_of(model) else model  # in the form in which it is used
