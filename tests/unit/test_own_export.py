@@ -129,7 +129,8 @@ def test_int8_has_a_parity_of_its_own_and_is_smaller(tmp_path):
     torch.manual_seed(0)
     samples = lb.data.bundled("wine").test
     model = lb.models.mlp((13,), 3, hidden=(256,)).eval()
-    found = lb.export(model, samples, tmp_path / "net", quantize="int8", agreement=0.95)
+    found = lb.export(model, samples, tmp_path / "net", quantize="int8", agreement=0.95, calibration=samples)
+    assert json.loads((tmp_path / "net" / "limbeck.json").read_text())["calibration"] == []  # no convolution needs it
     assert found.quantized.parity.agreement >= 0.95
     assert 0.02 > found.quantized.parity.largest > found.parity.largest
     assert found.bytes < found.quantized.bytes_before
@@ -182,6 +183,30 @@ def test_convolutions_become_8_bit_where_training_samples_scale_their_inputs(tmp
     small, large = whole_numbers(tmp_path / "kept")
     assert (small < 400, large > 4000) == (True, True)  # the last layer alone is linear
     assert found.bytes < kept.bytes
+
+
+@pytest.mark.thorough
+def test_8_bit_files_that_differ_are_refused_and_not_tried_at_one_size(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        "limbeck.results.exported.quantize_file", lambda folder, inputs: tried.append(1) or ruin(folder)
+    )
+
+    def ruin(folder):
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(folder / "model.onnx")
+        for each in model.graph.initializer:
+            if each.data_type == onnx.TensorProto.FLOAT:
+                numbers = -3 * onnx.numpy_helper.to_array(each)
+                each.CopyFrom(onnx.numpy_helper.from_array(numbers, each.name))
+        onnx.save(model, folder / "model.onnx")
+        return True
+
+    monkeypatch.setattr("limbeck.results.exported.quantize_file", ruin)
+    model, images = lb.models.cnn((1, 8, 8), 4, channels=(4,)).eval(), torch.randn(20, 1, 8, 8)
+    with pytest.raises(ExportError, match="of the predictions the same; expected 99 % at least"):
+        lb.export(model, images, tmp_path / "net", quantize="int8", calibration=images)
+    assert (tried, list(tmp_path.iterdir())) == ([3], [])
 
 
 @pytest.mark.thorough

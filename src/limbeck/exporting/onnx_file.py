@@ -108,23 +108,24 @@ def read_onnx(folder: Path, interface: Interface) -> ExportedNetwork:
     return ExportedNetwork(call, interface)
 
 
-def quantize_file(folder: Path, calibration: Sequence[Mapping[str, Tensor]] = ()) -> None:
-    """Make the weights of a file 8-bit with ONNX Runtime; ExportError where it cannot.
+def quantize_file(folder: Path, calibration: Sequence[Mapping[str, Tensor]] = ()) -> bool:
+    """Make the weights of a file 8-bit with ONNX Runtime, and return whether that took the calibration.
 
     Linear and LSTM layers keep their inputs in float until they run, and scale them then ("dynamic").  The inputs of
     convolutions are scaled by what they are on `calibration`, batches of the graph's inputs by name; without any,
-    convolutions stay in float.
+    convolutions stay in float.  ExportError where it cannot be done.
     """
     import onnx
 
     path, small = folder / ONNX, folder / f"{ONNX}.int8"
     before, level = path.stat().st_size, logging.root.level
     kinds = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+    calibrated = bool(kinds & _CONVOLUTIONS and calibration)
     try:
         with silenced():
             if kinds & _LINEAR:
                 _quantize_linear(path, small)
-            if kinds & _CONVOLUTIONS and calibration:
+            if calibrated:
                 _quantize_convolutions(small if small.exists() else path, small, calibration)
     except Exception as error:
         if lacks_memory(error):
@@ -138,6 +139,7 @@ def quantize_file(folder: Path, calibration: Sequence[Mapping[str, Tensor]] = ()
             " that calibrate them. Leave it out"
         )
     small.replace(path)
+    return calibrated
 
 
 def _quantize_linear(path: Path, small: Path) -> None:

@@ -223,9 +223,13 @@ def _exported(
         if sizes and (sizes is resized or len(sizes) < len(resized)):
             try:
                 return writing.written(out, sizes, found)
-            except ExportError as error:
+            except _SizesError as error:
                 why = one_line(error)
     return writing.written(out, (), f"fixed ({why})")
+
+
+class _SizesError(ExportError):
+    """A graph whose sizes of images are free was refused."""
 
 
 @dataclass(frozen=True)
@@ -266,12 +270,19 @@ class _Writing:
             return check
 
         first, quantized = proof(_limits(model, self.samples, options), resized), None
+
+        def write_whole(folder: Path) -> None:
+            try:
+                write_folder(folder, write, check=first)
+            except ExportError as error:
+                raise _SizesError(str(error)) if resized else error from None
+
         if options.quantize is None:
-            write_folder(out, write, check=first)
+            write_whole(out)
         else:
             with tempfile.TemporaryDirectory() as place:
                 whole = Path(place) / "whole"
-                write_folder(whole, write, check=first)
+                write_whole(whole)
                 size = _bytes(whole, options.to)
 
                 def smaller(folder: Path) -> dict[str, Any]:
@@ -279,8 +290,8 @@ class _Writing:
                     (folder / CONFIG).unlink()
                     config = config_of(whole)
                     positions, inputs = _calibration(self.training, Interface.of(config["graph"]))
-                    quantize_file(folder, inputs)
-                    return {**config, "quantized": options.quantize, "calibration": positions}
+                    used = quantize_file(folder, inputs)
+                    return {**config, "quantized": options.quantize, "calibration": positions if used else []}
 
                 write_folder(out, smaller, check=proof(Limits(agreement=options.agreement)))
             quantized = _quantized(model, out, self.samples, size, proofs[1][0])
