@@ -104,7 +104,8 @@ def run(commands: str, folder: Path) -> tuple[float, str]:
     return time.perf_counter() - began, said[-1] if said else ""
 
 
-def _trec(folder: Path, most: int | None = None) -> None:
+def trec(folder: Path, most: int | None = None) -> None:
+    """Write questions of TREC into a folder as texts.csv, and two more as new.txt."""
     if "LIMBECK_DATA" not in os.environ:
         sys.exit("LIMBECK_DATA: found it unset; expected the folder that has trec/train_5500.label")
     source = Path(os.environ["LIMBECK_DATA"]) / "trec"
@@ -131,7 +132,7 @@ def table(folder: Path, _: argparse.Namespace) -> Job:
 
 
 def texts(folder: Path, _: argparse.Namespace) -> Job:
-    _trec(folder)
+    trec(folder)
     seconds, said = run(_TEXTS, folder)
     read = words("start.md") + section("text-data.md", "Sentences")
     return Job(lines_of_shell(_TEXTS), read, seconds, said)
@@ -145,7 +146,7 @@ def loop(folder: Path, _: argparse.Namespace) -> Job:
 
 
 def encoder(folder: Path, options: argparse.Namespace) -> Job:
-    _trec(folder, most=1500)
+    trec(folder, most=1500)
     script = ROOT / "examples" / "pretrained_teacher.py"
     seconds, said = run(f"python {script} {shlex.quote(str(options.encoder))} texts.csv", folder)
     return Job(

@@ -262,6 +262,22 @@ def growth() -> str:
     return rows(head, body)
 
 
+def exports() -> str:
+    """Return the bytes of exported models and the time of an answer."""
+    head = ["model", "bytes in the run", "bytes of `model.onnx`", "torch", "ONNX Runtime", "difference", "agreement"]
+    body = []
+    for family, models in results("exports")["families"].items():
+        for name, found in models.items():
+            if "refused" in found:
+                body.append([f"{family}: {name}", "", "refused, see below", "", "", "", ""])
+                continue
+            sizes = [f"{found[key]:,}" for key in ("bytes in the run", "bytes")]
+            times = [f"{1_000 * found[key]:.2f} ms" for key in ("torch", "exported")]
+            near = [f"{found['largest']:.1e}", f"{100 * found['agreement']:.4g} %"]
+            body.append([f"{family}: {name}", *sizes, *times, *near])
+    return rows(head, body)
+
+
 _JOBS = {
     "table": "a CSV file to an exported student",
     "texts": "5,452 labelled sentences in a CSV file to an exported student",
@@ -282,6 +298,7 @@ def first_steps() -> str:
 
 
 BENCHMARKS: Mapping[str, Callable[[], str]] = {
+    "exports": exports,
     "feature_costs": costs,
     "first_steps": first_steps,
     "growth": growth,
