@@ -1,6 +1,6 @@
 """Bytes and latency of exported students beside their teachers: a convolutional, a text and a language model.
 
-    LIMBECK_DATA=DIR python benchmarks/exports.py [--epochs 3] [--json FILE]
+    LIMBECK_DATA=DIR python benchmarks/exports.py [--json FILE]
 
 Each recipe is run once with few epochs and one seed, since what is measured is the files.  Every model is exported as
 ONNX, the students with 8-bit weights besides; an answer is timed at batch size 1 on one thread, of recurrent language
@@ -23,24 +23,31 @@ from measuring import machine
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """Return the data and the networks of a recipe of each family."""
+    """Return a recipe of each family."""
+
+    def of(data: dict[str, Any], teacher: dict[str, Any], student: dict[str, Any], epochs: int) -> dict[str, Any]:
+        training = {"epochs": epochs, "batch_size": 32, "optimizer": "adamw", "learning_rate": 0.003}
+        taught = {"model": teacher, "training": training}
+        return {"name": "family", "data": data, "teacher": taught, "student": {"model": student}, "training": training}
+
     texts = {"kind": "sentences", "path": "texts.csv", "text": "text", "label": "label", "max_length": 32}
+    text = {"kind": "synthetic_text", "lines": 1500, "words": 110, "lanes": 16, "length": 16}
     return {
-        "convolutional, digits": {
-            "data": {"kind": "digits"},
-            "teacher": {"model": {"kind": "resnet", "depth": 20}},
-            "student": {"model": {"kind": "cnn", "channels": [8, 16]}},
-        },
-        "transformer, questions of TREC": {
-            "data": texts,
-            "teacher": {"model": {"kind": "transformer", "layers": 4, "width": 128, "heads": 4}},
-            "student": {"model": {"kind": "transformer", "layers": 2, "width": 48, "heads": 4}},
-        },
-        "recurrent language model, drawn sentences": {
-            "data": {"kind": "synthetic_text", "lines": 1500, "words": 110, "lanes": 16, "length": 16},
-            "teacher": {"model": {"kind": "lstm_lm", "embedding": 256, "hidden": 256, "layers": 2}},
-            "student": {"model": {"kind": "lstm_lm", "embedding": 32, "hidden": 32, "layers": 1}},
-        },
+        "convolutional, digits": of(
+            {"kind": "digits"}, {"kind": "resnet", "depth": 20}, {"kind": "cnn", "channels": [8, 16]}, 20
+        ),
+        "transformer, questions of TREC": of(
+            texts,
+            {"kind": "transformer", "layers": 4, "width": 128, "heads": 4},
+            {"kind": "transformer", "layers": 2, "width": 48, "heads": 4},
+            4,
+        ),
+        "recurrent language model, drawn sentences": of(
+            text,
+            {"kind": "lstm_lm", "embedding": 256, "hidden": 256, "layers": 2},
+            {"kind": "lstm_lm", "embedding": 32, "hidden": 32, "layers": 1},
+            4,
+        ),
     }
 
 
@@ -58,11 +65,9 @@ def measured(model: lb.TrainedModel, folder: Path, quantize: str | None) -> dict
     }
 
 
-def rows(name: str, recipe: dict[str, Any], epochs: int, folder: Path) -> dict[str, dict[str, Any]]:
+def rows(name: str, recipe: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
     """Run a recipe, and return what each of its exported models is."""
-    training = {"epochs": epochs, "optimizer": "adamw", "learning_rate": 0.001}
-    whole = {**recipe, "name": "family", "teacher": {**recipe["teacher"], "training": training}, "training": training}
-    (folder / "family.yaml").write_text(yaml.safe_dump(whole))
+    (folder / "family.yaml").write_text(yaml.safe_dump(recipe))
     subprocess.run(["limbeck", "distill", "family.yaml", "--quiet", "--no-report"], check=True, cwd=folder)
     (run,) = (folder / "runs" / "family").iterdir()
     found: dict[str, dict[str, Any]] = {}
@@ -79,16 +84,15 @@ def rows(name: str, recipe: dict[str, Any], epochs: int, folder: Path) -> dict[s
 def main() -> None:
     """Run each family, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: dict[str, Any] = {}
     for name, recipe in recipes().items():
         with tempfile.TemporaryDirectory() as place:
             trec(Path(place))
-            found[name] = rows(name, recipe, options.epochs, Path(place))
+            found[name] = rows(name, recipe, Path(place))
     if options.json:
-        content = {"machine": machine(1), "epochs": options.epochs, "families": found}
+        content = {"machine": machine(1), "families": found}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
