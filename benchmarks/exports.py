@@ -21,17 +21,19 @@ from first_steps import trec
 from limbeck.errors import ExportError
 from measuring import machine
 
+_ROWS = 32  # of a batch
+
 
 def recipes() -> dict[str, dict[str, Any]]:
     """Return a recipe of each family."""
 
     def of(data: dict[str, Any], teacher: dict[str, Any], student: dict[str, Any], epochs: int) -> dict[str, Any]:
-        training = {"epochs": epochs, "batch_size": 32, "optimizer": "adamw", "learning_rate": 0.003}
+        training = {"epochs": epochs, "batch_size": _ROWS, "optimizer": "adamw", "learning_rate": 0.003}
         taught = {"model": teacher, "training": training}
         return {"name": "family", "data": data, "teacher": taught, "student": {"model": student}, "training": training}
 
     texts = {"kind": "sentences", "path": "texts.csv", "text": "text", "label": "label", "max_length": 32}
-    text = {"kind": "synthetic_text", "lines": 1500, "words": 110, "lanes": 16, "length": 16}
+    text = {"kind": "synthetic_text", "lines": 1500, "words": 110, "lanes": _ROWS, "length": 16}
     return {
         "convolutional, digits": of(
             {"kind": "digits"}, {"kind": "resnet", "depth": 20}, {"kind": "cnn", "channels": [8, 16]}, 20

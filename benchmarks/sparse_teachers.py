@@ -1,4 +1,4 @@
-"""What a student of stored answers loses against one of dense answers: CIFAR-100, reduced, paired by seed.
+"""What a student of small stored answers loses against one of dense answers: CIFAR-100, reduced, paired by seed.
 
     LIMBECK_DATA=DIR python benchmarks/sparse_teachers.py [--images 10000] [--epochs 12] [--seeds 6] [--json FILE]
 
@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 
 import limbeck as lb
-from limbeck.cache import DenseEncoding, SampledEncoding, TopKEncoding
+from limbeck.cache import DenseEncoding, QuantizedEncoding, SampledEncoding, TopKEncoding
 from limbeck.evaluation import t_interval
 
 TEMPERATURE = 4.0
 ENCODINGS = {
     "dense fp32": DenseEncoding("fp32"),
+    "4 bits": QuantizedEncoding(bits=4),
+    "3 bits": QuantizedEncoding(bits=3),
     "top 16": TopKEncoding(k=16, temperatures=(TEMPERATURE,)),
     "top 4": TopKEncoding(k=4, temperatures=(TEMPERATURE,)),
     "12 draws": SampledEncoding(draws=12, temperature=TEMPERATURE),

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.cache import DenseEncoding, SampledEncoding, TopKEncoding, encoding_of
+from limbeck.cache import DenseEncoding, QuantizedEncoding, SampledEncoding, TopKEncoding, encoding_of
 from limbeck.cache.encodings import RowNames, drawn
 from limbeck.cache.layout import SIZES, Layout, packed, unpacked
 from limbeck.errors import InputError
-from limbeck.outputs import Outputs
+from limbeck.outputs import Members, Outputs
 
 
 def names_of(rows, view=1, seed=0, index=None):
@@ -27,6 +27,7 @@ def stride_of(encoding, classes):
 def test_the_sizes_that_are_promised():
     assert stride_of(TopKEncoding(k=16, temperatures=(1.0, 4.0)), 100) <= 0.15 * 4 * 100
     assert stride_of(SampledEncoding(), 128_256) <= 40
+    assert [stride_of(QuantizedEncoding(bits=bits), 100) for bits in (3, 4, 8)] == [42, 54, 104]
     assert [stride_of(DenseEncoding(dtype), 100) for dtype in ("fp32", "fp16", "bf16")] == [400, 200, 200]
 
 
@@ -56,6 +57,74 @@ def test_three_byte_numbers_are_read_where_they_end_the_row_too():
         layout, ids = Layout.of(fields), np.random.default_rng(0).integers(0, 2**24, (9, 4))
         rows = layout.pack({"ids": ids, "entropy": np.zeros(9)})
         assert np.array_equal(layout.unpack(rows, "ids"), ids)
+
+
+def stored(encoding, outputs, classes, shape=(), members=0):
+    """Return what a store's bytes hold of answers, as values that the encoding decodes."""
+    layout = Layout.of(encoding.fields(classes, shape, members))
+    found = encoding.encode(outputs, names_of(len(outputs.logits)))
+    rows = layout.pack({name: value.numpy() for name, value in found.items()})
+    return {field.name: torch.from_numpy(layout.unpack(rows, field.name)) for field in layout.fields}
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    bits=st.integers(2, 8),
+    classes=st.integers(1, 37),
+    shape=st.sampled_from([(), (3,), (2, 2)]),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 40.0, 3e4]),
+    centre=st.sampled_from([0.0, -7.0, 1e4]),
+    seed=st.integers(0, 10**6),
+)
+def test_rounded_logits_are_off_by_half_a_step_at_most(bits, classes, shape, scale, centre, seed):
+    draws = torch.rand(4, *shape, classes, generator=torch.Generator().manual_seed(seed))
+    logits = scale * (2 * draws - 1) + centre
+    encoding = QuantizedEncoding(bits=bits)
+    values = stored(encoding, Outputs(logits), classes, shape)
+    found = encoding.decode(values, classes, None, 1).logits
+    assert found.shape == logits.shape
+    least, largest = (logits.double().amin(-1, True), logits.double().amax(-1, True))
+    half = (largest - least) / (2**bits - 1) / 2
+    of_float16 = 2.0**-11 * (least.abs() + 2 * (largest - least)) + 2.0**-24 * 2**bits
+    assert bool(((found.double() - logits.double()).abs() <= half + of_float16 + 1e-6).all())
+    if bits == 8 and scale == 1.0 and centre == 0.0 and classes > 1:  # the order of what is far apart stays
+        assert bool((found.argmax(-1) == logits.argmax(-1)).float().mean() > 0.7)
+
+
+def test_two_bits_are_the_four_values_of_the_grid():
+    """By hand: from 0 to 3 in steps of 1, and halves to the even number; the codes 0 2 2 3 are the byte 00 10 10 11."""
+    logits = torch.tensor([[0.0, 1.5, 2.4, 3.0]])
+    encoding = QuantizedEncoding(bits=2)
+    values = stored(encoding, Outputs(logits), 4)
+    assert values["codes"].tolist() == [[0b00101011]]
+    assert (values["least"].tolist(), values["step"].tolist()) == ([0.0], [1.0])
+    assert encoding.decode(values, 4, None, 1).logits.tolist() == [[0.0, 2.0, 2.0, 3.0]]
+
+
+def test_an_ensembles_members_are_rounded_each_by_its_own_grid():
+    logits = torch.randn(3, 5, 7) * torch.tensor([1.0, 10.0, 100.0])[:, None, None]  # (members, N, K)
+    outputs = Outputs(logits.mean(0), members=Members(logits, (0.5, 0.25, 0.25), "arithmetic"))
+    encoding = QuantizedEncoding(bits=8)
+    values = stored(encoding, outputs, 7, members=3)
+    said = {"weights": [0.5, 0.25, 0.25], "mean": "arithmetic"}
+    found = encoding.decode(values, 7, said, 1)
+    assert found.members.weights == (0.5, 0.25, 0.25)
+    for each, (own, theirs) in enumerate(zip(found.members.logits, logits, strict=True)):
+        assert float((own - theirs).abs().max()) < 0.03 * 10**each
+    assert float((found.logits - outputs.logits).abs().max()) < 1
+
+
+def test_what_no_grid_holds_is_one_line():
+    for logits, line in (
+        (torch.tensor([[0.0, -torch.inf]]), "bits: found -inf in the teacher's answers, which no grid holds"),
+        (torch.tensor([[0.0, torch.nan]]), "logits: found NaN or"),
+        (torch.tensor([[0.0, 1e5]]), "dtype: found fp16 for logits up to 100000"),
+    ):
+        with pytest.raises(InputError, match=line):
+            QuantizedEncoding().encode(Outputs(logits), names_of(1))
+    for bits in (1, 9):
+        with pytest.raises(InputError, match=f"bits: found {bits}; expected 2 to 8"):
+            QuantizedEncoding(bits=bits)
 
 
 @settings(deadline=None, max_examples=60)

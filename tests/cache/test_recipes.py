@@ -74,6 +74,9 @@ def test_images_dense_answers_give_the_student_of_the_live_teacher(images):
     assert CachedTeacher(images / "mine").views == (1, 2)
     sparse, _ = distilled(images, IMAGES, "teacher.store={encoding: topk, k: 3, dtype: fp32}")
     assert close(live, sparse, 1e-4)  # all classes
+    rounded, _ = distilled(images, IMAGES, "teacher.store={encoding: quantized, bits: 8}")
+    assert close(live, rounded, 0.02)
+    assert not close(live, rounded, 1e-6)
 
 
 @pytest.mark.thorough

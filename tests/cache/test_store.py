@@ -11,7 +11,8 @@ from torch import nn
 import limbeck as lb
 from limbeck import methods
 from limbeck.batch import Batch
-from limbeck.cache import CachedTeacher, DenseEncoding, SampledEncoding, TopKEncoding, build_store
+from limbeck.cache import CachedTeacher, DenseEncoding, QuantizedEncoding, SampledEncoding, TopKEncoding, build_store
+from limbeck.cache.verify import verify_store
 from limbeck.carry import Carry
 from limbeck.data import Augment, Loader
 from limbeck.errors import CheckpointError, InputError
@@ -191,6 +192,11 @@ def test_an_ensemble_keeps_its_members_or_the_mean_at_one_temperature(tmp_path):
     answer, whole = dense(batch), live(batch)
     assert torch.allclose(answer.members.logits, whole.members.logits, atol=1e-5)
     assert (answer.members.weights, answer.members.mean) == (whole.members.weights, whole.members.mean)
+    rounded = lb.store(live, samples, path=tmp_path / "rounded", encoding=QuantizedEncoding(bits=8))(batch)
+    logits = whole.members.logits
+    half = (logits.amax(-1) - logits.amin(-1)) / 255 / 2
+    assert bool(((rounded.members.logits - logits).abs().amax(-1) <= 1.02 * half + 4e-3).all())
+    assert (rounded.members.weights, rounded.members.mean) == (whole.members.weights, whole.members.mean)
     one = lb.store(live, samples, path=tmp_path / "top", encoding=TopKEncoding(k=4, temperatures=(4.0,), dtype="fp32"))
     expected = lb.targets.softened(whole, 4.0).log_probs
     log_probs, _ = one(batch).sparse.at(4.0)
@@ -281,9 +287,33 @@ def test_a_store_that_is_short_of_a_shard_or_a_view_is_refused(tmp_path):
             CachedTeacher(tmp_path / "s", views=views)
 
 
+class Renamed(lb.ModelTeacher):
+    """Says that it is another teacher."""
+
+    def __init__(self, model, name):
+        super().__init__(model)
+        self.name = name
+
+    def fingerprint(self):
+        return self.name
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_rounded_answers_are_verified_to_a_step_and_no_further(tmp_path, bits):
+    net = network()
+    order = order_of(encoding=QuantizedEncoding(bits=bits), batch_size=16)
+    store = built(tmp_path / "s", order, net).store
+    found = verify_store(Renamed(net, store.header.key.teacher), store, replace(order, batch_size=11), samples=60)
+    assert (found.samples, found.exact > 50) == (60, True)
+    with torch.no_grad():
+        net[1].weight[3] *= 1.5  # of one class
+    with pytest.raises(CheckpointError, match=r"answers sample \d+ at view \d otherwise .* \((least|step|codes): "):
+        verify_store(Renamed(net, store.header.key.teacher), store, order, samples=60)
+
+
 def test_logits_that_half_precision_cannot_hold_are_refused(tmp_path):
     net = network(scale=1e6)
-    for encoding in (DenseEncoding("fp16"), TopKEncoding(k=4)):
+    for encoding in (DenseEncoding("fp16"), QuantizedEncoding(), TopKEncoding(k=4)):
         with pytest.raises(InputError, match="found fp16 for logits up to"):
             built(tmp_path / str(encoding), order_of(encoding=encoding), net)
     net[1].bias.data[3] = float("nan")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fuzzing import TEXTS, answered, cases, junk, mutated, noisy
-from limbeck.cache import CachedTeacher, DenseEncoding, SampledEncoding, TopKEncoding
+from limbeck.cache import CachedTeacher, DenseEncoding, QuantizedEncoding, SampledEncoding, TopKEncoding
 from limbeck.cache.format import _FOOTER, read_header
 from limbeck.data import Loader
 from limbeck.records import sealed
@@ -21,6 +21,7 @@ from small_stores import MOVED, built, language_model, order_of, samples_of, str
 SAMPLES, STREAM = samples_of(40), stream_of(61)
 ORDERS = {
     "dense": (order_of(SAMPLES, DenseEncoding(), shard_samples=16), None),
+    "rounded": (order_of(SAMPLES, QuantizedEncoding(bits=3), shard_samples=16), None),
     "top": (order_of(SAMPLES, TopKEncoding(k=3, temperatures=(1.0, 4.0)), shard_samples=16), None),
     "draws": (order_of(SAMPLES, SampledEncoding(draws=4), shard_samples=16, seed=0), None),
     "stream": (order_of(STREAM, TopKEncoding(k=2), augment=None, shard_samples=6), language_model(STREAM).model),

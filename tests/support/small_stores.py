@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck.cache import DenseEncoding, Order, SampledEncoding, TopKEncoding, build_store
+from limbeck.cache import DenseEncoding, Order, QuantizedEncoding, SampledEncoding, TopKEncoding, build_store
 from limbeck.data import Augment, TokenStream
 from limbeck.randomness import derive_seed
 from limbeck.tokenizers import Words
@@ -15,7 +15,7 @@ from small_text import SmallLanguageModel
 CLASSES, SIZE = 20, 70
 MOVED = Augment(noise=0.1, flip=0.5)
 SPARSE = (TopKEncoding(k=4, temperatures=(1.0, 4.0)), TopKEncoding(k=4, dtype="fp32"), SampledEncoding(draws=5))
-ENCODINGS = (DenseEncoding(), DenseEncoding("fp16"), DenseEncoding("bf16"), *SPARSE)
+ENCODINGS = (DenseEncoding(), DenseEncoding("fp16"), DenseEncoding("bf16"), QuantizedEncoding(bits=8), *SPARSE)
 
 
 def samples_of(size=SIZE, seed=0):

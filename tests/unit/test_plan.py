@@ -84,6 +84,7 @@ def test_what_is_possible_and_what_a_student_learns_from_it(folder):
         "memory": "exact",
         "dense fp32": "exact",
         "dense fp16": "rounded",
+        "quantized 4 bits": "rounded",
         "topk k=16": "rounded",  # of three classes all
         "sampled n=12": "unbiased",
     }
@@ -101,6 +102,7 @@ def test_what_a_method_or_the_views_do_not_allow_is_refused_with_the_reason(fold
     assert "reads all of the teacher's logits" in hint["topk k=16"].refused
     assert "reads all of the teacher's logits" in hint["sampled n=12"].refused
     assert not hint["dense fp16"].refused
+    assert not hint["quantized 4 bits"].refused
     views = planned(PLAIN | {"training": PLAIN["training"] | {"augment": {"noise": 0.1}, "views": 2}})
     assert "another random view" in views.way("memory").refused
     assert views.chosen == "live"
@@ -130,7 +132,9 @@ def test_the_fastest_of_those_that_are_exact_is_named(folder, monkeypatch):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("keys", [{"encoding": "dense"}, {"encoding": "topk", "k": 2}, {"encoding": "sampled"}])
+@pytest.mark.parametrize(
+    "keys", [{"encoding": "dense"}, {"encoding": "quantized"}, {"encoding": "topk", "k": 2}, {"encoding": "sampled"}]
+)
 def test_the_disk_that_is_predicted_is_what_the_store_takes(folder, keys):
     whole = PLAIN | {"teacher": PLAIN["teacher"] | {"store": keys | {"path": "answers"}}}
     found = planned(whole)

@@ -1,11 +1,11 @@
-"""How a teacher's answer becomes a row of a store, and an answer again: all logits, the k largest, or draws."""
+"""How a teacher's answer becomes a row of a store and an answer again: all logits, rounded ones, the largest, draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.arguments import checked_fields
@@ -21,6 +21,7 @@ __all__ = [
     "AnyEncoding",
     "DenseEncoding",
     "Encoding",
+    "QuantizedEncoding",
     "RowNames",
     "SampledEncoding",
     "TopKEncoding",
@@ -117,6 +118,111 @@ class DenseEncoding:
             return Outputs(values["logits"])
         logits = values["members"].movedim(ahead, 0)
         return Outputs(values["logits"], members=Members(logits, tuple(members["weights"]), members["mean"]))
+
+
+@checked_fields
+@dataclass(frozen=True)
+class QuantizedEncoding:
+    """All logits, rounded to a grid of 2^bits values between the least and the largest one of each row.
+
+    A logit is off by half a step at most, (largest - least) / (2^bits - 1) / 2, and to the rounding of float16.  Unlike
+    the k largest, it says something of every class at every temperature.
+
+    Attributes:
+        bits: of a logit, 2 to 8.
+
+    Raises:
+        InputError: if the number of bits is another.
+
+    Example:
+        >>> QuantizedEncoding(bits=4).fields(100, (), 0)
+        [('codes', 'uint8', (50,)), ('least', 'float16', ()), ('step', 'float16', ())]
+    """
+
+    bits: int = 4
+
+    sparse = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in range(2, 9):
+            raise InputError(f"bits: found {self.bits}; expected 2 to 8")
+
+    @property
+    def feature_type(self) -> str:
+        """Float16."""
+        return "float16"
+
+    def fields(self, classes: int, shape: Sequence[int], members: int) -> list[tuple[str, str, tuple[int, ...]]]:
+        found: list[tuple[str, str, tuple[int, ...]]] = []
+        for start, places in (("", tuple(shape)), *((("members:", (members, *shape)),) if members else ())):
+            found.append((f"{start}codes", "uint8", (*places, -(-classes * self.bits // 8))))
+            found += [(f"{start}{name}", "float16", places) for name in ("least", "step")]
+        return found
+
+    def encode(self, outputs: Outputs, names: RowNames) -> dict[str, Tensor]:
+        found = self._rounded(outputs.logits, "")
+        if outputs.members is not None:
+            found |= self._rounded(outputs.members.logits.transpose(0, 1), "members:")
+        return found
+
+    def _rounded(self, logits: Tensor, start: str) -> dict[str, Tensor]:
+        storable(logits, "fp16", "logits")
+        if bool(logits.isinf().any()):
+            raise InputError(
+                "bits: found -inf in the teacher's answers, which no grid holds; expected finite numbers. Use the"
+                " encoding dense"
+            )
+        logits, most = logits.float(), 2**self.bits - 1
+        least, largest = logits.aminmax(dim=-1, keepdim=True)
+        least = least.half().float()  # as it is read, so that the steps are counted from there
+        step = ((largest - least) / most).clamp(min=0.0).half().float()
+        codes = ((logits - least) / step).nan_to_num(0.0, 0.0, 0.0).round().clamp(0, most).to(torch.uint8)
+        return {
+            f"{start}codes": _packed(codes, self.bits),
+            f"{start}least": least[..., 0],
+            f"{start}step": step[..., 0],
+        }
+
+    def decode(
+        self, values: Mapping[str, Tensor], classes: int, members: Mapping[str, Any] | None, ahead: int
+    ) -> Outputs:
+        logits = self._read(values, classes, "")
+        if members is None:
+            return Outputs(logits)
+        each = self._read(values, classes, "members:").movedim(ahead, 0)
+        return Outputs(logits, members=Members(each, tuple(members["weights"]), members["mean"]))
+
+    def _read(self, values: Mapping[str, Tensor], classes: int, start: str) -> Tensor:
+        codes = _unpacked(values[f"{start}codes"], self.bits, classes)
+        return values[f"{start}least"][..., None] + values[f"{start}step"][..., None] * codes
+
+
+def _packed(codes: Tensor, bits: int) -> Tensor:
+    """Return codes (..., K) below 2^bits as bytes (..., ⌈K·bits/8⌉), the highest bit first.
+
+    >>> _packed(torch.tensor([[1, 2, 15]], dtype=torch.uint8), 4)
+    tensor([[ 18, 240]], dtype=torch.uint8)
+    """
+    places = torch.arange(bits - 1, -1, -1, device=codes.device, dtype=torch.uint8)
+    each = (codes[..., None] >> places & 1).flatten(-2)
+    each = nn.functional.pad(each, (0, -each.shape[-1] % 8)).unflatten(-1, (-1, 8))
+    packed: Tensor = each << torch.arange(7, -1, -1, device=codes.device, dtype=torch.uint8)
+    return packed.sum(-1, dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor, bits: int, classes: int) -> Tensor:
+    """Return what `_packed` was given, as float32.
+
+    >>> _unpacked(torch.tensor([[18, 240]]), 4, 3)
+    tensor([[ 1.,  2., 15.]])
+    """
+    packed = packed.to(torch.uint8)
+    if bits == 8:
+        return packed.float()
+    places = torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8)
+    each = (packed[..., None] >> places & 1).flatten(-2)[..., : classes * bits].unflatten(-1, (classes, bits))
+    codes: Tensor = each << torch.arange(bits - 1, -1, -1, device=packed.device, dtype=torch.uint8)
+    return codes.sum(-1).float()
 
 
 @checked_fields
@@ -278,11 +384,12 @@ class SampledEncoding:
         return Outputs.cut(SampledAnswer(values["ids"], self.temperature, values["entropy"], classes))
 
 
-AnyEncoding = DenseEncoding | TopKEncoding | SampledEncoding
+AnyEncoding = DenseEncoding | QuantizedEncoding | TopKEncoding | SampledEncoding
 """One of the encodings."""
 
 ENCODINGS: Mapping[str, type[AnyEncoding]] = {
     "dense": DenseEncoding,
+    "quantized": QuantizedEncoding,
     "topk": TopKEncoding,
     "sampled": SampledEncoding,
 }
@@ -303,9 +410,7 @@ def drawn(probs: Tensor, numbers: Tensor) -> Tensor:
     return torch.minimum(ids, last)
 
 
-def encoding_of(
-    kind: str, keys: Mapping[str, Any], where: str = "encoding"
-) -> DenseEncoding | TopKEncoding | SampledEncoding:
+def encoding_of(kind: str, keys: Mapping[str, Any], where: str = "encoding") -> AnyEncoding:
     """Return the encoding of a name with some of its keys; InputError for others.
 
     >>> encoding_of("topk", {"k": 4})

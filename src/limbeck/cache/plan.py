@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from limbeck.cache.encodings import AnyEncoding, DenseEncoding, keys_of
+from limbeck.cache.encodings import AnyEncoding, keys_of
 from limbeck.cache.format import (
     FORMAT,
     VERSION,
@@ -131,7 +131,7 @@ def planned(
     if class_vectors is not None:
         arrays["class_vectors"] = class_vectors
     rows = int(arrays["offsets"][-1]) if places else len(samples)
-    dense = isinstance(order.encoding, DenseEncoding) and members is not None
+    whole = not order.encoding.sparse and members is not None
     header = Header(
         format=FORMAT,
         version=VERSION,
@@ -146,7 +146,7 @@ def planned(
         shard_samples=shard_samples(order, rows, row),
         row=row,
         arrays={name: array_bytes(values, name)[0] for name, values in arrays.items()},
-        members={"weights": list(members.weights), "mean": members.mean} if dense and members is not None else None,
+        members={"weights": list(members.weights), "mean": members.mean} if whole and members is not None else None,
         features=shapes,
     )
     return header, arrays

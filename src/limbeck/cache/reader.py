@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.arguments import checked
 from limbeck.batch import Batch
-from limbeck.cache.encodings import AnyEncoding, TopKEncoding, encoding_of
+from limbeck.cache.encodings import ENCODINGS, AnyEncoding, TopKEncoding, encoding_of
 from limbeck.cache.format import (
     Header,
     open_shard,
@@ -367,7 +367,7 @@ def _members(header: Header) -> int:
         raise ValueError("members")
     if abs(sum(weights) - 1) > 1e-6 or min(weights) < 0 or len(weights) > 10_000:
         raise ValueError("members.weights")
-    return len(weights) if header.encoding.get("kind") == "dense" else 0
+    return 0 if ENCODINGS[str(header.encoding["kind"])].sparse else len(weights)
 
 
 def layout_of(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.cache.build import ask, stored_rows
-from limbeck.cache.encodings import SampledEncoding, TopKEncoding
+from limbeck.cache.encodings import QuantizedEncoding, SampledEncoding, TopKEncoding
 from limbeck.cache.format import first_difference, refused
 from limbeck.cache.plan import Order, key_of
 from limbeck.cache.reader import Store
@@ -23,6 +23,7 @@ __all__ = ["StoreMismatchError", "Verified", "verify_store"]
 _TOLERANCE = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 2e-2}
 """Of stored numbers, relative and absolute: a teacher's answers change in the last digits with the batch and device."""
 _OF_PROBABILITY = 3e-3
+_FLIPPED = 0.01  # of the rounded logits of a sample, and one besides, that may lie at the edge of a step
 _DRAWS = 1  # of a place that may differ, where a number lies between two classes
 
 
@@ -124,15 +125,33 @@ def _difference(store: Store, kept: Mapping[str, Tensor], again: np.ndarray[Any,
     types = {field.name: field.type for field in store.header.row.fields}
     old = {name: values.numpy() for name, values in kept.items()}
     new = {name: store.header.row.unpack(again, name) for name in types}
-    special = {"ids", "logits", "rest", "entropy"} if store.encoding.sparse else set()
+    special = {"ids", "logits", "rest", "entropy"} if store.encoding.sparse else {"codes", "members:codes"}
     for name, kind in types.items():
         near = _TOLERANCE.get(kind, 0.0)
         if name not in special and not np.allclose(old[name], new[name], rtol=near, atol=near):
             return f"{name}: {float(np.abs(old[name] - new[name]).max()):.3g} apart"
+    if isinstance(store.encoding, QuantizedEncoding):
+        return _rounded_otherwise(store, old, new)
     if isinstance(store.encoding, SampledEncoding):
         return _drawn_otherwise(old, new)
     if isinstance(store.encoding, TopKEncoding):
         return _distributed_otherwise(store.encoding, store.header.classes, old, new)
+    return None
+
+
+def _rounded_otherwise(store: Store, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """Return how far rounded logits are apart, where that is more than the step that a number at its edge may take."""
+    header, both = store.header, []
+    for values in (old, new):
+        tensors = {name: torch.from_numpy(value) for name, value in values.items()}
+        answer = store.encoding.decode(tensors, header.classes, header.members, 1)
+        both.append([answer.logits, *([] if answer.members is None else [answer.members.logits.movedim(0, 1)])])
+    for start, ours, theirs in zip(("", "members:"), *both, strict=False):
+        apart, step = (ours - theirs).abs(), torch.from_numpy(old[f"{start}step"])[..., None]
+        rounding = _TOLERANCE["float16"] * (1 + ours.abs())
+        flipped = int((apart > rounding).sum())
+        if bool((apart > 1.01 * step + rounding).any()) or flipped > 1 + _FLIPPED * apart.numel():
+            return f"{start}codes: logits up to {float(apart.max()):.3g} apart"
     return None
 
 

@@ -30,7 +30,8 @@ _OVERRIDES = typer.Argument(help="override settings, as key.path=value")
 def build(
     recipe: Annotated[Path, _RECIPE],
     overrides: Annotated[list[str] | None, _OVERRIDES] = None,
-    encoding: Annotated[str | None, typer.Option(help="dense, topk or sampled; by default the recipe's")] = None,
+    encoding: Annotated[str | None, typer.Option(help="dense, quantized, topk or sampled; else the recipe's")] = None,
+    bits: Annotated[int | None, typer.Option(help="quantized: bits of a logit", min=2, max=8)] = None,
     dtype: Annotated[str | None, typer.Option(help="of stored logits: fp32, fp16 or bf16")] = None,
     k: Annotated[int | None, typer.Option(help="topk: how many classes", min=1)] = None,
     draws: Annotated[int | None, typer.Option(help="sampled: draws for each place", min=1)] = None,
@@ -48,7 +49,7 @@ def build(
     from limbeck.ranks import is_first
 
     quiet = quiet or not is_first()
-    given: dict[str, Any] = {"dtype": dtype, "k": k, "draws": draws, "views": views}
+    given: dict[str, Any] = {"bits": bits, "dtype": dtype, "k": k, "draws": draws, "views": views}
     given["path"] = None if path is None else str(path.absolute())
     loaded = _loaded(recipe, overrides, encoding, {key: value for key, value in given.items() if value is not None})
     last = [0]

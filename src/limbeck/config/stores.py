@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck.cache import AnyEncoding, encoding_of
+from limbeck.cache import ENCODINGS, AnyEncoding, encoding_of
 from limbeck.config.networks import path_of
 from limbeck.config.sections import validate
 from limbeck.errors import InputError, RecipeError
@@ -15,15 +15,22 @@ from limbeck.objective import Objective, Term, TermAround
 
 __all__ = ["StoreKeys", "StoreSpec", "read_store"]
 
-_OF = {"dense": {"dtype"}, "topk": {"dtype", "k", "temperatures"}, "sampled": {"draws", "temperature"}}
+_OF = {
+    "dense": {"dtype"},
+    "quantized": {"bits"},
+    "topk": {"dtype", "k", "temperatures"},
+    "sampled": {"draws", "temperature"},
+}
 
 
 class StoreKeys(BaseModel):
     """How the teacher's answers are stored on disk, once for many runs.
 
     Attributes:
-        encoding: "dense" (all logits), "topk" (the k largest and what the others add up to), or "sampled" (draws).
+        encoding: "dense" (all logits), "quantized" (all, rounded to a few bits), "topk" (the k largest and what the
+            others add up to), or "sampled" (draws).
         dtype: of logits: fp32, fp16 or, of dense ones, bf16; by default fp32 of dense ones and fp16 of topk.
+        bits: of quantized, of each logit, 2 to 8; by default 4.
         k: of topk, how many classes are kept.
         temperatures: of topk, those at which the rest is known; by default those of the method.
         draws: of sampled, how many for each answer.
@@ -33,8 +40,9 @@ class StoreKeys(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    encoding: Literal["dense", "topk", "sampled"] = "dense"
+    encoding: Literal["dense", "quantized", "topk", "sampled"] = "dense"
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
+    bits: int | None = Field(default=None, ge=2, le=8)
     k: int | None = Field(default=None, ge=1)
     temperatures: list[float] | None = None
     draws: int | None = Field(default=None, ge=1)
@@ -61,10 +69,12 @@ class StoreSpec:
         Raises RecipeError for a term that cannot learn from such answers, and for temperatures that are not known.
         """
         for term in _terms(objective):
-            if self.encoding != "dense" and "teacher" in term.reads and self.encoding not in term.takes_sparse:
+            cut = ENCODINGS[self.encoding].sparse and self.encoding not in term.takes_sparse
+            if cut and "teacher" in term.reads:
                 raise RecipeError(
                     f"teacher.store.encoding: found {self.encoding}, but the term '{term.name}' reads all of the"
-                    " teacher's logits; expected dense. Use dense, or a method such as kd with the target softmax"
+                    " teacher's logits; expected dense or quantized. Use one of these, or a method such as kd with the"
+                    " target softmax"
                 )
         keys = dict(self.keys)
         if self.encoding == "topk" and "temperatures" not in keys:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import Batch
-from limbeck.cache import CachedTeacher, DenseEncoding, Order, TopKEncoding, build_store
+from limbeck.cache import CachedTeacher, DenseEncoding, Order, QuantizedEncoding, TopKEncoding, build_store
 from limbeck.cache.build import ask
 from limbeck.cache.plan import shard_samples
 from limbeck.config import Recipe
@@ -206,6 +206,7 @@ class _Planner:
         usual = [
             StoreSpec("dense", {"dtype": "fp32"}),
             StoreSpec("dense", {"dtype": "fp16"}),
+            StoreSpec("quantized", {"bits": 4}),
             StoreSpec("topk", {"k": 16}),
             StoreSpec("sampled", {"draws": 12}),
         ]
@@ -307,6 +308,8 @@ class _Planner:
 def _name(spec: StoreSpec) -> str:
     if spec.encoding == "dense":
         return f"dense {spec.keys.get('dtype', 'fp32')}"
+    if spec.encoding == "quantized":
+        return f"quantized {spec.keys.get('bits', 4)} bits"
     return f"topk k={spec.keys.get('k', 16)}" if spec.encoding == "topk" else f"sampled n={spec.keys.get('draws', 12)}"
 
 
@@ -314,6 +317,8 @@ def _kind(order: Order, samples: SampleSet) -> str:
     """Return what a student learns from the answers of an encoding."""
     if isinstance(order.encoding, DenseEncoding):
         return "exact" if order.encoding.dtype == "fp32" else "rounded"
+    if isinstance(order.encoding, QuantizedEncoding):
+        return "rounded"
     if isinstance(order.encoding, TopKEncoding):
         whole = "exact" if order.encoding.dtype == "fp32" else "rounded"
         return whole if order.encoding.k >= samples.classes else "lower bound"

@@ -27,7 +27,7 @@ from limbeck.teachers.rows import Rows
 
 __all__ = ["StoredTeacher", "feature_bytes", "feature_limit", "store"]
 
-Encoding = Literal["dense", "topk", "sampled"] | AnyEncoding
+Encoding = Literal["dense", "quantized", "topk", "sampled"] | AnyEncoding
 """How answers are stored on disk."""
 
 _AT_ONCE = 1024  # samples that a teacher is asked about together
@@ -212,8 +212,8 @@ def store(
         clean: use the answers for augmented samples too; the teacher then sees the clean view.
         taps: {name: path of a module, or a `Tap`}, the features to store, as for `limbeck.capture`.
         path: a folder for the answers.
-        encoding: how they are stored there: "dense", "topk", "sampled", or one of the classes of `limbeck.cache` with
-            its settings.
+        encoding: how they are stored there: "dense", "quantized", "topk", "sampled", or one of the classes of
+            `limbeck.cache` with its settings.
         augment: the random views to store; None for the samples as they are.
         views: how many random views of each sample.  View 1 is that of a training's first epoch.
         seed: of the training whose views these are (`fit(seed=..., order=...)`: the order, where one is given).
