@@ -25,6 +25,7 @@ PAGES = tuple(
     for name in (
         "architecture",
         "diagnosis",
+        "export",
         "index",
         "methods",
         "recipes",
