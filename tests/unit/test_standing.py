@@ -168,3 +168,9 @@ def test_without_a_gap_it_is_said_how_the_students_stand():
     }
     for distilled, said in ends.items():
         assert judged([100], [100], distilled).said.endswith(said)
+
+
+@over(("distilled", "said"), [(400, "The compressed student does worse than"), (200, "Distillation c")])
+def test_of_a_student_that_was_made_smaller_it_is_not_distillation_that_did_not_help(distilled, said):
+    found = {"teacher": models(100), "alone": models(300), "distilled": models(distilled)}
+    assert standing(found, 0.1, CLASSIFICATION, compressed=True).said.startswith(said)

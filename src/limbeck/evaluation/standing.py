@@ -70,7 +70,14 @@ def constant_accuracy(labels: Tensor, task: Task) -> float:
 
 
 @checked
-def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task, *, teaches: bool = True) -> Standing:
+def standing(
+    found: Mapping[str, Sequence[Metrics]],
+    constant: float,
+    task: Task,
+    *,
+    teaches: bool = True,
+    compressed: bool = False,
+) -> Standing:
     """Judge what the test figures of a run support.
 
     A difference is beyond noise if its t-interval over three or more seeds excludes 0.  With fewer seeds it is beyond
@@ -83,6 +90,7 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
         constant: the accuracy of the best constant answer, see `constant_accuracy`.
         task: of the test set.
         teaches: whether the distilled student learns from this teacher; if not, the two are not compared.
+        compressed: whether the distilled student was made smaller than the one trained alone.
 
     Returns:
         Failures, share of the gap closed, and a headline.
@@ -137,7 +145,8 @@ def standing(found: Mapping[str, Sequence[Metrics]], constant: float, task: Task
     elif share.mean > 0:
         said = f"Distillation closed {100 * share.mean:.0f} % of the gap to the teacher"
     else:
-        said = "Distillation did not help"
+        worse = "The compressed student does worse than the student alone, which is larger"
+        said = worse if compressed else "Distillation did not help"
     return Standing((), share, said)
 
 

@@ -143,7 +143,8 @@ class Outcome:
     def standing(self) -> Standing:
         """Return what may be claimed of these figures."""
         found = {role: [seed.metrics[role] for seed in self.seeds] for role in self.seeds[0].metrics}
-        return standing(found, self.constant_accuracy, self.task, teaches=self.teaches)
+        compressed = "uncompressed" in self.roles  # a role that scheme compress alone has
+        return standing(found, self.constant_accuracy, self.task, teaches=self.teaches, compressed=compressed)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields and what follows from them, as `read` takes them."""
