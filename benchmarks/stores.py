@@ -22,7 +22,15 @@ from torch import nn
 
 import limbeck as lb
 from limbeck.batch import Batch
-from limbeck.cache import AnyEncoding, CachedTeacher, DenseEncoding, Order, SampledEncoding, TopKEncoding
+from limbeck.cache import (
+    AnyEncoding,
+    CachedTeacher,
+    DenseEncoding,
+    Order,
+    QuantizedEncoding,
+    SampledEncoding,
+    TopKEncoding,
+)
 from limbeck.cache.build import write_rows
 from limbeck.cache.encodings import RowNames
 from limbeck.cache.format import Key
@@ -33,6 +41,7 @@ _BATCH = 4096
 _ENCODINGS: dict[str, AnyEncoding] = {
     "dense fp32": DenseEncoding(),
     "dense fp16": DenseEncoding("fp16"),
+    "4 bits": QuantizedEncoding(bits=4),
     "top 16 at 1 and 4": TopKEncoding(k=16, temperatures=(1.0, 4.0)),
     "12 draws": SampledEncoding(),
 }

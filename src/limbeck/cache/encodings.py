@@ -204,7 +204,7 @@ def _packed(codes: Tensor, bits: int) -> Tensor:
     tensor([[ 18, 240]], dtype=torch.uint8)
     """
     places = torch.arange(bits - 1, -1, -1, device=codes.device, dtype=torch.uint8)
-    each = (codes[..., None] >> places & 1).flatten(-2)
+    each = ((codes[..., None] >> places) & 1).flatten(-2)
     each = nn.functional.pad(each, (0, -each.shape[-1] % 8)).unflatten(-1, (-1, 8))
     packed: Tensor = each << torch.arange(7, -1, -1, device=codes.device, dtype=torch.uint8)
     return packed.sum(-1, dtype=torch.uint8)
@@ -217,10 +217,12 @@ def _unpacked(packed: Tensor, bits: int, classes: int) -> Tensor:
     tensor([[ 1.,  2., 15.]])
     """
     packed = packed.to(torch.uint8)
-    if bits == 8:
-        return packed.float()
+    if 8 % bits == 0:  # no code lies in two bytes
+        ends = torch.arange(8 - bits, -1, -bits, device=packed.device, dtype=torch.uint8)
+        several: Tensor = (packed[..., None] >> ends) & (2**bits - 1)
+        return several.flatten(-2)[..., :classes].float()
     places = torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8)
-    each = (packed[..., None] >> places & 1).flatten(-2)[..., : classes * bits].unflatten(-1, (classes, bits))
+    each = ((packed[..., None] >> places) & 1).flatten(-2)[..., : classes * bits].unflatten(-1, (classes, bits))
     codes: Tensor = each << torch.arange(bits - 1, -1, -1, device=packed.device, dtype=torch.uint8)
     return codes.sum(-1).float()
 
