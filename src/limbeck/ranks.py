@@ -61,7 +61,9 @@ _COLLECTIVE = timedelta(minutes=30)
 _GRACE = 15.0
 """Seconds that a process that has failed gives the others to end with it."""
 
-_counted = {"meetings": 0, "calls": 0, "depth": 0}
+_counted = {"meetings": 0, "calls": 0, "depth": 0, "ends": 0}
+"""ends: commands that have come to an end here; several may follow one another in the same processes."""
+
 _ending = {"begun": False, "hurried": False}
 
 
@@ -326,6 +328,7 @@ def heed_launcher() -> None:
             raise Interrupted(f"interrupted by {signal.Signals(number).name}", number)
         _ending["hurried"] = True
 
+    _ending.update(begun=False, hurried=False)
     signal.signal(signal.SIGTERM, receive)
 
 
@@ -359,12 +362,13 @@ def leave() -> None:
     _ending["begun"] = True
     with suppress(RuntimeError):  # the store went with the first process
         _leave_the_store(range(world_size()))
+    _counted["ends"] += 1
 
 
 def _leave_the_store(ranks: Iterable[int]) -> None:
     """Say that this process reads the store no more; the first one waits until `ranks` have said so."""
-    _store().set(f"limbeck/left/{own_rank()}", "")
-    waiting, names = Waiting(None), [f"limbeck/left/{rank}" for rank in ranks]
+    waiting, names = Waiting(None), [_name_of("left", rank) for rank in ranks]
+    _store().set(_name_of("left", own_rank()), "")
     while is_first() and not _store().check(names) and waiting.seconds < _GRACE and not _ending["hurried"]:
         waiting.pause()
 
@@ -385,9 +389,10 @@ def end_together(error: LimbeckError, say: Callable[[str], None]) -> int:
     if own == 0 and not lost:
         say(line)
     with suppress(RuntimeError):  # the store went with the first process, or with the launcher
-        _store().set(f"limbeck/end/{own}", json.dumps({"line": line, "code": code, "lost": lost}))
+        _store().set(_name_of("end", own), json.dumps({"line": line, "code": code, "lost": lost}))
         ends = _ends(others if own == 0 else [0])
         _leave_the_store(ends)
+    _counted["ends"] += 1
     first_to_fail = next(((rank, end) for rank, end in sorted(ends.items()) if not end["lost"]), None)
     if lost and first_to_fail is not None:
         rank, end = first_to_fail
@@ -408,8 +413,13 @@ def _ends(ranks: list[int]) -> dict[int, Any]:
         waiting.pause()
 
 
+def _name_of(what: str, rank: int) -> str:
+    """Return under which name a process leaves word of the end of a command: each command has names of its own."""
+    return f"limbeck/{what}/{_counted['ends']}/{rank}"
+
+
 def _end_of(rank: int) -> dict[str, Any] | None:
-    store, key = _store(), f"limbeck/end/{rank}"
+    store, key = _store(), _name_of("end", rank)
     return json.loads(store.get(key)) if store.check([key]) else None
 
 

@@ -32,7 +32,7 @@ UNKNOWN_KEYS = [
         "top-unknown",
         {"zzz": 1},
         "zzz: there is no such key",
-        "one of: alone_budget, classes, data, expect, method, name",
+        "one of: alone_budget, classes, data, expect, licences, method, name",
     ),
     recipe_case("data-misspelt", {"data.test_shar": 0.2}, "data.test_shar:", "did you mean 'test_share'?"),
     recipe_case("transfer-misspelt", {"data.transfer.fractoin": 0.5}, "data.transfer.fractoin:", "'fraction'?"),

@@ -153,6 +153,7 @@ def together(monkeypatch):
     def be(rank):
         monkeypatch.setattr(distributed, "get_rank", lambda: rank)
         monkeypatch.setitem(ranks._counted, "calls", 0)
+        monkeypatch.setitem(ranks._counted, "ends", 0)
 
     return be
 
@@ -235,7 +236,7 @@ class GoneWithTheFirst:
         return call
 
 
-def test_the_first_one_stays_until_the_others_have_read_why_it_ended(together, monkeypatch):
+def test_the_first_one_stays_until_the_others_have_read_why_it_ended_at_each_command(together, monkeypatch):
     own, said, store = threading.local(), {0: [], 1: []}, GoneWithTheFirst()
     together(0)
     monkeypatch.setattr(distributed, "get_rank", lambda: own.rank)
@@ -248,9 +249,11 @@ def test_the_first_one_stays_until_the_others_have_read_why_it_ended(together, m
         store.gone |= rank == 0
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(end, (0, 1)))
-    assert store.gone
-    assert said == {0: ["a: b"], 1: []}
+        for command in (1, 2):
+            store.gone = False
+            list(pool.map(end, (0, 1)))
+            assert store.gone
+            assert said == {0: ["a: b"] * command, 1: []}
 
 
 def test_a_lost_connection_is_one_line_and_other_errors_stay_what_they_are(together):
