@@ -194,7 +194,7 @@ class QuantizedEncoding:
 
     def _read(self, values: Mapping[str, Tensor], classes: int, start: str) -> Tensor:
         codes = _unpacked(values[f"{start}codes"], self.bits, classes)
-        return values[f"{start}least"][..., None] + values[f"{start}step"][..., None] * codes
+        return torch.addcmul(values[f"{start}least"][..., None], values[f"{start}step"][..., None], codes)
 
 
 def _packed(codes: Tensor, bits: int) -> Tensor:
