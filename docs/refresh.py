@@ -228,6 +228,18 @@ def stores() -> str:
     return rows(head, body, texts=2)
 
 
+def sparse_teachers() -> str:
+    """Return what students of small answers reach, and how far they are from those of all logits."""
+    found = results("sparse_teachers")["rows"]
+    dense, body = found["dense fp32"], []
+    for name, row in found.items():
+        pairs = list(zip(row["accuracies"], dense["accuracies"], strict=True))
+        gap = "" if row is dense else t_interval([own - other for own, other in pairs]).written("{:+.2f}")
+        size = [f"{row['bytes']:,}", f"{100 * row['bytes'] / dense['bytes']:.1f} %"]
+        body.append([name, *size, f"{fmean(row['accuracies']):.2f} %", gap])
+    return rows(["answers", "bytes", "of dense fp32", "accuracy", "less dense, points"], body)
+
+
 def spread(values: Mapping[str, float], form: str, scale: float = 1.0) -> str:
     """Return a median with the least and the most."""
     median, least, most = (format(scale * values[key], form) for key in ("median", "least", "most"))
@@ -309,6 +321,7 @@ BENCHMARKS: Mapping[str, Callable[[], str]] = {
     "pretrained_teacher": pretrained_teacher,
     "processes": processes,
     "speed": speed,
+    "sparse_teachers": sparse_teachers,
     "stores": stores,
     "hard_conditions": hard_conditions,
     "hard_conditions_search": hard_settings,
