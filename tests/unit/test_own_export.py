@@ -117,6 +117,7 @@ def test_sizes_of_images_are_free_where_the_network_and_the_graph_answer_others_
                 session.run(None, {"inputs": larger.numpy()})
 
 
+@pytest.mark.thorough
 def test_a_graph_of_free_sizes_that_refuses_small_images_is_free_from_the_datas_on(tmp_path):
     model = lb.models.resnet((1, 8, 8), 3, depth=8).eval()  # at 4 x 4 its map is one pixel
     found = lb.export(model, torch.randn(9, 1, 8, 8), tmp_path / "net", to="torch-export")
@@ -155,6 +156,7 @@ def whole_numbers(folder):
     return [sum(each.size for each in found if each.dtype == kind) for kind in (np.uint8, np.float32)]
 
 
+@pytest.mark.miniature(1)
 @pytest.mark.parametrize("normalisation", [False, True])
 def test_convolutions_become_8_bit_where_training_samples_scale_their_inputs(tmp_path, normalisation):
     torch.manual_seed(0)
