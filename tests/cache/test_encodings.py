@@ -87,6 +87,9 @@ def test_rounded_logits_are_off_by_half_a_step_at_most(bits, classes, shape, sca
     half = (largest - least) / (2**bits - 1) / 2
     of_float16 = 2.0**-11 * (least.abs() + 2 * (largest - least)) + 2.0**-24 * 2**bits
     assert bool(((found.double() - logits.double()).abs() <= half + of_float16 + 1e-6).all())
+    apart = (found - found.amin(-1, True)).double() - (logits.double() - least)  # what a distribution depends on
+    of_float32 = 2.0**-23 * (abs(centre) + scale) * 4
+    assert bool((apart.abs() <= half + 2.0**-11 * (largest - least) + 2.0**-24 * 2**bits + of_float32).all())
     if bits == 8 and scale == 1.0 and centre == 0.0 and classes > 1:  # the order of what is far apart stays
         assert bool((found.argmax(-1) == logits.argmax(-1)).float().mean() > 0.7)
 

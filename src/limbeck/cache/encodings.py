@@ -125,8 +125,9 @@ class DenseEncoding:
 class QuantizedEncoding:
     """All logits, rounded to a grid of 2^bits values between the least and the largest one of each row.
 
-    A logit is off by half a step at most, (largest - least) / (2^bits - 1) / 2, and to the rounding of float16.  Unlike
-    the k largest, it says something of every class at every temperature.
+    Beside the least one of its row a logit is off by half a step at most, (largest - least) / (2^bits - 1) / 2, and to
+    the rounding of the step to float16.  The least one is rounded to float16 too, which moves the whole row, and which
+    no distribution depends on.  Unlike the k largest, it says something of every class at every temperature.
 
     Attributes:
         bits: of a logit, 2 to 8.
@@ -174,8 +175,7 @@ class QuantizedEncoding:
             )
         logits, most = logits.float(), 2**self.bits - 1
         least, largest = logits.aminmax(dim=-1, keepdim=True)
-        least = least.half().float()  # as it is read, so that the steps are counted from there
-        step = ((largest - least) / most).clamp(min=0.0).half().float()
+        step = ((largest - least) / most).half().float()  # as it is read
         codes = ((logits - least) / step).nan_to_num(0.0, 0.0, 0.0).round().clamp(0, most).to(torch.uint8)
         return {
             f"{start}codes": _packed(codes, self.bits),
