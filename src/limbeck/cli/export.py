@@ -90,10 +90,10 @@ def _lines(found: "Exported") -> list[str]:
 
 
 def _parity(parity: "Parity") -> str:
-    lengths = f", and texts of {', '.join(map(str, parity.lengths))} tokens," if parity.lengths else ""
+    besides = f", and texts of {', '.join(map(str, parity.lengths))} tokens," if parity.lengths else ""
     if parity.sizes:
-        lengths = f", and images of {', '.join(f'{high} × {wide}' for high, wide in parity.sizes)},"
+        besides = f", and images of {', '.join(f'{high} × {wide}' for high, wide in parity.sizes)},"
     return (
-        f"{parity.samples:,} answers{lengths} differ by {parity.largest:.2g} of the logits' spread at most; mean KL "
+        f"{parity.samples:,} answers{besides} differ by {parity.largest:.2g} of the logits' spread at most; mean KL "
         f"{parity.divergence:.2g}; {100 * parity.agreement:.6g} % of the predictions are the same"
     )

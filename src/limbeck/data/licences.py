@@ -35,5 +35,5 @@ def licences_of(kind: str, keys: Mapping[str, Any]) -> list[str]:
     """
     line = _TABLES.get(str(keys.get("name"))) if kind == "bundled" else _SETS.get(kind)
     if line is None and kind.startswith("synthetic"):
-        line = "made by limbeck: free of others' rights"
+        line = "drawn by limbeck, from no data of others"
     return [] if line is None else [line]

@@ -171,9 +171,7 @@ class Reader:
         attributes |= {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
         if attributes:
             told.append(f"attributes {self.named(attributes)}")
-        if len(told) == 1 or any(
-            base not in _READ and base.__flags__ & (_HEAP | _IMMUTABLE) != _HEAP for base in kind.__mro__
-        ):
+        if len(told) == 1 or any(base not in _READ and not _of_python(base) for base in kind.__mro__):
             told.append(self._rebuilt(value))
         return " ".join(told)
 

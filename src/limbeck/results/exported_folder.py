@@ -97,8 +97,8 @@ def answer(folder: str, given: str, answered: str) -> None:
 
     def network() -> nn.Module:
         config = config_of(place)
-        return (
-            read_exported(place, trust=True)[0] if config["to"] == "safetensors" else network_of(place, config).eval()
-        )
+        if config["to"] == "safetensors":
+            return read_exported(place, trust=True)[0]
+        return network_of(place, config).eval()
 
     answer_in_file(network, Path(given), Path(answered))
