@@ -98,12 +98,16 @@ def test_a_terminal_shows_the_whole_above_the_training():
     out.isatty = lambda: True
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stderr", out)
-        patch.setenv("COLUMNS", "40")
+        patch.setenv("COLUMNS", "60")
         patch.setenv("TERM", "xterm")
         with watching(overall=Course([Expected("", 100, 2)], began=time.monotonic())) as watch:
             watch(a_look("distilled (seed 0)", 50, losses={"total": 1.0}, metrics={"errors": 3.0}))
-            time.sleep(0.3)
+            assert "training 1 of 2 · " in out.getvalue()  # at once: a training may end before the next refresh
+            watch(a_look("distilled (seed 0)", 100, epoch_ended=True))
+            assert "step 100/100" in out.getvalue()
+            watch(a_look("distilled (seed 1)", 1))
+            assert "training 2 of 2 · " in out.getvalue()
     lines = re.sub(r"\x1b\[[?\d]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n").split("\n")
     assert any(line.strip().startswith("training 1 of 2 · ") for line in lines)
     assert any(line.strip().startswith("distilled (seed 0) · epoch 1/2 · held") for line in lines)
-    assert max(map(len, lines)) <= 40
+    assert max(map(len, lines)) <= 60

@@ -165,6 +165,7 @@ def watching(*, quiet: bool = False, overall: Overall | None = None) -> Iterator
     terminal = console.is_terminal and not console.is_dumb_terminal
     live = Live(Text(""), console=console, refresh_per_second=8, transient=True) if terminal else None
     spoken = time.monotonic()
+    shown: set[str] = set()
 
     def watch(progress: "Progress") -> None:
         nonlocal spoken
@@ -175,7 +176,9 @@ def watching(*, quiet: bool = False, overall: Overall | None = None) -> Iterator
             lines = [line for line in (overall.said(now), *lines) if line]
         ended = progress.step == progress.steps and progress.epoch_ended
         if live is not None:
-            live.update(Group(*(Text(plain(line), no_wrap=True, overflow="ellipsis") for line in lines)))
+            texts = (Text(plain(line), no_wrap=True, overflow="ellipsis") for line in lines)
+            live.update(Group(*texts), refresh=ended or progress.label not in shown)  # so that short ones are seen
+            shown.add(progress.label)
         elif ended or now - spoken >= _SECONDS_BETWEEN_LINES:
             spoken = now
             say(" · ".join(lines))
