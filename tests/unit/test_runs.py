@@ -1,11 +1,12 @@
 """The run folder: what it holds, that nothing in it is overwritten, and who may go on with it."""
 
+import itertools
 import json
+import logging
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -200,14 +201,17 @@ def test_one_who_waits_goes_on_when_the_other_process_ends(tmp_path):
     script = (
         "import filelock, pathlib, sys, time\n"
         "path = pathlib.Path(sys.argv[1])\npath.parent.mkdir()\n"
-        "with filelock.FileLock(path):\n    print('held', flush=True)\n    time.sleep(0.3)\n"
+        "with filelock.FileLock(path):\n    print('held', flush=True)\n    sys.stdin.readline()\n"
+        "    time.sleep(0.2)\n    (path.parent / 'done').touch()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True) as other:
+    command = [sys.executable, "-c", script, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert refusal(exclusive(lock, wait=False, busy="busy").__enter__) == "busy"
-        began = time.monotonic()
+        other.stdin.write("\n")
+        other.stdin.close()
         with exclusive(lock, wait=True, busy="busy"):
-            assert time.monotonic() - began > 0.05
+            assert (tmp_path / "deep" / "done").exists()
 
 
 @pytest.fixture
@@ -230,19 +234,28 @@ def test_a_wait_is_told_again_and_again_and_ends_with_a_signal(held_elsewhere, m
     monkeypatch.setattr("limbeck.locks._SILENT", 0.05)
     monkeypatch.setattr("limbeck.locks._BETWEEN", 0.1)
 
+    class Third(logging.Handler):
+        def emit(self, record):
+            if len(caplog.records) == 3:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
+    logger, third = logging.getLogger("limbeck"), Third()
+    logger.addHandler(third)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.9)
         with pytest.raises(KeyboardInterrupt), exclusive(held_elsewhere, wait=True, busy="teacher: it is trained"):
             raise AssertionError("two processes hold it")
     finally:
+        logger.removeHandler(third)
         signal.signal(signal.SIGALRM, before)
-    lines = [record.getMessage() for record in caplog.records if record.name == "limbeck"]
-    assert 3 <= len(lines) <= 8
-    assert set(lines) <= {f"teacher: it is trained; waiting for it ({seconds} s so far)" for seconds in (0, 1)}
+    records = [record for record in caplog.records if record.name == "limbeck"]
+    said = [re.fullmatch(r"teacher: it is trained; waiting for it \((\d+) s so far\)", r.getMessage()) for r in records]
+    assert all(said), records
+    assert len(records) >= 3
+    assert all(b.created - a.created > 0.05 for a, b in itertools.pairwise(records))
 
 
 @pytest.mark.thorough
