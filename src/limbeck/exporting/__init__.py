@@ -1,9 +1,10 @@
 """A trained network as files for others: its weights in their smallest form, or a graph that runs without its code."""
 
 from limbeck.exporting.graph import Graph, Inputs, Interface, Normalisation, Port, graph_of
+from limbeck.exporting.int8 import quantize_file
 from limbeck.exporting.library_folder import read_library, write_library
 from limbeck.exporting.network import ExportedNetwork, graph_inputs
-from limbeck.exporting.onnx_file import ONNX, check_onnx, quantize_file, read_onnx, write_onnx
+from limbeck.exporting.onnx_file import ONNX, check_onnx, read_onnx, write_onnx
 from limbeck.exporting.program import PROGRAM, read_program, write_program
 from limbeck.exporting.sizes import exported_bytes, ideal_bytes
 from limbeck.exporting.writing import CONFIG, WEIGHTS, stored, write_folder

@@ -1,9 +1,7 @@
 """ONNX: a network as a graph of standard operations, which ONNX Runtime and others run without torch."""
 
 import json
-import logging
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,11 @@ from limbeck.errors import ExportError, ModelError, RunError, lacks_memory, one_
 from limbeck.exporting.graph import Graph, Interface, traced
 from limbeck.exporting.network import ExportedNetwork
 
-__all__ = ["ONNX", "check_onnx", "quantize_file", "read_onnx", "write_onnx"]
+__all__ = ["DATA", "ONE_FILE", "ONNX", "check_onnx", "read_onnx", "write_onnx"]
 
 ONNX = "model.onnx"
-_DATA = "model.onnx.data"
-_ONE_FILE = 2**30  # bytes of weights above which they lie in a second file, since protobuf ends at 2 GiB
-_LINEAR, _CONVOLUTIONS = {"MatMul", "Gemm", "LSTM"}, {"Conv"}
-"""Operations whose weights become 8-bit: unsigned, since products with signed ones saturate where there is no VNNI."""
+DATA = "model.onnx.data"
+ONE_FILE = 2**30  # bytes of weights above which they lie in a second file, since protobuf ends at 2 GiB
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -46,7 +42,7 @@ def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> dict[
 
     program, path = traced(graph), folder / ONNX
     inputs, outputs = ([port.name for port in ports] for ports in (graph.interface.inputs, graph.interface.outputs))
-    large = sum(each.nbytes for each in program.state_dict.values()) >= _ONE_FILE
+    large = sum(each.nbytes for each in program.state_dict.values()) >= ONE_FILE
     try:
         with silenced():
             made = torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
@@ -106,71 +102,3 @@ def read_onnx(folder: Path, interface: Interface) -> ExportedNetwork:
         return [torch.from_numpy(each) for each in answers]
 
     return ExportedNetwork(call, interface)
-
-
-def quantize_file(folder: Path, calibration: Sequence[Mapping[str, Tensor]] = ()) -> bool:
-    """Make the weights of a file 8-bit with ONNX Runtime, and return whether that took the calibration.
-
-    Linear and LSTM layers keep their inputs in float until they run, and scale them then ("dynamic").  The inputs of
-    convolutions are scaled by what they are on `calibration`, batches of the graph's inputs by name; without any,
-    convolutions stay in float.  ExportError where it cannot be done.
-    """
-    import onnx
-
-    path, small = folder / ONNX, folder / f"{ONNX}.int8"
-    before, level = path.stat().st_size, logging.root.level
-    kinds = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
-    calibrated = bool(kinds & _CONVOLUTIONS and calibration)
-    try:
-        with silenced():
-            if kinds & _LINEAR:
-                _quantize_linear(path, small)
-            if calibrated:
-                _quantize_convolutions(small if small.exists() else path, small, calibration)
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        raise ExportError(f"quantize: ONNX Runtime cannot make the file int8 ({one_line(error)})") from error
-    finally:
-        logging.root.setLevel(level)
-    if not small.exists() or small.stat().st_size >= before:
-        raise ExportError(
-            "quantize: found no layer that becomes smaller in int8; expected linear ones, or convolutions and samples"
-            " that calibrate them. Leave it out"
-        )
-    small.replace(path)
-    return calibrated
-
-
-def _quantize_linear(path: Path, small: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    kinds, signless = sorted(_LINEAR), QuantType.QUInt8
-    quantize_dynamic(path, small, weight_type=signless, per_channel=True, op_types_to_quantize=kinds)
-
-
-def _quantize_convolutions(path: Path, small: Path, calibration: Sequence[Mapping[str, Tensor]]) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = iter(calibration)
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self.left, None)
-            return None if batch is None else {name: each.numpy() for name, each in batch.items()}
-
-    with tempfile.TemporaryDirectory() as place:
-        prepared = Path(place) / ONNX  # with batch normalisation folded into the convolutions
-        quant_pre_process(path, prepared, skip_symbolic_shape=True)
-        kinds, signless = sorted(_CONVOLUTIONS), QuantType.QUInt8
-        quantize_static(
-            prepared,
-            small,
-            Reader(),
-            weight_type=signless,
-            activation_type=signless,
-            per_channel=True,
-            op_types_to_quantize=kinds,
-        )
