@@ -118,11 +118,22 @@ def test_sizes_of_images_are_free_where_the_network_and_the_graph_answer_others_
 
 
 @pytest.mark.thorough
-def test_a_graph_of_free_sizes_that_refuses_small_images_is_free_from_the_datas_on(tmp_path):
-    model = lb.models.resnet((1, 8, 8), 3, depth=8).eval()  # at 4 x 4 its map is one pixel
-    found = lb.export(model, torch.randn(9, 1, 8, 8), tmp_path / "net", to="torch-export")
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_a_graph_that_answers_small_images_otherwise_is_free_from_the_datas_on(tmp_path, to):
+    class Otherwise(nn.Conv2d):
+        def forward(self, images):
+            return super().forward(images).mean((2, 3)) * (2 if images.shape[-1] < 8 else 1)
+
+    found = lb.export(Otherwise(1, 3, 3).eval(), torch.randn(9, 1, 8, 8), tmp_path / "net", to=to)
     assert found.image_sizes == "free, from those of the data on"
     assert found.parity.sizes == ((12, 16), (16, 16))
+
+
+@pytest.mark.thorough
+def test_a_program_answers_images_of_which_a_map_has_one_pixel(tmp_path):
+    model = lb.models.resnet((1, 8, 8), 3, depth=8).eval()  # at 4 x 4
+    found = lb.export(model, torch.randn(9, 1, 8, 8), tmp_path / "net", to="torch-export")
+    assert (found.image_sizes, found.parity.sizes) == ("free", ((4, 4), (12, 16), (16, 16)))
 
 
 @pytest.mark.thorough

@@ -3,7 +3,7 @@
 from limbeck.exporting.graph import Graph, Inputs, Interface, Normalisation, Port, graph_of
 from limbeck.exporting.int8 import quantize_file
 from limbeck.exporting.library_folder import read_library, write_library
-from limbeck.exporting.network import ExportedNetwork, graph_inputs
+from limbeck.exporting.network import ExportedNetwork, ExportedStep, graph_inputs
 from limbeck.exporting.onnx_file import ONNX, check_onnx, read_onnx, write_onnx
 from limbeck.exporting.program import PROGRAM, read_program, write_program
 from limbeck.exporting.sizes import exported_bytes, ideal_bytes
@@ -15,6 +15,7 @@ __all__ = [
     "PROGRAM",
     "WEIGHTS",
     "ExportedNetwork",
+    "ExportedStep",
     "Graph",
     "Inputs",
     "Interface",

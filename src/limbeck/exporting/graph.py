@@ -16,10 +16,23 @@ from limbeck.errors import ExportError, lacks_memory, one_line, silenced
 from limbeck.models.layers import merged
 from limbeck.outputs import run_model
 
-__all__ = ["INPUTS", "LOGITS", "Graph", "Inputs", "Interface", "Normalisation", "Port", "graph_of", "plain", "traced"]
+__all__ = [
+    "INPUTS",
+    "LENGTHS",
+    "LOGITS",
+    "Graph",
+    "Inputs",
+    "Interface",
+    "Normalisation",
+    "Port",
+    "graph_of",
+    "plain",
+    "traced",
+]
 
 INPUTS, LOGITS = "inputs", "logits"
-BATCH, LENGTH = "batch", "length"
+BATCH, *LENGTHS = "batch", "length", "decoder_length"
+_DECODER = "decoder_"  # begins the names of a decoder's inputs, as in the Transformers library
 SIZES = ("height", "width")
 _MASK = "attention_mask"
 
@@ -213,7 +226,7 @@ def graph_of(
                 function.scale(normalisation, named[INPUTS].dim())
                 named = {INPUTS: normalisation.raw(named[INPUTS])}
             free = {} if resized is None else dict(zip((2, 3), SIZES, strict=True))
-            ports = tuple(_port(name, each, {**_free(each), **free}) for name, each in named.items())
+            ports = tuple(_port(name, each, {**_free(name, each), **free}) for name, each in named.items())
             along = _length_of_answer(outputs.logits, named)
             if resized is not None:
                 along = _sizes_of_answer(outputs.logits, run_model(network, resized).logits, named[INPUTS], resized)
@@ -242,18 +255,21 @@ def _port(name: str, tensor: Tensor, free: Mapping[int, str]) -> Port:
     return Port(name, str(tensor.dtype).removeprefix("torch."), shape)
 
 
-def _free(tensor: Tensor) -> dict[int, str]:
+def _free(name: str, tensor: Tensor) -> dict[int, str]:
     """Return the axes of an input that are free: the batch, and the length of token ids and what belongs to them."""
     ids = not tensor.is_floating_point() and tensor.dtype != torch.uint8
     if ids and tensor.dim() >= 2 and tensor.shape[1] > 1:
-        return {axis: BATCH if axis == 0 else LENGTH for axis in range(tensor.dim())}
+        length = LENGTHS[name.startswith(_DECODER)]
+        return {axis: BATCH if axis == 0 else length for axis in range(tensor.dim())}
     return {0: BATCH}
 
 
 def _length_of_answer(logits: Tensor, inputs: Mapping[str, Tensor]) -> dict[int, str]:
-    """Return the axis of an answer for each token that is as long as the tokens."""
-    lengths = {each.shape[1] for each in inputs.values() if LENGTH in _free(each).values()}
-    return {1: LENGTH} if logits.dim() == 3 and logits.shape[1] in lengths else {}
+    """Return the axis of an answer for each token that is as long as the tokens: those of a decoder, if it has any."""
+    answered = {name: each for name, each in inputs.items() if name.startswith(_DECODER)} or inputs
+    found = {each.shape[1]: _free(name, each).get(1) for name, each in answered.items() if each.dim() > 1}
+    length = found.get(logits.shape[1]) if logits.dim() == 3 else None
+    return {} if length is None else {1: length}
 
 
 def _sizes_of_answer(logits: Tensor, others: Tensor, images: Tensor, resized: Tensor) -> dict[int, str]:
@@ -283,13 +299,13 @@ def traced(graph: Graph) -> torch.export.ExportedProgram:
             raise
         if "DataDependent" in str(error):
             raise ExportError(
-                "export: found a forward that decides by the values of its inputs, as packed sequences of several"
-                " lengths do; expected one that a graph can hold. Use safetensors"
+                "export: found a forward that decides by the values of its inputs, as `if mask.all()` does; expected"
+                " one that a graph can hold. Use safetensors"
             ) from error
         if "specialized it to be a constant" in str(error):
             raise ExportError(
                 "export: found a forward that fixes the number of samples or tokens, or the size of images, as len(x),"
-                " int(x.shape[0]) or a recurrent layer over a length do; expected x.shape[0] or x.size(1). Change it,"
+                " int(x.shape[0]) or a loop over a length do; expected x.shape[0] or x.size(1). Change it,"
                 " or use safetensors"
             ) from error
         raise ExportError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.errors import ExportError, ModelError, RunError, lacks_memory, one_line, silenced
 from limbeck.exporting.graph import Graph, Interface, traced
 from limbeck.exporting.network import ExportedNetwork
+from limbeck.exporting.recurrent import fold_recurrent, recurrent_operations, translations
 
 __all__ = ["DATA", "ONE_FILE", "ONNX", "check_onnx", "read_onnx", "write_onnx"]
 
@@ -40,17 +41,29 @@ def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> dict[
     check_onnx()
     import onnx
 
-    program, path = traced(graph), folder / ONNX
+    path = folder / ONNX
+    with recurrent_operations():
+        program = traced(graph)
     inputs, outputs = ([port.name for port in ports] for ports in (graph.interface.inputs, graph.interface.outputs))
     large = sum(each.nbytes for each in program.state_dict.values()) >= ONE_FILE
     try:
         with silenced():
-            made = torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=inputs,
+                output_names=outputs,
+                custom_translation_table=translations(),
+                verbose=False,
+            )
             if made is None:
                 raise ExportError("export: the ONNX exporter gave nothing; use --to torch-export")
             made.save(path, external_data=large)
             model = onnx.load(path, load_external_data=False)
             _name_axes(model, graph.interface)
+            if not large:
+                fold_recurrent(model)
+            _without_places(model.graph)
             for name, value in metadata.items():
                 entry = model.metadata_props.add()
                 entry.key, entry.value = name, value if isinstance(value, str) else json.dumps(value)
@@ -65,6 +78,12 @@ def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> dict[
             f"export: the network cannot be written as ONNX ({one_line(error)}); use --to torch-export or safetensors"
         ) from error
     return {each.domain or "ai.onnx": each.version for each in model.opset_import}
+
+
+def _without_places(graph: Any) -> None:
+    """Leave out what the exporter notes of each node's code: the paths of a machine, and most of a small file."""
+    for each in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del each.metadata_props[:]
 
 
 def _name_axes(model: Any, interface: Interface) -> None:
@@ -101,4 +120,4 @@ def read_onnx(folder: Path, interface: Interface) -> ExportedNetwork:
         answers = session.run(None, {name: each.detach().cpu().numpy() for name, each in given.items()})
         return [torch.from_numpy(each) for each in answers]
 
-    return ExportedNetwork(call, interface)
+    return ExportedNetwork.of(call, interface)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from limbeck.errors import RunError, lacks_memory, one_line, silenced
-from limbeck.exporting.graph import Graph, Interface, traced
+from limbeck.errors import ExportError, RunError, lacks_memory, one_line, silenced
+from limbeck.exporting.graph import LENGTHS, Graph, Interface, traced
 from limbeck.exporting.network import ExportedNetwork
 
 __all__ = ["PROGRAM", "read_program", "write_program"]
@@ -16,9 +17,23 @@ PROGRAM = "model.pt2"
 
 
 def write_program(graph: Graph, folder: Path) -> None:
-    """Trace a graph and write it; ExportError where torch.export cannot."""
+    """Trace a graph and write it, without samples and the places of its code; ExportError where torch.export cannot."""
+    try:
+        program = traced(graph)
+    except ExportError as error:
+        free = any(axis in LENGTHS for port in graph.interface.inputs for axis in port.shape)
+        if free and any(isinstance(each, nn.RNNBase) for each in graph.function.modules()):
+            raise ExportError(
+                "export: found a recurrent layer over texts of any length, which torch.export unrolls over one length; "
+                "use --to onnx, or safetensors"
+            ) from error
+        raise
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    program.example_inputs = None  # samples
     with silenced():
-        torch.export.save(traced(graph), folder / PROGRAM)
+        torch.export.save(program, folder / PROGRAM)
 
 
 def read_program(folder: Path, interface: Interface) -> ExportedNetwork:
@@ -35,4 +50,4 @@ def read_program(folder: Path, interface: Interface) -> ExportedNetwork:
         answer = run(**given) if interface.keywords else run(*given.values())
         return [answer] if isinstance(answer, Tensor) else list(answer)
 
-    return ExportedNetwork(call, interface)
+    return ExportedNetwork.of(call, interface)

@@ -62,7 +62,9 @@ class Seq2SeqLSTM(nn.Module):
         """Read the sources and return the state before the first token."""
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         lengths = real.sum(1)
-        if not torch.equal(real, torch.arange(input_ids.shape[1], device=real.device) < lengths[:, None]):
+        first = torch.arange(input_ids.shape[1], device=real.device) < lengths[:, None]
+        exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+        if not exported and not torch.equal(real, first):  # an exported graph cannot look at values
             raise ModelError(
                 "seq2seq_lstm: attention_mask has padding before a token; expected sources that are padded on the right"
             )

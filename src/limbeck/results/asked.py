@@ -52,15 +52,17 @@ def handed(batch: Named) -> Inputs:
 def lengths_of(model: nn.Module, batches: Sequence[Named], longest: int) -> list[tuple[int, Named]]:
     """Return token ids of the shortest, a middle and the longest length, full and padded, 1 and 7 rows.
 
-    The shortest is 1, or the least that the model answers.  Nothing where samples are no token ids.
+    Lengths that the model does not answer are left out.  The texts of a decoder are the shorter, the longer those of
+    its encoder are.  Nothing where samples are no token ids.
     """
     like = next(batch for batch in batches if len(next(iter(batch.values()))) == _TOGETHER)
     ids = next((each for each in like.values() if each.dim() == 2 and not each.is_floating_point()), None)
     if ids is None or longest < 2 or any(each.dim() != 2 for each in like.values()):
         return []
-    found = [(length, each) for length in sorted({1, (1 + longest) // 2, longest}) for each in _of_length(like, length)]
+    lengths = sorted({1, (1 + longest) // 2, longest})
+    found = [(length, each) for length in lengths for each in _of_length(like, length, 1 + longest - length)]
     with evaluating(model), torch.no_grad():
-        return [(length, each) for length, each in found if length > 1 or _answers(model, each)]
+        return [(length, each) for length, each in found if _answers(model, each)]
 
 
 def _answers(model: nn.Module, batch: Named) -> bool:
@@ -71,13 +73,18 @@ def _answers(model: nn.Module, batch: Named) -> bool:
     return True
 
 
-def _of_length(like: Named, length: int) -> Iterator[Named]:
-    """Yield a batch with so many tokens a row, its own again and again: full, padded, and one row alone."""
+def _of_length(like: Named, length: int, decoded: int) -> Iterator[Named]:
+    """Yield a batch with so many tokens a row, its own again and again: full, padded, and one row alone.
+
+    decoded: how many there are for a decoder.
+    """
     mask = like.get("attention_mask")
     first = next(iter(like.values()))
     real = torch.full((len(first),), first.shape[1]) if mask is None else mask.long().sum(1).clamp(min=1)
     places = torch.arange(length)[None] % real[:, None]
+    decoders = {name: each for name, each in like.items() if name.startswith("decoder_")}
     rows = {name: each.gather(1, places) for name, each in like.items() if each.shape == first.shape}
+    rows |= {name: each[:, torch.arange(decoded) % each.shape[1]].contiguous() for name, each in decoders.items()}
     if len(rows) < len(like):
         return
     if mask is not None:

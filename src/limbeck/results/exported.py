@@ -314,8 +314,8 @@ def _calibration(
 
 def _longest(samples: SampleSet | Examples, batches: Sequence[Named]) -> int:
     """Return the longest text, in tokens; 0 where samples are no texts."""
-    if isinstance(samples, SampleSet):
-        return (samples.max_length or samples.input_shape[0]) if samples.form else 0
+    if isinstance(samples, SampleSet) and samples.form:
+        return samples.max_length or samples.input_shape[0]
     first = next((each for each in batches[0].values() if each.dim() > 1), None)
     return 0 if first is None else first.shape[1]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import ExportError
 from limbeck.evaluation import Timing, time_forward
-from limbeck.exporting import ExportedNetwork
+from limbeck.exporting import ExportedStep
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
 from limbeck.results.asked import Named, Size, handed
@@ -197,7 +197,7 @@ def answer_in_file(network: Callable[[], nn.Module], given: Path, answered: Path
 
 def timing_of(model: nn.Module, batch: Named, *, step: bool = False) -> Timing:
     """Time an answer to the first sample of a batch on one thread; of a graph that is one step, to its first token."""
-    step = step or (isinstance(model, ExportedNetwork) and model.interface.states > 0)
+    step = step or isinstance(model, ExportedStep)
     first = {name: each[:1, :1] if step else each[:1] for name, each in batch.items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
