@@ -8,7 +8,8 @@ Forward and backward of 0.1·H(y, q) + 0.9·T²·KL at T = 4, float32, from logi
 eager: the four lines that tutorials write, with `F.kl_div` and `F.cross_entropy`.
 compiled: the same under torch.compile.
 plain: `losses.kd(..., backend="plain")`, the formulas that prove the others.
-limbeck: `losses.kd`, as it chooses.
+limbeck: `losses.kd`, as it chooses; on a processor with a C compiler its kernel in C, for large logits.
+limbeck, tiles: the same without a compiler.
 limbeck, top 64 / sampled 12: the same against stored answers.
 floor: reading two tensors and writing a third of the same size (`torch.add(a, b, out=c)`).
 
@@ -86,6 +87,9 @@ def ways(classes: int, device: str, peers: str | None) -> tuple[dict[str, Way], 
         "compiled": lambda: compiled(student, teacher, labels),
         "plain": lambda: lb.losses.kd(student, teacher, labels, temperature=TEMPERATURE, alpha=ALPHA, backend="plain"),
         "limbeck": lambda: lb.losses.kd(student, teacher, labels, temperature=TEMPERATURE, alpha=ALPHA),
+        "limbeck, tiles": lambda: lb.losses.kd(
+            student, teacher, labels, temperature=TEMPERATURE, alpha=ALPHA, backend="eager"
+        ),
         "limbeck, top 64": lambda: sparse(TopK(ids, largest, rest)),
         "limbeck, sampled 12": lambda: sparse(Sampled(drawn, entropy)),
         "limbeck, JSD alone": lambda: lb.losses.js(student, teacher),

@@ -1,4 +1,4 @@
-"""Files that nobody but the user can have written: what the cache must be made of before it is believed."""
+"""The cache, and files that nobody but the user can have written: what it must be made of before it is believed."""
 
 import os
 import stat
@@ -7,7 +7,16 @@ from pathlib import Path
 
 from limbeck.errors import RunError, command
 
-__all__ = ["require_own"]
+__all__ = ["cache_folder", "require_own"]
+
+
+def cache_folder() -> Path:
+    """Return where limbeck keeps what can be made again: $XDG_CACHE_HOME/limbeck, or ~/.cache/limbeck."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "limbeck"
+    except RuntimeError as error:
+        raise RunError(f"cache: there is no home folder ({error}); set XDG_CACHE_HOME") from None
 
 
 def require_own(folder: Path, top: Path) -> None:

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import platform
 import secrets
 import shutil
@@ -21,16 +20,7 @@ from limbeck.errors import LimbeckError, RunError, UnwrittenError, command, one_
 from limbeck.ranks import first_does, held_by_first, is_first
 from limbeck.records import as_json, sealed, unsealed
 
-__all__ = ["RunFolder", "cache_folder", "environment", "group_of", "made_by", "read_manifest"]
-
-
-def cache_folder() -> Path:
-    """Return where limbeck keeps what can be made again: $XDG_CACHE_HOME/limbeck, or ~/.cache/limbeck."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(root) if root else Path.home() / ".cache") / "limbeck"
-    except RuntimeError as error:
-        raise RunError(f"cache: there is no home folder ({error}); set XDG_CACHE_HOME") from None
+__all__ = ["RunFolder", "environment", "group_of", "made_by", "read_manifest"]
 
 
 def environment() -> dict[str, Any]:

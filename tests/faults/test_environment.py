@@ -280,7 +280,7 @@ def test_without_a_home_the_line_names_the_variable(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     from limbeck.errors import RunError
-    from limbeck.runs import cache_folder
+    from limbeck.own import cache_folder
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", nowhere)

@@ -6,8 +6,9 @@ import yaml
 from limbeck.config import Recipe
 from limbeck.errors import DataError, RecipeError
 from limbeck.experiment.run import distill
+from limbeck.own import cache_folder
 from limbeck.papers import reproduce
-from limbeck.runs import RunFolder, cache_folder
+from limbeck.runs import RunFolder
 from small_table import TABLE
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from limbeck.errors import RecipeError, RunError
 from limbeck.locks import exclusive
-from limbeck.runs import RunFolder, cache_folder, environment
+from limbeck.own import cache_folder
+from limbeck.runs import RunFolder, environment
 from sealed import contents
 
 RECIPE = "name: own\nseeds:\n- 0\n"

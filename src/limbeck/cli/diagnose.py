@@ -52,12 +52,13 @@ def diagnose(
     from limbeck.diagnosis import diagnose as run
     from limbeck.diagnosis.recipes import seeds_of, subject_of_recipe, subject_of_run
     from limbeck.errors import InputError, Interrupted
+    from limbeck.own import cache_folder
     from limbeck.records import plain_values
     from limbeck.report import build_diagnosed
     from limbeck.results.diagnoses import keep
     from limbeck.results.finished import FinishedRun
     from limbeck.results.trust import trust_recipe
-    from limbeck.runs import RunFolder, cache_folder
+    from limbeck.runs import RunFolder
 
     tell = (lambda line: None) if quiet else say
     try:

@@ -14,7 +14,8 @@ __all__ = ["env"]
 @app.command()
 def env(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
     """Print versions, devices and folders, as a bug report needs them."""
-    from limbeck.runs import cache_folder, environment
+    from limbeck.own import cache_folder
+    from limbeck.runs import environment
 
     found = {**environment(), "cpus": os.cpu_count(), "cache": str(cache_folder())}
     if as_json:

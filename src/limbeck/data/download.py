@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limbeck.errors import DataError
+from limbeck.own import cache_folder
 
 __all__ = ["download", "kept_under", "own_folder"]
 
@@ -46,7 +47,7 @@ def own_folder(name: str, folder: str | None) -> Path | None:
 
 def kept_under(name: str) -> Path:
     """Return the folder in the cache that the downloaded files of a set are kept in."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limbeck" / "data" / name
+    return cache_folder() / "data" / name
 
 
 def _fetched(address: str) -> bytes:

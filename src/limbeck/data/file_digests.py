@@ -61,6 +61,6 @@ def remember(room: str, name: str, content: Mapping[str, Any]) -> None:
 
 
 def _place(room: str, name: str) -> Path:
-    from limbeck.runs import cache_folder
+    from limbeck.own import cache_folder
 
     return cache_folder() / "data" / room / f"{name}.json"

@@ -48,7 +48,7 @@ class SeedContext(SeedBuilder):
     keep_to: decisions made before, which this run makes again.
     answering: the recipe's teacher of the transfer set, where it was made before and answers others too.
     shared: the stored answers of the recipe's teacher, for the seeds that it teaches alike; one entry at most.
-    cache: where what can be made again is kept; None for `limbeck.runs.cache_folder()`.
+    cache: where what can be made again is kept; None for `limbeck.own.cache_folder()`.
     decided, costs, copied, untaught: filled while the scheme runs; the last are units that no teacher took part in.
     """
 

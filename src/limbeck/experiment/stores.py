@@ -18,9 +18,8 @@ from limbeck.data import SampleSet
 from limbeck.errors import InputError, RecipeError
 from limbeck.experiment.parts import Parts
 from limbeck.objective import Objective
-from limbeck.own import require_own
+from limbeck.own import cache_folder, require_own
 from limbeck.randomness import derive_seed
-from limbeck.runs import cache_folder
 from limbeck.teacher import Teacher
 from limbeck.teachers import StoredTeacher
 

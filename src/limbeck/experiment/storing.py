@@ -15,8 +15,7 @@ from limbeck.experiment.parts import Parts, prepare
 from limbeck.experiment.stores import folder_of_store, order_of, spec_of
 from limbeck.experiment.teacher import trained_teacher
 from limbeck.experiment.vetting import vet
-from limbeck.own import require_own
-from limbeck.runs import cache_folder
+from limbeck.own import cache_folder, require_own
 from limbeck.teacher import Teacher
 from limbeck.training import Observer
 from limbeck.training.progress import ignore

@@ -19,9 +19,9 @@ from limbeck.experiment.imported import fill_from_stores, stored_answers
 from limbeck.experiment.parts import Parts
 from limbeck.experiment.stores import stored_on_disk
 from limbeck.objective import Objective
+from limbeck.own import cache_folder
 from limbeck.profiling import timing
 from limbeck.ranks import first_says
-from limbeck.runs import cache_folder
 from limbeck.tasks import TOKENS
 from limbeck.teacher import Teacher
 from limbeck.teachers import MeanOfModels, store

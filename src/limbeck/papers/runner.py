@@ -13,10 +13,10 @@ from limbeck.errors import RecipeError, command
 from limbeck.experiment.run import Experiment, Trained
 from limbeck.experiment.vetting import vet
 from limbeck.locks import exclusive
-from limbeck.own import require_own
+from limbeck.own import cache_folder, require_own
 from limbeck.papers.measures import RowView
 from limbeck.papers.table import Row, Table
-from limbeck.runs import RunFolder, cache_folder
+from limbeck.runs import RunFolder
 from limbeck.training import Observer
 from limbeck.training.checkpoints import read_sealed, write_sealed
 from limbeck.training.progress import ignore

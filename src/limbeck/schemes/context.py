@@ -126,7 +126,7 @@ class Context(Builder, Protocol):
 
     @property
     def cache(self) -> Path | None:
-        """Where what can be made again is kept; None for `limbeck.runs.cache_folder()`."""
+        """Where what can be made again is kept; None for `limbeck.own.cache_folder()`."""
 
     @property
     def held_out(self) -> SampleSet:

@@ -15,7 +15,7 @@ from limbeck.data import SampleSet
 from limbeck.distiller import Distiller
 from limbeck.errors import InputError
 from limbeck.generation import sentence_bleu, sequence_figures
-from limbeck.runs import cache_folder
+from limbeck.own import cache_folder
 from limbeck.schemes.context import Builder, Context
 from limbeck.schemes.scheme import Planned, Scheme
 from limbeck.tasks import TOKENS, UNLABELLED

@@ -63,7 +63,7 @@ def generate_or_read(
 ) -> Candidates:
     """Return a teacher's K best sequences for each sample of a set, from a cache, or searched and kept there.
 
-    root: the cache, `limbeck.runs.cache_folder()` as a rule; RunError where another user can write in it.
+    root: the cache, `limbeck.own.cache_folder()` as a rule; RunError where another user can write in it.
     say: told whether they are found or made, and how far the search is.
     Raises InputError for a set without a tokenizer, CheckpointError where a file is damaged.
     """

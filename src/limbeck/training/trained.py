@@ -36,7 +36,7 @@ def fit_or_read(job: Job, *, root: Path, watch: Observer = ignore, say: Say = la
     """Train as `fit` does and keep the result in a cache, or read it where the same training is there.
 
     An interrupted training is resumed.  Where another process makes the same training, its end is waited for.
-    root: the cache, `limbeck.runs.cache_folder()` as a rule; RunError where another user can write in it.
+    root: the cache, `limbeck.own.cache_folder()` as a rule; RunError where another user can write in it.
     say: told whether the training is found or made, and where.
     Raises what `fit` raises, CheckpointError where a file is damaged, and RunError where a training ended before an
     epoch of `along`.

@@ -13,9 +13,9 @@ from limbeck.devices import on_accelerator
 from limbeck.errors import InputError
 from limbeck.head import Head
 from limbeck.losses.divergences import KL, Divergence
+from limbeck.losses.fused.native import native
 from limbeck.losses.fused.parts import Part, Soft, parts_of_kd, usable
 from limbeck.losses.fused.room import wide_enough
-from limbeck.losses.fused.tiles import tiled
 from limbeck.losses.reduction import compute_dtype
 from limbeck.losses.sparse import Sampled, TopK
 from limbeck.losses.weights import kd_weights
@@ -158,7 +158,7 @@ class _OfHead(torch.autograd.Function):
                 where = slice(start, min(start + rows, len(own.hidden)))
                 logits = own.logits(where).to(narrow)
                 slope = logits if any(wanted) else None
-                values = tiled(logits, _of_rows(parts, where), slope)
+                values = native(logits, _of_rows(parts, where), slope)
                 for total, value in zip(sums, values, strict=True):
                     total += value.sum()
                 if slope is None:

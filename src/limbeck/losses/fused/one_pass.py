@@ -10,6 +10,7 @@ from torch import Tensor
 from limbeck.devices import on_accelerator
 from limbeck.errors import InputError, one_of
 from limbeck.losses.fused.compiled import compiled
+from limbeck.losses.fused.native import native, require_native
 from limbeck.losses.fused.parts import Hard, Part, Soft, usable
 from limbeck.losses.fused.room import room_like, wide_enough
 from limbeck.losses.fused.small import FewCalls, few
@@ -18,7 +19,7 @@ from limbeck.losses.reduction import compute_dtype
 
 __all__ = ["Backend", "in_one_pass", "joint"]
 
-Backend = Literal["auto", "plain", "eager", "compile", "triton"]
+Backend = Literal["auto", "plain", "native", "eager", "compile", "triton"]
 """What computes a loss on logits: "plain" the formulas of `limbeck.losses`, the others in one pass."""
 
 ONE_PASS_FROM = 2**16
@@ -69,7 +70,9 @@ def joint(logits: Tensor, parts: Sequence[Part], *, backend: Backend = "auto") -
     Args:
         logits: (..., K) floating point, the student's.
         parts: what they are compared with.
-        backend: "auto" takes Triton on CUDA where it is installed, and tiles of eager operations elsewhere.
+        backend: "auto" takes Triton on CUDA where it is installed.  On a processor it takes "native" for float32, KL
+            and cross-entropy, a kernel in C that the system's compiler makes once; and tiles of eager operations for
+            all else, or where there is no compiler.
 
     Returns:
         A scalar with gradient, and a scalar for each part.
@@ -109,7 +112,12 @@ def _triton(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> l
     return on_cuda(logits, parts, gradient)
 
 
-_BACKENDS: Mapping[str, _Compute] = {"eager": tiled, "compile": compiled, "triton": _triton}
+def _required(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> list[Tensor]:
+    require_native(logits, parts, gradient)
+    return native(logits, parts, gradient)
+
+
+_BACKENDS: Mapping[str, _Compute] = {"native": _required, "eager": tiled, "compile": compiled, "triton": _triton}
 
 
 def _chosen(logits: Tensor, backend: Backend) -> _Compute:
@@ -122,7 +130,7 @@ def _chosen(logits: Tensor, backend: Backend) -> _Compute:
             raise InputError("backend: found 'triton', but Triton is not installed; use eager, compile or auto")
     if backend not in _BACKENDS and backend != "auto":
         raise InputError(f"backend: there is no '{backend}'; {one_of(backend, ('auto', 'plain', *_BACKENDS))}")
-    return tiled if backend == "auto" else _BACKENDS[backend]
+    return native if backend == "auto" else _BACKENDS[backend]
 
 
 class _Joint(torch.autograd.Function):

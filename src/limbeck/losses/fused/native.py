@@ -1,0 +1,255 @@
+"""The compiled back end: rows of logits on a processor by a kernel in C, which a compiler makes once for a machine."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import InputError, RunError, one_line
+from limbeck.losses.fused.parts import Hard, Part, Soft
+from limbeck.losses.fused.threads import shared
+from limbeck.losses.fused.tiles import tiled
+from limbeck.losses.sparse import Sampled, TopK
+from limbeck.own import cache_folder, require_own
+
+__all__ = ["native", "require_native", "why_not_native"]
+
+_SOURCE = Path(__file__).with_name("rows.c")
+_COMPILERS = ("cc", "gcc", "clang")
+_OPTIONS = ("-O2", "-funroll-loops", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno")
+_SECONDS = 120
+_KINDS = {Tensor: 1, TopK: 2, Sampled: 3}
+_POWERS = {1.0: 1, 2.0: 2, 4.0: 4}
+_LOCK = threading.Lock()
+
+
+class _Rows(ctypes.Structure):
+    """What the kernel is handed; see `rows.c`.  Pointers are 0 for what there is not.
+
+    some: how many classes a sparse target has.  gradient: the memory of the logits is allowed.  soft, hard: values
+    (rows,).  room: 3 rows and `some` numbers of its own.  inverse: 1/T.  by_soft: of the derivative by logits/T.
+    """
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "classes", "kind", "entropies", "power", "some")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "logits",
+                "teacher",
+                "gradient",
+                "labels",
+                "ids",
+                "log_probs",
+                "log_tail",
+                "soft_counts",
+                "hard_counts",
+                "soft",
+                "hard",
+                "room",
+            )
+        ),
+        *((name, ctypes.c_float) for name in ("inverse", "by_soft", "by_hard")),
+    ]
+
+
+def native(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> list[Tensor]:
+    """Return the values (n,) of each part for rows of logits (n, K), as `tiled` does, and through it where need be.
+
+    That is without a compiler, for other divergences than KL and cross-entropy, for other types than float32, and for
+    rows whose value is infinite or undefined.
+    """
+    soft = next((part for part in parts if isinstance(part, Soft)), None)
+    hard = next((part for part in parts if isinstance(part, Hard)), None)
+    if not _fits(logits, parts, gradient) or (library := _library()) is None:
+        return tiled(logits, parts, gradient)
+    count, classes = logits.shape
+    values = {id(part): torch.empty(count) for part in parts}
+    held: list[Tensor] = []  # what the kernel reads is kept until it has ended
+
+    def at(tensor: Tensor | None, dtype: torch.dtype = torch.float32) -> int:
+        if tensor is None:
+            return 0
+        held.append(tensor.to(dtype).contiguous())
+        return held[-1].data_ptr()
+
+    rows = _Rows(classes=classes, inverse=1.0, power=1)
+    rows.logits, rows.gradient = logits.data_ptr(), 0 if gradient is None else gradient.data_ptr()
+    if soft is not None:
+        target = soft.target
+        rows.kind, rows.inverse = _KINDS[type(target)], 1.0 / soft.temperature
+        rows.entropies = soft.divergence.entropies or 0
+        rows.by_soft = float(soft.coefficient) * (soft.factor / soft.temperature)
+        rows.soft_counts, rows.soft = at(soft.mask, torch.uint8), values[id(soft)].data_ptr()
+        rows.power = _POWERS.get(soft.temperature, 0)
+        if isinstance(target, Tensor):
+            rows.teacher = at(target)
+        elif isinstance(target, TopK | Sampled):
+            rows.some, rows.ids = target.ids.shape[-1], at(target.ids, torch.int64)
+            if isinstance(target, TopK):
+                rows.log_probs, rows.log_tail = at(target.log_probs), at(target.log_tail)
+    if hard is not None:
+        rows.labels, rows.by_hard = at(hard.labels, torch.int64), float(hard.coefficient)
+        rows.hard_counts, rows.hard = at(hard.mask, torch.uint8), values[id(hard)].data_ptr()
+    _run(library, rows, count)
+
+    answers = [values[id(part)] for part in parts]
+    wrong = torch.stack(answers).isfinite().all(0).logical_not_()
+    if soft is not None:
+        found = answers[parts.index(soft)]
+        if isinstance(soft.target, Sampled):
+            entropy = rows.entropies * soft.target.entropy.to(found.dtype)
+            found -= entropy if soft.mask is None else torch.where(soft.mask, entropy, 0.0)
+        found *= soft.factor
+    if bool(wrong.any()):
+        _again(logits, parts, gradient, wrong.nonzero().squeeze(-1), answers)
+    return answers
+
+
+def _fits(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> bool:
+    """Return whether the kernel can compute parts: one of soft targets and one of labels at most, in float32."""
+    own = [logits] if gradient is None else [logits, gradient]
+    if any(each.device.type != "cpu" or each.dtype != torch.float32 or not each.is_contiguous() for each in own):
+        return False
+    soft = [part for part in parts if isinstance(part, Soft)]
+    if len(soft) > 1 or len(parts) - len(soft) > 1 or not logits.numel():
+        return False
+    for each in soft:
+        if each.divergence.kind not in ("kl", "cross_entropy") or type(each.target) not in _KINDS:
+            return False
+        if isinstance(each.target, Tensor) and each.target.dtype == torch.float64:
+            return False
+    return True
+
+
+def _run(library: ctypes.CDLL, rows: _Rows, count: int) -> None:
+    """Let threads compute rows, each its own."""
+    threads = max(1, min(torch.get_num_threads(), count))
+    room = torch.empty(threads, 3 * rows.classes + rows.some)
+    share = -(-count // threads)
+    wide = 4 * rows.classes
+    steps = {"logits": wide, "teacher": wide, "gradient": wide, "labels": 8, "ids": 8 * rows.some}
+    steps |= {"log_probs": 4 * rows.some, "log_tail": 4, "soft_counts": 1, "hard_counts": 1, "soft": 4, "hard": 4}
+
+    def work(thread: int) -> None:
+        first = thread * share
+        mine = _Rows.from_buffer_copy(rows)
+        mine.rows = max(0, min(share, count - first))
+        for name, step in steps.items():
+            start = getattr(rows, name)
+            setattr(mine, name, start + first * step if start else None)
+        mine.room = room[thread].data_ptr()
+        library.limbeck_rows(ctypes.byref(mine))
+
+    shared(work, threads)
+
+
+def _again(
+    logits: Tensor, parts: Sequence[Part], gradient: Tensor | None, where: Tensor, answers: Sequence[Tensor]
+) -> None:
+    """Compute some rows in tiles, which know infinite values; the kernel has left their logits and gradient alone."""
+    some = None if gradient is None else gradient.new_empty(len(where), logits.shape[1])
+    for answer, value in zip(answers, tiled(logits[where], [part.rows(where) for part in parts], some), strict=True):
+        answer[where] = value
+    if gradient is not None and some is not None:
+        gradient[where] = some
+
+
+def require_native(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> None:
+    """Require that the kernel computes parts by itself; InputError in one line where it does not."""
+    reason = why_not_native()
+    if reason is None and logits.numel() and not _fits(logits, parts, gradient):
+        reason = "it takes one target by KL or cross-entropy beside labels, float32, on a processor"
+    if reason is not None:
+        raise InputError(f"backend: found 'native', but {reason}; use eager or auto")
+
+
+def why_not_native() -> str | None:
+    """Return why there is no kernel on this machine; None where there is one."""
+    return None if _library() is not None else _made()[1]
+
+
+def _library() -> ctypes.CDLL | None:
+    with _LOCK:
+        return _made()[0]
+
+
+@functools.cache
+def _made() -> tuple[ctypes.CDLL | None, str | None]:
+    """Return the kernel, made if need be; or why there is none."""
+    if os.environ.get("LIMBECK_NATIVE") == "0":
+        return None, "LIMBECK_NATIVE is 0"
+    if os.name != "posix":
+        return None, "it is made on Linux and macOS alone"
+    found = [shutil.which(name) for name in (os.environ.get("CC"), *_COMPILERS) if name]
+    compiler = next((each for each in found if each), None)
+    if compiler is None:
+        return None, "there is no C compiler (cc, gcc or clang)"
+    try:
+        top = cache_folder()
+        folder = top / "kernels"
+        require_own(folder, top)
+        path = folder / f"rows-{_key(compiler)}.so"
+        if not path.exists():
+            _compile(compiler, path)
+        library = ctypes.CDLL(str(path))
+        library.limbeck_rows.argtypes, library.limbeck_rows.restype = [ctypes.c_void_p], None
+    except (OSError, RunError, subprocess.SubprocessError) as error:
+        return None, f"the C compiler's kernel cannot be used ({one_line(error)})"
+    return (library, None) if _right(library) else (None, "what the C compiler made computes another loss")
+
+
+def _key(compiler: str) -> str:
+    """Return what a kernel depends on, as a name: its source, the compiler and the processor."""
+    about = [_SOURCE.read_text(encoding="utf-8"), str(Path(compiler).resolve()), *_OPTIONS, *platform.uname()[4:]]
+    try:
+        known = ("model name", "flags", "features", "cpu implementer", "cpu part")
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        about += dict.fromkeys(line for line in lines if line.lower().startswith(known))
+    except OSError:
+        pass
+    return hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Write a kernel, for this very processor where the compiler knows how."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    arm = platform.machine().lower() in ("arm64", "aarch64")
+    failed: subprocess.SubprocessError | None = None
+    try:
+        for own in (["-mcpu=native" if arm else "-march=native"], []):
+            command = [compiler, *_OPTIONS, *own, str(_SOURCE), "-o", str(aside), "-lm"]
+            try:
+                subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+            except subprocess.SubprocessError as error:
+                failed = error
+                continue
+            aside.replace(path)
+            return
+    finally:
+        aside.unlink(missing_ok=True)
+    assert failed is not None
+    raise failed
+
+
+def _right(library: ctypes.CDLL) -> bool:
+    """Return whether a kernel computes what the formulas do, for a few rows of an odd number of classes."""
+    logits, teacher = torch.linspace(-9, 5, 111).sin().mul(6).view(3, 37), torch.linspace(0, 9, 111).cos().view(3, 37)
+    found, gradient = torch.empty(3), torch.empty(3, 37)
+    rows = _Rows(classes=37, kind=1, entropies=1, inverse=0.5, by_soft=1.0)
+    rows.logits, rows.teacher, rows.gradient = logits.data_ptr(), teacher.data_ptr(), gradient.data_ptr()
+    rows.soft = found.data_ptr()
+    _run(library, rows, 3)
+    log_q, log_p = (logits / 2).log_softmax(-1), (teacher / 2).log_softmax(-1)
+    value, slope = (log_p.exp() * (log_p - log_q)).sum(-1), log_q.exp() - log_p.exp()
+    return torch.allclose(found, value, 1e-4, 1e-5) and torch.allclose(gradient, slope, 1e-4, 1e-6)
