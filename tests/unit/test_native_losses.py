@@ -11,11 +11,13 @@ import torch
 from fused_cases import DIVERGENCES, Case, assert_near
 from limbeck import losses
 from limbeck.errors import InputError
-from limbeck.losses import KL, Sampled, TopK
+from limbeck.losses import KL, Sampled, TopK, divergence
 from limbeck.losses.fused import Hard, Soft, joint, native
 from limbeck.losses.fused.tiles import tiled
 
-TAKEN = DIVERGENCES[:2]
+TAKEN = [(each, "dense") for each in DIVERGENCES] + [
+    (each, kind) for each in DIVERGENCES[:2] for kind in ("topk", "sampled")
+]
 by_name = {"ids": lambda each: getattr(each, "name", str(each))}
 needs_compiler = pytest.mark.skipif(native.why_not_native() is not None, reason=f"native: {native.why_not_native()}")
 
@@ -28,8 +30,7 @@ def compared(case, given, kind, temperature):
 
 @needs_compiler
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0, 4.0, 0.5])
-@pytest.mark.parametrize("kind", ["dense", "topk", "sampled"])
-@pytest.mark.parametrize("given", TAKEN, **by_name)
+@pytest.mark.parametrize(("given", "kind"), TAKEN, **by_name)
 def test_every_target_at_every_temperature(given, kind, temperature):
     for classes in (10, 61, 64, 1000):
         assert_near(*compared(Case(classes=classes), given, kind, temperature))
@@ -56,11 +57,11 @@ def test_rows_are_the_same_however_many_threads_and_rows_there_are(rows, threads
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", ["dense", "topk", "sampled"])
-def test_the_gradient_may_take_the_place_of_the_logits(kind):
+@pytest.mark.parametrize(("given", "kind"), TAKEN, **by_name)
+def test_the_gradient_may_take_the_place_of_the_logits(given, kind):
     case = Case()
     target, _ = case.target(kind, 2.0)
-    parts = [Hard(case.labels.clamp_min(0), 0.5), Soft(target, 2.0)]
+    parts = [Hard(case.labels.clamp_min(0), 0.5), Soft(target, 2.0, given)]
     apart, place = torch.empty_like(case.z), case.z.clone()
     native.native(case.z, parts, apart)
     native.native(place, parts, place)
@@ -68,26 +69,28 @@ def test_the_gradient_may_take_the_place_of_the_logits(kind):
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", ["dense", "topk", "sampled"])
+@pytest.mark.parametrize(("given", "kind"), TAKEN, **by_name)
 @pytest.mark.parametrize("scale", [1e-3, 200.0, 1e4])
-def test_large_and_tiny_logits(kind, scale):
+def test_large_and_tiny_logits(given, kind, scale):
     case = Case(scale=scale)
-    found, wanted = compared(case, KL, kind, 1.0)
+    found, wanted = compared(case, given, kind, 1.0)
     assert bool(found[1].isfinite().all())
     assert_near(found, wanted, 2e-5)
 
 
 @needs_compiler
-def test_classes_that_are_ruled_out_and_what_is_masked():
+@pytest.mark.parametrize("given", DIVERGENCES, **by_name)
+def test_classes_that_are_ruled_out_and_what_is_masked(given):
     case = Case()
     case.labels.clamp_max_(50)
     case.z[:, 55:] = case.v[:, 55:] = -torch.inf
-    case.v[::2, 52] = -torch.inf
-    found, wanted = compared(case, KL, "dense", 2.0)
+    if given.name != "reverse_kl":  # which is infinite then
+        case.v[::2, 52] = -torch.inf
+    found, wanted = compared(case, given, "dense", 2.0)
     assert_near(found, wanted)
     assert bool((found[1][:, 55:] == 0).all())
     case.z[~case.mask], case.v[~case.mask] = torch.nan, torch.inf
-    assert_near(case.fused(KL, case.v, 2.0, "native"), wanted)
+    assert_near(case.fused(given, case.v, 2.0, "native"), wanted)
 
 
 @needs_compiler
@@ -132,9 +135,10 @@ def test_a_row_that_is_computed_otherwise_is_the_one_of_tiles_and_leaves_others_
 
 
 @needs_compiler
-def test_equal_logits_have_no_divergence_and_no_gradient():
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "total_variation"])
+def test_equal_logits_have_no_divergence_and_no_gradient(name):
     z = (30 * torch.randn(40, 2003)).requires_grad_()
-    loss = losses.kl(z, z.detach().clone(), temperature=3.0, backend="native")
+    loss = getattr(losses, name)(z, z.detach().clone(), temperature=3.0, backend="native")
     loss.backward()
     assert float(loss.detach()) == 0
     assert float(z.grad.abs().max()) == 0
@@ -162,14 +166,15 @@ def test_the_gradient_is_that_of_finite_differences(kind):
 @pytest.mark.parametrize(
     "parts",
     [
-        [Soft(torch.zeros(2, 5), 1.0, DIVERGENCES[2])],
+        [Soft(TopK(torch.tensor([[0], [1]]), -torch.ones(2, 1), torch.tensor([-0.46, -0.46])), 1.0, DIVERGENCES[2])],
+        [Soft(torch.zeros(2, 5), 1.0, divergence("skewed_kl", skew=0.0))],
         [Soft(torch.zeros(2, 5)), Soft(torch.zeros(2, 5), 2.0)],
         [Soft(torch.zeros(2, 5, dtype=torch.float64))],
     ],
 )
 def test_what_the_kernel_does_not_compute_is_refused_on_request_and_goes_another_way_by_itself(parts):
     z = torch.tensor([[1.0, 2, 3, 4, 5], [2, 1, 2, 1, 2]])
-    with pytest.raises(InputError, match="backend: found 'native', but it takes one target by KL or cross-entropy"):
+    with pytest.raises(InputError, match="backend: found 'native', but it takes one target beside labels, float32"):
         joint(z, parts, backend="native")
     total, sums = joint(z, parts)
     torch.testing.assert_close(sums, joint(z, parts, backend="eager")[1])

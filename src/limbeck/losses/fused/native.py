@@ -27,7 +27,8 @@ _SOURCE = Path(__file__).with_name("rows.c")
 _COMPILERS = ("cc", "gcc", "clang")
 _OPTIONS = ("-O2", "-funroll-loops", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno")
 _SECONDS = 120
-_KINDS = {Tensor: 1, TopK: 2, Sampled: 3}
+_DENSE = {"kl": 1, "cross_entropy": 1, "reverse_kl": 2, "js": 3, "skewed_kl": 4, "total_variation": 5}
+_SPARSE = {TopK: 6, Sampled: 7}
 _POWERS = {1.0: 1, 2.0: 2, 4.0: 4}
 _LOCK = threading.Lock()
 
@@ -37,6 +38,7 @@ class _Rows(ctypes.Structure):
 
     some: how many classes a sparse target has.  gradient: the memory of the logits is allowed.  soft, hard: values
     (rows,).  room: 3 rows and `some` numbers of its own.  inverse: 1/T.  by_soft: of the derivative by logits/T.
+    share: the divergence's β or a.
     """
 
     _fields_ = [
@@ -58,15 +60,15 @@ class _Rows(ctypes.Structure):
                 "room",
             )
         ),
-        *((name, ctypes.c_float) for name in ("inverse", "by_soft", "by_hard")),
+        *((name, ctypes.c_float) for name in ("inverse", "by_soft", "by_hard", "share")),
     ]
 
 
 def native(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> list[Tensor]:
     """Return the values (n,) of each part for rows of logits (n, K), as `tiled` does, and through it where need be.
 
-    That is without a compiler, for other divergences than KL and cross-entropy, for other types than float32, and for
-    rows whose value is infinite or undefined.
+    That is without a compiler, for other types than float32, for sparse targets by other divergences than KL and
+    cross-entropy, and for rows whose value is infinite or undefined.
     """
     soft = next((part for part in parts if isinstance(part, Soft)), None)
     hard = next((part for part in parts if isinstance(part, Hard)), None)
@@ -86,8 +88,8 @@ def native(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> li
     rows.logits, rows.gradient = logits.data_ptr(), 0 if gradient is None else gradient.data_ptr()
     if soft is not None:
         target = soft.target
-        rows.kind, rows.inverse = _KINDS[type(target)], 1.0 / soft.temperature
-        rows.entropies = soft.divergence.entropies or 0
+        rows.kind, rows.inverse, rows.share = _kind(soft), 1.0 / soft.temperature, soft.divergence.share
+        rows.entropies = 0 if soft.divergence.entropies == 0 else 1
         rows.by_soft = float(soft.coefficient) * (soft.factor / soft.temperature)
         rows.soft_counts, rows.soft = at(soft.mask, torch.uint8), values[id(soft)].data_ptr()
         rows.power = _POWERS.get(soft.temperature, 0)
@@ -105,7 +107,7 @@ def native(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> li
     answers = [values[id(part)] for part in parts]
     wrong = torch.stack(answers).isfinite().all(0).logical_not_()
     if soft is not None:
-        found = answers[parts.index(soft)]
+        found = values[id(soft)]
         if isinstance(soft.target, Sampled):
             entropy = rows.entropies * soft.target.entropy.to(found.dtype)
             found -= entropy if soft.mask is None else torch.where(soft.mask, entropy, 0.0)
@@ -123,12 +125,16 @@ def _fits(logits: Tensor, parts: Sequence[Part], gradient: Tensor | None) -> boo
     soft = [part for part in parts if isinstance(part, Soft)]
     if len(soft) > 1 or len(parts) - len(soft) > 1 or not logits.numel():
         return False
-    for each in soft:
-        if each.divergence.kind not in ("kl", "cross_entropy") or type(each.target) not in _KINDS:
-            return False
-        if isinstance(each.target, Tensor) and each.target.dtype == torch.float64:
-            return False
-    return True
+    return all(_kind(each) for each in soft)
+
+
+def _kind(part: Soft) -> int:
+    """Return the number of a divergence and its target in the kernel; 0 of one that it does not compute."""
+    target, kind = part.target, part.divergence.kind
+    if not isinstance(target, Tensor):
+        return _SPARSE.get(type(target), 0) if part.divergence.entropies is not None else 0
+    mixed = kind in ("js", "skewed_kl")
+    return 0 if target.dtype == torch.float64 or (mixed and not 0 < part.divergence.share < 1) else _DENSE.get(kind, 0)
 
 
 def _run(library: ctypes.CDLL, rows: _Rows, count: int) -> None:
@@ -168,7 +174,7 @@ def require_native(logits: Tensor, parts: Sequence[Part], gradient: Tensor | Non
     """Require that the kernel computes parts by itself; InputError in one line where it does not."""
     reason = why_not_native()
     if reason is None and logits.numel() and not _fits(logits, parts, gradient):
-        reason = "it takes one target by KL or cross-entropy beside labels, float32, on a processor"
+        reason = "it takes one target beside labels, float32, on a processor; a sparse one by KL or cross-entropy"
     if reason is not None:
         raise InputError(f"backend: found 'native', but {reason}; use eager or auto")
 

@@ -70,9 +70,9 @@ def joint(logits: Tensor, parts: Sequence[Part], *, backend: Backend = "auto") -
     Args:
         logits: (..., K) floating point, the student's.
         parts: what they are compared with.
-        backend: "auto" takes Triton on CUDA where it is installed.  On a processor it takes "native" for float32, KL
-            and cross-entropy, a kernel in C that the system's compiler makes once; and tiles of eager operations for
-            all else, or where there is no compiler.
+        backend: "auto" takes Triton on CUDA where it is installed.  On a processor it takes "native" for float32, a
+            kernel in C that the system's compiler makes once; and tiles of eager operations for all else, or where
+            there is no compiler.
 
     Returns:
         A scalar with gradient, and a scalar for each part.

@@ -18,7 +18,8 @@ typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* in memory */
 
-enum { NONE, DENSE, TOP, DRAWS };
+/* Soft targets: none; dense by KL or cross-entropy, reverse KL, Jensen-Shannon, skewed KL or total variation; some. */
+enum { NONE, DENSE, REVERSE, JENSEN_SHANNON, SKEWED, VARIATION, TOP, DRAWS };
 
 typedef struct {
   int64_t rows, classes, kind, entropies, power, some;
@@ -28,7 +29,7 @@ typedef struct {
   const float *log_probs, *log_tail;
   const uint8_t *soft_counts, *hard_counts;
   float *soft, *hard, *room;
-  float inverse, by_soft, by_hard;
+  float inverse, by_soft, by_hard, share;
 } Rows;
 
 static inline floats load(const float *from) { return *(const loose *)from; }
@@ -64,6 +65,25 @@ static inline floats power_of(floats x, int power) {
   if (power >= 2) x = x * x;
   if (power >= 4) x = x * x;
   return x;
+}
+
+/* log x for x > 0 that is no denormal number, by Cephes' polynomial; infinite where x is, and undefined elsewhere. */
+static inline floats logarithm(floats x) {
+  ints bits = (ints)x - 0x3F3504F3; /* of the root of 1/2, from which to the root of 2 numbers are taken */
+  ints power = bits >> 23;
+  floats left = (floats)((ints)x - (power << 23)) - 1.0f, square = left * left;
+  floats sum = left * 7.0376836292e-2f - 1.1514610310e-1f;
+  sum = sum * left + 1.1676998740e-1f;
+  sum = sum * left - 1.2420140846e-1f;
+  sum = sum * left + 1.4249322787e-1f;
+  sum = sum * left - 1.6668057665e-1f;
+  sum = sum * left + 2.0000714765e-1f;
+  sum = sum * left - 2.4999993993e-1f;
+  sum = sum * left + 3.3333331174e-1f;
+  floats times = __builtin_convertvector(power, floats);
+  floats found = left + (times * -2.12194440e-4f + (sum * left * square - 0.5f * square)) + times * 0.693359375f;
+  ints endless = x == INFINITY;
+  return (floats)((endless & (ints)x) | (~endless & (ints)found));
 }
 
 static inline double total(floats sums) {
@@ -112,11 +132,11 @@ typedef struct {
   const float *x, *z;
   float *q, *p, *plain;
   float most, others, inverse;
-  int dense, entropies, power;
+  int kind, entropies, power;
 } Row;
 
 /* Fill q (and p and plain) with e to `left` logits less the largest, and add them up.  gap: of p(log p - log q) or
-   -p log q, but for the normalisers. */
+   -p log q, but for the normalisers; of reverse KL of q(log p - log q), and p is filled with log p - log q. */
 static inline __attribute__((always_inline)) void some_exponentials(
     const Row row, Parts *parts, int64_t at, int64_t left, int whole) {
   ints real = {0};
@@ -134,13 +154,20 @@ static inline __attribute__((always_inline)) void some_exponentials(
     PUT(row.plain, at_one)
     parts->plain += at_one;
   }
-  if (row.dense) {
+  if (row.kind >= DENSE && row.kind < TOP) {
     floats other = (whole ? load(row.z + at) : load_some(row.z + at, left, row.others)) - row.others;
     floats target = other * row.inverse, mass = exponential(target);
-    PUT(row.p, mass)
-    parts->teacher += mass;
     /* a class of no mass has no part in it, though its logit is -inf; a mass that is no number has one */
-    parts->gap += where(~(ints)(mass == 0.0f), mass * (row.entropies ? target - scaled : -scaled));
+    if (row.kind == REVERSE) {
+      floats gap = where(~(ints)(some == 0.0f), target - scaled);
+      if (!whole) mass = where(real, mass);
+      PUT(row.p, gap)
+      parts->gap += some * gap;
+    } else {
+      PUT(row.p, mass)
+      parts->gap += where(~(ints)(mass == 0.0f), mass * (row.entropies ? target - scaled : -scaled));
+    }
+    parts->teacher += mass;
   }
 #undef PUT
 }
@@ -163,57 +190,120 @@ static inline __attribute__((always_inline)) Sums exponentials(const Row row, in
   return sums;
 }
 
-/* gradient = by_q (q - ratio p) + by_plain (q^power, or plain): exactly 0 for equal logits without labels */
+/* Of divergences that compare q and p once their normalisers are known: fill p with what the derivative takes of each
+   class, and add up q and p times what the value takes of it.  ratio: of the normaliser of q to that of p. */
+static inline __attribute__((always_inline)) void some_compared(
+    const Row row, Parts *parts, int64_t at, int64_t left, int whole, float ratio, float share) {
+  floats q = whole ? load(row.q + at) : load_some(row.q + at, left, 0), p = whole ? load(row.p + at) : load_some(row.p + at, left, 0);
+  ints has_q = ~(ints)(q == 0.0f), has_p = ~(ints)(p == 0.0f);
+  floats one, taken;
+  if (row.kind == JENSEN_SHANNON) { /* log(m/q), m = share p + (1 - share) q */
+    one = taken = where(has_q | has_p, logarithm(p / q * (ratio * share) + (1.0f - share)));
+    parts->teacher += p * one;
+  } else if (row.kind == SKEWED) { /* m/p, m = share p + (1 - share) q */
+    floats mixed = q / p * ((1.0f - share) / ratio) + share;
+    parts->teacher += where(has_p, p * logarithm(mixed));
+    one = taken = where(has_q, 1.0f / mixed);
+  } else { /* the sign of q - p */
+    floats apart = q - p * ratio;
+    ints more = apart > 0.0f, less = apart < 0.0f, odd = apart != apart;
+    one = taken = where(more, (floats){0} + 1.0f) - where(less, (floats){0} + 1.0f) + where(odd, apart);
+    parts->teacher += apart * one;
+  }
+  parts->student += q * one;
+  if (whole) store(row.p + at, taken); else store_some(row.p + at, taken, left);
+}
+
+static inline __attribute__((always_inline)) Sums compared(const Row row, int64_t classes, float ratio, float share) {
+  Sums sums = {0, 0, 0, 0};
+  for (int64_t at = 0; at < classes;) {
+    Parts parts = {{0}, {0}, {0}, {0}};
+    for (int64_t end = at + BLOCK; at + LANES <= classes && at < end; at += LANES)
+      some_compared(row, &parts, at, LANES, 1, ratio, share);
+    if (at + LANES > classes && at < classes) {
+      some_compared(row, &parts, at, classes - at, 0, ratio, share);
+      at = classes;
+    }
+    sums.student += total(parts.student);
+    sums.teacher += total(parts.teacher);
+  }
+  return sums;
+}
+
+/* What the gradient of a class is made of: by_q q (centre - p), of KL by_q (q - ratio p), besides by_plain times q to a
+   power or plain.  That of KL is exactly 0 for equal logits. */
+typedef struct { float by_q, ratio, centre, by_plain; } Slope;
+
+static inline float plain_of(const Row row, int64_t at) {
+  float some = row.q[at], square = some * some;
+  return row.power == 0 ? row.plain[at] : row.power == 1 ? some : row.power == 2 ? square : square * square;
+}
+
 static inline __attribute__((always_inline)) void write_gradient(
-    float *gradient, const float *q, const float *p, const float *plain, float by_q, float ratio, float by_plain,
-    int64_t classes, int dense, int power) {
+    const Row row, float *gradient, const Slope by, int64_t classes) {
   int64_t at = 0;
   for (; at + LANES <= classes; at += LANES) {
-    floats some = load(q + at);
-    floats found = (dense ? some - load(p + at) * ratio : some) * by_q;
-    if (power > 0) found += power_of(some, power) * by_plain;
-    if (power == 0) found += load(plain + at) * by_plain;
+    floats some = load(row.q + at), found;
+    if (row.kind == DENSE) found = (some - load(row.p + at) * by.ratio) * by.by_q;
+    else if (row.kind > DENSE && row.kind < TOP) found = (by.centre - load(row.p + at)) * some * by.by_q;
+    else found = some * by.by_q;
+    if (row.power > 0) found += power_of(some, row.power) * by.by_plain;
+    if (row.power == 0) found += load(row.plain + at) * by.by_plain;
     store(gradient + at, found);
   }
   for (; at < classes; at++) {
-    float some = q[at], square = some * some;
-    float found = (dense ? some - p[at] * ratio : some) * by_q;
-    if (power > 0) found += (power == 1 ? some : power == 2 ? square : square * square) * by_plain;
-    if (power == 0) found += plain[at] * by_plain;
-    gradient[at] = found;
+    float some = row.q[at], found;
+    if (row.kind == DENSE) found = (some - row.p[at] * by.ratio) * by.by_q;
+    else if (row.kind > DENSE && row.kind < TOP) found = (by.centre - row.p[at]) * some * by.by_q;
+    else found = some * by.by_q;
+    gradient[at] = row.power < 0 ? found : found + plain_of(row, at) * by.by_plain;
   }
+}
+
+/* The value and the derivative of five divergences between all classes, but for what is common to both. */
+static inline __attribute__((always_inline)) double dense(const Rows *all, const Row row, const Sums *sums, Slope *by) {
+  double ratio = sums->student / sums->teacher, shift = log(ratio), share = all->share;
+  by->ratio = (float)ratio;
+  if (row.kind == DENSE)
+    return sums->gap / sums->teacher + log(sums->student) - (all->entropies ? log(sums->teacher) : 0);
+  if (row.kind == REVERSE) {
+    double mean = sums->gap / sums->student;
+    by->centre = (float)mean;
+    return -shift - mean;
+  }
+  Sums found = compared(row, all->classes, by->ratio, all->share);
+  double of_q = found.student / sums->student, of_p = found.teacher / sums->teacher;
+  by->centre = (float)of_q;
+  by->by_q *= row.kind == VARIATION ? -0.5f : (float)(1 - share);
+  if (row.kind == JENSEN_SHANNON) return share * (sums->gap / sums->teacher + shift - of_p) - (1 - share) * of_q;
+  return row.kind == SKEWED ? -of_p : 0.5 * found.teacher / sums->student;
 }
 
 /* kind: of the soft target.  power: q at T = 1 is q at T to this power; 0 where it is made by itself, -1 without. */
 static inline __attribute__((always_inline)) void one_row(const Rows *all, int64_t row, int kind, int power) {
   int64_t classes = all->classes, some = all->some;
-  const float *x = all->logits + row * classes;
-  const float *z = kind == DENSE ? all->teacher + row * classes : x;
+  const float *x = all->logits + row * classes, *log_probs = kind == TOP ? all->log_probs + row * some : 0;
+  const float *z = kind >= DENSE && kind < TOP ? all->teacher + row * classes : x;
   const int64_t *ids = kind >= TOP ? all->ids + row * some : 0;
-  float *q = all->room, *p = q + classes, *plain = p + classes, *kept = plain + classes;
+  float *q = all->room, *kept = q + 3 * classes;
   float *gradient = all->gradient ? all->gradient + row * classes : 0;
-  float inverse = kind == NONE ? 1.0f : all->inverse;
-  float most = largest(x, classes), others = kind == DENSE ? largest(z, classes) : 0;
-  const Row own = {x, z, q, p, plain, most, others, inverse, kind == DENSE, (int)all->entropies, power};
+  float most = largest(x, classes), others = z == x ? most : largest(z, classes);
+  const Row own = {x, z, q, q + classes, q + 2 * classes, most, others, kind == NONE ? 1.0f : all->inverse, kind,
+                   (int)all->entropies, power};
   Sums sums = exponentials(own, classes);
   double normaliser = log(sums.student), soft = 0, hard = 0, mass = 0, tail = 0, rest = 1;
-  float by_q = (float)(all->by_soft / sums.student), ratio = 0, by_plain = 0;
+  Slope by = {kind == NONE ? 0.0f : (float)(all->by_soft / sums.student), 0, 0, 0};
   int64_t label = power >= 0 ? all->labels[row] : 0;
 
   if (power >= 0) {
     hard = log(sums.plain) - ((double)x[label] - most);
-    by_plain = (float)(all->by_hard / sums.plain);
+    by.by_plain = (float)(all->by_hard / sums.plain);
   }
-  if (kind == NONE) by_q = 0;
-  if (kind == DENSE) {
-    soft = sums.gap / sums.teacher + normaliser - (all->entropies ? log(sums.teacher) : 0);
-    ratio = (float)(sums.student / sums.teacher);
-  }
+  if (kind >= DENSE && kind < TOP) soft = dense(all, own, &sums, &by);
   if (kind == TOP) {
-    const float *log_probs = all->log_probs + row * some;
     double log_tail = all->log_tail[row];
     for (int64_t each = 0; each < some; each++) {
-      double log_p = log_probs[each], one = exp(log_p), log_q = (x[ids[each]] - (double)most) * inverse - normaliser;
+      double log_p = log_probs[each], one = exp(log_p), log_q = (x[ids[each]] - (double)most) * all->inverse - normaliser;
       mass += one;
       if (one > 0) soft += one * ((all->entropies ? log_p : 0) - log_q);
       kept[each] = q[ids[each]];
@@ -224,41 +314,26 @@ static inline __attribute__((always_inline)) void one_row(const Rows *all, int64
     mass += tail;
     if (tail > 0) soft += tail * ((all->entropies ? log_tail : 0) - (log(rest) - normaliser));
     if (!(rest > 0)) soft = NAN; /* no mass is left, or too little to be seen */
-    by_q = (float)(all->by_soft * (mass / sums.student - tail / rest));
+    by.by_q = (float)(all->by_soft * (mass / sums.student - tail / rest));
   }
   if (kind == DRAWS) {
-    for (int64_t each = 0; each < some; each++) soft -= (x[ids[each]] - (double)most) * inverse;
+    for (int64_t each = 0; each < some; each++) soft -= (x[ids[each]] - (double)most) * all->inverse;
     soft = normaliser + soft / some;
   }
   if (kind != NONE) all->soft[row] = (float)soft;
   if (power >= 0) all->hard[row] = (float)hard;
   if (!gradient || !isfinite(soft) || !isfinite(hard)) return; /* the caller computes such a row by another way */
 
-  write_gradient(gradient, q, p, plain, by_q, ratio, by_plain, classes, kind == DENSE, power);
-  if (kind == TOP) {
-    const float *log_probs = all->log_probs + row * some;
-    for (int64_t each = 0; each < some; each++) {
-      double some_q = kept[each], square = some_q * some_q;
-      double found = all->by_soft * (mass * some_q / sums.student - exp((double)log_probs[each]));
-      if (power > 0) found += (power == 1 ? some_q : power == 2 ? square : square * square) * by_plain;
-      if (power == 0) found += (double)plain[ids[each]] * by_plain;
-      gradient[ids[each]] = (float)found;
-    }
+  write_gradient(own, gradient, by, classes);
+  for (int64_t each = 0; kind == TOP && each < some; each++) {
+    q[ids[each]] = kept[each];
+    double found = all->by_soft * (mass * kept[each] / sums.student - exp((double)log_probs[each]));
+    if (power >= 0) found += (double)plain_of(own, ids[each]) * by.by_plain;
+    gradient[ids[each]] = (float)found;
   }
-  if (kind == DRAWS) {
-    float share = all->by_soft / some;
-    for (int64_t each = 0; each < some; each++) gradient[ids[each]] -= share;
-  }
+  for (int64_t each = 0; kind == DRAWS && each < some; each++) gradient[ids[each]] -= all->by_soft / some;
   if (power >= 0) gradient[label] -= all->by_hard;
 }
-
-#define KINDS(power)                                                                                                  \
-  switch (kind) {                                                                                                     \
-    case NONE: one_row(all, row, NONE, power); break;                                                                 \
-    case DENSE: one_row(all, row, DENSE, power); break;                                                               \
-    case TOP: one_row(all, row, TOP, power); break;                                                                   \
-    default: one_row(all, row, DRAWS, power);                                                                         \
-  }
 
 void limbeck_rows(const Rows *all) {
   for (int64_t row = 0; row < all->rows; row++) {
@@ -271,13 +346,15 @@ void limbeck_rows(const Rows *all) {
       if (all->gradient) memset(all->gradient + row * all->classes, 0, sizeof(float) * all->classes);
       continue;
     }
-    if (kind == NONE) power = 1;
-    switch (power) {
-      case -1: KINDS(-1) break;
-      case 0: KINDS(0) break;
-      case 1: KINDS(1) break;
-      case 2: KINDS(2) break;
-      default: KINDS(4)
+    switch (kind) { /* a copy of the code for each, without a question inside its loops */
+      case NONE: one_row(all, row, NONE, 1); break;
+      case DENSE: one_row(all, row, DENSE, power); break;
+      case REVERSE: one_row(all, row, REVERSE, power); break;
+      case JENSEN_SHANNON: one_row(all, row, JENSEN_SHANNON, power); break;
+      case SKEWED: one_row(all, row, SKEWED, power); break;
+      case VARIATION: one_row(all, row, VARIATION, power); break;
+      case TOP: one_row(all, row, TOP, power); break;
+      default: one_row(all, row, DRAWS, power);
     }
   }
 }
