@@ -27,6 +27,7 @@ _SOURCE = Path(__file__).with_name("rows.c")
 _COMPILERS = ("cc", "gcc", "clang")
 _OPTIONS = ("-O2", "-funroll-loops", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno")
 _SECONDS = 120
+_LEAST = 2**17  # numbers that are worth a thread
 _DENSE = {"kl": 1, "cross_entropy": 1, "reverse_kl": 2, "js": 3, "skewed_kl": 4, "total_variation": 5}
 _SPARSE = {TopK: 6, Sampled: 7}
 _POWERS = {1.0: 1, 2.0: 2, 4.0: 4}
@@ -139,7 +140,7 @@ def _kind(part: Soft) -> int:
 
 def _run(library: ctypes.CDLL, rows: _Rows, count: int) -> None:
     """Let threads compute rows, each its own."""
-    threads = max(1, min(torch.get_num_threads(), count))
+    threads = max(1, min(torch.get_num_threads(), count, count * rows.classes // _LEAST))
     room = torch.empty(threads, 3 * rows.classes + rows.some)
     share = -(-count // threads)
     wide = 4 * rows.classes
