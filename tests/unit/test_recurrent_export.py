@@ -1,6 +1,7 @@
 """Recurrent layers in files of ONNX answer texts of any length, packed or not, as torch does."""
 
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -121,8 +122,12 @@ def test_weights_lie_in_the_file_as_they_are_used_and_become_8_bit(tmp_path, mon
 
 def test_torch_is_as_it_was_afterwards_also_after_an_error():
     before = [cell.forward for cell in (nn.LSTM, nn.GRU, nn.RNN)]
+    layer, inputs = nn.LSTM(3, 4), torch.randn(2, 5, 3)
+    expected = layer(inputs)[0]
     with recurrent.recurrent_operations():
         assert nn.LSTM.forward is not before[0]
+        with ThreadPoolExecutor(1) as pool:  # other threads may train meanwhile
+            assert torch.equal(pool.submit(layer, inputs).result()[0], expected)
     with pytest.raises(ZeroDivisionError), recurrent.recurrent_operations():
         raise ZeroDivisionError
     assert [cell.forward for cell in (nn.LSTM, nn.GRU, nn.RNN)] == before

@@ -4,6 +4,7 @@ torch.export unrolls an `nn.LSTM` over the one length that it sees.  ONNX has th
 are traced as operations of limbeck's own, which exist in graphs alone, and written as those of ONNX.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,13 +38,14 @@ torch.library.register_fake("limbeck::gated", lambda x, w, r, b, hidden, lengths
 
 @contextmanager
 def recurrent_operations() -> Iterator[None]:
-    """Let `nn.LSTM`, `nn.GRU`, `nn.RNN` and packed sequences be traced as operations for the scope."""
+    """Let `nn.LSTM`, `nn.GRU`, `nn.RNN` and packed sequences be traced as operations for the scope, in this thread."""
     before = [cell.forward for cell in _CELLS]
-    packing = _Packing()
+    packing, own = _Packing(), threading.get_ident()
 
     def over(original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(layer: Any, inputs: Any, hx: Any = None) -> Any:
-            if layer.proj_size or (isinstance(inputs, Tensor) and inputs.dim() != 3):  # which ONNX has not
+            unknown = layer.proj_size or (isinstance(inputs, Tensor) and inputs.dim() != 3)  # to ONNX
+            if unknown or threading.get_ident() != own:
                 return original(layer, inputs, hx)
             return _answer(layer, inputs, hx, packing)
 
