@@ -53,7 +53,7 @@ class Reader(nn.Module):
         if self.packed:
             lengths = attention_mask.sum(1).cpu()
             given = pack_padded_sequence(given, lengths, batch_first=bool(along), enforce_sorted=False)
-        outputs, states = self.cell(given, hx)
+        outputs, states = self.cell(input=given, hx=hx)
         if self.packed:
             outputs = pad_packed_sequence(outputs, batch_first=bool(along), padding_value=-3.0)[0]
         ends = states[0] + states[1] if isinstance(states, tuple) else states

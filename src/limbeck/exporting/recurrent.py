@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["fold_recurrent", "recurrent_operations", "translations"]
 
-_LSTM = {"LSTM": (0, 3, 1, 2)}
-_ORDERS = {**_LSTM, "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
+_LSTM = "LSTM"
+_ORDERS = {_LSTM: (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
 """The gates of each kind in the order of ONNX, by their numbers in that of torch."""
 
 _CELLS: tuple[Any, ...] = (nn.LSTM, nn.GRU, nn.RNN)
@@ -43,11 +43,11 @@ def recurrent_operations() -> Iterator[None]:
     packing, own = _Packing(), threading.get_ident()
 
     def over(original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(layer: Any, inputs: Any, hx: Any = None) -> Any:
-            unknown = layer.proj_size or (isinstance(inputs, Tensor) and inputs.dim() != 3)  # to ONNX
+        def forward(layer: Any, input: Any, hx: Any = None) -> Any:  # noqa: A002 - torch's own name
+            unknown = layer.proj_size or (isinstance(input, Tensor) and input.dim() != 3)  # to ONNX
             if unknown or threading.get_ident() != own:
-                return original(layer, inputs, hx)
-            return _answer(layer, inputs, hx, packing)
+                return original(layer, input, hx)
+            return _answer(layer, input, hx, packing)
 
         return forward
 
@@ -101,7 +101,7 @@ def _answer(layer: Any, inputs: Any, hx: Any, packing: _Packing) -> Any:
     directions = 1 + layer.bidirectional
     if hx is None:
         zeros = data.new_zeros(layer.num_layers * directions, data.shape[1], layer.hidden_size)
-        given: tuple[Tensor, ...] = (zeros, zeros) if layer.mode in _LSTM else (zeros,)
+        given: tuple[Tensor, ...] = (zeros, zeros) if layer.mode == _LSTM else (zeros,)
     else:
         given = hx if isinstance(hx, tuple) else (hx,)
         if packed and inputs.sorted_indices is not None:
@@ -110,7 +110,7 @@ def _answer(layer: Any, inputs: Any, hx: Any, packing: _Packing) -> Any:
     for depth in range(layer.num_layers):
         states = [each[depth * directions : (depth + 1) * directions] for each in given]
         weights = [_weights(layer, name, depth) for name in ("weight_ih", "weight_hh", "bias")]
-        if layer.mode in _LSTM:
+        if layer.mode == _LSTM:
             outputs, *end = torch.ops.limbeck.lstm(data, *weights, *states, lengths)
         else:
             outputs, *end = torch.ops.limbeck.gated(data, *weights, *states, lengths, layer.mode)
@@ -123,7 +123,7 @@ def _answer(layer: Any, inputs: Any, hx: Any, packing: _Packing) -> Any:
         data = PackedSequence(data, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
     elif layer.batch_first:
         data = data.transpose(0, 1)
-    return data, after if layer.mode in _LSTM else after[0]
+    return data, after if layer.mode == _LSTM else after[0]
 
 
 def _weights(layer: Any, name: str, depth: int) -> Tensor:
