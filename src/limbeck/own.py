@@ -34,7 +34,10 @@ def require_own(folder: Path, top: Path) -> None:
         _refuse(top.parent, above, top)
     closed = not top.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)  # nobody else reaches what is in it
     for path in _within(folder, top):
-        found = path.stat()
+        try:
+            found = path.stat()
+        except FileNotFoundError:  # another process has made it and put it in its place
+            continue
         if found.st_uid != os.geteuid() or (_others_write(found) and not closed):
             _refuse(path, found, top)
 

@@ -102,6 +102,15 @@ def test_classes_that_are_ruled_out(given):
     assert bool((found[1][:, 55:] == 0).all())
 
 
+@pytest.mark.parametrize("given", DIVERGENCES, **by_name)
+def test_classes_of_no_mass_in_either_have_a_gradient_of_0(given):
+    case = Case()
+    case.labels.clamp_max_(50)
+    case.z[:, 55:] = case.v[:, 55:] = -1e9  # as padded vocabularies have
+    found, wanted = case.fused(given, case.v, 1.0), case.plain(given, case.target("dense", 1.0)[1], 1.0)
+    assert_near(found, wanted)
+
+
 def test_a_student_that_rules_out_what_the_teacher_says_has_an_infinite_loss():
     case = Case()
     case.labels.clamp_max_(50)

@@ -1,9 +1,11 @@
 """The loss of rows in C, beside the plain formulas in float64, and what happens where there is no compiler."""
 
+import gc
 import itertools
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -24,9 +26,11 @@ needs_compiler = pytest.mark.usefixtures("kernel")
 
 @pytest.fixture
 def kernel():
-    """Leave a test out where there is no kernel."""
-    if (reason := native.why_not_native()) is not None:
+    """Leave a test out where there is no compiler, or none is wanted."""
+    reason = native.why_not_native()
+    if reason is not None and (reason.startswith("there is no C compiler") or os.environ.get("LIMBECK_NATIVE") == "0"):
         pytest.skip(f"the kernel in C: {reason}")
+    assert reason is None
 
 
 def compared(case, given, kind, temperature):
@@ -46,7 +50,8 @@ def test_every_target_at_every_temperature(given, kind, temperature):
 @needs_compiler
 @pytest.mark.parametrize("rows", [1, 3, 50])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_rows_are_the_same_however_many_threads_and_rows_there_are(rows, threads):
+def test_rows_are_the_same_however_many_threads_and_rows_there_are(rows, threads, monkeypatch):
+    monkeypatch.setattr(native, "_LEAST", 1)
     case, before = Case(rows=max(rows, 5)), torch.get_num_threads()
     case.z, case.v, case.labels, case.mask = (each[:rows] for each in (case.z, case.v, case.labels, case.mask))
     parts = [Hard(case.labels.clamp_min(0), 0.5, case.mask), Soft(case.v, 3.0, KL, 0.25, case.mask)]
@@ -226,12 +231,16 @@ def test_a_kernel_that_computes_another_loss_is_not_used_and_one_is_made_once(tm
     made = kernel.stat().st_mtime_ns
     assert why(tmp_path) == "None"
     assert kernel.stat().st_mtime_ns == made
-    kernel.write_bytes(b"no library")
-    assert "cannot be used" in why(tmp_path)
     wrong = tmp_path / "wrong.c"
-    wrong.write_text("void limbeck_rows(void *all) { (void)all; }\n")
-    subprocess.run(["cc", "-shared", "-fPIC", str(wrong), "-o", str(kernel)], check=True)
-    assert why(tmp_path) == "what the C compiler made computes another loss"
+    for code, left in ((None, "None"), ("int other;", "None"), ("void limbeck_rows(void *all) { (void)all; }", None)):
+        kernel.unlink()
+        if code is None:
+            kernel.write_bytes(b"no library")  # which is made anew
+        else:
+            wrong.write_text(code)
+            subprocess.run(["cc", "-shared", "-fPIC", str(wrong), "-o", str(kernel)], check=True)
+        assert why(tmp_path) == (left or "what the C compiler made computes another loss")
+    assert [each.name for each in kernel.parent.iterdir()] == [kernel.name]
     kernel.chmod(0o666)
     (tmp_path / "limbeck").chmod(0o755)
     assert "cannot be used" in why(tmp_path)  # another user could have written it
@@ -245,3 +254,140 @@ def test_draws_that_repeat_are_added_up():
     native.native(z, [Soft(target, 1.0)], gradient)
     drawn = torch.tensor([[0, 0.75, 0, 0, 0.25, 0], [0.5, 0, 0, 0, 0, 0.5]])
     torch.testing.assert_close(gradient, z.softmax(-1) - drawn)
+
+
+def near(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6, equal_nan=True)
+
+
+def both(z, parts, *, gradient=True):
+    """Return values and gradient of the kernel and of tiles."""
+    found = []
+    for way in (native.native, tiled):
+        slope = torch.empty(z.shape, dtype=torch.float32) if gradient else None
+        values = way(z, parts, slope)
+        found.append([*values, *([slope] if gradient else [])])
+    return found
+
+
+@needs_compiler
+@pytest.mark.parametrize("given", DIVERGENCES, **by_name)
+def test_what_is_no_number_is_none_by_any_divergence(given):
+    for value in (torch.nan, torch.inf):
+        case = Case()
+        case.z[7, 9] = value
+        near(*both(case.z, [Soft(case.v, 1.0, given), Hard(case.labels.clamp_min(0))], gradient=False))
+        case = Case()
+        case.v[7, 9] = value
+        near(*both(case.z, [Soft(case.v, 1.0, given)], gradient=False))
+
+
+@needs_compiler
+def test_sparse_targets_that_are_no_distributions_are_what_tiles_make_of_them():
+    case = Case()
+    target, _ = case.target("topk", 1.0)
+    broken = target.log_probs.clone()
+    broken[3, 2] = torch.nan
+    tails = target.log_tail.clone()
+    tails[4] = torch.nan
+    for wrong in (
+        TopK(target.ids, target.log_probs, torch.full((24,), -torch.inf)),
+        TopK(target.ids, target.log_probs + 0.1, target.log_tail),
+        TopK(target.ids, broken, target.log_tail),
+        TopK(target.ids, target.log_probs, tails),
+    ):
+        near(*both(case.z, [Soft(wrong, 1.0)]))
+        near(*both(case.z, [Soft(wrong, 1.0, DIVERGENCES[1])], gradient=False))
+    draws = case.target("sampled", 1.0)[0]
+    case.z[2, draws.ids[2, 0]] = -torch.inf
+    near(*both(case.z, [Soft(draws, 1.0)], gradient=False))
+
+
+@needs_compiler
+def test_a_value_that_float32_cannot_hold_leaves_the_logits_for_the_other_way():
+    case, log_probs = Case(classes=10, scale=1.0), torch.full((24, 5), 0.2).log()
+    target = TopK(torch.arange(5).expand(24, 5), log_probs, torch.full((24,), -torch.inf))
+    case.z[:, 2:5] = torch.finfo(torch.float32).min
+    parts = [Soft(target, 0.5), Hard(torch.zeros(24, dtype=torch.int64))]
+    place, apart = case.z.clone(), torch.empty_like(case.z)
+    near([*native.native(place, parts, place), place], [*tiled(case.z, parts, apart), apart])
+
+
+@needs_compiler
+def test_labels_alone_values_alone_and_rows_of_which_one_part_counts():
+    case = Case()
+    labels = case.labels.clamp_min(0)
+    for parts in (
+        [Hard(labels, 0.5)],
+        [Hard(labels, 0.5, case.mask)],
+        [Soft(case.v, 3.0, KL, 0.25, ~case.mask), Hard(labels, 0.5, case.mask)],
+        [Soft(case.v, 2.0, KL, torch.tensor(0.25), case.mask), Hard(labels, torch.tensor(0.5))],
+    ):
+        for gradient in (True, False):
+            near(*both(case.z, parts, gradient=gradient))
+
+
+@needs_compiler
+def test_any_type_and_layout_of_what_is_compared_with(monkeypatch):
+    case = Case()
+    target, _ = case.target("topk", 2.0)
+    wide = torch.randn(24, 80)
+    wide[:, :61] = case.z
+    for z in (case.z, wide[:, :61]):
+        for teacher in (case.v.bfloat16(), case.v.half(), case.v.T.contiguous().T):
+            near(*both(z, [Soft(teacher, 2.0)]))
+        near(*both(z, [Soft(TopK(target.ids.int().long(), target.log_probs.bfloat16().float(), target.log_tail), 2.0)]))
+    assert native._fits(wide[:, :61], [Soft(case.v)], torch.empty(24, 61))
+    whole = both(case.z, [Soft(case.v.bfloat16(), 2.0), Hard(case.labels.clamp_min(0))])[0]
+    monkeypatch.setattr(native, "_PIECE", 300)
+    near(whole, both(case.z, [Soft(case.v.bfloat16(), 2.0), Hard(case.labels.clamp_min(0))])[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_torch_makes_by_default_does_not_matter(dtype):
+    case, before = Case(), torch.get_default_dtype()
+    wanted = both(case.z, [Soft(case.v, 2.0)])[0]
+    try:
+        torch.set_default_dtype(dtype)
+        found = both(case.z, [Soft(case.v, 2.0)])[0]
+        assert native._right(native._library())
+    finally:
+        torch.set_default_dtype(before)
+    assert all(map(torch.equal, found, wanted))
+
+
+@needs_compiler
+def test_numbers_that_do_not_lie_in_memory_as_they_are_take_another_way():
+    class Own(torch.Tensor):
+        pass
+
+    z, v = torch.randn(4, 9), torch.randn(4, 9)
+    for odd in (v.as_subclass(Own), torch._neg_view(v), v.to("meta")):
+        assert not native._fits(z, [Soft(odd)], None)
+        assert not native._fits(odd, [Soft(v)], None)
+        assert not native._fits(z, [Soft(v, mask=odd)], None)
+    with pytest.raises(RuntimeError, match="meta"):
+        joint(z, [Soft(v.to("meta"))])
+    near(*both(z, [Soft(torch._neg_view(v))]))
+
+
+def test_threads_hold_what_they_read_when_the_caller_is_interrupted(monkeypatch):
+    taken = []
+
+    def interrupted(work, threads):
+        taken.append(work)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(native, "shared", interrupted)
+    monkeypatch.setattr(native, "_made", lambda: (object(), None))
+    z, gradient = torch.randn(4, 9), torch.empty(4, 9)
+    with pytest.raises(KeyboardInterrupt):
+        native.native(z, [Soft(torch.randn(4, 9).bfloat16())], gradient)
+    held = weakref.ref(gradient)
+    del gradient
+    assert held() is not None
+    taken.clear()
+    gc.collect()
+    assert held() is None

@@ -16,6 +16,7 @@
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* in memory */
 
 /* Soft targets: none; dense by KL or cross-entropy, reverse KL, Jensen-Shannon, skewed KL or total variation; some. */
@@ -57,7 +58,7 @@ static inline floats exponential(floats x) {
   sum = sum * left + 1.6666665459e-1f;
   sum = sum * left + 5.0000001201e-1f;
   sum = sum * (left * left) + left + 1.0f;
-  ints scale = ((ints)moved - 0x4B400000 + 127) << 23;
+  bits scale = ((bits)moved - 0x4B400000u + 127u) << 23;
   return where(~(ints)(x < -87.0f), sum * (floats)scale);
 }
 
@@ -67,11 +68,10 @@ static inline floats power_of(floats x, int power) {
   return x;
 }
 
-/* log x for x > 0 that is no denormal number, by Cephes' polynomial; infinite where x is, and undefined elsewhere. */
+/* log x for x > 0 that is no denormal number, by Cephes' polynomial; x itself where that is infinite or no number. */
 static inline floats logarithm(floats x) {
-  ints bits = (ints)x - 0x3F3504F3; /* of the root of 1/2, from which to the root of 2 numbers are taken */
-  ints power = bits >> 23;
-  floats left = (floats)((ints)x - (power << 23)) - 1.0f, square = left * left;
+  ints power = (ints)((bits)x - 0x3F3504F3u) >> 23; /* the root of 1/2: numbers are taken from there to the root of 2 */
+  floats left = (floats)((bits)x - ((bits)power << 23)) - 1.0f, square = left * left;
   floats sum = left * 7.0376836292e-2f - 1.1514610310e-1f;
   sum = sum * left + 1.1676998740e-1f;
   sum = sum * left - 1.2420140846e-1f;
@@ -82,8 +82,8 @@ static inline floats logarithm(floats x) {
   sum = sum * left + 3.3333331174e-1f;
   floats times = __builtin_convertvector(power, floats);
   floats found = left + (times * -2.12194440e-4f + (sum * left * square - 0.5f * square)) + times * 0.693359375f;
-  ints endless = x == INFINITY;
-  return (floats)((endless & (ints)x) | (~endless & (ints)found));
+  ints as_it_is = (x == INFINITY) | (x != x);
+  return (floats)((as_it_is & (ints)x) | (~as_it_is & (ints)found));
 }
 
 static inline double total(floats sums) {
@@ -305,15 +305,16 @@ static inline __attribute__((always_inline)) void one_row(const Rows *all, int64
     for (int64_t each = 0; each < some; each++) {
       double log_p = log_probs[each], one = exp(log_p), log_q = (x[ids[each]] - (double)most) * all->inverse - normaliser;
       mass += one;
-      if (one > 0) soft += one * ((all->entropies ? log_p : 0) - log_q);
+      if (!(one == 0)) soft += one * ((all->entropies ? log_p : 0) - log_q);
       kept[each] = q[ids[each]];
       q[ids[each]] = 0;
     }
     rest = sum_of(q, classes); /* not 1 less what is kept, which would cancel */
     tail = exp(log_tail);
     mass += tail;
-    if (tail > 0) soft += tail * ((all->entropies ? log_tail : 0) - (log(rest) - normaliser));
+    if (!(tail == 0)) soft += tail * ((all->entropies ? log_tail : 0) - (log(rest) - normaliser));
     if (!(rest > 0)) soft = NAN; /* no mass is left, or too little to be seen */
+    if (all->entropies && !(fabs(mass - 1) < 1e-5)) soft = NAN; /* no distribution: tiles know what is made of it */
     by.by_q = (float)(all->by_soft * (mass / sums.student - tail / rest));
   }
   if (kind == DRAWS) {
@@ -322,8 +323,12 @@ static inline __attribute__((always_inline)) void one_row(const Rows *all, int64
   }
   if (kind != NONE) all->soft[row] = (float)soft;
   if (power >= 0) all->hard[row] = (float)hard;
-  if (!gradient || !isfinite(soft) || !isfinite(hard)) return; /* the caller computes such a row by another way */
-
+  if (!isfinite((float)soft) || !isfinite((float)hard) || !isfinite(by.by_q) || !isfinite(by.by_plain)) {
+    if (all->soft) all->soft[row] = NAN; /* the caller computes such a row by another way, from its logits */
+    if (all->hard) all->hard[row] = NAN;
+    return;
+  }
+  if (!gradient) return;
   write_gradient(own, gradient, by, classes);
   for (int64_t each = 0; kind == TOP && each < some; each++) {
     q[ids[each]] = kept[each];

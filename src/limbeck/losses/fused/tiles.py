@@ -284,7 +284,7 @@ def _js(pair: _Pair, wanted: bool) -> tuple[Tensor, Tensor | None]:
 def _skewed(pair: _Pair, wanted: bool) -> tuple[Tensor, Tensor | None]:
     share, p, q = pair.share, pair.p.probs, pair.q.probs
     mixed = pair.gap.sub_(pair.shift.unsqueeze(-1)).neg_().exp_().mul_(1.0 - share).add_(share)  # m/p
-    by_log = (p / mixed).mul_(q / p).mul_(share - 1.0) if wanted else None
+    by_log = (q / mixed).mul_(share - 1.0) if wanted else None
     value = -torch.linalg.vecdot(p, mixed.log_())
     if by_log is None:
         return value, None
