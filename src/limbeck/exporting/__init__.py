@@ -4,7 +4,7 @@ from limbeck.exporting.graph import Graph, Inputs, Interface, Normalisation, Por
 from limbeck.exporting.int8 import quantize_file
 from limbeck.exporting.library_folder import read_library, write_library
 from limbeck.exporting.network import ExportedNetwork, ExportedStep, graph_inputs
-from limbeck.exporting.onnx_file import ONNX, check_onnx, read_onnx, write_onnx
+from limbeck.exporting.onnx_file import ONNX, check_onnx, opsets, read_onnx, write_onnx
 from limbeck.exporting.program import PROGRAM, read_program, write_program
 from limbeck.exporting.sizes import exported_bytes, ideal_bytes
 from limbeck.exporting.writing import CONFIG, WEIGHTS, stored, write_folder
@@ -26,6 +26,7 @@ __all__ = [
     "graph_inputs",
     "graph_of",
     "ideal_bytes",
+    "opsets",
     "quantize_file",
     "read_library",
     "read_onnx",

@@ -1,6 +1,6 @@
 """A network as a function of named tensors, which is what exporters take, and what its inputs and answers are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from inspect import Parameter, Signature
@@ -12,13 +12,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from limbeck.carry import state_axis
 from limbeck.compress.weights import computed_by, fold, layers_of, places_of, weights_of_layer
-from limbeck.errors import ExportError, lacks_memory, one_line, silenced
+from limbeck.errors import ExportError, LimbeckError, lacks_memory, one_line, silenced
+from limbeck.exporting.lengths import DECODER_LENGTH, axes_of, of_lengths
 from limbeck.models.layers import merged
 from limbeck.outputs import run_model
 
 __all__ = [
     "INPUTS",
-    "LENGTHS",
     "LOGITS",
     "Graph",
     "Inputs",
@@ -31,8 +31,7 @@ __all__ = [
 ]
 
 INPUTS, LOGITS = "inputs", "logits"
-BATCH, *LENGTHS = "batch", "length", "decoder_length"
-_DECODER = "decoder_"  # begins the names of a decoder's inputs, as in the Transformers library
+BATCH = "batch"
 SIZES = ("height", "width")
 _MASK = "attention_mask"
 
@@ -135,9 +134,9 @@ class _Function(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, names: Sequence[str], *, mapping: bool) -> None:
+    def __init__(self, network: nn.Module, names: Sequence[str], *, mapping: bool, truths: Set[str]) -> None:
         super().__init__()
-        self.network, self.mapping = network, mapping
+        self.network, self.mapping, self.truths = network, mapping, truths
         self.scaled = self.pixels = False
         self.nesting: Any = None
 
@@ -160,6 +159,7 @@ class _Function(nn.Module):
         self.nesting = nesting
 
     def _answer(self, named: dict[str, Tensor]) -> Any:
+        named = {name: each.bool() if name in self.truths else each for name, each in named.items()}
         if self.nesting is not None:
             names = list(named)[: len(named) - self.nesting.num_leaves]
             state = tree_unflatten([each for name, each in named.items() if name not in names], self.nesting)
@@ -212,6 +212,11 @@ def graph_of(
     A network that answers with a recurrent state becomes one step: length 1, state in and out.
     """
     network, mapping, named = plain(model), isinstance(inputs, Mapping), as_named(inputs)
+    keywords = inputs if isinstance(inputs, Mapping) else {}
+    truths = {name for name, each in keywords.items() if each.dtype == torch.bool}
+    for name in named:
+        if name == LOGITS or not name.isidentifier():
+            raise ExportError(f"export: found an input named '{name}'; expected a keyword, and not that of the answer")
     with torch.no_grad():
         outputs = run_model(network, inputs)
         state, nesting = tree_flatten(outputs.state)
@@ -221,26 +226,37 @@ def graph_of(
                     "with: found normalisation for inputs that are whole numbers; expected pixels or numbers. Leave it"
                     " out"
                 )
-            function = _Function(network, list(named), mapping=mapping)
+            function = _Function(network, list(named), mapping=mapping, truths=truths)
             if normalisation is not None:
                 function.scale(normalisation, named[INPUTS].dim())
                 named = {INPUTS: normalisation.raw(named[INPUTS])}
             free = {} if resized is None else dict(zip((2, 3), SIZES, strict=True))
-            ports = tuple(_port(name, each, {**_free(name, each), **free}) for name, each in named.items())
-            along = _length_of_answer(outputs.logits, named)
+            axes = {} if normalisation is not None else _lengths(network, named, lambda each: _handed(each, inputs))
+            ports = tuple(
+                _port(name, each, {0: BATCH, **({1: axes[name]} if name in axes else {}), **free})
+                for name, each in named.items()
+            )
+            along = _length_of_answer(outputs.logits, named, axes)
             if resized is not None:
                 along = _sizes_of_answer(outputs.logits, run_model(network, resized).logits, named[INPUTS], resized)
             answer = _port(LOGITS, outputs.logits.float(), {0: BATCH, **along})
             return Graph(function, named, Interface(ports, (answer,), mapping, normalisation=normalisation))
         axis, count = state_axis(network), len(next(iter(named.values())))
+        flat = next((name for name, each in named.items() if each.dim() < 2), None)
+        if flat is not None:
+            raise ExportError(
+                f"export: found '{flat}' of shape {tuple(named[flat].shape)} beside a recurrent state, which makes the"
+                " graph one step; expected (N, L). Answer the logits alone, or use safetensors"
+            )
         first = {name: each[:, :1].contiguous() for name, each in named.items() if name != _MASK}
         before = {f"state_{number}": torch.zeros_like(each) for number, each in enumerate(state)}
         for name, each in before.items():
             if each.dim() <= axis or each.shape[axis] != count:
                 raise ExportError(
-                    f"state: found {name} of shape {tuple(each.shape)}; expected a row a sample on {axis}"
+                    f"export: found a second answer with {name} of shape {tuple(each.shape)}, which is read as a"
+                    f" recurrent state; expected a row a sample on axis {axis}. Answer the logits alone if it is none"
                 )
-        step = _Function(network, [*first, *before], mapping=mapping)
+        step = _Function(network, [*first, *before], mapping=mapping, truths=truths)
         step.step(nesting)
         logits, *after = step(**first, **before)
     ports = tuple(_port(name, each, {0: BATCH}) for name, each in first.items())
@@ -250,24 +266,36 @@ def graph_of(
     return Graph(step, {**first, **before}, given)
 
 
+def _handed(named: Mapping[str, Tensor], inputs: Inputs) -> Inputs:
+    """Return named inputs as the network is called with them, and with the types of its own inputs."""
+    if isinstance(inputs, Tensor):
+        return named[INPUTS].to(inputs.dtype)
+    return {name: each.to(inputs[name].dtype) for name, each in named.items()}
+
+
 def _port(name: str, tensor: Tensor, free: Mapping[int, str]) -> Port:
     shape = tuple(free.get(axis, size) for axis, size in enumerate(tensor.shape))
     return Port(name, str(tensor.dtype).removeprefix("torch."), shape)
 
 
-def _free(name: str, tensor: Tensor) -> dict[int, str]:
-    """Return the axes of an input that are free: the batch, and the length of token ids and what belongs to them."""
-    ids = not tensor.is_floating_point() and tensor.dtype != torch.uint8
-    if ids and tensor.dim() >= 2 and tensor.shape[1] > 1:
-        length = LENGTHS[name.startswith(_DECODER)]
-        return {axis: BATCH if axis == 0 else length for axis in range(tensor.dim())}
-    return {0: BATCH}
+def _lengths(
+    network: nn.Module, named: Mapping[str, Tensor], given: Callable[[Mapping[str, Tensor]], Any]
+) -> dict[str, str]:
+    """Return the axes of inputs that are lengths of texts, if the network answers any other length."""
+    axes = axes_of(named)
+    for more in (1, -1):
+        try:
+            run_model(network, given(of_lengths(named, axes, more)))
+        except LimbeckError:
+            continue
+        return axes
+    return {}
 
 
-def _length_of_answer(logits: Tensor, inputs: Mapping[str, Tensor]) -> dict[int, str]:
+def _length_of_answer(logits: Tensor, inputs: Mapping[str, Tensor], axes: Mapping[str, str]) -> dict[int, str]:
     """Return the axis of an answer for each token that is as long as the tokens: those of a decoder, if it has any."""
-    answered = {name: each for name, each in inputs.items() if name.startswith(_DECODER)} or inputs
-    found = {each.shape[1]: _free(name, each).get(1) for name, each in answered.items() if each.dim() > 1}
+    names = [name for name, axis in axes.items() if axis == DECODER_LENGTH] or list(axes)
+    found = {inputs[name].shape[1]: axes[name] for name in reversed(names)}
     length = found.get(logits.shape[1]) if logits.dim() == 3 else None
     return {} if length is None else {1: length}
 
@@ -294,13 +322,15 @@ def traced(graph: Graph) -> torch.export.ExportedProgram:
     try:
         with torch.no_grad(), silenced():
             return torch.export.export(graph.function, args, keywords, dynamic_shapes=shapes, strict=False)
+    except ExportError:
+        raise
     except Exception as error:
         if lacks_memory(error):
             raise
         if "DataDependent" in str(error):
             raise ExportError(
-                "export: found a forward that decides by the values of its inputs, as `if mask.all()` does; expected"
-                " one that a graph can hold. Use safetensors"
+                "export: found a forward that decides by the values of its inputs, as `if mask.all()` or"
+                " lengths.tolist() do; expected one that a graph can hold. Use safetensors"
             ) from error
         if "specialized it to be a constant" in str(error):
             raise ExportError(

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import ExportError, lacks_memory, one_line, silenced
 from limbeck.exporting.onnx_file import DATA, ONE_FILE, ONNX
+from limbeck.exporting.recurrent import graphs_of
 
 __all__ = ["quantize_file"]
 
@@ -117,9 +118,11 @@ def _quantize_embeddings(path: Path, small: Path) -> None:
 
     model = onnx.load(path)
     graph = model.graph
-    for table in [each for each in graph.initializer if _is_table(each)]:
+    elsewhere = {each.name for each in graph.output}  # and in loops and branches
+    elsewhere |= {name for part in [*graphs_of(graph)][1:] for node in part.node for name in node.input}
+    for table in [each for each in graph.initializer if _is_table(each) and each.name not in elsewhere]:
         users = [node for node in graph.node if table.name in node.input]
-        heads = {id(node): _products(graph, node) for node in users if node.op_type == "Transpose"}
+        heads = {id(n): _products(graph, n, elsewhere) for n in users if n.op_type == "Transpose"}
         if any(node.op_type == "Gather" for node in users) and all(heads.get(id(n), _reads(n, table)) for n in users):
             _quantize_table(graph, table, heads)
     large = sum(len(each.raw_data) for each in graph.initializer) >= ONE_FILE
@@ -140,10 +143,10 @@ def _reads(node: Any, table: Any) -> bool:
     return node.op_type == "Gather" and node.input[0] == table.name and axes in ([], [0])
 
 
-def _products(graph: Any, transpose: Any) -> list[Any]:
+def _products(graph: Any, transpose: Any, elsewhere: Set[str]) -> list[Any]:
     """Return the products whose second factor is a transposed table; none where it has another use as well."""
     users = [node for node in graph.node if transpose.output[0] in node.input]
-    if transpose.output[0] in {each.name for each in graph.output}:
+    if transpose.output[0] in elsewhere:
         return []
     fit = all(node.op_type == "MatMul" and list(node.input).index(transpose.output[0]) == 1 for node in users)
     return users if fit else []

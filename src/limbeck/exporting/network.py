@@ -51,7 +51,7 @@ class ExportedNetwork(nn.Module):
         """Return what calls a graph, which may be one step."""
         return (ExportedStep if interface.states else cls)(call, interface)
 
-    def forward(self, inputs: Inputs | None = None, **keywords: Tensor) -> Any:
+    def forward(self, inputs: Inputs | None = None, /, **keywords: Tensor) -> Any:
         """Return logits (N, ...)."""
         return self.call(graph_inputs(keywords if inputs is None else inputs, self.interface))[0]
 
@@ -65,7 +65,7 @@ class ExportedStep(ExportedNetwork):
         super().__init__(call, interface)
         self.state_axis = interface.state_axis  # type: ignore[misc]
 
-    def forward(self, inputs: Inputs | None = None, state: Any = None, **keywords: Tensor) -> Outputs:
+    def forward(self, inputs: Inputs | None = None, /, state: Any = None, **keywords: Tensor) -> Outputs:
         """Return `Outputs` with logits (N, L, V) and the state after the last place."""
         return self._stepped(as_named(keywords if inputs is None else inputs), state)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import Tensor
 from limbeck.errors import ExportError, ModelError, RunError, lacks_memory, one_line, silenced
 from limbeck.exporting.graph import Graph, Interface, traced
 from limbeck.exporting.network import ExportedNetwork
-from limbeck.exporting.recurrent import fold_recurrent, recurrent_operations, translations
+from limbeck.exporting.recurrent import fold_recurrent, graphs_of, has_recurrent, recurrent_operations, translations
 
-__all__ = ["DATA", "ONE_FILE", "ONNX", "check_onnx", "read_onnx", "write_onnx"]
+__all__ = ["DATA", "ONE_FILE", "ONNX", "check_onnx", "opsets", "read_onnx", "write_onnx"]
 
 ONNX = "model.onnx"
 DATA = "model.onnx.data"
@@ -33,8 +34,8 @@ def check_onnx() -> None:
             raise ModelError(f"onnx needs the package {name}; pip install 'limbeck[export]'") from None
 
 
-def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> dict[str, int]:
-    """Write a graph, checked by ONNX's own checker; return the version of each set of operations that it uses.
+def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> Interface:
+    """Write a graph, checked by ONNX's own checker; return its interface with the names that its free axes have.
 
     metadata: plain values that are put into the file.  ExportError where the exporter or the checker refuses it.
     """
@@ -60,14 +61,20 @@ def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> dict[
                 raise ExportError("export: the ONNX exporter gave nothing; use --to torch-export")
             made.save(path, external_data=large)
             model = onnx.load(path, load_external_data=False)
-            _name_axes(model, graph.interface)
-            if not large:
+            interface = _name_axes(model, graph.interface)
+            beside = large and not has_recurrent(model)  # weights that stay where they are
+            if not beside:
+                onnx.load_external_data_for_model(model, str(folder))
                 fold_recurrent(model)
             _without_places(model.graph)
             for name, value in metadata.items():
                 entry = model.metadata_props.add()
                 entry.key, entry.value = name, value if isinstance(value, str) else json.dumps(value)
-            path.write_bytes(model.SerializeToString())
+            if beside:
+                path.write_bytes(model.SerializeToString())
+            else:
+                (folder / DATA).unlink(missing_ok=True)
+                onnx.save_model(model, str(path), save_as_external_data=large, location=DATA)
             onnx.checker.check_model(str(path), full_check=True)
     except ExportError:
         raise
@@ -77,28 +84,47 @@ def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> dict[
         raise ExportError(
             f"export: the network cannot be written as ONNX ({one_line(error)}); use --to torch-export or safetensors"
         ) from error
+    return interface
+
+
+def opsets(folder: Path) -> dict[str, int]:
+    """Return the version of each set of operations that a file uses."""
+    import onnx
+
+    model = onnx.load(folder / ONNX, load_external_data=False)
     return {each.domain or "ai.onnx": each.version for each in model.opset_import}
 
 
 def _without_places(graph: Any) -> None:
     """Leave out what the exporter notes of each node's code: the paths of a machine, and most of a small file."""
-    for each in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del each.metadata_props[:]
+    for part in graphs_of(graph):
+        for each in (part, *part.node, *part.input, *part.output, *part.value_info, *part.initializer):
+            del each.metadata_props[:]
+            each.doc_string = ""
 
 
-def _name_axes(model: Any, interface: Interface) -> None:
-    """Give the free axes their names in place of the exporter's, and require them to be free."""
+def _name_axes(model: Any, interface: Interface) -> Interface:
+    """Give the free axes their names in place of the exporter's, and require them to be free.
+
+    ONNX Runtime takes axes of one name to have one size, so that a second size gets a name of its own.
+    """
     names: dict[str, str] = {}
     for port, value in zip(interface.inputs, model.graph.input, strict=True):
         for axis, dimension in zip(port.shape, value.type.tensor_type.shape.dim, strict=True):
             if isinstance(axis, str):
                 if not dimension.dim_param:
                     raise ExportError(f"export: the ONNX exporter fixed the {axis} of '{port.name}'; use torch-export")
-                names[dimension.dim_param] = axis
+                taken = axis in names.values()
+                names.setdefault(dimension.dim_param, f"{port.name}_{axis}" if taken else axis)
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param in names:
                 dimension.dim_param = names[dimension.dim_param]
+    ports = []
+    for port, value in zip(interface.inputs, model.graph.input, strict=True):
+        sizes = zip(port.shape, value.type.tensor_type.shape.dim, strict=True)
+        ports.append(replace(port, shape=tuple(each.dim_param or axis for axis, each in sizes)))
+    return replace(interface, inputs=tuple(ports))
 
 
 def read_onnx(folder: Path, interface: Interface) -> ExportedNetwork:

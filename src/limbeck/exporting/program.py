@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from limbeck.errors import ExportError, RunError, lacks_memory, one_line, silenced
-from limbeck.exporting.graph import LENGTHS, Graph, Interface, traced
+from limbeck.exporting.graph import Graph, Interface, traced
 from limbeck.exporting.network import ExportedNetwork
 
 __all__ = ["PROGRAM", "read_program", "write_program"]
@@ -21,11 +21,10 @@ def write_program(graph: Graph, folder: Path) -> None:
     try:
         program = traced(graph)
     except ExportError as error:
-        free = any(axis in LENGTHS for port in graph.interface.inputs for axis in port.shape)
-        if free and any(isinstance(each, nn.RNNBase) for each in graph.function.modules()):
+        if any(isinstance(each, nn.RNNBase) for each in graph.function.modules()):
             raise ExportError(
-                "export: found a recurrent layer over texts of any length, which torch.export unrolls over one length; "
-                "use --to onnx, or safetensors"
+                "export: found a recurrent layer over texts of any length, or over packed ones, which torch.export"
+                " cannot hold; use --to onnx, or safetensors"
             ) from error
         raise
     for module in program.graph_module.modules():

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["fold_recurrent", "recurrent_operations", "translations"]
+from limbeck.errors import ExportError
+
+__all__ = ["fold_recurrent", "graphs_of", "has_recurrent", "recurrent_operations", "translations"]
 
 _LSTM = "LSTM"
 _ORDERS = {_LSTM: (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
 """The gates of each kind in the order of ONNX, by their numbers in that of torch."""
 
+_OPERATIONS = ("LSTM", "GRU", "RNN")  # of ONNX
 _CELLS: tuple[Any, ...] = (nn.LSTM, nn.GRU, nn.RNN)
 _INPUTS = "Tensor inputs, Tensor weight, Tensor recurrence, Tensor bias, Tensor hidden"
 torch.library.define("limbeck::lstm", f"({_INPUTS}, Tensor cell, Tensor? lengths) -> (Tensor, Tensor, Tensor)")
@@ -44,9 +47,10 @@ def recurrent_operations() -> Iterator[None]:
 
     def over(original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(layer: Any, input: Any, hx: Any = None) -> Any:  # noqa: A002 - torch's own name
-            unknown = layer.proj_size or (isinstance(input, Tensor) and input.dim() != 3)  # to ONNX
-            if unknown or threading.get_ident() != own:
+            if threading.get_ident() != own or (isinstance(input, Tensor) and input.dim() != 3):
                 return original(layer, input, hx)
+            if layer.proj_size:
+                raise ExportError("export: found an LSTM with proj_size, which ONNX has not; expected one without")
             return _answer(layer, input, hx, packing)
 
         return forward
@@ -72,6 +76,11 @@ class _Packing(TorchFunctionMode):
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def lengths(self, sizes: Tensor) -> Tensor:
+        if id(sizes) not in self._kept:
+            raise ExportError(
+                "export: found a packed sequence that was made of parts of another; expected what pack_padded_sequence"
+                " returns"
+            )
         return self._kept[id(sizes)][1]
 
     def __torch_function__(
@@ -85,10 +94,12 @@ class _Packing(TorchFunctionMode):
             self._kept[id(sizes)] = (sizes, lengths)
             return data, sizes
         if name == "_pad_packed_sequence":
-            data, sizes, batch_first, value, _ = args
+            data, sizes, batch_first, value, total = args
             lengths = self.lengths(sizes)
             seen = torch.arange(data.shape[0], device=data.device)[:, None] < lengths[None]
             padded = torch.where(seen[..., None], data, value)
+            if not isinstance(total, int) or total > 0:  # -1 where it was not asked for
+                padded = nn.functional.pad(padded, (0, 0, 0, 0, 0, total - data.shape[0]), value=value)
             return (padded.transpose(0, 1) if batch_first else padded), lengths
         return function(*args, **(keywords or {}))
 
@@ -103,7 +114,7 @@ def _answer(layer: Any, inputs: Any, hx: Any, packing: _Packing) -> Any:
         zeros = data.new_zeros(layer.num_layers * directions, data.shape[1], layer.hidden_size)
         given: tuple[Tensor, ...] = (zeros, zeros) if layer.mode == _LSTM else (zeros,)
     else:
-        given = hx if isinstance(hx, tuple) else (hx,)
+        given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         if packed and inputs.sorted_indices is not None:
             given = tuple(each.index_select(1, inputs.sorted_indices) for each in given)
     ends = []
@@ -162,6 +173,11 @@ def translations() -> dict[Any, Callable[..., Any]]:
     return {torch.ops.limbeck.lstm.default: lstm, torch.ops.limbeck.gated.default: gated}
 
 
+def has_recurrent(model: Any) -> bool:
+    """Return whether a file has a recurrent layer."""
+    return any(node.op_type in _OPERATIONS for node in model.graph.node)
+
+
 def fold_recurrent(model: Any) -> None:
     """Compute what a file's recurrent layers make of their weights alone, so that these lie in it as they are used."""
     import onnx
@@ -169,7 +185,9 @@ def fold_recurrent(model: Any) -> None:
 
     graph, made = model.graph, {name: node for node in model.graph.node for name in node.output}
     constants = {each.name: each for each in graph.initializer}
-    wanted = {name for node in graph.node if node.op_type in ("LSTM", "GRU", "RNN") for name in node.input[1:4] if name}
+    wanted = {name for node in graph.node if node.op_type in _OPERATIONS for name in node.input[1:4] if name}
+    if not wanted:
+        return
     for name in sorted(wanted & set(made)):
         nodes, used = _behind(name, made, constants)
         if nodes is None:
@@ -202,10 +220,20 @@ def _behind(name: str, made: Mapping[str, Any], constants: Mapping[str, Any]) ->
     return (nodes if visit(name) else None), used
 
 
+def graphs_of(graph: Any) -> Iterator[Any]:
+    """Yield a graph and those inside of its nodes, as loops and branches have them."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for part in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graphs_of(part)
+
+
 def _without_unused(graph: Any) -> None:
     """Leave out nodes and constants that nothing uses."""
     while True:
-        used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
+        used = {name for part in graphs_of(graph) for node in part.node for name in node.input}
+        used |= {each.name for part in graphs_of(graph) for each in part.output}
         used -= {""}  # of inputs that are left out
         idle = [node for node in graph.node if not used & set(node.output)]
         if not idle:

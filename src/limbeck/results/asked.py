@@ -1,13 +1,14 @@
 """What a network and the file that it was exported to are both asked: batches, lengths of texts, sizes of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import ModelError
+from limbeck.errors import ExportError, ModelError
 from limbeck.exporting import Inputs
+from limbeck.exporting.lengths import axes_of, is_lengths
 from limbeck.networks import evaluating
 from limbeck.outputs import run_model
 
@@ -31,6 +32,11 @@ def batches_of(model: nn.Module, samples: Any) -> list[Named]:
     one = samples.batch(torch.zeros(1, dtype=torch.int64), augment=None, seed=0, view=0)
     with evaluating(model), torch.no_grad():
         logits = run_model(model, one.inputs, task=samples.task).logits
+    if logits.dim() < 2:
+        raise ExportError(
+            f"export: found answers of shape {tuple(logits.shape)} to one sample; expected (N, K), also where K is 1."
+            " Leave out the squeeze or flatten at the network's end"
+        )
     most = max(_TOGETHER, _MOST_BYTES // max(1, logits.numel() * logits.element_size()))
     positions = torch.arange(min(len(samples), MOST, most))
     parts = [*positions[:_ONE_BY_ONE].split(1), *positions.split(_TOGETHER)]
@@ -56,11 +62,11 @@ def lengths_of(model: nn.Module, batches: Sequence[Named], longest: int) -> list
     its encoder are.  Nothing where samples are no token ids.
     """
     like = next(batch for batch in batches if len(next(iter(batch.values()))) == _TOGETHER)
-    ids = next((each for each in like.values() if each.dim() == 2 and not each.is_floating_point()), None)
-    if ids is None or longest < 2 or any(each.dim() != 2 for each in like.values()):
+    axes = axes_of(like)
+    if not axes or longest < 2:
         return []
     lengths = sorted({1, (1 + longest) // 2, longest})
-    found = [(length, each) for length in lengths for each in _of_length(like, length, 1 + longest - length)]
+    found = [(n, each) for n in lengths for each in _of_length(like, axes, n, 1 + longest - n)]
     with evaluating(model), torch.no_grad():
         return [(length, each) for length, each in found if _answers(model, each)]
 
@@ -73,22 +79,25 @@ def _answers(model: nn.Module, batch: Named) -> bool:
     return True
 
 
-def _of_length(like: Named, length: int, decoded: int) -> Iterator[Named]:
+def _of_length(like: Named, axes: Mapping[str, str], length: int, other: int) -> Iterator[Named]:
     """Yield a batch with so many tokens a row, its own again and again: full, padded, and one row alone.
 
-    decoded: how many there are for a decoder.
+    axes: of the inputs with a length.  other: how many tokens there are where it is another length than the first's.
     """
-    mask = like.get("attention_mask")
-    first = next(iter(like.values()))
+    mask, first = like.get("attention_mask"), like[next(iter(axes))]
     real = torch.full((len(first),), first.shape[1]) if mask is None else mask.long().sum(1).clamp(min=1)
     places = torch.arange(length)[None] % real[:, None]
-    decoders = {name: each for name, each in like.items() if name.startswith("decoder_")}
-    rows = {name: each.gather(1, places) for name, each in like.items() if each.shape == first.shape}
-    rows |= {name: each[:, torch.arange(decoded) % each.shape[1]].contiguous() for name, each in decoders.items()}
-    if len(rows) < len(like):
-        return
+    rows = dict(like)
+    for name, axis in axes.items():
+        own = like[name]
+        same = axis == axes[next(iter(axes))]
+        rows[name] = own.gather(1, places) if same else own[:, torch.arange(other) % own.shape[1]].contiguous()
     if mask is not None:
         rows["attention_mask"] = torch.ones_like(rows["attention_mask"])
+    for name, each in like.items():
+        if is_lengths(name, each, first.shape[1]):
+            rows[name] = each.clamp(max=length)
+            rows[name][0] = length
     yield rows
     yield {name: each[:1].contiguous() for name, each in rows.items()}
     if mask is not None and length > 1:

@@ -26,6 +26,7 @@ from limbeck.exporting import (
     check_onnx,
     graph_inputs,
     graph_of,
+    opsets,
     quantize_file,
     stored,
     write_folder,
@@ -291,7 +292,8 @@ class _Writing:
                     config = config_of(whole)
                     positions, inputs = _calibration(self.training, Interface.of(config["graph"]))
                     used = quantize_file(folder, inputs)
-                    return {**config, "quantized": options.quantize, "calibration": positions if used else []}
+                    made = {"quantized": options.quantize, "calibration": positions if used else []}
+                    return {**config, **made, "opset": opsets(folder)}
 
                 write_folder(out, smaller, check=proof(Limits(agreement=options.agreement)))
             quantized = _quantized(model, out, self.samples, size, proofs[1][0])
@@ -392,7 +394,8 @@ def _written(
                 "normalisation": asdict(Normalisation(described.dtype, described.mean, described.std)),
                 "normalised": "inside" if scale is not None else "before",
             }
-        written["opset"] = write_onnx(graph, folder, metadata)
+        written["graph"] = write_onnx(graph, folder, metadata).as_dict()
+        written["opset"] = opsets(folder)
     return written
 
 

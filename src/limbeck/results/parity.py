@@ -144,6 +144,12 @@ def prove(
             _real(batch, run_model(model, handed(batch), task=task).logits, theirs[str(number)])
             for number, batch in enumerate(every)
         ]
+    for ours, others in pairs:
+        if ours.shape != others.shape:
+            raise ExportError(
+                f"export: found answers of shape {tuple(others.shape)} where the network's have {tuple(ours.shape)}; "
+                "expected the same. Where sequences are packed, pass total_length=x.shape[1], or mask what is padded"
+            )
     found = replace(
         _compared(pairs, samples, task),
         lengths=tuple(dict.fromkeys(length for length, _ in lengths)),
