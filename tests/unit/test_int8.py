@@ -71,6 +71,8 @@ def test_rows_are_rounded_to_steps_of_their_own_and_zeros_stay(tmp_path):
     assert (error <= step * 0.5001).all()
     assert (tmp_path / "net" / ONNX).stat().st_size < before - 2 * V * D
     assert [each.name for each in (tmp_path / "net").iterdir()] == [ONNX]
+    graph = onnx.load(tmp_path / "net" / ONNX).graph
+    assert {each.name for each in graph.initializer} <= {name for node in graph.node for name in node.input}
     assert onnx.load(tmp_path / "net" / ONNX).metadata_props[0].value == "word"
 
 

@@ -165,7 +165,9 @@ def _quantize_table(graph: Any, table: Any, heads: Mapping[int, list[Any]]) -> N
     scale = np.abs(values).max(1, keepdims=True) / 127
     scale[scale == 0] = 1
     rows = (np.rint(values / scale) + _MIDDLE).astype(np.uint8)
-    constants = {"rows": rows, "scale": scale.astype(np.float32), "zero": np.array(_MIDDLE, np.uint8)}
+    constants = {"rows": rows, "scale": scale.astype(np.float32), "middle": np.array(_MIDDLE, np.float32)}
+    if heads:
+        constants["zero"] = np.array(_MIDDLE, np.uint8)
     made = {key: f"{name}.{key}" for key in constants}
 
     def lookup(old: Any) -> list[Any]:
@@ -173,7 +175,7 @@ def _quantize_table(graph: Any, table: Any, heads: Mapping[int, list[Any]]) -> N
         return [
             node("Gather", [made["rows"], ids], [f"{end}.rows"]),
             node("Cast", [f"{end}.rows"], [f"{end}.float"], to=onnx.TensorProto.FLOAT),
-            node("Sub", [f"{end}.float", f"{name}.middle"], [f"{end}.steps"]),
+            node("Sub", [f"{end}.float", made["middle"]], [f"{end}.steps"]),
             node("Gather", [made["scale"], ids], [f"{end}.scale"]),
             node("Mul", [f"{end}.steps", f"{end}.scale"], [end]),
         ]
@@ -203,5 +205,4 @@ def _quantize_table(graph: Any, table: Any, heads: Mapping[int, list[Any]]) -> N
     del graph.node[:]
     graph.node.extend(found)
     graph.initializer.remove(table)
-    constants["middle"] = np.array(_MIDDLE, np.float32)
     graph.initializer.extend(onnx.numpy_helper.from_array(each, f"{name}.{key}") for key, each in constants.items())
