@@ -275,18 +275,19 @@ def _key(compiler: str) -> str:
 
 def _loaded(compiler: str, path: Path) -> ctypes.CDLL:
     """Load a kernel, made anew where there is none or where it cannot be loaded."""
-    for there in (path.exists(), False):
-        if not there:
-            _compile(compiler, path)
-        try:
-            library = ctypes.CDLL(str(path))
-            library.limbeck_rows.argtypes, library.limbeck_rows.restype = [ctypes.c_void_p], None
-        except (OSError, AttributeError):
-            if not there:
-                raise
-            path.unlink(missing_ok=True)
-            continue
-        break
+    try:
+        library = ctypes.CDLL(str(path)) if path.exists() else None
+    except OSError:
+        path.unlink(missing_ok=True)
+        library = None
+    if library is None:
+        _compile(compiler, path)
+        library = ctypes.CDLL(str(path))
+    try:
+        library.limbeck_rows.argtypes, library.limbeck_rows.restype = [ctypes.c_void_p], None
+    except AttributeError:
+        path.unlink(missing_ok=True)  # another process makes it anew: in this one its name stands for what was loaded
+        raise
     return library
 
 
