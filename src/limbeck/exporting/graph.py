@@ -283,7 +283,7 @@ def _lengths(
 ) -> dict[str, str]:
     """Return the axes of inputs that are lengths of texts, if the network answers any other length."""
     axes = axes_of(named)
-    for more in (1, -1):
+    for more in (1, -1) if axes else ():
         try:
             run_model(network, given(of_lengths(named, axes, more)))
         except LimbeckError:

@@ -339,8 +339,8 @@ def kd(
         mask: (...) bool, False for padding.
         backend: "auto" computes value and gradient of large logits in one pass (see `losses.fused.joint`), which has no
             second derivative, and smaller ones in few calls where every row counts; "plain" is the formulas of `kl` and
-            `cross_entropy`, which all others agree with; "native" (C), "eager",
-            "compile" and "triton" are one pass by that back end.
+            `cross_entropy`, which all others agree with; "native" (a kernel in
+            C), "eager", "compile" and "triton" are one pass by that back end.
 
     Returns:
         A scalar in nats.
