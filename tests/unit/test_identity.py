@@ -268,6 +268,14 @@ def compiled(net: nn.Module) -> nn.Module:
     return torch.compile(net, backend="eager")
 
 
+def compiled_beside_lightning(net: nn.Module) -> nn.Module:
+    """Compile as Lightning does, which puts its own function in the place of torch.compile when it is imported."""
+    wrapped = compiled(net)
+    wrapped._compile_kwargs = {"backend": "eager"}
+    assert vars(net)["_compile_kwargs"]  # the wrapper hands it on
+    return wrapped
+
+
 def looked_at(net: nn.Module) -> nn.Module:
     net(torch.ones(2, 3))
     return net
@@ -277,6 +285,7 @@ SAME = {
     "built again": (mlp, mlp),
     "copied": (mlp, lambda: copy.deepcopy(mlp())),
     "compiled": (mlp, lambda: compiled(mlp())),
+    "compiled beside Lightning": (mlp, lambda: compiled_beside_lightning(mlp())),
     "parallel": (mlp, lambda: nn.DataParallel(mlp())),
     "a part compiled": (mlp, lambda: changed(lambda n: n.__setitem__(0, compiled(n[0])))),
     "key order": (lambda: {"a": 1, "b": 2}, lambda: {"b": 2, "a": 1}),

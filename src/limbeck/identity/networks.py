@@ -26,7 +26,9 @@ _AROUND = {
     "CheckpointWrapper": "_checkpoint_wrapped_module",
 }
 _PREFIXES = r"(?:(?<=^)|(?<=\.))(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-_INTERNAL = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_torch_compile"}
+_BY_COMPILE = frozenset({"_compiled_call_impl", "_is_torch_compile", "_compile_kwargs"})
+"""What torch.compile leaves on the network that it wraps; the last once Lightning is imported, which replaces it."""
+_INTERNAL = frozenset(vars(nn.Module())) | _BY_COMPILE
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
