@@ -214,6 +214,11 @@ class Tagger(Text):
         ),
         (Scored(), ids(20, 9), "found a second answer with state_0 of shape .* which is read as a recurrent state"),
         (Tagger(lstm()), {"ids": ids(20, 9), "lengths": torch.full((20,), 5)}, "pass total_length=x.shape"),
+        (
+            nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(6, 6)), nn.Linear(6, 3)),
+            torch.randn(20, 6),
+            "No ONNX function found for .*matrix_exp.*; use --to torch-export or safetensors",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, model, samples, message):

@@ -81,8 +81,12 @@ def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> Inter
     except Exception as error:
         if lacks_memory(error):
             raise
+        reason: BaseException = error
+        while reason.__cause__ is not None:  # the first of them names the operation; the last, the exporter's step
+            reason = reason.__cause__
+        said = one_line(reason) if isinstance(reason, Exception) else one_line(error)
         raise ExportError(
-            f"export: the network cannot be written as ONNX ({one_line(error)}); use --to torch-export or safetensors"
+            f"export: the network cannot be written as ONNX ({said}); use --to torch-export or safetensors"
         ) from error
     return interface
 
