@@ -53,6 +53,7 @@ def confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{temporary} of torch")  # or it takes the temporary one
     monkeypatch.delenv("LIMBECK_DATA", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of modules that are imported for the first time here
     monkeypatch.setattr("limbeck.data.download._fetched", offline)
     Watch.folder, Watch.found = str(tmp_path.parent.parent), []
     yield
