@@ -77,3 +77,15 @@ def test_sizes_are_free_in_every_family_of_convolutions(name, tmp_path):
     found = lb.export(family(name).eval(), inputs_of(name, 9), tmp_path / "net", to="onnx")
     assert (found.image_sizes, found.parity.sizes) == ("free", ((8, 8), (24, 32), (32, 32)))
     assert found.parity.largest < 1e-5
+
+
+def test_memory_that_ran_out_inside_the_exporter_is_said_to_be_memory(monkeypatch, tmp_path):
+    def export(*_, **__):
+        try:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes")
+        except RuntimeError as error:
+            raise ValueError("step 3/3 of the exporter") from error
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        write_onnx(graph_of(torch.nn.Linear(3, 2).eval(), torch.randn(4, 3)), tmp_path, {})

@@ -79,14 +79,13 @@ def write_onnx(graph: Graph, folder: Path, metadata: Mapping[str, Any]) -> Inter
     except ExportError:
         raise
     except Exception as error:
-        if lacks_memory(error):
-            raise
-        reason: BaseException = error
-        while reason.__cause__ is not None:  # the first of them names the operation; the last, the exporter's step
+        reason = error
+        while isinstance(reason.__cause__, Exception):  # the first of them names what went wrong; the last, the step
             reason = reason.__cause__
-        said = one_line(reason) if isinstance(reason, Exception) else one_line(error)
+        if lacks_memory(reason):
+            raise reason from None
         raise ExportError(
-            f"export: the network cannot be written as ONNX ({said}); use --to torch-export or safetensors"
+            f"export: the network cannot be written as ONNX ({one_line(reason)}); use --to torch-export or safetensors"
         ) from error
     return interface
 
